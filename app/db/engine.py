@@ -1,0 +1,81 @@
+"""Connections to Postgres, and the one place where the driver's errors become ours."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import orjson
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from app.errors import DatabaseUnavailableError
+
+CONNECT_TIMEOUT_SECONDS = 5
+
+POOL_SIZE = 5
+"""Connections that a process keeps open. One query takes about a millisecond of its connection."""
+
+POOL_OVERFLOW = 5
+POOL_TIMEOUT_SECONDS = 5
+
+
+def create_engine(database_url: str) -> AsyncEngine:
+    """An engine for a `postgresql://` URL, with a pool to serve from. Nothing connects yet."""
+    return create_async_engine(
+        asyncpg_url(database_url),
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
+        connect_args={"timeout": CONNECT_TIMEOUT_SECONDS},
+        json_deserializer=orjson.loads,
+    )
+
+
+@asynccontextmanager
+async def job_engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine of a job's own. Its connections end with the job, with all that they staged."""
+    engine = create_engine(database_url)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def asyncpg_url(database_url: str) -> URL:
+    """The URL as SQLAlchemy's asyncpg dialect takes it.
+
+    Hosts hand out `postgres://` and libpq's `sslmode`, which the dialect spells `ssl`.
+    """
+    url = make_url(database_url).set(drivername="postgresql+asyncpg")
+    query = dict(url.query)
+    if "sslmode" in query:
+        query["ssl"] = query.pop("sslmode")
+    return url.set(query=query)
+
+
+@asynccontextmanager
+async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection from the pool. What is not committed when it ends is rolled back.
+
+    Raises `DatabaseUnavailableError` when Postgres can't be reached, or goes away.
+    """
+    database = f"the database at {engine.url.host or engine.url.query.get('host')}"
+    try:
+        connection = await engine.connect()
+    except PoolTimeoutError as error:
+        raise DatabaseUnavailableError(f"{database} has no connection free") from error
+    except (OSError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise DatabaseUnavailableError(f"{database} can't be reached: {error}") from error
+    try:
+        yield connection
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise DatabaseUnavailableError(f"{database} went away") from error
+        raise
+    except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+        # COPY goes to the driver past SQLAlchemy, which would have wrapped these.
+        raise DatabaseUnavailableError(f"{database} went away") from error
+    finally:
+        await connection.close()

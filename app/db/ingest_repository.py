@@ -1,0 +1,272 @@
+"""Writes days: rows are staged, then published in the transaction of the caller.
+
+Staging is a temporary table. It belongs to one connection, Postgres drops it with that, and nobody
+else ever sees it: whatever happens before the publish commits, what is served stays as it was.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import asyncpg
+import orjson
+from sqlalchemy import delete, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.breakdowns import BREAKDOWN_COLUMNS
+from app.db.advisory_lock import LockKey, lock_for_transaction
+from app.db.partitions import ensure_partition
+from app.db.tables import daily_downloads, ingested_days, packages
+from app.downloads import PackageDownloads, PublishedDay
+from app.package_name import ALL_PACKAGES
+
+RECENT_DAYS = 30
+"""The longest period of `recent`."""
+
+_STAGED_COLUMNS = ("name", "with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS)
+_COLUMNS = ", ".join(_STAGED_COLUMNS[1:])
+
+
+class IngestRepository:
+    """All on one connection, that nobody else uses meanwhile."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def published_sources(self) -> dict[date, str]:
+        """Where each published day came from, also of those before the window."""
+        rows = await self._connection.execute(select(ingested_days.c.day, ingested_days.c.source))
+        return dict(rows.tuples().all())
+
+    # Staging
+
+    async def begin_staging(self) -> None:
+        # A temporary table has no need to outlive a crash, so nothing waits for the disk.
+        await self._connection.execute(text("SET LOCAL synchronous_commit = off"))
+        breakdowns = ", ".join(f"{column} jsonb NOT NULL" for column in BREAKDOWN_COLUMNS)
+        await self._connection.execute(text("DROP TABLE IF EXISTS pg_temp.staged_downloads"))
+        await self._connection.execute(
+            text(
+                "CREATE TEMPORARY TABLE staged_downloads (name text NOT NULL, "
+                f"with_mirrors bigint NOT NULL, without_mirrors bigint NOT NULL, {breakdowns})"
+            )
+        )
+        await self._connection.commit()
+
+    async def stage(self, rows: Sequence[PackageDownloads]) -> None:
+        """Add rows to what is staged, with COPY."""
+        driver = (await self._connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, asyncpg.Connection)
+        await driver.copy_records_to_table(
+            "staged_downloads",
+            schema_name="pg_temp",
+            columns=_STAGED_COLUMNS,
+            records=[
+                (
+                    row.package,
+                    row.with_mirrors,
+                    row.without_mirrors,
+                    *(orjson.dumps(row.breakdowns[name]).decode() for name in BREAKDOWN_COLUMNS),
+                )
+                for row in rows
+            ],
+        )
+
+    # Retention
+
+    async def latest_day(self) -> date | None:
+        latest: date | None = await self._connection.scalar(select(func.max(ingested_days.c.day)))
+        return latest
+
+    async def forget_before(self, first_held: date) -> int:
+        """Forget the days before `first_held`, of which no row is left, and the packages last seen
+        on them; say how many those were. The caller holds the publish lock: a package must not go
+        while a publish is about to add a row to it.
+        """
+        await self._connection.execute(
+            delete(ingested_days).where(ingested_days.c.day < first_held)
+        )
+        gone = await self._connection.execute(
+            delete(packages).where(packages.c.last_seen < first_held)
+        )
+        return gone.rowcount
+
+    # Publishing
+
+    async def lock_publish(self) -> None:
+        """Exclude other publishes until the transaction ends: `recent` sums over several days."""
+        await lock_for_transaction(self._connection, LockKey.PUBLISH)
+
+    async def delete_everything(self) -> None:
+        """Delete all days and packages. Readers see them until the caller's transaction commits."""
+        for table in (daily_downloads, packages, ingested_days):
+            await self._connection.execute(delete(table))
+
+    async def publish(self, day: date, source: str) -> PublishedDay:
+        """Make what is staged the day's only rows, and bring every figure that depends on it up to
+        date, in the caller's transaction. The caller holds the publish lock.
+        """
+        await self._connection.execute(text("ANALYZE staged_downloads"))
+        published = await self._describe_staged(day, source)
+        await self._stage_all_packages()
+        await ensure_partition(self._connection, day)
+        await self._replace_rows(day)
+        await self._record(published)
+        await self._update_recent(day)
+        await self._connection.execute(text("DROP TABLE staged_downloads"))
+        return published
+
+    async def _describe_staged(self, day: date, source: str) -> PublishedDay:
+        row = await self._connection.execute(text(_digest_of("staged_downloads")))
+        package_count, downloads, digest = row.one()
+        return PublishedDay(
+            day=day,
+            source=source,
+            packages=package_count,
+            downloads=int(downloads),
+            published_at=datetime.now(UTC),
+            digest=digest,
+        )
+
+    async def _stage_all_packages(self) -> None:
+        sums = ", ".join(
+            "(SELECT coalesce(jsonb_object_agg(category, downloads), '{}') FROM ("
+            "SELECT key AS category, CAST(sum(CAST(value AS bigint)) AS bigint) AS downloads "
+            f"FROM staged_downloads, jsonb_each_text({column}) GROUP BY key) AS categories)"
+            for column in BREAKDOWN_COLUMNS
+        )
+        await self._connection.execute(
+            text(
+                f"INSERT INTO staged_downloads (name, {_COLUMNS}) "
+                f"SELECT :name, sum(with_mirrors), sum(without_mirrors), {sums} "
+                "FROM staged_downloads"
+            ),
+            {"name": ALL_PACKAGES},
+        )
+
+    async def _replace_rows(self, day: date) -> None:
+        replaced = await self._connection.scalar(
+            select(ingested_days.c.day).where(ingested_days.c.day == day)
+        )
+        if replaced:
+            await self._connection.execute(
+                delete(daily_downloads).where(daily_downloads.c.date == day)
+            )
+        # Names that are there already are left out, rather than left to a conflict, which would
+        # use up an id for each of them every day.
+        await self._connection.execute(
+            text(
+                "INSERT INTO packages (name, last_seen) "
+                "SELECT name, :day FROM staged_downloads AS staged WHERE NOT EXISTS "
+                "(SELECT FROM packages WHERE packages.name = staged.name)"
+            ),
+            {"day": day},
+        )
+        # In the order of the primary key, which is then added to from end to end.
+        await self._connection.execute(
+            text(
+                f"INSERT INTO daily_downloads (package_id, date, {_COLUMNS}) "
+                f"SELECT packages.id, :day, {_COLUMNS} "
+                "FROM staged_downloads JOIN packages USING (name) ORDER BY packages.id"
+            ),
+            {"day": day},
+        )
+        await self._connection.execute(
+            text(
+                "UPDATE packages SET last_seen = :day FROM staged_downloads AS staged "
+                "WHERE packages.name = staged.name AND packages.last_seen < :day"
+            ),
+            {"day": day},
+        )
+        if replaced:
+            await self._correct_last_seen(day)
+
+    async def _correct_last_seen(self, day: date) -> None:
+        """Of packages last seen on a day that no longer has them."""
+        await self._connection.execute(
+            text(
+                "WITH gone AS ("
+                " SELECT id, (SELECT max(date) FROM daily_downloads WHERE package_id = id) AS seen"
+                " FROM packages WHERE last_seen = :day AND NOT EXISTS"
+                " (SELECT FROM daily_downloads WHERE package_id = id AND date = :day)"
+                "), deleted AS ("
+                " DELETE FROM packages USING gone WHERE packages.id = gone.id AND seen IS NULL"
+                ") "
+                "UPDATE packages SET last_seen = seen FROM gone "
+                "WHERE packages.id = gone.id AND seen IS NOT NULL"
+            ),
+            {"day": day},
+        )
+
+    async def _record(self, published: PublishedDay) -> None:
+        values = {
+            "day": published.day,
+            "source": published.source,
+            "packages": published.packages,
+            "downloads": published.downloads,
+            "published_at": published.published_at,
+            "digest": published.digest,
+        }
+        await self._connection.execute(
+            insert(ingested_days)
+            .values(values)
+            .on_conflict_do_update(index_elements=[ingested_days.c.day], set_=values)
+        )
+
+    async def _update_recent(self, day: date) -> None:
+        """Sum again for every package, unless the day lies before what `recent` looks at."""
+        latest = await self.latest_day()
+        assert latest is not None
+        if day <= latest - timedelta(days=RECENT_DAYS):
+            return
+        await self._connection.execute(
+            text(
+                "UPDATE packages SET"
+                " last_day = fresh.last_day,"
+                " last_week = fresh.last_week,"
+                " last_month = fresh.last_month "
+                "FROM ("
+                " SELECT id,"
+                "  coalesce(sum(without_mirrors) FILTER (WHERE date = :latest), 0) AS last_day,"
+                "  coalesce(sum(without_mirrors) FILTER (WHERE date > :week), 0) AS last_week,"
+                "  coalesce(sum(without_mirrors), 0) AS last_month"
+                " FROM packages LEFT JOIN daily_downloads"
+                "  ON package_id = id AND date > :month AND date <= :latest"
+                " GROUP BY id"
+                ") AS fresh "
+                "WHERE packages.id = fresh.id AND"
+                " (packages.last_day, packages.last_week, packages.last_month)"
+                " IS DISTINCT FROM (fresh.last_day, fresh.last_week, fresh.last_month)"
+            ),
+            {
+                "latest": latest,
+                "week": latest - timedelta(days=7),
+                "month": latest - timedelta(days=RECENT_DAYS),
+            },
+        )
+
+
+def _digest_of(relation: str) -> str:
+    """Selects how many packages a relation holds, their downloads, and a digest of its rows.
+
+    Each row is hashed as text and the hashes are added up, so that order does not matter and
+    nothing has to be sorted. jsonb orders keys by itself: equal objects have equal
+    texts.
+    """
+    columns = ", ".join(
+        [
+            "name",
+            "with_mirrors",
+            "without_mirrors",
+            *(f"CAST({c} AS text)" for c in BREAKDOWN_COLUMNS),
+        ]
+    )
+    return (
+        "SELECT count(*), coalesce(sum(without_mirrors), 0), encode(sha256(convert_to("
+        "concat_ws(' ', count(*),"
+        " sum(CAST(CAST('x' || substr(hash, 1, 16) AS bit(64)) AS bigint)),"
+        " sum(CAST(CAST('x' || substr(hash, 17, 16) AS bit(64)) AS bigint))"
+        "), 'UTF8')), 'hex') "
+        "FROM (SELECT without_mirrors, encode(sha256(convert_to("
+        f"concat_ws(' ', {columns}), 'UTF8')), 'hex') AS hash FROM {relation}) AS rows"
+    )

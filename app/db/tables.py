@@ -1,0 +1,72 @@
+"""The schema: what `alembic upgrade head` builds, and what queries are written against."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    Identity,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# Every publish rewrites the figures of most packages. None of them is indexed and the pages are
+# half empty, so the new version of a row lands beside the old one and no index grows.
+packages = Table(
+    "packages",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False, unique=True, comment="Normalised, or __all__."),
+    Column("last_seen", Date, nullable=False, comment="Latest day with a row in daily_downloads."),
+    Column("last_day", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_week", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_month", BigInteger, nullable=False, server_default=text("0")),
+    comment="Packages with a row in daily_downloads, and their downloads, mirrors excluded, in the "
+    "1, 7 and 30 days that end with the latest published one.",
+    postgresql_with={"fillfactor": 50},
+)
+
+# One row a package and day, in a partition a month: a day is added or replaced without touching
+# another, and a month is dropped without leaving anything to vacuum. No foreign key to packages:
+# checking one would cost each publish a lookup a row, and only a publish and expire write here.
+daily_downloads = Table(
+    "daily_downloads",
+    metadata,
+    Column("package_id", Integer, primary_key=True, autoincrement=False),
+    Column("date", Date, primary_key=True),
+    Column("with_mirrors", BigInteger, nullable=False),
+    Column("without_mirrors", BigInteger, nullable=False),
+    Column(
+        "python_minor", JSONB, nullable=False, comment="Downloads by category, mirrors excluded."
+    ),
+    Column("system", JSONB, nullable=False, comment="Downloads by category, mirrors excluded."),
+    CheckConstraint("0 <= without_mirrors AND without_mirrors <= with_mirrors", "counts"),
+    postgresql_partition_by="RANGE (date)",
+)
+
+ingested_days = Table(
+    "ingested_days",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("packages", Integer, nullable=False, comment="Packages with a row that day."),
+    Column("downloads", BigInteger, nullable=False, comment="Of all packages, mirrors excluded."),
+    Column("published_at", DateTime(timezone=True), nullable=False),
+    Column("digest", Text, nullable=False, comment="Of the day's rows, in whatever order."),
+    comment="Published days: those with rows in daily_downloads.",
+)

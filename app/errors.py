@@ -1,0 +1,120 @@
+"""Everything that can go wrong and that somebody is told about.
+
+Each error carries the HTTP status that the API answers with, and two texts: `str(error)` is the
+command line's one line and the log's, `detail` is what a client of the API is told.
+"""
+
+from dataclasses import dataclass
+from datetime import date
+
+
+class StatsError(Exception):
+    status = 500
+
+    @property
+    def detail(self) -> str:
+        return str(self)
+
+
+class SettingsError(StatsError):
+    """A setting has a value that the service cannot run with."""
+
+
+# What a request asked for
+
+
+class PackageNotFoundError(StatsError):
+    status = 404
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentError:
+    """One argument of a request with a value that is not right, and what would be."""
+
+    parameter: str
+    message: str
+
+
+class InvalidArgumentsError(StatsError):
+    status = 422
+
+    def __init__(self, errors: list[ArgumentError]) -> None:
+        super().__init__("; ".join(f"{error.parameter}: {error.message}" for error in errors))
+        self.errors = errors
+
+
+class UnavailableError(StatsError):
+    """What can't be answered now, and can be later."""
+
+    status = 503
+    retry_after_seconds = 5
+
+
+class DatabaseUnavailableError(UnavailableError):
+    @property
+    def detail(self) -> str:
+        return "The database can't be reached at the moment."
+
+
+class NothingPublishedError(UnavailableError):
+    retry_after_seconds = 300
+
+    def __init__(self) -> None:
+        super().__init__("No day has been published yet.")
+
+
+# What an operator asked for
+
+
+class DatabaseStartError(StatsError):
+    """The embedded Postgres could not be started."""
+
+
+class MigrationError(StatsError):
+    """The database's schema is not one that this code can bring up to date."""
+
+
+class IngestError(StatsError):
+    """A day was not published. What was held before is untouched."""
+
+
+class DayNotCompleteError(IngestError):
+    def __init__(self, day: date, latest_complete: date) -> None:
+        super().__init__(
+            f"{day} is not a complete UTC day yet: the latest complete one is {latest_complete}"
+        )
+
+
+class DayOutsideWindowError(IngestError):
+    def __init__(self, day: date, first: date, latest: date) -> None:
+        super().__init__(
+            f"{day} is outside the window that is served, {first} to {latest}: "
+            "RETENTION_DAYS sets its length"
+        )
+
+
+class EmptyDayError(IngestError):
+    def __init__(self, day: date, source: str, rejected: int) -> None:
+        rows = f"no valid rows ({rejected} rejected)" if rejected else "no rows"
+        super().__init__(f"{source} has {rows} for {day}: nothing was published")
+
+
+class SampleDataHeldError(IngestError):
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            f"the database holds sample data, which is never mixed with data from {source}: "
+            "run `python -m app ingest --replace-sample` once to delete the sample "
+            "as the first real day is published"
+        )
+
+
+class RealDataHeldError(IngestError):
+    def __init__(self) -> None:
+        super().__init__(
+            "the database holds real data, which is never mixed with sample data: "
+            "use another database for the sample"
+        )
+
+
+class SourceError(IngestError):
+    """The source of downloads refused, broke off, or is not set up."""

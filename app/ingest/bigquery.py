@@ -1,0 +1,168 @@
+"""PyPI's public table of raw downloads in BigQuery, which does the counting."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+
+import google.auth
+import google.auth.exceptions
+import orjson
+import requests
+from google.api_core.client_options import ClientOptions
+from google.api_core.exceptions import GoogleAPIError
+from google.auth.credentials import AnonymousCredentials, Credentials
+from google.cloud import bigquery
+from google.cloud.bigquery.table import Row
+from google.oauth2 import service_account
+
+from app.breakdowns import BREAKDOWN_COLUMNS
+from app.downloads import PackageDownloads
+from app.errors import SettingsError, SourceError
+from app.settings import Settings
+
+QUERY = (Path(__file__).parent / "bigquery.sql").read_text()
+
+PAGE_ROWS = 20_000
+"""Rows asked for at a time, and so held in memory; BigQuery may send fewer."""
+
+USD_PER_TIB_BILLED = 6.25
+"""On-demand price of a query in the US multi-region, beyond the first TiB of each month."""
+
+SCOPES = ("https://www.googleapis.com/auth/bigquery",)
+
+
+class BigQuerySource:
+    name = "bigquery"
+
+    def __init__(
+        self,
+        client: bigquery.Client,
+        *,
+        table: str,
+        mirror_installers: Sequence[str],
+        max_bytes_billed: int,
+    ) -> None:
+        self._client = client
+        self._query = QUERY.replace("{table}", table)
+        self._mirror_installers = mirror_installers
+        self._max_bytes_billed = max_bytes_billed
+
+    async def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+        with _source_errors():
+            # Google's client blocks, so each step that waits for the network gets a thread.
+            rows = await asyncio.to_thread(self._run, day)
+            pages = rows.pages
+            received = 0
+            while page := await asyncio.to_thread(_next_page, pages):
+                received += len(page)
+                yield page
+        if received != rows.total_rows:
+            raise SourceError(f"BigQuery announced {rows.total_rows} rows and sent {received}")
+
+    def _run(self, day: date) -> bigquery.table.RowIterator:
+        job = self._client.query(self._query, job_config=self._job_config(day))
+        return job.result(page_size=PAGE_ROWS)
+
+    def bytes_billed(self, day: date) -> int:
+        """Bytes that the day's query would bill. Asking costs nothing."""
+        with _source_errors():
+            job = self._client.query(self._query, job_config=self._job_config(day, dry_run=True))
+            return int(job.total_bytes_processed or 0)
+
+    def _job_config(self, day: date, *, dry_run: bool = False) -> bigquery.QueryJobConfig:
+        start = datetime.combine(day, time.min, UTC)
+        return bigquery.QueryJobConfig(
+            dry_run=dry_run,
+            use_query_cache=False,
+            maximum_bytes_billed=self._max_bytes_billed,
+            query_parameters=[
+                bigquery.ScalarQueryParameter("start", "TIMESTAMP", start),
+                bigquery.ScalarQueryParameter("end", "TIMESTAMP", start + timedelta(days=1)),
+                bigquery.ArrayQueryParameter(
+                    "mirror_installers", "STRING", list(self._mirror_installers)
+                ),
+            ],
+        )
+
+
+def create_source(settings: Settings) -> BigQuerySource:
+    """The source that the settings describe, with their credentials or those that Google's library
+    finds. Raises `SettingsError` when there are none, or no project to bill.
+    """
+    return BigQuerySource(
+        _create_client(settings),
+        table=settings.bigquery_table,
+        mirror_installers=settings.mirror_installers,
+        max_bytes_billed=settings.bigquery_max_bytes_billed,
+    )
+
+
+def _create_client(settings: Settings) -> bigquery.Client:
+    if settings.bigquery_emulator_host:
+        return bigquery.Client(
+            project=settings.bigquery_project or "emulator",
+            credentials=AnonymousCredentials(),
+            client_options=ClientOptions(api_endpoint=settings.bigquery_emulator_host),
+        )
+    credentials, project = _credentials(settings)
+    project = settings.bigquery_project or project
+    if not project:
+        raise SettingsError(
+            "BIGQUERY_PROJECT: should name the Google Cloud project that is billed, "
+            "since the credentials name none"
+        )
+    return bigquery.Client(project=project, credentials=credentials)
+
+
+def _credentials(settings: Settings) -> tuple[Credentials, str | None]:
+    try:
+        if settings.google_service_account_json:
+            info = json.loads(settings.google_service_account_json.get_secret_value())
+            credentials = service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
+            return credentials, credentials.project_id
+        return google.auth.default(scopes=SCOPES)
+    except google.auth.exceptions.MalformedError as error:
+        raise SettingsError(f"GOOGLE_SERVICE_ACCOUNT_JSON: {_one_line(error)}") from error
+    except google.auth.exceptions.GoogleAuthError as error:
+        raise SettingsError(
+            "BigQuery needs credentials: set GOOGLE_APPLICATION_CREDENTIALS to the file of a "
+            "service account's key, or GOOGLE_SERVICE_ACCOUNT_JSON to its content, "
+            f"or INGEST_SOURCE=sample to do without ({_one_line(error)})"
+        ) from error
+
+
+@contextmanager
+def _source_errors() -> Iterator[None]:
+    try:
+        yield
+    except (
+        GoogleAPIError,
+        google.auth.exceptions.GoogleAuthError,
+        requests.RequestException,
+    ) as error:
+        raise SourceError(f"BigQuery: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _next_page(pages: Iterator[Iterable[Row]]) -> list[PackageDownloads]:
+    return [_downloads(row) for row in next(pages, ())]
+
+
+def _downloads(row: Row) -> PackageDownloads:
+    package, with_mirrors, without_mirrors, *breakdowns = row.values()
+    return PackageDownloads(
+        # A download without a name has no package to count for: the pipeline rejects it.
+        package=package or "",
+        with_mirrors=with_mirrors,
+        without_mirrors=without_mirrors,
+        breakdowns={
+            name: orjson.loads(f"{{{inside or ''}}}")
+            for name, inside in zip(BREAKDOWN_COLUMNS, breakdowns, strict=True)
+        },
+    )

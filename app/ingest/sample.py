@@ -1,0 +1,137 @@
+"""Made-up downloads of real packages, to try the service without credentials.
+
+A day's figures depend on nothing but the day: every run makes the same ones.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import accumulate
+from pathlib import Path
+from random import Random
+
+from app.breakdowns import NULL_CATEGORY
+from app.downloads import PackageDownloads
+
+PACKAGES = tuple((Path(__file__).parent / "sample_packages.txt").read_text().split())
+"""Names, most downloaded first."""
+
+DAILY_DOWNLOADS_AT_RANK_1 = 60_000_000
+RANK_EXPONENT = 0.675
+"""Real downloads fall about so: 1.8 billion a month at rank 1, 17 million at rank 1,000."""
+
+WEEKDAY_SHARES = (1.08, 1.14, 1.15, 1.13, 1.06, 0.72, 0.72)
+"""Monday to Sunday: most downloads are made by machines that work when people do."""
+
+YEARLY_GROWTH = 0.35
+
+PYTHON_VERSIONS = {
+    "2.7": date(2010, 7, 3),
+    "3.8": date(2019, 10, 14),
+    "3.9": date(2020, 10, 5),
+    "3.10": date(2021, 10, 4),
+    "3.11": date(2022, 10, 24),
+    "3.12": date(2023, 10, 2),
+    "3.13": date(2024, 10, 7),
+    "3.14": date(2025, 10, 7),
+    NULL_CATEGORY: date.min,
+}
+"""The Python versions in use, and when each was released."""
+
+SYSTEM_SHARES = {
+    "linux": 0.86,
+    "windows": 0.07,
+    "darwin": 0.04,
+    "other": 0.001,
+    NULL_CATEGORY: 0.02,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Character:
+    """What stays the same about a package from day to day."""
+
+    name: str
+    level: float
+    """Downloads of an average day at the beginning of 2026."""
+
+    yearly_growth: float
+    weekday_strength: float
+    mirror_share: float
+    python_weights: Sequence[float]
+    system_weights: Sequence[float]
+
+
+def _character(rank: int, name: str) -> _Character:
+    random = Random(name).random  # noqa: S311 - nothing secret about it
+    return _Character(
+        name=name,
+        level=DAILY_DOWNLOADS_AT_RANK_1 / rank**RANK_EXPONENT * (0.8 + 0.4 * random()),
+        yearly_growth=YEARLY_GROWTH * random(),
+        weekday_strength=0.5 + random(),
+        mirror_share=0.01 * random(),
+        python_weights=[0.6 + 0.8 * random() for _ in PYTHON_VERSIONS],
+        system_weights=[0.6 + 0.8 * random() for _ in SYSTEM_SHARES],
+    )
+
+
+_CHARACTERS = [_character(rank, name) for rank, name in enumerate(PACKAGES, start=1)]
+
+
+class SampleSource:
+    name = "sample"
+
+    async def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+        python_shares = _python_shares(day)
+        yield [_downloads(character, day, python_shares) for character in _CHARACTERS]
+
+
+def _downloads(
+    package: _Character, day: date, python_shares: Mapping[str, float]
+) -> PackageDownloads:
+    random = Random(f"{package.name} {day}").random  # noqa: S311 - nothing secret about it
+    years = (day - date(2026, 1, 1)).days / 365
+    weekday = 1 + (WEEKDAY_SHARES[day.weekday()] - 1) * package.weekday_strength
+    noise = 0.96 + 0.08 * random()
+    total = int(package.level * (1 + package.yearly_growth) ** years * weekday * noise)
+    mirrors = int(2_000 * (0.5 + random()) + total * package.mirror_share)
+    return PackageDownloads(
+        package=package.name,
+        with_mirrors=total + mirrors,
+        without_mirrors=total,
+        breakdowns={
+            "python_minor": _divide(total, python_shares, package.python_weights, random),
+            "system": _divide(total, SYSTEM_SHARES, package.system_weights, random),
+        },
+    )
+
+
+def _python_shares(day: date) -> dict[str, float]:
+    """Each version gains over two years from its release, then loses slowly to later ones."""
+    shares = {}
+    for version, released in PYTHON_VERSIONS.items():
+        years = (day - released).days / 365
+        shares[version] = min(years / 2, 1.0) * 0.75 ** max(years - 2, 0) if years > 0 else 0.0
+    return shares | {"2.7": 0.004, NULL_CATEGORY: 0.03}
+
+
+def _divide(
+    total: int,
+    shares: Mapping[str, float],
+    weights: Sequence[float],
+    random: Callable[[], float],
+) -> dict[str, int]:
+    """Divide a total into whole counts that add up to it; none is zero."""
+    parts = [
+        share * weight * (0.97 + 0.06 * random())
+        for share, weight in zip(shares.values(), weights, strict=True)
+    ]
+    scale = total / sum(parts)
+    counts = {}
+    before = 0
+    for category, bound in zip(shares, accumulate(parts), strict=True):
+        after = round(scale * bound)
+        if after > before:
+            counts[category] = after - before
+        before = after
+    return counts

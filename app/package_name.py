@@ -1,0 +1,23 @@
+"""Package names, as PyPI normalises them (PEP 503)."""
+
+import re
+
+ALL_PACKAGES = "__all__"
+"""Stands for every package together. No real name normalises to it."""
+
+MAX_NAME_CHARACTERS = 200
+
+_SEPARATORS = re.compile(r"[-_.]+")
+_NORMALISED = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+
+
+def normalise(name: str) -> str:
+    """The spelling that packages are keyed by: `Zope.Interface` becomes `zope-interface`."""
+    if name == ALL_PACKAGES:
+        return name
+    return _SEPARATORS.sub("-", name).lower()
+
+
+def is_valid(normalised: str) -> bool:
+    """Whether a normalised name is one that PyPI could have given to a package."""
+    return len(normalised) <= MAX_NAME_CHARACTERS and bool(_NORMALISED.fullmatch(normalised))

@@ -1,0 +1,231 @@
+"""Every setting: its name, type, default and help.
+
+A setting is an environment variable, or a line of a `.env` file, with the field's name in capitals.
+Only `app.cli`, `app.main` and `alembic/env.py` call `load_settings`; everything else is handed what
+it needs.
+"""
+
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import limits
+from apscheduler.triggers.cron import CronTrigger
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from app.errors import SettingsError
+
+SERVED_DAYS = 180
+"""How far back the public service's time series reach."""
+
+
+class IngestSource(StrEnum):
+    AUTO = "auto"
+    BIGQUERY = "bigquery"
+    SAMPLE = "sample"
+
+
+def _postgres_url(value: SecretStr | None) -> SecretStr | None:
+    if value is None:
+        return None
+    try:
+        url = make_url(value.get_secret_value())
+    except (ArgumentError, ValueError):
+        url = None
+    # The driver is ours to choose, so `postgres://` (as many hosts hand it out) is as good.
+    if url is None or url.drivername.partition("+")[0] not in ("postgres", "postgresql"):
+        raise ValueError("should look like postgresql://user:password@host:5432/database")
+    return value
+
+
+def _cron(value: str) -> str:
+    try:
+        CronTrigger.from_crontab(value, timezone="UTC")
+    except ValueError:
+        raise ValueError(
+            "should be five cron fields in UTC (minute hour day month weekday), "
+            "such as '0 1 * * *' for 01:00"
+        ) from None
+    # APScheduler counts weekdays from Monday, cron from Sunday: a number would be misread.
+    if any(character.isdigit() for character in value.split()[4]):
+        raise ValueError("should name weekdays (mon, tue, ...) instead of numbering them")
+    return value
+
+
+def _bigquery_table(value: str) -> str:
+    parts = value.split(".")
+    if len(parts) != 3 or not all(parts) or "`" in value:
+        raise ValueError("should look like project.dataset.table")
+    return value
+
+
+def _http_address(value: str | None) -> str | None:
+    if value is not None and not value.startswith(("http://", "https://")):
+        raise ValueError("should look like http://127.0.0.1:9050")
+    return value
+
+
+def _service_account_json(value: SecretStr | None) -> SecretStr | None:
+    if value is None:
+        return None
+    try:
+        account = json.loads(value.get_secret_value())
+    except ValueError:
+        account = None
+    if not isinstance(account, dict) or account.get("type") != "service_account":
+        raise ValueError("should be the whole JSON document of a service account's key")
+    return value
+
+
+def _limits(value: str) -> str:
+    try:
+        if value:
+            limits.parse_many(value)
+    except ValueError:
+        raise ValueError(
+            "should be limits separated by ';', such as '10/second;300/minute', or empty for none"
+        ) from None
+    return value
+
+
+def _comma_separated(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+    return value
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
+    )
+
+    database_url: Annotated[SecretStr | None, AfterValidator(_postgres_url)] = Field(
+        default=None,
+        description="Postgres 14 or later, `postgresql://user:password@host:5432/database`. "
+        "Left out, an embedded Postgres is started under `DATA_DIR`.",
+    )
+    data_dir: Path = Field(
+        default=Path(".data"), description="Folder of the embedded Postgres and its data."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on.")
+    workers: int = Field(default=1, ge=1, le=256, description="Number of server processes.")
+    retention_days: int = Field(
+        default=SERVED_DAYS,
+        ge=30,
+        le=3660,
+        description="Days served, ending with the latest published one. "
+        "At least the 30 that `last_month` sums.",
+    )
+    ingest_schedule: Annotated[str, AfterValidator(_cron)] = Field(
+        default="0 1 * * *",
+        description="When the daily job runs: five cron fields (minute, hour, day, month, "
+        "weekday), UTC.",
+    )
+    ingest_source: IngestSource = Field(
+        default=IngestSource.AUTO,
+        description="Where downloads come from: `bigquery`, `sample`, or `auto`, which is "
+        "`bigquery` when `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_SERVICE_ACCOUNT_JSON` or "
+        "`BIGQUERY_EMULATOR_HOST` is set and `sample` otherwise.",
+    )
+    google_application_credentials: Path | None = Field(
+        default=None, description="File with the key of a Google service account."
+    )
+    google_service_account_json: Annotated[
+        SecretStr | None, AfterValidator(_service_account_json)
+    ] = Field(
+        default=None,
+        description="The same key as a JSON document, for hosts that only have variables.",
+    )
+    bigquery_project: str | None = Field(
+        default=None,
+        description="Google Cloud project that is billed. Left out, that of the credentials.",
+    )
+    bigquery_table: Annotated[str, AfterValidator(_bigquery_table)] = Field(
+        default="bigquery-public-data.pypi.file_downloads",
+        description="Table of raw downloads, `project.dataset.table`.",
+    )
+    bigquery_max_bytes_billed: int = Field(
+        default=500 * 2**30,
+        ge=10 * 2**20,
+        description="Bytes that the query of one day may bill: over it, BigQuery refuses the "
+        "query at no cost. The default is 500 GiB.",
+    )
+    bigquery_emulator_host: Annotated[str | None, AfterValidator(_http_address)] = Field(
+        default=None,
+        description="Address of a BigQuery emulator, `http://127.0.0.1:9050`, "
+        "called without credentials.",
+    )
+    mirror_installers: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)] = (
+        Field(
+            default=("bandersnatch", "z3c.pypimirror", "Artifactory", "devpi"),
+            description="Installers that are mirrors, separated by commas: "
+            "their downloads count in `with_mirrors` only.",
+        )
+    )
+    rate_limits: Annotated[str, AfterValidator(_limits)] = Field(
+        default="10/second;300/minute",
+        description="Requests that one client address may make, "
+        "several limits separated by `;`. Empty means no limit.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe level that is logged."
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="Log lines for people, or one JSON object a line."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_means_left_out(cls, values: dict[str, object]) -> dict[str, object]:
+        return {
+            name: value for name, value in values.items() if value != "" or name == "rate_limits"
+        }
+
+    @property
+    def source(self) -> IngestSource:
+        """Where downloads come from: `ingest_source`, with `auto` decided."""
+        if self.ingest_source is not IngestSource.AUTO:
+            return self.ingest_source
+        credentials = (
+            self.google_application_credentials,
+            self.google_service_account_json,
+            self.bigquery_emulator_host,
+        )
+        return IngestSource.BIGQUERY if any(credentials) else IngestSource.SAMPLE
+
+
+def load_settings() -> Settings:
+    """The settings of this process's environment and `.env` file.
+
+    Raises `SettingsError`, in one line that names each wrong variable and what would be right.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(map(_explain, error.errors()))) from None
+    if settings.google_application_credentials:
+        # Google's library looks for this one by itself, and knows no `.env` file.
+        os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(settings.google_application_credentials)
+    return settings
+
+
+def _explain(error: ErrorDetails) -> str:
+    name = str(error["loc"][0])
+    message = error["msg"].removeprefix("Value error, ")
+    secret = SecretStr in get_args(Settings.model_fields[name].annotation)
+    shown = "" if secret else f"={error['input']}"
+    return f"{name.upper()}{shown}: {message[0].lower()}{message[1:]}"
