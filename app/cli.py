@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,6 +15,7 @@ from typing import NoReturn, TypeVar
 
 import click
 import uvicorn
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -23,7 +25,7 @@ from app.db.embedded import embedded_postgres
 from app.db.engine import job_engine
 from app.db.migrations import migrate as migrate_database
 from app.downloads import gaps
-from app.errors import StatsError
+from app.errors import SettingsError, StatsError
 from app.ingest import pipeline
 from app.ingest.source import open_source
 from app.logs import configure_logging
@@ -32,13 +34,11 @@ from app.settings import IngestSource, Settings, load_settings
 
 Result = TypeVar("Result")
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-
 _day = click.DateTime(formats=["%Y-%m-%d"])
 
 _source = click.option(
     "--source",
-    type=click.Choice([IngestSource.BIGQUERY, IngestSource.SAMPLE]),
+    type=click.Choice([IngestSource.BIGQUERY.value, IngestSource.SAMPLE.value]),
     help="Where the downloads come from. Default: INGEST_SOURCE.",
 )
 _replace_sample = click.option(
@@ -48,7 +48,10 @@ _replace_sample = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Self-hosted PyPI download statistics.
@@ -68,6 +71,7 @@ def serve(settings: Settings) -> None:
 
     An empty database is filled with sample data when the source of downloads is the sample.
     """
+    _check_address(settings.host, settings.port)
     if settings.source is not IngestSource.SAMPLE:
         # What is missing for the daily job shows now, not at night.
         open_source(settings, settings.source)
@@ -85,6 +89,22 @@ def serve(settings: Settings) -> None:
             proxy_headers=False,
             server_header=False,
         )
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise before anything is started when the address can't be listened on."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        raise SettingsError(
+            f"HOST={host} PORT={port}: should be an address that is free to listen on: "
+            f"{error.strerror}"
+        ) from error
 
 
 async def _prepare(settings: Settings, engine: AsyncEngine) -> None:
@@ -124,13 +144,13 @@ async def _nothing(_: AsyncEngine) -> None:
 def ingest(
     settings: Settings,
     day: datetime | None,
-    source: IngestSource | None,
+    source: str | None,
     replace_sample: bool,
     dry_run: bool,
 ) -> None:
     """Publish one day, in place of what was published for it before."""
     the_day = day.date() if day else pipeline.latest_complete_day()
-    kind = source or settings.source
+    kind = IngestSource(source or settings.source)
     if dry_run:
         _print_cost(settings, kind, the_day)
         return
@@ -179,7 +199,7 @@ def backfill(
     start: datetime,
     end: datetime | None,
     force: bool,
-    source: IngestSource | None,
+    source: str | None,
     replace_sample: bool,
 ) -> None:
     """Publish the days from --start to --end that are missing, latest first.
@@ -191,7 +211,7 @@ def backfill(
     last = end.date() if end else pipeline.latest_complete_day()
     if first > last:
         raise click.BadParameter(f"{first} is after --end {last}", param_hint="--start")
-    opened = open_source(settings, source or settings.source)
+    opened = open_source(settings, IngestSource(source or settings.source))
 
     async def work(engine: AsyncEngine) -> int:
         days = await pipeline.days_to_backfill(
@@ -326,16 +346,20 @@ def _run(url: str, work: Callable[[AsyncEngine], Coroutine[object, object, Resul
 
 def main() -> NoReturn:
     """Run the command line; an error is one line and an exit status."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, _stop)
+    signal.signal(signal.SIGTERM, _stop)
+    # A terminal that was closed is no reason to stop in another way.
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
         status = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         _fail("stopped", 130)
-    except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "python -m app"
+        _fail(f"{error.format_message()} ({path} --help)", error.exit_code)
     except StatsError as error:
         _fail(str(error), 1)
+    except DBAPIError as error:
+        _fail(f"the database refused: {error.orig}", 1)
     except Exception as error:
         if os.environ.get("LOG_LEVEL") == "debug":
             raise

@@ -99,6 +99,11 @@ class EmptyDayError(IngestError):
         super().__init__(f"{source} has {rows} for {day}: nothing was published")
 
 
+class DuplicatePackageError(IngestError):
+    def __init__(self, day: date) -> None:
+        super().__init__(f"the source gave a package more than once for {day}")
+
+
 class SampleDataHeldError(IngestError):
     def __init__(self, source: str) -> None:
         super().__init__(

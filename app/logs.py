@@ -51,6 +51,7 @@ def configure_logging(level: str, log_format: str) -> None:
                 # These tell at info what is ours to tell, or what nobody asked for.
                 "alembic": {"level": "WARNING"},
                 "apscheduler": {"level": "WARNING"},
+                "google.auth": {"level": "ERROR"},
             },
         }
     )

@@ -11,6 +11,7 @@ import asyncpg
 import orjson
 from sqlalchemy import delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.breakdowns import BREAKDOWN_COLUMNS
@@ -18,6 +19,7 @@ from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.partitions import ensure_partition
 from app.db.tables import daily_downloads, ingested_days, packages
 from app.downloads import PackageDownloads, PublishedDay
+from app.errors import DuplicatePackageError
 from app.package_name import ALL_PACKAGES
 
 RECENT_DAYS = 30
@@ -36,7 +38,7 @@ class IngestRepository:
     async def published_sources(self) -> dict[date, str]:
         """Where each published day came from, also of those before the window."""
         rows = await self._connection.execute(select(ingested_days.c.day, ingested_days.c.source))
-        return dict(rows.tuples().all())
+        return dict(rows.all())
 
     # Staging
 
@@ -157,20 +159,24 @@ class IngestRepository:
         await self._connection.execute(
             text(
                 "INSERT INTO packages (name, last_seen) "
-                "SELECT name, :day FROM staged_downloads AS staged WHERE NOT EXISTS "
+                "SELECT DISTINCT name, CAST(:day AS date) FROM staged_downloads AS staged "
+                "WHERE NOT EXISTS "
                 "(SELECT FROM packages WHERE packages.name = staged.name)"
             ),
             {"day": day},
         )
         # In the order of the primary key, which is then added to from end to end.
-        await self._connection.execute(
-            text(
-                f"INSERT INTO daily_downloads (package_id, date, {_COLUMNS}) "
-                f"SELECT packages.id, :day, {_COLUMNS} "
-                "FROM staged_downloads JOIN packages USING (name) ORDER BY packages.id"
-            ),
-            {"day": day},
-        )
+        try:
+            await self._connection.execute(
+                text(
+                    f"INSERT INTO daily_downloads (package_id, date, {_COLUMNS}) "
+                    f"SELECT packages.id, :day, {_COLUMNS} "
+                    "FROM staged_downloads JOIN packages USING (name) ORDER BY packages.id"
+                ),
+                {"day": day},
+            )
+        except IntegrityError as error:
+            raise DuplicatePackageError(day) from error
         await self._connection.execute(
             text(
                 "UPDATE packages SET last_seen = :day FROM staged_downloads AS staged "

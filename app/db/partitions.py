@@ -94,4 +94,4 @@ async def _partitions(connection: AsyncConnection) -> list[tuple[str, str]]:
             "AND c.relname LIKE 'daily\\_downloads\\_%' ORDER BY c.relname"
         )
     )
-    return [(name, state) for name, state in rows.tuples() if is_partition(name)]
+    return [(name, state) for name, state in rows if is_partition(name)]

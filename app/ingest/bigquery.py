@@ -15,6 +15,7 @@ from google.api_core.client_options import ClientOptions
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.cloud import bigquery
+from google.cloud.bigquery.retry import DEFAULT_RETRY
 from google.cloud.bigquery.table import Row
 from google.oauth2 import service_account
 
@@ -27,6 +28,9 @@ QUERY = (Path(__file__).parent / "bigquery.sql").read_text()
 
 PAGE_ROWS = 20_000
 """Rows asked for at a time, and so held in memory; BigQuery may send fewer."""
+
+RETRY_SECONDS = 60
+"""How long the client repeats a call that failed in a way that may pass."""
 
 USD_PER_TIB_BILLED = 6.25
 """On-demand price of a query in the US multi-region, beyond the first TiB of each month."""
@@ -63,18 +67,17 @@ class BigQuerySource:
             raise SourceError(f"BigQuery announced {rows.total_rows} rows and sent {received}")
 
     def _run(self, day: date) -> bigquery.table.RowIterator:
-        job = self._client.query(self._query, job_config=self._job_config(day))
-        return job.result(page_size=PAGE_ROWS)
+        retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
+        return self._submit(day).result(page_size=PAGE_ROWS, retry=retry)
 
     def bytes_billed(self, day: date) -> int:
         """Bytes that the day's query would bill. Asking costs nothing."""
         with _source_errors():
-            job = self._client.query(self._query, job_config=self._job_config(day, dry_run=True))
-            return int(job.total_bytes_processed or 0)
+            return int(self._submit(day, dry_run=True).total_bytes_processed or 0)
 
-    def _job_config(self, day: date, *, dry_run: bool = False) -> bigquery.QueryJobConfig:
+    def _submit(self, day: date, *, dry_run: bool = False) -> bigquery.QueryJob:
         start = datetime.combine(day, time.min, UTC)
-        return bigquery.QueryJobConfig(
+        config = bigquery.QueryJobConfig(
             dry_run=dry_run,
             use_query_cache=False,
             maximum_bytes_billed=self._max_bytes_billed,
@@ -85,6 +88,13 @@ class BigQuerySource:
                     "mirror_installers", "STRING", list(self._mirror_installers)
                 ),
             ],
+        )
+        return self._client.query(
+            self._query,
+            job_config=config,
+            retry=DEFAULT_RETRY.with_timeout(RETRY_SECONDS),
+            # A query that failed is not run again unasked: it may have been billed.
+            job_retry=None,
         )
 
 
@@ -124,8 +134,12 @@ def _credentials(settings: Settings) -> tuple[Credentials, str | None]:
             credentials = service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
             return credentials, credentials.project_id
         return google.auth.default(scopes=SCOPES)
-    except google.auth.exceptions.MalformedError as error:
-        raise SettingsError(f"GOOGLE_SERVICE_ACCOUNT_JSON: {_one_line(error)}") from error
+    except ValueError as error:
+        # Malformed: a field is missing, or the private key is none.
+        name = "GOOGLE_SERVICE_ACCOUNT_JSON"
+        if not settings.google_service_account_json:
+            name = "GOOGLE_APPLICATION_CREDENTIALS"
+        raise SettingsError(f"{name}: {_one_line(error)}") from error
     except google.auth.exceptions.GoogleAuthError as error:
         raise SettingsError(
             "BigQuery needs credentials: set GOOGLE_APPLICATION_CREDENTIALS to the file of a "
@@ -147,7 +161,9 @@ def _source_errors() -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    # Google's errors have the request's address before the message, and ids of the job behind it.
+    message = getattr(error, "message", None) or str(error)
+    return str(message).strip().partition("\n")[0]
 
 
 def _next_page(pages: Iterator[Iterable[Row]]) -> list[PackageDownloads]:

@@ -10,7 +10,7 @@
 -- and by each breakdown from the same scan. A breakdown leaves here as the inside of a JSON object,
 -- which is far shorter on the way than an array of structs, and nothing has to take it apart twice.
 --
--- Parameters: @start and @end, the day's bounds; @mirror_installers.
+-- Parameters: the day's bounds, start and end, and mirror_installers.
 SELECT
   package,
   SUM(IF(breakdown = 'none', with_mirrors, 0)) AS with_mirrors,

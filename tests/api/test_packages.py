@@ -1,0 +1,279 @@
+"""The documented endpoints: every payload to the byte, every argument, every kind of name."""
+
+import httpx
+import pytest
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.api import schemas
+from tests.days import days_ago, downloads, publish
+
+ENDPOINTS = ("recent", "overall", "python_major", "python_minor", "system")
+
+D0, D1 = str(days_ago(0)), str(days_ago(1))
+
+
+def _series(*items: tuple[str, str, int]) -> str:
+    return ",".join(
+        f'{{"category":"{category}","date":"{date}","downloads":{downloads}}}'
+        for category, date, downloads in items
+    )
+
+
+GOLDENS = {
+    "recent": (
+        '{"data":{"last_day":322,"last_month":4643,"last_week":4643},'
+        '"package":"zope-interface","type":"recent_downloads"}'
+    ),
+    "recent?period=day": (
+        '{"data":{"last_day":322},"package":"zope-interface","type":"recent_downloads"}'
+    ),
+    "recent?&period=week": (
+        '{"data":{"last_week":4643},"package":"zope-interface","type":"recent_downloads"}'
+    ),
+    "recent?period=month&period=month&unknown=1&unknown=1": (
+        '{"data":{"last_month":4643},"package":"zope-interface","type":"recent_downloads"}'
+    ),
+    "overall": (
+        '{"data":['
+        + _series(
+            ("with_mirrors", D1, 54321),
+            ("with_mirrors", D0, 328),
+            ("without_mirrors", D1, 4321),
+            ("without_mirrors", D0, 322),
+        )
+        + '],"package":"zope-interface","type":"overall_downloads"}'
+    ),
+    "overall?mirrors=true": (
+        '{"data":['
+        + _series(("with_mirrors", D1, 54321), ("with_mirrors", D0, 328))
+        + '],"package":"zope-interface","type":"overall_downloads"}'
+    ),
+    "overall?mirrors=false": (
+        '{"data":['
+        + _series(("without_mirrors", D1, 4321), ("without_mirrors", D0, 322))
+        + '],"package":"zope-interface","type":"overall_downloads"}'
+    ),
+    "python_major": (
+        '{"data":['
+        + _series(("2", D1, 1), ("3", D1, 320), ("3", D0, 322), ("null", D1, 4000))
+        + '],"package":"zope-interface","type":"python_major_downloads"}'
+    ),
+    "python_major?version=2": (
+        '{"data":['
+        + _series(("2", D1, 1))
+        + '],"package":"zope-interface","type":"python_major_downloads"}'
+    ),
+    "python_minor": (
+        '{"data":['
+        + _series(
+            ("2.7", D1, 1),
+            ("3.10", D1, 300),
+            ("3.10", D0, 301),
+            ("3.9", D1, 20),
+            ("3.9", D0, 21),
+            ("null", D1, 4000),
+        )
+        + '],"package":"zope-interface","type":"python_minor_downloads"}'
+    ),
+    "python_minor?version=null": (
+        '{"data":['
+        + _series(("null", D1, 4000))
+        + '],"package":"zope-interface","type":"python_minor_downloads"}'
+    ),
+    "python_minor?version=4.2": (
+        '{"data":[],"package":"zope-interface","type":"python_minor_downloads"}'
+    ),
+    "system": (
+        '{"data":['
+        + _series(
+            ("darwin", D1, 20),
+            ("linux", D1, 300),
+            ("linux", D0, 302),
+            ("null", D1, 1),
+            ("other", D0, 20),
+            ("windows", D1, 4000),
+        )
+        + '],"package":"zope-interface","type":"system_downloads"}'
+    ),
+    "system?os=other": (
+        '{"data":['
+        + _series(("other", D0, 20))
+        + '],"package":"zope-interface","type":"system_downloads"}'
+    ),
+    "system?os=null": (
+        '{"data":['
+        + _series(("null", D1, 1))
+        + '],"package":"zope-interface","type":"system_downloads"}'
+    ),
+}
+
+MODELS: dict[str, type[BaseModel]] = {
+    "recent": schemas.RecentDownloads,
+    "overall": schemas.OverallDownloads,
+    "python_major": schemas.PythonMajorDownloads,
+    "python_minor": schemas.PythonMinorDownloads,
+    "system": schemas.SystemDownloads,
+}
+
+
+@pytest.mark.usefixtures("two_days")
+@pytest.mark.parametrize("path", GOLDENS)
+async def test_payload(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(f"/api/packages/zope-interface/{path}")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.text == GOLDENS[path]
+    # What the documentation promises is what is served.
+    model = MODELS[path.partition("?")[0]]
+    model.model_validate_json(response.content, strict=True, extra="forbid")
+
+
+@pytest.mark.usefixtures("two_days")
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize(
+    "name", ["zope.interface", "Zope_Interface", "ZOPE.-_INTERFACE", "zope%2Einterface"]
+)
+async def test_any_spelling_is_answered_directly(
+    client: httpx.AsyncClient, endpoint: str, name: str
+) -> None:
+    response = await client.get(f"/api/packages/{name}/{endpoint}")
+    assert response.status_code == 200
+    assert response.text == GOLDENS[endpoint]
+
+
+@pytest.mark.usefixtures("two_days")
+async def test_all_packages(client: httpx.AsyncClient) -> None:
+    answers = {
+        endpoint: (await client.get(f"/api/packages/__all__/{endpoint}")).json()
+        for endpoint in ENDPOINTS
+    }
+    assert {answer["package"] for answer in answers.values()} == {"__all__"}
+    assert answers["recent"]["data"] == {"last_day": 329, "last_month": 4650, "last_week": 4650}
+    assert answers["overall"]["data"] == [
+        {"category": "with_mirrors", "date": D1, "downloads": 54324},
+        {"category": "with_mirrors", "date": D0, "downloads": 335},
+        {"category": "without_mirrors", "date": D1, "downloads": 4321},
+        {"category": "without_mirrors", "date": D0, "downloads": 329},
+    ]
+    for endpoint in ("python_major", "python_minor", "system"):
+        items = answers[endpoint]["data"]
+        for day, total in ((D1, 4321), (D0, 329)):
+            assert sum(item["downloads"] for item in items if item["date"] == day) == total
+
+
+@pytest.mark.usefixtures("two_days")
+async def test_a_package_that_only_mirrors_downloaded(client: httpx.AsyncClient) -> None:
+    base = "/api/packages/mirrored-only"
+    assert (await client.get(f"{base}/recent")).json()["data"] == {
+        "last_day": 0,
+        "last_month": 0,
+        "last_week": 0,
+    }
+    assert (await client.get(f"{base}/overall")).json()["data"] == [
+        {"category": "with_mirrors", "date": D1, "downloads": 3}
+    ]
+    for endpoint in ("overall?mirrors=false", "python_major", "python_minor", "system"):
+        response = await client.get(f"{base}/{endpoint}")
+        assert (response.status_code, response.json()["data"]) == (200, [])
+
+
+@pytest.mark.usefixtures("two_days")
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reqeusts",
+        "a" * 10_000,
+        "a%00b",
+        "%00",
+        "-flask",
+        "flask%20",
+        "%F0%9F%90%8D",
+        "%FF",
+        "' OR 1=1 --",
+        "__ALL__",
+        "...",
+    ],
+)
+async def test_unknown_package(client: httpx.AsyncClient, endpoint: str, name: str) -> None:
+    response = await client.get(f"/api/packages/{name}/{endpoint}")
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert (problem["status"], problem["title"]) == (404, "Not Found")
+    assert "package" in problem["detail"]
+    assert len(response.content) < 1000
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api/packages/a%2Fb/recent", "/api/packages//recent", "/api/packages/flask/recent/", "/x"],
+)
+async def test_unknown_path(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(path)
+    assert response.status_code == 404
+    assert response.json()["detail"] == "There is nothing at this path: /docs lists what there is."
+
+
+@pytest.mark.usefixtures("two_days")
+@pytest.mark.parametrize(
+    ("query", "parameter", "right"),
+    [
+        ("recent?period=year", "period", "'day', 'week' or 'month'"),
+        ("recent?period=", "period", "'day', 'week' or 'month'"),
+        ("recent?period=day&period=week", "period", "several times"),
+        ("overall?mirrors=yes", "mirrors", "'true' or 'false'"),
+        ("system?os=Linux", "os", "'windows', 'linux', 'darwin', 'other' or 'null'"),
+    ],
+)
+async def test_bad_argument(
+    client: httpx.AsyncClient, query: str, parameter: str, right: str
+) -> None:
+    response = await client.get(f"/api/packages/requests/{query}")
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert (problem["status"], problem["title"]) == (422, "Unprocessable Content")
+    (error,) = problem["errors"]
+    assert error["parameter"] == parameter
+    assert right in error["message"]
+    assert right in problem["detail"]
+
+
+@pytest.mark.usefixtures("two_days")
+@pytest.mark.parametrize("version", ["%00", "%FF", "x" * 10_000, "3.12' OR '1'='1"])
+async def test_a_version_that_nothing_has_matches_nothing(
+    client: httpx.AsyncClient, version: str
+) -> None:
+    for endpoint in ("python_major", "python_minor"):
+        response = await client.get(f"/api/packages/requests/{endpoint}?version={version}")
+        assert (response.status_code, response.json()["data"]) == (200, [])
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+async def test_before_the_first_publish_nothing_is_known(
+    client: httpx.AsyncClient, endpoint: str
+) -> None:
+    response = await client.get(f"/api/packages/requests/{endpoint}")
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) > 0
+    assert response.json()["detail"] == "No day has been published yet."
+
+
+async def test_last_day_is_the_latest_published_one(
+    client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    """However long ago that is: a day that has not arrived is not a day without downloads."""
+    await publish(engine, days_ago(20), downloads("requests", 5))
+    await publish(engine, days_ago(26), downloads("requests", 30))
+    await publish(engine, days_ago(27), downloads("requests", 100))
+    response = await client.get("/api/packages/requests/recent")
+    assert response.json()["data"] == {"last_day": 5, "last_month": 135, "last_week": 35}
+
+
+async def test_browsers_may_call_from_anywhere(client: httpx.AsyncClient) -> None:
+    response = await client.get("/api/status", headers={"Origin": "https://example.com"})
+    assert response.headers["access-control-allow-origin"] == "*"
+    exposed = response.headers["access-control-expose-headers"].lower()
+    assert {"retry-after", "x-ratelimit-remaining"} <= set(exposed.split(", "))

@@ -1,0 +1,117 @@
+"""The public table of raw downloads, in an emulator, and the raw downloads that go into it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from itertools import count
+
+from google.cloud import bigquery
+from google.cloud.bigquery import SchemaField
+
+from app.downloads import PackageDownloads
+from app.ingest.bigquery import BigQuerySource
+from app.settings import Settings
+from tests.days import days_ago
+
+# As the public table has it, with the columns that matter here.
+SCHEMA = [
+    SchemaField("timestamp", "TIMESTAMP", mode="REQUIRED"),
+    SchemaField("country_code", "STRING"),
+    SchemaField("url", "STRING", mode="REQUIRED"),
+    SchemaField("project", "STRING", mode="REQUIRED"),
+    SchemaField(
+        "file",
+        "RECORD",
+        mode="REQUIRED",
+        fields=[
+            SchemaField("filename", "STRING", mode="REQUIRED"),
+            SchemaField("project", "STRING"),
+            SchemaField("version", "STRING"),
+            SchemaField("type", "STRING"),
+        ],
+    ),
+    SchemaField(
+        "details",
+        "RECORD",
+        fields=[
+            SchemaField(
+                "installer",
+                "RECORD",
+                fields=[SchemaField("name", "STRING"), SchemaField("version", "STRING")],
+            ),
+            SchemaField("python", "STRING"),
+            SchemaField(
+                "system",
+                "RECORD",
+                fields=[SchemaField("name", "STRING"), SchemaField("release", "STRING")],
+            ),
+        ],
+    ),
+]
+
+DAY = days_ago(0)
+_numbers = count(1)
+
+
+NOON = datetime.combine(DAY, time(12), UTC)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A raw download. The defaults make one that counts everywhere."""
+
+    project: str | None = "flask"
+    python: str | None = "3.12.1"
+    installer: str | None = "pip"
+    system: str | None = "Linux"
+    at: datetime = NOON
+    without_details: bool = False
+
+    def as_row(self) -> dict[str, object]:
+        details = {
+            "installer": {"name": self.installer} if self.installer is not None else None,
+            "python": self.python,
+            "system": {"name": self.system} if self.system is not None else None,
+        }
+        return {
+            "timestamp": self.at.isoformat(),
+            "url": "/packages/x",
+            "project": self.project or "",
+            "file": {"filename": "x", "project": self.project},
+            "details": None if self.without_details else details,
+        }
+
+
+class Table:
+    """A partitioned table of the emulator's, and what our query makes of it."""
+
+    def __init__(self, client: bigquery.Client) -> None:
+        self.client = client
+        self.id = f"emulator.pypi.file_downloads_{next(_numbers)}"
+        client.create_dataset("pypi", exists_ok=True)
+        table = bigquery.Table(self.id, schema=SCHEMA)
+        table.time_partitioning = bigquery.TimePartitioning(field="timestamp")
+        client.create_table(table)
+
+    def insert(self, *events: Event) -> None:
+        assert self.client.insert_rows_json(self.id, [event.as_row() for event in events]) == []
+
+    def source(
+        self,
+        *,
+        table: str | None = None,
+        mirror_installers: Sequence[str] = Settings().mirror_installers,
+        max_bytes_billed: int = Settings().bigquery_max_bytes_billed,
+    ) -> BigQuerySource:
+        return BigQuerySource(
+            self.client,
+            table=table or self.id,
+            mirror_installers=mirror_installers,
+            max_bytes_billed=max_bytes_billed,
+        )
+
+    @staticmethod
+    async def read(source: BigQuerySource, day: date = DAY) -> dict[str, PackageDownloads]:
+        rows = [row async for batch in source.read(day) for row in batch]
+        assert len(rows) == len({row.package for row in rows}), "one row a package"
+        return {row.package: row for row in rows}

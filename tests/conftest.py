@@ -1,0 +1,166 @@
+"""Real parts for every test: a Postgres server, a migrated database of the test's own, the whole
+service in front of it, and a BigQuery server that speaks the protocol.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import bigquery
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.db.embedded import embedded_postgres
+from app.db.engine import connect, create_engine
+from app.db.migrations import migrate
+from app.main import create_app
+from app.settings import Settings
+from tests.processes import free_port, wait_for
+
+TEMPLATE = "migrated"
+
+_numbers = count(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _environment() -> Iterator[None]:
+    """No setting of the machine's reaches a test, and Google's library looks for no cloud."""
+    with pytest.MonkeyPatch.context() as patch:
+        names = {name.upper() for name in Settings.model_fields}
+        for name in names & os.environ.keys():
+            patch.delenv(name)
+        patch.setenv("NO_GCE_CHECK", "true")
+        patch.setitem(Settings.model_config, "env_file", None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Postgres server for the session."""
+    with embedded_postgres(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+async def _template(server_url: str) -> None:
+    admin = create_engine(server_url)
+    async with connect(admin) as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        # What the tests write need not survive the machine.
+        await connection.execute(text("ALTER SYSTEM SET fsync = off"))
+        await connection.execute(text("SELECT pg_reload_conf()"))
+        await connection.execute(text(f"CREATE DATABASE {TEMPLATE}"))
+    await admin.dispose()
+    engine = create_engine(_url_of(server_url, TEMPLATE))
+    await migrate(engine)
+    await engine.dispose()
+
+
+def _url_of(server_url: str, database: str) -> str:
+    return make_url(server_url).set(database=database).render_as_string(hide_password=False)
+
+
+async def _in_new_database(server_url: str, create: str) -> AsyncIterator[str]:
+    name = f"test_{next(_numbers)}"
+    admin = create_engine(server_url)
+    async with connect(admin) as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text(f"CREATE DATABASE {name} {create}"))
+        yield _url_of(server_url, name)
+        await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    await admin.dispose()
+
+
+@pytest.fixture
+async def database_url(server_url: str, _template: None) -> AsyncIterator[str]:
+    """A migrated database without data."""
+    async for url in _in_new_database(server_url, f"TEMPLATE {TEMPLATE}"):
+        yield url
+
+
+@pytest.fixture
+async def unmigrated_url(server_url: str) -> AsyncIterator[str]:
+    """A database with nothing in it."""
+    async for url in _in_new_database(server_url, ""):
+        yield url
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with connect(engine) as connection:
+        yield connection
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """The defaults, but without limits: a test that means them sets them."""
+    return Settings(rate_limits="")
+
+
+@pytest.fixture
+async def app(settings: Settings, database_url: str) -> AsyncIterator[FastAPI]:
+    """The service, started, on the test's database."""
+    app = create_app(settings, database_url)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the whole service, middleware included; what raises is answered, as in life."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def emulator_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A BigQuery emulator in a process of its own."""
+    # It would download DuckDB's extensions into the home folder: wheels put them into another.
+    home = tmp_path_factory.mktemp("emulator")
+    install = (
+        "import duckdb_extensions as d; d.import_extension('spatial'); d.import_extension('avro')"
+    )
+    environment = os.environ | {"HOME": str(home)}
+    subprocess.run([sys.executable, "-c", install], env=environment, check=True)
+    port = free_port()
+    emulator = str(Path(sys.executable).with_name("bqemulator"))
+    command = [emulator, "start", "--log-level", "error"]
+    ports = ["--rest-port", str(port), "--grpc-port", "0"]
+    with (
+        (home / "log").open("w") as log,
+        subprocess.Popen(
+            [*command, *ports], env=environment, stdout=log, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        try:
+            wait_for(port, process)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="session")
+def emulator_client(emulator_host: str) -> Iterator[bigquery.Client]:
+    client = bigquery.Client(
+        project="emulator",
+        credentials=AnonymousCredentials(),
+        client_options={"api_endpoint": emulator_host},
+    )
+    yield client
+    client.close()

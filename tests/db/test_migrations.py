@@ -1,0 +1,83 @@
+"""The schema: what migrations build is what the code says, both ways."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import inspect, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.engine import connect, create_engine
+from app.db.migrations import ALEMBIC_INI, migrate
+from app.errors import MigrationError
+from tests.days import days_ago, downloads, publish
+
+TABLES = {"packages", "daily_downloads", "ingested_days", "alembic_version"}
+
+
+async def _tables(engine: AsyncEngine) -> set[str]:
+    async with connect(engine) as connection:
+        return set(await connection.run_sync(lambda sync: inspect(sync).get_table_names()))
+
+
+async def test_up_and_down_and_up(unmigrated_url: str) -> None:
+    engine = create_engine(unmigrated_url)
+    await migrate(engine)
+    assert await _tables(engine) == TABLES
+    await publish(engine, days_ago(0), downloads("flask", 1))
+
+    async with engine.begin() as connection:
+        config = Config(ALEMBIC_INI)
+
+        def downgrade(sync: object) -> None:
+            config.attributes["connection"] = sync
+            command.downgrade(config, "base")
+
+        await connection.run_sync(downgrade)
+    assert await _tables(engine) == {"alembic_version"}
+
+    await migrate(engine)
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    await engine.dispose()
+
+
+async def test_no_drift_with_data_in_place(engine: AsyncEngine) -> None:
+    """Partitions are not drift, and neither is anything else."""
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    async with engine.begin() as connection:
+        config = Config(ALEMBIC_INI)
+
+        def check(sync: object) -> None:
+            config.attributes["connection"] = sync
+            command.check(config)
+
+        await connection.run_sync(check)
+
+
+async def test_migrating_again_changes_nothing(engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    before = await _tables(engine)
+    await migrate(engine)
+    assert await _tables(engine) == before
+
+
+async def test_of_several_that_start_together_one_migrates(unmigrated_url: str) -> None:
+    engines = [create_engine(unmigrated_url) for _ in range(4)]
+    await asyncio.gather(*(migrate(engine) for engine in engines))
+    assert await _tables(engines[0]) == TABLES
+    for engine in engines:
+        await engine.dispose()
+
+
+async def test_a_database_that_is_further_than_the_code(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(MigrationError, match="migrated to 9999, which is further"):
+        await migrate(engine)
+
+
+def test_the_migrations_folder_is_no_package() -> None:
+    """It would shadow the library of the same name."""
+    assert not (Path(ALEMBIC_INI).parent / "alembic" / "__init__.py").exists()

@@ -1,0 +1,226 @@
+"""The real client and the real query, against a server that speaks BigQuery's protocol."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+
+import pytest
+from google.cloud import bigquery
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.breakdowns import PYTHON_MINOR
+from app.db.downloads_repository import DownloadsRepository
+from app.errors import EmptyDayError, SettingsError, SourceError
+from app.ingest import bigquery as bigquery_source
+from app.ingest import pipeline
+from app.ingest.bigquery import BigQuerySource, create_source
+from app.ingest.source import open_source
+from app.settings import IngestSource, Settings
+from tests.bigquery_table import DAY, Event, Table
+from tests.days import RETENTION_DAYS
+from tests.processes import free_port
+
+
+@pytest.fixture
+def table(emulator_client: bigquery.Client) -> Iterator[Table]:
+    table = Table(emulator_client)
+    yield table
+    emulator_client.delete_table(table.id)
+
+
+# Each event, and what it adds to: with_mirrors, without_mirrors, python_minor, system.
+RULES = [
+    # The Python version is missing or starts like one.
+    (Event(), (1, 1, "3.12", "linux")),
+    (Event(python="3.9"), (1, 1, "3.9", "linux")),
+    (Event(python="2.7.18+"), (1, 1, "2.7", "linux")),
+    (Event(python="3.15.0a1"), (1, 1, "3.15", "linux")),
+    (Event(python="3.100"), (1, 1, "3.100", "linux")),
+    (Event(python=None), (1, 1, "null", "linux")),
+    (Event(python=""), None),
+    (Event(python="3"), None),
+    (Event(python="x3.9"), None),
+    (Event(python="3.x"), None),
+    (Event(python=" 3.9"), None),
+    (Event(python="33.9"), None),
+    (Event(python="CPython 3.9"), None),
+    (Event(python="null"), None),
+    # Known mirrors, and downloads without an installer, are in with_mirrors only.
+    (Event(installer="bandersnatch"), (1, 0, None, None)),
+    (Event(installer="z3c.pypimirror"), (1, 0, None, None)),
+    (Event(installer="Artifactory"), (1, 0, None, None)),
+    (Event(installer="devpi"), (1, 0, None, None)),
+    (Event(installer=None), (1, 0, None, None)),
+    (Event(without_details=True), (1, 0, None, None)),
+    (Event(installer="bandersnatch", python="3.x"), None),
+    (Event(installer="Bandersnatch"), (1, 1, "3.12", "linux")),
+    (Event(installer="artifactory"), (1, 1, "3.12", "linux")),
+    (Event(installer="devpi-client"), (1, 1, "3.12", "linux")),
+    (Event(installer=""), (1, 1, "3.12", "linux")),
+    (Event(installer="uv"), (1, 1, "3.12", "linux")),
+    # Systems.
+    (Event(system="Windows"), (1, 1, "3.12", "windows")),
+    (Event(system="Darwin"), (1, 1, "3.12", "darwin")),
+    (Event(system="FreeBSD"), (1, 1, "3.12", "other")),
+    (Event(system="linux"), (1, 1, "3.12", "other")),
+    (Event(system="null"), (1, 1, "3.12", "other")),
+    (Event(system=""), (1, 1, "3.12", "other")),
+    (Event(system=None), (1, 1, "3.12", "null")),
+    # The UTC day, from its first microsecond to its last.
+    (Event(at=datetime.combine(DAY, time.min, UTC)), (1, 1, "3.12", "linux")),
+    (Event(at=datetime.combine(DAY, time.max, UTC)), (1, 1, "3.12", "linux")),
+    (Event(at=datetime.combine(DAY - timedelta(1), time.max, UTC)), None),
+    (Event(at=datetime.combine(DAY + timedelta(1), time.min, UTC)), None),
+]
+
+
+async def test_every_rule(table: Table) -> None:
+    """Each event under a package of its own, all in one scan."""
+    events = [
+        Event(**(vars(event) | {"project": f"p{number}"}))
+        for number, (event, _) in enumerate(RULES)
+    ]
+    table.insert(*events)
+    rows = await table.read(table.source())
+    for number, (event, expected) in enumerate(RULES):
+        row = rows.pop(f"p{number}", None)
+        if expected is None:
+            assert row is None, event
+            continue
+        with_mirrors, without_mirrors, python, system = expected
+        breakdowns = {
+            "python_minor": {python: 1} if python else {},
+            "system": {system: 1} if system else {},
+        }
+        assert row is not None, event
+        assert row[1:] == (with_mirrors, without_mirrors, breakdowns), event
+        assert pipeline.fault_of(row) is None
+    assert rows == {}
+
+
+async def test_sums_over_everything_at_once(table: Table) -> None:
+    """The same events under the spellings of one name."""
+    spellings = ("Zope.Interface", "zope_interface", "zope--interface", "ZOPE-._-INTERFACE")
+    table.insert(
+        *(
+            Event(**(vars(event) | {"project": spellings[number % len(spellings)]}))
+            for number, (event, _) in enumerate(RULES)
+        ),
+        Event(project="requests"),
+    )
+    rows = await table.read(table.source())
+    assert set(rows) == {"zope-interface", "requests"}
+    counted = [expected for _, expected in RULES if expected]
+    row = rows["zope-interface"]
+    assert row.with_mirrors == len(counted)
+    assert row.without_mirrors == sum(expected[1] for expected in counted)
+    for place, column in ((2, "python_minor"), (3, "system")):
+        categories = [expected[place] for expected in counted if expected[place]]
+        assert row.breakdowns[column] == {name: categories.count(name) for name in categories}
+
+
+async def test_installers_that_are_mirrors_are_a_setting(table: Table) -> None:
+    table.insert(Event(installer="bandersnatch"), Event(installer="pip"), Event(installer="uv"))
+    row = (await table.read(table.source(mirror_installers=["pip", "uv"])))["flask"]
+    assert (row.with_mirrors, row.without_mirrors) == (3, 1)
+
+
+async def test_rows_come_in_pages(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bigquery_source, "PAGE_ROWS", 10)
+    table.insert(*(Event(project=f"p{number}") for number in range(25)))
+    batches = [len(batch) async for batch in table.source().read(DAY)]
+    assert sum(batches) == 25
+    assert max(batches) == 10
+
+
+async def test_a_day_from_events_to_answers(table: Table, engine: AsyncEngine) -> None:
+    """With a name that cannot be one, and a download that has none."""
+    table.insert(
+        Event(),
+        Event(python="3.9.1", installer="bandersnatch"),
+        Event(project="a" * 201),
+        Event(project=None),
+    )
+    published = await pipeline.ingest_day(
+        engine, table.source(), DAY, retention_days=RETENTION_DAYS
+    )
+    assert (published.source, published.packages, published.downloads) == ("bigquery", 1, 1)
+    read = DownloadsRepository(engine, RETENTION_DAYS)
+    assert await read.overall("flask") == {
+        "with_mirrors": [(DAY, 2)],
+        "without_mirrors": [(DAY, 1)],
+    }
+    assert await read.breakdown("flask", PYTHON_MINOR) == {"3.12": [(DAY, 1)]}
+
+
+async def test_a_day_without_events_is_an_error(table: Table, engine: AsyncEngine) -> None:
+    with pytest.raises(EmptyDayError):
+        await pipeline.ingest_day(engine, table.source(), DAY, retention_days=RETENTION_DAYS)
+
+
+async def test_a_table_that_is_not_there(table: Table) -> None:
+    with pytest.raises(SourceError, match=r"^BigQuery: .*nothing") as caught:
+        await table.read(table.source(table="emulator.pypi.nothing"))
+    assert "\n" not in str(caught.value)
+
+
+def test_dry_run_asks_for_the_same_query(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    query = table.client.query
+
+    def record(
+        sql: str, *, job_config: bigquery.QueryJobConfig, **options: Any
+    ) -> bigquery.QueryJob:
+        asked.append((sql, job_config))
+        return query(sql, job_config=job_config, **options)
+
+    monkeypatch.setattr(table.client, "query", record)
+    source = table.source(max_bytes_billed=10**9)
+    # The emulator bills nothing: that it answers a number is what there is to see here.
+    assert source.bytes_billed(DAY) == 0
+    ((sql, config),) = asked
+    assert table.id in sql
+    assert sql.upper().count("FROM `") == 1, "the table is scanned once"
+    assert config.dry_run
+    assert config.maximum_bytes_billed == 10**9
+
+
+# Credentials
+
+
+SERVICE_ACCOUNT = (
+    '{"type": "service_account", "client_email": "a@b.example", "token_uri": "http://127.0.0.1/",'
+    ' "private_key": "nonsense"}'
+)
+
+
+def test_the_emulator_needs_no_credentials(emulator_host: str) -> None:
+    source = open_source(Settings(bigquery_emulator_host=emulator_host), IngestSource.BIGQUERY)
+    assert isinstance(source, BigQuerySource)
+    assert source.name == "bigquery"
+
+
+def test_without_credentials_the_error_says_which_there_are() -> None:
+    with pytest.raises(SettingsError) as caught:
+        create_source(Settings())
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT_JSON", "INGEST_SOURCE"):
+        assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_none_is_named_and_not_shown() -> None:
+    with pytest.raises(SettingsError, match="GOOGLE_SERVICE_ACCOUNT_JSON") as caught:
+        create_source(Settings(google_service_account_json=SecretStr(SERVICE_ACCOUNT)))
+    assert "nonsense" not in str(caught.value)
+
+
+async def test_a_server_that_is_not_there_is_one_line(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = f"http://127.0.0.1:{free_port()}"
+    source = create_source(Settings(bigquery_emulator_host=host))
+    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.5)
+    with pytest.raises(SourceError) as caught:
+        await pipeline.ingest_day(engine, source, DAY, retention_days=RETENTION_DAYS)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,476 @@
+"""What a day's way from a source to the answers promises, on a real database."""
+
+import asyncio
+import logging
+from datetime import date, timedelta
+from random import Random
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.breakdowns import PYTHON_MAJOR, PYTHON_MINOR, SYSTEM
+from app.db.downloads_repository import DownloadsRepository
+from app.db.tables import daily_downloads, ingested_days, packages
+from app.downloads import PackageDownloads, RecentDownloads
+from app.errors import (
+    DayNotCompleteError,
+    DayOutsideWindowError,
+    DuplicatePackageError,
+    EmptyDayError,
+    RealDataHeldError,
+    SampleDataHeldError,
+    SourceError,
+)
+from app.ingest import pipeline
+from app.ingest.sample import SampleSource
+from app.package_name import ALL_PACKAGES
+from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, publish
+
+Everything = dict[str, list[tuple[object, ...]]]
+
+
+async def everything(engine: AsyncEngine) -> Everything:
+    """All that is held, but for when it was published and which ids it got."""
+    async with engine.connect() as connection:
+        rows = await connection.execute(
+            select(packages.c.name, *daily_downloads.c[1:])
+            .join(packages, packages.c.id == daily_downloads.c.package_id)
+            .order_by(packages.c.name, daily_downloads.c.date)
+        )
+        known = await connection.execute(select(*packages.c[1:]).order_by(packages.c.name))
+        days = await connection.execute(
+            select(ingested_days)
+            .with_only_columns(*(c for c in ingested_days.c if c.name != "published_at"))
+            .order_by(ingested_days.c.day)
+        )
+        return {
+            "rows": [tuple(row) for row in rows],
+            "packages": [tuple(row) for row in known],
+            "days": [tuple(row) for row in days],
+        }
+
+
+def repository(engine: AsyncEngine) -> DownloadsRepository:
+    return DownloadsRepository(engine, RETENTION_DAYS)
+
+
+async def test_a_published_day_is_served(engine: AsyncEngine) -> None:
+    day = days_ago(0)
+    published = await publish(
+        engine,
+        day,
+        downloads("flask", {"2.7": 1, "3.9": 2, "3.10": 3, "null": 4}, {"linux": 10}, mirrors=5),
+        downloads("numpy", {"3.10": 7}, {"windows": 6, "other": 1}),
+    )
+    assert (published.packages, published.downloads, published.source) == (2, 17, "given")
+
+    read = repository(engine)
+    assert await read.recent("flask") == RecentDownloads(10, 10, 10)
+    assert await read.overall("flask") == {
+        "with_mirrors": [(day, 15)],
+        "without_mirrors": [(day, 10)],
+    }
+    assert await read.breakdown("flask", PYTHON_MINOR) == {
+        "2.7": [(day, 1)],
+        "3.9": [(day, 2)],
+        "3.10": [(day, 3)],
+        "null": [(day, 4)],
+    }
+    assert await read.breakdown("flask", PYTHON_MAJOR) == {
+        "2": [(day, 1)],
+        "3": [(day, 5)],
+        "null": [(day, 4)],
+    }
+    assert await read.breakdown(ALL_PACKAGES, SYSTEM) == {
+        "linux": [(day, 10)],
+        "other": [(day, 1)],
+        "windows": [(day, 6)],
+    }
+    assert await read.overall(ALL_PACKAGES) == {
+        "with_mirrors": [(day, 22)],
+        "without_mirrors": [(day, 17)],
+    }
+    assert await read.recent(ALL_PACKAGES) == RecentDownloads(17, 17, 17)
+
+
+async def test_ingesting_a_day_twice_changes_nothing(engine: AsyncEngine) -> None:
+    rows = [downloads("flask", 10, mirrors=2), downloads("numpy", {"3.9": 1, "null": 2})]
+    await publish(engine, days_ago(1), downloads("flask", 3))
+    await publish(engine, days_ago(0), *rows)
+    before = await everything(engine)
+    await publish(engine, days_ago(0), *reversed(rows))
+    assert await everything(engine) == before
+
+
+async def test_replacing_a_day_replaces_just_that_day(engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 1), downloads("once", 5))
+    await publish(engine, days_ago(0), downloads("flask", 2), downloads("once", 6))
+    await publish(engine, days_ago(2), downloads("flask", 4), downloads("numpy", 9))
+    await publish(engine, days_ago(0), downloads("flask", 8))
+    await publish(engine, days_ago(1), downloads("flask", 1))
+
+    read = repository(engine)
+    assert await read.recent("flask") == RecentDownloads(8, 13, 13)
+    assert await read.recent("once") is None, "both its days were replaced without it"
+    assert await read.overall("once") is None
+    assert await read.recent("numpy") == RecentDownloads(0, 9, 9)
+    assert await read.recent(ALL_PACKAGES) == RecentDownloads(8, 22, 22)
+
+
+async def test_a_package_that_a_replaced_day_no_longer_has_keeps_its_other_days(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> None:
+    await publish(engine, days_ago(40), downloads("flask", 1), downloads("rare", 5))
+    await publish(engine, days_ago(0), downloads("flask", 2), downloads("rare", 6))
+    await publish(engine, days_ago(0), downloads("flask", 2))
+    last_seen = await connection.scalar(
+        select(packages.c.last_seen).where(packages.c.name == "rare")
+    )
+    assert last_seen == days_ago(40)
+    assert await repository(engine).recent("rare") == RecentDownloads(0, 0, 0)
+
+
+_AGO = [0, 1, 6, 7, 29, 30]
+_ORDERS = [
+    _AGO,
+    _AGO[::-1],
+    *(Random(seed).sample(_AGO, len(_AGO)) for seed in range(8)),
+]
+
+
+@pytest.mark.parametrize("order", _ORDERS, ids=str)
+async def test_recent_is_right_after_any_order(engine: AsyncEngine, order: list[int]) -> None:
+    """Days on both sides of each period's end. 2 to the power of its place tells a day's part."""
+    for ago in order:
+        rows = [downloads("flask", 2**ago), downloads("rare", 1)] if ago else []
+        await publish(engine, days_ago(ago), *rows, downloads("numpy", 1))
+    week = 2**1 + 2**6
+    month = week + 2**7 + 2**29
+    assert (await everything(engine))["packages"] == [
+        (ALL_PACKAGES, days_ago(0), 1, week + 2 + 3, month + 4 + 5),
+        ("flask", days_ago(1), 0, week, month),
+        ("numpy", days_ago(0), 1, 3, 5),
+        ("rare", days_ago(1), 0, 2, 4),
+    ]
+
+
+async def test_the_day_is_seen_whole_or_not_at_all(engine: AsyncEngine) -> None:
+    """Readers that ask all along see the figures of before, then those of after."""
+    await publish(engine, days_ago(0), downloads("flask", 1), downloads("numpy", 1))
+    replaced = asyncio.Event()
+    seen = set()
+
+    async def read() -> None:
+        while not replaced.is_set():
+            series = await repository(engine).overall(ALL_PACKAGES)
+            assert series
+            seen.add(series["without_mirrors"][0][1])
+
+    async def replace() -> None:
+        for count in (10, 100, 1000):
+            await publish(engine, days_ago(0), *(downloads(f"p{n}", 1) for n in range(count)))
+        replaced.set()
+
+    await asyncio.gather(read(), replace())
+    assert seen <= {2, 10, 100, 1000}
+    assert len(seen) > 1
+
+
+async def test_a_source_that_breaks_off_publishes_nothing(engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    before = await everything(engine)
+    source = GivenSource({days_ago(0): [downloads("flask", 9), SourceError("broke off")]})
+    with pytest.raises(SourceError, match="broke off"):
+        await pipeline.ingest_day(engine, source, days_ago(0), retention_days=RETENTION_DAYS)
+    assert await everything(engine) == before
+    await publish(engine, days_ago(0), downloads("flask", 9))
+    assert await repository(engine).recent("flask") == RecentDownloads(9, 9, 9)
+
+
+async def test_a_publish_that_fails_publishes_nothing(engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 1))
+    before = await everything(engine)
+    with pytest.raises(DuplicatePackageError):
+        await publish(engine, days_ago(0), downloads("flask", 1), downloads("flask", 2))
+    assert await everything(engine) == before
+
+
+async def test_a_day_without_rows_is_an_error(engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    before = await everything(engine)
+    with pytest.raises(EmptyDayError, match=f"no rows for {days_ago(0)}"):
+        await publish(engine, days_ago(0))
+    with pytest.raises(EmptyDayError, match=r"no valid rows \(1 rejected\)"):
+        await publish(engine, days_ago(0), downloads("not a name", 1))
+    assert await everything(engine) == before
+
+
+async def test_a_day_that_is_not_over_is_refused_before_the_source_is_asked(
+    engine: AsyncEngine,
+) -> None:
+    source = GivenSource({})
+    with pytest.raises(DayNotCompleteError, match=f"latest complete one is {days_ago(0)}"):
+        await pipeline.ingest_day(engine, source, days_ago(-1), retention_days=RETENTION_DAYS)
+    assert source.read_days == []
+
+
+async def test_a_day_before_the_window_is_refused(engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    await publish(engine, days_ago(RETENTION_DAYS - 1), downloads("flask", 1))
+    with pytest.raises(DayOutsideWindowError, match=f"{days_ago(RETENTION_DAYS - 1)}"):
+        await publish(engine, days_ago(RETENTION_DAYS), downloads("flask", 1))
+
+
+def _broken(**changes: Any) -> PackageDownloads:
+    return downloads("flask", {"3.9": 5}, mirrors=1)._replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        (_broken(package=""), "name"),
+        (_broken(package="Flask"), "name"),
+        (_broken(package="a" * 201), "name"),
+        (_broken(package="__all__"), "name"),
+        (_broken(package="a\0b"), "name"),
+        (_broken(without_mirrors=-5), "number"),
+        (_broken(with_mirrors=4), "number"),
+        (_broken(with_mirrors=10**11 + 1), "number"),
+        (_broken(breakdowns={"python_minor": {"3.9": 4}, "system": {"linux": 5}}), "python_minor"),
+        (_broken(breakdowns={"python_minor": {"3.9": 5}, "system": {}}), "system"),
+        (
+            _broken(breakdowns={"python_minor": {"3.9": 6, "2.7": -1}, "system": {"linux": 5}}),
+            "python_minor",
+        ),
+    ],
+)
+async def test_a_malformed_row_is_rejected_and_told(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture, row: PackageDownloads, fault: str
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        published = await publish(engine, days_ago(0), downloads("numpy", 3), row, row)
+    assert published.packages == 1
+    assert await repository(engine).recent(ALL_PACKAGES) == RecentDownloads(3, 3, 3)
+    assert "rejected 2 rows" in caplog.text
+    assert fault in caplog.text
+
+
+async def test_sample_data_is_never_mixed_with_real_data(engine: AsyncEngine) -> None:
+    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=RETENTION_DAYS)
+    before = await everything(engine)
+    source = GivenSource({days_ago(1): [downloads("flask", 1)]})
+    with pytest.raises(SampleDataHeldError, match="--replace-sample"):
+        await pipeline.ingest_day(engine, source, days_ago(1), retention_days=RETENTION_DAYS)
+    assert source.read_days == [], "nothing is spent on a day that can't be published"
+    assert await everything(engine) == before
+
+    await pipeline.ingest_day(
+        engine, source, days_ago(1), retention_days=RETENTION_DAYS, replace_sample=True
+    )
+    read = repository(engine)
+    assert [day.day for day in await read.published_days()] == [days_ago(1)]
+    assert await read.recent("flask") == RecentDownloads(1, 1, 1)
+    assert await read.recent("numpy") is None
+
+    with pytest.raises(RealDataHeldError):
+        await pipeline.ingest_day(
+            engine, SampleSource(), days_ago(1), retention_days=RETENTION_DAYS
+        )
+
+
+async def test_replacing_the_sample_fails_without_loss(engine: AsyncEngine) -> None:
+    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=RETENTION_DAYS)
+    before = await everything(engine)
+    with pytest.raises(EmptyDayError):
+        await pipeline.ingest_day(
+            engine,
+            GivenSource({}),
+            days_ago(1),
+            retention_days=RETENTION_DAYS,
+            replace_sample=True,
+        )
+    assert await everything(engine) == before
+
+
+async def test_days_that_are_published_at_the_same_time_all_count(engine: AsyncEngine) -> None:
+    await asyncio.gather(
+        *(publish(engine, days_ago(ago), downloads("flask", 2**ago)) for ago in range(8))
+    )
+    assert await repository(engine).recent("flask") == RecentDownloads(1, 2**7 - 1, 2**8 - 1)
+
+
+async def test_the_digest_depends_on_the_rows_alone(engine: AsyncEngine) -> None:
+    rows = [downloads("flask", {"3.9": 1, "3.10": 2}), downloads("numpy", 3)]
+    first = await publish(engine, days_ago(0), *rows)
+    second = await publish(engine, days_ago(1), *reversed(rows))
+    third = await publish(engine, days_ago(2), downloads("flask", {"3.9": 2, "3.10": 1}), rows[1])
+    assert first.digest == second.digest != third.digest
+
+
+# Retention
+
+
+async def _rows_of(connection: AsyncConnection, day: date) -> int:
+    rows = await connection.scalar(
+        select(func.count()).select_from(daily_downloads).where(daily_downloads.c.date == day)
+    )
+    assert rows is not None
+    return rows
+
+
+async def test_exactly_the_window_is_served(engine: AsyncEngine) -> None:
+    """The first of its days is, the day before is not, whether or not retention has run."""
+    first, before = days_ago(RETENTION_DAYS - 1), days_ago(RETENTION_DAYS)
+    # The window ends with the latest published day, so the older day goes in first.
+    await publish(engine, before, downloads("flask", 1), downloads("gone", 1))
+    await publish(engine, first, downloads("flask", 2))
+    assert await repository(engine).recent("gone") == RecentDownloads(0, 1, 1)
+    await publish(engine, days_ago(0), downloads("flask", 4))
+
+    read = repository(engine)
+    for _ in range(2):
+        series = await read.overall("flask")
+        assert series
+        assert series["without_mirrors"] == [(first, 2), (days_ago(0), 4)]
+        assert await read.recent("gone") is None
+        assert await read.overall("gone") is None
+        assert [day.day for day in await read.published_days()] == [first, days_ago(0)]
+        await pipeline.expire(engine, retention_days=RETENTION_DAYS)
+
+
+async def test_retention_drops_what_lies_wholly_outside(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> None:
+    old = days_ago(RETENTION_DAYS + 31)
+    await publish(engine, old, downloads("flask", 1), downloads("gone", 1))
+    await publish(engine, days_ago(0), downloads("flask", 4))
+    expired = await pipeline.expire(engine, retention_days=RETENTION_DAYS)
+    assert expired.partitions == [f"daily_downloads_{old:%Y_%m}"]
+    assert expired.packages == 1
+
+    assert await connection.scalar(text(f"SELECT to_regclass('{expired.partitions[0]}')")) is None
+    held = await everything(engine)
+    assert [row[0] for row in held["days"]] == [days_ago(0)]
+    assert [row[0] for row in held["packages"]] == [ALL_PACKAGES, "flask"]
+
+    again = await pipeline.expire(engine, retention_days=RETENTION_DAYS)
+    assert (again.partitions, again.packages) == ([], 0)
+    assert await everything(engine) == held
+
+
+async def test_retention_of_an_empty_database(engine: AsyncEngine) -> None:
+    expired = await pipeline.expire(engine, retention_days=RETENTION_DAYS)
+    assert (expired.partitions, expired.packages) == ([], 0)
+
+
+@pytest.mark.parametrize("killed", ["after detaching", "before deleting"])
+async def test_retention_that_was_killed_is_finished_by_the_next(
+    engine: AsyncEngine, connection: AsyncConnection, killed: str
+) -> None:
+    old = days_ago(RETENTION_DAYS + 31)
+    partition = f"daily_downloads_{old:%Y_%m}"
+    await publish(engine, old, downloads("gone", 1))
+    await publish(engine, days_ago(0), downloads("flask", 4))
+    await connection.execute(text(f"ALTER TABLE daily_downloads DETACH PARTITION {partition}"))
+    if killed == "before deleting":
+        await connection.execute(text(f"DROP TABLE {partition}"))
+    await connection.commit()
+
+    await pipeline.expire(engine, retention_days=RETENTION_DAYS)
+    held = await everything(engine)
+    assert [row[0] for row in held["packages"]] == [ALL_PACKAGES, "flask"]
+    assert [row[0] for row in held["days"]] == [days_ago(0)]
+    assert await connection.scalar(text(f"SELECT to_regclass('{partition}')")) is None
+
+
+async def test_a_month_whose_drop_was_killed_can_be_published_again(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> None:
+    partition = f"daily_downloads_{days_ago(0):%Y_%m}"
+    await connection.execute(text(f"CREATE TABLE {partition} (LIKE daily_downloads)"))
+    await connection.commit()
+    await publish(engine, days_ago(0), downloads("flask", 4))
+    assert await _rows_of(connection, days_ago(0)) == 2
+
+
+# Backfill
+
+
+async def _backfill(
+    engine: AsyncEngine,
+    source: GivenSource,
+    start: date,
+    *,
+    force: bool = False,
+    replace_sample: bool = False,
+) -> list[pipeline.Outcome]:
+    days = await pipeline.days_to_backfill(
+        engine,
+        start,
+        days_ago(0),
+        retention_days=RETENTION_DAYS,
+        force=force,
+        replace_sample=replace_sample,
+    )
+    return [
+        outcome
+        async for outcome in pipeline.backfill(
+            engine, source, days, retention_days=RETENTION_DAYS, replace_sample=replace_sample
+        )
+    ]
+
+
+async def test_backfill_publishes_what_is_missing_latest_first(engine: AsyncEngine) -> None:
+    source = GivenSource({days_ago(ago): [downloads("flask", 1)] for ago in range(5)})
+    await publish(engine, days_ago(2), downloads("flask", 7))
+    outcomes = await _backfill(engine, source, days_ago(4))
+    assert source.read_days == [days_ago(0), days_ago(1), days_ago(3), days_ago(4)]
+    assert all(outcome.failure is None for outcome in outcomes)
+    assert await repository(engine).recent("flask") == RecentDownloads(1, 11, 11)
+
+    source.read_days.clear()
+    assert await _backfill(engine, source, days_ago(4)) == []
+    assert len(await _backfill(engine, source, days_ago(4), force=True)) == 5
+    assert await repository(engine).recent("flask") == RecentDownloads(1, 5, 5)
+
+
+async def test_a_day_that_fails_does_not_keep_the_others(engine: AsyncEngine) -> None:
+    source = GivenSource(
+        {
+            days_ago(0): [downloads("flask", 1)],
+            days_ago(1): [downloads("flask", 1), SourceError("broke off")],
+            days_ago(3): [downloads("flask", 1)],
+        }
+    )
+    outcomes = await _backfill(engine, source, days_ago(3))
+    assert {outcome.day for outcome in outcomes if outcome.failure} == {days_ago(1), days_ago(2)}
+    days = await repository(engine).published_days()
+    assert [day.day for day in days] == [days_ago(3), days_ago(0)]
+
+
+async def test_backfill_beyond_the_window_is_refused(engine: AsyncEngine) -> None:
+    with pytest.raises(DayOutsideWindowError):
+        await _backfill(engine, GivenSource({}), days_ago(RETENTION_DAYS))
+
+
+async def test_backfill_can_replace_the_sample(engine: AsyncEngine) -> None:
+    days = [days_ago(ago) for ago in range(2)]
+    async for _ in pipeline.seed(engine, days, retention_days=RETENTION_DAYS):
+        pass
+    source = GivenSource({day: [downloads("flask", 1)] for day in days})
+    with pytest.raises(SampleDataHeldError):
+        await _backfill(engine, source, days_ago(1), force=True)
+    outcomes = await _backfill(engine, source, days_ago(1), replace_sample=True)
+    assert [outcome.failure for outcome in outcomes] == [None, None]
+    assert {day.source for day in await repository(engine).published_days()} == {"given"}
+
+
+async def test_seeding_fills_the_window(engine: AsyncEngine) -> None:
+    days = await pipeline.days_to_seed(engine, retention_days=30)
+    assert days == [days_ago(ago) for ago in range(30)]
+    async for _ in pipeline.seed(engine, days[:2], retention_days=30):
+        pass
+    assert await pipeline.days_to_seed(engine, retention_days=30) == days[2:]
+    assert (days_ago(0) - timedelta(days=29)) == days[-1]

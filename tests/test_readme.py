@@ -1,0 +1,104 @@
+"""What the README shows is what happens: its commands, in its order, on this checkout."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+
+from app.cli import cli
+from app.main import create_app
+from app.settings import Settings
+from tests.processes import ROOT, free_port, servers, wait_for
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^ *```(\w+)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line.strip() for kind, block in BLOCKS if kind == "sh" for line in block.strip().splitlines()
+]
+
+
+def _shape(value: object) -> object:
+    """The value with its numbers left out: figures change with the day."""
+    if isinstance(value, dict):
+        return {key: item if key == "status" else _shape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shape(item) for item in value]
+    return int if isinstance(value, int) else value
+
+
+def test_make_run_and_the_first_answers(tmp_path: Path) -> None:
+    assert COMMANDS[0] == "make run"
+    port = free_port()
+    with (tmp_path / "log").open("w") as log:
+        process = psutil.Popen(
+            shlex.split(COMMANDS[0]),
+            cwd=ROOT,
+            env=os.environ | {"DATA_DIR": str(tmp_path / "data"), "PORT": str(port)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        wait_for(port, process)
+        shown = [json.loads(block) for kind, block in BLOCKS if kind == "json"]
+        called = [shlex.split(command)[1] for command in COMMANDS if command.startswith("curl ")]
+        assert len(shown) == len(called) == 2
+        for url, answer in zip(called, shown, strict=True):
+            assert urlsplit(url).netloc == "127.0.0.1:8000"
+            here = url.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+            assert _shape(httpx.get(here).json()) == _shape(answer)
+    finally:
+        # As Ctrl-C does: to everything that the terminal started.
+        started = [process, *process.children(recursive=True)]
+        os.killpg(process.pid, signal.SIGINT)
+        _, alive = psutil.wait_procs(started, timeout=30)
+    assert alive == []
+    assert servers(tmp_path / "data") == []
+
+
+def test_make_test_runs_all_tests() -> None:
+    assert "make test" in COMMANDS
+    shown = subprocess.run(
+        ["make", "--dry-run", "--assume-old=.venv/dev", "test"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.strip() == ".venv/bin/python -m pytest"
+
+
+def test_commands_have_the_options_that_the_readme_uses() -> None:
+    calls = [command for command in COMMANDS if "-m app" in command]
+    assert len(calls) == 2
+    for call in calls:
+        name, *arguments = shlex.split(call.partition("-m app ")[2])
+        cli.commands[name].make_context(name, arguments)
+
+
+def test_make_targets_of_the_readme_are_there() -> None:
+    targets = set(re.findall(r"`make ([a-z]+)`", README))
+    assert {"run", "test", "check", "constraints"} <= targets
+    makefile = (ROOT / "Makefile").read_text()
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_endpoints_of_the_readme_are_those_of_the_document() -> None:
+    documented = set(create_app(Settings(), "postgresql:///unused").openapi()["paths"])
+    assert set(re.findall(r"^\| `(/[^`]*)` \|", README, re.MULTILINE)) == documented
+
+
+def test_folders_of_the_readme_are_there() -> None:
+    table = README.partition("| folder | holds |")[2]
+    folders = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(folders) == 5
+    assert all((ROOT / folder).is_dir() for folder in folders)

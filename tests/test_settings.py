@@ -1,0 +1,111 @@
+"""Settings: each is documented, and a bad value is told in one line."""
+
+from pathlib import Path
+
+import pytest
+from pydantic_core import PydanticUndefined
+
+from app.errors import SettingsError
+from app.settings import IngestSource, Settings, load_settings
+
+README = Path(__file__).parents[1] / "README.md"
+
+SERVICE_ACCOUNT = '{"type": "service_account"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("DATABASE_URL", "mysql://user:secret@host/db", "postgresql://user:password@host:5432/"),
+        ("DATABASE_URL", "secret", "postgresql://"),
+        ("DATABASE_URL", "postgresql://user:secret@host:port/db", "postgresql://"),
+        ("PORT", "0", "greater than or equal to 1"),
+        ("PORT", "http", "valid integer"),
+        ("WORKERS", "0", "greater than or equal to 1"),
+        ("RETENTION_DAYS", "7", "greater than or equal to 30"),
+        ("INGEST_SCHEDULE", "at one", "five cron fields"),
+        ("INGEST_SCHEDULE", "99 * * * *", "five cron fields"),
+        ("INGEST_SCHEDULE", "0 1 * * 0", "name weekdays"),
+        ("INGEST_SOURCE", "csv", "'auto', 'bigquery' or 'sample'"),
+        ("GOOGLE_SERVICE_ACCOUNT_JSON", '{"private_key": "secret"}', "service account's key"),
+        ("GOOGLE_SERVICE_ACCOUNT_JSON", "secret", "service account's key"),
+        ("BIGQUERY_TABLE", "file_downloads", "project.dataset.table"),
+        ("BIGQUERY_TABLE", "a.b.c` WHERE true --", "project.dataset.table"),
+        ("BIGQUERY_MAX_BYTES_BILLED", "1TB", "valid integer"),
+        ("BIGQUERY_EMULATOR_HOST", "localhost:9050", "http://127.0.0.1:9050"),
+        ("RATE_LIMITS", "lots", "10/second;300/minute"),
+        ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+        ("LOG_FORMAT", "xml", "'console' or 'json'"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_right(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, right: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    message = str(caught.value)
+    assert message.startswith(name)
+    assert right in message
+    assert "secret" not in message
+    assert "\n" not in message
+
+
+def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "0")
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    with pytest.raises(SettingsError, match=r"PORT=0: .*; LOG_LEVEL=loud: "):
+        load_settings()
+
+
+def test_empty_means_left_out_except_for_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(name.upper(), "")
+    settings = load_settings()
+    assert settings == Settings(rate_limits="")
+    assert settings.database_url is None
+
+
+def test_values_are_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("PORT=9000\nMIRROR_INSTALLERS=devpi, nexus\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    monkeypatch.setenv("WORKERS", "2")
+    settings = load_settings()
+    assert (settings.port, settings.workers) == (9000, 2)
+    assert settings.mirror_installers == ("devpi", "nexus")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GOOGLE_APPLICATION_CREDENTIALS", "key.json"),
+        ("GOOGLE_SERVICE_ACCOUNT_JSON", SERVICE_ACCOUNT),
+        ("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:9050"),
+    ],
+)
+def test_credentials_decide_the_source(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    assert load_settings().source is IngestSource.SAMPLE
+    monkeypatch.setenv(name, value)
+    assert load_settings().source is IngestSource.BIGQUERY
+    monkeypatch.setenv("INGEST_SOURCE", "sample")
+    assert load_settings().source is IngestSource.SAMPLE
+
+
+def _documented() -> str:
+    """The rows of the README's table of settings."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        assert default is not PydanticUndefined, f"{name} has no default"
+        assert field.description, f"{name} has no help"
+        if isinstance(default, tuple):
+            default = ",".join(default)
+        shown = "" if default is None else f"`{default}`"
+        rows.append(f"| `{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(rows)
+
+
+def test_the_readme_lists_every_setting() -> None:
+    assert _documented() in README.read_text(), f"README.md should have\n{_documented()}"
