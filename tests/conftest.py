@@ -37,6 +37,9 @@ def _environment() -> Iterator[None]:
         names = {name.upper() for name in Settings.model_fields}
         for name in names & os.environ.keys():
             patch.delenv(name)
+        # What `make test` passes on is not meant for a make that a test runs.
+        for name in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS"):
+            patch.delenv(name, raising=False)
         patch.setenv("NO_GCE_CHECK", "true")
         patch.setitem(Settings.model_config, "env_file", None)
         yield
