@@ -69,7 +69,7 @@ def cli(context: click.Context) -> None:
 def serve(settings: Settings) -> None:
     """Migrate the database and serve the API until stopped.
 
-    An empty database is filled with sample data when the source of downloads is the sample.
+    When the source of downloads is the sample, an empty database is filled with it first.
     """
     _check_address(settings.host, settings.port)
     if settings.source is not IngestSource.SAMPLE:
@@ -109,11 +109,13 @@ def _check_address(host: str, port: int) -> None:
 
 async def _prepare(settings: Settings, engine: AsyncEngine) -> None:
     repository = DownloadsRepository(engine, settings.retention_days)
-    if settings.source is IngestSource.SAMPLE and not await repository.has_published():
-        click.echo("The database is empty and there are no credentials: making sample data.")
-        await _seed(settings, engine)
     days = await repository.published_days()
-    if any(day.source == IngestSource.SAMPLE for day in days):
+    holds_sample = any(day.source == IngestSource.SAMPLE for day in days)
+    if settings.source is IngestSource.SAMPLE and (holds_sample or not days):
+        # Also what is left of it when it was stopped before.
+        await _seed(settings, engine)
+        holds_sample = True
+    if holds_sample:
         click.echo("The database holds SAMPLE data: the figures are made up.")
     elif not days:
         click.echo("The database is empty: `python -m app backfill` fetches past days.")
@@ -280,6 +282,8 @@ def seed(settings: Settings) -> None:
 
 async def _seed(settings: Settings, engine: AsyncEngine) -> None:
     days = await pipeline.days_to_seed(engine, retention_days=settings.retention_days)
+    if days:
+        click.echo(f"Making {len(days)} days of sample data.")
     with _progress(days) as progress:
         async for _ in pipeline.seed(engine, days, retention_days=settings.retention_days):
             progress.update()

@@ -8,7 +8,7 @@ ALL_PACKAGES = "__all__"
 MAX_NAME_CHARACTERS = 200
 
 _SEPARATORS = re.compile(r"[-_.]+")
-_NORMALISED = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+_NORMALISED = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
 
 def normalise(name: str) -> str:

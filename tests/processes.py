@@ -65,7 +65,8 @@ def served(data_dir: Path, log: Path, **environment: str) -> Iterator[tuple[str,
             [sys.executable, "-m", "app", "serve"],
             cwd=ROOT,
             env=os.environ
-            | {"DATA_DIR": str(data_dir), "PORT": str(port), "RATE_LIMITS": "", **environment},
+            | {"DATA_DIR": str(data_dir), "PORT": str(port), "RATE_LIMITS": ""}
+            | {"RETENTION_DAYS": "30", **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -8,7 +8,7 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
-from tests.processes import ROOT, free_port, run, served
+from tests.processes import ROOT, free_port, served
 
 DOCKERFILE = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
 FINAL = DOCKERFILE.rpartition("\nFROM ")[2]
@@ -63,6 +63,5 @@ def test_the_health_check_works(tmp_path: Path) -> None:
         return result.returncode == 0
 
     assert not healthy(free_port())
-    run("ingest", DATA_DIR=str(tmp_path / "data"))
     with served(tmp_path / "data", tmp_path / "log") as (address, _):
         assert healthy(int(address.rpartition(":")[2]))

@@ -21,10 +21,14 @@ def test_every_spelling_becomes_one(name: str, normalised: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "-", "-a", "a-", "a b", "a/b", "a\0", "é", "a\n", "a" * (MAX_NAME_CHARACTERS + 1)],
+    ["", "-", "-a", "a-", "...", "a b", "a/b", "a\0", "é", "a\n", "a" * (MAX_NAME_CHARACTERS + 1)],
 )
 def test_what_can_be_no_name(name: str) -> None:
     assert not is_valid(normalise(name))
+
+
+def test_what_is_not_normalised_is_no_key() -> None:
+    assert not any(is_valid(name) for name in ("Flask", "a_b", "a.b", "a--b"))
 
 
 def test_longest_name() -> None:

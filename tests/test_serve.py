@@ -29,7 +29,7 @@ def test_an_empty_folder_becomes_a_service_and_stays_one(
     tmp_path: Path, stop: signal.Signals
 ) -> None:
     data_dir, log = tmp_path / "data", tmp_path / "log"
-    with served(data_dir, log) as (address, process):
+    with served(data_dir, log, RETENTION_DAYS="180") as (address, process):
         status = httpx.get(f"{address}/api/status").json()
         assert status["sample"] is True
         assert (status["days"], status["gaps"]) == (180, [])
@@ -47,15 +47,23 @@ def test_an_empty_folder_becomes_a_service_and_stays_one(
     assert "SAMPLE data" in log.read_text()
     assert "Traceback" not in log.read_text()
 
-    if stop is signal.SIGINT:
-        log.unlink()
-        with served(data_dir, log) as (address, _):
-            assert _answers(address) == before
-        assert "making sample data" not in log.read_text()
+
+def test_a_second_start_finds_the_data_as_it_was(tmp_path: Path) -> None:
+    data_dir, log = tmp_path / "data", tmp_path / "log"
+    # A day before the latest complete one, and no more than that: the first start does the rest.
+    run("ingest", "--date", str(days_ago(1)), DATA_DIR=str(data_dir))
+    with served(data_dir, log) as (address, _):
+        status = httpx.get(f"{address}/api/status").json()
+        assert (status["days"], status["latest_day"]) == (30, str(days_ago(1)))
+        before = _answers(address)
+    log.unlink()
+    with served(data_dir, log) as (address, _):
+        assert httpx.get(f"{address}/api/status").json() == status
+        assert _answers(address) == before
+    assert "Making" not in log.read_text()
 
 
 def test_several_processes_share_the_work(tmp_path: Path) -> None:
-    run("ingest", DATA_DIR=str(tmp_path / "data"))
     with served(tmp_path / "data", tmp_path / "log", WORKERS="2") as (address, process):
         assert len(_answers(address)) == 10
         workers = process.children(recursive=True)
@@ -68,15 +76,17 @@ def test_several_processes_share_the_work(tmp_path: Path) -> None:
 
 def test_commands_use_the_server_of_a_running_service(tmp_path: Path) -> None:
     data_dir = str(tmp_path / "data")
-    run("ingest", DATA_DIR=data_dir)
     with served(tmp_path / "data", tmp_path / "log") as (address, _):
-        assert run("ingest", "--date", str(days_ago(1)), DATA_DIR=data_dir).returncode == 0
-        assert httpx.get(f"{address}/api/status").json()["days"] == 2
+        assert httpx.get(f"{address}/api/status").json()["days"] == 30
+        result = run("expire", DATA_DIR=data_dir, LOG_LEVEL="info")
+        assert result.returncode == 0
+        assert "dropped no month" in result.stderr
+        assert "days       30 of 180" in run("status", DATA_DIR=data_dir).stdout
+        assert httpx.get(f"{address}/api/status").json()["days"] == 30
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     data_dir = str(tmp_path / "data")
-    run("ingest", DATA_DIR=data_dir)
     with served(tmp_path / "data", tmp_path / "log") as (address, _):
         port = address.rpartition(":")[2]
         result = run("serve", DATA_DIR=data_dir, PORT=port)

@@ -1,4 +1,7 @@
-"""What routes are given: the repository, and arguments that are right."""
+"""What routes are given: the repository, and arguments that are right.
+
+All are coroutines, since FastAPI would run plain functions in threads.
+"""
 
 from typing import Annotated
 
@@ -9,7 +12,7 @@ from app.errors import ArgumentError, InvalidArgumentsError, PackageNotFoundErro
 from app.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
 
 
-def _repository(request: Request) -> DownloadsRepository:
+async def _repository(request: Request) -> DownloadsRepository:
     repository: DownloadsRepository = request.app.state.repository
     return repository
 
@@ -17,7 +20,7 @@ def _repository(request: Request) -> DownloadsRepository:
 Repository = Annotated[DownloadsRepository, Depends(_repository)]
 
 
-def _package(
+async def _package(
     package: Annotated[
         str,
         Path(
@@ -39,7 +42,7 @@ def _package(
 PackageName = Annotated[str, Depends(_package)]
 
 
-def reject_ambiguous(request: Request) -> None:
+async def reject_ambiguous(request: Request) -> None:
     """An argument may be repeated, but not contradict itself."""
     arguments = request.query_params
     ambiguous = [

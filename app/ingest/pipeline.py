@@ -228,8 +228,13 @@ async def backfill(
 
 
 async def days_to_seed(engine: AsyncEngine, *, retention_days: int) -> list[date]:
-    """The days up to the latest complete one that a full window of sample data lacks."""
-    end = latest_complete_day()
+    """The days that a full window of sample data lacks, latest first.
+
+    It ends with the latest day held, so that what is there stays as it is; in an empty database
+    with the latest complete one.
+    """
+    async with connect(engine) as connection:
+        end = await IngestRepository(connection).latest_day() or latest_complete_day()
     return await days_to_backfill(
         engine,
         end - timedelta(days=retention_days - 1),
