@@ -114,7 +114,7 @@ class IngestRepository:
         await ensure_partition(self._connection, day)
         await self._replace_rows(day)
         await self._record(published)
-        await self._update_recent(day)
+        await self._update_packages(day)
         await self._connection.execute(text("DROP TABLE staged_downloads"))
         return published
 
@@ -177,13 +177,6 @@ class IngestRepository:
             )
         except IntegrityError as error:
             raise DuplicatePackageError(day) from error
-        await self._connection.execute(
-            text(
-                "UPDATE packages SET last_seen = :day FROM staged_downloads AS staged "
-                "WHERE packages.name = staged.name AND packages.last_seen < :day"
-            ),
-            {"day": day},
-        )
         if replaced:
             await self._correct_last_seen(day)
 
@@ -219,20 +212,32 @@ class IngestRepository:
             .on_conflict_do_update(index_elements=[ingested_days.c.day], set_=values)
         )
 
-    async def _update_recent(self, day: date) -> None:
-        """Sum again for every package, unless the day lies before what `recent` looks at."""
+    async def _update_packages(self, day: date) -> None:
+        """Bring `last_seen` and the figures of `recent` up to date, in one pass over the packages.
+
+        A day before those that `recent` looks at can only have shown that its packages existed.
+        """
         latest = await self.latest_day()
         assert latest is not None
         if day <= latest - timedelta(days=RECENT_DAYS):
+            await self._connection.execute(
+                text(
+                    "UPDATE packages SET last_seen = :day FROM staged_downloads AS staged "
+                    "WHERE packages.name = staged.name AND packages.last_seen < :day"
+                ),
+                {"day": day},
+            )
             return
         await self._connection.execute(
             text(
                 "UPDATE packages SET"
+                " last_seen = greatest(packages.last_seen, fresh.last_seen),"
                 " last_day = fresh.last_day,"
                 " last_week = fresh.last_week,"
                 " last_month = fresh.last_month "
                 "FROM ("
                 " SELECT id,"
+                "  max(date) AS last_seen,"
                 "  coalesce(sum(without_mirrors) FILTER (WHERE date = :latest), 0) AS last_day,"
                 "  coalesce(sum(without_mirrors) FILTER (WHERE date > :week), 0) AS last_week,"
                 "  coalesce(sum(without_mirrors), 0) AS last_month"
@@ -240,9 +245,10 @@ class IngestRepository:
                 "  ON package_id = id AND date > :month AND date <= :latest"
                 " GROUP BY id"
                 ") AS fresh "
-                "WHERE packages.id = fresh.id AND"
-                " (packages.last_day, packages.last_week, packages.last_month)"
-                " IS DISTINCT FROM (fresh.last_day, fresh.last_week, fresh.last_month)"
+                "WHERE packages.id = fresh.id AND ("
+                " packages.last_seen < fresh.last_seen"
+                " OR (packages.last_day, packages.last_week, packages.last_month)"
+                " IS DISTINCT FROM (fresh.last_day, fresh.last_week, fresh.last_month))"
             ),
             {
                 "latest": latest,
