@@ -6,10 +6,9 @@ import asyncio
 
 from alembic import context
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.db.embedded import embedded_postgres
-from app.db.engine import asyncpg_url
+from app.db.engine import connect, job_engine
 from app.db.partitions import is_partition
 from app.db.tables import metadata
 from app.settings import load_settings
@@ -27,11 +26,9 @@ def run(connection: Connection) -> None:
 
 
 async def run_at(database_url: str) -> None:
-    engine = create_async_engine(asyncpg_url(database_url))
-    async with engine.connect() as connection:
+    async with job_engine(database_url) as engine, connect(engine) as connection:
         await connection.run_sync(run)
         await connection.commit()
-    await engine.dispose()
 
 
 handed_over = context.config.attributes.get("connection")

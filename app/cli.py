@@ -2,19 +2,19 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, date, datetime
-from functools import partial
+from datetime import UTC, date
+from functools import partial, wraps
 from types import FrameType
 from typing import NoReturn, TypeVar
 
 import click
-import uvicorn
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tqdm import tqdm
@@ -24,17 +24,45 @@ from app.db.downloads_repository import DownloadsRepository
 from app.db.embedded import embedded_postgres
 from app.db.engine import job_engine
 from app.db.migrations import migrate as migrate_database
-from app.downloads import gaps
+from app.downloads import PublishedDay, gaps
 from app.errors import SettingsError, StatsError
 from app.ingest import pipeline
 from app.ingest.source import open_source
 from app.logs import configure_logging
 from app.main import create_app
+from app.server import run_server
 from app.settings import IngestSource, Settings, load_settings
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_day = click.DateTime(formats=["%Y-%m-%d"])
+Command = Callable[..., None]
+
+
+class Day(click.ParamType[date]):
+    """A UTC day."""
+
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} should be a UTC day, YYYY-MM-DD.", param, ctx)
+
+
+def _with_settings(command: Command) -> Command:
+    """Hand the settings to a command that runs; asking for its help needs none."""
+
+    @wraps(command)
+    def run(**arguments: object) -> None:
+        settings = load_settings()
+        configure_logging(settings.log_level, settings.log_format)
+        command(settings, **arguments)
+
+    return run
+
 
 _source = click.option(
     "--source",
@@ -52,20 +80,19 @@ _replace_sample = click.option(
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.pass_context
-def cli(context: click.Context) -> None:
+def cli() -> None:
     """Self-hosted PyPI download statistics.
 
     Settings are environment variables or lines of a .env file; the README lists them. Without
     DATABASE_URL, every command uses the embedded Postgres under DATA_DIR and starts it when needed.
+
+    The exit status is 0 when all went well, 1 when something failed, 2 when an argument was wrong,
+    and 130 after Ctrl-C; the reason is one line on standard error.
     """
-    settings = load_settings()
-    configure_logging(settings.log_level, settings.log_format)
-    context.obj = settings
 
 
-@cli.command()
-@click.pass_obj
+@cli.command(short_help="Serve the API until stopped.")
+@_with_settings
 def serve(settings: Settings) -> None:
     """Migrate the database and serve the API until stopped.
 
@@ -77,18 +104,8 @@ def serve(settings: Settings) -> None:
         open_source(settings, settings.source)
     with _database_url(settings) as url:
         _run(url, partial(_prepare, settings))
-        # The server processes read their settings from the environment.
         os.environ["DATABASE_URL"] = url
-        uvicorn.run(
-            "app.main:create_app_from_environment",
-            factory=True,
-            host=settings.host,
-            port=settings.port,
-            workers=settings.workers,
-            log_config=None,
-            proxy_headers=False,
-            server_header=False,
-        )
+        run_server(settings)
 
 
 def _check_address(host: str, port: int) -> None:
@@ -100,10 +117,10 @@ def _check_address(host: str, port: int) -> None:
         with socket.socket(family, kind, protocol) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise SettingsError(
             f"HOST={host} PORT={port}: should be an address that is free to listen on: "
-            f"{error.strerror}"
+            f"{getattr(error, 'strerror', None) or error}"
         ) from error
 
 
@@ -116,15 +133,15 @@ async def _prepare(settings: Settings, engine: AsyncEngine) -> None:
         await _seed(settings, engine)
         holds_sample = True
     if holds_sample:
-        click.echo("The database holds SAMPLE data: the figures are made up.")
+        log.warning("the database holds SAMPLE data: the figures are made up")
     elif not days:
-        click.echo("The database is empty: `python -m app backfill` fetches past days.")
+        log.warning("the database is empty: `python -m app backfill` fetches past days")
 
 
-@cli.command()
-@click.pass_obj
+@cli.command(short_help="Bring the database's schema up to date.")
+@_with_settings
 def migrate(settings: Settings) -> None:
-    """Bring the database's schema up to date. The other commands do it too."""
+    """Bring the database's schema up to date. All commands that use the database do it too."""
     with _database_url(settings) as url:
         _run(url, _nothing)
 
@@ -133,73 +150,67 @@ async def _nothing(_: AsyncEngine) -> None:
     pass
 
 
-@cli.command()
-@click.option(
-    "--date", "day", type=_day, help="UTC day, YYYY-MM-DD. Default: the latest complete one."
-)
+@cli.command(short_help="Publish one day.")
+@click.option("--date", "day", type=Day(), help="UTC day. Default: the latest complete one.")
 @_source
 @_replace_sample
 @click.option(
     "--dry-run", is_flag=True, help="Only print what the query would bill and what that costs."
 )
-@click.pass_obj
+@_with_settings
 def ingest(
-    settings: Settings,
-    day: datetime | None,
-    source: str | None,
-    replace_sample: bool,
-    dry_run: bool,
+    settings: Settings, *, day: date | None, source: str | None, replace_sample: bool, dry_run: bool
 ) -> None:
-    """Publish one day, in place of what was published for it before."""
-    the_day = day.date() if day else pipeline.latest_complete_day()
+    """Publish one day, in place of what was published for it before.
+
+    Example: python -m app ingest --date 2026-11-20
+    """
+    day = day or pipeline.latest_complete_day()
     kind = IngestSource(source or settings.source)
     if dry_run:
-        _print_cost(settings, kind, the_day)
+        click.echo(_cost(settings, kind, day))
         return
     opened = open_source(settings, kind)
-
-    async def work(engine: AsyncEngine) -> None:
-        published = await pipeline.ingest_day(
-            engine,
-            opened,
-            the_day,
-            retention_days=settings.retention_days,
-            replace_sample=replace_sample,
-        )
-        click.echo(str(published))
-
+    work = partial(
+        pipeline.ingest_day,
+        source=opened,
+        day=day,
+        retention_days=settings.retention_days,
+        replace_sample=replace_sample,
+    )
     with _database_url(settings) as url:
-        _run(url, work)
+        click.echo(str(_run(url, work)))
 
 
-def _print_cost(settings: Settings, kind: IngestSource, day: date) -> None:
+def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
     if kind is IngestSource.SAMPLE:
-        click.echo(f"{day}: sample data bills nothing")
-        return
-    from app.ingest.bigquery import USD_PER_TIB_BILLED, create_source  # noqa: PLC0415 - it is slow
+        return f"{day}: sample data bills nothing"
+    # Slow to import, as `open_source` tells.
+    from app.ingest.bigquery import USD_PER_TIB_BILLED, cost_usd, create_source  # noqa: PLC0415
 
     billed = create_source(settings).bytes_billed(day)
-    cost = billed / 2**40 * USD_PER_TIB_BILLED
-    click.echo(
-        f"{day}: {billed:,} bytes ({billed / 2**30:.1f} GiB) would be billed, {cost:.2f} USD at "
-        f"{USD_PER_TIB_BILLED} USD a TiB beyond the first TiB of each month; "
+    return (
+        f"{day}: {billed:,} bytes ({billed / 2**30:.1f} GiB) would be billed, "
+        f"{cost_usd(billed):.2f} USD at {USD_PER_TIB_BILLED} USD a TiB "
+        "beyond the first of each month; "
         f"BIGQUERY_MAX_BYTES_BILLED allows {settings.bigquery_max_bytes_billed:,} bytes"
     )
 
 
-@cli.command()
-@click.option("--start", type=_day, required=True, help="First UTC day, YYYY-MM-DD.")
+@cli.command(short_help="Publish the days that are missing.")
 @click.option(
-    "--end", type=_day, help="Last UTC day, YYYY-MM-DD. Default: the latest complete one."
+    "--start", type=Day(), help="First UTC day. Default: the first of RETENTION_DAYS to --end."
 )
+@click.option("--end", type=Day(), help="Last UTC day. Default: the latest complete one.")
 @click.option("--force", is_flag=True, help="Also days that are published already.")
 @_source
 @_replace_sample
-@click.pass_obj
+@_with_settings
 def backfill(
     settings: Settings,
-    start: datetime,
-    end: datetime | None,
+    *,
+    start: date | None,
+    end: date | None,
     force: bool,
     source: str | None,
     replace_sample: bool,
@@ -208,54 +219,64 @@ def backfill(
 
     A day that fails does not keep the others from being published, and makes the exit status 1.
     Stopped at any point, the same command goes on where it was.
+
+    Example: python -m app backfill --start 2026-11-01 --end 2026-11-20
     """
-    first = start.date()
-    last = end.date() if end else pipeline.latest_complete_day()
-    if first > last:
-        raise click.BadParameter(f"{first} is after --end {last}", param_hint="--start")
+    end = end or pipeline.latest_complete_day()
+    if start and start > end:
+        raise click.BadParameter(f"{start} is after --end {end}.", param_hint="--start")
     opened = open_source(settings, IngestSource(source or settings.source))
 
-    async def work(engine: AsyncEngine) -> int:
+    async def work(engine: AsyncEngine) -> bool:
         days = await pipeline.days_to_backfill(
             engine,
-            first,
-            last,
+            start,
+            end,
             retention_days=settings.retention_days,
             force=force,
             replace_sample=replace_sample,
         )
-        already = (last - first).days + 1 - len(days)
-        published = 0
-        failed: list[date] = []
-        try:
-            with _progress(days) as progress:
-                async for outcome in pipeline.backfill(
-                    engine,
-                    opened,
-                    days,
-                    retention_days=settings.retention_days,
-                    replace_sample=replace_sample,
-                ):
-                    published += outcome.failure is None
-                    failed += [outcome.day] if outcome.failure else []
-                    progress.update()
-        finally:
-            left = len(days) - published - len(failed)
-            click.echo(
-                f"{published} published, {len(failed)} failed, {already} already there"
-                + (f", {left} not tried" if left else "")
-                + (f"; failed: {', '.join(map(str, sorted(failed)))}" if failed else "")
-            )
-        return len(failed)
+        outcomes = pipeline.backfill(
+            engine,
+            opened,
+            days,
+            retention_days=settings.retention_days,
+            replace_sample=replace_sample,
+        )
+        return await _report(outcomes, days)
 
     with _database_url(settings) as url:
-        if _run(url, work):
+        if not _run(url, work):
             sys.exit(1)
+
+
+async def _report(outcomes: AsyncIterator[pipeline.Outcome], days: Sequence[date]) -> bool:
+    """Show each outcome as it comes and a summary in the end; True when no day failed."""
+    published = 0
+    failed: list[date] = []
+    try:
+        with _progress(days) as progress:
+            async for outcome in outcomes:
+                if isinstance(outcome.result, PublishedDay):
+                    published += 1
+                else:
+                    failed.append(outcome.day)
+                if progress.disable or failed[-1:] == [outcome.day]:
+                    progress.write(str(outcome), file=sys.stderr)
+                progress.update()
+    finally:
+        left = len(days) - published - len(failed)
+        click.echo(
+            f"{published} of {len(days)} missing days published, {len(failed)} failed"
+            + (f" ({', '.join(map(str, sorted(failed)))})" if failed else "")
+            + (f", {left} not tried" if left else "")
+        )
+    return not failed
 
 
 @contextmanager
 def _progress(days: Sequence[date]) -> Iterator["tqdm[NoReturn]"]:
-    """A progress bar in a terminal; elsewhere nothing, since each day has its log line."""
+    """A progress bar in a terminal, disabled elsewhere."""
     interactive = sys.stderr.isatty()
     with (
         logging_redirect_tqdm() if interactive else nullcontext(),
@@ -264,16 +285,17 @@ def _progress(days: Sequence[date]) -> Iterator["tqdm[NoReturn]"]:
         yield progress
 
 
-@cli.command()
-@click.pass_obj
+@cli.command(short_help="Drop what left the days served.")
+@_with_settings
 def expire(settings: Settings) -> None:
     """Drop the months that lie wholly outside the days served, and packages without downloads."""
+    work = partial(pipeline.expire, retention_days=settings.retention_days)
     with _database_url(settings) as url:
-        _run(url, partial(pipeline.expire, retention_days=settings.retention_days))
+        click.echo(str(_run(url, work)))
 
 
-@cli.command()
-@click.pass_obj
+@cli.command(short_help="Fill the database with sample data.")
+@_with_settings
 def seed(settings: Settings) -> None:
     """Fill the days served with sample data. Refused where the database holds real data."""
     with _database_url(settings) as url:
@@ -283,14 +305,14 @@ def seed(settings: Settings) -> None:
 async def _seed(settings: Settings, engine: AsyncEngine) -> None:
     days = await pipeline.days_to_seed(engine, retention_days=settings.retention_days)
     if days:
-        click.echo(f"Making {len(days)} days of sample data.")
+        log.info("making %d days of sample data", len(days))
     with _progress(days) as progress:
         async for _ in pipeline.seed(engine, days, retention_days=settings.retention_days):
             progress.update()
 
 
-@cli.command()
-@click.pass_obj
+@cli.command(short_help="Show what the database holds.")
+@_with_settings
 def status(settings: Settings) -> None:
     """Show what the database holds."""
 
@@ -298,29 +320,28 @@ def status(settings: Settings) -> None:
         repository = DownloadsRepository(engine, settings.retention_days)
         days = await repository.published_days()
         held = await repository.held()
-        missing = gaps(days)
-        sources = sorted({day.source for day in days})
+        latest = days[-1] if days else None
+        published_at = f"{latest.published_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if latest else ""
         rows = {
+            "source": ", ".join(sorted({day.source for day in days})),
             "days": f"{len(days)} of {settings.retention_days}",
-            "first": str(days[0].day) if days else "none",
-            "latest": str(days[-1].day) if days else "none",
-            "published": f"{days[-1].published_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-            if days
-            else "never",
-            "gaps": ", ".join(map(str, missing)) or "none",
-            "source": ", ".join(sources) or "none",
-            "packages": f"{held.packages:,}",
+            "first day": str(days[0].day) if days else "",
+            "latest day": str(latest.day) if latest else "",
+            "published": published_at,
+            "gaps": ", ".join(map(str, gaps(days))),
+            "packages": f"{held.packages:,}"
+            + (f", {latest.packages:,} of them on the latest day" if latest else ""),
             "size": f"{held.size_bytes / 2**20:,.1f} MiB",
         }
         for name, value in rows.items():
-            click.echo(f"{name:<10} {value}")
+            click.echo(f"{name:<10} {value or 'none'}")
 
     with _database_url(settings) as url:
         _run(url, work)
 
 
-@cli.command()
-@click.pass_obj
+@cli.command(short_help="Print the OpenAPI document.")
+@_with_settings
 def openapi(settings: Settings) -> None:
     """Print the OpenAPI document, as JSON."""
     app = create_app(settings, "postgresql:///unused")
@@ -350,13 +371,16 @@ def _run(url: str, work: Callable[[AsyncEngine], Coroutine[object, object, Resul
 
 def main() -> NoReturn:
     """Run the command line; an error is one line and an exit status."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _stop)
-    # A terminal that was closed is no reason to stop in another way.
-    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    # A terminal that was closed is no reason to stop in another way, and under nohup none to stop.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
         status = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
-        _fail("stopped", 130)
+        click.echo("stopped", err=True)
+        sys.exit(130)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "python -m app"
         _fail(f"{error.format_message()} ({path} --help)", error.exit_code)
@@ -365,7 +389,7 @@ def main() -> NoReturn:
     except DBAPIError as error:
         _fail(f"the database refused: {error.orig}", 1)
     except Exception as error:
-        if os.environ.get("LOG_LEVEL") == "debug":
+        if log.isEnabledFor(logging.DEBUG):
             raise
         _fail(f"{type(error).__name__}: {error} (LOG_LEVEL=debug shows where)", 1)
     sys.exit(status)

@@ -70,6 +70,11 @@ class DatabaseStartError(StatsError):
     """The embedded Postgres could not be started."""
 
 
+class ServerStartError(StatsError):
+    def __init__(self) -> None:
+        super().__init__("the server did not start: its log says why")
+
+
 class MigrationError(StatsError):
     """The database's schema is not one that this code can bring up to date."""
 
@@ -78,10 +83,13 @@ class IngestError(StatsError):
     """A day was not published. What was held before is untouched."""
 
 
-class DayNotCompleteError(IngestError):
-    def __init__(self, day: date, latest_complete: date) -> None:
+class DayWithoutDownloadsError(IngestError):
+    """A day that nobody has downloads of: it is not over, or nobody counted yet."""
+
+    def __init__(self, day: date, first: date, latest: date) -> None:
         super().__init__(
-            f"{day} is not a complete UTC day yet: the latest complete one is {latest_complete}"
+            f"{day} is no day with downloads: the first of them is {first}, "
+            f"the latest complete UTC day is {latest}"
         )
 
 

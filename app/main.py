@@ -6,9 +6,9 @@ from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 
 from app.api import packages, problem_details, rate_limit, status
+from app.api.cors import CORSMiddleware
 from app.api.openapi import describe
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import create_engine
@@ -56,15 +56,5 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
     problem_details.install(app)
     # The last one added is the first that a request meets.
     rate_limit.install(app, settings.rate_limits)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=["*"],
-        allow_methods=["GET", "HEAD"],
-        expose_headers=[
-            "Retry-After",
-            "X-RateLimit-Limit",
-            "X-RateLimit-Remaining",
-            "X-RateLimit-Reset",
-        ],
-    )
+    app.add_middleware(CORSMiddleware)
     return app

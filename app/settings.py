@@ -32,6 +32,15 @@ SERVED_DAYS = 180
 """How far back the public service's time series reach."""
 
 
+DATABASE_ARGUMENTS = {"host", "sslmode", "ssl", "target_session_attrs"}
+"""What may follow the `?` of `DATABASE_URL`, and has its effect."""
+
+LIBPQ_ONLY_ARGUMENTS = {"application_name", "channel_binding", "connect_timeout"}
+"""What may too, since hosts hand it out for other drivers, and has none."""
+
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+
 class IngestSource(StrEnum):
     AUTO = "auto"
     BIGQUERY = "bigquery"
@@ -46,8 +55,19 @@ def _postgres_url(value: SecretStr | None) -> SecretStr | None:
     except (ArgumentError, ValueError):
         url = None
     # The driver is ours to choose, so `postgres://` (as many hosts hand it out) is as good.
-    if url is None or url.drivername.partition("+")[0] not in ("postgres", "postgresql"):
+    if (
+        url is None
+        or url.drivername.partition("+")[0] not in ("postgres", "postgresql")
+        or not 0 < (url.port or 5432) <= 65535
+    ):
         raise ValueError("should look like postgresql://user:password@host:5432/database")
+    unknown = url.query.keys() - DATABASE_ARGUMENTS - LIBPQ_ONLY_ARGUMENTS
+    if unknown:
+        raise ValueError(
+            f"has the unknown argument {min(unknown)!r}: known are {sorted(DATABASE_ARGUMENTS)}"
+        )
+    if url.query.get("sslmode", "prefer") not in SSL_MODES:
+        raise ValueError(f"should have an sslmode that is one of {', '.join(SSL_MODES)}")
     return value
 
 
@@ -92,12 +112,13 @@ def _service_account_json(value: SecretStr | None) -> SecretStr | None:
 
 def _limits(value: str) -> str:
     try:
-        if value:
-            limits.parse_many(value)
+        usable = not value or all(limit.amount > 0 for limit in limits.parse_many(value))
     except ValueError:
+        usable = False
+    if not usable:
         raise ValueError(
             "should be limits separated by ';', such as '10/second;300/minute', or empty for none"
-        ) from None
+        )
     return value
 
 

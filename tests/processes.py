@@ -57,12 +57,14 @@ def assert_fails(result: subprocess.CompletedProcess[str], status: int, *parts: 
 
 
 @contextmanager
-def served(data_dir: Path, log: Path, **environment: str) -> Iterator[tuple[str, psutil.Popen]]:
+def served(
+    data_dir: Path, log: Path, before: tuple[str, ...] = (), **environment: str
+) -> Iterator[tuple[str, psutil.Popen]]:
     """A service on a port of its own: its address and its process."""
     port = free_port()
     with log.open("a") as output:
         process = psutil.Popen(
-            [sys.executable, "-m", "app", "serve"],
+            [*before, sys.executable, "-m", "app", "serve"],
             cwd=ROOT,
             env=os.environ
             | {"DATA_DIR": str(data_dir), "PORT": str(port), "RATE_LIMITS": ""}

@@ -5,13 +5,16 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
 import termios
 from datetime import timedelta
+from pathlib import Path
 
 import click
+import psutil
 import pytest
 from google.cloud import bigquery
 from sqlalchemy import text
@@ -29,11 +32,11 @@ from tests.processes import ROOT, assert_fails, free_port, run
     [
         ((), ["Missing command"]),
         (("fetch",), ["fetch"]),
-        (("ingest", "--date", "yesterday"), ["--date", "yesterday", "%Y-%m-%d"]),
+        (("ingest", "--date", "yesterday"), ["--date", "yesterday", "YYYY-MM-DD"]),
         (("ingest", "--date", "2026-02-30"), ["--date", "2026-02-30"]),
         (("ingest", "--source", "csv"), ["--source", "'bigquery', 'sample'"]),
         (("ingest", "2026-11-20"), ["2026-11-20"]),
-        (("backfill",), ["--start"]),
+        (("backfill", "--start"), ["--start"]),
         (("backfill", "--start", "2026-06-02", "--end", "2026-06-01"), ["after --end"]),
     ],
 )
@@ -74,7 +77,7 @@ def test_a_future_day(database_url: str) -> None:
     for arguments in (("ingest", "--date", tomorrow), ("backfill", "--start", tomorrow)):
         end = () if arguments[0] == "ingest" else ("--end", tomorrow)
         result = run(*arguments, *end, DATABASE_URL=database_url)
-        assert_fails(result, 1, tomorrow, f"latest complete one is {days_ago(0)}")
+        assert_fails(result, 1, tomorrow, f"latest complete UTC day is {days_ago(0)}")
 
 
 async def test_ingest(database_url: str, engine: AsyncEngine) -> None:
@@ -119,32 +122,92 @@ async def test_from_the_sample_to_real_data(
     start = str(days_ago(1))
     result = run("backfill", "--start", start, "--replace-sample", **environment)
     assert result.returncode == 1, "a day without rows failed, and the other is there"
-    assert result.stdout == f"1 published, 1 failed, 0 already there; failed: {start}\n"
+    assert result.stdout == f"1 of 2 missing days published, 1 failed ({start})\n"
     assert f"{start} failed: bigquery has no rows for {start}" in result.stderr
 
     shown = run("status", **environment).stdout
     assert re.search(r"^days +1 of 180$", shown, re.MULTILINE)
-    assert re.search(rf"^latest +{days_ago(0)}$", shown, re.MULTILINE)
+    assert re.search(rf"^latest day +{days_ago(0)}$", shown, re.MULTILINE)
     assert re.search(r"^source +bigquery$", shown, re.MULTILINE)
-    assert re.search(r"^packages +1$", shown, re.MULTILINE)
+    assert re.search(r"^packages +1, 1 of them on the latest day$", shown, re.MULTILINE)
     emulator_client.delete_table(table.id)
 
 
 async def test_backfill_does_what_is_missing(database_url: str, engine: AsyncEngine) -> None:
     arguments = ("backfill", "--start", str(days_ago(3)), "--end", str(days_ago(1)))
     run("ingest", "--date", str(days_ago(2)), DATABASE_URL=database_url)
-    result = run(*arguments, DATABASE_URL=database_url, LOG_LEVEL="info")
+    result = run(*arguments, DATABASE_URL=database_url)
     assert result.returncode == 0
-    assert result.stdout == "2 published, 0 failed, 1 already there\n"
-    lines = [line for line in result.stderr.splitlines() if "published" in line]
-    assert [str(days_ago(1)) in lines[0], str(days_ago(3)) in lines[1]] == [True, True]
-    assert "\x1b" not in result.stderr
-    assert "\r" not in result.stderr
+    assert result.stdout == "2 of 2 missing days published, 0 failed\n"
+    assert re.fullmatch(
+        rf"published {days_ago(1)} from sample: .*\npublished {days_ago(3)} from sample: .*\n",
+        result.stderr,
+    )
 
     result = run(*arguments, DATABASE_URL=database_url)
-    assert result.stdout == "0 published, 0 failed, 3 already there\n"
+    assert result.stdout == "0 of 0 missing days published, 0 failed\n"
     result = run(*arguments, "--force", DATABASE_URL=database_url)
-    assert result.stdout == "3 published, 0 failed, 0 already there\n"
+    assert result.stdout == "3 of 3 missing days published, 0 failed\n"
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+async def test_backfill_goes_on_where_it_was_stopped(
+    database_url: str, engine: AsyncEngine, stop: signal.Signals
+) -> None:
+    process = psutil.Popen(
+        [sys.executable, "-m", "app", "backfill"],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(3):
+        assert process.stderr.readline().startswith("published ")
+    process.send_signal(stop)
+    summary, told = process.communicate(timeout=30)
+    assert process.returncode == 128 + stop
+    assert "Traceback" not in told
+    days = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
+    assert 3 <= len(days) < RETENTION_DAYS
+    missing = RETENTION_DAYS - len(days)
+    # The day at which it was stopped may have been published without having been counted.
+    match = re.fullmatch(r"(\d+) of 180 missing days published, 0 failed, \d+ not tried\n", summary)
+    assert match
+    assert int(match[1]) in (len(days), len(days) - 1)
+
+    result = run("backfill", DATABASE_URL=database_url)
+    assert result.stdout == f"{missing} of {missing} missing days published, 0 failed\n"
+
+
+def test_days_are_utc_days() -> None:
+    """Wherever the machine is: here where the date is another one for most of the day."""
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+        assert run("ingest", "--dry-run", TZ=zone).stdout.startswith(f"{days_ago(0)}: ")
+
+
+def test_a_database_that_is_named_is_the_one_that_is_used(
+    database_url: str, tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "data"
+    assert run("status", DATABASE_URL=database_url, DATA_DIR=str(data_dir)).returncode == 0
+    assert not data_dir.exists()
+
+
+def test_a_file_of_settings_is_read_and_the_environment_goes_before_it(tmp_path: Path) -> None:
+    """Where the tests run there may be one, and it must not reach them."""
+    (tmp_path / ".env").write_text("PORT=http\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PORT"}
+    command = [sys.executable, "-m", "app", "openapi"]
+    for variables, status in ((environment, 1), (environment | {"PORT": ""}, 0)):
+        result = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=variables | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            check=False,
+        )
+        assert result.returncode == status
 
 
 def test_backfill_shows_a_bar_in_a_terminal(database_url: str) -> None:
@@ -172,16 +235,17 @@ def test_backfill_shows_a_bar_in_a_terminal(database_url: str) -> None:
         assert process.wait(60) == 0
     os.close(ours)
     assert re.search(rb"100%\|.*\| 4/4 ", shown)
-    assert b"4 published, 0 failed, 0 already there" in shown
+    assert b"4 of 4 missing days published, 0 failed" in shown
 
 
 async def test_expire(database_url: str, engine: AsyncEngine) -> None:
     old = days_ago(RETENTION_DAYS + 31)
     await publish(engine, old, downloads("gone", 1))
     await publish(engine, days_ago(0), downloads("flask", 1))
-    result = run("expire", DATABASE_URL=database_url, LOG_LEVEL="info")
+    result = run("expire", DATABASE_URL=database_url)
     assert result.returncode == 0
-    assert f"dropped daily_downloads_{old:%Y_%m}, forgot 1 packages" in result.stderr
+    dropped = f"daily_downloads_{old:%Y_%m}"
+    assert result.stdout == f"retention: dropped {dropped}, forgot 1 packages\n"
 
 
 async def test_seed_is_refused_beside_real_data(database_url: str, engine: AsyncEngine) -> None:

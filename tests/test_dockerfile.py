@@ -52,7 +52,7 @@ def test_the_final_stage_has_what_the_service_reads() -> None:
     assert any(copy.startswith("alembic.ini") for copy in _instructions("COPY", FINAL))
 
 
-def test_the_health_check_works(tmp_path: Path) -> None:
+def test_the_health_check_works(data_dir: Path, tmp_path: Path) -> None:
     (check,) = re.findall(r"HEALTHCHECK .*?CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
     _, *arguments = json.loads(check)
 
@@ -63,5 +63,5 @@ def test_the_health_check_works(tmp_path: Path) -> None:
         return result.returncode == 0
 
     assert not healthy(free_port())
-    with served(tmp_path / "data", tmp_path / "log") as (address, _):
+    with served(data_dir, tmp_path / "log") as (address, _):
         assert healthy(int(address.rpartition(":")[2]))

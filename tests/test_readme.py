@@ -6,16 +6,22 @@ import re
 import shlex
 import signal
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import psutil
+from google.cloud import bigquery
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli import cli
+from app.db.downloads_repository import DownloadsRepository
+from app.ingest import pipeline
 from app.main import create_app
 from app.settings import Settings
-from tests.processes import ROOT, free_port, servers, wait_for
+from tests.bigquery_table import DAY, NOON, Event, Table
+from tests.processes import ROOT, free_port, run, servers, wait_for
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^ *```(\w+)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
@@ -33,14 +39,14 @@ def _shape(value: object) -> object:
     return int if isinstance(value, int) else value
 
 
-def test_make_run_and_the_first_answers(tmp_path: Path) -> None:
+def test_make_run_and_the_first_answers(data_dir: Path, tmp_path: Path) -> None:
     assert COMMANDS[0] == "make run"
     port = free_port()
     with (tmp_path / "log").open("w") as log:
         process = psutil.Popen(
             shlex.split(COMMANDS[0]),
             cwd=ROOT,
-            env=os.environ | {"DATA_DIR": str(tmp_path / "data"), "PORT": str(port)},
+            env=os.environ | {"DATA_DIR": str(data_dir), "PORT": str(port)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -61,7 +67,7 @@ def test_make_run_and_the_first_answers(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
         _, alive = psutil.wait_procs(started, timeout=30)
     assert alive == []
-    assert servers(tmp_path / "data") == []
+    assert servers(data_dir) == []
 
 
 def test_make_test_runs_all_tests() -> None:
@@ -82,6 +88,33 @@ def test_commands_have_the_options_that_the_readme_uses() -> None:
     for call in calls:
         name, *arguments = shlex.split(call.partition("-m app ")[2])
         cli.commands[name].make_context(name, arguments)
+
+
+async def test_from_the_sample_to_real_data_in_the_words_of_the_readme(
+    database_url: str, engine: AsyncEngine, emulator_client: bigquery.Client, emulator_host: str
+) -> None:
+    """Its commands of the section on real data, with an emulator in the place of Google."""
+    table = Table(emulator_client)
+    table.insert(*(Event(at=NOON - timedelta(days=ago)) for ago in range(30)))
+    async for _ in pipeline.seed(engine, [DAY], retention_days=30):
+        pass
+    environment = {
+        "DATABASE_URL": database_url,
+        "RETENTION_DAYS": "30",
+        "BIGQUERY_EMULATOR_HOST": emulator_host,
+        "BIGQUERY_TABLE": table.id,
+    }
+    dry_run, backfill = (
+        run(*shlex.split(command.partition("-m app ")[2]), **environment)
+        for command in COMMANDS
+        if "-m app" in command
+    )
+    assert "USD" in dry_run.stdout
+    assert backfill.stdout == "30 of 30 missing days published, 0 failed\n"
+    assert backfill.returncode == 0
+    days = await DownloadsRepository(engine, 30).published_days()
+    assert [day.source for day in days] == ["bigquery"] * 30
+    emulator_client.delete_table(table.id)
 
 
 def test_make_targets_of_the_readme_are_there() -> None:

@@ -1,7 +1,15 @@
 """The service as people start it: `python -m app serve`, with a Postgres of its own."""
 
+import json
+import os
 import re
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -10,7 +18,7 @@ import pytest
 
 from app.ingest.sample import PACKAGES
 from tests.days import days_ago
-from tests.processes import assert_fails, run, served, servers
+from tests.processes import ROOT, assert_fails, run, served, servers
 
 PAYLOADS = ("recent", "overall", "python_major", "python_minor", "system")
 
@@ -26,9 +34,9 @@ def _answers(address: str) -> list[bytes]:
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_empty_folder_becomes_a_service_and_stays_one(
-    tmp_path: Path, stop: signal.Signals
+    data_dir: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
-    data_dir, log = tmp_path / "data", tmp_path / "log"
+    log = tmp_path / "log"
     with served(data_dir, log, RETENTION_DAYS="180") as (address, process):
         status = httpx.get(f"{address}/api/status").json()
         assert status["sample"] is True
@@ -44,12 +52,13 @@ def test_an_empty_folder_becomes_a_service_and_stays_one(
         _, alive = psutil.wait_procs(started, timeout=30)
         assert alive == []
         assert servers(data_dir) == []
+        assert process.returncode == 0
     assert "SAMPLE data" in log.read_text()
     assert "Traceback" not in log.read_text()
 
 
-def test_a_second_start_finds_the_data_as_it_was(tmp_path: Path) -> None:
-    data_dir, log = tmp_path / "data", tmp_path / "log"
+def test_a_second_start_finds_the_data_as_it_was(data_dir: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
     # A day before the latest complete one, and no more than that: the first start does the rest.
     run("ingest", "--date", str(days_ago(1)), DATA_DIR=str(data_dir))
     with served(data_dir, log) as (address, _):
@@ -63,32 +72,120 @@ def test_a_second_start_finds_the_data_as_it_was(tmp_path: Path) -> None:
     assert "Making" not in log.read_text()
 
 
-def test_several_processes_share_the_work(tmp_path: Path) -> None:
-    with served(tmp_path / "data", tmp_path / "log", WORKERS="2") as (address, process):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_several_processes_share_the_work(
+    data_dir: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    with served(data_dir, tmp_path / "log", WORKERS="2") as (address, process):
         assert len(_answers(address)) == 10
         workers = process.children(recursive=True)
         assert len(workers) >= 2
-        process.send_signal(signal.SIGINT)
+        process.send_signal(stop)
         _, alive = psutil.wait_procs([process, *workers], timeout=30)
         assert alive == []
-    assert servers(tmp_path / "data") == []
+        assert process.returncode == 0
+    assert servers(data_dir) == []
 
 
-def test_commands_use_the_server_of_a_running_service(tmp_path: Path) -> None:
-    data_dir = str(tmp_path / "data")
-    with served(tmp_path / "data", tmp_path / "log") as (address, _):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_nohup_is_respected(data_dir: Path, tmp_path: Path, workers: str) -> None:
+    log = tmp_path / "log"
+    with served(data_dir, log, before=("nohup",), WORKERS=workers) as (address, process):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(1)
+        assert httpx.get(f"{address}/health").status_code == 200
+        assert process.is_running()
+
+
+def test_the_log_is_json_where_it_should_be(data_dir: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with served(data_dir, log, LOG_FORMAT="json") as (address, _):
+        httpx.get(f"{address}/api/status")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert any("SAMPLE data" in line["event"] and line["level"] == "warning" for line in lines)
+
+
+def test_a_client_cannot_say_who_it_is(data_dir: Path, tmp_path: Path) -> None:
+    with served(data_dir, tmp_path / "log", RATE_LIMITS="3/hour") as (address, _):
+        statuses = [
+            httpx.get(
+                f"{address}/api/status", headers={"X-Forwarded-For": f"10.0.0.{number}"}
+            ).status_code
+            for number in range(4)
+        ]
+    assert statuses == [200, 200, 200, 429]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with (
+        tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder,
+        served(Path(folder), tmp_path_factory.mktemp("log") / "log") as (address, _),
+    ):
+        yield address
+
+
+@pytest.mark.parametrize("name", ["a%2Fb", "a%00b", "a" * 10_000, "%FF", "..%2F..%2Fetc%2Fpasswd"])
+def test_odd_names_over_the_wire(address: str, name: str) -> None:
+    response = httpx.get(f"{address}/api/packages/{name}/recent")
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_silent_source_does_not_keep_it_from_stopping(
+    data_dir: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    log = tmp_path / "log"
+    with socket.socket() as listener, log.open("w") as output:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        host = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        process = psutil.Popen(
+            [sys.executable, "-m", "app", "ingest"],
+            cwd=ROOT,
+            env=os.environ | {"DATA_DIR": str(data_dir), "BIGQUERY_EMULATOR_HOST": host},
+            stdout=output,
+            stderr=output,
+        )
+        listener.settimeout(60)
+        caller, _ = listener.accept()
+        process.send_signal(stop)
+        assert process.wait(20) == 128 + stop
+        caller.close()
+    assert servers(data_dir) == []
+    assert "Traceback" not in log.read_text()
+
+
+def test_ctrl_c_before_anything_has_begun() -> None:
+    """While it still imports what it needs."""
+    for delay in (0.3, 0.6):
+        with subprocess.Popen(
+            [sys.executable, "-m", "app", "openapi"],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=30)
+        assert "Traceback" not in told
+
+
+def test_commands_use_the_server_of_a_running_service(data_dir: Path, tmp_path: Path) -> None:
+    with served(data_dir, tmp_path / "log") as (address, _):
         assert httpx.get(f"{address}/api/status").json()["days"] == 30
-        result = run("expire", DATA_DIR=data_dir, LOG_LEVEL="info")
+        result = run("expire", DATA_DIR=str(data_dir), LOG_LEVEL="info")
         assert result.returncode == 0
-        assert "dropped no month" in result.stderr
-        assert "days       30 of 180" in run("status", DATA_DIR=data_dir).stdout
+        assert "dropped no month" in result.stdout
+        assert "days       30 of 180" in run("status", DATA_DIR=str(data_dir)).stdout
         assert httpx.get(f"{address}/api/status").json()["days"] == 30
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
-    data_dir = str(tmp_path / "data")
-    with served(tmp_path / "data", tmp_path / "log") as (address, _):
+def test_a_port_that_is_taken_is_told(data_dir: Path, tmp_path: Path) -> None:
+    with served(data_dir, tmp_path / "log") as (address, _):
         port = address.rpartition(":")[2]
-        result = run("serve", DATA_DIR=data_dir, PORT=port)
+        result = run("serve", DATA_DIR=str(data_dir), PORT=port)
         assert_fails(result, 1, f"PORT={port}", "in use")
         assert httpx.get(f"{address}/health").status_code == 200

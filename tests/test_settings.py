@@ -1,5 +1,6 @@
 """Settings: each is documented, and a bad value is told in one line."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("DATABASE_URL", "mysql://user:secret@host/db", "postgresql://user:password@host:5432/"),
         ("DATABASE_URL", "secret", "postgresql://"),
         ("DATABASE_URL", "postgresql://user:secret@host:port/db", "postgresql://"),
+        ("DATABASE_URL", "postgresql://user:secret@host:99999/db", "postgresql://"),
+        ("DATABASE_URL", "postgresql://u:secret@h/d?sslmode=bogus", "verify-full"),
+        ("DATABASE_URL", "postgresql://u:secret@h/d?keepalives=1", "'keepalives'"),
         ("PORT", "0", "greater than or equal to 1"),
         ("PORT", "http", "valid integer"),
         ("WORKERS", "0", "greater than or equal to 1"),
@@ -34,6 +38,7 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("BIGQUERY_MAX_BYTES_BILLED", "1TB", "valid integer"),
         ("BIGQUERY_EMULATOR_HOST", "localhost:9050", "http://127.0.0.1:9050"),
         ("RATE_LIMITS", "lots", "10/second;300/minute"),
+        ("RATE_LIMITS", "0/second", "10/second;300/minute"),
         ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("LOG_FORMAT", "xml", "'console' or 'json'"),
     ],
@@ -67,12 +72,18 @@ def test_empty_means_left_out_except_for_the_limits(monkeypatch: pytest.MonkeyPa
 
 
 def test_values_are_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".env").write_text("PORT=9000\nMIRROR_INSTALLERS=devpi, nexus\n")
+    (tmp_path / ".env").write_text(
+        "PORT=9000\nMIRROR_INSTALLERS=devpi, nexus\nGOOGLE_APPLICATION_CREDENTIALS=key.json\n"
+    )
     monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    for name in ("PORT", "MIRROR_INSTALLERS", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name)
     monkeypatch.setenv("WORKERS", "2")
     settings = load_settings()
     assert (settings.port, settings.workers) == (9000, 2)
     assert settings.mirror_installers == ("devpi", "nexus")
+    # Google's library reads the environment alone.
+    assert os.environ["GOOGLE_APPLICATION_CREDENTIALS"] == "key.json"
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,13 @@ PackageName = Annotated[str, Depends(_package)]
 
 
 async def reject_ambiguous(request: Request) -> None:
-    """An argument may be repeated, but not contradict itself."""
-    arguments = request.query_params
+    """An argument of the route may be repeated, but not contradict itself."""
+    given = request.query_params
+    route = request.scope["route"]
     ambiguous = [
-        ArgumentError(name, "is given several times with different values")
-        for name in arguments
-        if len(set(arguments.getlist(name))) > 1
+        ArgumentError(argument.name, "should have one value, and was given several")
+        for argument in route.dependant.query_params
+        if len(set(given.getlist(argument.name))) > 1
     ]
     if ambiguous:
         raise InvalidArgumentsError(ambiguous)

@@ -1,5 +1,6 @@
 """Every error as one shape: RFC 9457's problem details."""
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -9,7 +10,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from app.errors import ArgumentError, InvalidArgumentsError, StatsError, UnavailableError
+from app.api import cors
+from app.errors import (
+    ArgumentError,
+    DatabaseUnavailableError,
+    InvalidArgumentsError,
+    StatsError,
+    UnavailableError,
+)
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -51,6 +61,8 @@ def install(app: FastAPI) -> None:
 
 async def _stats_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, StatsError)
+    if isinstance(error, DatabaseUnavailableError):
+        log.warning("%s", error)
     errors = error.errors if isinstance(error, InvalidArgumentsError) else None
     headers = (
         {"Retry-After": str(error.retry_after_seconds)}
@@ -75,5 +87,5 @@ async def _http_exception(_: Request, error: Exception) -> Response:
 
 
 async def _unexpected(_: Request, __: Exception) -> Response:
-    # The server logs what happened, with its trace.
-    return problem(500, "Something unexpected happened.")
+    # The server logs what happened, with its trace. This is answered outside all middleware.
+    return problem(500, "Something unexpected happened.", headers=cors.HEADERS)

@@ -4,6 +4,9 @@ slowapi counts. Its own middleware finds the route first, which is most of its c
 that belongs to an included router: ours asks for the path's beginning instead.
 """
 
+from math import ceil
+from time import time
+
 from fastapi import FastAPI
 from slowapi import Limiter
 from slowapi.errors import RateLimitExceeded
@@ -20,15 +23,15 @@ LIMITED_PREFIX = "/api/"
 def install(app: FastAPI, rate_limits: str) -> None:
     """Limit all paths under `/api/` by client address, in one budget over all of them.
 
-    `rate_limits` is as in the setting of that name; empty means no limit.
+    `rate_limits` is as in the setting of that name; empty means no limit. Every limited answer says
+    in its headers how many requests the tightest limit allows, how many of them remain, and when it
+    starts anew, in seconds since 1970.
     """
     if rate_limits:
         limiter = Limiter(
             key_func=get_remote_address,
             key_style="url",
             application_limits=[rate_limits],
-            headers_enabled=True,
-            retry_after="delta-seconds",
         )
         app.add_middleware(RateLimitMiddleware, limiter=limiter)
 
@@ -43,18 +46,28 @@ class RateLimitMiddleware:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        app = self._app
+        exceeded = None
         try:
             # What slowapi's own middleware calls, private as it is: nothing public does this.
             self._limiter._check_request_limit(request, None)  # noqa: SLF001
-        except RateLimitExceeded as exceeded:
-            app = problem(429, f"One client may make {exceeded.detail} requests.")
+        except RateLimitExceeded as error:
+            exceeded = error
+        limit, key = request.state.view_rate_limit
+        reset, remaining = self._limiter.limiter.get_window_stats(limit, *key)
+        headers = {
+            "X-RateLimit-Limit": str(limit.amount),
+            "X-RateLimit-Remaining": str(remaining),
+            "X-RateLimit-Reset": str(ceil(reset)),
+        }
+        if exceeded:
+            headers["Retry-After"] = str(max(1, ceil(reset - time())))
+            detail = f"One client may make {exceeded.detail} requests."
+            await problem(429, detail, headers=headers)(scope, receive, send)
+            return
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._limiter._inject_asgi_headers(  # noqa: SLF001
-                    MutableHeaders(scope=message), request.state.view_rate_limit
-                )
+                MutableHeaders(scope=message).update(headers)
             await send(message)
 
-        await app(scope, receive, send_with_headers)
+        await self._app(scope, receive, send_with_headers)

@@ -22,12 +22,22 @@ async def lock_for_transaction(connection: AsyncConnection, key: LockKey) -> Non
 
 
 @asynccontextmanager
-async def try_lock(connection: AsyncConnection, key: LockKey) -> AsyncIterator[bool]:
-    """Hold the lock meanwhile, unless somebody else does: True when it is ours.
+async def lock(connection: AsyncConnection, key: LockKey) -> AsyncIterator[None]:
+    """Wait for the lock and hold it meanwhile.
 
-    The lock belongs to the connection, which is in autocommit and does nothing else: Postgres
-    releases it when the connection ends, however that comes about.
+    It belongs to the connection, which is in autocommit: Postgres releases it when the connection
+    ends, however that comes about.
     """
+    await connection.execute(select(func.pg_advisory_lock(int(key))))
+    try:
+        yield
+    finally:
+        await connection.execute(select(func.pg_advisory_unlock(int(key))))
+
+
+@asynccontextmanager
+async def try_lock(connection: AsyncConnection, key: LockKey) -> AsyncIterator[bool]:
+    """As `lock`, but without waiting: False when somebody else holds it."""
     taken = await connection.execute(select(func.pg_try_advisory_lock(int(key))))
     if not taken.scalar_one():
         yield False

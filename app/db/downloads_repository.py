@@ -24,6 +24,8 @@ _latest_day = select(func.max(ingested_days.c.day)).scalar_subquery()
 @dataclass(frozen=True, slots=True)
 class Held:
     packages: int
+    """In the days served."""
+
     size_bytes: int
     """On disk, indexes included."""
 
@@ -98,11 +100,10 @@ class DownloadsRepository:
             return [PublishedDay(**row) for row in rows.mappings()]
 
     async def held(self) -> Held:
-        """How much there is, over all days held."""
         query = select(
             select(func.count())
             .select_from(packages)
-            .where(packages.c.name != ALL_PACKAGES)
+            .where(packages.c.name != ALL_PACKAGES, packages.c.last_seen > self._before_window)
             .scalar_subquery(),
             func.pg_total_relation_size("packages")
             + func.pg_total_relation_size("ingested_days")

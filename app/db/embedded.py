@@ -16,7 +16,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 DATABASE = "pypi_stats"
 
 START_TIMEOUT_SECONDS = 60
+
+SOCKET_DIR_LINE = 4
+"""Of `postmaster.pid`, counted from 0."""
 
 MAX_SOCKET_PATH_BYTES = 100
 """Of a Unix socket's path: the system's limit is 108 on Linux, 104 on macOS."""
@@ -77,15 +80,19 @@ class _Server:
 
     @property
     def url(self) -> str:
-        return f"postgresql://postgres@/{DATABASE}?host={quote(str(self._socket_dir()))}"
+        return f"postgresql://postgres@/{DATABASE}?host={quote(str(self._socket_dir))}"
 
     def acquire(self) -> None:
         fcntl.flock(self._transition, fcntl.LOCK_EX)
         try:
+            if self._user:
+                _let_pass(self._cluster.parent)
+                _let_pass(self._binaries)
             if not (self._cluster / "PG_VERSION").exists():
                 self._create()
             if not self._is_running():
                 self._start()
+            self._socket_dir = Path(self._pid_file().splitlines()[SOCKET_DIR_LINE])
             fcntl.flock(self._usage, fcntl.LOCK_SH)
         finally:
             fcntl.flock(self._transition, fcntl.LOCK_UN)
@@ -94,11 +101,13 @@ class _Server:
         fcntl.flock(self._transition, fcntl.LOCK_EX)
         try:
             fcntl.flock(self._usage, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pass  # Somebody else still uses it.
-        else:
             if self._is_running():
                 self._pg_ctl("stop", "--mode=fast")
+        except BlockingIOError:
+            pass  # Somebody else still uses it.
+        except OSError as error:
+            # Whatever made us leave is what has to be told.
+            log.error("the embedded Postgres in %s was not stopped: %s", self._cluster, error)
         finally:
             os.close(self._usage)
             os.close(self._transition)
@@ -111,8 +120,6 @@ class _Server:
         unfinished.mkdir(mode=0o700)
         if self._user:
             os.chown(unfinished, self._user.pw_uid, self._user.pw_gid)
-            _let_pass(unfinished.parent)
-            _let_pass(self._binaries)
         self._run(
             "initdb",
             *("--pgdata", str(unfinished), "--username=postgres", "--auth=trust"),
@@ -126,15 +133,33 @@ class _Server:
         )
         unfinished.rename(self._cluster)
 
+    def _pid_file(self) -> str:
+        """Postgres's file about itself, also of one that was killed; empty when there is none."""
+        try:
+            return (self._cluster / "postmaster.pid").read_text()
+        except FileNotFoundError:
+            return ""
+
     def _is_running(self) -> bool:
-        return self._pg_ctl("status", check=False).returncode == 0
+        # Not `pg_ctl status`: to that, any process that got the number of a dead one will do.
+        import psutil  # noqa: PLC0415 - it comes with the optional extra
+
+        number = self._pid_file().partition("\n")[0]
+        try:
+            return bool(number) and str(self._cluster) in psutil.Process(int(number)).cmdline()
+        except psutil.Error:
+            return False
 
     def _start(self) -> None:
+        socket_dir = self._choose_socket_dir()
+        # Of one that was killed. Postgres would not start while its number belongs to anybody.
+        (self._cluster / "postmaster.pid").unlink(missing_ok=True)
         options = [
             *("-c", "listen_addresses="),
-            *("-c", f"unix_socket_directories={self._socket_dir()}"),
+            *("-c", f"unix_socket_directories={socket_dir}"),
             *("-c", "unix_socket_permissions=0700"),
         ]
+        logged = self._log.stat().st_size if self._log.exists() else 0
         started = self._pg_ctl(
             "start",
             *("--wait", f"--timeout={START_TIMEOUT_SECONDS}"),
@@ -142,16 +167,20 @@ class _Server:
             check=False,
         )
         if started.returncode:
-            reason = self._log.read_text().strip().splitlines() or ["no log"]
-            raise OSError(f"did not start ({self._log}: {reason[-1]})")
+            with self._log.open() as log_file:
+                log_file.seek(logged)
+                reason = log_file.read().strip() or started.stdout
+            raise OSError(f"did not start, as {self._log} tells: {' '.join(reason.split())[-500:]}")
 
     @property
     def _log(self) -> Path:
         return self._cluster / "server.log"
 
-    def _socket_dir(self) -> Path:
-        """The cluster's folder, or one with a short path where that would be too long."""
-        if len(os.fsencode(self._cluster)) + len("/.s.PGSQL.5432") <= MAX_SOCKET_PATH_BYTES:
+    def _choose_socket_dir(self) -> Path:
+        """The cluster's folder, or one with a short and plain path where its own is not."""
+        path = str(self._cluster)
+        short_enough = len(os.fsencode(path)) + len("/.s.PGSQL.5432") <= MAX_SOCKET_PATH_BYTES
+        if short_enough and not set(path) & {",", '"'}:  # It is an item of a list.
             return self._cluster
         inode = self._cluster.stat().st_ino
         short = Path(tempfile.gettempdir()) / f"pypi-stats-{os.geteuid()}-{inode}"
@@ -200,8 +229,12 @@ def _unprivileged_user(cluster: Path) -> pwd.struct_passwd:
     """Whom Postgres, which refuses to run as root, runs as: the folder's owner, or `nobody`."""
     existing = next(path for path in (cluster, *cluster.parents) if path.exists())
     owner = existing.stat().st_uid
+    if owner:
+        # Postgres asks for the name of whom it runs as: a number alone, as of a volume, won't do.
+        with suppress(KeyError):
+            return pwd.getpwuid(owner)
     try:
-        return pwd.getpwuid(owner) if owner else pwd.getpwnam("nobody")
+        return pwd.getpwnam("nobody")
     except KeyError:
         raise OSError("root can't run Postgres, and there is no user `nobody` to do it") from None
 

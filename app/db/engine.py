@@ -11,8 +11,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.errors import DatabaseUnavailableError
+from app.settings import LIBPQ_ONLY_ARGUMENTS
 
 CONNECT_TIMEOUT_SECONDS = 5
+
+STATEMENT_TIMEOUT_SECONDS = 10
+"""Of a request's query, which takes a millisecond. One that waits longer gives its place away."""
 
 POOL_SIZE = 5
 """Connections that a process keeps open. One query takes about a millisecond of its connection."""
@@ -21,22 +25,32 @@ POOL_OVERFLOW = 5
 POOL_TIMEOUT_SECONDS = 5
 
 
-def create_engine(database_url: str) -> AsyncEngine:
+def create_engine(
+    database_url: str, *, statement_timeout_seconds: float | None = STATEMENT_TIMEOUT_SECONDS
+) -> AsyncEngine:
     """An engine for a `postgresql://` URL, with a pool to serve from. Nothing connects yet."""
     return create_async_engine(
         asyncpg_url(database_url),
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=POOL_TIMEOUT_SECONDS,
-        connect_args={"timeout": CONNECT_TIMEOUT_SECONDS},
+        # Also where the server's default is another: a publish that waited for the one before it
+        # has to see what that has done.
+        isolation_level="READ COMMITTED",
+        connect_args={
+            "timeout": CONNECT_TIMEOUT_SECONDS,
+            "command_timeout": statement_timeout_seconds,
+        },
         json_deserializer=orjson.loads,
     )
 
 
 @asynccontextmanager
 async def job_engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """An engine of a job's own. Its connections end with the job, with all that they staged."""
-    engine = create_engine(database_url)
+    """An engine of a job's own, whose statements may take their time. Its connections end with the
+    job, with all that they staged.
+    """
+    engine = create_engine(database_url, statement_timeout_seconds=None)
     try:
         yield engine
     finally:
@@ -46,10 +60,11 @@ async def job_engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 def asyncpg_url(database_url: str) -> URL:
     """The URL as SQLAlchemy's asyncpg dialect takes it.
 
-    Hosts hand out `postgres://` and libpq's `sslmode`, which the dialect spells `ssl`.
+    Hosts hand out `postgres://` and libpq's arguments: `sslmode` has another name here, and what
+    the driver decides by itself is left out.
     """
     url = make_url(database_url).set(drivername="postgresql+asyncpg")
-    query = dict(url.query)
+    query = {name: value for name, value in url.query.items() if name not in LIBPQ_ONLY_ARGUMENTS}
     if "sslmode" in query:
         query["ssl"] = query.pop("sslmode")
     return url.set(query=query)
@@ -66,14 +81,18 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         connection = await engine.connect()
     except PoolTimeoutError as error:
         raise DatabaseUnavailableError(f"{database} has no connection free") from error
-    except (OSError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise DatabaseUnavailableError(f"{database} can't be reached: {error}") from error
+    except DBAPIError as error:
+        raise DatabaseUnavailableError(f"{database} can't be reached: {error.orig}") from error
     try:
         yield connection
     except DBAPIError as error:
         if error.connection_invalidated:
             raise DatabaseUnavailableError(f"{database} went away") from error
         raise
+    except TimeoutError as error:
+        raise DatabaseUnavailableError(f"{database} takes too long to answer") from error
     except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
         # COPY goes to the driver past SQLAlchemy, which would have wrapped these.
         raise DatabaseUnavailableError(f"{database} went away") from error

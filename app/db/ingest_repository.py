@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 import orjson
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import Date, cast, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,8 +25,30 @@ from app.package_name import ALL_PACKAGES
 RECENT_DAYS = 30
 """The longest period of `recent`."""
 
+UNIQUE_VIOLATION = "23505"
+
 _STAGED_COLUMNS = ("name", "with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS)
 _COLUMNS = ", ".join(_STAGED_COLUMNS[1:])
+
+# How many packages are staged, their downloads, and a digest of the rows. Each row is hashed as
+# text and the hashes are added up, so that order does not matter and nothing has to be sorted.
+# jsonb orders keys by itself: equal objects have equal texts.
+_ROW_TEXT = ", ".join(
+    ["name", "with_mirrors", "without_mirrors", *(f"CAST({c} AS text)" for c in BREAKDOWN_COLUMNS)]
+)
+_DESCRIBE_STAGED = f"""
+SELECT count(*), coalesce(sum(without_mirrors), 0), encode(sha256(convert_to(concat_ws(' ',
+    count(*),
+    sum(CAST(CAST('x' || substr(hash, 1, 16) AS bit(64)) AS bigint)),
+    sum(CAST(CAST('x' || substr(hash, 17, 16) AS bit(64)) AS bigint))
+), 'UTF8')), 'hex')
+FROM (
+    SELECT
+        without_mirrors,
+        encode(sha256(convert_to(concat_ws(' ', {_ROW_TEXT}), 'UTF8')), 'hex') AS hash
+    FROM staged_downloads
+) AS hashed
+"""
 
 
 class IngestRepository:
@@ -111,7 +133,8 @@ class IngestRepository:
         await self._connection.execute(text("ANALYZE staged_downloads"))
         published = await self._describe_staged(day, source)
         await self._stage_all_packages()
-        await ensure_partition(self._connection, day)
+        if await ensure_partition(self._connection, day):
+            await self._forget_month(day)
         await self._replace_rows(day)
         await self._record(published)
         await self._update_packages(day)
@@ -119,7 +142,7 @@ class IngestRepository:
         return published
 
     async def _describe_staged(self, day: date, source: str) -> PublishedDay:
-        row = await self._connection.execute(text(_digest_of("staged_downloads")))
+        row = await self._connection.execute(text(_DESCRIBE_STAGED))
         package_count, downloads, digest = row.one()
         return PublishedDay(
             day=day,
@@ -144,6 +167,13 @@ class IngestRepository:
                 "FROM staged_downloads"
             ),
             {"name": ALL_PACKAGES},
+        )
+
+    async def _forget_month(self, day: date) -> None:
+        """Of a month that was just made, no day can be published."""
+        month = func.date_trunc("month", ingested_days.c.day)
+        await self._connection.execute(
+            delete(ingested_days).where(month == func.date_trunc("month", cast(day, Date)))
         )
 
     async def _replace_rows(self, day: date) -> None:
@@ -176,6 +206,8 @@ class IngestRepository:
                 {"day": day},
             )
         except IntegrityError as error:
+            if getattr(error.orig, "sqlstate", None) != UNIQUE_VIOLATION:
+                raise
             raise DuplicatePackageError(day) from error
         if replaced:
             await self._correct_last_seen(day)
@@ -256,29 +288,3 @@ class IngestRepository:
                 "month": latest - timedelta(days=RECENT_DAYS),
             },
         )
-
-
-def _digest_of(relation: str) -> str:
-    """Selects how many packages a relation holds, their downloads, and a digest of its rows.
-
-    Each row is hashed as text and the hashes are added up, so that order does not matter and
-    nothing has to be sorted. jsonb orders keys by itself: equal objects have equal
-    texts.
-    """
-    columns = ", ".join(
-        [
-            "name",
-            "with_mirrors",
-            "without_mirrors",
-            *(f"CAST({c} AS text)" for c in BREAKDOWN_COLUMNS),
-        ]
-    )
-    return (
-        "SELECT count(*), coalesce(sum(without_mirrors), 0), encode(sha256(convert_to("
-        "concat_ws(' ', count(*),"
-        " sum(CAST(CAST('x' || substr(hash, 1, 16) AS bit(64)) AS bigint)),"
-        " sum(CAST(CAST('x' || substr(hash, 17, 16) AS bit(64)) AS bigint))"
-        "), 'UTF8')), 'hex') "
-        "FROM (SELECT without_mirrors, encode(sha256(convert_to("
-        f"concat_ws(' ', {columns}), 'UTF8')), 'hex') AS hash FROM {relation}) AS rows"
-    )

@@ -10,6 +10,9 @@ from datetime import date
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+_DETACH = "ALTER TABLE daily_downloads DETACH PARTITION {} CONCURRENTLY"
+_FINALIZE = "ALTER TABLE daily_downloads DETACH PARTITION {} FINALIZE"
+
 _NAME = re.compile(r"daily_downloads_(\d{4})_(\d{2})")
 
 
@@ -29,21 +32,20 @@ def _month(partition: str) -> tuple[date, date]:
     return date(year, month, 1), date(year + month // 12, month % 12 + 1, 1)
 
 
-async def ensure_partition(connection: AsyncConnection, day: date) -> None:
-    """Make the partition of a day's month, in the caller's transaction, where it is not there.
+async def ensure_partition(connection: AsyncConnection, day: date) -> bool:
+    """Make the partition of a day's month where it is not there; True when it was made.
 
-    The caller holds the publish lock: two can't make the same one.
+    In the transaction of the caller, who holds the publish lock: two can't make the same one.
     """
     partition = _name(day)
-    attached = await connection.scalar(
-        text("SELECT 1 FROM pg_inherits WHERE inhrelid = to_regclass(:partition)"),
-        {"partition": partition},
-    )
-    if attached:
-        return
-    start, end = _month(partition)
-    # A table that is there and not attached is what a detach left that never came to its drop.
+    state = dict(await _partitions(connection)).get(partition)
+    if state == "attached":
+        return False
+    # What was left by a retention that was killed: the month was on its way out.
+    if state == "detaching":
+        await connection.execute(text(_FINALIZE.format(partition)))
     await connection.execute(text(f"DROP TABLE IF EXISTS {partition}"))
+    start, end = _month(partition)
     await connection.execute(text(f"CREATE TABLE {partition} (LIKE daily_downloads INCLUDING ALL)"))
     await connection.execute(
         text(
@@ -51,6 +53,7 @@ async def ensure_partition(connection: AsyncConnection, day: date) -> None:
             f"FOR VALUES FROM ('{start}') TO ('{end}')"
         )
     )
+    return True
 
 
 async def first_held_day(connection: AsyncConnection) -> date | None:
@@ -70,12 +73,10 @@ async def drop_partitions_before(connection: AsyncConnection, first_day: date) -
         _, end = _month(partition)
         if end > first_day:
             continue
-        detach = {
-            "attached": f"ALTER TABLE daily_downloads DETACH PARTITION {partition} CONCURRENTLY",
-            "detaching": f"ALTER TABLE daily_downloads DETACH PARTITION {partition} FINALIZE",
-        }
-        if state in detach:
-            await connection.execute(text(detach[state]))
+        if state == "attached":
+            await connection.execute(text(_DETACH.format(partition)))
+        elif state == "detaching":
+            await connection.execute(text(_FINALIZE.format(partition)))
         await connection.execute(text(f"DROP TABLE {partition}"))
         dropped.append(partition)
     return dropped

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from typing import TypeVar, cast
 
 import google.auth
 import google.auth.exceptions
@@ -24,6 +26,8 @@ from app.downloads import PackageDownloads
 from app.errors import SettingsError, SourceError
 from app.settings import Settings
 
+Result = TypeVar("Result")
+
 QUERY = (Path(__file__).parent / "bigquery.sql").read_text()
 
 PAGE_ROWS = 20_000
@@ -32,10 +36,18 @@ PAGE_ROWS = 20_000
 RETRY_SECONDS = 60
 """How long the client repeats a call that failed in a way that may pass."""
 
+REQUEST_TIMEOUT_SECONDS = 60
+QUERY_TIMEOUT_SECONDS = 900
+"""A day's query takes a minute or so; a page of its rows, seconds."""
+
 USD_PER_TIB_BILLED = 6.25
 """On-demand price of a query in the US multi-region, beyond the first TiB of each month."""
 
 SCOPES = ("https://www.googleapis.com/auth/bigquery",)
+
+
+def cost_usd(bytes_billed: int) -> float:
+    return bytes_billed / 2**40 * USD_PER_TIB_BILLED
 
 
 class BigQuerySource:
@@ -56,19 +68,21 @@ class BigQuerySource:
 
     async def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
         with _source_errors():
-            # Google's client blocks, so each step that waits for the network gets a thread.
-            rows = await asyncio.to_thread(self._run, day)
+            rows = await _in_thread(self._run, day)
             pages = rows.pages
             received = 0
-            while page := await asyncio.to_thread(_next_page, pages):
+            while (page := await _in_thread(_next_page, pages)) is not None:
                 received += len(page)
                 yield page
         if received != rows.total_rows:
             raise SourceError(f"BigQuery announced {rows.total_rows} rows and sent {received}")
 
     def _run(self, day: date) -> bigquery.table.RowIterator:
-        retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
-        return self._submit(day).result(page_size=PAGE_ROWS, retry=retry)
+        return self._submit(day).result(
+            page_size=PAGE_ROWS,
+            retry=DEFAULT_RETRY.with_timeout(RETRY_SECONDS),
+            timeout=QUERY_TIMEOUT_SECONDS,
+        )
 
     def bytes_billed(self, day: date) -> int:
         """Bytes that the day's query would bill. Asking costs nothing."""
@@ -80,7 +94,7 @@ class BigQuerySource:
         config = bigquery.QueryJobConfig(
             dry_run=dry_run,
             use_query_cache=False,
-            maximum_bytes_billed=self._max_bytes_billed,
+            job_timeout_ms=QUERY_TIMEOUT_SECONDS * 1000,
             query_parameters=[
                 bigquery.ScalarQueryParameter("start", "TIMESTAMP", start),
                 bigquery.ScalarQueryParameter("end", "TIMESTAMP", start + timedelta(days=1)),
@@ -89,10 +103,13 @@ class BigQuerySource:
                 ),
             ],
         )
+        if not dry_run:  # Which bills nothing, and has to tell also what would be refused.
+            config.maximum_bytes_billed = self._max_bytes_billed
         return self._client.query(
             self._query,
             job_config=config,
             retry=DEFAULT_RETRY.with_timeout(RETRY_SECONDS),
+            timeout=REQUEST_TIMEOUT_SECONDS,
             # A query that failed is not run again unasked: it may have been billed.
             job_retry=None,
         )
@@ -166,8 +183,41 @@ def _one_line(error: Exception) -> str:
     return str(message).strip().partition("\n")[0]
 
 
-def _next_page(pages: Iterator[Iterable[Row]]) -> list[PackageDownloads]:
-    return [_downloads(row) for row in next(pages, ())]
+async def _in_thread(function: Callable[..., Result], *arguments: object) -> Result:
+    """Run a blocking call of Google's client without blocking the event loop.
+
+    Unlike `asyncio.to_thread`, nothing waits for a call that was given up: Ctrl-C and a stop of the
+    service take effect while a server is silent.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[Result] = loop.create_future()
+
+    def settle(result: Result | None, error: BaseException | None) -> None:
+        if outcome.done():
+            return
+        if error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(cast("Result", result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = function(*arguments)
+        except Exception as raised:  # noqa: BLE001 - it is raised where the outcome is awaited
+            error = raised
+        # The loop may be gone by now, and so may everybody who wanted to know.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="bigquery", daemon=True).start()
+    return await outcome
+
+
+def _next_page(pages: Iterator[Iterable[Row]]) -> list[PackageDownloads] | None:
+    """The next page, which may be empty; None after the last."""
+    page = next(pages, None)
+    return None if page is None else [_downloads(row) for row in page]
 
 
 def _downloads(row: Row) -> PackageDownloads:

@@ -3,7 +3,7 @@
 -- The counting rules are those of the public service:
 --   * A download counts if its Python version is missing or starts like one (X.Y).
 --   * with_mirrors counts them all. Everything else leaves out known mirrors, and downloads without
---     an installer: `NULL NOT IN (...)` is NULL, which COUNTIF does not count.
+--     an installer.
 --   * Packages are keyed by their normalised name (PEP 503).
 --
 -- The table is read once, one day's partition of it: GROUPING SETS counts the package as a whole
@@ -42,7 +42,8 @@ FROM (
       ELSE 'none'
     END AS breakdown,
     COUNT(*) AS with_mirrors,
-    COUNTIF(installer NOT IN UNNEST(@mirror_installers)) AS without_mirrors
+    COUNTIF(installer IS NOT NULL AND installer NOT IN UNNEST(@mirror_installers))
+      AS without_mirrors
   FROM (
     SELECT
       LOWER(REGEXP_REPLACE(file.project, r'[-_.]+', '-')) AS package,

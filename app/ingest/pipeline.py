@@ -9,13 +9,14 @@ from datetime import UTC, date, datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWN_COLUMNS
+from app.db.advisory_lock import LockKey, lock
 from app.db.engine import connect
 from app.db.ingest_repository import IngestRepository
 from app.db.partitions import drop_partitions_before, first_held_day
 from app.downloads import PackageDownloads, PublishedDay
 from app.errors import (
-    DayNotCompleteError,
     DayOutsideWindowError,
+    DayWithoutDownloadsError,
     EmptyDayError,
     IngestError,
     RealDataHeldError,
@@ -28,6 +29,9 @@ from app.settings import IngestSource
 
 log = logging.getLogger(__name__)
 
+FIRST_DAY = date(2016, 1, 1)
+"""PyPI's table of downloads begins in this year."""
+
 MAX_DAILY_DOWNLOADS = 10**11
 """Of one package. All of PyPI together has some 10**9 to 10**10 a day."""
 
@@ -35,6 +39,11 @@ MAX_DAILY_DOWNLOADS = 10**11
 def latest_complete_day() -> date:
     """The latest UTC day that is over."""
     return datetime.now(UTC).date() - timedelta(days=1)
+
+
+def _check_counted(day: date) -> None:
+    if not FIRST_DAY <= day <= latest_complete_day():
+        raise DayWithoutDownloadsError(day, FIRST_DAY, latest_complete_day())
 
 
 async def ingest_day(
@@ -50,8 +59,7 @@ async def ingest_day(
     Everything of the day becomes visible at once or, when anything raises, nothing does. With
     `replace_sample` all sample data goes in the moment the day appears. Raises an `IngestError`.
     """
-    if day > latest_complete_day():
-        raise DayNotCompleteError(day, latest_complete_day())
+    _check_counted(day)
     async with connect(engine) as connection:
         repository = IngestRepository(connection)
         # Asked before anything is spent on the source, and again when nobody else can publish.
@@ -122,7 +130,8 @@ def fault_of(row: PackageDownloads) -> str | None:
     """What is wrong with a row that must not be counted; None when nothing is."""
     if not is_valid(row.package):
         return "not the name of a package"
-    if not 0 <= row.without_mirrors <= row.with_mirrors <= MAX_DAILY_DOWNLOADS:
+    counts_agree = 0 <= row.without_mirrors <= row.with_mirrors
+    if not (counts_agree and 1 <= row.with_mirrors <= MAX_DAILY_DOWNLOADS):
         return "an impossible number of downloads"
     for column in BREAKDOWN_COLUMNS:
         counts = row.breakdowns[column].values()
@@ -136,6 +145,10 @@ class Expired:
     partitions: Sequence[str]
     packages: int
 
+    def __str__(self) -> str:
+        dropped = ", ".join(self.partitions) or "no month"
+        return f"retention: dropped {dropped}, forgot {self.packages:,} packages"
+
 
 async def expire(engine: AsyncEngine, *, retention_days: int) -> Expired:
     """Drop the months that lie wholly outside the window, and the packages without a row left.
@@ -144,21 +157,19 @@ async def expire(engine: AsyncEngine, *, retention_days: int) -> Expired:
     call that was killed is finished by the next.
     """
     async with connect(engine) as connection:
-        latest = await IngestRepository(connection).latest_day()
-    if latest is None:
-        return Expired([], 0)
-    first_served = latest - timedelta(days=retention_days - 1)
-    async with connect(engine) as connection:
+        # Postgres detaches a partition concurrently only outside a transaction.
         await connection.execution_options(isolation_level="AUTOCOMMIT")
-        dropped = await drop_partitions_before(connection, first_served)
-    async with connect(engine) as connection:
-        repository = IngestRepository(connection)
-        await repository.lock_publish()
-        first_held = await first_held_day(connection)
-        gone = await repository.forget_before(first_held) if first_held else 0
-        await connection.commit()
-    log.info("retention: dropped %s, forgot %d packages", ", ".join(dropped) or "no month", gone)
-    return Expired(dropped, gone)
+        # No publish meanwhile: it could be about to use the month or the package that goes.
+        async with lock(connection, LockKey.PUBLISH):
+            repository = IngestRepository(connection)
+            latest = await repository.latest_day()
+            if latest is None:
+                return Expired([], 0)
+            first_served = latest - timedelta(days=retention_days - 1)
+            dropped = await drop_partitions_before(connection, first_served)
+            first_held = await first_held_day(connection)
+            gone = await repository.forget_before(first_held) if first_held else 0
+            return Expired(dropped, gone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +177,17 @@ class Outcome:
     """What became of one day of a backfill: it was published, or it failed for a reason."""
 
     day: date
-    failure: IngestError | None
+    result: PublishedDay | IngestError
+
+    def __str__(self) -> str:
+        if isinstance(self.result, PublishedDay):
+            return str(self.result)
+        return f"{self.day} failed: {self.result}"
 
 
 async def days_to_backfill(
     engine: AsyncEngine,
-    start: date,
+    start: date | None,
     end: date,
     *,
     retention_days: int,
@@ -180,11 +196,12 @@ async def days_to_backfill(
 ) -> list[date]:
     """The days from `start` to `end`, both included, that are not published, latest first.
 
-    With `force` all of them; with `replace_sample` a day of sample data counts as not published.
-    Raises when a day is not complete or would lie outside the window.
+    `start` left out is the first day that is served once `end` is published. With `force` all of
+    them; with `replace_sample` a day of sample data counts as not published. Raises when a day is
+    not complete or would lie outside the window.
     """
-    if end > latest_complete_day():
-        raise DayNotCompleteError(end, latest_complete_day())
+    for day in filter(None, (start, end)):
+        _check_counted(day)
     async with connect(engine) as connection:
         sources = await IngestRepository(connection).published_sources()
     held = {
@@ -194,6 +211,7 @@ async def days_to_backfill(
     }
     latest = max(held | {end})
     first = latest - timedelta(days=retention_days - 1)
+    start = start or first
     if start < first:
         raise DayOutsideWindowError(start, first, latest)
     days = [end - timedelta(days=passed) for passed in range((end - start).days + 1)]
@@ -220,11 +238,9 @@ async def backfill(
         except (SampleDataHeldError, RealDataHeldError):
             raise
         except IngestError as error:
-            log.error("%s failed: %s", day, error)
             yield Outcome(day, error)
         else:
-            log.info("%s", published)
-            yield Outcome(day, None)
+            yield Outcome(day, published)
 
 
 async def days_to_seed(engine: AsyncEngine, *, retention_days: int) -> list[date]:
@@ -237,7 +253,7 @@ async def days_to_seed(engine: AsyncEngine, *, retention_days: int) -> list[date
         end = await IngestRepository(connection).latest_day() or latest_complete_day()
     return await days_to_backfill(
         engine,
-        end - timedelta(days=retention_days - 1),
+        None,
         end,
         retention_days=retention_days,
         force=False,

@@ -1,5 +1,6 @@
 """The daily job, inside the service's process."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -17,6 +18,9 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 DAILY_JOB = "daily-ingest"
+
+JOB_TIMEOUT_SECONDS = 3600
+"""After which a job that hangs makes room for the next."""
 
 
 def create_scheduler(schedule: str, job: Callable[[], Awaitable[None]]) -> AsyncIOScheduler:
@@ -43,7 +47,7 @@ async def run_daily_job(settings: Settings, database_url: str) -> None:
     """
     async with job_engine(database_url) as engine:
         try:
-            async with connect(engine) as connection:
+            async with asyncio.timeout(JOB_TIMEOUT_SECONDS), connect(engine) as connection:
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
                 async with try_lock(connection, LockKey.DAILY_JOB) as ours:
                     if not ours:
@@ -58,7 +62,12 @@ async def run_daily_job(settings: Settings, database_url: str) -> None:
                             engine, source, day, retention_days=settings.retention_days
                         )
                         log.info("daily job: %s", published)
-                    await expire(engine, retention_days=settings.retention_days)
+                    expired = await expire(engine, retention_days=settings.retention_days)
+                    log.info("daily job: %s", expired)
+        except asyncio.CancelledError:
+            log.info("daily job: stopped")
+        except TimeoutError:
+            log.error("daily job failed: it took more than %d seconds", JOB_TIMEOUT_SECONDS)
         except StatsError as error:
             log.error("daily job failed: %s", error)
         except Exception:

@@ -6,6 +6,8 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import schemas
+from app.main import create_app
+from app.settings import Settings
 from tests.days import days_ago, downloads, publish
 
 ENDPOINTS = ("recent", "overall", "python_major", "python_minor", "system")
@@ -31,7 +33,7 @@ GOLDENS = {
     "recent?&period=week": (
         '{"data":{"last_week":4643},"package":"zope-interface","type":"recent_downloads"}'
     ),
-    "recent?period=month&period=month&unknown=1&unknown=1": (
+    "recent?period=month&period=month&unknown=1&unknown=2&os=x&os=y": (
         '{"data":{"last_month":4643},"package":"zope-interface","type":"recent_downloads"}'
     ),
     "overall": (
@@ -222,7 +224,7 @@ async def test_unknown_path(client: httpx.AsyncClient, path: str) -> None:
     [
         ("recent?period=year", "period", "'day', 'week' or 'month'"),
         ("recent?period=", "period", "'day', 'week' or 'month'"),
-        ("recent?period=day&period=week", "period", "several times"),
+        ("recent?period=day&period=week", "period", "should have one value"),
         ("overall?mirrors=yes", "mirrors", "'true' or 'false'"),
         ("system?os=Linux", "os", "'windows', 'linux', 'darwin', 'other' or 'null'"),
     ],
@@ -272,8 +274,15 @@ async def test_last_day_is_the_latest_published_one(
     assert response.json()["data"] == {"last_day": 5, "last_month": 135, "last_week": 35}
 
 
-async def test_browsers_may_call_from_anywhere(client: httpx.AsyncClient) -> None:
-    response = await client.get("/api/status", headers={"Origin": "https://example.com"})
-    assert response.headers["access-control-allow-origin"] == "*"
-    exposed = response.headers["access-control-expose-headers"].lower()
-    assert {"retry-after", "x-ratelimit-remaining"} <= set(exposed.split(", "))
+async def test_the_window_is_a_setting(database_url: str, engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(30), downloads("requests", 5), downloads("gone", 5))
+    await publish(engine, days_ago(29), downloads("requests", 30))
+    await publish(engine, days_ago(0), downloads("requests", 1))
+    app = create_app(Settings(rate_limits="", retention_days=30), database_url)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+    ):
+        response = await client.get("/api/packages/requests/overall?mirrors=false")
+        assert [item["date"] for item in response.json()["data"]] == [str(days_ago(29)), D0]
+        assert (await client.get("/api/packages/gone/recent")).status_code == 404

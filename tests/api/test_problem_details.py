@@ -36,7 +36,9 @@ async def test_what_nobody_thought_of_tells_nothing(
     assert "secret" not in response.text
 
 
-async def test_a_database_that_is_not_there(settings: Settings) -> None:
+async def test_a_database_that_is_not_there(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     port = free_port()
     app = create_app(settings, f"postgresql://somebody:secret@127.0.0.1:{port}/stats")
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -51,3 +53,6 @@ async def test_a_database_that_is_not_there(settings: Settings) -> None:
             for inner in (str(port), "127.0.0.1", "somebody", "secret"):
                 assert inner not in response.text
         assert (await client.get("/health")).status_code == 200
+    # Who runs the service is told what the client is not.
+    assert "the database at 127.0.0.1 can't be reached: " in caplog.text
+    assert "secret" not in caplog.text

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -37,51 +38,40 @@ def hold(data_dir: Path) -> subprocess.Popen[str]:
     return process
 
 
-async def test_data_is_there_again_after_a_restart(tmp_path: Path) -> None:
+async def test_data_is_there_again_after_a_restart(data_dir: Path) -> None:
     for statement in ("CREATE TABLE kept (n int)", "SELECT n FROM kept"):
-        with embedded_postgres(tmp_path) as url:
+        with embedded_postgres(data_dir) as url:
             engine = create_engine(url)
             async with connect(engine) as connection:
                 await connection.exec_driver_sql(statement)
                 await connection.commit()
             await engine.dispose()
-        assert servers(tmp_path) == []
+        assert servers(data_dir) == []
 
 
-def test_the_last_one_stops_it(tmp_path: Path) -> None:
-    with hold(tmp_path):
-        with embedded_postgres(tmp_path):
-            (server,) = servers(tmp_path)
-        assert servers(tmp_path) == [server], "somebody still uses it"
-    assert servers(tmp_path) == []
+def test_the_last_one_stops_it(data_dir: Path) -> None:
+    with hold(data_dir):
+        with embedded_postgres(data_dir):
+            (server,) = servers(data_dir)
+        assert servers(data_dir) == [server], "somebody still uses it"
+    assert servers(data_dir) == []
 
 
-def test_one_that_was_killed_does_not_count(tmp_path: Path) -> None:
-    with hold(tmp_path) as other:
+def test_one_that_was_killed_does_not_count(data_dir: Path) -> None:
+    with hold(data_dir) as other:
         other.kill()
-    (server,) = servers(tmp_path)
-    with embedded_postgres(tmp_path):
-        assert servers(tmp_path) == [server], "found running, used as it is"
-    assert servers(tmp_path) == []
+    (server,) = servers(data_dir)
+    with embedded_postgres(data_dir):
+        assert servers(data_dir) == [server], "found running, used as it is"
+    assert servers(data_dir) == []
 
 
-async def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
-    with hold(tmp_path):
-        (server,) = servers(tmp_path)
+async def test_a_server_that_was_killed_is_started_again(data_dir: Path) -> None:
+    with hold(data_dir):
+        (server,) = servers(data_dir)
         children = psutil.Process(server).children()
         os.kill(server, signal.SIGKILL)
         psutil.wait_procs(children, timeout=10)
-    with embedded_postgres(tmp_path) as url:
-        engine = create_engine(url)
-        async with connect(engine) as connection:
-            await connection.exec_driver_sql("SELECT 1")
-        await engine.dispose()
-    assert servers(tmp_path) == []
-
-
-async def test_a_long_and_odd_path(tmp_path: Path) -> None:
-    """Longer than a socket's path may be, with what a shell and a URL treat specially."""
-    data_dir = tmp_path / "a b'c?d%e" / ("x" * 100)
     with embedded_postgres(data_dir) as url:
         engine = create_engine(url)
         async with connect(engine) as connection:
@@ -90,27 +80,74 @@ async def test_a_long_and_odd_path(tmp_path: Path) -> None:
     assert servers(data_dir) == []
 
 
-def test_an_unfinished_creation_is_done_again(tmp_path: Path) -> None:
-    (tmp_path / "postgres.unfinished").mkdir()
-    (tmp_path / "postgres.unfinished" / "PG_VERSION").write_text("18\n")
-    with embedded_postgres(tmp_path):
-        pass
-    assert not (tmp_path / "postgres.unfinished").exists()
+@pytest.mark.parametrize("length", [1, 100])
+async def test_a_long_and_odd_path(data_dir: Path, length: int) -> None:
+    """Longer than a socket's path may be, with what a shell and a URL treat specially."""
+    odd = data_dir / "a b'c?d%e,f" / ("x" * length)
+    with embedded_postgres(odd) as url:
+        engine = create_engine(url)
+        async with connect(engine) as connection:
+            await connection.exec_driver_sql("SELECT 1")
+        await engine.dispose()
+    assert servers(odd) == []
 
 
-def test_data_that_is_broken_is_one_line(tmp_path: Path) -> None:
-    with embedded_postgres(tmp_path):
+def test_an_unfinished_creation_is_done_again(data_dir: Path) -> None:
+    (data_dir / "postgres.unfinished").mkdir()
+    (data_dir / "postgres.unfinished" / "PG_VERSION").write_text("18\n")
+    with embedded_postgres(data_dir):
         pass
-    (tmp_path / "postgres" / "global" / "pg_control").unlink()
-    with pytest.raises(DatabaseStartError) as caught, embedded_postgres(tmp_path):
+    assert not (data_dir / "postgres.unfinished").exists()
+
+
+def test_data_that_is_broken_is_one_line(data_dir: Path) -> None:
+    with embedded_postgres(data_dir):
         pass
-    assert str(tmp_path) in str(caught.value)
+    (data_dir / "postgres" / "global" / "pg_control").unlink()
+    with pytest.raises(DatabaseStartError) as caught, embedded_postgres(data_dir):
+        pass
+    assert str(data_dir) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_without_the_wheel_the_error_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(DatabaseStartError, match="set DATABASE_URL"), embedded_postgres(tmp_path):
+    with pytest.raises(DatabaseStartError, match="set DATABASE_URL"), embedded_postgres(data_dir):
         pass
+
+
+def test_nobody_else_can_connect(data_dir: Path) -> None:
+    """Passwords are not asked for: the socket is for the owner, and there is no other way in."""
+    with embedded_postgres(data_dir):
+        (server,) = servers(data_dir)
+        assert psutil.Process(server).net_connections("inet") == []
+        mode = (data_dir / "postgres" / ".s.PGSQL.5432").stat().st_mode
+        assert stat.S_IMODE(mode) == 0o700
+
+
+def test_a_process_that_got_the_number_of_a_killed_server_is_left_alone(data_dir: Path) -> None:
+    with hold(data_dir):
+        (server,) = servers(data_dir)
+        children = psutil.Process(server).children()
+        os.kill(server, signal.SIGKILL)
+        psutil.wait_procs(children, timeout=10)
+    pid_file = data_dir / "postgres" / "postmaster.pid"
+    with subprocess.Popen(["sleep", "60"]) as innocent:
+        number, *rest = pid_file.read_text().splitlines()
+        pid_file.write_text("\n".join([str(innocent.pid), *rest]) + "\n")
+        with embedded_postgres(data_dir):
+            assert len(servers(data_dir)) == 1
+            assert int(number) != innocent.pid
+        assert innocent.poll() is None
+        innocent.kill()
+    assert servers(data_dir) == []
+
+
+def test_a_parent_that_was_closed_since_is_opened_again(data_dir: Path) -> None:
+    with embedded_postgres(data_dir):
+        pass
+    data_dir.chmod(0o700)
+    with embedded_postgres(data_dir):
+        assert len(servers(data_dir)) == 1

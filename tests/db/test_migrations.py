@@ -7,7 +7,8 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import inspect, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engine import connect, create_engine
 from app.db.migrations import ALEMBIC_INI, migrate
@@ -54,6 +55,19 @@ async def test_no_drift_with_data_in_place(engine: AsyncEngine) -> None:
             command.check(config)
 
         await connection.run_sync(check)
+
+
+async def test_what_drift_does_not_show_is_there(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> None:
+    """Alembic compares neither checks nor storage, and a partition gets its checks from us."""
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    options = await connection.scalar(
+        text("SELECT reloptions FROM pg_class WHERE oid = CAST('packages' AS regclass)")
+    )
+    assert options == ["fillfactor=50"]
+    with pytest.raises(IntegrityError, match="ck_daily_downloads_counts"):
+        await connection.execute(text("UPDATE daily_downloads SET without_mirrors = 2"))
 
 
 async def test_migrating_again_changes_nothing(engine: AsyncEngine) -> None:

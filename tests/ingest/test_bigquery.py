@@ -1,22 +1,29 @@
 """The real client and the real query, against a server that speaks BigQuery's protocol."""
 
+import asyncio
+import json
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.cloud import bigquery
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import PYTHON_MINOR
 from app.db.downloads_repository import DownloadsRepository
+from app.downloads import PackageDownloads
 from app.errors import EmptyDayError, SettingsError, SourceError
 from app.ingest import bigquery as bigquery_source
 from app.ingest import pipeline
 from app.ingest.bigquery import BigQuerySource, create_source
 from app.ingest.source import open_source
-from app.settings import IngestSource, Settings
+from app.settings import IngestSource, Settings, load_settings
 from tests.bigquery_table import DAY, Event, Table
 from tests.days import RETENTION_DAYS
 from tests.processes import free_port
@@ -165,7 +172,9 @@ async def test_a_table_that_is_not_there(table: Table) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_dry_run_asks_for_the_same_query(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_dry_run_asks_for_the_same_query(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
     query = table.client.query
 
@@ -179,11 +188,82 @@ def test_dry_run_asks_for_the_same_query(table: Table, monkeypatch: pytest.Monke
     source = table.source(max_bytes_billed=10**9)
     # The emulator bills nothing: that it answers a number is what there is to see here.
     assert source.bytes_billed(DAY) == 0
-    ((sql, config),) = asked
+    await table.read(source)
+    (dry_sql, dry), (sql, config) = asked
+    assert dry_sql == sql
     assert table.id in sql
     assert sql.upper().count("FROM `") == 1, "the table is scanned once"
-    assert config.dry_run
-    assert config.maximum_bytes_billed == 10**9
+    assert dry.query_parameters == config.query_parameters
+    assert (dry.dry_run, config.dry_run) == (True, False)
+    # A dry run also tells what would be refused.
+    assert (dry.maximum_bytes_billed, config.maximum_bytes_billed) == (None, 10**9)
+    assert config.use_query_cache is False
+
+
+async def test_fewer_rows_than_announced_are_an_error(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bigquery_source, "PAGE_ROWS", 10)
+    table.insert(*(Event(project=f"p{number}") for number in range(25)))
+    next_page = bigquery_source._next_page
+
+    def lose_a_row(pages: Iterator[Any]) -> list[PackageDownloads] | None:
+        page = next_page(pages)
+        return page[1:] if page else page
+
+    monkeypatch.setattr(bigquery_source, "_next_page", lose_a_row)
+    with pytest.raises(SourceError, match="announced 25 rows and sent 22"):
+        await table.read(table.source())
+
+
+async def test_an_empty_page_is_not_the_end(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    table.insert(Event())
+    next_page = bigquery_source._next_page
+    empty: list[list[PackageDownloads]] = [[]]
+
+    def empty_page_first(pages: Iterator[Any]) -> list[PackageDownloads] | None:
+        return empty.pop() if empty else next_page(pages)
+
+    monkeypatch.setattr(bigquery_source, "_next_page", empty_page_first)
+    assert set(await table.read(table.source())) == {"flask"}
+
+
+def test_cost() -> None:
+    assert bigquery_source.cost_usd(2 * 2**40) == 12.5
+
+
+async def test_without_mirrors_a_download_still_needs_an_installer(table: Table) -> None:
+    table.insert(Event(installer="devpi"), Event(installer=None))
+    row = (await table.read(table.source(mirror_installers=[])))["flask"]
+    assert (row.with_mirrors, row.without_mirrors) == (2, 1)
+
+
+@pytest.fixture
+def silent_host() -> Iterator[str]:
+    """A server that takes connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_a_silent_server_is_given_up(
+    silent_host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bigquery_source, "REQUEST_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.1)
+    source = create_source(Settings(bigquery_emulator_host=silent_host))
+    with pytest.raises(SourceError):
+        [batch async for batch in source.read(DAY)]
+
+
+async def test_nothing_waits_for_a_server_that_was_given_up(silent_host: str) -> None:
+    source = create_source(Settings(bigquery_emulator_host=silent_host))
+    reading = asyncio.ensure_future(anext(source.read(DAY)))
+    await asyncio.sleep(0.2)
+    reading.cancel()
+    done, _ = await asyncio.wait([reading], timeout=5)
+    assert done
 
 
 # Credentials
@@ -207,6 +287,54 @@ def test_without_credentials_the_error_says_which_there_are() -> None:
     for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT_JSON", "INGEST_SOURCE"):
         assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def service_account() -> str:
+    """A key as Google hands them out, of an account that there is not."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    return json.dumps(
+        json.loads(SERVICE_ACCOUNT) | {"private_key": key.decode(), "project_id": "ours"}
+    )
+
+
+def _project(settings: Settings) -> str:
+    project: str = create_source(settings)._client.project
+    return project
+
+
+def test_a_key_names_the_project_unless_a_setting_does(
+    service_account: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = SecretStr(service_account)
+    assert _project(Settings(google_service_account_json=key)) == "ours"
+    assert _project(Settings(google_service_account_json=key, bigquery_project="other")) == "other"
+
+    path = tmp_path / "key.json"
+    path.write_text(service_account)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    assert _project(load_settings()) == "ours"
+
+
+def test_a_key_without_a_project_is_not_enough(service_account: str) -> None:
+    key = json.loads(service_account)
+    del key["project_id"]
+    with pytest.raises(SettingsError, match=r"^BIGQUERY_PROJECT: "):
+        create_source(Settings(google_service_account_json=SecretStr(json.dumps(key))))
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"type": "service_account"}'])
+def test_a_file_that_holds_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    path = tmp_path / "key.json"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    with pytest.raises(SettingsError, match="GOOGLE_APPLICATION_CREDENTIALS"):
+        create_source(load_settings())
 
 
 def test_a_key_that_is_none_is_named_and_not_shown() -> None:

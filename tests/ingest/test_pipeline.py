@@ -2,29 +2,36 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Sequence
 from datetime import date, timedelta
 from random import Random
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.breakdowns import PYTHON_MAJOR, PYTHON_MINOR, SYSTEM
+from app.db.advisory_lock import LockKey, lock
 from app.db.downloads_repository import DownloadsRepository
+from app.db.engine import connect, create_engine
+from app.db.ingest_repository import IngestRepository
 from app.db.tables import daily_downloads, ingested_days, packages
-from app.downloads import PackageDownloads, RecentDownloads
+from app.downloads import PackageDownloads, PublishedDay, RecentDownloads
 from app.errors import (
-    DayNotCompleteError,
     DayOutsideWindowError,
+    DayWithoutDownloadsError,
     DuplicatePackageError,
     EmptyDayError,
+    IngestError,
     RealDataHeldError,
     SampleDataHeldError,
     SourceError,
 )
 from app.ingest import pipeline
 from app.ingest.sample import SampleSource
+from app.ingest.source import Source
 from app.package_name import ALL_PACKAGES
 from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, publish
 
@@ -158,24 +165,54 @@ async def test_recent_is_right_after_any_order(engine: AsyncEngine, order: list[
 
 async def test_the_day_is_seen_whole_or_not_at_all(engine: AsyncEngine) -> None:
     """Readers that ask all along see the figures of before, then those of after."""
-    await publish(engine, days_ago(0), downloads("flask", 1), downloads("numpy", 1))
-    replaced = asyncio.Event()
+    counts = (2, 10, 100, 1000)
+    read = repository(engine)
     seen = set()
+    replaced = asyncio.Event()
 
-    async def read() -> None:
+    async def look() -> None:
+        recent, series = await read.recent(ALL_PACKAGES), await read.overall(ALL_PACKAGES)
+        assert recent
+        assert series
+        seen.update({recent.last_day, series["without_mirrors"][0][1]})
+
+    async def look_all_along() -> None:
         while not replaced.is_set():
-            series = await repository(engine).overall(ALL_PACKAGES)
-            assert series
-            seen.add(series["without_mirrors"][0][1])
+            await look()
 
     async def replace() -> None:
-        for count in (10, 100, 1000):
+        for count in counts[1:]:
             await publish(engine, days_ago(0), *(downloads(f"p{n}", 1) for n in range(count)))
         replaced.set()
 
-    await asyncio.gather(read(), replace())
-    assert seen <= {2, 10, 100, 1000}
-    assert len(seen) > 1
+    await publish(engine, days_ago(0), downloads("p0", 1), downloads("p1", 1))
+    await look()
+    await asyncio.gather(look_all_along(), replace())
+    await look()
+    assert {2, 1000} <= seen <= set(counts)
+
+
+async def test_rows_are_staged_as_they_come(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source is asked for more only when what it gave is in the database."""
+    steps = []
+    stage = IngestRepository.stage
+
+    async def stage_and_tell(self: IngestRepository, rows: Sequence[PackageDownloads]) -> None:
+        await stage(self, rows)
+        steps.append("staged")
+
+    class TellingSource(GivenSource):
+        async def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+            async for batch in super().read(day):
+                steps.append("asked")
+                yield batch
+
+    monkeypatch.setattr(IngestRepository, "stage", stage_and_tell)
+    source = TellingSource({days_ago(0): [downloads("a", 1), downloads("b", 1)]})
+    await pipeline.ingest_day(engine, source, days_ago(0), retention_days=RETENTION_DAYS)
+    assert steps == ["asked", "staged", "asked", "staged"]
 
 
 async def test_a_source_that_breaks_off_publishes_nothing(engine: AsyncEngine) -> None:
@@ -197,6 +234,19 @@ async def test_a_publish_that_fails_publishes_nothing(engine: AsyncEngine) -> No
     assert await everything(engine) == before
 
 
+async def test_a_publish_that_fails_at_its_end_publishes_nothing(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> None:
+    """Here on the last figures that it brings up to date."""
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    await connection.execute(text("ALTER TABLE packages ADD CHECK (last_month < 5)"))
+    await connection.commit()
+    before = await everything(engine)
+    with pytest.raises(DBAPIError, match="last_month"):
+        await publish(engine, days_ago(0), downloads("flask", 9), downloads("new", 1))
+    assert await everything(engine) == before
+
+
 async def test_a_day_without_rows_is_an_error(engine: AsyncEngine) -> None:
     await publish(engine, days_ago(0), downloads("flask", 1))
     before = await everything(engine)
@@ -207,12 +257,13 @@ async def test_a_day_without_rows_is_an_error(engine: AsyncEngine) -> None:
     assert await everything(engine) == before
 
 
-async def test_a_day_that_is_not_over_is_refused_before_the_source_is_asked(
-    engine: AsyncEngine,
+@pytest.mark.parametrize("day", [days_ago(-1), days_ago(-1000), date(2015, 12, 31), date.min])
+async def test_a_day_that_has_no_downloads_is_refused_before_the_source_is_asked(
+    engine: AsyncEngine, day: date
 ) -> None:
     source = GivenSource({})
-    with pytest.raises(DayNotCompleteError, match=f"latest complete one is {days_ago(0)}"):
-        await pipeline.ingest_day(engine, source, days_ago(-1), retention_days=RETENTION_DAYS)
+    with pytest.raises(DayWithoutDownloadsError, match=f"latest complete UTC day is {days_ago(0)}"):
+        await pipeline.ingest_day(engine, source, day, retention_days=RETENTION_DAYS)
     assert source.read_days == []
 
 
@@ -238,6 +289,7 @@ def _broken(**changes: Any) -> PackageDownloads:
         (_broken(without_mirrors=-5), "number"),
         (_broken(with_mirrors=4), "number"),
         (_broken(with_mirrors=10**11 + 1), "number"),
+        (downloads("flask", 0), "number"),
         (_broken(breakdowns={"python_minor": {"3.9": 4}, "system": {"linux": 5}}), "python_minor"),
         (_broken(breakdowns={"python_minor": {"3.9": 5}, "system": {}}), "system"),
         (
@@ -283,15 +335,35 @@ async def test_sample_data_is_never_mixed_with_real_data(engine: AsyncEngine) ->
 async def test_replacing_the_sample_fails_without_loss(engine: AsyncEngine) -> None:
     await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=RETENTION_DAYS)
     before = await everything(engine)
-    with pytest.raises(EmptyDayError):
-        await pipeline.ingest_day(
-            engine,
-            GivenSource({}),
-            days_ago(1),
-            retention_days=RETENTION_DAYS,
-            replace_sample=True,
-        )
-    assert await everything(engine) == before
+    twice = [downloads("flask", 1), downloads("flask", 1)]
+    for rows, error in (([], EmptyDayError), (twice, DuplicatePackageError)):
+        with pytest.raises(error):
+            await pipeline.ingest_day(
+                engine,
+                GivenSource({days_ago(1): rows}),
+                days_ago(1),
+                retention_days=RETENTION_DAYS,
+                replace_sample=True,
+            )
+        assert await everything(engine) == before
+
+
+async def test_sample_and_real_data_that_race_are_not_mixed(engine: AsyncEngine) -> None:
+    """Both find an empty database, and one of them finds it no longer so."""
+    sources: list[Source] = [
+        SampleSource(),
+        GivenSource({days_ago(0): [downloads("flask", 1)]}),
+    ]
+    results = await asyncio.gather(
+        *(
+            pipeline.ingest_day(engine, source, days_ago(0), retention_days=RETENTION_DAYS)
+            for source in sources
+        ),
+        return_exceptions=True,
+    )
+    assert sorted(isinstance(result, IngestError) for result in results) == [False, True]
+    assert len({day.source for day in await repository(engine).published_days()}) == 1
+    assert len((await everything(engine))["packages"]) in (2, 201)
 
 
 async def test_days_that_are_published_at_the_same_time_all_count(engine: AsyncEngine) -> None:
@@ -305,8 +377,16 @@ async def test_the_digest_depends_on_the_rows_alone(engine: AsyncEngine) -> None
     rows = [downloads("flask", {"3.9": 1, "3.10": 2}), downloads("numpy", 3)]
     first = await publish(engine, days_ago(0), *rows)
     second = await publish(engine, days_ago(1), *reversed(rows))
-    third = await publish(engine, days_ago(2), downloads("flask", {"3.9": 2, "3.10": 1}), rows[1])
-    assert first.digest == second.digest != third.digest
+    assert first.digest == second.digest
+    others = [
+        [downloads("numpy", {"3.9": 1, "3.10": 2}), downloads("flask", 3)],
+        [downloads("flask", {"3.9": 2, "3.10": 1}), downloads("numpy", 3)],
+        [downloads("flask", {"3.9": 1, "3.10": 2}, {"windows": 3}), downloads("numpy", 3)],
+        [downloads("flask", {"3.9": 1, "3.10": 2}, mirrors=1), downloads("numpy", 3)],
+        rows[:1],
+    ]
+    digests = {(await publish(engine, days_ago(2), *other)).digest for other in others}
+    assert len(digests | {first.digest}) == len(others) + 1
 
 
 # Retention
@@ -360,12 +440,90 @@ async def test_retention_drops_what_lies_wholly_outside(
     assert await everything(engine) == held
 
 
+@pytest.mark.parametrize(
+    ("latest", "dropped"),
+    [
+        # With 30 days, the first served is the first of a month, or the last of the one before it.
+        (date(2026, 1, 30), ["daily_downloads_2025_12"]),
+        (date(2026, 1, 29), []),
+        (date(2026, 1, 1), []),
+        (date(2025, 12, 31), []),
+    ],
+)
+async def test_a_month_goes_with_the_last_of_its_days(
+    engine: AsyncEngine, latest: date, dropped: list[str]
+) -> None:
+    for day in (date(2025, 12, 31), latest):
+        await publish(engine, day, downloads("flask", 1))
+    before = await DownloadsRepository(engine, 30).overall("flask")
+    assert (await pipeline.expire(engine, retention_days=30)).partitions == dropped
+    assert await DownloadsRepository(engine, 30).overall("flask") == before
+    assert len((await everything(engine))["days"]) == len({date(2025, 12, 31), latest}) - len(
+        dropped
+    )
+
+
+async def test_no_package_goes_while_a_month_with_its_rows_stays(engine: AsyncEngine) -> None:
+    """It is outside the window, so nobody sees it, but its rows are there."""
+    await publish(engine, date(2025, 12, 30), downloads("outside", 1))
+    await publish(engine, date(2026, 1, 29), downloads("flask", 1))
+    before = await everything(engine)
+    await pipeline.expire(engine, retention_days=30)
+    assert await everything(engine) == before
+    assert await DownloadsRepository(engine, 30).recent("outside") is None
+
+
 async def test_retention_of_an_empty_database(engine: AsyncEngine) -> None:
     expired = await pipeline.expire(engine, retention_days=RETENTION_DAYS)
     assert (expired.partitions, expired.packages) == ([], 0)
 
 
-@pytest.mark.parametrize("killed", ["after detaching", "before deleting"])
+async def test_retention_and_publish_exclude_each_other(engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    async with connect(engine) as other:
+        await other.execution_options(isolation_level="AUTOCOMMIT")
+        async with lock(other, LockKey.PUBLISH):
+            expiring = asyncio.create_task(pipeline.expire(engine, retention_days=RETENTION_DAYS))
+            done, _ = await asyncio.wait([expiring], timeout=0.5)
+            assert not done
+        await expiring
+
+
+async def test_several_retentions_at_once(engine: AsyncEngine) -> None:
+    old = days_ago(RETENTION_DAYS + 31)
+    await publish(engine, old, downloads("gone", 1))
+    await publish(engine, days_ago(0), downloads("flask", 4))
+    expired = await asyncio.gather(
+        *(pipeline.expire(engine, retention_days=RETENTION_DAYS) for _ in range(3))
+    )
+    assert sum(len(one.partitions) for one in expired) == 1
+
+
+async def _leave_a_retention_unfinished(
+    engine: AsyncEngine, connection: AsyncConnection, partition: str, killed: str
+) -> None:
+    if killed == "while detaching":
+        # It waits for a reader, and is cancelled after it has marked the partition.
+        async with connect(engine) as reader, connect(engine) as retention:
+            await reader.execute(select(daily_downloads).limit(1))
+            await retention.execution_options(isolation_level="AUTOCOMMIT")
+            await retention.execute(text("SET statement_timeout = '500ms'"))
+            with pytest.raises(DBAPIError, match="statement timeout"):
+                await retention.execute(
+                    text(f"ALTER TABLE daily_downloads DETACH PARTITION {partition} CONCURRENTLY")
+                )
+            await retention.execute(text("RESET statement_timeout"))
+        return
+    await connection.execute(text(f"ALTER TABLE daily_downloads DETACH PARTITION {partition}"))
+    if killed == "before deleting":
+        await connection.execute(text(f"DROP TABLE {partition}"))
+    await connection.commit()
+
+
+KILLED = ["while detaching", "after detaching", "before deleting"]
+
+
+@pytest.mark.parametrize("killed", KILLED)
 async def test_retention_that_was_killed_is_finished_by_the_next(
     engine: AsyncEngine, connection: AsyncConnection, killed: str
 ) -> None:
@@ -373,16 +531,53 @@ async def test_retention_that_was_killed_is_finished_by_the_next(
     partition = f"daily_downloads_{old:%Y_%m}"
     await publish(engine, old, downloads("gone", 1))
     await publish(engine, days_ago(0), downloads("flask", 4))
-    await connection.execute(text(f"ALTER TABLE daily_downloads DETACH PARTITION {partition}"))
-    if killed == "before deleting":
-        await connection.execute(text(f"DROP TABLE {partition}"))
-    await connection.commit()
+    await _leave_a_retention_unfinished(engine, connection, partition, killed)
 
     await pipeline.expire(engine, retention_days=RETENTION_DAYS)
     held = await everything(engine)
     assert [row[0] for row in held["packages"]] == [ALL_PACKAGES, "flask"]
     assert [row[0] for row in held["days"]] == [days_ago(0)]
     assert await connection.scalar(text(f"SELECT to_regclass('{partition}')")) is None
+
+
+@pytest.mark.parametrize("killed", KILLED)
+async def test_a_month_that_was_going_can_be_published_again(
+    engine: AsyncEngine, connection: AsyncConnection, killed: str
+) -> None:
+    """As when the days served are made more. What was in it is gone, and not said to be there."""
+    old = date(2026, 1, 10)
+    await publish(engine, old, downloads("gone", 1))
+    await publish(engine, date(2026, 1, 11), downloads("gone", 1))
+    await publish(engine, date(2026, 3, 1), downloads("flask", 4))
+    await _leave_a_retention_unfinished(engine, connection, "daily_downloads_2026_01", killed)
+
+    await publish(engine, old, downloads("flask", 2))
+    assert [day.day for day in await repository(engine).published_days()] == [
+        old,
+        date(2026, 3, 1),
+    ]
+    series = await repository(engine).overall("flask")
+    assert series
+    assert series["without_mirrors"] == [(old, 2), (date(2026, 3, 1), 4)]
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+async def test_the_servers_default_isolation_does_not_matter(
+    database_url: str, engine: AsyncEngine, isolation: str
+) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                f"ALTER DATABASE {engine.url.database} "
+                f"SET default_transaction_isolation = '{isolation}'"
+            )
+        )
+    others = create_engine(database_url)
+    await asyncio.gather(
+        *(publish(others, days_ago(ago), downloads("flask", 2**ago)) for ago in range(6))
+    )
+    assert await repository(others).recent("flask") == RecentDownloads(1, 2**6 - 1, 2**6 - 1)
+    await others.dispose()
 
 
 async def test_a_month_whose_drop_was_killed_can_be_published_again(
@@ -427,7 +622,7 @@ async def test_backfill_publishes_what_is_missing_latest_first(engine: AsyncEngi
     await publish(engine, days_ago(2), downloads("flask", 7))
     outcomes = await _backfill(engine, source, days_ago(4))
     assert source.read_days == [days_ago(0), days_ago(1), days_ago(3), days_ago(4)]
-    assert all(outcome.failure is None for outcome in outcomes)
+    assert all(isinstance(outcome.result, PublishedDay) for outcome in outcomes)
     assert await repository(engine).recent("flask") == RecentDownloads(1, 11, 11)
 
     source.read_days.clear()
@@ -445,7 +640,10 @@ async def test_a_day_that_fails_does_not_keep_the_others(engine: AsyncEngine) ->
         }
     )
     outcomes = await _backfill(engine, source, days_ago(3))
-    assert {outcome.day for outcome in outcomes if outcome.failure} == {days_ago(1), days_ago(2)}
+    assert {outcome.day for outcome in outcomes if isinstance(outcome.result, IngestError)} == {
+        days_ago(1),
+        days_ago(2),
+    }
     days = await repository(engine).published_days()
     assert [day.day for day in days] == [days_ago(3), days_ago(0)]
 
@@ -463,7 +661,7 @@ async def test_backfill_can_replace_the_sample(engine: AsyncEngine) -> None:
     with pytest.raises(SampleDataHeldError):
         await _backfill(engine, source, days_ago(1), force=True)
     outcomes = await _backfill(engine, source, days_ago(1), replace_sample=True)
-    assert [outcome.failure for outcome in outcomes] == [None, None]
+    assert all(isinstance(outcome.result, PublishedDay) for outcome in outcomes)
     assert {day.source for day in await repository(engine).published_days()} == {"given"}
 
 

@@ -1,0 +1,53 @@
+"""Runs the server processes."""
+
+import signal
+
+import uvicorn
+from uvicorn.supervisors.multiprocess import Multiprocess
+
+from app.errors import ServerStartError
+from app.settings import Settings
+
+GRACEFUL_STOP_SECONDS = 30
+"""How long a stop waits for requests that are being answered."""
+
+
+class Workers(Multiprocess):
+    """Several server processes, stopped together."""
+
+    def handle_hup(self) -> None:
+        """Stop, as one process does: uvicorn would start all anew, without their terminal."""
+        self.handle_term()
+
+
+def run_server(settings: Settings) -> None:
+    """Serve until SIGINT, SIGTERM or SIGHUP, then finish what is being answered.
+
+    The server processes read their settings from the environment. Raises `ServerStartError`.
+    """
+    config = uvicorn.Config(
+        "app.main:create_app_from_environment",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACEFUL_STOP_SECONDS,
+    )
+    # uvicorn answers to signals by itself, and raises them again once it has stopped. By then they
+    # have had their effect.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    if settings.workers == 1:
+        server = uvicorn.Server(config)
+        server.run()
+        if not server.started:
+            raise ServerStartError
+        return
+    hang_up = signal.getsignal(signal.SIGHUP)
+    workers = Workers(config, sockets=[config.bind_socket()])
+    if hang_up is signal.SIG_IGN:  # As under nohup.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    workers.run()
