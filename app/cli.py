@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,12 +24,12 @@ from app.db.embedded import embedded_postgres
 from app.db.engine import job_engine
 from app.db.migrations import migrate as migrate_database
 from app.downloads import PublishedDay, gaps
-from app.errors import SettingsError, StatsError
+from app.errors import StatsError
 from app.ingest import pipeline
 from app.ingest.source import open_source
 from app.logs import configure_logging
 from app.main import create_app
-from app.server import run_server
+from app.server import check_address, run_server
 from app.settings import IngestSource, Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -98,7 +97,7 @@ def serve(settings: Settings) -> None:
 
     When the source of downloads is the sample, an empty database is filled with it first.
     """
-    _check_address(settings.host, settings.port)
+    check_address(settings.host, settings.port)
     if settings.source is not IngestSource.SAMPLE:
         # What is missing for the daily job shows now, not at night.
         open_source(settings, settings.source)
@@ -106,22 +105,6 @@ def serve(settings: Settings) -> None:
         _run(url, partial(_prepare, settings))
         os.environ["DATABASE_URL"] = url
         run_server(settings)
-
-
-def _check_address(host: str, port: int) -> None:
-    """Raise before anything is started when the address can't be listened on."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-    except (OSError, UnicodeError) as error:
-        raise SettingsError(
-            f"HOST={host} PORT={port}: should be an address that is free to listen on: "
-            f"{getattr(error, 'strerror', None) or error}"
-        ) from error
 
 
 async def _prepare(settings: Settings, engine: AsyncEngine) -> None:

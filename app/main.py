@@ -6,6 +6,7 @@ from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from app.api import packages, problem_details, rate_limit, status
 from app.api.cors import CORSMiddleware
@@ -43,7 +44,8 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
         scheduler.shutdown(wait=False)
         await engine.dispose()
 
-    app = FastAPI(
+    # FastAPI, with the documentation pages' scripts and styles served from here.
+    app = FastAPIOffline(
         title="PyPI Stats API",
         version=version("pypi-stats-api"),
         lifespan=lifespan,

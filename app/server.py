@@ -1,15 +1,32 @@
 """Runs the server processes."""
 
 import signal
+import socket
 
 import uvicorn
 from uvicorn.supervisors.multiprocess import Multiprocess
 
-from app.errors import ServerStartError
+from app.errors import ServerStartError, SettingsError
 from app.settings import Settings
 
 GRACEFUL_STOP_SECONDS = 30
 """How long a stop waits for requests that are being answered."""
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise before anything is started when the address can't be listened on."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(
+            f"HOST={host} PORT={port}: should be an address that is free to listen on: "
+            f"{getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 class Workers(Multiprocess):
