@@ -151,6 +151,7 @@ def ingest(
     day = day or pipeline.latest_complete_day()
     kind = IngestSource(source or settings.source)
     if dry_run:
+        pipeline.check_counted(day)
         click.echo(_cost(settings, kind, day))
         return
     opened = open_source(settings, kind)

@@ -79,6 +79,14 @@ class MigrationError(StatsError):
     """The database's schema is not one that this code can bring up to date."""
 
 
+class TableInUseError(StatsError):
+    def __init__(self) -> None:
+        super().__init__(
+            "retention: long transactions kept daily_downloads in use, so nothing was dropped; "
+            "the next run tries again"
+        )
+
+
 class IngestError(StatsError):
     """A day was not published. What was held before is untouched."""
 

@@ -53,12 +53,12 @@ def run_server(settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=GRACEFUL_STOP_SECONDS,
     )
-    # uvicorn answers to signals by itself, and raises them again once it has stopped. By then they
-    # have had their effect.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
     if settings.workers == 1:
         server = uvicorn.Server(config)
+        # uvicorn answers to signals by itself, and raises them again once it has stopped: by then
+        # this changes nothing. Before it listens to them, it stops as soon as it has started.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         server.run()
         if not server.started:
             raise ServerStartError

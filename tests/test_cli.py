@@ -74,9 +74,12 @@ async def test_a_database_that_refuses(database_url: str, engine: AsyncEngine) -
 
 def test_a_future_day(database_url: str) -> None:
     tomorrow = str(days_ago(-2))
-    for arguments in (("ingest", "--date", tomorrow), ("backfill", "--start", tomorrow)):
-        end = () if arguments[0] == "ingest" else ("--end", tomorrow)
-        result = run(*arguments, *end, DATABASE_URL=database_url)
+    for arguments in (
+        ("ingest", "--date", tomorrow),
+        ("ingest", "--date", tomorrow, "--dry-run"),
+        ("backfill", "--start", tomorrow, "--end", tomorrow),
+    ):
+        result = run(*arguments, DATABASE_URL=database_url)
         assert_fails(result, 1, tomorrow, f"latest complete UTC day is {days_ago(0)}")
 
 

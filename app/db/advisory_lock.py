@@ -22,22 +22,12 @@ async def lock_for_transaction(connection: AsyncConnection, key: LockKey) -> Non
 
 
 @asynccontextmanager
-async def lock(connection: AsyncConnection, key: LockKey) -> AsyncIterator[None]:
-    """Wait for the lock and hold it meanwhile.
-
-    It belongs to the connection, which is in autocommit: Postgres releases it when the connection
-    ends, however that comes about.
-    """
-    await connection.execute(select(func.pg_advisory_lock(int(key))))
-    try:
-        yield
-    finally:
-        await connection.execute(select(func.pg_advisory_unlock(int(key))))
-
-
-@asynccontextmanager
 async def try_lock(connection: AsyncConnection, key: LockKey) -> AsyncIterator[bool]:
-    """As `lock`, but without waiting: False when somebody else holds it."""
+    """Hold the lock meanwhile, unless somebody else does: True when it is ours.
+
+    It belongs to the connection, which is in autocommit and does nothing else that takes long:
+    Postgres releases it when the connection ends, however that comes about.
+    """
     taken = await connection.execute(select(func.pg_try_advisory_lock(int(key))))
     if not taken.scalar_one():
         yield False
@@ -45,4 +35,5 @@ async def try_lock(connection: AsyncConnection, key: LockKey) -> AsyncIterator[b
     try:
         yield True
     finally:
-        await connection.execute(select(func.pg_advisory_unlock(int(key))))
+        if not connection.invalidated:  # As after a cancellation: the lock went with it.
+            await connection.execute(select(func.pg_advisory_unlock(int(key))))

@@ -141,13 +141,17 @@ class _Server:
             return ""
 
     def _is_running(self) -> bool:
-        # Not `pg_ctl status`: to that, any process that got the number of a dead one will do.
+        """Whether the process of the pid file is a server of this data, and not one that got the
+        number of a dead server: a server works in its data's folder.
+        """
         import psutil  # noqa: PLC0415 - it comes with the optional extra
 
-        number = self._pid_file().partition("\n")[0]
         try:
-            return bool(number) and str(self._cluster) in psutil.Process(int(number)).cmdline()
-        except psutil.Error:
+            process = psutil.Process(int(self._pid_file().partition("\n")[0]))
+            return self._cluster.samefile(process.cwd())
+        except psutil.AccessDenied:
+            return True  # Somebody's who hides it. To connect will tell.
+        except (ValueError, FileNotFoundError, psutil.NoSuchProcess):
             return False
 
     def _start(self) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 import orjson
-from sqlalchemy import Date, cast, delete, func, select, text
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -104,8 +104,7 @@ class IngestRepository:
 
     async def forget_before(self, first_held: date) -> int:
         """Forget the days before `first_held`, of which no row is left, and the packages last seen
-        on them; say how many those were. The caller holds the publish lock: a package must not go
-        while a publish is about to add a row to it.
+        on them; say how many those were. The caller holds the publish lock.
         """
         await self._connection.execute(
             delete(ingested_days).where(ingested_days.c.day < first_held)
@@ -118,7 +117,9 @@ class IngestRepository:
     # Publishing
 
     async def lock_publish(self) -> None:
-        """Exclude other publishes until the transaction ends: `recent` sums over several days."""
+        """Exclude other publishes, and retention, until the transaction ends: `recent` sums over
+        several days, and no month or package may go that a publish is about to use.
+        """
         await lock_for_transaction(self._connection, LockKey.PUBLISH)
 
     async def delete_everything(self) -> None:
@@ -133,8 +134,7 @@ class IngestRepository:
         await self._connection.execute(text("ANALYZE staged_downloads"))
         published = await self._describe_staged(day, source)
         await self._stage_all_packages()
-        if await ensure_partition(self._connection, day):
-            await self._forget_month(day)
+        await ensure_partition(self._connection, day)
         await self._replace_rows(day)
         await self._record(published)
         await self._update_packages(day)
@@ -167,13 +167,6 @@ class IngestRepository:
                 "FROM staged_downloads"
             ),
             {"name": ALL_PACKAGES},
-        )
-
-    async def _forget_month(self, day: date) -> None:
-        """Of a month that was just made, no day can be published."""
-        month = func.date_trunc("month", ingested_days.c.day)
-        await self._connection.execute(
-            delete(ingested_days).where(month == func.date_trunc("month", cast(day, Date)))
         )
 
     async def _replace_rows(self, day: date) -> None:

@@ -1,17 +1,23 @@
 """The monthly partitions of `daily_downloads`: naming, making and dropping them.
 
-Readers are never in the way: attaching and detaching concurrently take a lock on the table that
-queries do not wait for, where creating a partition in place would lock them out.
+Readers are not in the way and not kept waiting. Attaching takes a lock that queries do not wait
+for, where creating a partition in place would lock them out. Dropping has to lock the whole table,
+for as long as it takes to forget a name, and gives up at once when a reader is in its way.
 """
 
 import re
 from datetime import date
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-_DETACH = "ALTER TABLE daily_downloads DETACH PARTITION {} CONCURRENTLY"
-_FINALIZE = "ALTER TABLE daily_downloads DETACH PARTITION {} FINALIZE"
+from app.errors import TableInUseError
+
+LOCK_TIMEOUT_MILLISECONDS = 100
+"""How long a drop waits for readers, and so the most that new ones wait behind it."""
+
+LOCK_NOT_AVAILABLE = "55P03"
 
 _NAME = re.compile(r"daily_downloads_(\d{4})_(\d{2})")
 
@@ -32,19 +38,14 @@ def _month(partition: str) -> tuple[date, date]:
     return date(year, month, 1), date(year + month // 12, month % 12 + 1, 1)
 
 
-async def ensure_partition(connection: AsyncConnection, day: date) -> bool:
-    """Make the partition of a day's month where it is not there; True when it was made.
+async def ensure_partition(connection: AsyncConnection, day: date) -> None:
+    """Make the partition of a day's month where it is not there.
 
     In the transaction of the caller, who holds the publish lock: two can't make the same one.
     """
     partition = _name(day)
-    state = dict(await _partitions(connection)).get(partition)
-    if state == "attached":
-        return False
-    # What was left by a retention that was killed: the month was on its way out.
-    if state == "detaching":
-        await connection.execute(text(_FINALIZE.format(partition)))
-    await connection.execute(text(f"DROP TABLE IF EXISTS {partition}"))
+    if partition in await _partitions(connection):
+        return
     start, end = _month(partition)
     await connection.execute(text(f"CREATE TABLE {partition} (LIKE daily_downloads INCLUDING ALL)"))
     await connection.execute(
@@ -53,46 +54,38 @@ async def ensure_partition(connection: AsyncConnection, day: date) -> bool:
             f"FOR VALUES FROM ('{start}') TO ('{end}')"
         )
     )
-    return True
 
 
 async def first_held_day(connection: AsyncConnection) -> date | None:
     """The first day that the oldest partition could hold."""
-    months = [_month(name)[0] for name, _ in await _partitions(connection)]
-    return min(months, default=None)
+    partitions = await _partitions(connection)
+    return _month(partitions[0])[0] if partitions else None
 
 
 async def drop_partitions_before(connection: AsyncConnection, first_day: date) -> list[str]:
-    """Drop every partition that ends before `first_day`, and say which.
-
-    The connection is in autocommit: Postgres detaches concurrently only outside a transaction.
-    What was killed halfway is finished by the next call.
+    """Drop every partition that ends before `first_day`, and say which, in the transaction of the
+    caller. Raises `TableInUseError` when a reader keeps it from that.
     """
-    dropped = []
-    for partition, state in await _partitions(connection):
-        _, end = _month(partition)
-        if end > first_day:
-            continue
-        if state == "attached":
-            await connection.execute(text(_DETACH.format(partition)))
-        elif state == "detaching":
-            await connection.execute(text(_FINALIZE.format(partition)))
-        await connection.execute(text(f"DROP TABLE {partition}"))
-        dropped.append(partition)
+    dropped = [name for name in await _partitions(connection) if _month(name)[1] <= first_day]
+    await connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}"))
+    try:
+        for partition in dropped:
+            await connection.execute(text(f"DROP TABLE {partition}"))
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+            raise
+        raise TableInUseError from error
+    await connection.execute(text("SET LOCAL lock_timeout = DEFAULT"))
     return dropped
 
 
-async def _partitions(connection: AsyncConnection) -> list[tuple[str, str]]:
-    """Names and states (attached, detaching, detached), oldest first."""
-    rows = await connection.execute(
+async def _partitions(connection: AsyncConnection) -> list[str]:
+    """Names, oldest first."""
+    names = await connection.scalars(
         text(
-            "SELECT c.relname, CASE WHEN i.inhrelid IS NULL THEN 'detached'"
-            " WHEN i.inhdetachpending THEN 'detaching' ELSE 'attached' END "
-            "FROM pg_class AS parent "
-            "JOIN pg_class AS c ON c.relnamespace = parent.relnamespace AND c.relkind = 'r' "
-            "LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid AND i.inhparent = parent.oid "
-            "WHERE parent.oid = CAST('daily_downloads' AS regclass) "
-            "AND c.relname LIKE 'daily\\_downloads\\_%' ORDER BY c.relname"
+            "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid "
+            "WHERE inhparent = CAST('daily_downloads' AS regclass) AND relkind = 'r' "
+            "ORDER BY relname"
         )
     )
-    return [(name, state) for name, state in rows if is_partition(name)]
+    return list(names)

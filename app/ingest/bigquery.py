@@ -38,7 +38,7 @@ RETRY_SECONDS = 60
 
 REQUEST_TIMEOUT_SECONDS = 60
 QUERY_TIMEOUT_SECONDS = 900
-"""A day's query takes a minute or so; a page of its rows, seconds."""
+"""Of a day's query, which takes a minute or so, and of each page of rows, which takes seconds."""
 
 USD_PER_TIB_BILLED = 6.25
 """On-demand price of a query in the US multi-region, beyond the first TiB of each month."""
@@ -175,6 +175,8 @@ def _source_errors() -> Iterator[None]:
         requests.RequestException,
     ) as error:
         raise SourceError(f"BigQuery: {_one_line(error)}") from error
+    except TimeoutError as error:
+        raise SourceError(f"BigQuery: no answer within {QUERY_TIMEOUT_SECONDS} s") from error
 
 
 def _one_line(error: Exception) -> str:
@@ -211,7 +213,8 @@ async def _in_thread(function: Callable[..., Result], *arguments: object) -> Res
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=run, name="bigquery", daemon=True).start()
-    return await outcome
+    async with asyncio.timeout(QUERY_TIMEOUT_SECONDS):
+        return await outcome
 
 
 def _next_page(pages: Iterator[Iterable[Row]]) -> list[PackageDownloads] | None:

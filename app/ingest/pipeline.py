@@ -1,15 +1,16 @@
 """Brings days from a source to what is served: stage, check, publish, retention."""
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWN_COLUMNS
-from app.db.advisory_lock import LockKey, lock
 from app.db.engine import connect
 from app.db.ingest_repository import IngestRepository
 from app.db.partitions import drop_partitions_before, first_held_day
@@ -21,6 +22,7 @@ from app.errors import (
     IngestError,
     RealDataHeldError,
     SampleDataHeldError,
+    TableInUseError,
 )
 from app.ingest.sample import SampleSource
 from app.ingest.source import Source
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 FIRST_DAY = date(2016, 1, 1)
 """PyPI's table of downloads begins in this year."""
 
+EXPIRE_TRIES = 10
+EXPIRE_PAUSE_SECONDS = 1.0
+
 MAX_DAILY_DOWNLOADS = 10**11
 """Of one package. All of PyPI together has some 10**9 to 10**10 a day."""
 
@@ -41,7 +46,8 @@ def latest_complete_day() -> date:
     return datetime.now(UTC).date() - timedelta(days=1)
 
 
-def _check_counted(day: date) -> None:
+def check_counted(day: date) -> None:
+    """Raise when there can't be downloads of the day."""
     if not FIRST_DAY <= day <= latest_complete_day():
         raise DayWithoutDownloadsError(day, FIRST_DAY, latest_complete_day())
 
@@ -59,7 +65,7 @@ async def ingest_day(
     Everything of the day becomes visible at once or, when anything raises, nothing does. With
     `replace_sample` all sample data goes in the moment the day appears. Raises an `IngestError`.
     """
-    _check_counted(day)
+    check_counted(day)
     async with connect(engine) as connection:
         repository = IngestRepository(connection)
         # Asked before anything is spent on the source, and again when nobody else can publish.
@@ -151,25 +157,31 @@ class Expired:
 
 
 async def expire(engine: AsyncEngine, *, retention_days: int) -> Expired:
-    """Drop the months that lie wholly outside the window, and the packages without a row left.
+    """Drop the months that lie wholly outside the window, and the packages without a row left, all
+    or nothing. Raises `TableInUseError` when readers were in the way each time it tried.
 
-    Readers leave out what is outside the window by themselves, so this changes no answer, and a
-    call that was killed is finished by the next.
+    Readers leave out what is outside the window by themselves, so this changes no answer.
     """
+    for _ in range(EXPIRE_TRIES - 1):
+        with suppress(TableInUseError):
+            return await _expire(engine, retention_days)
+        await asyncio.sleep(EXPIRE_PAUSE_SECONDS)
+    return await _expire(engine, retention_days)
+
+
+async def _expire(engine: AsyncEngine, retention_days: int) -> Expired:
     async with connect(engine) as connection:
-        # Postgres detaches a partition concurrently only outside a transaction.
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
-        # No publish meanwhile: it could be about to use the month or the package that goes.
-        async with lock(connection, LockKey.PUBLISH):
-            repository = IngestRepository(connection)
-            latest = await repository.latest_day()
-            if latest is None:
-                return Expired([], 0)
-            first_served = latest - timedelta(days=retention_days - 1)
-            dropped = await drop_partitions_before(connection, first_served)
-            first_held = await first_held_day(connection)
-            gone = await repository.forget_before(first_held) if first_held else 0
-            return Expired(dropped, gone)
+        repository = IngestRepository(connection)
+        await repository.lock_publish()
+        latest = await repository.latest_day()
+        if latest is None:
+            return Expired([], 0)
+        first_served = latest - timedelta(days=retention_days - 1)
+        dropped = await drop_partitions_before(connection, first_served)
+        first_held = await first_held_day(connection)
+        gone = await repository.forget_before(first_held) if first_held else 0
+        await connection.commit()
+        return Expired(dropped, gone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +213,7 @@ async def days_to_backfill(
     not complete or would lie outside the window.
     """
     for day in filter(None, (start, end)):
-        _check_counted(day)
+        check_counted(day)
     async with connect(engine) as connection:
         sources = await IngestRepository(connection).published_sources()
     held = {

@@ -151,3 +151,25 @@ def test_a_parent_that_was_closed_since_is_opened_again(data_dir: Path) -> None:
     data_dir.chmod(0o700)
     with embedded_postgres(data_dir):
         assert len(servers(data_dir)) == 1
+
+
+def test_a_folder_that_was_renamed_meanwhile_keeps_its_server(data_dir: Path) -> None:
+    there, moved = data_dir / "there", data_dir / "moved"
+    with hold(there) as other:
+        there.rename(moved)
+        with embedded_postgres(moved):
+            assert len(servers(there)) == 1, "found running, and left alone"
+        assert (moved / "postgres" / "postmaster.pid").exists()
+        moved.rename(there)
+        assert other.poll() is None
+    assert servers(there) == []
+
+
+@pytest.mark.parametrize("content", ["", "nonsense\n", "-1\n"])
+def test_a_damaged_pid_file(data_dir: Path, content: str) -> None:
+    with embedded_postgres(data_dir):
+        pass
+    (data_dir / "postgres" / "postmaster.pid").write_text(content)
+    with embedded_postgres(data_dir):
+        assert len(servers(data_dir)) == 1
+    assert servers(data_dir) == []

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from app.ingest.bigquery import BigQuerySource, create_source
 from app.ingest.source import open_source
 from app.settings import IngestSource, Settings, load_settings
 from tests.bigquery_table import DAY, Event, Table
-from tests.days import RETENTION_DAYS
+from tests.days import RETENTION_DAYS, days_ago
 from tests.processes import free_port
 
 
@@ -255,6 +257,53 @@ async def test_a_silent_server_is_given_up(
     source = create_source(Settings(bigquery_emulator_host=silent_host))
     with pytest.raises(SourceError):
         [batch async for batch in source.read(DAY)]
+
+
+@pytest.fixture
+def unfinished_host() -> Iterator[str]:
+    """A server that takes every query and never finishes one."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            job = {
+                "kind": "bigquery#job",
+                "id": "emulator:US.1",
+                "jobReference": {"projectId": "emulator", "jobId": "1", "location": "US"},
+                "configuration": {"jobType": "QUERY", "query": {"query": ""}},
+                "status": {"state": "RUNNING"},
+                "jobComplete": False,
+            }
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(job).encode())
+
+        do_GET = do_POST = _answer  # noqa: N815 - names that the server asks for
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+async def test_a_query_that_never_ends_fails_its_day_and_no_other(
+    unfinished_host: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bigquery_source, "QUERY_TIMEOUT_SECONDS", 1)
+    source = create_source(Settings(bigquery_emulator_host=unfinished_host))
+    days = [days_ago(0), days_ago(1)]
+    outcomes = [
+        outcome
+        async for outcome in pipeline.backfill(engine, source, days, retention_days=RETENTION_DAYS)
+    ]
+    assert [outcome.day for outcome in outcomes] == days
+    for outcome in outcomes:
+        assert isinstance(outcome.result, SourceError)
+        assert "no answer within 1 s" in str(outcome.result)
 
 
 async def test_nothing_waits_for_a_server_that_was_given_up(silent_host: str) -> None:

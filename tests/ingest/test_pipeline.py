@@ -8,12 +8,12 @@ from random import Random
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.breakdowns import PYTHON_MAJOR, PYTHON_MINOR, SYSTEM
-from app.db.advisory_lock import LockKey, lock
+from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect, create_engine
 from app.db.ingest_repository import IngestRepository
@@ -28,6 +28,7 @@ from app.errors import (
     RealDataHeldError,
     SampleDataHeldError,
     SourceError,
+    TableInUseError,
 )
 from app.ingest import pipeline
 from app.ingest.sample import SampleSource
@@ -392,14 +393,6 @@ async def test_the_digest_depends_on_the_rows_alone(engine: AsyncEngine) -> None
 # Retention
 
 
-async def _rows_of(connection: AsyncConnection, day: date) -> int:
-    rows = await connection.scalar(
-        select(func.count()).select_from(daily_downloads).where(daily_downloads.c.date == day)
-    )
-    assert rows is not None
-    return rows
-
-
 async def test_exactly_the_window_is_served(engine: AsyncEngine) -> None:
     """The first of its days is, the day before is not, whether or not retention has run."""
     first, before = days_ago(RETENTION_DAYS - 1), days_ago(RETENTION_DAYS)
@@ -481,11 +474,11 @@ async def test_retention_of_an_empty_database(engine: AsyncEngine) -> None:
 async def test_retention_and_publish_exclude_each_other(engine: AsyncEngine) -> None:
     await publish(engine, days_ago(0), downloads("flask", 1))
     async with connect(engine) as other:
-        await other.execution_options(isolation_level="AUTOCOMMIT")
-        async with lock(other, LockKey.PUBLISH):
-            expiring = asyncio.create_task(pipeline.expire(engine, retention_days=RETENTION_DAYS))
-            done, _ = await asyncio.wait([expiring], timeout=0.5)
-            assert not done
+        await lock_for_transaction(other, LockKey.PUBLISH)
+        expiring = asyncio.create_task(pipeline.expire(engine, retention_days=RETENTION_DAYS))
+        done, _ = await asyncio.wait([expiring], timeout=0.5)
+        assert not done
+        await other.rollback()
         await expiring
 
 
@@ -499,66 +492,42 @@ async def test_several_retentions_at_once(engine: AsyncEngine) -> None:
     assert sum(len(one.partitions) for one in expired) == 1
 
 
-async def _leave_a_retention_unfinished(
-    engine: AsyncEngine, connection: AsyncConnection, partition: str, killed: str
+async def test_a_long_reader_delays_retention_and_nobody_else(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if killed == "while detaching":
-        # It waits for a reader, and is cancelled after it has marked the partition.
-        async with connect(engine) as reader, connect(engine) as retention:
-            await reader.execute(select(daily_downloads).limit(1))
-            await retention.execution_options(isolation_level="AUTOCOMMIT")
-            await retention.execute(text("SET statement_timeout = '500ms'"))
-            with pytest.raises(DBAPIError, match="statement timeout"):
-                await retention.execute(
-                    text(f"ALTER TABLE daily_downloads DETACH PARTITION {partition} CONCURRENTLY")
-                )
-            await retention.execute(text("RESET statement_timeout"))
-        return
-    await connection.execute(text(f"ALTER TABLE daily_downloads DETACH PARTITION {partition}"))
-    if killed == "before deleting":
-        await connection.execute(text(f"DROP TABLE {partition}"))
-    await connection.commit()
-
-
-KILLED = ["while detaching", "after detaching", "before deleting"]
-
-
-@pytest.mark.parametrize("killed", KILLED)
-async def test_retention_that_was_killed_is_finished_by_the_next(
-    engine: AsyncEngine, connection: AsyncConnection, killed: str
-) -> None:
-    old = days_ago(RETENTION_DAYS + 31)
-    partition = f"daily_downloads_{old:%Y_%m}"
-    await publish(engine, old, downloads("gone", 1))
+    monkeypatch.setattr(pipeline, "EXPIRE_TRIES", 2)
+    monkeypatch.setattr(pipeline, "EXPIRE_PAUSE_SECONDS", 0.1)
+    await publish(engine, days_ago(RETENTION_DAYS + 31), downloads("gone", 1))
     await publish(engine, days_ago(0), downloads("flask", 4))
-    await _leave_a_retention_unfinished(engine, connection, partition, killed)
+    before = await everything(engine)
+    async with connect(engine) as reader:
+        await reader.execute(select(daily_downloads).limit(1))
+        with pytest.raises(TableInUseError):
+            await pipeline.expire(engine, retention_days=RETENTION_DAYS)
+        assert await everything(engine) == before
+        await publish(engine, days_ago(1), downloads("flask", 1))
+        assert await repository(engine).recent("flask") == RecentDownloads(4, 5, 5)
+    expired = await pipeline.expire(engine, retention_days=RETENTION_DAYS)
+    assert (len(expired.partitions), expired.packages) == (1, 1)
 
-    await pipeline.expire(engine, retention_days=RETENTION_DAYS)
-    held = await everything(engine)
-    assert [row[0] for row in held["packages"]] == [ALL_PACKAGES, "flask"]
-    assert [row[0] for row in held["days"]] == [days_ago(0)]
-    assert await connection.scalar(text(f"SELECT to_regclass('{partition}')")) is None
 
-
-@pytest.mark.parametrize("killed", KILLED)
-async def test_a_month_that_was_going_can_be_published_again(
-    engine: AsyncEngine, connection: AsyncConnection, killed: str
+async def test_retention_that_fails_at_its_end_removes_nothing(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when the days served are made more. What was in it is gone, and not said to be there."""
-    old = date(2026, 1, 10)
-    await publish(engine, old, downloads("gone", 1))
-    await publish(engine, date(2026, 1, 11), downloads("gone", 1))
-    await publish(engine, date(2026, 3, 1), downloads("flask", 4))
-    await _leave_a_retention_unfinished(engine, connection, "daily_downloads_2026_01", killed)
+    await publish(engine, days_ago(RETENTION_DAYS + 31), downloads("gone", 1))
+    await publish(engine, days_ago(0), downloads("flask", 4))
+    before = await everything(engine)
+    forget = IngestRepository.forget_before
 
-    await publish(engine, old, downloads("flask", 2))
-    assert [day.day for day in await repository(engine).published_days()] == [
-        old,
-        date(2026, 3, 1),
-    ]
-    series = await repository(engine).overall("flask")
-    assert series
-    assert series["without_mirrors"] == [(old, 2), (date(2026, 3, 1), 4)]
+    async def forget_and_fail(self: IngestRepository, first_held: date) -> int:
+        await forget(self, first_held)
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IngestRepository, "forget_before", forget_and_fail)
+        with pytest.raises(ConnectionError):
+            await pipeline.expire(engine, retention_days=RETENTION_DAYS)
+    assert await everything(engine) == before
 
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
@@ -578,16 +547,6 @@ async def test_the_servers_default_isolation_does_not_matter(
     )
     assert await repository(others).recent("flask") == RecentDownloads(1, 2**6 - 1, 2**6 - 1)
     await others.dispose()
-
-
-async def test_a_month_whose_drop_was_killed_can_be_published_again(
-    engine: AsyncEngine, connection: AsyncConnection
-) -> None:
-    partition = f"daily_downloads_{days_ago(0):%Y_%m}"
-    await connection.execute(text(f"CREATE TABLE {partition} (LIKE daily_downloads)"))
-    await connection.commit()
-    await publish(engine, days_ago(0), downloads("flask", 4))
-    assert await _rows_of(connection, days_ago(0)) == 2
 
 
 # Backfill
