@@ -57,7 +57,8 @@ async def run_daily_job(settings: Settings, database_url: str) -> None:
                     if day in await IngestRepository(connection).published_sources():
                         log.info("daily job: %s is published already", day)
                     else:
-                        source = open_source(settings, settings.source)
+                        # In a thread: it imports Google's client, and that looks for credentials.
+                        source = await asyncio.to_thread(open_source, settings, settings.source)
                         published = await ingest_day(
                             engine, source, day, retention_days=settings.retention_days
                         )
