@@ -262,6 +262,8 @@ async def _report(outcomes: AsyncIterator[pipeline.Outcome], days: Sequence[date
 def _progress(days: Sequence[date]) -> Iterator["tqdm[NoReturn]"]:
     """A progress bar in a terminal, disabled elsewhere."""
     interactive = sys.stderr.isatty()
+    # No thread that watches bars for the rest of the process's life, which may be the service's.
+    tqdm.monitor_interval = 0
     with (
         logging_redirect_tqdm() if interactive else nullcontext(),
         tqdm(total=len(days), unit="day", disable=not interactive) as progress,
