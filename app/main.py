@@ -10,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 
 from app.api import packages, problem_details, rate_limit, status
 from app.api.cors import CORSMiddleware
+from app.api.head import HeadMiddleware
 from app.api.openapi import describe
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import create_engine
@@ -58,5 +59,6 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
     problem_details.install(app)
     # The last one added is the first that a request meets.
     rate_limit.install(app, settings.rate_limits)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(CORSMiddleware)
     return app

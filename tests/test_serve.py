@@ -132,6 +132,15 @@ def test_odd_names_over_the_wire(address: str, name: str) -> None:
     assert response.headers["content-type"] == "application/problem+json"
 
 
+def test_head_over_the_wire(address: str) -> None:
+    """Twice on one connection: a body that should not be there would be taken for an answer."""
+    with httpx.Client() as client:
+        for _ in range(2):
+            response = client.head(f"{address}/api/packages/requests/python_minor")
+            assert (response.status_code, response.content) == (200, b"")
+            assert int(response.headers["content-length"]) > 1000
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_silent_source_does_not_keep_it_from_stopping(
     data_dir: Path, tmp_path: Path, stop: signal.Signals

@@ -132,6 +132,16 @@ async def test_payload(client: httpx.AsyncClient, path: str) -> None:
 
 
 @pytest.mark.usefixtures("two_days")
+@pytest.mark.parametrize("path", [*ENDPOINTS, "recent?period=year", "nothing"])
+async def test_head_is_get_without_the_body(client: httpx.AsyncClient, path: str) -> None:
+    got = await client.get(f"/api/packages/zope-interface/{path}")
+    response = await client.head(f"/api/packages/zope-interface/{path}")
+    assert response.content == b""
+    assert (response.status_code, response.headers) == (got.status_code, got.headers)
+    assert int(response.headers["content-length"]) == len(got.content)
+
+
+@pytest.mark.usefixtures("two_days")
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize(
     "name", ["zope.interface", "Zope_Interface", "ZOPE.-_INTERFACE", "zope%2Einterface"]

@@ -21,7 +21,7 @@ def _check(response: httpx.Response, status: int) -> None:
 async def test_method_not_allowed(client: httpx.AsyncClient) -> None:
     response = await client.post("/api/packages/flask/recent")
     _check(response, 405)
-    assert response.headers["allow"] == "GET"
+    assert response.headers["allow"] == "GET, HEAD"
 
 
 async def test_what_nobody_thought_of_tells_nothing(
