@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 FIRST_DAY = date(2016, 1, 1)
 """PyPI's table of downloads begins in this year."""
 
+STAGED_ROWS = 2_000
+"""Rows that are validated and copied at a time. In between, the service's process answers requests:
+this many keep it from that for some 10 ms."""
+
 EXPIRE_TRIES = 10
 EXPIRE_PAUSE_SECONDS = 1.0
 
@@ -116,16 +120,17 @@ async def _stage(repository: IngestRepository, source: Source, day: date) -> Non
     rejected: Counter[str] = Counter()
     examples: dict[str, str] = {}
     async for batch in source.read(day):
-        accepted = []
-        for row in batch:
-            fault = fault_of(row)
-            if fault is None:
-                accepted.append(row)
-            else:
-                rejected[fault] += 1
-                examples.setdefault(fault, repr(row)[:300])
-        await repository.stage(accepted)
-        staged += len(accepted)
+        for start in range(0, len(batch), STAGED_ROWS):
+            accepted = []
+            for row in batch[start : start + STAGED_ROWS]:
+                fault = fault_of(row)
+                if fault is None:
+                    accepted.append(row)
+                else:
+                    rejected[fault] += 1
+                    examples.setdefault(fault, repr(row)[:300])
+            await repository.stage(accepted)
+            staged += len(accepted)
     for fault, count in rejected.items():
         log.warning("%s: rejected %d rows: %s, such as %s", day, count, fault, examples[fault])
     if not staged:
