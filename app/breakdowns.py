@@ -11,10 +11,6 @@ NULL_CATEGORY = "null"
 """The category of downloads whose value is missing in the source."""
 
 
-def _same(category: str) -> str:
-    return category
-
-
 @dataclass(frozen=True, slots=True)
 class Breakdown:
     """How one package's downloads of a day divide into categories, known mirrors excluded."""
@@ -25,8 +21,8 @@ class Breakdown:
     column: str
     """The column of `daily_downloads` with an object of downloads by stored category."""
 
-    category_of: Callable[[str], str] = _same
-    """From the stored category to the one that is served."""
+    category_of: Callable[[str], str] | None = None
+    """From the stored category to the one that is served; None where they are the same."""
 
     @property
     def payload_type(self) -> str:

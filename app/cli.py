@@ -241,11 +241,13 @@ async def _report(outcomes: AsyncIterator[pipeline.Outcome], days: Sequence[date
     try:
         with _progress(days) as progress:
             async for outcome in outcomes:
-                if isinstance(outcome.result, PublishedDay):
+                is_published = isinstance(outcome.result, PublishedDay)
+                if is_published:
                     published += 1
                 else:
                     failed.append(outcome.day)
-                if progress.disable or failed[-1:] == [outcome.day]:
+                # The bar tells of what went well.
+                if progress.disable or not is_published:
                     progress.write(str(outcome), file=sys.stderr)
                 progress.update()
     finally:

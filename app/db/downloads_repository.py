@@ -1,7 +1,7 @@
 """Reads what is published: one query an answer."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -78,7 +78,10 @@ class DownloadsRepository:
     async def breakdown(self, package: str, breakdown: Breakdown) -> Series | None:
         """The breakdown's categories; None as for `recent`."""
         rows = await self._fetch(self._breakdowns[breakdown.name], package)
-        counts = ((day, _merge(stored, breakdown)) for day, stored in rows)
+        category_of = breakdown.category_of
+        counts = (
+            (day, _merge(stored, category_of) if category_of else stored) for day, stored in rows
+        )
         return _series(counts) if rows else None
 
     async def _fetch(self, query: Select[date], package: str) -> list[Row[*tuple[Any, ...]]]:
@@ -117,11 +120,11 @@ class DownloadsRepository:
         return Held(packages=package_count, size_bytes=int(size_bytes))
 
 
-def _merge(stored: Counts, breakdown: Breakdown) -> Counts:
+def _merge(stored: Counts, category_of: Callable[[str], str]) -> Counts:
     """Stored categories summed into the served ones."""
     merged: Counter[str] = Counter()
     for category, downloads in stored.items():
-        merged[breakdown.category_of(category)] += downloads
+        merged[category_of(category)] += downloads
     return merged
 
 
