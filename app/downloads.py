@@ -56,6 +56,18 @@ class PublishedDay:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What is published at a moment, of the days served. While it stays, every answer does."""
+
+    latest_day: date
+    published_at: datetime
+    """When the last of the days was published."""
+
+    version: str
+    """Depends on the days' rows alone, as their digests do."""
+
+
 def gaps(days: Sequence[PublishedDay]) -> list[date]:
     """The days between the first and the last of `days`, in order, that are not among them."""
     if not days:

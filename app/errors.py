@@ -56,11 +56,20 @@ class DatabaseUnavailableError(UnavailableError):
         return "The database can't be reached at the moment."
 
 
+class RequestTimeoutError(UnavailableError):
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The answer took more than {seconds:g} s.")
+
+
 class NothingPublishedError(UnavailableError):
     retry_after_seconds = 300
 
     def __init__(self) -> None:
         super().__init__("No day has been published yet.")
+
+
+class NotReadyError(UnavailableError):
+    pass
 
 
 # What an operator asked for

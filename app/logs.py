@@ -3,8 +3,16 @@
 import logging
 import logging.config
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from datetime import UTC, datetime
 
+import orjson
 import structlog
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that is being answered: also in what is logged meanwhile. Empty outside of one."""
 
 
 def configure_logging(level: str, log_format: str) -> None:
@@ -13,7 +21,7 @@ def configure_logging(level: str, log_format: str) -> None:
     `level` is a level's name in lower case, `log_format` is `console` or `json`.
     """
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _add_request_id,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -67,3 +75,37 @@ def configure_logging(level: str, log_format: str) -> None:
             },
         }
     )
+
+
+def _add_request_id(
+    _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    if request_id.get():
+        event["request_id"] = request_id.get()
+    return event
+
+
+def line_writer(logger: str, event: str, log_format: str) -> Callable[[dict[str, object]], None]:
+    """Writes lines at level info like those of `configure_logging`, in a tenth of the time: for the
+    one that every request has. Each has its own fields; one that is empty is left out on a console.
+    """
+    stream = sys.stderr.buffer
+
+    def as_json(timestamp: str, fields: dict[str, object]) -> bytes:
+        common = {"event": event, "logger": logger, "level": "info", "timestamp": timestamp}
+        return orjson.dumps({**common, **fields}, option=orjson.OPT_APPEND_NEWLINE)
+
+    def for_people(timestamp: str, fields: dict[str, object]) -> bytes:
+        told = " ".join(f"{name}={value}" for name, value in fields.items() if value != "")
+        return f"{timestamp} [info] {event} [{logger}] {told}\n".encode()
+
+    render = as_json if log_format == "json" else for_people
+
+    def write(fields: dict[str, object]) -> None:
+        timestamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+        # A log that can't be written is no reason to fail.
+        with suppress(OSError, ValueError):
+            stream.write(render(timestamp, fields))
+            stream.flush()
+
+    return write

@@ -1,22 +1,33 @@
 """Puts the service together."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from starlette_compress import CompressMiddleware
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app.api import packages, problem_details, rate_limit, status
-from app.api.cors import CORSMiddleware
+from app.api import packages, problem_details, status
+from app.api.fixed_headers import FixedHeadersMiddleware
+from app.api.freshness import Freshness
 from app.api.head import HeadMiddleware
+from app.api.http_cache import HTTPCacheMiddleware
 from app.api.openapi import describe
+from app.api.rate_limit import RateLimitMiddleware, RateLimits
+from app.api.readiness import ReadinessCheck
+from app.api.request_guard import RequestGuardMiddleware
+from app.api.request_log import RequestLogMiddleware
 from app.db.downloads_repository import DownloadsRepository
-from app.db.engine import create_engine
+from app.db.engine import count_connections, create_engine
 from app.errors import SettingsError
-from app.ingest.scheduler import create_scheduler, run_daily_job
-from app.logs import configure_logging
+from app.ingest.scheduler import create_scheduler, due_at, run_daily_job
+from app.logs import configure_logging, line_writer
+from app.metrics import forget_ended_processes
 from app.settings import Settings, load_settings
 
 
@@ -26,22 +37,33 @@ def create_app_from_environment() -> FastAPI:
     configure_logging(settings.log_level, settings.log_format)
     if settings.database_url is None:
         raise SettingsError("DATABASE_URL: should be set, or use `python -m app serve`")
+    forget_ended_processes()
     return create_app(settings, settings.database_url.get_secret_value())
 
 
 def create_app(settings: Settings, database_url: str) -> FastAPI:
     """The service on a migrated database. Nothing connects before its lifespan begins."""
+    freshness = Freshness(
+        database_url, settings.retention_days, partial(due_at, settings.ingest_schedule)
+    )
+    rate_limits = _rate_limits(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = create_engine(database_url)
+        count_connections(engine)
         app.state.repository = DownloadsRepository(engine, settings.retention_days)
+        app.state.readiness = ReadinessCheck(engine)
         scheduler = create_scheduler(
             settings.ingest_schedule, partial(run_daily_job, settings, database_url)
         )
         app.state.scheduler = scheduler
         scheduler.start()
+        watch = asyncio.create_task(freshness.watch())
         yield
+        watch.cancel()
+        if rate_limits:
+            rate_limits.close()
         scheduler.shutdown(wait=False)
         await engine.dispose()
 
@@ -53,12 +75,52 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
         # A client that does not follow redirects gets a 404 it can understand.
         redirect_slashes=False,
     )
+    app.state.freshness = freshness
     app.include_router(packages.router)
     app.include_router(status.router)
     describe(app, settings.retention_days)
     problem_details.install(app)
-    # The last one added is the first that a request meets.
-    rate_limit.install(app, settings.rate_limits)
-    app.add_middleware(HeadMiddleware)
-    app.add_middleware(CORSMiddleware)
+    _add_middleware(app, settings, freshness, rate_limits)
     return app
+
+
+def _rate_limits(settings: Settings) -> RateLimits | None:
+    uri = settings.rate_limit_storage_uri
+    if not settings.rate_limits:
+        return None
+    return RateLimits(settings.rate_limits, uri.get_secret_value() if uri else None)
+
+
+def _add_middleware(
+    app: FastAPI, settings: Settings, freshness: Freshness, rate_limits: RateLimits | None
+) -> None:
+    """The last one added is the first that a request meets."""
+    app.add_middleware(RequestGuardMiddleware, timeout_seconds=settings.request_timeout_seconds)
+    app.add_middleware(CompressMiddleware)
+    app.add_middleware(
+        HTTPCacheMiddleware,
+        freshness=freshness,
+        routes=packages.router.routes,
+        rendering=packages.RENDERING,
+        max_bytes=settings.response_cache_max_bytes,
+    )
+    if rate_limits:
+        app.add_middleware(RateLimitMiddleware, rate_limits=rate_limits)
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(FixedHeadersMiddleware)
+    is_logged = settings.request_log and settings.log_level in ("debug", "info")
+    app.add_middleware(
+        RequestLogMiddleware,
+        write_line=line_writer("app.requests", "request", settings.log_format)
+        if is_logged
+        else None,
+        known_arguments={
+            argument.alias
+            for route in packages.router.routes
+            if isinstance(route, APIRoute)
+            for argument in route.dependant.query_params
+        },
+    )
+    if settings.trusted_proxies:
+        # Takes the right-most address that is not trusted, from all the headers together.
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))

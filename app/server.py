@@ -1,12 +1,16 @@
 """Runs the server processes."""
 
+import os
 import signal
 import socket
+from tempfile import TemporaryDirectory
 
 import uvicorn
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from app.errors import ServerStartError, SettingsError
+from app.http_protocol import BoundedHTTPProtocol
+from app.metrics import MULTIPROCESS_FOLDER
 from app.settings import Settings
 
 GRACEFUL_STOP_SECONDS = 30
@@ -45,6 +49,11 @@ def run_server(settings: Settings) -> None:
     config = uvicorn.Config(
         "app.main:create_app_from_environment",
         factory=True,
+        http=BoundedHTTPProtocol,
+        # Nothing here speaks it.
+        ws="none",
+        # The service writes its own line for each request.
+        access_log=False,
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
@@ -64,7 +73,9 @@ def run_server(settings: Settings) -> None:
             raise ServerStartError
         return
     hang_up = signal.getsignal(signal.SIGHUP)
-    workers = Workers(config, sockets=[config.bind_socket()])
-    if hang_up is signal.SIG_IGN:  # As under nohup.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    workers.run()
+    with TemporaryDirectory(prefix="pypi-stats-metrics-") as folder:
+        os.environ[MULTIPROCESS_FOLDER] = folder
+        workers = Workers(config, sockets=[config.bind_socket()])
+        if hang_up is signal.SIG_IGN:  # As under nohup.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        workers.run()

@@ -8,8 +8,10 @@ it needs.
 import json
 import os
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, get_args
+from urllib.parse import urlsplit
 
 import limits
 from apscheduler.triggers.cron import CronTrigger
@@ -37,6 +39,8 @@ DATABASE_ARGUMENTS = {"host", "sslmode", "ssl", "target_session_attrs"}
 
 LIBPQ_ONLY_ARGUMENTS = {"application_name", "channel_binding", "connect_timeout"}
 """What may too, since hosts hand it out for other drivers, and has none."""
+
+REDIS_SCHEMES = ("redis", "rediss", "redis+unix")
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
@@ -122,6 +126,35 @@ def _limits(value: str) -> str:
     return value
 
 
+def _redis_uri(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        uri = urlsplit(value.get_secret_value())
+        try:
+            usable = (
+                uri.scheme in REDIS_SCHEMES and bool(uri.hostname or uri.path) and (uri.port or 1)
+            )
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError(
+                "should look like redis://:password@host:6379/0; "
+                f"it may begin with {', '.join(REDIS_SCHEMES)}"
+            )
+    return value
+
+
+def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for name in value:
+        try:
+            ip_network(name)
+        except ValueError:
+            raise ValueError(
+                "should be addresses and networks such as 10.0.0.1,192.168.0.0/16,fd00::/8, "
+                f"which {name!r} is not"
+            ) from None
+    return value
+
+
 def _comma_separated(value: object) -> object:
     if isinstance(value, str):
         return tuple(name.strip() for name in value.split(",") if name.strip())
@@ -197,11 +230,36 @@ class Settings(BaseSettings):
             "their downloads count in `with_mirrors` only.",
         )
     )
+    trusted_proxies: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_comma_separated), AfterValidator(_networks)
+    ] = Field(
+        default=(),
+        description="Addresses and networks of the proxies in front, separated by commas: only "
+        "from them `X-Forwarded-For` says who the client is.",
+    )
     rate_limits: Annotated[str, AfterValidator(_limits)] = Field(
         default="10/second;300/minute",
         description="Requests that one client address may make, "
         "several limits separated by `;`. Empty means no limit.",
     )
+    rate_limit_storage_uri: Annotated[SecretStr | None, AfterValidator(_redis_uri)] = Field(
+        default=None,
+        description="Redis in which processes and machines count together, "
+        "`redis://:password@host:6379/0`. Left out, each process counts for itself.",
+    )
+    response_cache_max_bytes: int = Field(
+        default=64 * 2**20,
+        ge=0,
+        description="Memory that each process takes for answers it has given, "
+        "until the next publish. The default is 64 MiB; 0 keeps none.",
+    )
+    request_timeout_seconds: float = Field(
+        default=15.0,
+        gt=0,
+        le=600,
+        description="After which a request that has no answer yet is answered with status 503.",
+    )
+    request_log: bool = Field(default=True, description="Whether each request is logged.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe level that is logged."
     )

@@ -39,6 +39,17 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("BIGQUERY_EMULATOR_HOST", "localhost:9050", "http://127.0.0.1:9050"),
         ("RATE_LIMITS", "lots", "10/second;300/minute"),
         ("RATE_LIMITS", "0/second", "10/second;300/minute"),
+        ("TRUSTED_PROXIES", "10.0.0.1, proxy.local", "192.168.0.0/16"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8", "192.168.0.0/16"),
+        ("TRUSTED_PROXIES", "*", "192.168.0.0/16"),
+        ("RATE_LIMIT_STORAGE_URI", "memcached://secret", "redis://:password@host:6379/0"),
+        ("RATE_LIMIT_STORAGE_URI", "secret:6379", "redis://:password@host:6379/0"),
+        ("RATE_LIMIT_STORAGE_URI", "redis://:secret@host:port", "redis://:password@host:6379/0"),
+        ("RATE_LIMIT_STORAGE_URI", "redis://", "redis://:password@host:6379/0"),
+        ("RESPONSE_CACHE_MAX_BYTES", "-1", "greater than or equal to 0"),
+        ("RESPONSE_CACHE_MAX_BYTES", "64MB", "valid integer"),
+        ("REQUEST_TIMEOUT_SECONDS", "0", "greater than 0"),
+        ("REQUEST_LOG", "maybe", "valid boolean"),
         ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("LOG_FORMAT", "xml", "'console' or 'json'"),
     ],
@@ -113,7 +124,9 @@ def _documented() -> str:
         assert field.description, f"{name} has no help"
         if isinstance(default, tuple):
             default = ",".join(default)
-        shown = "" if default is None else f"`{default}`"
+        elif isinstance(default, bool):
+            default = str(default).lower()
+        shown = "" if default in (None, "") else f"`{default}`"
         rows.append(f"| `{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(rows)
 

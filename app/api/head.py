@@ -19,4 +19,8 @@ class HeadMiddleware:
                 message = {**message, "body": b""}
             await send(message)
 
-        await self._app({**scope, "method": "GET"}, receive, send_without_body)
+        # Not in the server's own, which tells it that no body follows.
+        as_get = {**scope, "method": "GET"}
+        await self._app(as_get, receive, send_without_body)
+        if "route" in as_get:
+            scope["route"] = as_get["route"]

@@ -35,6 +35,9 @@ router = APIRouter(
     },
 )
 
+RENDERING = "1"
+"""Another one whenever the same data is rendered to other bytes: every answer's tag tells it."""
+
 _CATEGORY_OF_MIRRORS = {Mirrors.TRUE: WITH_MIRRORS, Mirrors.FALSE: WITHOUT_MIRRORS}
 
 

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from app.api import cors
+from app.api.fixed_headers import FIXED_HEADERS
 from app.errors import (
     ArgumentError,
     DatabaseUnavailableError,
@@ -18,13 +18,18 @@ from app.errors import (
     StatsError,
     UnavailableError,
 )
+from app.logs import request_id
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-# Python before 3.13 has RFC 4918's phrase for 422.
-_TITLES = {status: status.phrase for status in HTTPStatus} | {422: "Unprocessable Content"}
+# Python before 3.13 has other phrases for these, from RFCs that were replaced.
+_TITLES = {status: status.phrase for status in HTTPStatus} | {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    422: "Unprocessable Content",
+}
 
 _DETAILS = {
     404: "There is nothing at this path: /docs lists what there is.",
@@ -48,7 +53,23 @@ def problem(
         body["errors"] = [
             {"parameter": error.parameter, "message": error.message} for error in errors
         ]
+    body["request_id"] = request_id.get()
     return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)
+
+
+def error_answer(error: StatsError) -> Response:
+    errors = error.errors if isinstance(error, InvalidArgumentsError) else None
+    headers = (
+        {"Retry-After": str(error.retry_after_seconds)}
+        if isinstance(error, UnavailableError)
+        else None
+    )
+    return problem(error.status, error.detail, errors, headers)
+
+
+def unexpected_answer(headers: Mapping[str, str] | None = None) -> Response:
+    """It is for the log to tell more."""
+    return problem(500, "Something unexpected happened.", headers=headers)
 
 
 def install(app: FastAPI) -> None:
@@ -63,13 +84,7 @@ async def _stats_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, StatsError)
     if isinstance(error, DatabaseUnavailableError):
         log.warning("%s", error)
-    errors = error.errors if isinstance(error, InvalidArgumentsError) else None
-    headers = (
-        {"Retry-After": str(error.retry_after_seconds)}
-        if isinstance(error, UnavailableError)
-        else None
-    )
-    return problem(error.status, error.detail, errors, headers)
+    return error_answer(error)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -90,5 +105,5 @@ async def _http_exception(_: Request, error: Exception) -> Response:
 
 
 async def _unexpected(_: Request, __: Exception) -> Response:
-    # The server logs what happened, with its trace. This is answered outside all middleware.
-    return problem(500, "Something unexpected happened.", headers=cors.HEADERS)
+    # Of a middleware: nothing around this is left to add its headers.
+    return unexpected_answer(FIXED_HEADERS)

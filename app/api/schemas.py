@@ -164,6 +164,25 @@ class Status(BaseModel):
     downloads: int = Field(description="Downloads of that day, known mirrors excluded.")
 
 
+class Index(BaseModel):
+    """What answers here."""
+
+    name: str
+    version: str
+    docs: str = Field(description="Path of the page that documents and tries the endpoints.")
+    openapi: str = Field(description="Path of the OpenAPI document.")
+    status: str = Field(description="Path that tells which days are published.")
+    data_as_of: dt.date | None = Field(
+        description="Latest published day, UTC; null when none is, or not known yet."
+    )
+
+
+class Readiness(BaseModel):
+    """The database can be reached and has what is needed."""
+
+    status: Literal["ready"]
+
+
 class Health(BaseModel):
     """The process is up."""
 
@@ -186,6 +205,10 @@ class Problem(BaseModel):
     title: str = Field(description="The status in words.", examples=["Not Found"])
     status: int = Field(description="The status of the answer.", examples=[404])
     detail: str = Field(description="What happened.", examples=["There is no package 'reqeusts'."])
+    request_id: str = Field(
+        description="Of this request: also in its `X-Request-ID`, and in the log.",
+        examples=["5f0c1f3b9a6e4d72"],
+    )
     errors: list[Fault] | SkipJsonSchema[None] = Field(
         default=None,
         description="With status 422: each argument that is wrong.",

@@ -1,10 +1,15 @@
 """What the service holds, and whether it is up."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import PlainTextResponse, Response
 
 from app.api.dependencies import Repository
-from app.api.schemas import Health, Problem, Status
+from app.api.freshness import Freshness
+from app.api.readiness import ReadinessCheck
+from app.api.schemas import Health, Index, Problem, Readiness, Status
 from app.downloads import gaps
+from app.metrics import exposition
 from app.settings import IngestSource
 
 router = APIRouter(tags=["status"])
@@ -36,7 +41,44 @@ async def status(repository: Repository) -> Status:
     )
 
 
+@router.get("/", operation_id="get_index")
+async def index(request: Request) -> Index:
+    """Where to go from here."""
+    freshness: Freshness = request.app.state.freshness
+    return Index(
+        name=request.app.title,
+        version=request.app.version,
+        docs="/docs",
+        openapi=request.app.openapi_url,
+        status="/api/status",
+        data_as_of=freshness.publication and freshness.publication.latest_day,
+    )
+
+
 @router.get("/health", operation_id="get_health")
 async def health() -> Health:
     """Answers as long as the process is up."""
     return Health(status="ok")
+
+
+@router.get(
+    "/ready",
+    operation_id="get_readiness",
+    responses={503: {"model": Problem, "description": "It is not, and the detail says why."}},
+)
+async def ready(request: Request) -> Readiness:
+    """Whether requests can be answered: for whoever decides where to send them."""
+    readiness: ReadinessCheck = request.app.state.readiness
+    await readiness.check()
+    return Readiness(status="ready")
+
+
+@router.get(
+    "/metrics",
+    operation_id="get_metrics",
+    response_class=PlainTextResponse,
+)
+async def metrics(request: Request) -> Response:
+    """Figures of the service itself, for Prometheus."""
+    freshness: Freshness = request.app.state.freshness
+    return Response(exposition(freshness.age_days()), media_type=CONTENT_TYPE_LATEST)

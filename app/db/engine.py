@@ -5,12 +5,14 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import orjson
+from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.errors import DatabaseUnavailableError
+from app.metrics import DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_LIMIT
 from app.settings import LIBPQ_ONLY_ARGUMENTS
 
 CONNECT_TIMEOUT_SECONDS = 5
@@ -43,6 +45,13 @@ def create_engine(
         },
         json_deserializer=orjson.loads,
     )
+
+
+def count_connections(engine: AsyncEngine) -> None:
+    """Keep the metrics of the connections that the engine's pool hands out."""
+    DATABASE_CONNECTIONS_LIMIT.set(POOL_SIZE + POOL_OVERFLOW)
+    event.listen(engine.sync_engine.pool, "checkout", lambda *_: DATABASE_CONNECTIONS.inc())
+    event.listen(engine.sync_engine.pool, "checkin", lambda *_: DATABASE_CONNECTIONS.dec())
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.breakdowns import BREAKDOWN_COLUMNS
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.partitions import ensure_partition
+from app.db.publication import announce
 from app.db.tables import daily_downloads, ingested_days, packages
 from app.downloads import PackageDownloads, PublishedDay
 from app.errors import DuplicatePackageError
@@ -139,6 +140,7 @@ class IngestRepository:
         await self._record(published)
         await self._update_packages(day)
         await self._connection.execute(text("DROP TABLE staged_downloads"))
+        await announce(self._connection)
         return published
 
     async def _describe_staged(self, day: date, source: str) -> PublishedDay:

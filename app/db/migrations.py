@@ -1,12 +1,13 @@
 """Brings a database's schema up to date with this code."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.advisory_lock import LockKey, lock_for_transaction
@@ -28,15 +29,37 @@ async def migrate(engine: AsyncEngine) -> None:
         await connection.commit()
 
 
+async def check_migrated(engine: AsyncEngine) -> None:
+    """Raise unless the database can be reached and has all that this code needs.
+
+    One that later code has migrated serves as well: that is how a new version is rolled out.
+    """
+    async with connect(engine) as connection:
+        migrated = await connection.scalar(select(func.to_regclass("alembic_version")))
+        held = migrated and await connection.scalar(text("SELECT version_num FROM alembic_version"))
+    *missing, head = _revisions()
+    if held is None or held in missing:
+        raise MigrationError(
+            f"the database is at migration {held or 'none'}, and {head} is needed: "
+            "run `python -m app migrate`"
+        )
+
+
+@cache
+def _revisions() -> list[str]:
+    """Those that this code knows, the latest last."""
+    script = ScriptDirectory.from_config(Config(ALEMBIC_INI))
+    return [revision.revision for revision in script.walk_revisions()][::-1]
+
+
 def _upgrade(connection: Connection) -> None:
     config = Config(ALEMBIC_INI)
     config.attributes["connection"] = connection
-    script = ScriptDirectory.from_config(config)
-    known = {revision.revision for revision in script.walk_revisions()}
+    known = _revisions()
     held = MigrationContext.configure(connection).get_current_heads()
-    if not known.issuperset(held):
+    if not set(known).issuperset(held):
         raise MigrationError(
             f"the database was migrated to {', '.join(held)}, which is further than this code "
-            f"knows ({script.get_current_head()}): run the version that migrated it, or a later one"
+            f"knows ({known[-1]}): run the version that migrated it, or a later one"
         )
     command.upgrade(config, "head")

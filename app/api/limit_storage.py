@@ -1,0 +1,81 @@
+"""Where requests are counted: in this process, or in a Redis that several share."""
+
+from threading import Lock
+from time import time
+from typing import Any
+
+from cachetools import LRUCache
+from limits.errors import StorageError
+from limits.storage import Storage
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+MAX_COUNTERS = 100_000
+"""That a process keeps, one a client and limit: some 40 MB. Beyond it those that were not used for
+longest are forgotten, and their clients begin anew.
+"""
+
+SHARED_TIMEOUT_SECONDS = 0.25
+"""For an answer of a shared storage, which takes a millisecond."""
+
+
+class BoundedMemoryStorage(Storage):
+    """The one that limits brings keeps each counter until it expires, however many there are."""
+
+    # Declared as the library does.
+    STORAGE_SCHEME = ["memory+bounded"]  # noqa: RUF012
+
+    def __init__(self, uri: str, **_: Any) -> None:
+        super().__init__(uri)
+        self._counters: LRUCache[str, _Counter] = LRUCache(MAX_COUNTERS)
+        self._lock = Lock()
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        return StorageError
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        with self._lock:
+            now = time()
+            counter = self._counters.get(key)
+            if counter is None or counter.expires_at <= now:
+                counter = self._counters[key] = _Counter(now + expiry)
+            counter.count += amount
+            return counter.count
+
+    def get(self, key: str) -> int:
+        counter = self._counters.get(key)
+        return counter.count if counter and counter.expires_at > time() else 0
+
+    def get_expiry(self, key: str) -> float:
+        counter = self._counters.get(key)
+        return counter.expires_at if counter else time()
+
+    def check(self) -> bool:
+        return True
+
+    def reset(self) -> int:
+        count = len(self._counters)
+        self._counters.clear()
+        return count
+
+    def clear(self, key: str) -> None:
+        self._counters.pop(key, None)
+
+
+class _Counter:
+    __slots__ = ("count", "expires_at")
+
+    def __init__(self, expires_at: float) -> None:
+        self.count = 0
+        self.expires_at = expires_at
+
+
+SHARED_OPTIONS: dict[str, Any] = {
+    "wrap_exceptions": True,
+    "socket_timeout": SHARED_TIMEOUT_SECONDS,
+    "socket_connect_timeout": SHARED_TIMEOUT_SECONDS,
+    # Its own would let a request wait for seconds.
+    "retry": Retry(NoBackoff(), 0),
+}
+"""For Redis."""

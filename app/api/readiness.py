@@ -1,0 +1,41 @@
+"""Whether the service can answer, without asking the database more often than is good for it."""
+
+import asyncio
+from time import monotonic
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.migrations import check_migrated
+from app.errors import DatabaseUnavailableError, MigrationError, NotReadyError, StatsError
+
+KEPT_SECONDS = 1.0
+"""That an outcome is good for: anybody may ask, as often as they like."""
+
+TIMEOUT_SECONDS = 3.0
+
+
+class ReadinessCheck:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._lock = asyncio.Lock()
+        self._checked = float("-inf")
+        self._error: StatsError | None = None
+
+    async def check(self) -> None:
+        """Raises `NotReadyError`, which says why."""
+        async with self._lock:
+            if monotonic() - self._checked > KEPT_SECONDS:
+                self._error = await self._find_error()
+                self._checked = monotonic()
+        if self._error:
+            raise self._error
+
+    async def _find_error(self) -> StatsError | None:
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                await check_migrated(self._engine)
+        except (DatabaseUnavailableError, MigrationError) as error:
+            return NotReadyError(error.detail)
+        except TimeoutError:
+            return NotReadyError("The database takes too long to answer.")
+        return None

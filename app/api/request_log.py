@@ -1,0 +1,107 @@
+"""Gives each request an id, writes a line about it and counts it: around everything else."""
+
+import re
+from collections.abc import Callable, Collection
+from functools import lru_cache
+from secrets import token_hex
+from time import perf_counter
+
+from prometheus_client import Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.logs import request_id
+from app.metrics import REQUEST_SECONDS, REQUESTS
+
+NO_ROUTE = "none"
+"""In the place of a route's template: of what leads nowhere, or was refused before its route was
+looked for.
+"""
+
+LOGGED_CHARACTERS = 300
+"""Of a path, and of a query."""
+
+_GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+
+LineWriter = Callable[[dict[str, object]], None]
+
+
+class RequestLogMiddleware:
+    """`write_line` gets the fields of each request's line; None writes none. Of queries it is told
+    the `known_arguments`: what else is in one may be a secret that got there by mistake.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, write_line: LineWriter | None, known_arguments: Collection[str]
+    ) -> None:
+        self._app = app
+        self._write_line = write_line
+        self._known_arguments = frozenset(name.encode() for name in known_arguments)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        own_id = _given_id(scope) or token_hex(8)
+        request_id.set(own_id)
+        header = (b"x-request-id", own_id.encode())
+        status = 500
+        size = 0
+        began = perf_counter()
+
+        async def note_and_send(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], header]
+            else:
+                size += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_and_send)
+        finally:
+            seconds = perf_counter() - began
+            route = scope.get("route")
+            template = route.path if route else NO_ROUTE
+            requests, durations = _metrics(template, status)
+            requests.inc()
+            durations.observe(seconds)
+            if self._write_line:
+                self._write_line(
+                    {
+                        "method": scope["method"],
+                        "path": _cut(scope["raw_path"]),
+                        "query": self._known_query(scope["query_string"]),
+                        "status": status,
+                        "bytes": size,
+                        "ms": round(seconds * 1000, 2),
+                        "client": scope["client"][0] if scope["client"] else None,
+                        "request_id": own_id,
+                    }
+                )
+
+    def _known_query(self, query: bytes) -> str:
+        if not query:
+            return ""
+        given = query.split(b"&")
+        known = [one for one in given if one.partition(b"=")[0] in self._known_arguments]
+        return _cut(b"&".join(known))
+
+
+def _given_id(scope: Scope) -> str | None:
+    """The id that a proxy, or the client, has given to the request."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _GIVEN_ID.fullmatch(value):
+            given: str = value.decode()
+            return given
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _metrics(template: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(template, status), REQUEST_SECONDS.labels(template)
+
+
+def _cut(text: bytes) -> str:
+    """As it came over the wire, where nothing in it can end a line."""
+    return text[:LOGGED_CHARACTERS].decode("ascii", "backslashreplace")

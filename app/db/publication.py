@@ -1,0 +1,80 @@
+"""Tells every process of a publish, whichever process made it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+import asyncpg
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.engine import connect, create_engine
+from app.db.tables import ingested_days
+from app.downloads import Publication
+
+CHANNEL = "pypi_stats_published"
+
+LISTENER_TIMEOUT_SECONDS = 3.0
+"""Of the listener's own query: a connection that answers no more is given up by then."""
+
+
+async def announce(connection: AsyncConnection) -> None:
+    """Wake all listeners in the moment that the caller's transaction commits."""
+    await connection.execute(select(func.pg_notify(CHANNEL, "")))
+
+
+class PublicationListener:
+    """One connection, outside the pool, for as long as it holds."""
+
+    def __init__(self, connection: AsyncConnection, retention_days: int) -> None:
+        self._connection = connection
+        self._retention = timedelta(days=retention_days)
+        self._woken = asyncio.Event()
+
+    async def listen(self) -> None:
+        driver = (await self._connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, asyncpg.Connection)
+        await driver.add_listener(CHANNEL, lambda *_: self._woken.set())
+        driver.add_termination_listener(lambda _: self._woken.set())
+
+    async def wait(self, seconds: float) -> None:
+        """Until something is announced, the connection ends, or so much time has passed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        self._woken.clear()
+
+    async def current(self) -> Publication | None:
+        """What is published now; None while nothing is."""
+        latest = select(func.max(ingested_days.c.day)).scalar_subquery()
+        digests = func.string_agg(
+            func.concat_ws(" ", ingested_days.c.day, ingested_days.c.digest),
+            text("',' ORDER BY ingested_days.day"),
+        )
+        query = select(
+            func.max(ingested_days.c.day),
+            func.max(ingested_days.c.published_at),
+            func.encode(func.sha256(func.convert_to(digests, "UTF8")), "hex"),
+        ).where(ingested_days.c.day > latest - self._retention)
+        day, published_at, version = (await self._connection.execute(query)).one()
+        return Publication(day, published_at, version) if day else None
+
+
+@asynccontextmanager
+async def publication_listener(
+    database_url: str, retention_days: int
+) -> AsyncIterator[PublicationListener]:
+    """A listener that hears all that is announced from now on.
+
+    Raises `DatabaseUnavailableError`, here or inside, when its connection can't be had or is lost.
+    """
+    engine = create_engine(database_url, statement_timeout_seconds=LISTENER_TIMEOUT_SECONDS)
+    try:
+        async with connect(engine) as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            listener = PublicationListener(connection, retention_days)
+            await listener.listen()
+            yield listener
+    finally:
+        await engine.dispose()

@@ -1,0 +1,136 @@
+"""What Prometheus is told. The README lists each of these.
+
+With several server processes each keeps its figures in files of a folder that they share, named by
+`PROMETHEUS_MULTIPROC_DIR`, so that whichever process is asked answers for all of them.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, time
+
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+REQUESTS = Counter(
+    "pypi_stats_requests",
+    "Requests, by the route's template and the answer's status.",
+    ["route", "status"],
+)
+REQUEST_SECONDS = Histogram(
+    "pypi_stats_request_seconds",
+    "Time from a request's head to the last byte of its answer.",
+    ["route"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+RESPONSE_CACHE = Counter(
+    "pypi_stats_response_cache",
+    "Data requests, by what answered them: tag_match (the client's own copy is right), "
+    "hit (memory), miss (the database).",
+    ["outcome"],
+)
+RESPONSE_CACHE_BYTES = Gauge(
+    "pypi_stats_response_cache_bytes",
+    "Memory that the response cache takes.",
+    multiprocess_mode="livesum",
+)
+RATE_LIMITED = Counter("pypi_stats_rate_limited", "Requests that were refused with status 429.")
+RATE_LIMIT_STORAGE_UP = Gauge(
+    "pypi_stats_rate_limit_storage_up",
+    "1 while the limits' shared storage is used, 0 while each process counts for itself.",
+    multiprocess_mode="livemin",
+)
+DATABASE_CONNECTIONS = Gauge(
+    "pypi_stats_database_connections",
+    "Connections of the pool that are in use.",
+    multiprocess_mode="livesum",
+)
+DATABASE_CONNECTIONS_LIMIT = Gauge(
+    "pypi_stats_database_connections_limit",
+    "Connections that the pool may open.",
+    multiprocess_mode="livesum",
+)
+INGEST_SUCCESS = Gauge(
+    "pypi_stats_last_ingest_success",
+    "1 when the last run of the daily job published its day or found it published, else 0.",
+    multiprocess_mode="mostrecent",
+)
+INGEST_SECONDS = Gauge(
+    "pypi_stats_last_ingest_seconds",
+    "How long that run took.",
+    multiprocess_mode="mostrecent",
+)
+INGEST_TIMESTAMP = Gauge(
+    "pypi_stats_last_ingest_timestamp_seconds",
+    "When that run ended, in seconds since 1970.",
+    multiprocess_mode="mostrecent",
+)
+
+
+class IngestRun:
+    """One run of the daily job, which failed unless it says otherwise. None is no run at all."""
+
+    success: bool | None = False
+
+
+@contextmanager
+def observe_ingest() -> Iterator[IngestRun]:
+    run = IngestRun()
+    began = monotonic()
+    try:
+        yield run
+    finally:
+        if run.success is not None:
+            INGEST_SUCCESS.set(run.success)
+            INGEST_SECONDS.set(monotonic() - began)
+            INGEST_TIMESTAMP.set(time())
+
+
+class _DataAge(Collector):
+    """Grows by itself: known when it is asked for, and the same in every process."""
+
+    def __init__(self, days: float) -> None:
+        self._days = days
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "pypi_stats_data_age_days",
+            "Days since the latest published day ended: 0 to 1, and some hours, when all is well.",
+            self._days,
+        )
+
+
+def exposition(data_age_days: float) -> bytes:
+    """All of it, as Prometheus reads it."""
+    registry = CollectorRegistry()
+    registry.register(_DataAge(data_age_days))
+    folder = os.environ.get(MULTIPROCESS_FOLDER)
+    if folder:
+        MultiProcessCollector(registry, folder)
+        return generate_latest(registry)
+    return generate_latest(REGISTRY) + generate_latest(registry)
+
+
+def forget_ended_processes() -> None:
+    """Leave out what processes had in use that are no more: one in the place of each has begun."""
+    folder = os.environ.get(MULTIPROCESS_FOLDER)
+    if not folder:
+        return
+    for file in Path(folder).glob("gauge_live*.db"):
+        process = int(file.stem.rpartition("_")[2])
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            mark_process_dead(process, folder)

@@ -1,0 +1,75 @@
+"""What every answer says: browsers may call the API from anywhere, and do nothing else with it."""
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from app.settings import Settings
+
+EXPOSED = {
+    "age",
+    "etag",
+    "retry-after",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "x-request-id",
+}
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(rate_limits="4/hour")
+
+
+async def test_every_answer_is_for_every_page(
+    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an Origin and without, so that a cache in front keeps one answer for all."""
+
+    async def fail(_: str) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app.state.repository, "recent", fail)
+    paths = {"/api/status": 200, "/api/packages/flask/recent": 500, "/api/x": 429, "/x": 404}
+    for path, status in paths.items():
+        for method in ("GET", "HEAD"):
+            response = await client.request(method, path, headers={"Origin": "https://example.com"})
+            assert response.status_code == status
+            assert response.headers["access-control-allow-origin"] == "*"
+            exposed = response.headers["access-control-expose-headers"].lower().split(", ")
+            assert set(exposed) == EXPOSED
+            assert "origin" not in response.headers.get("vary", "").lower()
+    response = await client.get("/health")
+    assert response.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize("path", ["/", "/api/status", "/api/nothing", "/openapi.json", "/metrics"])
+async def test_browsers_do_nothing_else_with_an_answer(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    headers = (await client.get(path)).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-resource-policy"] == "cross-origin"
+    assert headers["cache-control"] == "no-cache"
+    assert "server" not in headers
+
+
+async def test_preflights_are_answered_and_not_counted(client: httpx.AsyncClient) -> None:
+    for _ in range(5):
+        response = await client.options(
+            "/api/status",
+            headers={
+                "Origin": "https://example.com",
+                "Access-Control-Request-Method": "GET",
+                "Access-Control-Request-Headers": "if-none-match",
+            },
+        )
+        assert response.status_code == 204
+        assert response.headers["access-control-allow-origin"] == "*"
+        assert response.headers["access-control-allow-headers"] == "*"
+        assert response.headers["access-control-allow-methods"] == "GET, HEAD"
+    response = await client.get("/api/status")
+    assert response.headers["x-ratelimit-remaining"] == "3"

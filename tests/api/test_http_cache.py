@@ -1,0 +1,340 @@
+"""Conditional requests, compression, and the cache of finished responses."""
+
+import asyncio
+import gzip
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
+from hashlib import sha256
+
+import brotli
+import httpx
+import pytest
+import zstandard
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.api.http_cache import preferred_encoding
+from app.api.packages import RENDERING
+from app.main import create_app
+from app.settings import Settings
+from tests.api.test_packages import GOLDENS
+from tests.days import days_ago, downloads, publish
+from tests.waiting import until, until_known
+
+ENDPOINTS = ("recent", "overall", "python_major", "python_minor", "system")
+
+DECODERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.decompress,
+    "br": brotli.decompress,
+    "zstd": lambda body: zstandard.ZstdDecompressor().decompressobj().decompress(body),
+}
+
+
+def _path(endpoint: str, package: str = "zope-interface") -> str:
+    return f"/api/packages/{package}/{endpoint}"
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_headers(client: httpx.AsyncClient, endpoint: str, method: str) -> None:
+    response = await client.request(method, _path(endpoint))
+    assert response.status_code == 200
+    assert response.headers["etag"].startswith('"')
+    published = parsedate_to_datetime(response.headers["last-modified"])
+    assert timedelta() <= datetime.now(UTC) - published < timedelta(minutes=2)
+    assert response.headers["vary"] == "Accept-Encoding"
+    public, *directives = response.headers["cache-control"].split(", ")
+    assert public == "public"
+    seconds = {name: int(value) for name, value in (one.split("=") for one in directives)}
+    assert set(seconds) == {"max-age", "stale-while-revalidate", "stale-if-error"}
+    # The latest complete day is there: the next one is due at the firing after it has ended.
+    due = datetime.combine(days_ago(0), datetime.min.time(), UTC) + timedelta(days=2, hours=1)
+    left = (due - datetime.now(UTC)).total_seconds()
+    assert abs(seconds["max-age"] - min(left, 86400)) <= 2
+    assert "age" not in response.headers
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_current_tag_costs_no_query(
+    app: FastAPI,
+    database_url: str,
+    client: httpx.AsyncClient,
+    queries: list[str],
+    endpoint: str,
+    method: str,
+) -> None:
+    response = await client.get(_path(endpoint))
+    tag = response.headers["etag"]
+    # Also of a process that has never given the answer.
+    other = create_app(Settings(rate_limits=""), database_url)
+    async with other.router.lifespan_context(other):
+        await until_known(other)
+        other.state.repository = None
+        transport = httpx.ASGITransport(other, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as elsewhere:
+            again = await elsewhere.get(_path(endpoint), headers={"If-None-Match": tag})
+            assert again.status_code == 304
+    del queries[:]
+    for given in (tag, f'"other", W/{tag}'):
+        again = await client.request(method, _path(endpoint), headers={"If-None-Match": given})
+        assert again.status_code == 304
+        assert again.content == b""
+        assert again.headers["etag"] == tag
+        for name in ("cache-control", "vary", "last-modified"):
+            assert (
+                again.headers[name].partition(",")[0] == (response.headers[name].partition(",")[0])
+            )
+    assert queries == []
+
+
+@pytest.mark.usefixtures("known_days")
+async def test_other_tags_and_other_questions_are_answered(client: httpx.AsyncClient) -> None:
+    tag = (await client.get(_path("recent"))).headers["etag"]
+    for path, given in (
+        ("recent", '"other"'),
+        ("recent", "nonsense"),
+        ("recent?period=day", tag),
+        ("overall", tag),
+    ):
+        response = await client.get(_path(path), headers={"If-None-Match": given})
+        assert response.status_code == 200, path
+        assert response.headers["etag"] != given
+    for path, status in ((_path("recent", "unknown"), 404), (_path("recent?period=year"), 422)):
+        for condition in (tag, "*"):
+            response = await client.get(path, headers={"If-None-Match": condition})
+            assert response.status_code == status
+            assert "etag" not in response.headers
+    response = await client.get(_path("recent"), headers={"If-None-Match": "*"})
+    assert response.status_code == 304
+
+
+@pytest.mark.usefixtures("known_days")
+async def test_dates(client: httpx.AsyncClient, queries: list[str]) -> None:
+    response = await client.get(_path("system"))
+    modified = response.headers["last-modified"]
+    earlier = parsedate_to_datetime(modified) - timedelta(seconds=1)
+    del queries[:]
+    for since, tag, status in (
+        (modified, None, 304),
+        (format_datetime(earlier, usegmt=True), None, 200),
+        ("yesterday", None, 200),
+        # A tag goes before a date.
+        (modified, '"other"', 200),
+    ):
+        headers = {"If-Modified-Since": since} | ({"If-None-Match": tag} if tag else {})
+        response = await client.get(_path("system"), headers=headers)
+        assert response.status_code == status, headers
+    assert queries == []
+    # A date proves nothing: the client need not have got an answer.
+    headers = {"If-Modified-Since": modified}
+    assert (await client.get(_path("system", "unknown"), headers=headers)).status_code == 404
+    assert (await client.get(_path("system?os=beos"), headers=headers)).status_code == 422
+
+
+@pytest.mark.usefixtures("known_days")
+async def test_equal_questions_are_asked_once(
+    client: httpx.AsyncClient, queries: list[str]
+) -> None:
+    first = await client.get(_path("overall?mirrors=true"))
+    assert len(queries) == 1
+    for path in (
+        _path("overall?&mirrors=true"),
+        _path("overall?mirrors=true&mirrors=true&callback=x", "Zope.Interface"),
+        _path("overall?utm=1&mirrors=%74rue", "zope%2Einterface"),
+    ):
+        response = await client.get(path)
+        assert response.content == first.content
+        assert response.headers["etag"] == first.headers["etag"]
+    assert len(queries) == 1
+    assert (await client.get(_path("overall?mirrors=true&mirrors=false"))).status_code == 422
+
+
+@pytest.mark.usefixtures("known_days")
+async def test_many_who_ask_at_once_are_one_query(
+    client: httpx.AsyncClient, queries: list[str]
+) -> None:
+    responses = await asyncio.gather(*(client.get(_path("recent")) for _ in range(20)))
+    assert {response.text for response in responses} == {GOLDENS["recent"]}
+    assert len({response.headers["x-request-id"] for response in responses}) == 20
+    assert len(queries) == 1
+    del queries[:]
+    # Errors are not shared: each names its own request.
+    responses = await asyncio.gather(*(client.get(_path("recent", "unknown")) for _ in range(5)))
+    assert {response.status_code for response in responses} == {404}
+    assert len({response.json()["request_id"] for response in responses}) == 5
+
+
+@pytest.mark.usefixtures("known_days")
+async def test_a_publish_ends_what_was_kept(
+    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    before = await client.get(_path("recent"))
+    version = await until_known(app)
+    await publish(engine, days_ago(0), downloads("zope-interface", 9))
+    await until_known(app, version)
+    after = await client.get(_path("recent"), headers={"If-None-Match": before.headers["etag"]})
+    assert after.status_code == 200
+    assert after.json()["data"]["last_day"] == 9
+    # The same rows again are the same data, whenever they were published.
+    published_at = app.state.freshness.publication.published_at
+    await publish(engine, days_ago(0), downloads("zope-interface", 9))
+    app.state.freshness.publication = None
+    await until_known(app)
+    assert app.state.freshness.publication.published_at > published_at
+    again = await client.get(_path("recent"), headers={"If-None-Match": after.headers["etag"]})
+    assert again.status_code == 304
+
+
+async def test_an_answer_of_before_a_publish_is_not_kept_after_it(
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    engine: AsyncEngine,
+    known_days: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The query is slow, and a publish comes between it and its answer."""
+    version = await until_known(app)
+    read = app.state.repository.recent
+    has_read, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(package: str) -> object:
+        counts = await read(package)
+        has_read.set()
+        await may_answer.wait()
+        return counts
+
+    monkeypatch.setattr(app.state.repository, "recent", slow)
+    asking = asyncio.create_task(client.get(_path("recent")))
+    await has_read.wait()
+    await publish(engine, days_ago(0), downloads("zope-interface", 9))
+    await until_known(app, version)
+    may_answer.set()
+    old = await asking
+    assert old.text == GOLDENS["recent"]
+    new = await client.get(_path("recent"), headers={"If-None-Match": old.headers["etag"]})
+    assert new.json()["data"]["last_day"] == 9
+
+
+@pytest.mark.parametrize("settings", [Settings(rate_limits="", response_cache_max_bytes=0)])
+async def test_without_a_cache_each_answer_is_a_query(
+    client: httpx.AsyncClient, known_days: None, queries: list[str]
+) -> None:
+    for _ in range(3):
+        assert (await client.get(_path("recent"))).text == GOLDENS["recent"]
+    assert len(queries) == 3
+    tag = (await client.get(_path("recent"))).headers["etag"]
+    del queries[:]
+    response = await client.get(_path("recent"), headers={"If-None-Match": tag})
+    assert response.status_code == 304
+    assert queries == []
+
+
+@pytest.mark.parametrize("settings", [Settings(rate_limits="", response_cache_max_bytes=10_000)])
+async def test_the_cache_is_bounded_and_drops_what_was_not_asked_for_longest(
+    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine, queries: list[str]
+) -> None:
+    names = [f"package-{number}" for number in range(30)]
+    await publish(engine, days_ago(0), *(downloads(name, 1) for name in names))
+    await until_known(app)
+    for name in names:
+        await client.get(_path("recent", name))
+        await client.get(_path("recent", names[0]))
+        size = REGISTRY.get_sample_value("pypi_stats_response_cache_bytes")
+        assert size is not None
+        assert 1200 < size <= 10_000
+    assert len(queries) == len(names)
+    await client.get(_path("recent", names[1]))
+    assert len(queries) == len(names) + 1
+
+
+@pytest.mark.usefixtures("known_days")
+async def test_a_flood_of_questions_without_an_answer_is_not_kept(
+    client: httpx.AsyncClient,
+) -> None:
+    await client.get(_path("system"))
+    before = REGISTRY.get_sample_value("pypi_stats_response_cache_bytes")
+    for number in range(10):
+        for path in (
+            f"python_minor?version={number}.x",
+            f"recent?period={number}",
+            f"system?number={number}",
+        ):
+            await client.get(_path(path))
+        await client.get(_path("recent", f"unknown-{number}"))
+    assert REGISTRY.get_sample_value("pypi_stats_response_cache_bytes") == before
+
+
+@pytest.fixture
+async def long_series(app: FastAPI, engine: AsyncEngine) -> str:
+    """An answer that is worth compressing."""
+    minors = {f"3.{minor}": 1000 + minor for minor in range(20)}
+    for ago in range(3):
+        await publish(engine, days_ago(ago), downloads("long", minors))
+    known = app.state.freshness
+    await until(lambda: known.publication and known.publication.latest_day == days_ago(0))
+    return _path("python_minor", "long")
+
+
+async def test_bodies_are_compressed_once(client: httpx.AsyncClient, long_series: str) -> None:
+    plain = await client.get(long_series, headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert len(plain.content) > 3000
+    tags = {plain.headers["etag"]}
+    for encoding, decode in DECODERS.items():
+        for _ in range(2):  # As it is made, and as it is kept.
+            headers = {"Accept-Encoding": encoding}
+            async with client.stream("GET", long_series, headers=headers) as response:
+                raw = b"".join([chunk async for chunk in response.aiter_raw()])
+            assert response.headers["content-encoding"] == encoding
+            assert response.headers["vary"] == "Accept-Encoding"
+            assert len(raw) == int(response.headers["content-length"]) < len(plain.content) / 4
+            assert decode(raw) == plain.content
+            tags.add(response.headers["etag"])
+        headers |= {"If-None-Match": response.headers["etag"]}
+        assert (await client.get(long_series, headers=headers)).status_code == 304
+    # Other bytes, another strong tag.
+    assert len(tags) == 4
+
+
+async def test_small_bodies_and_errors_are_not_compressed(
+    client: httpx.AsyncClient, known_days: None
+) -> None:
+    for path in ("recent", "recent?period=year"):
+        response = await client.get(_path(path), headers={"Accept-Encoding": "gzip"})
+        assert "content-encoding" not in response.headers
+    document = await client.get("/openapi.json", headers={"Accept-Encoding": "gzip"})
+    assert document.headers["content-encoding"] == "gzip"
+    assert document.json()["openapi"]
+
+
+@pytest.mark.parametrize(
+    ("accept_encoding", "preferred"),
+    [
+        ("", ""),
+        ("identity", ""),
+        ("gzip", "gzip"),
+        ("GZIP;q=0.5", "gzip"),
+        ("gzip, deflate", "gzip"),
+        ("gzip, deflate, br", "br"),
+        ("gzip, deflate, br, zstd", "zstd"),
+        ("zstd;q=0, gzip;q=1.0", "gzip"),
+        ("*", "zstd"),
+        ("*;q=0, gzip", "gzip"),
+        ("zstd;q=0, *", "br"),
+        ("gzip;q=high", ""),
+        ("compress", ""),
+    ],
+)
+def test_what_a_client_accepts(accept_encoding: str, preferred: str) -> None:
+    assert preferred_encoding(accept_encoding.encode()) == preferred
+
+
+def test_another_rendering_has_another_name() -> None:
+    """Tags tell the rendering by its name: where bytes change, the name has to."""
+    rendered = sha256("".join(GOLDENS[path] for path in sorted(GOLDENS)).encode()).hexdigest()
+    assert (RENDERING, rendered[:16]) == ("1", "0babf1afa10e3e82")

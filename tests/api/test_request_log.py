@@ -1,0 +1,182 @@
+"""One line a request, an id that leads to it, and the figures for Prometheus."""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.main import create_app
+from app.settings import Settings
+from tests.processes import served
+
+ENDPOINT = "/api/packages/{package}/recent"
+
+
+async def test_an_id_leads_from_an_answer_to_the_log(client: httpx.AsyncClient) -> None:
+    first, second = [await client.get("/nothing") for _ in range(2)]
+    ids = [answer.headers["x-request-id"] for answer in (first, second)]
+    assert len(set(ids)) == 2
+    assert [answer.json()["request_id"] for answer in (first, second)] == ids
+    given = "01JD-4f.a:b_c"
+    response = await client.get("/nothing", headers={"X-Request-ID": given})
+    assert response.headers["x-request-id"] == response.json()["request_id"] == given
+    for bad in ("", "x" * 65, "two words", 'quote"', "<script>"):
+        response = await client.get("/nothing", headers={"X-Request-ID": bad})
+        assert re.fullmatch("[0-9a-f]{16}", response.headers["x-request-id"])
+
+
+async def test_what_is_logged_meanwhile_has_the_id(
+    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    async def fail(_: str) -> None:
+        raise ZeroDivisionError
+
+    class Handler(logging.Handler):
+        def emit(self, _: logging.LogRecord) -> None:
+            from app.logs import request_id  # noqa: PLC0415
+
+            seen.append(request_id.get())
+
+    handler = Handler()
+    logging.getLogger("app.api.request_guard").addHandler(handler)
+    monkeypatch.setattr(app.state.repository, "recent", fail)
+    response = await client.get("/api/packages/flask/recent")
+    logging.getLogger("app.api.request_guard").removeHandler(handler)
+    assert response.status_code == 500
+    assert seen == [response.headers["x-request-id"]]
+
+
+QUESTIONS = {
+    "/api/packages/Flask/recent?period=day&token=secret": (ENDPOINT, "period=day", 503),
+    "/api/packages/flask/python_minor?version=3.12&&x": (
+        "/api/packages/{package}/python_minor",
+        "version=3.12",
+        503,
+    ),
+    "/api/packages/flask/recent?period=year": (ENDPOINT, "period=year", 422),
+    "/api/%0Aforged%20line?password=secret": ("none", "", 404),
+    "/health": ("/health", "", 200),
+}
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+async def test_one_line_a_request(
+    database_url: str, capfd: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    settings = Settings(rate_limits="", log_format=log_format, log_level="info")
+    app = create_app(settings, database_url)
+    transport = httpx.ASGITransport(app, client=("192.0.2.1", 5))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        answers = [await client.get(path) for path in QUESTIONS]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "app.requests" in line]
+    assert len(lines) == len(QUESTIONS)
+    for line, answer, (path, (_, query, status)) in zip(
+        lines, answers, QUESTIONS.items(), strict=True
+    ):
+        assert "secret" not in line
+        shown = {
+            "method": "GET",
+            "path": path.partition("?")[0],
+            "query": query,
+            "status": status,
+            "bytes": len(answer.content),
+            "client": "192.0.2.1",
+            "request_id": answer.headers["x-request-id"],
+        }
+        if log_format == "json":
+            fields = json.loads(line)
+            assert (fields["event"], fields["level"]) == ("request", "info")
+            assert 0 < fields["ms"] < 60_000
+            assert shown.items() <= fields.items()
+        else:
+            for name, value in shown.items():
+                assert f" {name}={value}" in line or value == ""
+
+
+@pytest.mark.parametrize(
+    "settings", [Settings(request_log=False), Settings(log_level="warning", request_log=True)]
+)
+async def test_requests_are_not_logged_where_nobody_wants_it(
+    client: httpx.AsyncClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await client.get("/health")
+    assert capfd.readouterr().err == ""
+
+
+def _figures(exposition: str) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(exposition)
+        for sample in family.samples
+    }
+
+
+async def test_requests_are_counted_by_route_and_status(client: httpx.AsyncClient) -> None:
+    before = _figures((await client.get("/metrics")).text)
+    for path in QUESTIONS:
+        await client.get(path)
+    await client.head("/health")
+    after = _figures((await client.get("/metrics")).text)
+
+    def grown(name: str, *labels: str) -> float:
+        key = (f"pypi_stats_{name}", *labels)
+        return after[key] - before.get(key, 0)
+
+    for route, _, status in QUESTIONS.values():
+        assert grown("requests_total", route, str(status)) == 1 + (route == "/health")
+    assert grown("request_seconds_count", ENDPOINT) == 2
+    assert grown("request_seconds_sum", ENDPOINT) > 0
+    assert grown("request_seconds_bucket", "+Inf", ENDPOINT) == 2
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize("settings", [Settings(rate_limits="5/hour")])
+async def test_answers_are_counted_by_what_they_cost(client: httpx.AsyncClient) -> None:
+    before = _figures((await client.get("/metrics")).text)
+    path = "/api/packages/requests/recent"
+    tag = (await client.get(path)).headers["etag"]
+    for headers in ({}, {}, {"If-None-Match": tag}, {"If-None-Match": tag}, {}, {}):
+        await client.get(path, headers=headers)
+    after = _figures((await client.get("/metrics")).text)
+
+    def grown(*key: str) -> float:
+        return after[key] - before.get(key, 0)
+
+    outcomes = {
+        outcome: grown("pypi_stats_response_cache_total", outcome)
+        for outcome in ("miss", "hit", "tag_match")
+    }
+    assert outcomes == {"miss": 1, "hit": 2, "tag_match": 2}
+    assert grown("pypi_stats_rate_limited_total") == 2
+    assert grown("pypi_stats_requests_total", ENDPOINT, "304") == 2
+    assert grown("pypi_stats_requests_total", ENDPOINT, "200") == 3
+    assert grown("pypi_stats_requests_total", "none", "429") == 2
+    assert 0 <= after["pypi_stats_data_age_days",] <= 1.1
+    assert after["pypi_stats_database_connections_limit",] == 10
+    assert after["pypi_stats_database_connections",] == 0
+
+
+def test_one_of_several_processes_answers_for_all(data_dir: Path, tmp_path: Path) -> None:
+    with served(data_dir, tmp_path / "log", WORKERS="2", LOG_FORMAT="json") as (address, _):
+        for _ in range(40):
+            # A connection each: they are shared out among the processes.
+            httpx.get(f"{address}/api/packages/requests/recent").raise_for_status()
+        figures = _figures(httpx.get(f"{address}/metrics").text)
+        assert figures["pypi_stats_requests_total", ENDPOINT, "200"] == 40
+        asked = [figures["pypi_stats_response_cache_total", name] for name in ("hit", "miss")]
+        assert sum(asked) == 40
+        assert figures["pypi_stats_database_connections_limit",] == 20
+        assert 0 <= figures["pypi_stats_data_age_days",] <= 1.1
+    lines = (tmp_path / "log").read_text().splitlines()
+    requests = [line for line in map(json.loads, lines) if line["event"] == "request"]
+    assert len([line for line in requests if "recent" in line["path"]]) == 40
