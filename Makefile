@@ -2,12 +2,14 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# The document of the code alone: no setting of the machine or of a `.env` file is in it.
+OPENAPI = (cd / && env -i $(CURDIR)/$(BIN)/python -m app openapi)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format constraints clean
+.PHONY: help run test check format openapi constraints clean
 
 help: ## Show what there is
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: .venv/run ## Run the service on http://127.0.0.1:8000, with its own Postgres and sample data
 	@exec $(BIN)/python -m app serve
@@ -15,17 +17,22 @@ run: .venv/run ## Run the service on http://127.0.0.1:8000, with its own Postgre
 test: .venv/dev ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-check: .venv/dev ## Check format, lint, types, import rules and migrations
+check: .venv/dev ## Check format, lint, types, import rules, openapi.json and migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	@$(OPENAPI) | diff -u openapi.json - \
+		|| { echo "error: openapi.json is not what the code says: make openapi writes it" >&2; exit 1; }
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && export DATA_DIR="$$dir" DATABASE_URL= \
 		&& $(BIN)/python -m app migrate && $(BIN)/alembic check
 
 format: .venv/dev ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+openapi: .venv/dev ## Write openapi.json, which clients are generated from
+	@document=$$( $(OPENAPI) ) && printf '%s\n' "$$document" > openapi.json
 
 constraints: .venv/python ## Bring constraints.txt to the newest releases that pyproject.toml allows
 	rm -rf .venv/fresh && $(PYTHON) -m venv .venv/fresh
