@@ -1,4 +1,5 @@
-# Needs Python 3.11 or later, make, and nothing else: `make run`, `make test`.
+# Needs Python 3.11 or later, make, and nothing else: `make run`, `make test`. A target that needs
+# more says so.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,7 +7,7 @@ BIN := .venv/bin
 OPENAPI = (cd / && env -i $(CURDIR)/$(BIN)/python -m app openapi)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format openapi constraints clean
+.PHONY: help run test test-clients check format openapi constraints clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -14,8 +15,11 @@ help: ## Show what there is
 run: .venv/run ## Run the service on http://127.0.0.1:8000, with its own Postgres and sample data
 	@exec $(BIN)/python -m app serve
 
-test: .venv/dev ## Run all tests
+test: .venv/dev ## Run all tests that need Python alone
 	$(BIN)/python -m pytest $(ARGS)
+
+test-clients: .venv/dev ## Generate typed clients and run them: needs Node and npm
+	$(BIN)/python -m pytest tests/typed_clients $(ARGS)
 
 check: .venv/dev ## Check format, lint, types, import rules, openapi.json and migrations
 	$(BIN)/ruff format --check .

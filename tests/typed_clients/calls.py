@@ -1,0 +1,143 @@
+"""Calls every operation of the generated Python client: `python calls.py ADDRESS`.
+
+It is type-checked together with the client. Prints what it asked: `GET /api/status 200`.
+"""
+
+import asyncio
+import datetime as dt
+import sys
+
+import httpx
+from pypi_stats_client import Client
+from pypi_stats_client.api.packages import (
+    get_overall,
+    get_python_major,
+    get_python_minor,
+    get_recent,
+    get_system,
+)
+from pypi_stats_client.api.status import get_health, get_status
+from pypi_stats_client.models import (
+    DailyDownloads,
+    Fault,
+    Health,
+    Mirrors,
+    OperatingSystem,
+    OverallDownloads,
+    Period,
+    Problem,
+    PythonMajorDownloads,
+    PythonMinorDownloads,
+    RecentDownloads,
+    Status,
+    SystemDownloads,
+)
+from pypi_stats_client.types import UNSET
+
+DAYS = 30
+
+
+def _tell(response: httpx.Response) -> None:
+    request = response.request
+    sys.stdout.write(f"{request.method} {request.url.path} {response.status_code}\n")
+
+
+def _sum(data: list[DailyDownloads]) -> int:
+    assert all(item.date <= dt.datetime.now(dt.UTC).date() for item in data)
+    assert len({(item.category, item.date) for item in data}) == len(data)
+    return sum(item.downloads for item in data)
+
+
+def call_packages(client: Client) -> None:
+    recent = get_recent.sync("requests", client=client)
+    assert isinstance(recent, RecentDownloads)
+    assert (recent.package, recent.type_) == ("requests", "recent_downloads")
+    assert isinstance(recent.data.last_day, int)
+    assert isinstance(recent.data.last_week, int)
+    assert isinstance(recent.data.last_month, int)
+    assert 0 < recent.data.last_day < recent.data.last_week < recent.data.last_month
+
+    week = get_recent.sync("Requests", client=client, period=Period.WEEK)
+    assert isinstance(week, RecentDownloads)
+    assert week.data.last_week == recent.data.last_week
+    assert week.data.last_day is UNSET
+    assert week.data.last_month is UNSET
+
+    overall = get_overall.sync("requests", client=client)
+    assert isinstance(overall, OverallDownloads)
+    assert len(overall.data) == 2 * DAYS
+    assert {item.category for item in overall.data} == {"with_mirrors", "without_mirrors"}
+    without = get_overall.sync("requests", client=client, mirrors=Mirrors.FALSE)
+    assert isinstance(without, OverallDownloads)
+    assert _sum(without.data) == recent.data.last_month
+
+    major = get_python_major.sync("requests", client=client)
+    assert isinstance(major, PythonMajorDownloads)
+    assert _sum(major.data) == recent.data.last_month
+    three = get_python_major.sync("requests", client=client, version="3")
+    assert isinstance(three, PythonMajorDownloads)
+    assert three.data == [item for item in major.data if item.category == "3"]
+
+    minor = get_python_minor.sync("requests", client=client)
+    assert isinstance(minor, PythonMinorDownloads)
+    assert _sum(minor.data) == recent.data.last_month
+    unknown = get_python_minor.sync("requests", client=client, version="null")
+    assert isinstance(unknown, PythonMinorDownloads)
+    assert len(unknown.data) == DAYS
+
+    system = get_system.sync("requests", client=client)
+    assert isinstance(system, SystemDownloads)
+    assert _sum(system.data) == recent.data.last_month
+    linux = get_system.sync("requests", client=client, os=OperatingSystem.LINUX)
+    assert isinstance(linux, SystemDownloads)
+    assert {item.category for item in linux.data} == {"linux"}
+
+
+def call_status(client: Client) -> None:
+    status = get_status.sync(client=client)
+    assert isinstance(status, Status)
+    assert (status.sample, status.sources, status.days) == (True, ["sample"], DAYS)
+    assert isinstance(status.first_day, dt.date)
+    assert status.latest_day == status.first_day + dt.timedelta(days=DAYS - 1)
+    assert isinstance(status.published_at, dt.datetime)
+    assert status.published_at.tzinfo
+    assert (status.gaps, status.downloads > 0) == ([], True)
+
+    assert get_health.sync(client=client) == Health(status="ok")
+
+
+def call_in_vain(client: Client) -> None:
+    missing = get_recent.sync_detailed("no-such-package", client=client)
+    assert missing.status_code == 404
+    assert isinstance(missing.parsed, Problem)
+    assert (missing.parsed.status, missing.parsed.title) == (404, "Not Found")
+    assert "no-such-package" in missing.parsed.detail
+    assert missing.parsed.errors is UNSET
+
+    # The type refuses it, and so does the service.
+    wrong = get_recent.sync("requests", client=client, period="year")  # type: ignore[arg-type]
+    assert isinstance(wrong, Problem)
+    assert wrong.status == 422
+    assert wrong.errors == [Fault("period", "Input should be 'day', 'week' or 'month'")]
+
+
+async def call_asynchronously(client: Client) -> None:
+    async with client:
+        recent = await get_recent.asyncio("__all__", client=client)
+    assert isinstance(recent, RecentDownloads)
+    assert recent.package == "__all__"
+
+
+def main(address: str) -> None:
+    hooks = {"response": [_tell]}
+    with Client(
+        address, raise_on_unexpected_status=True, httpx_args={"event_hooks": hooks}
+    ) as client:
+        call_packages(client)
+        call_status(client)
+        call_in_vain(client)
+    asyncio.run(call_asynchronously(Client(address, raise_on_unexpected_status=True)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

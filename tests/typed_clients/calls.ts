@@ -1,0 +1,116 @@
+// Calls every operation with the generated types: `node calls.js ADDRESS`.
+// Prints what it asked: `GET /api/status 200`.
+
+import assert from "node:assert/strict";
+import createClient from "openapi-fetch";
+import type { components, paths } from "./pypi-stats.js";
+
+type DailyDownloads = components["schemas"]["DailyDownloads"];
+type Problem = components["schemas"]["Problem"];
+
+const DAYS = 30;
+
+const client = createClient<paths>({ baseUrl: process.argv[2] });
+client.use({
+  onResponse({ request, response }) {
+    console.log(request.method, new URL(request.url).pathname, response.status);
+  },
+});
+
+const params = { path: { package: "requests" } };
+
+/** The answer, which has to be there. */
+function given<Data>({ data }: { data?: Data }): Data {
+  assert(data !== undefined);
+  return data;
+}
+
+function sum(data: DailyDownloads[]): number {
+  assert(data.every((item) => /^\d{4}-\d{2}-\d{2}$/.test(item.date)));
+  return data.reduce((total, item) => total + item.downloads, 0);
+}
+
+async function callPackages(): Promise<void> {
+  const recent = given(await client.GET("/api/packages/{package}/recent", { params }));
+  const type: "recent_downloads" = recent.type;
+  assert.equal(type, "recent_downloads");
+  assert.equal(recent.package, "requests");
+  const { last_day = 0, last_week = 0, last_month = 0 } = recent.data;
+  assert(0 < last_day && last_day < last_week && last_week < last_month);
+
+  const week = given(
+    await client.GET("/api/packages/{package}/recent", {
+      params: { path: { package: "Requests" }, query: { period: "week" } },
+    }),
+  );
+  assert.deepEqual(week.data, { last_week });
+
+  const overall = given(await client.GET("/api/packages/{package}/overall", { params }));
+  assert.equal(overall.data.length, 2 * DAYS);
+  const without = given(
+    await client.GET("/api/packages/{package}/overall", {
+      params: { ...params, query: { mirrors: "false" } },
+    }),
+  );
+  assert.equal(sum(without.data), last_month);
+
+  const major = given(await client.GET("/api/packages/{package}/python_major", { params }));
+  assert.equal(sum(major.data), last_month);
+  const three = given(
+    await client.GET("/api/packages/{package}/python_major", {
+      params: { ...params, query: { version: "3" } },
+    }),
+  );
+  assert.deepEqual(three.data, major.data.filter((item) => item.category === "3"));
+
+  const minor = given(await client.GET("/api/packages/{package}/python_minor", { params }));
+  assert.equal(sum(minor.data), last_month);
+  const unknown = given(
+    await client.GET("/api/packages/{package}/python_minor", {
+      params: { ...params, query: { version: "null" } },
+    }),
+  );
+  assert.equal(unknown.data.length, DAYS);
+
+  const system = given(await client.GET("/api/packages/{package}/system", { params }));
+  assert.equal(sum(system.data), last_month);
+  const linux = given(
+    await client.GET("/api/packages/{package}/system", {
+      params: { ...params, query: { os: "linux" } },
+    }),
+  );
+  assert.deepEqual(new Set(linux.data.map((item) => item.category)), new Set(["linux"]));
+}
+
+async function callStatus(): Promise<void> {
+  const status = given(await client.GET("/api/status"));
+  assert.equal(status.sample, true);
+  assert.equal(status.days, DAYS);
+  assert.deepEqual(status.gaps, []);
+  assert(status.first_day !== null && status.latest_day !== null);
+  assert(status.first_day < status.latest_day);
+
+  assert.deepEqual(given(await client.GET("/health")), { status: "ok" });
+}
+
+async function callInVain(): Promise<void> {
+  const missing = await client.GET("/api/packages/{package}/recent", {
+    params: { path: { package: "no-such-package" } },
+  });
+  const notFound: Problem | undefined = missing.error;
+  assert(notFound);
+  assert.equal(notFound.status, 404);
+  assert.match(notFound.detail, /no-such-package/);
+  assert.equal(notFound.errors, undefined);
+
+  const wrong = await client.GET("/api/packages/{package}/recent", {
+    // @ts-expect-error: the type refuses it, and so does the service.
+    params: { ...params, query: { period: "year" } },
+  });
+  assert.equal(wrong.error?.status, 422);
+  assert.equal(wrong.error.errors?.[0]?.parameter, "period");
+}
+
+await callPackages();
+await callStatus();
+await callInVain();

@@ -1,0 +1,75 @@
+"""The document, the service that it describes, and what a client asked of it."""
+
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import ROOT, served
+
+DOCUMENT = ROOT / "openapi.json"
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def document() -> dict[str, Any]:
+    return dict(json.loads(DOCUMENT.read_text()))
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The running service, with 30 days of sample data."""
+    with (
+        tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder,
+        served(Path(folder), tmp_path_factory.mktemp("log") / "log") as (address, _),
+    ):
+        yield address
+
+
+def checked(command: list[str], folder: Path, environment: Mapping[str, str]) -> str:
+    """What the command prints, errors included. It fails with that when the command does."""
+    result = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}"
+    return result.stdout
+
+
+def operations(document: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Method and path of each operation, by its name."""
+    return {
+        operation["operationId"]: (method.upper(), path)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if "responses" in operation
+    }
+
+
+def answered(document: dict[str, Any], printed: str) -> set[str]:
+    """The operations that gave what was asked of them, of lines `GET /api/status 200`."""
+    names = set()
+    for line in printed.splitlines():
+        method, path, status = line.split()
+        if int(status) < 400:
+            matching = {
+                template: name
+                for name, (its_method, template) in operations(document).items()
+                if its_method == method
+                and re.fullmatch(re.sub(r"\\\{.*?\\\}", "[^/]+", re.escape(template)), path)
+            }
+            # A path that is written out goes before one with a parameter in its place.
+            names.add(matching[min(matching, key=lambda template: template.count("{"))])
+    return names

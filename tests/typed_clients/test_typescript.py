@@ -1,0 +1,45 @@
+"""The TypeScript types that openapi-typescript makes of openapi.json, used with openapi-fetch."""
+
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.typed_clients.conftest import DOCUMENT, HERE, answered, checked, operations
+
+GENERATE = "npx openapi-typescript openapi.json --output pypi-stats.d.ts"
+COMPILE = "npx tsc --strict --target es2022 --module nodenext calls.ts"
+INSTALL = "npm install --no-package-lock --no-audit --no-fund"
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    for program in ("node", "npm"):
+        if not shutil.which(program):
+            pytest.fail(f"{program} is not installed: the tests of typed clients need Node and npm")
+    # npm tells of the machine's settings and of its own releases.
+    return os.environ | {"NPM_CONFIG_LOGLEVEL": "error", "NPM_CONFIG_UPDATE_NOTIFIER": "false"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+    """Where the types have been generated, without a warning, beside the program and packages."""
+    checked(shlex.split(INSTALL), HERE, environment)
+    folder = tmp_path_factory.mktemp("typescript")
+    (folder / "node_modules").symlink_to(HERE / "node_modules")
+    for path in (DOCUMENT, HERE / "package.json", HERE / "calls.ts"):
+        (folder / path.name).write_text(path.read_text())
+    told = checked(shlex.split(GENERATE), folder, environment).splitlines()
+    assert [line[0] for line in told] == ["✨", "🚀"]
+    return folder
+
+
+def test_types_hold_and_every_operation_answers(
+    folder: Path, environment: dict[str, str], document: dict[str, Any], address: str
+) -> None:
+    assert checked(shlex.split(COMPILE), folder, environment) == ""
+    printed = checked(["node", "calls.js", address], folder, environment)
+    assert answered(document, printed) == set(operations(document))
