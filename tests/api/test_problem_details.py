@@ -1,58 +1,205 @@
-"""Errors that no endpoint means to give."""
+"""Every error that a client can be given has one shape, on every route."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import product
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.schemas import Problem
+from app.errors import DatabaseUnavailableError
 from app.main import create_app
 from app.settings import Settings
+from tests.days import days_ago, downloads, publish
 from tests.processes import free_port
 
+ROUTES = [
+    path.replace("{package}", "requests")
+    for path in create_app(Settings(), "postgresql:///unused").openapi()["paths"]
+]
+PACKAGE_ROUTES = [path for path in ROUTES if path.startswith("/api/packages/")]
+QUERYING_ROUTES = [*PACKAGE_ROUTES, "/api/status"]
+ARGUMENTS = {
+    "recent": ("period", "day", "week"),
+    "overall": ("mirrors", "true", "false"),
+    "python_major": ("version", "2", "3"),
+    "python_minor": ("version", "2.7", "3.12"),
+    "system": ("os", "linux", "windows"),
+}
 
-def _check(response: httpx.Response, status: int) -> None:
-    assert response.status_code == status
+
+def _check(response: httpx.Response, status: int, *, title: str) -> Problem:
+    """The shape, and that nothing is told that is nobody's business."""
+    assert response.status_code == status, response.request.url
     assert response.headers["content-type"] == "application/problem+json"
     problem = Problem.model_validate_json(response.content, strict=True, extra="forbid")
-    assert problem.status == status
-    assert "Traceback" not in response.text
+    assert (problem.type, problem.title, problem.status) == ("about:blank", title, status)
+    assert problem.detail.endswith((".", "'")) or status == 422
+    assert (problem.errors is not None) == (status == 422)
+    assert problem.request_id == response.headers["x-request-id"]
+    waits = response.headers.get("retry-after")
+    assert (int(waits or 0) > 0) == (status in (429, 503))
+    for inner in ("Traceback", "SELECT", "secret", "127.0.0.1", "sqlalchemy", "<"):
+        assert inner not in response.text
+    assert response.headers["cache-control"] == "no-cache"
+    assert "etag" not in response.headers
+    return problem
 
 
-async def test_method_not_allowed(client: httpx.AsyncClient) -> None:
-    response = await client.post("/api/packages/flask/recent")
-    _check(response, 405)
-    assert response.headers["allow"] == "GET, HEAD"
+def test_the_walk_knows_all_routes_and_arguments() -> None:
+    assert {path.rpartition("/")[2] for path in PACKAGE_ROUTES} == set(ARGUMENTS)
+    assert len(ROUTES) == len(set(ROUTES)) == 10
+
+
+async def test_unknown_paths(client: httpx.AsyncClient) -> None:
+    for path in ROUTES:
+        for unknown in ("/nothing", "x", "/"):
+            if (path, unknown) != ("/", "/"):
+                _check(await client.get(path.rstrip("/") + unknown), 404, title="Not Found")
+
+
+async def test_unknown_and_impossible_packages(
+    client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    for route, name in product(PACKAGE_ROUTES, ("requests", "-", "ü", "a%00b", "x" * 500)):
+        path = route.replace("requests", name)
+        _check(await client.get(path), 404, title="Not Found")
+
+
+async def test_methods(client: httpx.AsyncClient) -> None:
+    for path, method in product(ROUTES, ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")):
+        response = await client.request(method, path)
+        _check(response, 405, title="Method Not Allowed")
+        assert response.headers["allow"] == "GET, HEAD"
+
+
+async def test_wrong_and_contradictory_arguments(client: httpx.AsyncClient) -> None:
+    for path in PACKAGE_ROUTES:
+        name, one, other = ARGUMENTS[path.rpartition("/")[2]]
+        response = await client.get(f"{path}?{name}={one}&{name}={other}")
+        problem = _check(response, 422, title="Unprocessable Content")
+        assert [fault.parameter for fault in problem.errors or ()] == [name]
+        if name != "version":
+            for wrong in ("wrong", "", one.upper(), f"{one} "):
+                response = await client.get(path, params={name: wrong})
+                problem = _check(response, 422, title="Unprocessable Content")
+                (fault,) = problem.errors or []
+                assert fault.parameter == name
+                # It says what is right.
+                assert f"'{one}'" in fault.message
+                assert f"'{other}'" in fault.message
+
+
+@pytest.mark.parametrize("settings", [Settings(rate_limits="1/hour")])
+async def test_too_many_requests(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/api/status")).status_code == 200
+    for path in (*QUERYING_ROUTES, "/api/nothing"):
+        _check(await client.get(path), 429, title="Too Many Requests")
+
+
+@pytest.fixture
+def repository_does(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[], Awaitable[None]]], None]:
+    """Has every read do something else."""
+
+    def replace(behaviour: Callable[[], Awaitable[None]]) -> None:
+        async def method(*_: object) -> None:
+            await behaviour()
+
+        for name in ("recent", "overall", "breakdown", "published_days", "has_published"):
+            monkeypatch.setattr(app.state.repository, name, method)
+
+    return replace
 
 
 async def test_what_nobody_thought_of_tells_nothing(
-    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient,
+    repository_does: Callable[[Callable[[], Awaitable[None]]], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def fail(_: str) -> None:
+    async def fail() -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(app.state.repository, "recent", fail)
-    response = await client.get("/api/packages/flask/recent")
-    _check(response, 500)
-    assert "secret" not in response.text
+    repository_does(fail)
+    for path in QUERYING_ROUTES:
+        _check(await client.get(path), 500, title="Internal Server Error")
+    # Each is told once to who runs the service, with its trace.
+    assert caplog.text.count("ZeroDivisionError: secret") == len(QUERYING_ROUTES)
+
+
+@pytest.mark.parametrize("settings", [Settings(rate_limits="", request_timeout_seconds=0.05)])
+async def test_what_takes_too_long(
+    client: httpx.AsyncClient, repository_does: Callable[[Callable[[], Awaitable[None]]], None]
+) -> None:
+    async def hang() -> None:
+        await asyncio.sleep(3600)
+
+    repository_does(hang)
+    for path in QUERYING_ROUTES:
+        problem = _check(await client.get(path), 503, title="Service Unavailable")
+        assert problem.detail == "The answer took more than 0.05 s."
+
+
+async def test_an_empty_database(client: httpx.AsyncClient) -> None:
+    for path in PACKAGE_ROUTES:
+        problem = _check(await client.get(path), 503, title="Service Unavailable")
+        assert problem.detail == "No day has been published yet."
+
+
+async def test_a_database_that_goes_away(
+    client: httpx.AsyncClient, repository_does: Callable[[Callable[[], Awaitable[None]]], None]
+) -> None:
+    async def fail() -> None:
+        raise DatabaseUnavailableError("the database at secret went away")
+
+    repository_does(fail)
+    for path in QUERYING_ROUTES:
+        _check(await client.get(path), 503, title="Service Unavailable")
+
+
+@pytest.fixture
+def nowhere() -> str:
+    return f"postgresql://somebody:secret@127.0.0.1:{free_port()}/stats"
 
 
 async def test_a_database_that_is_not_there(
-    settings: Settings, caplog: pytest.LogCaptureFixture
+    settings: Settings, nowhere: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    port = free_port()
-    app = create_app(settings, f"postgresql://somebody:secret@127.0.0.1:{port}/stats")
+    app = create_app(settings, nowhere)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
-        for path in ("packages/flask/recent", "packages/flask/system", "status"):
-            response = await client.get(f"/api/{path}")
-            _check(response, 503)
-            assert int(response.headers["retry-after"]) > 0
-            for inner in (str(port), "127.0.0.1", "somebody", "secret"):
-                assert inner not in response.text
-        assert (await client.get("/health")).status_code == 200
+        for path in (*QUERYING_ROUTES, "/ready"):
+            _check(await client.get(path), 503, title="Service Unavailable")
+        for path in ("/", "/health", "/metrics"):
+            assert (await client.get(path)).status_code == 200
     # Who runs the service is told what the client is not.
     assert "the database at 127.0.0.1 can't be reached: " in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_middlewares_may_fail_too(
+    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nothing is left that adds a request's id."""
+
+    def fail() -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(
+        type(app.state.freshness), "publication", property(lambda _: fail()), raising=False
+    )
+    response = await client.get("/api/packages/requests/recent")
+    assert response.status_code == 500
+    problem = Problem.model_validate_json(response.content, strict=True, extra="forbid")
+    assert problem.title == "Internal Server Error"
+    assert "secret" not in response.text
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["x-content-type-options"] == "nosniff"

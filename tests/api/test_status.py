@@ -1,9 +1,25 @@
+import asyncio
+from importlib.metadata import version
+from time import time
+
 import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.api import readiness
+from app.db.engine import connect, create_engine
+from app.db.migrations import migrate
 from app.ingest import pipeline
 from app.ingest.sample import PACKAGES
+from app.ingest.scheduler import run_daily_job
+from app.main import create_app
+from app.settings import IngestSource, Settings
 from tests.days import days_ago, downloads, publish
+from tests.processes import free_port
+from tests.waiting import until_known
 
 
 async def test_status_of_an_empty_database(client: httpx.AsyncClient) -> None:
@@ -51,3 +67,83 @@ async def test_status_says_that_the_sample_is_one(
 
 async def test_health_needs_no_database(client: httpx.AsyncClient) -> None:
     assert (await client.get("/health")).json() == {"status": "ok"}
+
+
+async def test_the_index_leads_on(
+    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    index = (await client.get("/")).json()
+    assert index == {
+        "name": "PyPI Stats API",
+        "version": version("pypi-stats-api"),
+        "docs": "/docs",
+        "openapi": "/openapi.json",
+        "status": "/api/status",
+        "data_as_of": None,
+    }
+    for name in ("docs", "openapi", "status"):
+        assert (await client.get(index[name])).status_code == 200
+    await publish(engine, days_ago(1), downloads("flask", 1))
+    await until_known(app)
+    assert (await client.get("/")).json()["data_as_of"] == str(days_ago(1))
+
+
+async def test_ready_once_migrated(
+    unmigrated_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "KEPT_SECONDS", 0.0)
+    app = create_app(settings, unmigrated_url)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        response = await client.get("/ready")
+        assert response.status_code == 503
+        assert "the database is at migration none" in response.json()["detail"]
+        assert int(response.headers["retry-after"]) > 0
+        engine = create_engine(unmigrated_url)
+        await migrate(engine)
+        response = await client.get("/ready")
+        assert (response.status_code, response.json()) == (200, {"status": "ready"})
+        # A later version has migrated it, and this one runs on while it is replaced.
+        async with connect(engine) as connection:
+            await connection.execute(text("UPDATE alembic_version SET version_num = '9999_later'"))
+            await connection.commit()
+        assert (await client.get("/ready")).status_code == 200
+        await engine.dispose()
+
+
+async def test_asking_often_whether_it_is_ready_asks_the_database_seldom(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[AsyncEngine] = []
+
+    async def note(engine: AsyncEngine) -> None:
+        asked.append(engine)
+        await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(readiness, "check_migrated", note)
+    answers = await asyncio.gather(*(client.get("/ready") for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(asked) == 1
+
+
+async def test_the_job_leaves_its_figures(
+    database_url: str, engine: AsyncEngine, client: httpx.AsyncClient
+) -> None:
+    def figure(name: str) -> float | None:
+        return REGISTRY.get_sample_value(f"pypi_stats_last_ingest_{name}")
+
+    async for _ in pipeline.seed(engine, [days_ago(1)], retention_days=180):
+        pass
+    # Nothing else is published beside the sample: this fails before it asks for anything.
+    emulator = f"http://127.0.0.1:{free_port()}"
+    settings = Settings(ingest_source=IngestSource.BIGQUERY, bigquery_emulator_host=emulator)
+    await run_daily_job(settings, database_url)
+    assert figure("success") == 0
+    assert "pypi_stats_last_ingest_success 0.0" in (await client.get("/metrics")).text
+    await run_daily_job(Settings(ingest_source=IngestSource.SAMPLE), database_url)
+    assert figure("success") == 1
+    assert time() - 60 < (figure("timestamp_seconds") or 0) <= time()
+    assert 0 < (figure("seconds") or 0) < 60
