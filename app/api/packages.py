@@ -7,12 +7,12 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from app.api.dependencies import PackageName, Repository, reject_ambiguous
+from app.api.problem_details import documented
 from app.api.schemas import (
     Mirrors,
     OperatingSystem,
     OverallDownloads,
     Period,
-    Problem,
     PythonMajorDownloads,
     PythonMinorDownloads,
     RecentDownloads,
@@ -27,12 +27,7 @@ router = APIRouter(
     prefix="/api/packages/{package}",
     tags=["packages"],
     dependencies=[Depends(reject_ambiguous)],
-    responses={
-        404: {"model": Problem, "description": "There is no such package."},
-        422: {"model": Problem, "description": "An argument has a value that is not right."},
-        429: {"model": Problem, "description": "The client made more requests than it may."},
-        503: {"model": Problem, "description": "The answer can't be given now."},
-    },
+    responses=documented(404, 422, 429, 500, 503),
 )
 
 RENDERING = "1"

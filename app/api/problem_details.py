@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
@@ -11,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.api.fixed_headers import FIXED_HEADERS
+from app.api.schemas import Problem
 from app.errors import (
     ArgumentError,
     DatabaseUnavailableError,
@@ -31,10 +33,23 @@ _TITLES = {status: status.phrase for status in HTTPStatus} | {
     422: "Unprocessable Content",
 }
 
+_MEANINGS = {
+    404: "There is no such package.",
+    422: "An argument has a value that is not right.",
+    429: "The client made more requests than it may.",
+    500: "Something unexpected happened.",
+    503: "The answer can't be given now.",
+}
+
 _DETAILS = {
     404: "There is nothing at this path: /docs lists what there is.",
     405: "This path answers to the methods in the Allow header.",
 }
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These errors as FastAPI documents a route's responses."""
+    return {status: {"model": Problem, "description": _MEANINGS[status]} for status in statuses}
 
 
 def problem(

@@ -6,8 +6,9 @@ from starlette.responses import PlainTextResponse, Response
 
 from app.api.dependencies import Repository
 from app.api.freshness import Freshness
+from app.api.problem_details import documented
 from app.api.readiness import ReadinessCheck
-from app.api.schemas import Health, Index, Problem, Readiness, Status
+from app.api.schemas import Health, Index, Readiness, Status
 from app.downloads import gaps
 from app.metrics import exposition
 from app.settings import IngestSource
@@ -15,14 +16,7 @@ from app.settings import IngestSource
 router = APIRouter(tags=["status"])
 
 
-@router.get(
-    "/api/status",
-    operation_id="get_status",
-    responses={
-        429: {"model": Problem, "description": "The client made more requests than it may."},
-        503: {"model": Problem, "description": "The answer can't be given now."},
-    },
-)
+@router.get("/api/status", operation_id="get_status", responses=documented(429, 500, 503))
 async def status(repository: Repository) -> Status:
     """Which days are published, where they came from, and which are missing."""
     days = await repository.published_days()
@@ -61,11 +55,7 @@ async def health() -> Health:
     return Health(status="ok")
 
 
-@router.get(
-    "/ready",
-    operation_id="get_readiness",
-    responses={503: {"model": Problem, "description": "It is not, and the detail says why."}},
-)
+@router.get("/ready", operation_id="get_readiness", responses=documented(500, 503))
 async def ready(request: Request) -> Readiness:
     """Whether requests can be answered: for whoever decides where to send them."""
     readiness: ReadinessCheck = request.app.state.readiness
@@ -73,11 +63,7 @@ async def ready(request: Request) -> Readiness:
     return Readiness(status="ready")
 
 
-@router.get(
-    "/metrics",
-    operation_id="get_metrics",
-    response_class=PlainTextResponse,
-)
+@router.get("/metrics", operation_id="get_metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Figures of the service itself, for Prometheus."""
     freshness: Freshness = request.app.state.freshness

@@ -16,11 +16,18 @@ from pypi_stats_client.api.packages import (
     get_recent,
     get_system,
 )
-from pypi_stats_client.api.status import get_health, get_status
+from pypi_stats_client.api.status import (
+    get_health,
+    get_index,
+    get_metrics,
+    get_readiness,
+    get_status,
+)
 from pypi_stats_client.models import (
     DailyDownloads,
     Fault,
     Health,
+    Index,
     Mirrors,
     OperatingSystem,
     OverallDownloads,
@@ -28,6 +35,7 @@ from pypi_stats_client.models import (
     Problem,
     PythonMajorDownloads,
     PythonMinorDownloads,
+    Readiness,
     RecentDownloads,
     Status,
     SystemDownloads,
@@ -103,7 +111,14 @@ def call_status(client: Client) -> None:
     assert status.published_at.tzinfo
     assert (status.gaps, status.downloads > 0) == ([], True)
 
+    index = get_index.sync(client=client)
+    assert isinstance(index, Index)
+    assert (index.docs, index.status) == ("/docs", "/api/status")
+    assert index.data_as_of == status.latest_day
+
     assert get_health.sync(client=client) == Health(status="ok")
+    assert get_readiness.sync(client=client) == Readiness(status="ready")
+    assert "pypi_stats_requests_total" in (get_metrics.sync(client=client) or "")
 
 
 def call_in_vain(client: Client) -> None:

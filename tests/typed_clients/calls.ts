@@ -90,7 +90,14 @@ async function callStatus(): Promise<void> {
   assert(status.first_day !== null && status.latest_day !== null);
   assert(status.first_day < status.latest_day);
 
+  const index = given(await client.GET("/"));
+  assert.equal(index.status, "/api/status");
+  assert.equal(index.data_as_of, status.latest_day);
+
   assert.deepEqual(given(await client.GET("/health")), { status: "ok" });
+  assert.deepEqual(given(await client.GET("/ready")), { status: "ready" });
+  const metrics = given(await client.GET("/metrics", { parseAs: "text" }));
+  assert.match(metrics, /^pypi_stats_requests_total/m);
 }
 
 async function callInVain(): Promise<void> {
