@@ -107,6 +107,13 @@ async def database_url(server_url: str, _template: None) -> AsyncIterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+async def module_database_url(server_url: str, _template: None) -> AsyncIterator[str]:
+    """A migrated database for tests that only read what their module has put into it."""
+    async for url in _in_new_database(server_url, f"TEMPLATE {TEMPLATE}"):
+        yield url
+
+
 @pytest.fixture
 async def unmigrated_url(server_url: str) -> AsyncIterator[str]:
     """A database with nothing in it."""
