@@ -1,0 +1,85 @@
+"""Requests that a machine makes up from the OpenAPI document, and whether each answer is one that
+the document promises.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.db.engine import create_engine
+from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+from tests.processes import served
+
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+
+
+@pytest.fixture(scope="module")
+async def _days(module_database_url: str) -> None:
+    """Days with every category, and the packages that schemathesis.toml names."""
+    engine = create_engine(module_database_url)
+    minors = {"2.7": 1, "3.9": 20, "3.12": 300, "null": 4000}
+    systems = {"windows": 4000, "linux": 300, "darwin": 19, "other": 1, "null": 1}
+    for ago in (3, 1, 0):
+        await publish(
+            engine,
+            days_ago(ago),
+            downloads("requests", minors, systems, mirrors=50),
+            downloads("zope-interface", ago),
+            downloads("mirrored-only", 0, mirrors=3),
+        )
+    await engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def address(
+    _days: None, module_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("service")
+    log = folder / "log"
+    with served(
+        folder / "unused",
+        log,
+        DATABASE_URL=module_database_url,
+        RETENTION_DAYS=str(RETENTION_DAYS),
+        LOG_LEVEL="error",
+    ) as (address, _):
+        yield address
+    assert log.read_text() == ""
+
+
+def test_every_answer_is_as_documented(address: str, tmp_path: Path) -> None:
+    """By its own command, which runs every phase and counts what it did."""
+    report_path = tmp_path / "report.json"
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION)),
+            *("run", f"{address}/openapi.json", "--checks", "all", "--no-color"),
+            *("--report-json-path", str(report_path)),
+        ],
+        # It leaves folders behind.
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    report: dict[str, Any] = json.loads(report_path.read_text())
+    assert report["complete"]
+    assert not any(report["warnings"].values())
+    operations = report["operations"]
+    assert operations["tested"] == operations["total"] > 0
+    for operation, phases in report["valid_rates"].items():
+        assert sum(phase["accepted"] for phase in phases.values()) > 0, operation
+    assert {name: phase["skip_reason"] for name, phase in report["phases"].items()} == {
+        "examples": None,
+        "coverage": None,
+        "fuzzing": None,
+        # It follows links between operations, and the document has none.
+        "stateful": "not_applicable",
+    }
