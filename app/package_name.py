@@ -13,7 +13,8 @@ _NORMALISED = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
 def normalise(name: str) -> str:
     """The spelling that packages are keyed by: `Zope.Interface` becomes `zope-interface`."""
-    if name == ALL_PACKAGES:
+    if name == ALL_PACKAGES or not name.isascii():
+        # A name is ASCII, and must not become so: the Kelvin sign's lower case is the letter k.
         return name
     return _SEPARATORS.sub("-", name).lower()
 
