@@ -76,9 +76,10 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         size = 0
         for name, value in self.headers:
             size += len(name) + len(value)
-            if name == b"transfer-encoding" or (
-                name == b"content-length" and int(value) > MAX_BODY_BYTES
-            ):
+            if name == b"transfer-encoding":
+                self._refusal = 411, "A body, which none needs, has to come with its length."
+                raise _RefusedError
+            if name == b"content-length" and int(value) > MAX_BODY_BYTES:
                 self._refusal = 413, f"A body may have {MAX_BODY_BYTES} bytes; none is needed."
                 raise _RefusedError
         if size > MAX_HEADERS_BYTES:

@@ -62,7 +62,7 @@ def _assert_refused(connection: socket.socket, status: int) -> None:
         (RECENT + b"X: " + b"x" * MAX_HEADERS_BYTES + b"\r\n\r\n", 431),
         (RECENT + b"X: x\r\n" * (MAX_HEADERS_BYTES // 2) + b"\r\n", 431),
         (RECENT + b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1), 413),
-        (RECENT + b"Transfer-Encoding: chunked\r\n\r\n", 413),
+        (RECENT + b"Transfer-Encoding: chunked\r\n\r\n", 411),
     ],
 )
 def test_what_is_no_request_is_refused(

@@ -80,7 +80,11 @@ async def python_major(
     repository: Repository,
     version: Annotated[
         str | None,
-        Query(description="One major version, or `null`. All when left out.", examples=["3"]),
+        Query(
+            description="One major version, or `null`. All when left out.",
+            examples=["3"],
+            min_length=1,
+        ),
     ] = None,
 ) -> Response:
     """Downloads by day and major Python version, known mirrors excluded."""
@@ -93,7 +97,11 @@ async def python_minor(
     repository: Repository,
     version: Annotated[
         str | None,
-        Query(description="One minor version, or `null`. All when left out.", examples=["3.12"]),
+        Query(
+            description="One minor version, or `null`. All when left out.",
+            examples=["3.12"],
+            min_length=1,
+        ),
     ] = None,
 ) -> Response:
     """Downloads by day and minor Python version, known mirrors excluded."""

@@ -131,7 +131,7 @@ async def test_payload(client: httpx.AsyncClient, path: str) -> None:
     model.model_validate_json(response.content, strict=True, extra="forbid")
 
 
-@pytest.mark.usefixtures("two_days")
+@pytest.mark.usefixtures("known_days")
 @pytest.mark.parametrize("path", [*ENDPOINTS, "recent?period=year", "nothing"])
 async def test_head_is_get_without_the_body(client: httpx.AsyncClient, path: str) -> None:
     got = await client.get(f"/api/packages/zope-interface/{path}")
