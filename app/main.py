@@ -8,11 +8,10 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from fastapi_offline import FastAPIOffline
 from starlette_compress import CompressMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app.api import packages, problem_details, status
+from app.api import docs_page, packages, problem_details, status
 from app.api.fixed_headers import FixedHeadersMiddleware
 from app.api.freshness import Freshness
 from app.api.head import HeadMiddleware
@@ -67,17 +66,20 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
         scheduler.shutdown(wait=False)
         await engine.dispose()
 
-    # FastAPI, with the documentation pages' scripts and styles served from here.
-    app = FastAPIOffline(
+    app = FastAPI(
         title="PyPI Stats API",
         version=version("pypi-stats-api"),
         lifespan=lifespan,
         # A client that does not follow redirects gets a 404 it can understand.
         redirect_slashes=False,
+        # FastAPI's own pages load from elsewhere: `docs_page` has ours.
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.freshness = freshness
     app.include_router(packages.router)
     app.include_router(status.router)
+    docs_page.install(app)
     describe(app, settings.retention_days)
     problem_details.install(app)
     _add_middleware(app, settings, freshness, rate_limits)

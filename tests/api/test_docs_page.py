@@ -1,0 +1,125 @@
+"""The documentation pages, as they are sent. `tests/browser` has what becomes of them."""
+
+import re
+import tomllib
+from fnmatch import fnmatch
+from hashlib import sha256
+from urllib.parse import urljoin
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from tests.processes import ROOT
+
+PAGES = ("/docs", "/redoc")
+ADDRESS = re.compile(r"""<(?:script|link)[^>]*(?:src|href)="([^"]+)\"""")
+
+
+async def _assets(client: httpx.AsyncClient, page: str) -> list[str]:
+    found = ADDRESS.findall((await client.get(page)).text)
+    assert len(found) >= 4
+    return [urljoin(page, address) for address in found]
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_pages_are_asked_for_anew(client: httpx.AsyncClient, page: str) -> None:
+    """They name the assets of the release that runs."""
+    response = await client.get(page)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert response.headers["cache-control"] == "no-cache"
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_pages_may_do_little(client: httpx.AsyncClient, page: str) -> None:
+    headers = (await client.get(page)).headers
+    policy = dict(
+        directive.split(maxsplit=1) for directive in headers["content-security-policy"].split("; ")
+    )
+    assert policy.pop("style-src") in ("'self'", "'self' 'unsafe-inline'")
+    assert policy.pop("worker-src", "blob:") == "blob:"
+    assert policy == {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "connect-src": "'self'",
+        "img-src": "'self' data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    assert headers["x-frame-options"] == "DENY"
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_pages_name_nothing_elsewhere_and_hold_no_script(
+    client: httpx.AsyncClient, page: str
+) -> None:
+    html = (await client.get(page)).text
+    assert "//" not in html
+    assert re.findall(r"<script(?![^>]* src=)|<script[^>]*>[^<]|<style|\son\w+=", html) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_assets_are_kept_for_ever(client: httpx.AsyncClient, page: str) -> None:
+    """Since their addresses change with their content."""
+    types = {
+        "js": "text/javascript; charset=utf-8",
+        "css": "text/css; charset=utf-8",
+        "svg": "image/svg+xml",
+    }
+    for address in await _assets(client, page):
+        response = await client.get(address)
+        assert response.status_code == 200
+        assert response.headers["content-type"] == types[address.rpartition(".")[2]]
+        assert response.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert sha256(response.content).hexdigest()[:16] in address
+        length = response.headers["content-length"]
+        assert (await client.head(address)).headers["content-length"] == length
+
+
+async def test_redoc_asks_its_maker_for_no_picture(client: httpx.AsyncClient) -> None:
+    (script,) = [address for address in await _assets(client, "/redoc") if "standalone" in address]
+    assert "cdn." not in (await client.get(script)).text
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("root_path", ["", "/stats"])
+async def test_pages_work_below_a_prefix(app: FastAPI, page: str, root_path: str) -> None:
+    """Which a proxy leaves in the path, and tells the service of, or takes away."""
+    transport = httpx.ASGITransport(app, root_path=root_path)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for address in await _assets(client, root_path + page):
+            assert address.startswith(f"{root_path}/assets/")
+            assert (await client.get(address)).status_code == 200
+        assert (await client.get(urljoin(root_path + page, "openapi.json"))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/assets",
+        "/assets/",
+        "/assets/swagger.js",
+        "/assets/redoc-0000000000000000.js",
+        "/assets/..%2Fdocs_page.py",
+        "/assets/%2E%2E/docs_page.py",
+        "/assets/%2Fetc%2Fpasswd",
+        "/assets/..%2F..%2F..%2F..%2F..%2F..%2F..%2F..%2F..%2Fetc%2Fpasswd",
+        "/assets/..%5C..%5Cpyproject.toml",
+        "/assets/%00",
+    ],
+)
+async def test_assets_lead_to_nothing_else(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(path)
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "immutable" not in response.headers.get("cache-control", "")
+
+
+def test_the_wheel_takes_the_files_along() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["app"]
+    for file in (ROOT / "app/api/static").iterdir():
+        path = str(file.relative_to(ROOT / "app"))
+        assert any(fnmatch(path, pattern) for pattern in patterns), path
