@@ -80,7 +80,7 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
     app.include_router(packages.router)
     app.include_router(status.router)
     docs_page.install(app)
-    describe(app, settings.retention_days)
+    describe(app, settings)
     problem_details.install(app)
     _add_middleware(app, settings, freshness, rate_limits)
     return app

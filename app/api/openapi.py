@@ -1,46 +1,125 @@
-"""The OpenAPI document: FastAPI's, with errors under the media type that they have."""
+"""The OpenAPI document: FastAPI's, with what the service tells its users, an example in each
+argument that has to be filled in, and errors under the media type and in the shape that they have.
+"""
 
+import json
 from typing import Any
 
+import limits
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.api.problem_details import MEDIA_TYPE
+from app.api.problem_details import MEDIA_TYPE, problem
+from app.errors import ArgumentError, InvalidArgumentsError
+from app.settings import Settings
 
 _DESCRIPTION = """\
 Download statistics of the packages on PyPI, as JSON, without a key.
 
-* Source: PyPI's public BigQuery table of downloads, aggregated once a day (UTC).
-* Known mirrors are left out of every figure but the category `with_mirrors`.
-* Time series reach back {retention_days} days, ending with the latest published one: `/api/status`.
-* A day on which a category had no download has no item.
-* `__all__` as a package stands for every package together.
+## Figures
 
-Data changes once a day: please cache answers. For bulk use, query BigQuery.
+They come from PyPI's public BigQuery table of downloads, `{bigquery_table}`. Once a day, the UTC \
+day before is aggregated there and published here, all of it at once.
+
+* Series reach back {retention_days} days, ending with the latest *published* day. `/api/status` \
+tells which day that is, and when it was published.
+* `last_day` of `recent` is that day; `last_week` and `last_month` are the 7 and the 30 days that \
+end with it.
+* `__all__` as a package stands for every package together. A name may be in any spelling.
+* Where the source does not know a version or a system, the category is `null`. A day on which a \
+category had no download has no item.
+
+## Mirrors
+
+Known mirrors ({mirror_installers}) are left out of every figure, since what they fetch says \
+little of a package's use. So are downloads by an unknown installer. Only the category \
+`with_mirrors` of `overall` has both: `mirrors=true` asks for it alone, and `mirrors=false` for \
+`without_mirrors`.
+
+## Fair use
+
+Figures change once a day, so please keep an answer for as long as its `Cache-Control` says, and \
+then send its `ETag` in `If-None-Match`: while nothing is new, the answer is an empty `304`. To \
+look at thousands of packages, query the BigQuery table itself.
+{limits}
+## Errors
+
+An error is JSON too (`application/problem+json`, RFC 9457), and its `detail` says what is wrong. \
+`404` is a package without downloads in the days held.
+"""
+
+_LIMITS = """
+The requests of one client are limited: {limits}. Answers say where you stand with the limit that \
+you are closest to: `X-RateLimit-Limit` is how many requests it allows, `X-RateLimit-Remaining` \
+how many of them are left, and `X-RateLimit-Reset` when it starts anew, in seconds since 1970. \
+Past it the answer is `429`: please wait for the seconds in its `Retry-After`.
 """
 
 
-def describe(app: FastAPI, retention_days: int) -> None:
-    """Give the app its OpenAPI document."""
+def describe(app: FastAPI, settings: Settings) -> None:
+    """Give the app its OpenAPI document, with the settings that its users should know."""
 
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:
             app.openapi_schema = get_openapi(
                 title=app.title,
                 version=app.version,
-                description=_DESCRIPTION.format(retention_days=retention_days),
+                description=_description(settings),
                 routes=app.routes,
             )
-            _name_problems(app.openapi_schema)
+            for path in app.openapi_schema["paths"].values():
+                for operation in path.values():
+                    _fill_in(operation)
+                    _name_problems(operation)
         return app.openapi_schema
 
     # FastAPI documents this as the way to it.
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _name_problems(schema: dict[str, Any]) -> None:
-    for path in schema["paths"].values():
-        for operation in path.values():
-            for status, response in operation["responses"].items():
-                if status >= "400":
-                    response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
+def _description(settings: Settings) -> str:
+    return _DESCRIPTION.format(
+        bigquery_table=settings.bigquery_table,
+        retention_days=settings.retention_days,
+        mirror_installers=", ".join(f"`{name}`" for name in settings.mirror_installers) or "none",
+        limits=_LIMITS.format(limits=_spoken(settings.rate_limits)) if settings.rate_limits else "",
+    )
+
+
+def _spoken(rate_limits: str) -> str:
+    """Limits in words: `10/second;300/5 minutes` as "10 per second and 300 per 5 minutes"."""
+    return " and ".join(
+        f"{limit.amount} per {limit.GRANULARITY.name}"
+        if limit.multiples == 1
+        else f"{limit.amount} per {limit.multiples} {limit.GRANULARITY.name}s"
+        for limit in limits.parse_many(rate_limits)
+    )
+
+
+def _fill_in(operation: dict[str, Any]) -> None:
+    """Swagger UI fills in an argument's own example, and not its schema's."""
+    for parameter in operation.get("parameters", ()):
+        if parameter["required"]:
+            parameter["example"] = parameter["schema"]["examples"][0]
+
+
+def _name_problems(operation: dict[str, Any]) -> None:
+    for status, response in operation["responses"].items():
+        if status >= "400":
+            response["content"] = {
+                MEDIA_TYPE: {
+                    **response["content"]["application/json"],
+                    "example": _problem(int(status), response["description"]),
+                }
+            }
+
+
+def _problem(status: int, detail: str) -> object:
+    """What an error with this status looks like."""
+    errors = None
+    if status == InvalidArgumentsError.status:
+        errors = [ArgumentError("period", "Input should be 'day', 'week' or 'month'")]
+        detail = InvalidArgumentsError(errors).detail
+    example = json.loads(bytes(problem(status, detail, errors).body))
+    # Not that of the request which asks for the document first.
+    return {**example, "request_id": "5f0c1f3b9a6e4d72"}

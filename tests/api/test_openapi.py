@@ -1,5 +1,6 @@
 """The document that clients are generated from."""
 
+import re
 from typing import Any
 
 import httpx
@@ -43,10 +44,21 @@ def test_each_answer_has_its_schema(document: dict[str, Any], endpoint: str) -> 
     schema = {"$ref": f"#/components/schemas/{SERIES[endpoint]}"}
     assert answers["200"]["content"] == {"application/json": {"schema": schema}}
     for status in set(answers) - {"200"}:
-        problem = {"$ref": "#/components/schemas/Problem"}
-        assert answers[status]["content"] == {"application/problem+json": {"schema": problem}}
+        ((media_type, problem),) = answers[status]["content"].items()
+        assert media_type == "application/problem+json"
+        assert problem["schema"] == {"$ref": "#/components/schemas/Problem"}
+        schemas.Problem.model_validate(problem["example"])
+        assert problem["example"]["status"] == int(status)
+        assert problem["example"]["request_id"]
+        assert ("errors" in problem["example"]) == (status == "422")
     assert operation["description"]
     assert all(parameter["description"] for parameter in operation["parameters"])
+    # Swagger UI fills it in; an argument that may be left out is left out.
+    filled_in = {
+        parameter["name"]: parameter.get("example") for parameter in operation["parameters"]
+    }
+    assert filled_in.pop("package") == "requests"
+    assert not any(filled_in.values())
 
 
 @pytest.mark.parametrize(
@@ -85,3 +97,38 @@ def test_recent_counts_are_left_out_and_never_null(document: dict[str, Any]) -> 
 
 async def test_the_document_is_served(client: httpx.AsyncClient) -> None:
     assert (await client.get("/openapi.json")).json()["info"]["title"] == "PyPI Stats API"
+
+
+def _description(**settings: str) -> str:
+    app = create_app(Settings.model_validate(settings), "postgresql:///unused")
+    description: str = app.openapi()["info"]["description"]
+    return description
+
+
+def test_users_are_told_what_is_set() -> None:
+    description = _description(
+        retention_days="90",
+        mirror_installers="first,second",
+        bigquery_table="a.b.c",
+        rate_limits="7/second;500/2 hours",
+    )
+    for part in ("90 days", "`first`, `second`", "`a.b.c`", "7 per second and 500 per 2 hours"):
+        assert part in description
+    assert "{" not in description
+
+
+def test_no_limit_is_told_where_there_is_none() -> None:
+    assert "429" in _description()
+    assert "limit" not in _description(rate_limits="").lower()
+
+
+async def test_headers_that_users_are_told_of_are_sent(database_url: str) -> None:
+    app = create_app(Settings(rate_limits="1/hour"), database_url)
+    told = set(re.findall(r"`(X-[A-Za-z-]+|Retry-After)`", app.openapi()["info"]["description"]))
+    assert len(told) == 4
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for status in (404, 429):
+            response = await client.get("/api/nothing")
+            assert response.status_code == status
+    assert [header for header in told if header not in response.headers] == []
