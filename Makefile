@@ -7,7 +7,7 @@ BIN := .venv/bin
 OPENAPI = (cd / && env -i $(CURDIR)/$(BIN)/python -m app openapi)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients check format openapi constraints clean
+.PHONY: help run test test-browser test-clients check format openapi constraints clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -17,6 +17,9 @@ run: .venv/run ## Run the service on http://127.0.0.1:8000, with its own Postgre
 
 test: .venv/dev ## Run all tests that need Python alone
 	$(BIN)/python -m pytest $(ARGS)
+
+test-browser: .venv/dev ## Try the documentation pages in Chromium: needs it, at CHROMIUM
+	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 test-clients: .venv/dev ## Generate typed clients and run them: needs Node and npm
 	$(BIN)/python -m pytest tests/typed_clients $(ARGS)
