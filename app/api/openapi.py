@@ -9,7 +9,9 @@ import limits
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from app.api.http_cache import PREFIX
 from app.api.problem_details import MEDIA_TYPE, problem
+from app.api.rate_limit import LIMITED_PREFIX
 from app.errors import ArgumentError, InvalidArgumentsError
 from app.settings import Settings
 
@@ -56,6 +58,23 @@ Past it the answer is `429`: please wait for the seconds in its `Retry-After`.
 """
 
 
+_TEXT = {"type": "string"}
+_NUMBER = {"type": "integer"}
+
+_EVERY_ANSWER = {"X-Request-ID": ("Of this request: its line in the log has it too.", _TEXT)}
+_LIMITED = {
+    "X-RateLimit-Limit": ("Requests that the limit you are closest to allows.", _NUMBER),
+    "X-RateLimit-Remaining": ("How many of them are left.", _NUMBER),
+    "X-RateLimit-Reset": ("When it starts anew, in seconds since 1970.", _NUMBER),
+}
+_REFUSED = {"Retry-After": ("Seconds to wait.", _NUMBER)}
+_DATA = {
+    "Cache-Control": ("For how long the answer may be kept.", _TEXT),
+    "ETag": ("For `If-None-Match`: the same as long as the answer is.", _TEXT),
+    "Last-Modified": ("When the data was published.", _TEXT),
+}
+
+
 def describe(app: FastAPI, settings: Settings) -> None:
     """Give the app its OpenAPI document, with the settings that its users should know."""
 
@@ -67,10 +86,16 @@ def describe(app: FastAPI, settings: Settings) -> None:
                 description=_description(settings),
                 routes=app.routes,
             )
-            for path in app.openapi_schema["paths"].values():
-                for operation in path.values():
+            for path, operations in app.openapi_schema["paths"].items():
+                for operation in operations.values():
                     _fill_in(operation)
                     _name_problems(operation)
+                    _tell_headers(path, operation, limited=bool(settings.rate_limits))
+            app.openapi_schema["components"]["headers"] = {
+                name: {"description": meaning, "schema": schema}
+                for headers in (_EVERY_ANSWER, _LIMITED, _REFUSED, _DATA)
+                for name, (meaning, schema) in headers.items()
+            }
         return app.openapi_schema
 
     # FastAPI documents this as the way to it.
@@ -112,6 +137,18 @@ def _name_problems(operation: dict[str, Any]) -> None:
                     "example": _problem(int(status), response["description"]),
                 }
             }
+
+
+def _tell_headers(path: str, operation: dict[str, Any], *, limited: bool) -> None:
+    for status, response in operation["responses"].items():
+        names = [*_EVERY_ANSWER]
+        if limited and path.startswith(LIMITED_PREFIX):
+            names += _LIMITED
+        if status in ("429", "503"):
+            names += _REFUSED
+        if status == "200" and path.startswith(PREFIX):
+            names += _DATA
+        response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _problem(status: int, detail: str) -> object:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Depends, Query
+from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
 from app.api.dependencies import PackageName, Repository, reject_ambiguous
@@ -36,11 +37,18 @@ RENDERING = "1"
 _CATEGORY_OF_MIRRORS = {Mirrors.TRUE: WITH_MIRRORS, Mirrors.FALSE: WITHOUT_MIRRORS}
 
 
-@router.get("/recent", operation_id="get_recent", response_model=RecentDownloads)
+@router.get(
+    "/recent",
+    operation_id="get_recent",
+    summary="Latest day, week and month",
+    response_model=RecentDownloads,
+)
 async def recent(
     package: PackageName,
     repository: Repository,
-    period: Annotated[Period | None, Query(description="All three when left out.")] = None,
+    period: Annotated[
+        Period | SkipJsonSchema[None], Query(description="All three when left out.")
+    ] = None,
 ) -> Response:
     """Downloads of the latest published day, and of the 7 and 30 days that end with it."""
     counts = await repository.recent(package)
@@ -57,12 +65,17 @@ async def recent(
     return _json({"data": data, "package": package, "type": "recent_downloads"})
 
 
-@router.get("/overall", operation_id="get_overall", response_model=OverallDownloads)
+@router.get(
+    "/overall",
+    operation_id="get_overall",
+    summary="By day, with and without mirrors",
+    response_model=OverallDownloads,
+)
 async def overall(
     package: PackageName,
     repository: Repository,
     mirrors: Annotated[
-        Mirrors | None,
+        Mirrors | SkipJsonSchema[None],
         Query(description="With known mirrors, or without them. Both when left out."),
     ] = None,
 ) -> Response:
@@ -74,12 +87,17 @@ async def overall(
     return _series("overall_downloads", package, series, category)
 
 
-@router.get("/python_major", operation_id="get_python_major", response_model=PythonMajorDownloads)
+@router.get(
+    "/python_major",
+    operation_id="get_python_major",
+    summary="By day and major Python version",
+    response_model=PythonMajorDownloads,
+)
 async def python_major(
     package: PackageName,
     repository: Repository,
     version: Annotated[
-        str | None,
+        str | SkipJsonSchema[None],
         Query(
             description="One major version, or `null`. All when left out.",
             examples=["3"],
@@ -91,12 +109,17 @@ async def python_major(
     return await _breakdown(PYTHON_MAJOR, package, repository, version)
 
 
-@router.get("/python_minor", operation_id="get_python_minor", response_model=PythonMinorDownloads)
+@router.get(
+    "/python_minor",
+    operation_id="get_python_minor",
+    summary="By day and minor Python version",
+    response_model=PythonMinorDownloads,
+)
 async def python_minor(
     package: PackageName,
     repository: Repository,
     version: Annotated[
-        str | None,
+        str | SkipJsonSchema[None],
         Query(
             description="One minor version, or `null`. All when left out.",
             examples=["3.12"],
@@ -108,12 +131,18 @@ async def python_minor(
     return await _breakdown(PYTHON_MINOR, package, repository, version)
 
 
-@router.get("/system", operation_id="get_system", response_model=SystemDownloads)
+@router.get(
+    "/system",
+    operation_id="get_system",
+    summary="By day and operating system",
+    response_model=SystemDownloads,
+)
 async def system(
     package: PackageName,
     repository: Repository,
     os: Annotated[
-        OperatingSystem | None, Query(description="One operating system. All when left out.")
+        OperatingSystem | SkipJsonSchema[None],
+        Query(description="One operating system. All when left out."),
     ] = None,
 ) -> Response:
     """Downloads by day and operating system, known mirrors excluded."""

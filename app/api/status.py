@@ -16,7 +16,12 @@ from app.settings import IngestSource
 router = APIRouter(tags=["status"])
 
 
-@router.get("/api/status", operation_id="get_status", responses=documented(429, 500, 503))
+@router.get(
+    "/api/status",
+    operation_id="get_status",
+    summary="Which days are published",
+    responses=documented(429, 500, 503),
+)
 async def status(repository: Repository) -> Status:
     """Which days are published, where they came from, and which are missing."""
     days = await repository.published_days()
@@ -35,7 +40,7 @@ async def status(repository: Repository) -> Status:
     )
 
 
-@router.get("/", operation_id="get_index")
+@router.get("/", operation_id="get_index", summary="Where to go from here")
 async def index(request: Request) -> Index:
     """Where to go from here."""
     freshness: Freshness = request.app.state.freshness
@@ -49,13 +54,18 @@ async def index(request: Request) -> Index:
     )
 
 
-@router.get("/health", operation_id="get_health")
+@router.get("/health", operation_id="get_health", summary="Whether the process is up")
 async def health() -> Health:
     """Answers as long as the process is up."""
     return Health(status="ok")
 
 
-@router.get("/ready", operation_id="get_readiness", responses=documented(500, 503))
+@router.get(
+    "/ready",
+    operation_id="get_readiness",
+    summary="Whether requests can be answered",
+    responses=documented(500, 503),
+)
 async def ready(request: Request) -> Readiness:
     """Whether requests can be answered: for whoever decides where to send them."""
     readiness: ReadinessCheck = request.app.state.readiness
@@ -63,7 +73,12 @@ async def ready(request: Request) -> Readiness:
     return Readiness(status="ready")
 
 
-@router.get("/metrics", operation_id="get_metrics", response_class=PlainTextResponse)
+@router.get(
+    "/metrics",
+    operation_id="get_metrics",
+    summary="Figures for Prometheus",
+    response_class=PlainTextResponse,
+)
 async def metrics(request: Request) -> Response:
     """Figures of the service itself, for Prometheus."""
     freshness: Freshness = request.app.state.freshness

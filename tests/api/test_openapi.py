@@ -132,3 +132,17 @@ async def test_headers_that_users_are_told_of_are_sent(database_url: str) -> Non
             response = await client.get("/api/nothing")
             assert response.status_code == status
     assert [header for header in told if header not in response.headers] == []
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize("settings", [Settings(rate_limits="100/hour")])
+async def test_answers_have_the_headers_that_are_documented(
+    document: dict[str, Any], client: httpx.AsyncClient
+) -> None:
+    for path, operations in document["paths"].items():
+        response = await client.get(path.replace("{package}", "zope-interface"))
+        assert response.status_code == 200
+        documented = operations["get"]["responses"]["200"]["headers"]
+        assert documented.keys() <= document["components"]["headers"].keys()
+        for name in documented:
+            assert name in response.headers, (path, name)
