@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 
@@ -61,6 +61,8 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
         watch = asyncio.create_task(freshness.watch())
         yield
         watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
         if rate_limits:
             rate_limits.close()
         scheduler.shutdown(wait=False)

@@ -88,7 +88,7 @@ def describe(app: FastAPI, settings: Settings) -> None:
             )
             for path, operations in app.openapi_schema["paths"].items():
                 for operation in operations.values():
-                    _fill_in(operation)
+                    _mend_arguments(operation)
                     _name_problems(operation)
                     _tell_headers(path, operation, limited=bool(settings.rate_limits))
             app.openapi_schema["components"]["headers"] = {
@@ -121,11 +121,18 @@ def _spoken(rate_limits: str) -> str:
     )
 
 
-def _fill_in(operation: dict[str, Any]) -> None:
-    """Swagger UI fills in an argument's own example, and not its schema's."""
+def _mend_arguments(operation: dict[str, Any]) -> None:
+    """An argument may be left out, and can't be null. Swagger UI fills in its own example, and not
+    its schema's.
+    """
     for parameter in operation.get("parameters", ()):
+        schema = parameter["schema"]
         if parameter["required"]:
-            parameter["example"] = parameter["schema"]["examples"][0]
+            parameter["example"] = schema["examples"][0]
+        elif "anyOf" in schema:
+            schema.update(*(one for one in schema.pop("anyOf") if one != {"type": "null"}))
+            # Beside a reference, it would be another name for what that has named.
+            schema.pop("title")
 
 
 def _name_problems(operation: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Depends, Query
-from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
 from app.api.dependencies import PackageName, Repository, reject_ambiguous
@@ -46,9 +45,7 @@ _CATEGORY_OF_MIRRORS = {Mirrors.TRUE: WITH_MIRRORS, Mirrors.FALSE: WITHOUT_MIRRO
 async def recent(
     package: PackageName,
     repository: Repository,
-    period: Annotated[
-        Period | SkipJsonSchema[None], Query(description="All three when left out.")
-    ] = None,
+    period: Annotated[Period | None, Query(description="All three when left out.")] = None,
 ) -> Response:
     """Downloads of the latest published day, and of the 7 and 30 days that end with it."""
     counts = await repository.recent(package)
@@ -75,7 +72,7 @@ async def overall(
     package: PackageName,
     repository: Repository,
     mirrors: Annotated[
-        Mirrors | SkipJsonSchema[None],
+        Mirrors | None,
         Query(description="With known mirrors, or without them. Both when left out."),
     ] = None,
 ) -> Response:
@@ -97,7 +94,7 @@ async def python_major(
     package: PackageName,
     repository: Repository,
     version: Annotated[
-        str | SkipJsonSchema[None],
+        str | None,
         Query(
             description="One major version, or `null`. All when left out.",
             examples=["3"],
@@ -119,7 +116,7 @@ async def python_minor(
     package: PackageName,
     repository: Repository,
     version: Annotated[
-        str | SkipJsonSchema[None],
+        str | None,
         Query(
             description="One minor version, or `null`. All when left out.",
             examples=["3.12"],
@@ -141,7 +138,7 @@ async def system(
     package: PackageName,
     repository: Repository,
     os: Annotated[
-        OperatingSystem | SkipJsonSchema[None],
+        OperatingSystem | None,
         Query(description="One operating system. All when left out."),
     ] = None,
 ) -> Response:

@@ -73,6 +73,20 @@ def test_arguments_are_enumerated(document: dict[str, Any], name: str, values: l
     assert document["components"]["schemas"][name]["enum"] == values
 
 
+def test_arguments_are_left_out_and_never_null(document: dict[str, Any]) -> None:
+    parameters = [
+        parameter
+        for operations in document["paths"].values()
+        for parameter in operations["get"].get("parameters", ())
+    ]
+    assert {parameter["name"] for parameter in parameters if not parameter["required"]} == {
+        *("period", "mirrors", "version", "os")
+    }
+    for parameter in parameters:
+        assert {"type", "$ref"} & parameter["schema"].keys()
+        assert "anyOf" not in parameter["schema"]
+
+
 def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
     assert set(document["components"]["schemas"]) == {
         *SERIES.values(),

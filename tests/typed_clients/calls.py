@@ -129,11 +129,10 @@ def call_in_vain(client: Client) -> None:
     assert "no-such-package" in missing.parsed.detail
     assert missing.parsed.errors is UNSET
 
-    # The type refuses it, and so does the service.
-    wrong = get_recent.sync("requests", client=client, period="year")  # type: ignore[arg-type]
+    wrong = get_python_minor.sync("requests", client=client, version="")
     assert isinstance(wrong, Problem)
     assert wrong.status == 422
-    assert wrong.errors == [Fault("period", "Input should be 'day', 'week' or 'month'")]
+    assert wrong.errors == [Fault("version", "String should have at least 1 character")]
 
 
 async def call_asynchronously(client: Client) -> None:
