@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from functools import lru_cache
+from time import gmtime, strftime, time
+from typing import NamedTuple
 
 import orjson
 import structlog
@@ -85,27 +87,59 @@ def _add_request_id(
     return event
 
 
-def line_writer(logger: str, event: str, log_format: str) -> Callable[[dict[str, object]], None]:
-    """Writes lines at level info like those of `configure_logging`, in a tenth of the time: for the
-    one that every request has. Each has its own fields; one that is empty is left out on a console.
+class RequestLine(NamedTuple):
+    """What is logged of a request."""
+
+    method: str
+    path: str
+    query: str
+    status: int
+    bytes: int
+    ms: float
+    client: str
+    request_id: str
+
+
+def request_line_writer(log_format: str) -> Callable[[RequestLine], None]:
+    """Writes a line like those of `configure_logging`, in a tenth of their time: every request has
+    one.
     """
     stream = sys.stderr.buffer
 
-    def as_json(timestamp: str, fields: dict[str, object]) -> bytes:
-        common = {"event": event, "logger": logger, "level": "info", "timestamp": timestamp}
-        return orjson.dumps({**common, **fields}, option=orjson.OPT_APPEND_NEWLINE)
+    def as_json(timestamp: str, line: RequestLine) -> bytes:
+        fields = {
+            "event": "request",
+            "logger": "app.requests",
+            "level": "info",
+            "timestamp": timestamp,
+            **line._asdict(),
+        }
+        return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
-    def for_people(timestamp: str, fields: dict[str, object]) -> bytes:
-        told = " ".join(f"{name}={value}" for name, value in fields.items() if value != "")
-        return f"{timestamp} [info] {event} [{logger}] {told}\n".encode()
+    def for_people(timestamp: str, line: RequestLine) -> bytes:
+        query = f"?{line.query}" if line.query else ""
+        return (
+            f"{timestamp} [info     ] {line.method} {line.path}{query} {line.status} "
+            f"[app.requests] bytes={line.bytes} ms={line.ms} client={line.client} "
+            f"request_id={line.request_id}\n"
+        ).encode()
 
     render = as_json if log_format == "json" else for_people
 
-    def write(fields: dict[str, object]) -> None:
-        timestamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+    def write(line: RequestLine) -> None:
         # A log that can't be written is no reason to fail.
         with suppress(OSError, ValueError):
-            stream.write(render(timestamp, fields))
+            stream.write(render(_timestamp(time()), line))
             stream.flush()
 
     return write
+
+
+def _timestamp(now: float) -> str:
+    seconds = int(now)
+    return f"{_second(seconds)}.{int((now - seconds) * 1_000_000):06d}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))

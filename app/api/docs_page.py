@@ -23,6 +23,7 @@ ASSET_HEADERS = {"Cache-Control": "public, max-age=31536000, immutable"}
 PAGE_HEADERS = {
     # Its assets' addresses change with the release.
     "Cache-Control": "no-cache",
+    "Referrer-Policy": "no-referrer",
     # For browsers that do not know `frame-ancestors`.
     "X-Frame-Options": "DENY",
 }

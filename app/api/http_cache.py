@@ -106,7 +106,7 @@ class HTTPCacheMiddleware:
         self._pending: dict[Key, asyncio.Future[Answer | None]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        question = self._question(scope) if scope["type"] == "http" else None
+        question = self._question(scope)
         # Seen before the database is asked: no answer is tagged as newer than it is.
         publication = self._freshness.publication
         if question is None or publication is None:

@@ -37,7 +37,10 @@ class BoundedMemoryStorage(Storage):
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         with self._lock:
             now = time()
-            counter = self._counters.get(key)
+            try:
+                counter = self._counters[key]
+            except KeyError:
+                counter = None
             if counter is None or counter.expires_at <= now:
                 counter = self._counters[key] = _Counter(now + expiry)
             counter.count += amount

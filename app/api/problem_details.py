@@ -11,7 +11,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from app.api.fixed_headers import FIXED_HEADERS
 from app.api.schemas import Problem
 from app.errors import (
     ArgumentError,
@@ -82,9 +81,9 @@ def error_answer(error: StatsError) -> Response:
     return problem(error.status, error.detail, errors, headers)
 
 
-def unexpected_answer(headers: Mapping[str, str] | None = None) -> Response:
+def unexpected_answer() -> Response:
     """It is for the log to tell more."""
-    return problem(500, "Something unexpected happened.", headers=headers)
+    return problem(500, "Something unexpected happened.")
 
 
 def install(app: FastAPI) -> None:
@@ -92,7 +91,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(StatsError, _stats_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 async def _stats_error(_: Request, error: Exception) -> Response:
@@ -117,8 +115,3 @@ async def _http_exception(_: Request, error: Exception) -> Response:
     if headers.get("Allow") == "GET":
         headers["Allow"] = "GET, HEAD"
     return problem(error.status_code, detail, headers=headers)
-
-
-async def _unexpected(_: Request, __: Exception) -> Response:
-    # Of a middleware: nothing around this is left to add its headers.
-    return unexpected_answer(FIXED_HEADERS)

@@ -55,7 +55,10 @@ class RateLimits:
     """
 
     def __init__(self, rate_limits: str, storage_uri: str | None) -> None:
-        self._items = limits.parse_many(rate_limits)
+        items = limits.parse_many(rate_limits)
+        self._keys = lru_cache(maxsize=4096)(
+            lambda client: [(item, item.key_for(client)) for item in items]
+        )
         (scheme,) = BoundedMemoryStorage.STORAGE_SCHEME
         self._own = _limiter(rate_limits, f"{scheme}://", {})
         self._shared = storage_uri and _limiter(rate_limits, storage_uri, SHARED_OPTIONS)
@@ -76,8 +79,7 @@ class RateLimits:
     def _count(self, limiter: Limiter, client: str) -> Standing:
         storage = limiter.limiter.storage
         closest: tuple[int, limits.RateLimitItem, str] | None = None
-        for item in self._items:
-            key = item.key_for(client)
+        for item, key in self._keys(client):
             remaining = item.amount - storage.incr(key, item.get_expiry())
             if remaining < 0:
                 return Standing(item, 0, storage.get_expiry(key), exceeded=True)
@@ -131,7 +133,7 @@ class RateLimitMiddleware:
         self._rate_limits = rate_limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(LIMITED_PREFIX):
+        if not scope["path"].startswith(LIMITED_PREFIX):
             await self._app(scope, receive, send)
             return
         standing = await self._rate_limits.count(client_of(scope))

@@ -1,16 +1,22 @@
 """Gives each request an id, writes a line about it and counts it: around everything else."""
 
+import logging
 import re
 from collections.abc import Callable, Collection
 from functools import lru_cache
+from itertools import count
 from secrets import token_hex
 from time import perf_counter
 
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.logs import request_id
+from app.api.fixed_headers import FixedHeadersMiddleware
+from app.api.problem_details import unexpected_answer
+from app.logs import RequestLine, request_id
 from app.metrics import REQUEST_SECONDS, REQUESTS
+
+log = logging.getLogger(__name__)
 
 NO_ROUTE = "none"
 """In the place of a route's template: of what leads nowhere, or was refused before its route was
@@ -22,29 +28,32 @@ LOGGED_CHARACTERS = 300
 
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
-LineWriter = Callable[[dict[str, object]], None]
+_ids = count()
+_ID_PREFIX = token_hex(4)
+"""Of this process: what follows counts its requests."""
 
 
 class RequestLogMiddleware:
-    """`write_line` gets the fields of each request's line; None writes none. Of queries it is told
-    the `known_arguments`: what else is in one may be a secret that got there by mistake.
+    """`write_line` writes about a request; None writes nothing. Of queries it is told the
+    `known_arguments`: what else is in one may be a secret that got there by mistake.
     """
 
     def __init__(
-        self, app: ASGIApp, *, write_line: LineWriter | None, known_arguments: Collection[str]
+        self,
+        app: ASGIApp,
+        *,
+        write_line: Callable[[RequestLine], None] | None,
+        known_arguments: Collection[str],
     ) -> None:
         self._app = app
         self._write_line = write_line
         self._known_arguments = frozenset(name.encode() for name in known_arguments)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        own_id = _given_id(scope) or token_hex(8)
+        own_id = _given_id(scope) or f"{_ID_PREFIX}{next(_ids) & 0xFFFFFFFF:08x}"
         request_id.set(own_id)
         header = (b"x-request-id", own_id.encode())
-        status = 500
+        status = 0
         size = 0
         began = perf_counter()
 
@@ -59,26 +68,30 @@ class RequestLogMiddleware:
 
         try:
             await self._app(scope, receive, note_and_send)
+        except Exception:
+            # Of what stands before the routes: they are guarded.
+            if status:
+                raise
+            log.exception("a request failed unexpectedly")
+            await FixedHeadersMiddleware(unexpected_answer())(scope, receive, note_and_send)
         finally:
             seconds = perf_counter() - began
             route = scope.get("route")
-            template = route.path if route else NO_ROUTE
-            requests, durations = _metrics(template, status)
+            requests, durations = _metrics(route.path if route else NO_ROUTE, status)
             requests.inc()
             durations.observe(seconds)
             if self._write_line:
-                self._write_line(
-                    {
-                        "method": scope["method"],
-                        "path": _cut(scope["raw_path"]),
-                        "query": self._known_query(scope["query_string"]),
-                        "status": status,
-                        "bytes": size,
-                        "ms": round(seconds * 1000, 2),
-                        "client": scope["client"][0] if scope["client"] else None,
-                        "request_id": own_id,
-                    }
+                line = RequestLine(
+                    method=scope["method"],
+                    path=_cut(scope["raw_path"]),
+                    query=self._known_query(scope["query_string"]),
+                    status=status,
+                    bytes=size,
+                    ms=round(seconds * 1000, 2),
+                    client=scope["client"][0] if scope["client"] else "",
+                    request_id=own_id,
                 )
+                self._write_line(line)
 
     def _known_query(self, query: bytes) -> str:
         if not query:

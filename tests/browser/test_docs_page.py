@@ -135,7 +135,9 @@ def test_redoc_shows_and_finds_every_endpoint(
     expect(page.locator("#page")).to_contain_text("Series reach back 30 days")
     # Its search runs in a worker, which a policy may forbid without a word.
     page.get_by_role("textbox").fill("operating system")
-    expect(page.get_by_role("search").get_by_role("menuitem").first).to_contain_text("operating system")
+    expect(page.get_by_role("search").get_by_role("menuitem").first).to_contain_text(
+        "operating system"
+    )
     assert _own(requests, address), requests
     assert complaints == []
 
