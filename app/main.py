@@ -69,7 +69,7 @@ def create_app(settings: Settings, database_url: str) -> Service:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = create_engine(database_url)
+        engine = create_engine(database_url, autocommit=True)
         count_connections(engine)
         app.state.repository = DownloadsRepository(engine, settings.retention_days)
         app.state.readiness = ReadinessCheck(engine)

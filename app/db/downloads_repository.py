@@ -34,8 +34,7 @@ class DownloadsRepository:
     """The days served are the `retention_days` that end with the latest published one."""
 
     def __init__(self, engine: AsyncEngine, retention_days: int) -> None:
-        # One statement an answer needs no transaction around it, which would be two more.
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._engine = engine
         self._before_window = _latest_day - retention_days
         self._recent = select(
             packages.c.last_day, packages.c.last_week, packages.c.last_month

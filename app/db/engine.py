@@ -28,9 +28,15 @@ POOL_TIMEOUT_SECONDS = 5
 
 
 def create_engine(
-    database_url: str, *, statement_timeout_seconds: float | None = STATEMENT_TIMEOUT_SECONDS
+    database_url: str,
+    *,
+    autocommit: bool = False,
+    statement_timeout_seconds: float | None = STATEMENT_TIMEOUT_SECONDS,
 ) -> AsyncEngine:
-    """An engine for a `postgresql://` URL, with a pool to serve from. Nothing connects yet."""
+    """An engine for a `postgresql://` URL, with a pool to serve from. Nothing connects yet.
+
+    With `autocommit` no transaction is begun, or ended, around the one statement of an answer.
+    """
     return create_async_engine(
         asyncpg_url(database_url),
         pool_size=POOL_SIZE,
@@ -38,7 +44,8 @@ def create_engine(
         pool_timeout=POOL_TIMEOUT_SECONDS,
         # Also where the server's default is another: a publish that waited for the one before it
         # has to see what that has done.
-        isolation_level="READ COMMITTED",
+        isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
+        pool_reset_on_return=None if autocommit else "rollback",
         connect_args={
             "timeout": CONNECT_TIMEOUT_SECONDS,
             "command_timeout": statement_timeout_seconds,

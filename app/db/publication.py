@@ -69,10 +69,11 @@ async def publication_listener(
 
     Raises `DatabaseUnavailableError`, here or inside, when its connection can't be had or is lost.
     """
-    engine = create_engine(database_url, statement_timeout_seconds=LISTENER_TIMEOUT_SECONDS)
+    engine = create_engine(
+        database_url, autocommit=True, statement_timeout_seconds=LISTENER_TIMEOUT_SECONDS
+    )
     try:
         async with connect(engine) as connection:
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
             listener = PublicationListener(connection, retention_days)
             await listener.listen()
             yield listener
