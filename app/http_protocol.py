@@ -8,7 +8,11 @@ import logging
 from asyncio import TimerHandle, Transport
 from secrets import token_hex
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from app.api.fixed_headers import DEFAULT_HEADERS, FIXED_HEADERS
 from app.api.problem_details import problem
@@ -30,6 +34,9 @@ MAX_BODY_BYTES = 16 * 1024
 HEAD_TIMEOUT_SECONDS = 10.0
 """For a head, from the connection on, or from the first byte where a connection is kept open."""
 
+WRITE_TIMEOUT_SECONDS = 20.0
+"""Without that a client has read anything of an answer that waits for it."""
+
 LINGER_SECONDS = 2.0
 """That a refused client has for reading why. What it sends meanwhile is thrown away."""
 
@@ -38,35 +45,64 @@ class _RefusedError(Exception):
     """Stops the parser."""
 
 
-class BoundedHTTPProtocol(HttpToolsProtocol):
-    _head_timer: TimerHandle | None = None
-    _head_bytes = 0
-    """Of a head that is not complete, by what was received."""
+# What it says of a request that is none is said by us, with the answer.
+logging.getLogger("uvicorn.error").addFilter(
+    lambda record: record.msg != "Invalid HTTP request received."
+)
 
+
+class BoundedHTTPProtocol(HttpToolsProtocol):
+    """A connection waits for an answer, or one of the timers runs: none is held for nothing."""
+
+    _head_timer: TimerHandle | None = None
+    """Runs until a head is complete."""
+
+    _head_bytes = 0
+    """Received since then."""
+
+    _has_head_begun = False
+
+    _write_timer: TimerHandle | None = None
     _refusal: tuple[int, str] = 400, "This is no valid HTTP request."
     _is_refused = False
+    """Nothing more is read."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.client:
+            # On a socket for both, an IPv4 address looks like one of IPv6.
+            self.client = self.client[0].removeprefix("::ffff:"), self.client[1]
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override] # as asyncio has it
+        """A client that has asked and will say no more still gets its answer."""
+        return self._is_answering()
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
+        was_waiting = self._head_timer
         super().data_received(data)
-        if self._head_timer:
+        if self._has_ended():
+            return
+        if not self._head_timer and not self._is_answering():
+            # Blank lines, or what is left of a body: uvicorn has stopped its own timer for these.
+            self._wait_for_head()
+        if self._head_timer and self._head_timer is was_waiting:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_TARGET_BYTES + MAX_HEADERS_BYTES and not self._is_refused:
+            if self._head_bytes > MAX_TARGET_BYTES + MAX_HEADERS_BYTES:
                 self._refuse(431, f"Headers may have {MAX_HEADERS_BYTES} bytes together.")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if not self._head_timer:
             self._wait_for_head()
+        self._has_head_begun = True
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
@@ -87,6 +123,21 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             raise _RefusedError
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_refused and not self._is_answering():
+            self._answer_refusal()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(WRITE_TIMEOUT_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer:
+            self._write_timer.cancel()
+            self._write_timer = None
+
     def _unsupported_upgrade_warning(self) -> None:
         """Clients that offer another protocol are common, and answered in this one."""
 
@@ -94,8 +145,17 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         """Called for whatever stopped the parser."""
         self._refuse(*self._refusal)
 
+    def _has_ended(self) -> bool:
+        return self._is_refused or self.transport.is_closing()
+
+    def _is_answering(self) -> bool:
+        # Before the first request there is no cycle, whatever its type says.
+        cycle: RequestResponseCycle | None = self.cycle
+        return bool(self.pipeline) or (cycle is not None and not cycle.response_complete)
+
     def _wait_for_head(self) -> None:
         self._head_bytes = 0
+        self._has_head_begun = False
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_SECONDS, self._head_timed_out)
 
     def _stop_waiting(self) -> None:
@@ -104,20 +164,27 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _head_timed_out(self) -> None:
-        if self._head_bytes:
+        if self._has_head_begun:
             self._refuse(408, f"A request's head may take {HEAD_TIMEOUT_SECONDS:g} s.")
         else:
             self.transport.close()
 
     def _refuse(self, status: int, detail: str) -> None:
+        """After the answers to what came before on the same connection."""
         self._is_refused = True
+        self._refusal = status, detail
         self._stop_waiting()
+        if not self._is_answering():
+            self._answer_refusal()
+
+    def _answer_refusal(self) -> None:
         if self.transport.is_closing():
             return
+        status, detail = self._refusal
         token = request_id.set(token_hex(8))
         answer = problem(status, detail, headers=FIXED_HEADERS | DEFAULT_HEADERS)
         answer.headers.update({"X-Request-ID": request_id.get(), "Connection": "close"})
-        log.info("refused a request of %s: %s", self.client and self.client[0], detail)
+        log.info("refused %s with %d: %s", self.client and self.client[0], status, detail)
         request_id.reset(token)
         REQUESTS.labels(NO_ROUTE, status).inc()
         head = [b"%s: %s\r\n" % header for header in answer.raw_headers]

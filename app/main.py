@@ -23,7 +23,7 @@ from app.api.readiness import ReadinessCheck
 from app.api.request_guard import RequestGuardMiddleware
 from app.api.request_log import RequestLogMiddleware
 from app.db.downloads_repository import DownloadsRepository
-from app.db.engine import count_connections, create_engine
+from app.db.engine import close, count_connections, create_engine
 from app.errors import SettingsError
 from app.ingest.scheduler import create_scheduler, due_at, run_daily_job
 from app.logs import configure_logging, request_line_writer
@@ -57,7 +57,11 @@ class Service(FastAPI):
             await super().__call__(scope, receive, send)
 
     async def route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await super().__call__(scope, receive, send)
+        # The router takes a path with a newline after it for the path.
+        if scope["path"].endswith("\n"):
+            await problem_details.not_found()(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings, database_url: str) -> Service:
@@ -86,7 +90,7 @@ def create_app(settings: Settings, database_url: str) -> Service:
         if rate_limits:
             rate_limits.close()
         scheduler.shutdown(wait=False)
-        await engine.dispose()
+        await close(engine)
 
     app = Service(
         title="PyPI Stats API",
@@ -104,7 +108,8 @@ def create_app(settings: Settings, database_url: str) -> Service:
     docs_page.install(app)
     describe(app, settings)
     problem_details.install(app)
-    app.add_middleware(RequestGuardMiddleware, timeout_seconds=settings.request_timeout_seconds)
+    # Starlette answers by itself, in another shape, what comes out of all its middleware.
+    app.add_middleware(RequestGuardMiddleware)
     app.add_middleware(CompressMiddleware)
     app.entrance = _entrance(app, settings, freshness, rate_limits)
     return app
@@ -128,6 +133,7 @@ def _entrance(
         rendering=packages.RENDERING,
         max_bytes=settings.response_cache_max_bytes,
     )
+    entrance = RequestGuardMiddleware(entrance, settings.request_timeout_seconds)
     if rate_limits:
         entrance = RateLimitMiddleware(entrance, rate_limits)
     entrance = FixedHeadersMiddleware(HeadMiddleware(entrance))

@@ -1,4 +1,4 @@
-"""What Prometheus is told. The README lists each of these.
+"""What Prometheus is told.
 
 With several server processes each keeps its figures in files of a folder that they share, named by
 `PROMETHEUS_MULTIPROC_DIR`, so that whichever process is asked answers for all of them.
@@ -49,12 +49,14 @@ RESPONSE_CACHE_BYTES = Gauge(
 RATE_LIMITED = Counter("pypi_stats_rate_limited", "Requests that were refused with status 429.")
 RATE_LIMIT_STORAGE_UP = Gauge(
     "pypi_stats_rate_limit_storage_up",
-    "1 while the limits' shared storage is used, 0 while each process counts for itself.",
+    "1 while the limits' shared storage is used, 0 while it is away and each process counts for "
+    "itself. Not there without such a storage.",
+    ["storage"],
     multiprocess_mode="livemin",
 )
 DATABASE_CONNECTIONS = Gauge(
     "pypi_stats_database_connections",
-    "Connections of the pool that are in use.",
+    "Connections of the pool that requests use.",
     multiprocess_mode="livesum",
 )
 DATABASE_CONNECTIONS_LIMIT = Gauge(
@@ -64,17 +66,21 @@ DATABASE_CONNECTIONS_LIMIT = Gauge(
 )
 INGEST_SUCCESS = Gauge(
     "pypi_stats_last_ingest_success",
-    "1 when the last run of the daily job published its day or found it published, else 0.",
+    "1 when the last run of the daily job published its day or found it published, else 0. Not "
+    "there before the first run in this process.",
+    ["source"],
     multiprocess_mode="mostrecent",
 )
 INGEST_SECONDS = Gauge(
     "pypi_stats_last_ingest_seconds",
     "How long that run took.",
+    ["source"],
     multiprocess_mode="mostrecent",
 )
 INGEST_TIMESTAMP = Gauge(
     "pypi_stats_last_ingest_timestamp_seconds",
     "When that run ended, in seconds since 1970.",
+    ["source"],
     multiprocess_mode="mostrecent",
 )
 
@@ -86,16 +92,16 @@ class IngestRun:
 
 
 @contextmanager
-def observe_ingest() -> Iterator[IngestRun]:
+def observe_ingest(source: str) -> Iterator[IngestRun]:
     run = IngestRun()
     began = monotonic()
     try:
         yield run
     finally:
         if run.success is not None:
-            INGEST_SUCCESS.set(run.success)
-            INGEST_SECONDS.set(monotonic() - began)
-            INGEST_TIMESTAMP.set(time())
+            INGEST_SUCCESS.labels(source).set(run.success)
+            INGEST_SECONDS.labels(source).set(monotonic() - began)
+            INGEST_TIMESTAMP.labels(source).set(time())
 
 
 class _DataAge(Collector):

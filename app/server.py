@@ -68,7 +68,7 @@ def run_server(settings: Settings) -> None:
         # this changes nothing. Before it listens to them, it stops as soon as it has started.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-        server.run()
+        server.run(sockets=[config.bind_socket()])
         if not server.started:
             raise ServerStartError
         return

@@ -7,6 +7,7 @@ it needs.
 
 import json
 import os
+import re
 from enum import StrEnum
 from ipaddress import ip_network
 from pathlib import Path
@@ -40,7 +41,8 @@ DATABASE_ARGUMENTS = {"host", "sslmode", "ssl", "target_session_attrs"}
 LIBPQ_ONLY_ARGUMENTS = {"application_name", "channel_binding", "connect_timeout"}
 """What may too, since hosts hand it out for other drivers, and has none."""
 
-REDIS_SCHEMES = ("redis", "rediss", "redis+unix")
+UNIX_REDIS_SCHEME = "redis+unix"
+REDIS_SCHEMES = ("redis", "rediss", UNIX_REDIS_SCHEME)
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
@@ -130,8 +132,13 @@ def _redis_uri(value: SecretStr | None) -> SecretStr | None:
     if value is not None:
         uri = urlsplit(value.get_secret_value())
         try:
+            # What redis-py would find in a query it takes for arguments of its own.
             usable = (
-                uri.scheme in REDIS_SCHEMES and bool(uri.hostname or uri.path) and (uri.port or 1)
+                uri.scheme in REDIS_SCHEMES
+                and not uri.query
+                and (uri.port or 1) > 0
+                and (bool(uri.path) if uri.scheme == UNIX_REDIS_SCHEME else bool(uri.hostname))
+                and (uri.scheme == UNIX_REDIS_SCHEME or re.fullmatch(r"(/\d*)?", uri.path))
             )
         except ValueError:
             usable = False
@@ -153,6 +160,10 @@ def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
                 f"which {name!r} is not"
             ) from None
     return value
+
+
+def _lower_case(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _comma_separated(value: object) -> object:
@@ -260,9 +271,9 @@ class Settings(BaseSettings):
         description="After which a request that has no answer yet is answered with status 503.",
     )
     request_log: bool = Field(default=True, description="Whether each request is logged.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe level that is logged."
-    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)
+    ] = Field(default="info", description="Least severe level that is logged.")
     log_format: Literal["console", "json"] = Field(
         default="console", description="Log lines for people, or one JSON object a line."
     )

@@ -4,20 +4,29 @@ Their scripts are those in fastapi-offline's wheel. Its pages are not used, sinc
 security policy runs no script that stands in the page.
 """
 
+import asyncio
+import gzip
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from pathlib import PurePath
 
+import brotli
+import zstandard
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-ASSET_HEADERS = {"Cache-Control": "public, max-age=31536000, immutable"}
+from app.api.http_cache import preferred_encoding
+
+ASSET_HEADERS = {
+    "Cache-Control": "public, max-age=31536000, immutable",
+    "Vary": "Accept-Encoding",
+}
 """An asset's address has the hash of its content, so what it answers is right for ever."""
 
 PAGE_HEADERS = {
@@ -45,6 +54,13 @@ _SOURCES = {
     "fastapi_offline": ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js"),
 }
 """By package: files of its folder `static`."""
+
+_COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "zstd": zstandard.compress,
+    "br": partial(brotli.compress, quality=6),
+    "gzip": gzip.compress,
+}
+"""Of `ENCODINGS`."""
 
 _REDOC_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
 """Redoc asks its maker's server for this picture. It gets an empty one, with no request."""
@@ -90,6 +106,12 @@ def _assets() -> dict[str, Asset]:
     return assets
 
 
+@cache
+def _encoded(asset: Asset, encoding: str) -> bytes:
+    """Compressed once, since it takes a while."""
+    return _COMPRESSORS[encoding](asset.content) if encoding else asset.content
+
+
 def _page(title: str, *names: str) -> bytes:
     """A page with these scripts and styles."""
     assets = _assets()
@@ -127,7 +149,10 @@ def install(app: FastAPI) -> None:
         found = assets.get(request.path_params["name"])
         if found is None:
             raise HTTPException(404)
-        return Response(found.content, headers=ASSET_HEADERS, media_type=found.media_type)
+        encoding = preferred_encoding(request.headers.get("accept-encoding", "").encode())
+        headers = ASSET_HEADERS | ({"Content-Encoding": encoding} if encoding else {})
+        content = await asyncio.to_thread(_encoded, found, encoding)
+        return Response(content, headers=headers, media_type=found.media_type)
 
     app.add_route("/assets/{name}", asset, include_in_schema=False)
 

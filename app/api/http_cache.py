@@ -183,12 +183,12 @@ class HTTPCacheMiddleware:
         """The route's answer; None when that was not 200, and has been sent.
 
         Of those who ask the same at a time one asks the route. When that gets no answer that can be
-        shared, each of the others asks for itself.
+        shared, another one does.
         """
-        pending = self._pending.get(key)
-        if pending:
+        while pending := self._pending.get(key):
             answer = await asyncio.shield(pending)
-            return answer or await self._fetch(key, scope, receive, send)
+            if answer:
+                return answer
         self._pending[key] = pending = asyncio.get_running_loop().create_future()
         answer = None
         try:
@@ -264,7 +264,7 @@ class _Conditions:
             return False
         try:
             since = parsedate_to_datetime(self.modified_since.decode("latin-1"))
-        except ValueError:
+        except (ValueError, OverflowError):
             return False
         if since.tzinfo is None:
             since = since.replace(tzinfo=UTC)
@@ -277,17 +277,19 @@ def _joined(value: bytes, more: bytes) -> bytes:
 
 @lru_cache(maxsize=256)
 def preferred_encoding(accept_encoding: bytes) -> str:
-    """The first of `ENCODINGS` that the header accepts; empty when it accepts none of them."""
+    """Which of `ENCODINGS` the header likes best, the first of several; empty if it likes none."""
     qualities: dict[str, float] = {}
     for coding in accept_encoding.decode("latin-1").lower().split(","):
         name, _, parameter = coding.partition(";")
         try:
-            quality = float(parameter.strip().removeprefix("q=") or 1)
+            quality = float(parameter.partition(";")[0].strip().removeprefix("q=") or 1)
         except ValueError:
             quality = 0
         qualities[name.strip()] = quality
-    any_other = qualities.get("*", 0)
-    return next((name for name in ENCODINGS if qualities.get(name, any_other) > 0), "")
+    others = qualities.pop("*", 0.0)
+    best = max(ENCODINGS, key=lambda name: qualities.get(name, others))
+    liked = qualities.get(best, others)
+    return best if liked > 0 and liked >= qualities.get("identity", 0.0) else ""
 
 
 @lru_cache(maxsize=8)

@@ -16,7 +16,7 @@ longest are forgotten, and their clients begin anew.
 """
 
 SHARED_TIMEOUT_SECONDS = 0.25
-"""For an answer of a shared storage, which takes a millisecond."""
+"""For counting a request in a shared storage, which takes a millisecond or two."""
 
 
 class BoundedMemoryStorage(Storage):

@@ -71,6 +71,10 @@ def problem(
     return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)
 
 
+def not_found() -> Response:
+    return problem(404, _DETAILS[404])
+
+
 def error_answer(error: StatsError) -> Response:
     errors = error.errors if isinstance(error, InvalidArgumentsError) else None
     headers = (

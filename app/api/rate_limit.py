@@ -7,25 +7,37 @@ check as counting takes.
 
 import asyncio
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
+from contextvars import Context
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv6Network, ip_address
 from math import ceil
+from operator import itemgetter
 from time import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import limits
 from limits.errors import StorageError
+from limits.storage import Storage
 from slowapi import Limiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.limit_storage import SHARED_OPTIONS, BoundedMemoryStorage
+from app.api.limit_storage import (
+    SHARED_OPTIONS,
+    SHARED_TIMEOUT_SECONDS,
+    BoundedMemoryStorage,
+)
 from app.api.problem_details import problem
 from app.metrics import RATE_LIMIT_STORAGE_UP, RATE_LIMITED
 
 log = logging.getLogger(__name__)
 
 LIMITED_PREFIX = "/api/"
+
+SHARED_THREADS = 8
+"""In which requests are counted at a time, in a millisecond each."""
 
 RETRY_SECONDS = 2.0
 """Until a shared storage that failed is tried again."""
@@ -34,6 +46,8 @@ IPV6_CLIENT_BITS = 64
 """What a provider hands to one customer, who may use any address in it."""
 
 _PROBE = "probe"
+
+Counted = TypeVar("Counted")
 
 
 class Standing(NamedTuple):
@@ -55,61 +69,98 @@ class RateLimits:
     """
 
     def __init__(self, rate_limits: str, storage_uri: str | None) -> None:
-        items = limits.parse_many(rate_limits)
-        self._keys = lru_cache(maxsize=4096)(
-            lambda client: [(item, item.key_for(client)) for item in items]
+        self._items = sorted(limits.parse_many(rate_limits), key=lambda item: item.get_expiry())
+        self._keys = lru_cache(maxsize=1024)(
+            lambda client: [(item, item.key_for(client)) for item in self._items]
         )
         (scheme,) = BoundedMemoryStorage.STORAGE_SCHEME
         self._own = _limiter(rate_limits, f"{scheme}://", {})
         self._shared = storage_uri and _limiter(rate_limits, storage_uri, SHARED_OPTIONS)
         self._is_shared_up = bool(self._shared)
         self._recovery: asyncio.Task[None] | None = None
-        RATE_LIMIT_STORAGE_UP.set(1)
+        self._threads = ThreadPoolExecutor(SHARED_THREADS) if self._shared else None
+        if self._shared:
+            RATE_LIMIT_STORAGE_UP.labels("redis").set(1)
 
     async def count(self, client: str) -> Standing:
         """Count a request of the client."""
-        if self._shared and self._is_shared_up:
+        if self._is_shared_up:
             try:
-                # In a thread: it waits for the network.
-                return await asyncio.to_thread(self._count, self._shared, client)
-            except StorageError as error:
+                async with asyncio.timeout(SHARED_TIMEOUT_SECONDS):
+                    return await self._in_thread(self._count_shared, client)
+            except (StorageError, TimeoutError) as error:
                 self._use_own(error)
         return self._count(self._own, client)
 
+    async def _in_thread(self, count: Callable[[str], Counted], client: str) -> Counted:
+        """It waits for the network. In threads that nothing else has to wait for in an outage."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, count, client)
+
+    def _count_shared(self, client: str) -> Standing:
+        if not self._is_shared_up:
+            # Lost while this was waiting for a thread.
+            raise StorageError(ConnectionError())
+        assert self._shared
+        return self._count(self._shared, client)
+
     def _count(self, limiter: Limiter, client: str) -> Standing:
         storage = limiter.limiter.storage
-        closest: tuple[int, limits.RateLimitItem, str] | None = None
+        closest = None
+        fewest = 0
         for item, key in self._keys(client):
             remaining = item.amount - storage.incr(key, item.get_expiry())
             if remaining < 0:
-                return Standing(item, 0, storage.get_expiry(key), exceeded=True)
-            if closest is None or remaining < closest[0]:
-                closest = remaining, item, key
+                return self._exceeded(storage, client)
+            # Of two that are as close, the one that lasts longer: the shortest comes first.
+            if closest is None or remaining <= fewest:
+                closest, fewest = (item, key), remaining
         assert closest
-        remaining, item, key = closest
-        return Standing(item, remaining, storage.get_expiry(key), exceeded=False)
+        return Standing(closest[0], fewest, storage.get_expiry(closest[1]), exceeded=False)
 
-    def _use_own(self, error: StorageError) -> None:
+    def _exceeded(self, storage: Storage, client: str) -> Standing:
+        """By the limit that lasts longest, of those that are used up: until then all is refused."""
+        used_up = [
+            (storage.get_expiry(key), item)
+            for item, key in self._keys(client)
+            if storage.get(key) >= item.amount
+        ]
+        # Between counting and looking the last of them may have ended.
+        fallback = (time(), self._items[0])
+        resets_at, item = max(used_up, key=itemgetter(0), default=fallback)
+        return Standing(item, 0, resets_at, exceeded=True)
+
+    def _use_own(self, error: StorageError | TimeoutError) -> None:
         if self._is_shared_up:
             self._is_shared_up = False
-            RATE_LIMIT_STORAGE_UP.set(0)
-            log.warning("the storage of the rate limits is away, each process counts: %s", error)
-            self._recovery = asyncio.create_task(self._return_to_shared())
+            RATE_LIMIT_STORAGE_UP.labels("redis").set(0)
+            log.warning(
+                "the storage of the rate limits is away, each process counts: %s",
+                str(error) or f"no answer in {SHARED_TIMEOUT_SECONDS} s",
+            )
+            # Not in the context of the request that happened to find out.
+            self._recovery = asyncio.get_running_loop().create_task(
+                self._return_to_shared(), context=Context()
+            )
 
     async def _return_to_shared(self) -> None:
         assert self._shared
         while not self._is_shared_up:
             await asyncio.sleep(RETRY_SECONDS)
-            with suppress(StorageError):
-                # Not only that it answers: that it counts.
-                await asyncio.to_thread(self._shared.limiter.storage.incr, _PROBE, 1)
+            with suppress(StorageError, TimeoutError):
+                async with asyncio.timeout(SHARED_TIMEOUT_SECONDS):
+                    # Not only that it answers: that it counts.
+                    await self._in_thread(
+                        partial(self._shared.limiter.storage.incr, expiry=1), _PROBE
+                    )
                 self._is_shared_up = True
-        RATE_LIMIT_STORAGE_UP.set(1)
+        RATE_LIMIT_STORAGE_UP.labels("redis").set(1)
         log.info("the storage of the rate limits is back")
 
     def close(self) -> None:
         if self._recovery:
             self._recovery.cancel()
+        if self._threads:
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _limiter(rate_limits: str, storage_uri: str, options: dict[str, Any]) -> Limiter:
@@ -151,11 +202,19 @@ class RateLimitMiddleware:
         if standing.exceeded:
             RATE_LIMITED.inc()
             seconds = max(1, ceil(standing.resets_at - time()))
-            detail = f"One client may make {standing.limit} requests: wait {seconds} s."
+            detail = f"One client may make {in_words(standing.limit)}: wait {seconds} s."
             answer: ASGIApp = problem(429, detail, headers={"Retry-After": str(seconds)})
         else:
             answer = self._app
         await answer(scope, receive, send_with_headers)
+
+
+def in_words(limit: limits.RateLimitItem) -> str:
+    """Such as "300 requests per 5 minutes"."""
+    period = limit.GRANULARITY.name
+    if limit.multiples > 1:
+        period = f"{limit.multiples} {period}s"
+    return f"{limit.amount} requests per {period}"
 
 
 def client_of(scope: Scope) -> str:

@@ -23,6 +23,9 @@ NO_ROUTE = "none"
 looked for.
 """
 
+CANCELLED = 499
+"""In the place of a status, as other servers have it."""
+
 LOGGED_CHARACTERS = 300
 """Of a path, and of a query."""
 
@@ -69,7 +72,7 @@ class RequestLogMiddleware:
         try:
             await self._app(scope, receive, note_and_send)
         except Exception:
-            # Of what stands before the routes: they are guarded.
+            # Of what stands around the guard.
             if status:
                 raise
             log.exception("a request failed unexpectedly")
@@ -77,6 +80,8 @@ class RequestLogMiddleware:
         finally:
             seconds = perf_counter() - began
             route = scope.get("route")
+            # Nothing was sent: the server stops, and cancels what runs.
+            status = status or CANCELLED
             requests, durations = _metrics(route.path if route else NO_ROUTE, status)
             requests.inc()
             durations.observe(seconds)

@@ -4,13 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, column, func, select
+from sqlalchemy import Select, bindparam, column, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWNS, Breakdown
-from app.db.engine import connect
+from app.db.engine import fetch
 from app.db.tables import daily_downloads, ingested_days, packages
 from app.downloads import Counts, PublishedDay, RecentDownloads, Series
 from app.package_name import ALL_PACKAGES
@@ -62,13 +61,12 @@ class DownloadsRepository:
 
     async def recent(self, package: str) -> RecentDownloads | None:
         """None when the package had no download in the days served."""
-        async with connect(self._engine) as connection:
-            row = (await connection.execute(self._recent, {"package": package})).first()
-        return RecentDownloads(*row) if row else None
+        rows = await fetch(self._engine, self._recent, {"package": package})
+        return RecentDownloads(*rows[0]) if rows else None
 
     async def overall(self, package: str) -> Series | None:
         """Categories `with_mirrors` and `without_mirrors`; None as for `recent`."""
-        rows = await self._fetch(self._overall, package)
+        rows = await fetch(self._engine, self._overall, {"package": package})
         counts = (
             (day, {WITH_MIRRORS: every, WITHOUT_MIRRORS: direct}) for day, every, direct in rows
         )
@@ -76,20 +74,16 @@ class DownloadsRepository:
 
     async def breakdown(self, package: str, breakdown: Breakdown) -> Series | None:
         """The breakdown's categories; None as for `recent`."""
-        rows = await self._fetch(self._breakdowns[breakdown.name], package)
+        rows = await fetch(self._engine, self._breakdowns[breakdown.name], {"package": package})
         category_of = breakdown.category_of
         counts = (
             (day, _merge(stored, category_of) if category_of else stored) for day, stored in rows
         )
         return _series(counts) if rows else None
 
-    async def _fetch(self, query: Select[date], package: str) -> list[Row[*tuple[Any, ...]]]:
-        async with connect(self._engine) as connection:
-            return list(await connection.execute(query, {"package": package}))
-
     async def has_published(self) -> bool:
-        async with connect(self._engine) as connection:
-            return await connection.scalar(select(_latest_day)) is not None
+        ((latest,),) = await fetch(self._engine, select(_latest_day))
+        return latest is not None
 
     async def published_days(self) -> list[PublishedDay]:
         """The days of the window that are published, oldest first."""
@@ -98,9 +92,7 @@ class DownloadsRepository:
             .where(ingested_days.c.day > self._before_window)
             .order_by(ingested_days.c.day)
         )
-        async with connect(self._engine) as connection:
-            rows = await connection.execute(query)
-            return [PublishedDay(**row) for row in rows.mappings()]
+        return [PublishedDay(*row) for row in await fetch(self._engine, query)]
 
     async def held(self) -> Held:
         query = select(
@@ -114,8 +106,7 @@ class DownloadsRepository:
             .select_from(func.pg_partition_tree("daily_downloads").table_valued("relid"))
             .scalar_subquery(),
         )
-        async with connect(self._engine) as connection:
-            package_count, size_bytes = (await connection.execute(query)).one()
+        ((package_count, size_bytes),) = await fetch(self._engine, query)
         return Held(packages=package_count, size_bytes=int(size_bytes))
 
 

@@ -1,15 +1,19 @@
 """Connections to Postgres, and the one place where the driver's errors become ours."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from weakref import WeakSet
 
 import asyncpg
 import orjson
-from sqlalchemy import event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import Executable, Row
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from app.errors import DatabaseUnavailableError
 from app.metrics import DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_LIMIT
@@ -19,6 +23,12 @@ CONNECT_TIMEOUT_SECONDS = 5
 
 STATEMENT_TIMEOUT_SECONDS = 10
 """Of a request's query, which takes a millisecond. One that waits longer gives its place away."""
+
+CLOSE_TIMEOUT_SECONDS = 3
+"""For all connections of an engine together. Those that hang end with the process."""
+
+ENDED_BY_SERVER = {"55P03", "57014", "57P01", "57P02", "57P03"}
+"""SQLSTATEs of statements that were cancelled, had no lock in time, or met a server's shutdown."""
 
 POOL_SIZE = 5
 """Connections that a process keeps open. One query takes about a millisecond of its connection."""
@@ -54,11 +64,20 @@ def create_engine(
     )
 
 
+_counted: WeakSet[Engine] = WeakSet()
+
+
 def count_connections(engine: AsyncEngine) -> None:
     """Keep the metrics of the connections that the engine's pool hands out."""
     DATABASE_CONNECTIONS_LIMIT.set(POOL_SIZE + POOL_OVERFLOW)
-    event.listen(engine.sync_engine.pool, "checkout", lambda *_: DATABASE_CONNECTIONS.inc())
-    event.listen(engine.sync_engine.pool, "checkin", lambda *_: DATABASE_CONNECTIONS.dec())
+    _counted.add(engine.sync_engine)
+
+
+def _note_connections(engine: AsyncEngine) -> None:
+    pool = engine.sync_engine.pool
+    # The pool's own count: events of a checkout that was cancelled do not come in pairs.
+    if engine.sync_engine in _counted and isinstance(pool, QueuePool):
+        DATABASE_CONNECTIONS.set(pool.checkedout())
 
 
 @asynccontextmanager
@@ -102,10 +121,13 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     except DBAPIError as error:
         raise DatabaseUnavailableError(f"{database} can't be reached: {error.orig}") from error
     try:
+        _note_connections(engine)
         yield connection
     except DBAPIError as error:
         if error.connection_invalidated:
             raise DatabaseUnavailableError(f"{database} went away") from error
+        if getattr(error.orig, "sqlstate", None) in ENDED_BY_SERVER:
+            raise DatabaseUnavailableError(f"{database} ended a statement") from error
         raise
     except TimeoutError as error:
         raise DatabaseUnavailableError(f"{database} takes too long to answer") from error
@@ -114,3 +136,31 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise DatabaseUnavailableError(f"{database} went away") from error
     finally:
         await connection.close()
+        _note_connections(engine)
+
+
+async def fetch(
+    engine: AsyncEngine, query: Executable, arguments: Mapping[str, object] | None = None
+) -> Sequence[Row[*tuple[Any, ...]]]:
+    """The rows of a query that only reads.
+
+    Asked once more when its connection turns out to be a dead one: after a restart of the server
+    the pool is full of them.
+    """
+    for is_last in (False, True):
+        try:
+            async with connect(engine) as connection:
+                return (await connection.execute(query, arguments)).all()
+        except DatabaseUnavailableError as error:
+            cause = error.__cause__
+            is_lost = isinstance(cause, DBAPIError) and cause.connection_invalidated
+            if is_last or not is_lost:
+                raise
+    raise AssertionError
+
+
+async def close(engine: AsyncEngine) -> None:
+    """Close the pool's connections, for as long as that takes no longer than it may."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+            await engine.dispose()

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.advisory_lock import LockKey, lock_for_transaction
-from app.db.engine import connect
+from app.db.engine import connect, fetch
 from app.errors import MigrationError
 
 ALEMBIC_INI = Path(__file__).parents[2] / "alembic.ini"
@@ -34,9 +34,12 @@ async def check_migrated(engine: AsyncEngine) -> None:
 
     One that later code has migrated serves as well: that is how a new version is rolled out.
     """
-    async with connect(engine) as connection:
-        migrated = await connection.scalar(select(func.to_regclass("alembic_version")))
-        held = migrated and await connection.scalar(text("SELECT version_num FROM alembic_version"))
+    ((migrated,),) = await fetch(engine, select(func.to_regclass("alembic_version")))
+    ((held,),) = (
+        await fetch(engine, text("SELECT max(version_num) FROM alembic_version"))
+        if migrated
+        else [(None,)]
+    )
     *missing, head = _revisions()
     if held is None or held in missing:
         raise MigrationError(

@@ -9,7 +9,7 @@ import asyncpg
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.engine import connect, create_engine
+from app.db.engine import close, connect, create_engine
 from app.db.tables import ingested_days
 from app.downloads import Publication
 
@@ -78,4 +78,4 @@ async def publication_listener(
             await listener.listen()
             yield listener
     finally:
-        await engine.dispose()
+        await close(engine)

@@ -58,7 +58,7 @@ async def run_daily_job(settings: Settings, database_url: str) -> None:
     """
     async with job_engine(database_url) as engine:
         try:
-            with observe_ingest() as run:
+            with observe_ingest(settings.source) as run:
                 async with asyncio.timeout(JOB_TIMEOUT_SECONDS):
                     run.success = await _run(engine, settings)
         except asyncio.CancelledError:

@@ -123,6 +123,7 @@ async def test_dates(client: httpx.AsyncClient, queries: list[str]) -> None:
         (modified, None, 304),
         (format_datetime(earlier, usegmt=True), None, 200),
         ("yesterday", None, 200),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None, 200),
         # A tag goes before a date.
         (modified, '"other"', 200),
     ):
@@ -328,6 +329,10 @@ async def test_small_bodies_and_errors_are_not_compressed(
         ("zstd;q=0, *", "br"),
         ("gzip;q=high", ""),
         ("compress", ""),
+        ("gzip;q=1.0, zstd;q=0.1", "gzip"),
+        ("identity;q=1, *;q=0.5", ""),
+        ("identity, gzip", "gzip"),
+        ("br;q=1;x=1", "br"),
     ],
 )
 def test_what_a_client_accepts(accept_encoding: str, preferred: str) -> None:

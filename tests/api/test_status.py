@@ -132,8 +132,8 @@ async def test_asking_often_whether_it_is_ready_asks_the_database_seldom(
 async def test_the_job_leaves_its_figures(
     database_url: str, engine: AsyncEngine, client: httpx.AsyncClient
 ) -> None:
-    def figure(name: str) -> float | None:
-        return REGISTRY.get_sample_value(f"pypi_stats_last_ingest_{name}")
+    def figure(name: str, source: str) -> float | None:
+        return REGISTRY.get_sample_value(f"pypi_stats_last_ingest_{name}", {"source": source})
 
     async for _ in pipeline.seed(engine, [days_ago(1)], retention_days=180):
         pass
@@ -141,9 +141,10 @@ async def test_the_job_leaves_its_figures(
     emulator = f"http://127.0.0.1:{free_port()}"
     settings = Settings(ingest_source=IngestSource.BIGQUERY, bigquery_emulator_host=emulator)
     await run_daily_job(settings, database_url)
-    assert figure("success") == 0
-    assert "pypi_stats_last_ingest_success 0.0" in (await client.get("/metrics")).text
+    assert figure("success", "bigquery") == 0
+    told = 'pypi_stats_last_ingest_success{source="bigquery"} 0.0'
+    assert told in (await client.get("/metrics")).text
     await run_daily_job(Settings(ingest_source=IngestSource.SAMPLE), database_url)
-    assert figure("success") == 1
-    assert time() - 60 < (figure("timestamp_seconds") or 0) <= time()
-    assert 0 < (figure("seconds") or 0) < 60
+    assert figure("success", "sample") == 1
+    assert time() - 60 < (figure("timestamp_seconds", "sample") or 0) <= time()
+    assert 0 < (figure("seconds", "sample") or 0) < 60
