@@ -35,7 +35,7 @@ HEAD_TIMEOUT_SECONDS = 10.0
 """For a head, from the connection on, or from the first byte where a connection is kept open."""
 
 WRITE_TIMEOUT_SECONDS = 20.0
-"""Without that a client has read anything of an answer that waits for it."""
+"""In which a client that an answer waits for has to read some of it."""
 
 LINGER_SECONDS = 2.0
 """That a refused client has for reading why. What it sends meanwhile is thrown away."""
@@ -130,7 +130,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._write_timer = self.loop.call_later(WRITE_TIMEOUT_SECONDS, self.transport.abort)
+        self._wait_for_reader()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -157,6 +157,18 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._has_head_begun = False
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_SECONDS, self._head_timed_out)
+
+    def _wait_for_reader(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(
+            WRITE_TIMEOUT_SECONDS, self._write_timed_out, unread
+        )
+
+    def _write_timed_out(self, unread: int) -> None:
+        if self.transport.get_write_buffer_size() < unread:
+            self._wait_for_reader()
+        else:
+            self.transport.abort()
 
     def _stop_waiting(self) -> None:
         if self._head_timer:

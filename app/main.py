@@ -7,12 +7,12 @@ from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.api import docs_page, packages, problem_details, status
+from app.api.dependencies import UnambiguousRoute
 from app.api.fixed_headers import FixedHeadersMiddleware
 from app.api.freshness import Freshness
 from app.api.head import HeadMiddleware
@@ -108,8 +108,7 @@ def create_app(settings: Settings, database_url: str) -> Service:
     docs_page.install(app)
     describe(app, settings)
     problem_details.install(app)
-    # Starlette answers by itself, in another shape, what comes out of all its middleware.
-    app.add_middleware(RequestGuardMiddleware)
+    app.add_middleware(RequestGuardMiddleware, timeout_seconds=settings.request_timeout_seconds)
     app.add_middleware(CompressMiddleware)
     app.entrance = _entrance(app, settings, freshness, rate_limits)
     return app
@@ -132,8 +131,8 @@ def _entrance(
         routes=packages.router.routes,
         rendering=packages.RENDERING,
         max_bytes=settings.response_cache_max_bytes,
+        timeout_seconds=settings.request_timeout_seconds,
     )
-    entrance = RequestGuardMiddleware(entrance, settings.request_timeout_seconds)
     if rate_limits:
         entrance = RateLimitMiddleware(entrance, rate_limits)
     entrance = FixedHeadersMiddleware(HeadMiddleware(entrance))
@@ -142,10 +141,10 @@ def _entrance(
         entrance,
         write_line=request_line_writer(settings.log_format) if is_logged else None,
         known_arguments={
-            argument.alias
+            name
             for route in packages.router.routes
-            if isinstance(route, APIRoute)
-            for argument in route.dependant.query_params
+            if isinstance(route, UnambiguousRoute)
+            for name in route.argument_names
         },
     )
     if settings.trusted_proxies:

@@ -1,24 +1,32 @@
 """Requests that are none: too large, too slow, or nonsense. Over the wire."""
 
+import asyncio
 import json
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from app import http_protocol
 from app.api.schemas import Problem
 from app.http_protocol import (
     HEAD_TIMEOUT_SECONDS,
     MAX_BODY_BYTES,
     MAX_HEADERS_BYTES,
     MAX_TARGET_BYTES,
+    BoundedHTTPProtocol,
 )
-from tests.processes import served
+from tests.processes import free_port, served
+from tests.waiting import until
 
 RECENT = b"GET /api/packages/requests/recent HTTP/1.1\r\nHost: test\r\n"
 
@@ -127,6 +135,88 @@ def test_what_is_a_request_is_answered(address: tuple[str, int]) -> None:
         connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
         assert _answer(connection)[0].status == 200
         assert connection.recv(1) == b""
+
+
+def test_a_refusal_comes_after_the_answers_before_it(address: tuple[str, int]) -> None:
+    good = b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n"
+    with socket.create_connection(address, timeout=5) as connection:
+        connection.sendall(good * 400 + b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n\r\n" + good)
+        received = b""
+        while more := connection.recv(65536):
+            received += more
+    assert received.count(b"HTTP/1.1 200 OK") == 400
+    assert received.count(b"HTTP/1.1 414 ") == 1
+    assert received.rpartition(b"\r\n\r\n")[2].startswith(b'{"type":"about:blank"')
+
+
+def test_who_says_no_more_still_gets_the_answer(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=5) as connection:
+        connection.sendall(RECENT.replace(b"recent", b"overall") + b"\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        response, body = _answer(connection)
+        assert (response.status, json.loads(body)["package"]) == (200, "requests")
+
+
+@pytest.fixture
+async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, int]]:
+    """A server of much to read, in this process, whose timers are short."""
+    for timer in ("HEAD_TIMEOUT_SECONDS", "WRITE_TIMEOUT_SECONDS", "LINGER_SECONDS"):
+        monkeypatch.setattr(http_protocol, timer, 0.5)
+
+    async def much(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(b"x" * 50_000_000)(scope, receive, send)
+
+    port = free_port()
+    config = uvicorn.Config(
+        much, port=port, http=BoundedHTTPProtocol, ws="none", lifespan="off", log_config=None
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    yield "127.0.0.1", port
+    server.should_exit = True
+    await serving
+
+
+@pytest.mark.parametrize(
+    "left_over", [b"", b"\r\n", b"\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nx"]
+)
+async def test_no_connection_is_held_for_nothing(
+    impatient: tuple[str, int], left_over: bytes
+) -> None:
+    reader, writer = await asyncio.open_connection(*impatient)
+    writer.write(b"HEAD / HTTP/1.1\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(left_over)
+    async with asyncio.timeout(10):
+        while await reader.read(65536):
+            pass
+    writer.close()
+
+
+async def _read(reader: asyncio.StreamReader, pause: float = 0) -> int:
+    """How many bytes come until the connection ends, in whatever way."""
+    received = 0
+    with suppress(ConnectionResetError):
+        while more := await reader.read(1_000_000):
+            received += len(more)
+            await asyncio.sleep(pause)
+    return received
+
+
+async def test_an_answer_that_nobody_reads_is_given_up(impatient: tuple[str, int]) -> None:
+    reader, writer = await asyncio.open_connection(*impatient)
+    began = time.monotonic()
+    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    await asyncio.sleep(2)
+    assert await _read(reader) < 50_000_000
+    writer.close()
+    # Who reads slowly has the time.
+    reader, writer = await asyncio.open_connection(*impatient)
+    writer.write(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert await _read(reader, pause=0.02) > 50_000_000
+    assert time.monotonic() - began > 2.5
+    writer.close()
 
 
 def test_refusals_are_counted(address: tuple[str, int]) -> None:

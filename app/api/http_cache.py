@@ -16,12 +16,14 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from cachetools import LRUCache
-from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.dependencies import UnambiguousRoute
 from app.api.freshness import Freshness
+from app.api.problem_details import error_answer
 from app.downloads import Publication
+from app.errors import RequestTimeoutError
 from app.metrics import RESPONSE_CACHE, RESPONSE_CACHE_BYTES
 from app.package_name import normalise
 
@@ -79,7 +81,8 @@ class HTTPCacheMiddleware:
     """Stands in front of the routes at `PREFIX`, package, and a name of their own.
 
     `rendering` is another one whenever the same data is rendered to other bytes. `max_bytes` bounds
-    the responses that are kept, in memory; zero keeps none.
+    the responses that are kept, in memory; zero keeps none. `timeout_seconds` bounds the wait for
+    an answer that is not kept, by whoever asks for it.
     """
 
     def __init__(
@@ -90,18 +93,21 @@ class HTTPCacheMiddleware:
         routes: Iterable[BaseRoute],
         rendering: str,
         max_bytes: int,
+        timeout_seconds: float,
     ) -> None:
         self._app = app
         self._freshness = freshness
         self._rendering = rendering
         self._routes = {
-            route.path.rpartition("/")[2]: route for route in routes if isinstance(route, APIRoute)
+            route.path.rpartition("/")[2]: route
+            for route in routes
+            if isinstance(route, UnambiguousRoute)
         }
         self._arguments = {
-            endpoint: [argument.alias for argument in route.dependant.query_params]
-            for endpoint, route in self._routes.items()
+            endpoint: route.argument_names for endpoint, route in self._routes.items()
         }
         self._answers: LRUCache[Key, Answer] = LRUCache(max_bytes, getsizeof=_size)
+        self._timeout_seconds = timeout_seconds
         self._version = ""
         self._pending: dict[Key, asyncio.Future[Answer | None]] = {}
 
@@ -118,27 +124,34 @@ class HTTPCacheMiddleware:
             RESPONSE_CACHE_BYTES.set(0)
         conditions = _Conditions(scope["headers"])
         key = Key(publication.version, question, preferred_encoding(conditions.accept_encoding))
+        answer = self._answers.get(key)
         tag = self._matching_tag(key, conditions.tags) if conditions.tags else None
-        answer = None if tag else self._answers.get(key)
         if tag or answer:
             # As the router does, for those around who count by route.
             scope["route"] = self._routes[question.endpoint]
         if tag:
             _TAG_MATCH.inc()
+            await self._send(send, publication, 304, [(b"etag", tag)])
+            return
+        if answer:
+            _HIT.inc()
         else:
-            (_HIT if answer else _MISS).inc()
-            answer = answer or await self._ask(key, scope, receive, send)
+            _MISS.inc()
+            answer = await self._ask(key, scope, receive, send)
             if answer is None:
                 return
-            if not conditions.hold(publication):
-                headers = [*answer.headers, *self._changing_headers(publication)]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                await send({"type": "http.response.body", "body": answer.body})
-                return
-            tag = answer.tag
-        headers = [(b"etag", tag), *self._changing_headers(publication)]
-        await send({"type": "http.response.start", "status": 304, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
+        if conditions.hold(publication):
+            await self._send(send, publication, 304, [(b"etag", answer.tag)])
+        else:
+            await self._send(send, publication, 200, answer.headers, answer.body)
+
+    async def _send(
+        self, send: Send, publication: Publication, status: int, headers: Headers, body: bytes = b""
+    ) -> None:
+        modified = (b"last-modified", _http_date(publication.published_at))
+        headers = [*headers, _VARY, modified, *self._freshness.headers()]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     def _question(self, scope: Scope) -> Question | None:
         """None where there is no such route, and where the route has to say what is wrong."""
@@ -158,10 +171,6 @@ class HTTPCacheMiddleware:
                     return None
                 arguments[position] = values.pop() if values else None
         return Question(endpoint, normalise(package), tuple(arguments))
-
-    def _changing_headers(self, publication: Publication) -> Headers:
-        modified = (b"last-modified", _http_date(publication.published_at))
-        return [_VARY, modified, *self._freshness.headers()]
 
     def _matching_tag(self, key: Key, tags: bytes) -> bytes | None:
         """Whichever of the tags is that of the answer: compressed as the client likes best, or, as
@@ -185,10 +194,22 @@ class HTTPCacheMiddleware:
         Of those who ask the same at a time one asks the route. When that gets no answer that can be
         shared, another one does.
         """
-        while pending := self._pending.get(key):
-            answer = await asyncio.shield(pending)
-            if answer:
-                return answer
+        deadline = asyncio.timeout(self._timeout_seconds)
+        try:
+            async with deadline:
+                while pending := self._pending.get(key):
+                    answer = await asyncio.shield(pending)
+                    if answer:
+                        return answer
+                return await self._lead(key, scope, receive, send)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            late = RequestTimeoutError(self._timeout_seconds)
+            await error_answer(late)(scope, receive, send)
+            return None
+
+    async def _lead(self, key: Key, scope: Scope, receive: Receive, send: Send) -> Answer | None:
         self._pending[key] = pending = asyncio.get_running_loop().create_future()
         answer = None
         try:

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 import orjson
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.api.dependencies import PackageName, Repository, reject_ambiguous
+from app.api.dependencies import PackageArgument, UnambiguousRoute, normalised, repository_of
 from app.api.problem_details import documented
 from app.api.schemas import (
     Mirrors,
@@ -26,7 +26,7 @@ from app.errors import NothingPublishedError, PackageNotFoundError, StatsError
 router = APIRouter(
     prefix="/api/packages/{package}",
     tags=["packages"],
-    dependencies=[Depends(reject_ambiguous)],
+    route_class=UnambiguousRoute,
     responses=documented(404, 422, 429, 500, 503),
 )
 
@@ -43,14 +43,16 @@ _CATEGORY_OF_MIRRORS = {Mirrors.TRUE: WITH_MIRRORS, Mirrors.FALSE: WITHOUT_MIRRO
     response_model=RecentDownloads,
 )
 async def recent(
-    package: PackageName,
-    repository: Repository,
+    request: Request,
+    package: PackageArgument,
     period: Annotated[Period | None, Query(description="All three when left out.")] = None,
 ) -> Response:
     """Downloads of the latest published day, and of the 7 and 30 days that end with it."""
-    counts = await repository.recent(package)
+    name = normalised(package)
+    repository = repository_of(request)
+    counts = await repository.recent(name)
     if counts is None:
-        raise await _not_found(package, repository)
+        raise await _not_found(name, repository)
     data = {
         "last_day": counts.last_day,
         "last_month": counts.last_month,
@@ -59,7 +61,7 @@ async def recent(
     if period:
         key = f"last_{period}"
         data = {key: data[key]}
-    return _json({"data": data, "package": package, "type": "recent_downloads"})
+    return _json({"data": data, "package": name, "type": "recent_downloads"})
 
 
 @router.get(
@@ -69,19 +71,21 @@ async def recent(
     response_model=OverallDownloads,
 )
 async def overall(
-    package: PackageName,
-    repository: Repository,
+    request: Request,
+    package: PackageArgument,
     mirrors: Annotated[
         Mirrors | None,
         Query(description="With known mirrors, or without them. Both when left out."),
     ] = None,
 ) -> Response:
     """Downloads by day, with and without known mirrors."""
-    series = await repository.overall(package)
+    name = normalised(package)
+    repository = repository_of(request)
+    series = await repository.overall(name)
     if series is None:
-        raise await _not_found(package, repository)
+        raise await _not_found(name, repository)
     category = _CATEGORY_OF_MIRRORS[mirrors] if mirrors else None
-    return _series("overall_downloads", package, series, category)
+    return _series("overall_downloads", name, series, category)
 
 
 @router.get(
@@ -91,8 +95,8 @@ async def overall(
     response_model=PythonMajorDownloads,
 )
 async def python_major(
-    package: PackageName,
-    repository: Repository,
+    request: Request,
+    package: PackageArgument,
     version: Annotated[
         str | None,
         Query(
@@ -103,7 +107,7 @@ async def python_major(
     ] = None,
 ) -> Response:
     """Downloads by day and major Python version, known mirrors excluded."""
-    return await _breakdown(PYTHON_MAJOR, package, repository, version)
+    return await _breakdown(PYTHON_MAJOR, request, package, version)
 
 
 @router.get(
@@ -113,8 +117,8 @@ async def python_major(
     response_model=PythonMinorDownloads,
 )
 async def python_minor(
-    package: PackageName,
-    repository: Repository,
+    request: Request,
+    package: PackageArgument,
     version: Annotated[
         str | None,
         Query(
@@ -125,7 +129,7 @@ async def python_minor(
     ] = None,
 ) -> Response:
     """Downloads by day and minor Python version, known mirrors excluded."""
-    return await _breakdown(PYTHON_MINOR, package, repository, version)
+    return await _breakdown(PYTHON_MINOR, request, package, version)
 
 
 @router.get(
@@ -135,24 +139,26 @@ async def python_minor(
     response_model=SystemDownloads,
 )
 async def system(
-    package: PackageName,
-    repository: Repository,
+    request: Request,
+    package: PackageArgument,
     os: Annotated[
         OperatingSystem | None,
         Query(description="One operating system. All when left out."),
     ] = None,
 ) -> Response:
     """Downloads by day and operating system, known mirrors excluded."""
-    return await _breakdown(SYSTEM, package, repository, os)
+    return await _breakdown(SYSTEM, request, package, os)
 
 
 async def _breakdown(
-    breakdown: Breakdown, package: str, repository: DownloadsRepository, category: str | None
+    breakdown: Breakdown, request: Request, package: str, category: str | None
 ) -> Response:
-    series = await repository.breakdown(package, breakdown)
+    name = normalised(package)
+    repository = repository_of(request)
+    series = await repository.breakdown(name, breakdown)
     if series is None:
-        raise await _not_found(package, repository)
-    return _series(breakdown.payload_type, package, series, category)
+        raise await _not_found(name, repository)
+    return _series(breakdown.payload_type, name, series, category)
 
 
 async def _not_found(package: str, repository: DownloadsRepository) -> StatsError:

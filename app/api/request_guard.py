@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 class RequestGuardMiddleware:
     """Lets nothing out but answers, so that those around it see every one."""
 
-    def __init__(self, app: ASGIApp, timeout_seconds: float | None = None) -> None:
+    def __init__(self, app: ASGIApp, timeout_seconds: float) -> None:
         self._app = app
         self._timeout_seconds = timeout_seconds
 
@@ -38,7 +38,6 @@ class RequestGuardMiddleware:
                 # Too late to answer: the server closes the connection.
                 raise
             if isinstance(error, TimeoutError) and deadline.expired():
-                assert self._timeout_seconds
                 answer = error_answer(RequestTimeoutError(self._timeout_seconds))
             else:
                 log.exception("a request failed unexpectedly")

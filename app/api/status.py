@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
-from app.api.dependencies import Repository
+from app.api.dependencies import repository_of
 from app.api.freshness import Freshness
 from app.api.problem_details import documented
 from app.api.readiness import ReadinessCheck
@@ -22,9 +22,9 @@ router = APIRouter(tags=["status"])
     summary="Which days are published",
     responses=documented(429, 500, 503),
 )
-async def status(repository: Repository) -> Status:
+async def status(request: Request) -> Status:
     """Which days are published, where they came from, and which are missing."""
-    days = await repository.published_days()
+    days = await repository_of(request).published_days()
     sources = sorted({day.source for day in days})
     first, latest = (days[0], days[-1]) if days else (None, None)
     return Status(

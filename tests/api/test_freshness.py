@@ -9,16 +9,18 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import freshness as module
 from app.api.freshness import STALE_AFTER_SECONDS, Freshness
-from app.db.engine import connect
+from app.db.engine import connect, create_engine
+from app.db.migrations import migrate
 from app.db.publication import CHANNEL
 from app.downloads import Publication
 from app.errors import DatabaseUnavailableError
 from tests.days import days_ago, downloads, publish
-from tests.waiting import until, until_known
+from tests.waiting import until
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -146,7 +148,25 @@ def test_the_age_of_the_data() -> None:
     assert 3 <= freshness.age_days() <= 4
 
 
-async def test_a_service_that_starts_without_its_database_finds_it(
-    app: FastAPI, known_days: None
+async def test_a_database_that_comes_later_is_found(
+    database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert await until_known(app)
+    monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.05)
+    later = f"{engine.url.database}_later"
+    url = make_url(database_url).set(database=later).render_as_string(hide_password=False)
+    freshness = Freshness(url, 180, lambda _: NOON)
+    watch = asyncio.create_task(freshness.watch())
+    await asyncio.sleep(0.3)
+    assert not watch.done()
+    admin = create_engine(database_url, autocommit=True)
+    async with connect(admin) as connection:
+        await connection.execute(text(f"CREATE DATABASE {later}"))
+    there = create_engine(url)
+    await migrate(there)
+    await publish(there, days_ago(0), downloads("flask", 1))
+    await until(lambda: _latest(freshness) == days_ago(0))
+    watch.cancel()
+    await there.dispose()
+    async with connect(admin) as connection:
+        await connection.execute(text(f"DROP DATABASE {later} WITH (FORCE)"))
+    await admin.dispose()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from hashlib import sha256
+from time import monotonic
 
 import brotli
 import httpx
@@ -343,3 +344,29 @@ def test_another_rendering_has_another_name() -> None:
     """Tags tell the rendering by its name: where bytes change, the name has to."""
     rendered = sha256("".join(GOLDENS[path] for path in sorted(GOLDENS)).encode()).hexdigest()
     assert (RENDERING, rendered[:16]) == ("1", "0babf1afa10e3e82")
+
+
+@pytest.mark.parametrize("settings", [Settings(rate_limits="", request_timeout_seconds=0.3)])
+async def test_nobody_waits_longer_for_another_who_asks_the_same(
+    app: FastAPI, client: httpx.AsyncClient, known_days: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def hang(package: str) -> None:
+        asked.append(package)
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(app.state.repository, "recent", hang)
+    began = monotonic()
+    responses = await asyncio.gather(*(client.get(_path("recent")) for _ in range(5)))
+    assert monotonic() - began < 3
+    assert {response.status_code for response in responses} == {503}
+    assert all(int(response.headers["retry-after"]) > 0 for response in responses)
+    assert len(asked) < 5
+
+
+@pytest.mark.usefixtures("known_days")
+async def test_a_newline_after_a_path_leads_nowhere(client: httpx.AsyncClient) -> None:
+    """A proxy that guards a path would not know this one for it."""
+    for path in (_path("recent"), "/metrics", "/health", "/openapi.json"):
+        assert (await client.get(f"{path}%0A")).status_code == 404

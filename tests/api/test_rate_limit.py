@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from app.api import limit_storage, rate_limit
-from app.api.limit_storage import BoundedMemoryStorage
+from app.api.limit_storage import MAX_COUNTERS, BoundedMemoryStorage
 from app.api.rate_limit import RateLimits, client_of
 from app.main import create_app
 from app.settings import Settings
@@ -259,7 +259,7 @@ def test_counters_count_until_they_expire(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_a_flood_of_addresses_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A million addresses; the one that stays in touch keeps its count."""
+    """The address that stays in touch keeps its count."""
     monkeypatch.setattr(limit_storage, "MAX_COUNTERS", 1000)
     limits = RateLimits("1000000/hour", None)
 
@@ -278,3 +278,15 @@ async def test_a_flood_of_addresses_takes_bounded_memory(monkeypatch: pytest.Mon
     # Ninety thousand counters would take more than ten times as much.
     assert grown < 3_000_000
     assert (await limits.count("192.0.2.1")).remaining == 1_000_000 - 201
+
+
+async def test_the_bound_is_what_it_says() -> None:
+    limits = RateLimits("10/second;300/minute", None)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(MAX_COUNTERS):
+        await limits.count(f"2001:db8:{number >> 16:x}:{number & 65535:x}::/64")
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    # A hundred thousand clients of two counters each, of which half are kept.
+    assert grown < 60_000_000

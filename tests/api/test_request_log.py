@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -11,8 +13,9 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.main import create_app
+from app.metrics import exposition, forget_ended_processes
 from app.settings import Settings
-from tests.processes import served
+from tests.processes import ROOT, served
 
 ENDPOINT = "/api/packages/{package}/recent"
 
@@ -182,3 +185,26 @@ def test_one_of_several_processes_answers_for_all(data_dir: Path, tmp_path: Path
     lines = (tmp_path / "log").read_text().splitlines()
     requests = [line for line in map(json.loads, lines) if line["event"] == "request"]
     assert len([line for line in requests if "recent" in line["path"]]) == 40
+
+
+def test_a_process_that_ended_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had in use, and not what it has counted."""
+    script = (
+        "from app.metrics import DATABASE_CONNECTIONS, RATE_LIMITED\n"
+        "DATABASE_CONNECTIONS.set(3)\n"
+        "RATE_LIMITED.inc()\n"
+    )
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+    def told() -> tuple[float | None, float | None]:
+        figures = _figures(exposition(0.5).decode())
+        return (
+            figures.get(("pypi_stats_database_connections",)),
+            figures.get(("pypi_stats_rate_limited_total",)),
+        )
+
+    assert told() == (6, 2)
+    forget_ended_processes()
+    assert told() == (None, 2)

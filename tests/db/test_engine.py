@@ -1,10 +1,15 @@
+import asyncio
+
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.engine import asyncpg_url, connect, create_engine
+from app.db.downloads_repository import DownloadsRepository
+from app.db.engine import asyncpg_url, connect, count_connections, create_engine
 from app.errors import DatabaseUnavailableError
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -57,3 +62,66 @@ async def test_a_database_that_refuses_is_unavailable(server_url: str, database:
         async with connect(engine):
             pass
     await engine.dispose()
+
+
+async def test_a_restart_of_the_server_is_not_seen(database_url: str, engine: AsyncEngine) -> None:
+    """The pool is full of connections that are none any more."""
+    serving = create_engine(database_url, autocommit=True)
+    repository = DownloadsRepository(serving, 180)
+    await asyncio.gather(*(repository.has_published() for _ in range(5)))
+    async with connect(engine) as connection:
+        ended = await connection.scalar(
+            text(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+    assert ended
+    for _ in range(10):
+        assert await repository.has_published() is False
+    await serving.dispose()
+
+
+async def test_a_statement_that_the_server_ends_can_be_tried_later(
+    database_url: str, engine: AsyncEngine
+) -> None:
+    async with connect(engine) as blocking:
+        await blocking.execute(text("LOCK TABLE ingested_days"))
+        asking = asyncio.create_task(DownloadsRepository(engine, 180).has_published())
+
+        async def is_cancelled() -> bool:
+            query = (
+                "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            async with connect(engine) as connection:
+                return bool(await connection.scalar(text(query)))
+
+        await until(is_cancelled)
+        with pytest.raises(DatabaseUnavailableError, match="ended a statement"):
+            await asking
+
+
+async def test_connections_in_use_are_counted(database_url: str, engine: AsyncEngine) -> None:
+    serving = create_engine(database_url, autocommit=True)
+    count_connections(serving)
+
+    def in_use() -> float | None:
+        return REGISTRY.get_sample_value("pypi_stats_database_connections")
+
+    async with connect(serving), connect(serving), connect(engine):
+        assert in_use() == 2
+    assert in_use() == 0
+    # Requests that are given up while they wait for a connection, too.
+    async with connect(engine) as blocking:
+        await blocking.execute(text("LOCK TABLE ingested_days"))
+        repository = DownloadsRepository(serving, 180)
+        asking = [asyncio.create_task(repository.has_published()) for _ in range(20)]
+        await until(lambda: in_use() == 10)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+    async with connect(serving):
+        assert in_use() == 1
+    assert in_use() == 0
+    await serving.dispose()
