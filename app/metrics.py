@@ -104,7 +104,7 @@ def observe_ingest(source: str) -> Iterator[IngestRun]:
             INGEST_TIMESTAMP.labels(source).set(time())
 
 
-class _DataAge(Collector):
+class DataAge(Collector):
     """Grows by itself: known when it is asked for, and the same in every process."""
 
     def __init__(self, days: float) -> None:
@@ -121,7 +121,7 @@ class _DataAge(Collector):
 def exposition(data_age_days: float) -> bytes:
     """All of it, as Prometheus reads it."""
     registry = CollectorRegistry()
-    registry.register(_DataAge(data_age_days))
+    registry.register(DataAge(data_age_days))
     folder = os.environ.get(MULTIPROCESS_FOLDER)
     if folder:
         MultiProcessCollector(registry, folder)

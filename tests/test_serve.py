@@ -136,9 +136,10 @@ async def test_a_publish_by_another_process_reaches_all_workers(
     with served(data_dir, log, DATABASE_URL=database_url, WORKERS="2") as (address, _):
 
         async def answers() -> list[int]:
-            """By new connections, which both workers take."""
+            """By connections at once, which both workers take."""
             url = f"{address}/api/packages/requests/recent"
-            return [(await _get(url)).json()["data"]["last_day"] for _ in range(20)]
+            responses = await asyncio.gather(*(_get(url) for _ in range(20)))
+            return [response.json()["data"]["last_day"] for response in responses]
 
         async def both_have_answered() -> bool:
             assert set(await answers()) == {5}

@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 
 from app.api.http_cache import PREFIX
 from app.api.problem_details import MEDIA_TYPE, problem
-from app.api.rate_limit import LIMITED_PREFIX
+from app.api.rate_limit import LIMITED_PREFIX, in_words
 from app.errors import ArgumentError, InvalidArgumentsError
 from app.settings import Settings
 
@@ -47,11 +47,14 @@ look at thousands of packages, query the BigQuery table itself.
 ## Errors
 
 An error is JSON too (`application/problem+json`, RFC 9457), and its `detail` says what is wrong. \
-`404` is a package without downloads in the days held.
+`404` is a package without downloads in the days held. Any path may answer `405` to a method other \
+than `GET` and `HEAD`; `400`, `408`, `411`, `413`, `414` and `431` are for what is no request, or \
+one that is too large or too slow. `request_id` is also in `X-Request-ID`: please tell it when you \
+report a problem.
 """
 
 _LIMITS = """
-The requests of one client are limited: {limits}. Answers say where you stand with the limit that \
+One client may make {limits}. Answers say where you stand with the limit that \
 you are closest to: `X-RateLimit-Limit` is how many requests it allows, `X-RateLimit-Remaining` \
 how many of them are left, and `X-RateLimit-Reset` when it starts anew, in seconds since 1970. \
 Past it the answer is `429`: please wait for the seconds in its `Retry-After`.
@@ -60,6 +63,12 @@ Past it the answer is `429`: please wait for the seconds in its `Retry-After`.
 
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "integer"}
+
+_EXAMPLE_DETAILS = {
+    404: "There is no package 'reqeusts' with downloads in the days held.",
+    429: "One client may make 10 requests per second: wait 1 s.",
+    503: "The database can't be reached at the moment.",
+}
 
 _EVERY_ANSWER = {"X-Request-ID": ("Of this request: its line in the log has it too.", _TEXT)}
 _LIMITED = {
@@ -85,6 +94,8 @@ def describe(app: FastAPI, settings: Settings) -> None:
                 version=app.version,
                 description=_description(settings),
                 routes=app.routes,
+                # Relative to the document: also below a prefix that only a proxy knows of.
+                servers=[{"url": "."}],
             )
             for path, operations in app.openapi_schema["paths"].items():
                 for operation in operations.values():
@@ -112,13 +123,8 @@ def _description(settings: Settings) -> str:
 
 
 def _spoken(rate_limits: str) -> str:
-    """Limits in words: `10/second;300/5 minutes` as "10 per second and 300 per 5 minutes"."""
-    return " and ".join(
-        f"{limit.amount} per {limit.GRANULARITY.name}"
-        if limit.multiples == 1
-        else f"{limit.amount} per {limit.multiples} {limit.GRANULARITY.name}s"
-        for limit in limits.parse_many(rate_limits)
-    )
+    """`10/second;300/5 minutes` as "10 requests per second and 300 requests per 5 minutes"."""
+    return " and ".join(map(in_words, limits.parse_many(rate_limits)))
 
 
 def _mend_arguments(operation: dict[str, Any]) -> None:
@@ -164,6 +170,8 @@ def _problem(status: int, detail: str) -> object:
     if status == InvalidArgumentsError.status:
         errors = [ArgumentError("period", "Input should be 'day', 'week' or 'month'")]
         detail = InvalidArgumentsError(errors).detail
+    else:
+        detail = _EXAMPLE_DETAILS.get(status, detail)
     example = json.loads(bytes(problem(status, detail, errors).body))
     # Not that of the request which asks for the document first.
     return {**example, "request_id": "5f0c1f3b9a6e4d72"}

@@ -40,6 +40,9 @@ _MEANINGS = {
     503: "The answer can't be given now.",
 }
 
+_MESSAGES = {"string_too_short": "Input should not be empty"}
+"""By Pydantic's names for what is wrong, where its own words are for programmers."""
+
 _DETAILS = {
     404: "There is nothing at this path: /docs lists what there is.",
     405: "This path answers to the methods in the Allow header.",
@@ -107,7 +110,10 @@ async def _stats_error(_: Request, error: Exception) -> Response:
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     invalid = InvalidArgumentsError(
-        [ArgumentError(str(fault["loc"][-1]), fault["msg"]) for fault in error.errors()]
+        [
+            ArgumentError(str(fault["loc"][-1]), _MESSAGES.get(fault["type"], fault["msg"]))
+            for fault in error.errors()
+        ]
     )
     return await _stats_error(request, invalid)
 

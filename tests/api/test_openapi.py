@@ -126,7 +126,12 @@ def test_users_are_told_what_is_set() -> None:
         bigquery_table="a.b.c",
         rate_limits="7/second;500/2 hours",
     )
-    for part in ("90 days", "`first`, `second`", "`a.b.c`", "7 per second and 500 per 2 hours"):
+    for part in (
+        "90 days",
+        "`first`, `second`",
+        "`a.b.c`",
+        "7 requests per second and 500 requests per 2 hours",
+    ):
         assert part in description
     assert "{" not in description
 
@@ -139,7 +144,7 @@ def test_no_limit_is_told_where_there_is_none() -> None:
 async def test_headers_that_users_are_told_of_are_sent(database_url: str) -> None:
     app = create_app(Settings(rate_limits="1/hour"), database_url)
     told = set(re.findall(r"`(X-[A-Za-z-]+|Retry-After)`", app.openapi()["info"]["description"]))
-    assert len(told) == 4
+    assert len(told) == 5
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         for status in (404, 429):

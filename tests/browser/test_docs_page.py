@@ -4,7 +4,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import urlsplit
 
 import httpx
@@ -107,6 +109,41 @@ def test_swagger_ui_tries_an_endpoint(
     assert url in requests
     assert _own(requests, address), requests
     assert complaints == []
+
+
+@pytest.fixture
+def prefixed(address: str) -> Iterator[str]:
+    """The service behind a proxy that takes a prefix away, and does not tell."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 (as the library calls it)
+            answer = httpx.get(address + self.path.removeprefix("/stats"))
+            self.send_response(answer.status_code)
+            for name in ("content-type", "content-security-policy"):
+                self.send_header(name, answer.headers[name])
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/stats"
+        server.shutdown()
+
+
+def test_swagger_ui_tries_an_endpoint_below_a_prefix(
+    page: Page, prefixed: str, requests: list[str]
+) -> None:
+    page.goto(f"{prefixed}/docs")
+    health = page.locator("#operations-status-get_health")
+    health.locator(".opblock-summary-control").click()
+    health.get_by_role("button", name="Try it out").click()
+    health.get_by_role("button", name="Execute").click()
+    status = health.locator(".live-responses-table .response .response-col_status")
+    expect(status).to_contain_text("200")
+    assert f"{prefixed}/health" in requests
 
 
 def test_swagger_ui_unfolds_all_there_is(
