@@ -116,7 +116,7 @@ def prefixed(address: str) -> Iterator[str]:
     """The service behind a proxy that takes a prefix away, and does not tell."""
 
     class Proxy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 (as the library calls it)
+        def do_GET(self) -> None:
             answer = httpx.get(address + self.path.removeprefix("/stats"))
             self.send_response(answer.status_code)
             for name in ("content-type", "content-security-policy"):
