@@ -127,8 +127,8 @@ def _entrance(
     """All that a request meets before FastAPI, from the inside out."""
     entrance: ASGIApp = HTTPCacheMiddleware(
         service.route,
+        endpoints=packages.endpoints(lambda: service.state.repository),
         freshness=freshness,
-        routes=packages.router.routes,
         rendering=packages.RENDERING,
         max_bytes=settings.response_cache_max_bytes,
         timeout_seconds=settings.request_timeout_seconds,

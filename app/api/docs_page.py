@@ -5,23 +5,20 @@ security policy runs no script that stands in the page.
 """
 
 import asyncio
-import gzip
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from pathlib import PurePath
 
-import brotli
-import zstandard
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.http_cache import preferred_encoding
+from app.api.compression import compressed, preferred_encoding
 
 ASSET_HEADERS = {
     "Cache-Control": "public, max-age=31536000, immutable",
@@ -54,13 +51,6 @@ _SOURCES = {
     "fastapi_offline": ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js"),
 }
 """By package: files of its folder `static`."""
-
-_COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
-    "zstd": zstandard.compress,
-    "br": partial(brotli.compress, quality=6),
-    "gzip": gzip.compress,
-}
-"""Of `ENCODINGS`."""
 
 _REDOC_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
 """Redoc asks its maker's server for this picture. It gets an empty one, with no request."""
@@ -109,7 +99,7 @@ def _assets() -> dict[str, Asset]:
 @cache
 def _encoded(asset: Asset, encoding: str) -> bytes:
     """Compressed once, since it takes a while."""
-    return _COMPRESSORS[encoding](asset.content) if encoding else asset.content
+    return compressed(asset.content, encoding) if encoding else asset.content
 
 
 def _page(title: str, *names: str) -> bytes:

@@ -3,37 +3,38 @@
 Data changes with a publish and at no other time. So an answer's `ETag` can be told from what is
 published and from what was asked, without looking at the data; and a response, compressed as it
 was, is good until the next publish.
+
+What is asked as it should be is answered here, whether it was answered before or not: the way
+through FastAPI takes longer than the query. FastAPI documents, and says what is wrong.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from cachetools import LRUCache
-from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.compression import COMPRESSED_FROM_BYTES, compressed, preferred_encoding
 from app.api.dependencies import UnambiguousRoute
 from app.api.freshness import Freshness
 from app.api.problem_details import error_answer
+from app.api.request_guard import RequestGuardMiddleware
 from app.downloads import Publication
-from app.errors import RequestTimeoutError
+from app.errors import StatsError
 from app.metrics import RESPONSE_CACHE, RESPONSE_CACHE_BYTES
-from app.package_name import normalise
+from app.package_name import ALL_PACKAGES, is_valid, normalise
 
 PREFIX = "/api/packages/"
 
 ENTRY_BYTES = 1200
 """Of an entry besides its body: the key, the headers, the objects that hold them."""
-
-ENCODINGS = ("zstd", "br", "gzip")
-"""That bodies are compressed with, the preferred one first."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -55,8 +56,8 @@ class Question(NamedTuple):
     """The last part of the path."""
 
     package: str
-    arguments: tuple[str | None, ...]
-    """In the order in which the route declares them. None is left out."""
+    argument: str | None
+    """None is left out."""
 
 
 class Key(NamedTuple):
@@ -77,39 +78,45 @@ class Answer:
     body: bytes
 
 
+class Endpoint(NamedTuple):
+    """What answers at `PREFIX`, package, and a name."""
+
+    route: UnambiguousRoute
+    values: Container[str] | None
+    """That its argument may have; None is any text but an empty one."""
+
+    answer: Callable[[str, str | None], Awaitable[bytes]]
+    """The body for a normalised name and its argument. Raises a `StatsError`."""
+
+    def accepts(self, argument: str) -> bool:
+        return argument in self.values if self.values else argument != ""
+
+
 class HTTPCacheMiddleware:
-    """Stands in front of the routes at `PREFIX`, package, and a name of their own.
+    """Answers what is asked of the `endpoints` as it should be; all else is for the routes.
 
     `rendering` is another one whenever the same data is rendered to other bytes. `max_bytes` bounds
-    the responses that are kept, in memory; zero keeps none. `timeout_seconds` bounds the wait for
-    an answer that is not kept, by whoever asks for it.
+    the responses that are kept, in memory; zero keeps none.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
+        endpoints: Mapping[str, Endpoint],
         freshness: Freshness,
-        routes: Iterable[BaseRoute],
         rendering: str,
         max_bytes: int,
         timeout_seconds: float,
     ) -> None:
         self._app = app
+        self._endpoints = endpoints
         self._freshness = freshness
         self._rendering = rendering
-        self._routes = {
-            route.path.rpartition("/")[2]: route
-            for route in routes
-            if isinstance(route, UnambiguousRoute)
-        }
-        self._arguments = {
-            endpoint: route.argument_names for endpoint, route in self._routes.items()
-        }
-        self._answers: LRUCache[Key, Answer] = LRUCache(max_bytes, getsizeof=_size)
         self._timeout_seconds = timeout_seconds
+        self._answers: LRUCache[Key, Answer] = LRUCache(max_bytes, getsizeof=_size)
         self._version = ""
-        self._pending: dict[Key, asyncio.Future[Answer | None]] = {}
+        self._pending: dict[Key, asyncio.Task[Answer]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         question = self._question(scope)
@@ -122,55 +129,44 @@ class HTTPCacheMiddleware:
             self._version = publication.version
             self._answers.clear()
             RESPONSE_CACHE_BYTES.set(0)
+        # As the router does, for those around who count by route.
+        scope["route"] = self._endpoints[question.endpoint].route
         conditions = _Conditions(scope["headers"])
         key = Key(publication.version, question, preferred_encoding(conditions.accept_encoding))
-        answer = self._answers.get(key)
         tag = self._matching_tag(key, conditions.tags) if conditions.tags else None
-        if tag or answer:
-            # As the router does, for those around who count by route.
-            scope["route"] = self._routes[question.endpoint]
+        answer = self._answers.get(key)
         if tag:
             _TAG_MATCH.inc()
-            await self._send(send, publication, 304, [(b"etag", tag)])
-            return
-        if answer:
+            await self._send(send, publication, 304, [(b"etag", tag), _VARY])
+        elif answer:
             _HIT.inc()
+            await self._send_answer(send, publication, conditions, answer)
         else:
             _MISS.inc()
-            answer = await self._ask(key, scope, receive, send)
-            if answer is None:
-                return
-        if conditions.hold(publication):
-            await self._send(send, publication, 304, [(b"etag", answer.tag)])
-        else:
-            await self._send(send, publication, 200, answer.headers, answer.body)
-
-    async def _send(
-        self, send: Send, publication: Publication, status: int, headers: Headers, body: bytes = b""
-    ) -> None:
-        modified = (b"last-modified", _http_date(publication.published_at))
-        headers = [*headers, _VARY, modified, *self._freshness.headers()]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            miss = partial(self._find_and_send, key, publication, conditions)
+            await RequestGuardMiddleware(miss, self._timeout_seconds)(scope, receive, send)
 
     def _question(self, scope: Scope) -> Question | None:
-        """None where there is no such route, and where the route has to say what is wrong."""
+        """None where there is no such endpoint, and where a route has to say what is wrong."""
         path: str = scope["path"]
         if scope["method"] != "GET" or not path.startswith(PREFIX):
             return None
-        package, _, endpoint = path[len(PREFIX) :].partition("/")
-        known = self._arguments.get(endpoint)
-        if known is None:
+        package, _, name = path[len(PREFIX) :].partition("/")
+        endpoint = self._endpoints.get(name)
+        package = normalise(package)
+        if endpoint is None or not (is_valid(package) or package == ALL_PACKAGES):
             return None
-        arguments: list[str | None] = [None] * len(known)
+        argument = None
         if scope["query_string"]:
+            (known,) = endpoint.route.argument_names
             given = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-            for position, name in enumerate(known):
-                values = {value for argument, value in given if argument == name}
-                if len(values) > 1:
-                    return None
-                arguments[position] = values.pop() if values else None
-        return Question(endpoint, normalise(package), tuple(arguments))
+            values = {value for argument_name, value in given if argument_name == known}
+            if len(values) > 1:
+                return None
+            argument = values.pop() if values else None
+            if argument is not None and not endpoint.accepts(argument):
+                return None
+        return Question(name, package, argument)
 
     def _matching_tag(self, key: Key, tags: bytes) -> bytes | None:
         """Whichever of the tags is that of the answer: compressed as the client likes best, or, as
@@ -188,74 +184,75 @@ class HTTPCacheMiddleware:
         digest = blake2b(told, digest_size=12).hexdigest()
         return f'"{digest}-{encoding}"'.encode() if encoding else f'"{digest}"'.encode()
 
-    async def _ask(self, key: Key, scope: Scope, receive: Receive, send: Send) -> Answer | None:
-        """The route's answer; None when that was not 200, and has been sent.
-
-        Of those who ask the same at a time one asks the route. When that gets no answer that can be
-        shared, another one does.
-        """
-        deadline = asyncio.timeout(self._timeout_seconds)
+    async def _find_and_send(
+        self,
+        key: Key,
+        publication: Publication,
+        conditions: "_Conditions",
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         try:
-            async with deadline:
-                while pending := self._pending.get(key):
-                    answer = await asyncio.shield(pending)
-                    if answer:
-                        return answer
-                return await self._lead(key, scope, receive, send)
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            late = RequestTimeoutError(self._timeout_seconds)
-            await error_answer(late)(scope, receive, send)
-            return None
+            # Of those who ask the same at a time one asks the database, for all of them: who does
+            # not want to wait any longer does not keep the others from it.
+            task = self._pending.get(key)
+            if task is None:
+                task = self._pending[key] = asyncio.create_task(self._find(key))
+                task.add_done_callback(partial(self._found, key))
+            answer = await asyncio.shield(task)
+        except StatsError as error:
+            await error_answer(error)(scope, receive, send)
+        else:
+            await self._send_answer(send, publication, conditions, answer)
 
-    async def _lead(self, key: Key, scope: Scope, receive: Receive, send: Send) -> Answer | None:
-        self._pending[key] = pending = asyncio.get_running_loop().create_future()
-        answer = None
-        try:
-            answer = await self._fetch(key, scope, receive, send)
-        finally:
-            del self._pending[key]
-            pending.set_result(answer)
-        return answer
-
-    async def _fetch(self, key: Key, scope: Scope, receive: Receive, send: Send) -> Answer | None:
-        headers: Headers = []
-        answer: Answer | None = None
-        status = 0
-
-        async def keep(message: Message) -> None:
-            nonlocal headers, answer, status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = message["headers"]
-            if status != 200:
-                await send(message)
-            elif message["type"] == "http.response.body":
-                assert not message.get("more_body"), "an answer comes in one piece"
-                answer = self._answer(key, headers, message["body"])
-
-        accepted = [(b"accept-encoding", key.encoding.encode())] if key.encoding else []
-        others = (header for header in scope["headers"] if header[0] != b"accept-encoding")
-        scope["headers"] = [*others, *accepted]
-        await self._app(scope, receive, keep)
-        if answer:
-            self._keep(key, answer)
-        return answer
-
-    def _answer(self, key: Key, headers: Headers, body: bytes) -> Answer:
-        tag = self._tag(key, dict(headers).get(b"content-encoding", b"").decode())
-        lasting = [header for header in headers if header[0] != b"vary"]
-        return Answer([*lasting, (b"etag", tag)], tag, body)
-
-    def _keep(self, key: Key, answer: Answer) -> None:
+    async def _find(self, key: Key) -> Answer:
+        endpoint, package, argument = key.question
+        body = await self._endpoints[endpoint].answer(package, argument)
+        matches_nothing = body.startswith(_NOTHING_MATCHES)
+        encoding = key.encoding if len(body) >= COMPRESSED_FROM_BYTES else ""
+        if encoding:
+            body = compressed(body, encoding)
+        tag = self._tag(key, encoding)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"etag", tag),
+            _VARY,
+        ]
+        if encoding:
+            headers.append((b"content-encoding", encoding.encode()))
+        answer = Answer(headers, tag, body)
         if (
             key.version == self._version
-            and not answer.body.startswith(_NOTHING_MATCHES)
+            and not matches_nothing
             and _size(answer) <= self._answers.maxsize
         ):
             self._answers[key] = answer
             RESPONSE_CACHE_BYTES.set(self._answers.currsize)
+        return answer
+
+    def _found(self, key: Key, task: asyncio.Task[Answer]) -> None:
+        del self._pending[key]
+        if not task.cancelled():
+            # Looked at here, also when nobody has waited for it.
+            task.exception()
+
+    async def _send_answer(
+        self, send: Send, publication: Publication, conditions: "_Conditions", answer: Answer
+    ) -> None:
+        if conditions.hold(publication):
+            await self._send(send, publication, 304, [(b"etag", answer.tag), _VARY])
+        else:
+            await self._send(send, publication, 200, answer.headers, answer.body)
+
+    async def _send(
+        self, send: Send, publication: Publication, status: int, headers: Headers, body: bytes = b""
+    ) -> None:
+        modified = (b"last-modified", _http_date(publication.published_at))
+        headers = [*headers, modified, *self._freshness.headers()]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 class _Conditions:
@@ -294,23 +291,6 @@ class _Conditions:
 
 def _joined(value: bytes, more: bytes) -> bytes:
     return value + b"," + more if value else more
-
-
-@lru_cache(maxsize=256)
-def preferred_encoding(accept_encoding: bytes) -> str:
-    """Which of `ENCODINGS` the header likes best, the first of several; empty if it likes none."""
-    qualities: dict[str, float] = {}
-    for coding in accept_encoding.decode("latin-1").lower().split(","):
-        name, _, parameter = coding.partition(";")
-        try:
-            quality = float(parameter.partition(";")[0].strip().removeprefix("q=") or 1)
-        except ValueError:
-            quality = 0
-        qualities[name.strip()] = quality
-    others = qualities.pop("*", 0.0)
-    best = max(ENCODINGS, key=lambda name: qualities.get(name, others))
-    liked = qualities.get(best, others)
-    return best if liked > 0 and liked >= qualities.get("identity", 0.0) else ""
 
 
 @lru_cache(maxsize=8)

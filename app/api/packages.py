@@ -1,5 +1,7 @@
 """The documented endpoints: downloads of a package."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated
 
 import orjson
@@ -7,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.api.dependencies import PackageArgument, UnambiguousRoute, normalised, repository_of
+from app.api.http_cache import Endpoint
 from app.api.problem_details import documented
 from app.api.schemas import (
     Mirrors,
@@ -33,7 +36,7 @@ router = APIRouter(
 RENDERING = "1"
 """Another one whenever the same data is rendered to other bytes: every answer's tag tells it."""
 
-_CATEGORY_OF_MIRRORS = {Mirrors.TRUE: WITH_MIRRORS, Mirrors.FALSE: WITHOUT_MIRRORS}
+_CATEGORY_OF_MIRRORS = {"true": WITH_MIRRORS, "false": WITHOUT_MIRRORS}
 
 
 @router.get(
@@ -48,20 +51,7 @@ async def recent(
     period: Annotated[Period | None, Query(description="All three when left out.")] = None,
 ) -> Response:
     """Downloads of the latest published day, and of the 7 and 30 days that end with it."""
-    name = normalised(package)
-    repository = repository_of(request)
-    counts = await repository.recent(name)
-    if counts is None:
-        raise await _not_found(name, repository)
-    data = {
-        "last_day": counts.last_day,
-        "last_month": counts.last_month,
-        "last_week": counts.last_week,
-    }
-    if period:
-        key = f"last_{period}"
-        data = {key: data[key]}
-    return _json({"data": data, "package": name, "type": "recent_downloads"})
+    return await _respond(request, "recent", package, period)
 
 
 @router.get(
@@ -79,13 +69,7 @@ async def overall(
     ] = None,
 ) -> Response:
     """Downloads by day, with and without known mirrors."""
-    name = normalised(package)
-    repository = repository_of(request)
-    series = await repository.overall(name)
-    if series is None:
-        raise await _not_found(name, repository)
-    category = _CATEGORY_OF_MIRRORS[mirrors] if mirrors else None
-    return _series("overall_downloads", name, series, category)
+    return await _respond(request, "overall", package, mirrors)
 
 
 @router.get(
@@ -107,7 +91,7 @@ async def python_major(
     ] = None,
 ) -> Response:
     """Downloads by day and major Python version, known mirrors excluded."""
-    return await _breakdown(PYTHON_MAJOR, request, package, version)
+    return await _respond(request, "python_major", package, version)
 
 
 @router.get(
@@ -129,7 +113,7 @@ async def python_minor(
     ] = None,
 ) -> Response:
     """Downloads by day and minor Python version, known mirrors excluded."""
-    return await _breakdown(PYTHON_MINOR, request, package, version)
+    return await _respond(request, "python_minor", package, version)
 
 
 @router.get(
@@ -147,36 +131,90 @@ async def system(
     ] = None,
 ) -> Response:
     """Downloads by day and operating system, known mirrors excluded."""
-    return await _breakdown(SYSTEM, request, package, os)
+    return await _respond(request, "system", package, os)
+
+
+async def _respond(request: Request, endpoint: str, package: str, argument: str | None) -> Response:
+    """As `HTTPCacheMiddleware` does for most requests, before they come here."""
+    answer = _ANSWERS[endpoint]
+    body = await answer(repository_of(request), normalised(package), argument)
+    return Response(body, media_type="application/json")
+
+
+async def _recent(repository: DownloadsRepository, package: str, period: str | None) -> bytes:
+    counts = await repository.recent(package)
+    if counts is None:
+        raise await _not_found(repository, package)
+    data = {
+        "last_day": counts.last_day,
+        "last_month": counts.last_month,
+        "last_week": counts.last_week,
+    }
+    if period:
+        key = f"last_{period}"
+        data = {key: data[key]}
+    return orjson.dumps({"data": data, "package": package, "type": "recent_downloads"})
+
+
+async def _overall(repository: DownloadsRepository, package: str, mirrors: str | None) -> bytes:
+    series = await repository.overall(package)
+    if series is None:
+        raise await _not_found(repository, package)
+    category = _CATEGORY_OF_MIRRORS[mirrors] if mirrors else None
+    return _render("overall_downloads", package, series, category)
 
 
 async def _breakdown(
-    breakdown: Breakdown, request: Request, package: str, category: str | None
-) -> Response:
-    name = normalised(package)
-    repository = repository_of(request)
-    series = await repository.breakdown(name, breakdown)
+    breakdown: Breakdown, repository: DownloadsRepository, package: str, category: str | None
+) -> bytes:
+    series = await repository.breakdown(package, breakdown)
     if series is None:
-        raise await _not_found(name, repository)
-    return _series(breakdown.payload_type, name, series, category)
+        raise await _not_found(repository, package)
+    return _render(breakdown.payload_type, package, series, category)
 
 
-async def _not_found(package: str, repository: DownloadsRepository) -> StatsError:
+async def _not_found(repository: DownloadsRepository, package: str) -> StatsError:
     """While nothing is published, nothing is known of any package."""
     if not await repository.has_published():
         return NothingPublishedError()
     return PackageNotFoundError(f"There is no package {package!r} with downloads in the days held.")
 
 
-def _series(payload_type: str, package: str, series: Series, category: str | None) -> Response:
+def _render(payload_type: str, package: str, series: Series, category: str | None) -> bytes:
     categories = sorted(series) if category is None else [category]
     data = [
         {"category": name, "date": day, "downloads": downloads}
         for name in categories
         for day, downloads in series.get(name, ())
     ]
-    return _json({"data": data, "package": package, "type": payload_type})
+    return orjson.dumps({"data": data, "package": package, "type": payload_type})
 
 
-def _json(payload: dict[str, object]) -> Response:
-    return Response(orjson.dumps(payload), media_type="application/json")
+_ANSWERS: dict[str, Callable[[DownloadsRepository, str, str | None], Awaitable[bytes]]] = {
+    "recent": _recent,
+    "overall": _overall,
+    "python_major": partial(_breakdown, PYTHON_MAJOR),
+    "python_minor": partial(_breakdown, PYTHON_MINOR),
+    "system": partial(_breakdown, SYSTEM),
+}
+
+_VALUES: dict[str, frozenset[str]] = {
+    "recent": frozenset(Period),
+    "overall": frozenset(Mirrors),
+    "system": frozenset(OperatingSystem),
+}
+"""Of arguments that don't take any text."""
+
+
+def endpoints(repository: Callable[[], DownloadsRepository]) -> dict[str, Endpoint]:
+    """What answers without FastAPI, by the last part of its path."""
+
+    def asked(name: str) -> Callable[[str, str | None], Awaitable[bytes]]:
+        answer = _ANSWERS[name]
+        return lambda package, argument: answer(repository(), package, argument)
+
+    return {
+        route.name: Endpoint(route, _VALUES.get(route.name), asked(route.name))
+        for route in router.routes
+        if isinstance(route, UnambiguousRoute)
+    }

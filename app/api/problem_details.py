@@ -79,6 +79,8 @@ def not_found() -> Response:
 
 
 def error_answer(error: StatsError) -> Response:
+    if isinstance(error, DatabaseUnavailableError):
+        log.warning("%s", error)
     errors = error.errors if isinstance(error, InvalidArgumentsError) else None
     headers = (
         {"Retry-After": str(error.retry_after_seconds)}
@@ -102,8 +104,6 @@ def install(app: FastAPI) -> None:
 
 async def _stats_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, StatsError)
-    if isinstance(error, DatabaseUnavailableError):
-        log.warning("%s", error)
     return error_answer(error)
 
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api.http_cache import preferred_encoding
+from app.api.compression import preferred_encoding
 from app.api.packages import RENDERING
 from app.main import create_app
 from app.settings import Settings
@@ -165,7 +165,7 @@ async def test_many_who_ask_at_once_are_one_query(
     assert len({response.headers["x-request-id"] for response in responses}) == 20
     assert len(queries) == 1
     del queries[:]
-    # Errors are not shared: each names its own request.
+    # Errors name the request of each who asked.
     responses = await asyncio.gather(*(client.get(_path("recent", "unknown")) for _ in range(5)))
     assert {response.status_code for response in responses} == {404}
     assert len({response.json()["request_id"] for response in responses}) == 5
