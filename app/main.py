@@ -83,6 +83,7 @@ def create_app(settings: Settings, database_url: str) -> Service:
         app.state.scheduler = scheduler
         scheduler.start()
         watch = asyncio.create_task(freshness.watch())
+        await freshness.has_looked()
         yield
         watch.cancel()
         with suppress(asyncio.CancelledError):

@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.api.http_cache import ENTRY_BYTES
 from app.db.engine import connect
 from app.ingest.sample import PACKAGES
 from tests.days import days_ago, downloads, publish
@@ -143,7 +144,9 @@ async def test_a_publish_by_another_process_reaches_all_workers(
 
         async def both_have_answered() -> bool:
             assert set(await answers()) == {5}
-            return 'outcome="miss"} 2.0' in (await _get(f"{address}/metrics")).text
+            metrics = (await _get(f"{address}/metrics")).text
+            (kept,) = re.findall(r"^pypi_stats_response_cache_bytes (.*)", metrics, re.MULTILINE)
+            return float(kept) > 2 * ENTRY_BYTES
 
         await until(both_have_answered)
         await publish(engine, days_ago(0), downloads("requests", 6))

@@ -50,6 +50,7 @@ class Freshness:
         self._due_at = due_at
         self._due = 0.0
         self._confirmed = 0.0
+        self._has_looked = asyncio.Event()
         self.publication: Publication | None = None
         """None as well until the database was first asked."""
 
@@ -63,6 +64,7 @@ class Freshness:
                 ) as listener:
                     while True:
                         self.confirm(await listener.current())
+                        self._has_looked.set()
                         if away:
                             log.info("the database is back")
                             away = False
@@ -73,7 +75,12 @@ class Freshness:
                     away = True
             except Exception:
                 log.exception("answers may grow stale")
+            self._has_looked.set()
             await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def has_looked(self) -> None:
+        """Wait until the database was asked once, whatever came of it."""
+        await self._has_looked.wait()
 
     def confirm(self, publication: Publication | None) -> None:
         """Take note that this is published now."""

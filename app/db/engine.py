@@ -30,10 +30,11 @@ CLOSE_TIMEOUT_SECONDS = 3
 ENDED_BY_SERVER = {"55P03", "57014", "57P01", "57P02", "57P03"}
 """SQLSTATEs of statements that were cancelled, had no lock in time, or met a server's shutdown."""
 
-POOL_SIZE = 5
-"""Connections that a process keeps open. One query takes about a millisecond of its connection."""
+POOL_SIZE = 10
+"""Connections that a process opens as it needs them, and keeps. A query takes about a millisecond
+of one; more would be opened and closed for one query each, which takes several.
+"""
 
-POOL_OVERFLOW = 5
 POOL_TIMEOUT_SECONDS = 5
 
 
@@ -50,7 +51,7 @@ def create_engine(
     return create_async_engine(
         asyncpg_url(database_url),
         pool_size=POOL_SIZE,
-        max_overflow=POOL_OVERFLOW,
+        max_overflow=0,
         pool_timeout=POOL_TIMEOUT_SECONDS,
         # Also where the server's default is another: a publish that waited for the one before it
         # has to see what that has done.
@@ -69,7 +70,7 @@ _counted: WeakSet[Engine] = WeakSet()
 
 def count_connections(engine: AsyncEngine) -> None:
     """Keep the metrics of the connections that the engine's pool hands out."""
-    DATABASE_CONNECTIONS_LIMIT.set(POOL_SIZE + POOL_OVERFLOW)
+    DATABASE_CONNECTIONS_LIMIT.set(POOL_SIZE)
     _counted.add(engine.sync_engine)
 
 
