@@ -7,7 +7,8 @@ BIN := .venv/bin
 OPENAPI = (cd / && env -i $(CURDIR)/$(BIN)/python -m app openapi)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser test-clients check format openapi constraints clean
+.PHONY: help run test test-browser test-clients check format openapi constraints bench bench-quick \
+	bench-scale bench-ingest clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -46,6 +47,21 @@ constraints: .venv/python ## Bring constraints.txt to the newest releases that p
 	.venv/fresh/bin/python -m pip install --quiet --editable '.[dev]'
 	.venv/fresh/bin/python -m pip freeze --exclude-editable > constraints.txt
 	rm -rf .venv/fresh
+
+# What they make to measure with is kept in .bench, or BENCH_DIR, for the next run.
+bench: .venv/dev ## Measure serving and memory, into docs/benchmarks: needs wrk
+	$(BIN)/python -m benchmarks.serving --output docs/benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks.memory --output docs/benchmarks
+
+bench-quick: .venv/dev ## The same in small, in a minute or two, into .bench/results
+	$(BIN)/python -m benchmarks.serving --quick
+	$(BIN)/python -m benchmarks.memory --quick
+
+bench-scale: .venv/dev ## Measure more packages and longer history, into docs/benchmarks
+	$(BIN)/python -m benchmarks.scale --output docs/benchmarks $(ARGS)
+
+bench-ingest: .venv/dev ## Measure the ingest of a day of PyPI, into docs/benchmarks
+	$(BIN)/python -m benchmarks.ingest --output docs/benchmarks $(ARGS)
 
 clean: ## Remove the virtual environment, and nothing of the data
 	rm -rf .venv

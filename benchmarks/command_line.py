@@ -1,0 +1,71 @@
+"""What every benchmark's command line does: its folder, its progress, its end."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from app.errors import StatsError
+
+ROOT = Path(__file__).parents[1]
+
+_began = time.monotonic()
+
+
+class BenchmarkError(Exception):
+    """What keeps a benchmark from running, in one line."""
+
+
+def bench_dir() -> Path:
+    """The folder of what is kept between runs: databases, answers, logs."""
+    folder = Path(os.environ.get("BENCH_DIR") or ROOT / ".bench").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+output_option = click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the tables and charts. Default: results in the folder of the data, BENCH_DIR.",
+)
+
+
+def results_folder(output: Path | None) -> Path:
+    return output or bench_dir() / "results"
+
+
+def progress(line: str) -> None:
+    click.echo(f"[{time.monotonic() - _began:6.1f} s] {line}", err=True)
+
+
+def main(command: Callable[..., object]) -> NoReturn:
+    """Run a benchmark's command; a failure is one line. However it ends, what it started ends."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    signal.signal(signal.SIGTERM, _stop)
+    assert isinstance(command, click.Command)
+    try:
+        command.main(standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _fail("stopped", 130)
+    except click.UsageError as error:
+        _fail(error.format_message(), error.exit_code)
+    except (BenchmarkError, StatsError) as error:
+        _fail(str(error), 1)
+    sys.exit(0)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    # Unlike the default, this leaves every context on the way out.
+    sys.exit(128 + number)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(status)

@@ -1,0 +1,150 @@
+"""Downloads of made-up packages in the proportions of real ones.
+
+Monthly downloads fall with the rank as they do on PyPI; from `HEAD_PACKAGES` on every package has a
+handful a day. The figures of a day depend on the seed, the day and the rank alone: a database of
+20,000 packages holds, of its first 2,000, exactly what one of 2,000 holds.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import date, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.downloads import PackageDownloads
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+SEED = 2018
+
+LAST_DAY = date(2026, 6, 30)
+"""The same for every run: the data that is kept between runs stays right, and so do dates."""
+
+MONTHLY_DOWNLOADS_AT_RANK = {1: 1.8e9, 1_000: 17e6, 10_000: 150e3}
+"""Between them the logarithm of the downloads falls evenly with the logarithm of the rank."""
+
+HEAD_PACKAGES = 10_000
+
+DAILY_DOWNLOADS_OF_TAIL = 5.0
+
+DAYS_PER_MONTH = 30
+
+WEEKDAY_SHARES = np.array([1.08, 1.14, 1.15, 1.13, 1.06, 0.72, 0.72])
+"""Monday to Sunday, their mean 1."""
+
+DAILY_NOISE = 0.05
+"""A package's day is up to so much more or less than its weekday has on average."""
+
+DAILY_MIRROR_DOWNLOADS = 2.0
+"""Of any package, besides a share of what it is downloaded."""
+
+MIRROR_SHARE = 0.005
+
+PYTHON_MINOR_SHARES = {
+    "3.12": 0.235,
+    "3.11": 0.21,
+    "3.10": 0.155,
+    "3.13": 0.145,
+    "3.9": 0.105,
+    "3.8": 0.05,
+    "3.7": 0.03,
+    "3.14": 0.025,
+    "null": 0.015,
+    "2.7": 0.015,
+    "3.6": 0.012,
+    "3.15": 0.002,
+    "3.5": 0.001,
+}
+SYSTEM_SHARES = {"linux": 0.86, "windows": 0.07, "darwin": 0.045, "null": 0.024, "other": 0.001}
+
+WEIGHT_SPREAD = 0.4
+"""A package's share of a category is up to so much more or less than the share of all packages."""
+
+BATCH_PACKAGES = 2_000
+"""Made at a time, and each batch from random numbers of its own."""
+
+
+def package_name(rank: int) -> str:
+    return f"synthetic-{rank}"
+
+
+def monthly_downloads(ranks: Integers) -> Floats:
+    """The model's expectation, known mirrors excluded."""
+    anchors = np.log(list(MONTHLY_DOWNLOADS_AT_RANK))
+    levels = np.log(list(MONTHLY_DOWNLOADS_AT_RANK.values()))
+    head: Floats = np.exp(np.interp(np.log(ranks), anchors, levels))
+    return np.where(ranks <= HEAD_PACKAGES, head, DAILY_DOWNLOADS_OF_TAIL * DAYS_PER_MONTH)
+
+
+def days_before(last: date, count: int) -> list[date]:
+    """So many days, the last one included, in order."""
+    return [last - timedelta(days=passed) for passed in reversed(range(count))]
+
+
+class SyntheticSource:
+    name = "synthetic"
+
+    def __init__(self, packages: int) -> None:
+        self._packages = packages
+
+    async def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+        for batch in batches(self._packages, day):
+            yield batch
+
+
+def batches(packages: int, day: date) -> Iterator[list[PackageDownloads]]:
+    """A day, packages in the order of their ranks. Those without a download have no row."""
+    for number, start in enumerate(range(0, packages, BATCH_PACKAGES)):
+        size = min(BATCH_PACKAGES, packages - start)
+        yield _batch(number, start, size, day)
+
+
+def _batch(number: int, start: int, size: int, day: date) -> list[PackageDownloads]:
+    # All of a batch is drawn, however many are wanted of it: the first ones stay the same.
+    ranks = start + np.arange(1, BATCH_PACKAGES + 1)
+    random = np.random.default_rng([SEED, day.toordinal(), number])
+    noise = 1 + DAILY_NOISE * random.uniform(-1, 1, BATCH_PACKAGES)
+    expected = monthly_downloads(ranks) / DAYS_PER_MONTH * WEEKDAY_SHARES[day.weekday()] * noise
+    downloads = random.poisson(expected)
+    mirrors = random.poisson(DAILY_MIRROR_DOWNLOADS + MIRROR_SHARE * expected)
+    # What stays the same about a package from day to day.
+    character = np.random.default_rng([SEED, number])
+    python_minor = _divide(downloads, PYTHON_MINOR_SHARES, character, random)
+    system = _divide(downloads, SYSTEM_SHARES, character, random)
+    return [
+        PackageDownloads(
+            package_name(rank),
+            direct + mirrored,
+            direct,
+            {
+                "python_minor": _by_category(PYTHON_MINOR_SHARES, versions),
+                "system": _by_category(SYSTEM_SHARES, systems),
+            },
+        )
+        for rank, direct, mirrored, versions, systems in zip(
+            ranks[:size].tolist(),
+            downloads[:size].tolist(),
+            mirrors[:size].tolist(),
+            python_minor[:size].tolist(),
+            system[:size].tolist(),
+            strict=True,
+        )
+        if direct + mirrored
+    ]
+
+
+def _divide(
+    totals: Integers,
+    shares: Mapping[str, float],
+    character: np.random.Generator,
+    random: np.random.Generator,
+) -> Integers:
+    """Each total divided into categories, a row a package."""
+    spread = character.uniform(1 - WEIGHT_SPREAD, 1 + WEIGHT_SPREAD, (len(totals), len(shares)))
+    weights = np.array(list(shares.values())) * spread
+    return random.multinomial(totals, weights / weights.sum(axis=1, keepdims=True))
+
+
+def _by_category(categories: Mapping[str, float], counts: Sequence[int]) -> dict[str, int]:
+    return {name: count for name, count in zip(categories, counts, strict=True) if count}

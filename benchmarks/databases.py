@@ -1,0 +1,91 @@
+"""Databases of synthetic days, in one embedded Postgres that is kept between runs."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import date
+
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.downloads_repository import DownloadsRepository
+from app.db.embedded import embedded_postgres
+from app.db.engine import connect, job_engine
+from app.db.migrations import migrate
+from app.ingest.pipeline import ingest_day
+from benchmarks.command_line import bench_dir, progress
+from benchmarks.data import LAST_DAY, SyntheticSource, days_before
+
+SERVED_DAYS = 180
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """The server's URL, for as long as this lasts."""
+    with embedded_postgres(bench_dir()) as url:
+        yield url
+
+
+def url_of(server_url: str, database: str) -> str:
+    return make_url(server_url).set(database=database).render_as_string(hide_password=False)
+
+
+@asynccontextmanager
+async def opened(server_url: str, database: str) -> AsyncIterator[AsyncEngine]:
+    """A migrated database, created where it is not there."""
+    if not await exists(server_url, database):
+        await _administrate(server_url, f"CREATE DATABASE {database}")
+    async with job_engine(url_of(server_url, database)) as engine:
+        await migrate(engine)
+        yield engine
+
+
+async def exists(server_url: str, database: str) -> bool:
+    async with job_engine(server_url) as engine, connect(engine) as connection:
+        query = text("SELECT count(*) FROM pg_database WHERE datname = :name")
+        return bool(await connection.scalar(query, {"name": database}))
+
+
+async def drop(server_url: str, database: str) -> None:
+    await _administrate(server_url, f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+
+
+async def copy(server_url: str, database: str, template: str) -> None:
+    await drop(server_url, database)
+    await _administrate(
+        server_url, f"CREATE DATABASE {database} TEMPLATE {template} STRATEGY file_copy"
+    )
+    await _administrate(server_url, "CHECKPOINT")
+
+
+async def _administrate(server_url: str, statement: str) -> None:
+    async with job_engine(server_url) as engine:
+        await in_autocommit(engine, statement)
+
+
+async def in_autocommit(engine: AsyncEngine, *statements: str) -> None:
+    """What can't run in a transaction: VACUUM, CREATE DATABASE."""
+    async with connect(engine) as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        for statement in statements:
+            await connection.execute(text(statement))
+
+
+async def served_database(server_url: str, packages: int) -> str:
+    """The URL of a database with a full window of so many packages, filled where it is not yet."""
+    database = f"served_{packages}"
+    async with opened(server_url, database) as engine:
+        await fill(engine, packages, days_before(LAST_DAY, SERVED_DAYS))
+        await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
+    return url_of(server_url, database)
+
+
+async def fill(engine: AsyncEngine, packages: int, days: list[date]) -> None:
+    """Publish those of the days that are missing, the latest first: it costs the least."""
+    held = {day.day for day in await DownloadsRepository(engine, SERVED_DAYS).published_days()}
+    missing = [day for day in days if day not in held]
+    source = SyntheticSource(packages)
+    for number, day in enumerate(reversed(missing)):
+        if number % 30 == 0:
+            progress(f"publishing {packages:,} packages: {len(missing) - number} days to go")
+        await ingest_day(engine, source, day, retention_days=SERVED_DAYS)

@@ -1,0 +1,133 @@
+"""Loads a server with wrk, and looks at its process meanwhile."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.command_line import BenchmarkError
+from benchmarks.servers import Server
+
+CONNECTIONS = 32
+
+SCRIPT = Path(__file__).with_name("wrk.lua")
+
+LONGEST_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    requests: int
+    seconds: float
+    bytes: int
+    p50_ms: float
+    p99_ms: float
+    cpu_percent: float
+    """Of one core."""
+
+    rss_bytes: int
+    not_ok: int
+    """Answers with a status from 400 on."""
+
+    @property
+    def requests_per_second(self) -> float:
+        return self.requests / self.seconds
+
+    @property
+    def bytes_per_second(self) -> float:
+        return self.bytes / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is asked, on how many connections."""
+
+    path: str = "/"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    paths: Path | None = None
+    """A file of paths that are asked for in turn, instead of the one."""
+
+    connections: int = CONNECTIONS
+    pause_ms: int = 0
+    """Of each connection, between an answer and its next request."""
+
+
+def check_installed() -> None:
+    if shutil.which("wrk") is None:
+        raise BenchmarkError(
+            "wrk, which makes the load, is not installed: on Debian, apt-get install wrk"
+        )
+
+
+def measure(server: Server, load: Load, seconds: float, *, skip: int = 0) -> Measured:
+    with loading(server, load, seconds, skip=skip) as running:
+        return running.finish()
+
+
+@contextmanager
+def loading(
+    server: Server, load: Load, seconds: float = LONGEST_SECONDS, *, skip: int = 0
+) -> Iterator["RunningLoad"]:
+    """A load that goes on meanwhile, until it is finished or its time is over."""
+    process = subprocess.Popen(
+        _command(server, load, seconds, skip), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        yield RunningLoad(server, process)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+class RunningLoad:
+    def __init__(self, server: Server, process: subprocess.Popen[bytes]) -> None:
+        self._server = server
+        self._process = process
+        self._began = time.monotonic()
+        self._cpu_seconds = server.cpu_seconds()
+
+    def stop(self) -> Measured:
+        """What was measured up to now."""
+        self._process.send_signal(signal.SIGINT)
+        return self.finish()
+
+    def finish(self) -> Measured:
+        """What was measured when its time is over."""
+        output, _ = self._process.communicate()
+        cpu_seconds = self._server.cpu_seconds() - self._cpu_seconds
+        elapsed = time.monotonic() - self._began
+        _, found, told = output.decode().partition("MEASURED ")
+        if not found:
+            raise BenchmarkError(f"wrk failed: {output.decode().strip()}")
+        counts: dict[str, int] = json.loads(told)
+        if counts["broken"] or not counts["requests"]:
+            raise BenchmarkError(
+                f"{counts['broken']} of {counts['requests']} requests were not answered"
+            )
+        return Measured(
+            requests=counts["requests"],
+            seconds=counts["microseconds"] / 1e6,
+            bytes=counts["bytes"],
+            p50_ms=counts["p50_us"] / 1000,
+            p99_ms=counts["p99_us"] / 1000,
+            cpu_percent=100 * cpu_seconds / elapsed,
+            rss_bytes=self._server.rss_bytes(),
+            not_ok=counts["not_ok"],
+        )
+
+
+def _command(server: Server, load: Load, seconds: float, skip: int) -> Sequence[str]:
+    headers = [f"--header={name}: {value}" for name, value in load.headers.items()]
+    return [
+        *("wrk", "--threads=1", f"--connections={load.connections}"),
+        *(f"--duration={max(round(seconds), 1)}s", "--timeout=10s", f"--script={SCRIPT}"),
+        *headers,
+        server.url + load.path,
+        *("--", str(load.paths or "-"), str(skip), str(load.pause_ms)),
+    ]

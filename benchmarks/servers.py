@@ -1,0 +1,150 @@
+"""The servers under load: the service as it ships, and a bare function to compare it with."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from app.settings import Settings
+from benchmarks.command_line import ROOT, BenchmarkError, bench_dir
+
+START_SECONDS = 60
+STOP_SECONDS = 30
+
+UNREACHED_LIMITS = "100000000/second;6000000000/minute"
+"""Counted like any, and never reached."""
+
+KNOWN_PACKAGE = "/api/packages/synthetic-1/recent"
+
+CONTENT_HEADERS = ("content-type", "content-encoding")
+"""What the bare function sends besides the length, as the service does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    url: str
+    process: psutil.Process
+
+    def processes(self) -> list[psutil.Process]:
+        """Its own and those of its workers."""
+        return [self.process, *self.process.children(recursive=True)]
+
+    def cpu_seconds(self) -> float:
+        times = [process.cpu_times() for process in self.processes()]
+        return sum(spent.user + spent.system for spent in times)
+
+    def rss_bytes(self) -> int:
+        return sum(process.memory_info().rss for process in self.processes())
+
+
+@contextmanager
+def running(name: str, command: Sequence[str], **environment: str) -> Iterator[psutil.Popen]:
+    """A process whose output goes to a log of that name. It ends when this does."""
+    log = bench_dir() / f"{name}.log"
+    with log.open("w") as output:
+        process = psutil.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield process
+    finally:
+        if process.is_running():
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def service(database_url: str, *, workers: int = 1, **settings: str) -> Iterator[Server]:
+    """The service on a database, with its defaults apart from limits out of reach."""
+    port = _free_port()
+    # Empty counts as left out, and goes before a `.env` file.
+    shipped = {name.upper(): "" for name in Settings.model_fields} | {
+        "DATABASE_URL": database_url,
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+        "WORKERS": str(workers),
+        "RATE_LIMITS": UNREACHED_LIMITS,
+        # It refuses to mix with what is held.
+        "INGEST_SOURCE": "sample",
+    }
+    command = [sys.executable, "-m", "app", "serve"]
+    with running("service", command, **(shipped | settings)) as process:
+        yield _ready("service", f"http://127.0.0.1:{port}", process, KNOWN_PACKAGE)
+
+
+@contextmanager
+def bare_function(answer: httpx.Response | bytes, *, workers: int = 1) -> Iterator[Server]:
+    """An ASGI function that does nothing but send the same bytes, in the server of the service."""
+    port = _free_port()
+    body = bench_dir() / "bare.body"
+    if isinstance(answer, bytes):
+        status, headers = 200, {"content-type": "application/json"}
+        body.write_bytes(answer)
+    else:
+        status, headers = answer.status_code, dict(answer.headers)
+        body.write_bytes(answer.content)
+    environment = {"BARE_STATUS": str(status), "BARE_BODY": str(body)} | {
+        f"BARE_{name.upper().replace('-', '_')}": headers.get(name, "") for name in CONTENT_HEADERS
+    }
+    command = [
+        *(sys.executable, "-m", "uvicorn", "benchmarks.bare:app"),
+        *("--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)),
+        *("--loop", "uvloop", "--http", "httptools", "--lifespan", "off"),
+        *("--no-access-log", "--no-server-header", "--log-level", "warning"),
+    ]
+    with running("bare", command, **environment) as process:
+        yield _ready("bare", f"http://127.0.0.1:{port}", process, "/")
+
+
+def fetch(server: Server, path: str, headers: dict[str, str]) -> httpx.Response:
+    """The answer with its body as it was sent, compressed or not."""
+    asked = {"accept-encoding": "identity"} | headers
+    with httpx.stream("GET", server.url + path, headers=asked) as answer:
+        sent = b"".join(answer.iter_raw())
+        whole = httpx.Response(answer.status_code, content=sent)
+        # Set afterwards: a new answer would take its body apart.
+        whole.headers = answer.headers
+        return whole
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _ready(name: str, url: str, process: psutil.Popen, path: str) -> Server:
+    log: Path = bench_dir() / f"{name}.log"
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            last = (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
+            raise BenchmarkError(f"the {name} ended with status {process.returncode}: {last}")
+        try:
+            answer = httpx.get(url + path, timeout=5)
+        except httpx.TransportError:
+            time.sleep(0.05)
+            continue
+        # Only the bare function and a service that knows what is published are what is measured.
+        if name == "bare" or "etag" in answer.headers:
+            return Server(url, psutil.Process(process.pid))
+        time.sleep(0.05)
+    raise BenchmarkError(f"the {name} was not ready within {START_SECONDS} s: {log} may tell why")

@@ -1,0 +1,278 @@
+"""Requests a second of the service, next to those of a bare function that sends the same bytes."""
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import mean, median
+
+import click
+import httpx
+from matplotlib.figure import Figure
+
+from benchmarks.command_line import (
+    BenchmarkError,
+    bench_dir,
+    main,
+    output_option,
+    progress,
+    results_folder,
+)
+from benchmarks.data import SEED, package_name
+from benchmarks.databases import postgres, served_database
+from benchmarks.load import CONNECTIONS, Load, Measured, check_installed, measure
+from benchmarks.report import Report, Table, megabytes
+from benchmarks.servers import Server, bare_function, fetch, service
+
+POPULAR = f"/api/packages/{package_name(1)}"
+
+MAX_P99_TO_P50_COLD = 6.0
+
+SAMPLED_PACKAGES = 200
+"""Whose mean answer the bare function sends where every request asks for another package."""
+
+METHOD = (
+    "wrk, {connections} connections on one thread, loads a bare uvicorn function and the service "
+    "in turns, {rounds} rounds of {seconds:g} s each; figures are medians of the rounds, and the "
+    "ratio is that of the two in the same round. {packages:,} packages, 180 days, {workers} "
+    "worker(s). The bare function sends the same bytes with the same content headers. The service "
+    "runs as it ships, its limits set out of reach, its request log going to a file. Hot answers "
+    "were given before; with cold ones its cache is off, each request asks for another package, "
+    "and the bare function sends bytes of the mean size. CPU and RSS are those of the service's "
+    "processes, CPU of one core. All of it shares the machine: wrk, the server, Postgres."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    name: str
+    endpoint: str
+    target: float | None = None
+    """The least ratio to the bare function that is good enough."""
+
+    headers: dict[str, str] = field(default_factory=dict)
+    status: int = 200
+    package: str = POPULAR
+
+
+HOT = (
+    Case("recent", "recent", target=0.5),
+    Case("overall", "overall"),
+    Case("python_minor", "python_minor", target=0.6),
+    Case("python_minor, gzip", "python_minor", target=0.6, headers={"accept-encoding": "gzip"}),
+    Case("python_minor, zstd", "python_minor", target=0.6, headers={"accept-encoding": "zstd"}),
+    Case("recent, 304", "recent", status=304),
+    Case("unknown package, 404", "recent", status=404, package="/api/packages/no-such-package"),
+)
+LOG_OFF = (Case("recent, no request log", "recent", target=0.6),)
+COLD = (
+    Case("recent, cold", "recent", target=0.07),
+    Case("overall, cold", "overall", target=0.05),
+    Case("python_minor, cold", "python_minor", target=0.02),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    case: Case
+    service: Sequence[Measured]
+    bare: Sequence[Measured]
+
+    @property
+    def ratio(self) -> float:
+        return median(
+            ours.requests_per_second / bare.requests_per_second
+            for ours, bare in zip(self.service, self.bare, strict=True)
+        )
+
+    @property
+    def tail(self) -> float:
+        return median(round_.p99_ms / round_.p50_ms for round_ in self.service)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    packages: int
+    rounds: int
+    seconds: float
+    workers: int
+
+
+def run(form: Form) -> Iterator[Result]:
+    with postgres() as server_url:
+        database_url = asyncio.run(served_database(server_url, form.packages))
+        started = partial(service, database_url, workers=form.workers)
+        with started() as server:
+            for case in HOT:
+                yield _hot(server, case, form)
+        with started(REQUEST_LOG="false") as server:
+            for case in LOG_OFF:
+                yield _hot(server, case, form)
+        with started(RESPONSE_CACHE_MAX_BYTES="0") as server:
+            for case in COLD:
+                yield _cold(server, case, form)
+
+
+def _hot(server: Server, case: Case, form: Form) -> Result:
+    path = f"{case.package}/{case.endpoint}"
+    headers = case.headers
+    if case.status == 304:
+        headers = {"if-none-match": fetch(server, path, {}).headers["etag"]}
+    answer = fetch(server, path, headers)
+    if answer.status_code != case.status:
+        raise BenchmarkError(f"{path} was answered with status {answer.status_code}")
+    with bare_function(answer, workers=form.workers) as bare:
+        return _in_turns(case, server, bare, Load(path, headers), form)
+
+
+def _cold(server: Server, case: Case, form: Form) -> Result:
+    order = list(range(1, form.packages + 1))
+    random.Random(SEED).shuffle(order)
+    paths = bench_dir() / "cold.paths"
+    listed = [f"/api/packages/{package_name(rank)}/{case.endpoint}" for rank in order]
+    paths.write_text("\n".join(listed) + "\n")
+    with httpx.Client(base_url=server.url, headers={"accept-encoding": "identity"}) as client:
+        sizes = [len(client.get(path).content) for path in listed[:SAMPLED_PACKAGES]]
+    with bare_function(b" " * round(mean(sizes)), workers=form.workers) as bare:
+        return _in_turns(case, server, bare, Load(paths=paths), form)
+
+
+def _in_turns(case: Case, server: Server, bare: Server, load: Load, form: Form) -> Result:
+    plain = Load(headers=load.headers, paths=load.paths)
+    asked = SAMPLED_PACKAGES
+    ours: list[Measured] = []
+    others: list[Measured] = []
+    for _ in range(form.rounds):
+        others.append(measure(bare, plain, form.seconds))
+        ours.append(measure(server, load, form.seconds, skip=asked))
+        asked += ours[-1].requests
+        if ours[-1].not_ok != (ours[-1].requests if case.status >= 400 else 0):
+            raise BenchmarkError(
+                f"{case.name}: {ours[-1].not_ok} of {ours[-1].requests} answers were errors"
+            )
+    result = Result(case, ours, others)
+    progress(
+        f"{case.name}: {median(round_.requests_per_second for round_ in ours):,.0f} requests/s, "
+        f"{result.ratio:.1%} of the bare function"
+    )
+    return result
+
+
+def _row(result: Result) -> list[str]:
+    ours = result.service
+
+    def of(attribute: str, rounds: Sequence[Measured] = ours) -> float:
+        values: list[float] = [getattr(measured, attribute) for measured in rounds]
+        return median(values)
+
+    return [
+        result.case.name,
+        f"{of('requests_per_second'):,.0f}",
+        f"{of('requests_per_second', result.bare):,.0f}",
+        f"{result.ratio:.1%}",
+        "" if result.case.target is None else _judged(result.ratio, result.case.target),
+        f"{of('p50_ms'):.2f}",
+        f"{of('p99_ms'):.2f}",
+        megabytes(of("bytes_per_second")),
+        f"{of('cpu_percent'):.0f} %",
+        megabytes(of("rss_bytes")),
+    ]
+
+
+def _judged(ratio: float, target: float) -> str:
+    return f"{'met' if ratio >= target else 'not met'} (≥ {target:.0%})"
+
+
+def _other_targets(results: dict[str, Result]) -> list[list[str]]:
+    rows = []
+    for name in (case.name for case in COLD):
+        tail = results[name].tail
+        verdict = "met" if tail <= MAX_P99_TO_P50_COLD else "not met"
+        rows.append(
+            [f"{name}: p99 to p50", f"{tail:.1f}", f"{verdict} (≤ {MAX_P99_TO_P50_COLD:g})"]
+        )
+    pace = median(
+        one.requests_per_second / other.requests_per_second
+        for one, other in zip(
+            results["recent, 304"].service, results["recent"].service, strict=True
+        )
+    )
+    rows.append(["304 to 200, recent", f"{pace:.2f}", "met" if pace >= 1 else "not met (≥ 1)"])
+    return rows
+
+
+def report(results: Sequence[Result], form: Form) -> Report:
+    columns = (
+        *("case", "requests/s", "bare", "ratio", "target"),
+        *("p50 ms", "p99 ms", "bytes/s", "CPU", "RSS"),
+    )
+    return Report(
+        name="serving",
+        title="Serving, next to a bare function",
+        method=METHOD.format(connections=CONNECTIONS, **asdict(form)),
+        tables=[
+            Table("Requests", columns, [_row(result) for result in results]),
+            Table(
+                "Other targets",
+                ("what", "measured", "target"),
+                _other_targets({result.case.name: result for result in results}),
+            ),
+        ],
+        figures={"form": asdict(form), "cases": [asdict(result) for result in results]},
+        chart=_chart(results),
+    )
+
+
+def _chart(results: Sequence[Result]) -> Figure:
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    hot = [result for result in results if result.case not in COLD]
+    cold = [result for result in results if result.case in COLD]
+    upper, lower = figure.subplots(2, height_ratios=(len(hot), len(cold)))
+    for axes, shown in ((upper, hot), (lower, cold)):
+        names = [result.case.name for result in shown][::-1]
+        percents = [100 * result.ratio for result in shown][::-1]
+        bars = axes.barh(names, percents, color="#4878a8")
+        axes.bar_label(bars, fmt="%.1f %%", padding=3)
+        targets = [
+            (100 * result.case.target, row)
+            for row, result in enumerate(reversed(shown))
+            if result.case.target is not None
+        ]
+        for target, row in targets:
+            axes.plot([target, target], [row - 0.45, row + 0.45], color="#c44e52", linewidth=2)
+        axes.set_xlim(0, 1.2 * max(*percents, *(target for target, _ in targets)))
+        axes.spines[["top", "right"]].set_visible(False)
+    upper.set_title("Requests a second, in % of a bare function's (red: target)")
+    return figure
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Few packages and short rounds: about a minute.")
+@click.option("--packages", type=click.IntRange(min=1_000), help="Default: 20,000; quick 2,000.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Default: 5; quick 2.")
+@click.option("--seconds", type=float, help="Of each load. Default: 3; quick 1.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
+@output_option
+def serving(
+    quick: bool,
+    packages: int | None,
+    rounds: int | None,
+    seconds: float | None,
+    workers: int,
+    output: Path | None,
+) -> None:
+    """Measure requests a second, hot and cold, next to a bare function's."""
+    check_installed()
+    form = Form(
+        packages=packages or (2_000 if quick else 20_000),
+        rounds=rounds or (2 if quick else 5),
+        seconds=seconds or (1 if quick else 3),
+        workers=workers,
+    )
+    report(list(run(form)), form).save(results_folder(output))
+
+
+if __name__ == "__main__":
+    main(serving)
