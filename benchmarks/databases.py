@@ -75,13 +75,16 @@ async def served_database(server_url: str, packages: int) -> str:
     """The URL of a database with a full window of so many packages, filled where it is not yet."""
     database = f"served_{packages}"
     async with opened(server_url, database) as engine:
-        await fill(engine, packages, days_before(LAST_DAY, SERVED_DAYS))
-        await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
+        if await fill(engine, packages, days_before(LAST_DAY, SERVED_DAYS)):
+            await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
     return url_of(server_url, database)
 
 
-async def fill(engine: AsyncEngine, packages: int, days: list[date]) -> None:
-    """Publish those of the days that are missing, the latest first: it costs the least."""
+async def fill(engine: AsyncEngine, packages: int, days: list[date]) -> int:
+    """Publish those of the days that are missing, and say how many those were.
+
+    The latest first: the figures of `recent` are summed anew for few of the others.
+    """
     held = {day.day for day in await DownloadsRepository(engine, SERVED_DAYS).published_days()}
     missing = [day for day in days if day not in held]
     source = SyntheticSource(packages)
@@ -89,3 +92,4 @@ async def fill(engine: AsyncEngine, packages: int, days: list[date]) -> None:
         if number % 30 == 0:
             progress(f"publishing {packages:,} packages: {len(missing) - number} days to go")
         await ingest_day(engine, source, day, retention_days=SERVED_DAYS)
+    return len(missing)

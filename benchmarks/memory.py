@@ -21,7 +21,7 @@ from benchmarks.command_line import (
 from benchmarks.data import PYTHON_MINOR_SHARES, SEED, SYSTEM_SHARES, package_name
 from benchmarks.databases import postgres, served_database
 from benchmarks.load import Load, check_installed, measure
-from benchmarks.report import Report, Table, megabytes
+from benchmarks.report import Report, Table, megabytes, verdict
 from benchmarks.servers import service
 
 DISTINCT_URLS = 100_000
@@ -36,6 +36,9 @@ STEP_SECONDS = 5
 
 SETTLED_SHARE = 0.2
 """Of the requests, after which the memory should be what it stays: by then the cache is full."""
+
+MOST_GROWTH = 1.05
+"""From then to the end."""
 
 METHOD = (
     "wrk, {connections} connections, asks the service as it ships for {requests:,} answers about "
@@ -129,11 +132,18 @@ def report(samples: Sequence[Sample], packages: int, requests: int) -> Report:
                     for when, sample in rows
                     if isinstance(sample, Sample)
                 ],
-            )
+            ),
+            Table("Target", ("what", "measured", "target"), [_growth(settled, samples[-1])]),
         ],
         figures=[asdict(sample) for sample in samples],
         chart=_chart(samples),
     )
+
+
+def _growth(settled: Sample, last: Sample) -> list[str]:
+    growth = last.rss_bytes / settled.rss_bytes
+    what = f"last to after {SETTLED_SHARE:.0%}"
+    return [what, f"{growth:.2f}", verdict(growth <= MOST_GROWTH, f"≤ {MOST_GROWTH}")]
 
 
 def _chart(samples: Sequence[Sample]) -> Figure:
@@ -142,11 +152,9 @@ def _chart(samples: Sequence[Sample]) -> Figure:
     axes.plot(
         [sample.requests / 1000 for sample in samples],
         [sample.rss_bytes / 1e6 for sample in samples],
-        color="#4878a8",
     )
     axes.set(xlabel="thousand requests", ylabel="RSS, MB", title="Memory of a server process")
     axes.set_ylim(bottom=0)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -16,7 +16,11 @@ from matplotlib.figure import Figure
 
 from benchmarks.command_line import ROOT
 
-mpl.use("Agg")
+mpl.rcParams |= {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": "cycler(color=['#4878a8', '#d68a3c', '#5a9e6f', '#8064a2'])",
+}
 
 Row = Sequence[str]
 
@@ -121,6 +125,10 @@ def _cpu_model() -> str:
         return platform.processor() or platform.machine()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.machine()
+
+
+def verdict(met: bool, bound: str) -> str:
+    return f"{'met' if met else 'not met'} ({bound})"
 
 
 def megabytes(size: float) -> str:

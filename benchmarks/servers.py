@@ -48,8 +48,7 @@ class Server:
 @contextmanager
 def running(name: str, command: Sequence[str], **environment: str) -> Iterator[psutil.Popen]:
     """A process whose output goes to a log of that name. It ends when this does."""
-    log = bench_dir() / f"{name}.log"
-    with log.open("w") as output:
+    with _log(name).open("w") as output:
         process = psutil.Popen(
             command,
             cwd=ROOT,
@@ -73,7 +72,7 @@ def running(name: str, command: Sequence[str], **environment: str) -> Iterator[p
 @contextmanager
 def service(database_url: str, *, workers: int = 1, **settings: str) -> Iterator[Server]:
     """The service on a database, with its defaults apart from limits out of reach."""
-    port = _free_port()
+    port = free_port()
     # Empty counts as left out, and goes before a `.env` file.
     shipped = {name.upper(): "" for name in Settings.model_fields} | {
         "DATABASE_URL": database_url,
@@ -86,13 +85,13 @@ def service(database_url: str, *, workers: int = 1, **settings: str) -> Iterator
     }
     command = [sys.executable, "-m", "app", "serve"]
     with running("service", command, **(shipped | settings)) as process:
-        yield _ready("service", f"http://127.0.0.1:{port}", process, KNOWN_PACKAGE)
+        yield _ready("service", port, process)
 
 
 @contextmanager
 def bare_function(answer: httpx.Response | bytes, *, workers: int = 1) -> Iterator[Server]:
     """An ASGI function that does nothing but send the same bytes, in the server of the service."""
-    port = _free_port()
+    port = free_port()
     body = bench_dir() / "bare.body"
     if isinstance(answer, bytes):
         status, headers = 200, {"content-type": "application/json"}
@@ -110,7 +109,7 @@ def bare_function(answer: httpx.Response | bytes, *, workers: int = 1) -> Iterat
         *("--no-access-log", "--no-server-header", "--log-level", "warning"),
     ]
     with running("bare", command, **environment) as process:
-        yield _ready("bare", f"http://127.0.0.1:{port}", process, "/")
+        yield _ready("bare", port, process)
 
 
 def fetch(server: Server, path: str, headers: dict[str, str]) -> httpx.Response:
@@ -124,27 +123,48 @@ def fetch(server: Server, path: str, headers: dict[str, str]) -> httpx.Response:
         return whole
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
 
 
-def _ready(name: str, url: str, process: psutil.Popen, path: str) -> Server:
-    log: Path = bench_dir() / f"{name}.log"
+def wait_for(name: str, port: int, process: psutil.Popen) -> None:
+    """Until the process listens on the port."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            last = (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
-            raise BenchmarkError(f"the {name} ended with status {process.returncode}: {last}")
+        _check_runs(name, process)
         try:
-            answer = httpx.get(url + path, timeout=5)
-        except httpx.TransportError:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
             time.sleep(0.05)
-            continue
-        # Only the bare function and a service that knows what is published are what is measured.
-        if name == "bare" or "etag" in answer.headers:
-            return Server(url, psutil.Process(process.pid))
+        else:
+            return
+    raise BenchmarkError(_not_ready(name))
+
+
+def _ready(name: str, port: int, process: psutil.Popen) -> Server:
+    wait_for(name, port, process)
+    server = Server(f"http://127.0.0.1:{port}", psutil.Process(process.pid))
+    deadline = time.monotonic() + START_SECONDS
+    # A service is what is measured only once it knows what is published.
+    while name == "service" and "etag" not in fetch(server, KNOWN_PACKAGE, {}).headers:
+        if time.monotonic() > deadline:
+            raise BenchmarkError(_not_ready(name))
         time.sleep(0.05)
-    raise BenchmarkError(f"the {name} was not ready within {START_SECONDS} s: {log} may tell why")
+    return server
+
+
+def _check_runs(name: str, process: psutil.Popen) -> None:
+    if process.poll() is not None:
+        said = _log(name).read_text().strip().splitlines() or ["it said nothing"]
+        raise BenchmarkError(f"the {name} ended with status {process.returncode}: {said[-1]}")
+
+
+def _not_ready(name: str) -> str:
+    return f"the {name} was not ready within {START_SECONDS} s: {_log(name)} may tell why"
+
+
+def _log(name: str) -> Path:
+    return bench_dir() / f"{name}.log"

@@ -23,7 +23,7 @@ from benchmarks.command_line import (
 from benchmarks.data import SEED, package_name
 from benchmarks.databases import postgres, served_database
 from benchmarks.load import CONNECTIONS, Load, Measured, check_installed, measure
-from benchmarks.report import Report, Table, megabytes
+from benchmarks.report import Report, Table, megabytes, verdict
 from benchmarks.servers import Server, bare_function, fetch, service
 
 POPULAR = f"/api/packages/{package_name(1)}"
@@ -172,7 +172,7 @@ def _row(result: Result) -> list[str]:
         f"{of('requests_per_second'):,.0f}",
         f"{of('requests_per_second', result.bare):,.0f}",
         f"{result.ratio:.1%}",
-        "" if result.case.target is None else _judged(result.ratio, result.case.target),
+        _judged(result),
         f"{of('p50_ms'):.2f}",
         f"{of('p99_ms'):.2f}",
         megabytes(of("bytes_per_second")),
@@ -181,25 +181,24 @@ def _row(result: Result) -> list[str]:
     ]
 
 
-def _judged(ratio: float, target: float) -> str:
-    return f"{'met' if ratio >= target else 'not met'} (≥ {target:.0%})"
+def _judged(result: Result) -> str:
+    target = result.case.target
+    return "" if target is None else verdict(result.ratio >= target, f"≥ {target:.0%}")
 
 
 def _other_targets(results: dict[str, Result]) -> list[list[str]]:
     rows = []
     for name in (case.name for case in COLD):
         tail = results[name].tail
-        verdict = "met" if tail <= MAX_P99_TO_P50_COLD else "not met"
-        rows.append(
-            [f"{name}: p99 to p50", f"{tail:.1f}", f"{verdict} (≤ {MAX_P99_TO_P50_COLD:g})"]
-        )
+        judged = verdict(tail <= MAX_P99_TO_P50_COLD, f"≤ {MAX_P99_TO_P50_COLD:g}")
+        rows.append([f"{name}: p99 to p50", f"{tail:.1f}", judged])
     pace = median(
         one.requests_per_second / other.requests_per_second
         for one, other in zip(
             results["recent, 304"].service, results["recent"].service, strict=True
         )
     )
-    rows.append(["304 to 200, recent", f"{pace:.2f}", "met" if pace >= 1 else "not met (≥ 1)"])
+    rows.append(["304 to 200, recent", f"{pace:.2f}", verdict(pace >= 1, "≥ 1")])
     return rows
 
 
@@ -233,7 +232,7 @@ def _chart(results: Sequence[Result]) -> Figure:
     for axes, shown in ((upper, hot), (lower, cold)):
         names = [result.case.name for result in shown][::-1]
         percents = [100 * result.ratio for result in shown][::-1]
-        bars = axes.barh(names, percents, color="#4878a8")
+        bars = axes.barh(names, percents)
         axes.bar_label(bars, fmt="%.1f %%", padding=3)
         targets = [
             (100 * result.case.target, row)
@@ -243,7 +242,6 @@ def _chart(results: Sequence[Result]) -> Figure:
         for target, row in targets:
             axes.plot([target, target], [row - 0.45, row + 0.45], color="#c44e52", linewidth=2)
         axes.set_xlim(0, 1.2 * max(*percents, *(target for target, _ in targets)))
-        axes.spines[["top", "right"]].set_visible(False)
     upper.set_title("Requests a second, in % of a bare function's (red: target)")
     return figure
 

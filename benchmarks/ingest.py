@@ -1,0 +1,361 @@
+"""The ingest of a day of PyPI's size: how long it takes, and what those who read notice of it."""
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+import click
+from matplotlib.figure import Figure
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.db.downloads_repository import DownloadsRepository
+from app.db.engine import connect, job_engine
+from app.db.ingest_repository import IngestRepository
+from app.db.partitions import ensure_partition
+from app.ingest.pipeline import expire, ingest_day
+from app.settings import Settings
+from benchmarks.bigquery_server import PAGE_ROWS, prepare_pages
+from benchmarks.command_line import (
+    BenchmarkError,
+    bench_dir,
+    main,
+    output_option,
+    progress,
+    results_folder,
+)
+from benchmarks.data import LAST_DAY, SEED, SyntheticSource, days_before, package_name
+from benchmarks.databases import (
+    SERVED_DAYS,
+    copy,
+    drop,
+    in_autocommit,
+    opened,
+    postgres,
+    url_of,
+)
+from benchmarks.load import Load, Measured, check_installed, loading, measure
+from benchmarks.report import Report, Table, megabytes, verdict
+from benchmarks.servers import free_port, running, service, wait_for
+
+EARLIER_DAYS = 29
+
+READERS = Load(connections=8, pause_ms=38)
+"""About 200 requests a second, however many of them have to wait."""
+
+READERS_BEFORE_SECONDS = 10
+READ_PATHS = 50_000
+
+FULL_PACKAGES = 700_000
+
+LONGEST_SECONDS = 45
+LEAST_COUNTS_PER_SECOND = 300_000
+"""Ten times what the public service's own code ingests."""
+
+MOST_RSS_BYTES = 300e6
+MOST_P99_RATIO = 2
+LONGEST_RETENTION_SECONDS = 1
+
+# With the product's tables, and past its pipeline, which would take many times as long.
+_COPY_ROWS = (
+    "INSERT INTO daily_downloads "
+    "(package_id, date, with_mirrors, without_mirrors, python_minor, system) "
+    "SELECT package_id, CAST(:day AS date), with_mirrors, without_mirrors, python_minor, system "
+    "FROM daily_downloads WHERE date = :source ORDER BY package_id"
+)
+_COPY_RECORD = (
+    "INSERT INTO ingested_days (day, source, packages, downloads, published_at, digest) "
+    "SELECT CAST(:day AS date), source, packages, downloads, published_at, digest "
+    "FROM ingested_days WHERE day = :source"
+)
+_SUM_EQUAL_DAYS = (
+    "UPDATE packages SET last_seen = :day, last_week = 7 * last_day, "
+    "last_month = CAST(:days AS int) * last_day"
+)
+_SIZE_OF_DAYS = (
+    "SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('daily_downloads')"
+)
+_SEEN_A_DAY_LATER = "UPDATE packages SET last_seen = last_seen + 1 WHERE last_seen = :day"
+
+METHOD = (
+    "A day of {packages:,} packages goes from BigQuery's own client, which reads it over REST from "
+    "a server on this machine in compressed pages of {page:,} rows, to published, in a process of "
+    "its own; {earlier} earlier days are in place. Time counts from the first page, parsed, to the "
+    "commit. Meanwhile 8 connections ask the service for about 200 answers a second, packages at "
+    "random, and so did they before. Retention then drops this month, while they go on asking. "
+    "Category counts are those of the rows: with and without mirrors, and each of python_minor "
+    "and system."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    packages: int
+    category_counts: int
+    seconds: float
+    stages: Mapping[str, float]
+    cpu_seconds: float
+    peak_rss_bytes: int
+
+    @property
+    def counts_per_second(self) -> float:
+        return self.category_counts / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    seconds: float
+    dead_tuples: int
+    """That it left behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    ingested: Ingested
+    before: Measured
+    during: Measured
+    retention: Retention
+    day_bytes: float
+    """On disk, of one day's rows and their index."""
+
+
+def run(packages: int) -> Result:
+    pages, counts = prepare_pages(packages, LAST_DAY)
+    paths = _write_paths(packages)
+    database = f"ingest_{packages}_run"
+    with postgres() as server_url:
+        template = asyncio.run(_earlier_days(server_url, packages))
+        progress("copying the database of the earlier days")
+        asyncio.run(copy(server_url, database, template))
+        url = url_of(server_url, database)
+        try:
+            with service(url) as server:
+                readers = Load("/", {}, paths, READERS.connections, READERS.pause_ms)
+                progress("reading, before the ingest")
+                before = measure(server, readers, READERS_BEFORE_SECONDS)
+                progress("reading, and ingesting")
+                with loading(server, readers, skip=before.requests) as load:
+                    ingested = _ingest(url, pages, counts)
+                    during = load.stop()
+                progress(f"published after {ingested.seconds:.1f} s; retention is next")
+                with loading(server, readers, skip=before.requests + during.requests):
+                    retention, day_bytes = asyncio.run(_retain(url))
+        finally:
+            asyncio.run(drop(server_url, database))
+    return Result(ingested, before, during, retention, day_bytes)
+
+
+def _write_paths(packages: int) -> Path:
+    choice = random.Random(SEED)
+    paths = bench_dir() / "ingest.paths"
+    with paths.open("w") as file:
+        for _ in range(READ_PATHS):
+            package = package_name(choice.randint(1, packages))
+            endpoint = choice.choice(("recent", "overall", "python_minor"))
+            file.write(f"/api/packages/{package}/{endpoint}\n")
+    return paths
+
+
+async def _earlier_days(server_url: str, packages: int) -> str:
+    """The name of a database with the days before, made where it is not there."""
+    database = f"ingest_{packages}"
+    first, *others = days_before(LAST_DAY - timedelta(days=1), EARLIER_DAYS)
+    async with opened(server_url, database) as engine:
+        held = await DownloadsRepository(engine, SERVED_DAYS).published_days()
+        if not held:
+            progress(f"publishing the first of {EARLIER_DAYS} earlier days")
+            source = SyntheticSource(packages)
+            await ingest_day(engine, source, first, retention_days=SERVED_DAYS)
+        if len(held) < EARLIER_DAYS:
+            progress("copying it to the others")
+            async with connect(engine) as connection:
+                await IngestRepository(connection).lock_publish()
+                for day in others:
+                    await _copy_day(connection, first, day)
+                await connection.execute(
+                    text(_SUM_EQUAL_DAYS), {"day": others[-1], "days": EARLIER_DAYS}
+                )
+                await connection.commit()
+            await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
+    return database
+
+
+async def _copy_day(connection: AsyncConnection, source: date, day: date) -> None:
+    """Publish a day with the rows of another, but for the figures of its packages."""
+    await ensure_partition(connection, day)
+    for statement in (_COPY_ROWS, _COPY_RECORD):
+        await connection.execute(text(statement), {"source": source, "day": day})
+
+
+def _ingest(url: str, pages: Path, counts: int) -> Ingested:
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    settings = {name.upper(): "" for name in Settings.model_fields} | {
+        "DATABASE_URL": url,
+        "BIGQUERY_EMULATOR_HOST": address,
+    }
+    with (
+        _source(pages, port),
+        running(
+            "ingest",
+            [sys.executable, "-m", "benchmarks.ingest_process", LAST_DAY.isoformat()],
+            **settings,
+        ) as process,
+    ):
+        status = process.wait()
+    told = (bench_dir() / "ingest.log").read_text().strip().splitlines()
+    if status or not told:
+        raise BenchmarkError(f"the ingest ended with status {status}: {''.join(told[-1:])}")
+    return Ingested(category_counts=counts, **json.loads(told[-1]))
+
+
+@contextmanager
+def _source(pages: Path, port: int) -> Iterator[None]:
+    command = [sys.executable, "-m", "benchmarks.bigquery_server", str(pages), str(port)]
+    with running("source", command) as process:
+        wait_for("source", port, process)
+        yield
+
+
+async def _retain(url: str) -> tuple[Retention, float]:
+    """Drop the month, once a day of the next one is there; and say what a day took on disk."""
+    async with job_engine(url) as engine:
+        async with connect(engine) as connection:
+            month_bytes = await _scalar(connection, _SIZE_OF_DAYS)
+            await IngestRepository(connection).lock_publish()
+            await _copy_day(connection, LAST_DAY, LAST_DAY + timedelta(days=1))
+            await connection.execute(text(_SEEN_A_DAY_LATER), {"day": LAST_DAY})
+            await connection.commit()
+        await in_autocommit(engine, "VACUUM")
+        before = await _dead_tuples(engine)
+        began = time.perf_counter()
+        expired = await expire(engine, retention_days=1)
+        seconds = time.perf_counter() - began
+        if not expired.partitions:
+            raise BenchmarkError("retention dropped no month")
+        dead_tuples = await _dead_tuples(engine) - before
+    return Retention(seconds, dead_tuples), month_bytes / (EARLIER_DAYS + 1)
+
+
+async def _dead_tuples(engine: AsyncEngine) -> int:
+    # What a transaction did is told to the statistics up to a second after it.
+    await asyncio.sleep(2)
+    async with connect(engine) as connection:
+        return await _scalar(connection, "SELECT sum(n_dead_tup) FROM pg_stat_user_tables")
+
+
+async def _scalar(connection: AsyncConnection, query: str) -> int:
+    return int(await connection.scalar(text(query)))
+
+
+def report(result: Result) -> Report:
+    ingested, before, during = result.ingested, result.before, result.during
+    tail = during.p99_ms / before.p99_ms
+    outcome = [
+        ["category counts", f"{ingested.category_counts:,}", ""],
+        [
+            "first row to published",
+            f"{ingested.seconds:.1f} s",
+            verdict(ingested.seconds <= LONGEST_SECONDS, f"≤ {LONGEST_SECONDS} s"),
+        ],
+        [
+            "category counts a second",
+            f"{ingested.counts_per_second:,.0f}",
+            verdict(
+                ingested.counts_per_second >= LEAST_COUNTS_PER_SECOND,
+                f"≥ {LEAST_COUNTS_PER_SECOND:,}",
+            ),
+        ],
+        [
+            "peak RSS of the ingesting process",
+            megabytes(ingested.peak_rss_bytes),
+            verdict(ingested.peak_rss_bytes <= MOST_RSS_BYTES, f"≤ {megabytes(MOST_RSS_BYTES)}"),
+        ],
+        ["CPU of the ingesting process", f"{ingested.cpu_seconds:.1f} s", ""],
+        ["a day on disk", megabytes(result.day_bytes), ""],
+        *(
+            [
+                f"readers {when}: requests/s, p50, p99",
+                _read(measured),
+                "",
+            ]
+            for when, measured in (("before", before), ("during", during))
+        ),
+        [
+            "readers' p99, during to before",
+            f"{tail:.1f}",
+            verdict(tail <= MOST_P99_RATIO, f"≤ {MOST_P99_RATIO}"),
+        ],
+        [
+            "retention of a month",
+            f"{result.retention.seconds:.2f} s",
+            verdict(
+                result.retention.seconds <= LONGEST_RETENTION_SECONDS,
+                f"≤ {LONGEST_RETENTION_SECONDS} s",
+            ),
+        ],
+        ["dead tuples that it left", f"{result.retention.dead_tuples:,}", ""],
+    ]
+    stages = [
+        [stage, f"{seconds:.1f}", f"{seconds / ingested.seconds:.0%}"]
+        for stage, seconds in _largest(ingested)
+    ]
+    return Report(
+        name="ingest",
+        title="Ingest of a day",
+        method=METHOD.format(packages=ingested.packages, page=PAGE_ROWS, earlier=EARLIER_DAYS),
+        tables=[
+            Table("Outcome", ("what", "measured", "target"), outcome),
+            Table("Stages", ("stage", "seconds", "share"), stages),
+        ],
+        figures=asdict(result),
+        chart=_chart(ingested),
+    )
+
+
+def _read(readers: Measured) -> str:
+    rate = f"{readers.requests_per_second:,.0f}"
+    return f"{rate}, {readers.p50_ms:.1f} ms, {readers.p99_ms:.1f} ms"
+
+
+def _largest(ingested: Ingested) -> list[tuple[str, float]]:
+    """The stages in the order of their time, those under a hundredth of it together."""
+    shown = [item for item in ingested.stages.items() if item[1] >= ingested.seconds / 100]
+    shown.sort(key=lambda item: -item[1])
+    left = sum(ingested.stages.values()) - sum(seconds for _, seconds in shown)
+    return [*shown, ("smaller ones", left)]
+
+
+def _chart(ingested: Ingested) -> Figure:
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    stages = _largest(ingested)[::-1]
+    bars = axes.barh([stage for stage, _ in stages], [seconds for _, seconds in stages])
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.margins(x=0.1)
+    axes.set_title(
+        f"A day of {ingested.packages:,} packages, {ingested.seconds:.1f} s: seconds by stage"
+    )
+    return figure
+
+
+@click.command()
+@click.option(
+    "--packages", type=click.IntRange(min=1_000), default=FULL_PACKAGES, show_default=True
+)
+@output_option
+def ingest(packages: int, output: Path | None) -> None:
+    """Measure the ingest of a day, its readers meanwhile, and retention."""
+    check_installed()
+    report(run(packages)).save(results_folder(output))
+
+
+if __name__ == "__main__":
+    main(ingest)

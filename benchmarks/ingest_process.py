@@ -1,0 +1,98 @@
+"""A process that ingests one day as the service's own does, and prints where its time went."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.engine import job_engine
+from app.downloads import PackageDownloads
+from app.ingest.pipeline import ingest_day
+from app.ingest.source import Source, open_source
+from app.settings import IngestSource, load_settings
+
+STATEMENT_CHARACTERS = 48
+"""Of a statement, which tell it from the others."""
+
+
+class TimedSource:
+    """A source, with how long its reader waited for it and it for its reader."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.name = source.name
+        self.first_row = 0.0
+        self.waited_seconds = 0.0
+        self.taken_seconds = 0.0
+
+    async def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+        asked = time.perf_counter()
+        async for page in self._source.read(day):
+            handed = time.perf_counter()
+            if self.first_row:
+                self.waited_seconds += handed - asked
+            else:
+                self.first_row = handed
+            yield page
+            asked = time.perf_counter()
+            self.taken_seconds += asked - handed
+
+
+def time_statements(engine: AsyncEngine) -> Mapping[str, float]:
+    """Seconds by statement, counted from now on."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    began = 0.0
+
+    def before(*_: Any) -> None:
+        nonlocal began
+        began = time.perf_counter()
+
+    def after(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        label = re.sub(r"\s+", " ", statement).strip()[:STATEMENT_CHARACTERS]
+        seconds[label] += time.perf_counter() - began
+
+    event.listen(engine.sync_engine, "before_cursor_execute", before)
+    event.listen(engine.sync_engine, "after_cursor_execute", after)
+    return seconds
+
+
+async def ingest(day: date) -> dict[str, object]:
+    settings = load_settings()
+    assert settings.database_url is not None
+    source = TimedSource(open_source(settings, IngestSource.BIGQUERY))
+    async with job_engine(settings.database_url.get_secret_value()) as engine:
+        statements = time_statements(engine)
+        published = await ingest_day(engine, source, day, retention_days=settings.retention_days)
+        total = time.perf_counter() - source.first_row
+    stages = {
+        "waiting for pages": source.waited_seconds,
+        "checking and copying rows": source.taken_seconds,
+        **statements,
+    }
+    return {
+        "packages": published.packages,
+        "seconds": total,
+        "stages": stages | {"commit and the rest": total - sum(stages.values())},
+        "cpu_seconds": time.process_time(),
+        "peak_rss_bytes": _peak_rss_bytes(),
+    }
+
+
+def _peak_rss_bytes() -> int:
+    status = Path(f"/proc/{os.getpid()}/status").read_text()
+    (kibibytes,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    return int(kibibytes) * 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(ingest(date.fromisoformat(sys.argv[1])))))

@@ -1,0 +1,306 @@
+"""How reads, publishes and size grow with the packages and with the days held."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import click
+from matplotlib.figure import Figure
+from sqlalchemy import text
+
+from app.db.downloads_repository import DownloadsRepository
+from app.db.engine import connect
+from app.downloads import PackageDownloads
+from app.ingest.pipeline import ingest_day
+from benchmarks.command_line import (
+    bench_dir,
+    main,
+    output_option,
+    progress,
+    results_folder,
+)
+from benchmarks.data import LAST_DAY, SEED, SyntheticSource, batches, days_before, package_name
+from benchmarks.databases import (
+    SERVED_DAYS,
+    drop,
+    fill,
+    in_autocommit,
+    opened,
+    postgres,
+    url_of,
+)
+from benchmarks.load import Load, Measured, check_installed, measure
+from benchmarks.narrow_layout import NarrowLayout, build_narrow_layout
+from benchmarks.report import Report, Table, megabytes, verdict
+from benchmarks.servers import service
+
+ENDPOINTS = ("recent", "overall", "python_minor")
+
+PUBLISHES = 3
+"""Days that are published to tell how long one takes."""
+
+READ_SECONDS = 5
+
+MOST_GROWTH = 1.5
+"""Of the time of a read, from the fewest packages to the most."""
+
+MOST_PUBLISH_GROWTH = 1.2
+"""From the shortest history to the longest: none, but for what two measurements differ."""
+
+LEAST_NARROW_TO_OURS = 5
+
+METHOD = (
+    "Each size is filled through the pipeline, from an empty database. The last {publishes} of its "
+    "days are timed, from rows that are ready, and the median is told. Then one connection asks "
+    "the service, its cache off, for {seconds} s an endpoint: packages in any order, and of every "
+    "size only those that the smallest has too. Bytes are those of the tables, indexes included. "
+    "The conventional layout is five tables with one row a date, package and category, keyed by "
+    "text, made of the same rows."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    packages: int
+    days: int
+    package_days: int
+    publish_seconds: float
+    size_bytes: int
+    reads: dict[str, Measured]
+
+    @property
+    def bytes_per_package_day(self) -> float:
+        return self.size_bytes / self.package_days
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    sizes: Sequence[Size]
+    narrow: NarrowLayout
+    """Of the smallest number of packages, all days."""
+
+
+def run(packages: Sequence[int], histories: Sequence[int]) -> Growth:
+    sizes: list[Size] = []
+    narrow: NarrowLayout | None = None
+    paths = dict(_write_paths(min(packages)))
+    with postgres() as server_url:
+        for number in sorted(packages):
+            database = f"scale_{number}"
+            asyncio.run(drop(server_url, database))
+            try:
+                sizes += (
+                    _measure(server_url, database, number, days, histories, paths)
+                    for days in sorted(histories)
+                )
+                if narrow is None:
+                    progress("making the conventional layout of the same rows")
+                    narrow = asyncio.run(_narrow(server_url, database))
+            finally:
+                asyncio.run(drop(server_url, database))
+    assert narrow
+    return Growth(sizes, narrow)
+
+
+def _write_paths(packages: int) -> Iterator[tuple[str, Path]]:
+    order = list(range(1, packages + 1))
+    random.Random(SEED).shuffle(order)
+    for endpoint in ENDPOINTS:
+        paths = bench_dir() / f"scale_{endpoint}.paths"
+        listed = [f"/api/packages/{package_name(rank)}/{endpoint}\n" for rank in order]
+        paths.write_text("".join(listed))
+        yield endpoint, paths
+
+
+def _measure(
+    server_url: str,
+    database: str,
+    packages: int,
+    days: int,
+    histories: Sequence[int],
+    paths: dict[str, Path],
+) -> Size:
+    # Every history ends later than a shorter one, by the days that it times.
+    later = sorted(histories, reverse=True).index(days)
+    last = LAST_DAY - timedelta(days=PUBLISHES * later)
+    publish_seconds = asyncio.run(_grow(server_url, database, packages, days, last))
+    size_bytes, package_days = asyncio.run(_held(server_url, database))
+    reads = {}
+    with service(url_of(server_url, database), RESPONSE_CACHE_MAX_BYTES="0") as server:
+        for endpoint in ENDPOINTS:
+            load = Load(paths=paths[endpoint], connections=1)
+            reads[endpoint] = measure(server, load, READ_SECONDS)
+    progress(
+        f"{packages:,} packages, {days} days: a day in {publish_seconds:.2f} s, "
+        f"{megabytes(size_bytes)}, "
+        + ", ".join(f"{endpoint} {read.p50_ms:.1f} ms" for endpoint, read in reads.items())
+    )
+    return Size(packages, days, package_days, publish_seconds, size_bytes, reads)
+
+
+@dataclass(frozen=True, slots=True)
+class _PreparedDay:
+    """A source that has made its day before it is asked for it."""
+
+    rows: Sequence[Sequence[PackageDownloads]]
+    name: str = SyntheticSource.name
+
+    async def read(self, _: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+        for batch in self.rows:
+            yield batch
+
+
+async def _grow(server_url: str, database: str, packages: int, days: int, last: date) -> float:
+    """Fill the database to so many days, and say how long one of the last ones took."""
+    wanted = days_before(last, days)
+    seconds = []
+    async with opened(server_url, database) as engine:
+        await fill(engine, packages, wanted[:-PUBLISHES])
+        await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
+        for day in wanted[-PUBLISHES:]:
+            source = _PreparedDay(list(batches(packages, day)))
+            began = perf_counter()
+            await ingest_day(engine, source, day, retention_days=SERVED_DAYS)
+            seconds.append(perf_counter() - began)
+        await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
+    return median(seconds)
+
+
+async def _held(server_url: str, database: str) -> tuple[int, int]:
+    """Bytes, and rows of a package and day."""
+    async with opened(server_url, database) as engine:
+        held = await DownloadsRepository(engine, SERVED_DAYS).held()
+        async with connect(engine) as connection:
+            rows = await connection.scalar(text("SELECT count(*) FROM daily_downloads"))
+    assert rows
+    return held.size_bytes, rows
+
+
+async def _narrow(server_url: str, database: str) -> NarrowLayout:
+    async with opened(server_url, database) as engine:
+        return await build_narrow_layout(engine)
+
+
+def report(growth: Growth) -> Report:
+    return Report(
+        name="scale",
+        title="Growth with packages and days",
+        method=METHOD.format(publishes=PUBLISHES, seconds=READ_SECONDS),
+        tables=[
+            Table(
+                "Sizes",
+                (
+                    *("packages", "days", "publish s", "size", "bytes a package-day"),
+                    *(f"{endpoint} p50 / p99 ms" for endpoint in ENDPOINTS),
+                ),
+                [_row(size) for size in growth.sizes],
+            ),
+            Table("Targets", ("what", "measured", "target"), _targets(growth)),
+        ],
+        figures=asdict(growth),
+        chart=_chart(growth.sizes),
+    )
+
+
+def _row(size: Size) -> list[str]:
+    return [
+        f"{size.packages:,}",
+        f"{size.days}",
+        f"{size.publish_seconds:.2f}",
+        megabytes(size.size_bytes),
+        f"{size.bytes_per_package_day:.0f}",
+        *(f"{read.p50_ms:.2f} / {read.p99_ms:.2f}" for read in size.reads.values()),
+    ]
+
+
+def _targets(growth: Growth) -> list[list[str]]:
+    longest = [size for size in growth.sizes if size.days == growth.sizes[-1].days]
+    few, many = longest[0], longest[-1]
+    rows = [
+        [
+            f"{endpoint} p50, {many.packages:,} to {few.packages:,} packages",
+            f"{(ratio := many.reads[endpoint].p50_ms / few.reads[endpoint].p50_ms):.2f}",
+            verdict(ratio <= MOST_GROWTH, f"≤ {MOST_GROWTH}"),
+        ]
+        for endpoint in ENDPOINTS
+    ]
+    most = [size for size in growth.sizes if size.packages == many.packages]
+    rows.append(
+        [
+            f"publish of {many.packages:,} packages, {most[-1].days} to {most[0].days} days",
+            f"{(ratio := most[-1].publish_seconds / most[0].publish_seconds):.2f}",
+            verdict(ratio <= MOST_PUBLISH_GROWTH, f"≤ {MOST_PUBLISH_GROWTH}"),
+        ]
+    )
+    narrow_to_ours = growth.narrow.size_bytes / few.size_bytes
+    rows += [
+        [
+            f"conventional layout, {few.packages:,} packages, {few.days} days",
+            f"{megabytes(growth.narrow.size_bytes)}, {growth.narrow.rows:,} rows",
+            "",
+        ],
+        [
+            "bytes here to bytes there",
+            f"1/{narrow_to_ours:.1f}",
+            verdict(narrow_to_ours >= LEAST_NARROW_TO_OURS, f"≤ 1/{LEAST_NARROW_TO_OURS}"),
+        ],
+    ]
+    return rows
+
+
+def _chart(sizes: Sequence[Size]) -> Figure:
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    reads, publishes, bytes_ = figure.subplots(1, 3)
+    days = sizes[-1].days
+    longest = [size for size in sizes if size.days == days]
+    packages = [size.packages for size in longest]
+    for endpoint in ENDPOINTS:
+        reads.plot(
+            packages, [size.reads[endpoint].p50_ms for size in longest], "o-", label=endpoint
+        )
+    reads.set(title=f"A cold read, {days} days: p50, ms", xlabel="packages")
+    for number in packages:
+        same = [size for size in sizes if size.packages == number]
+        held = [size.days for size in same]
+        label = f"{number:,} packages"
+        publishes.plot(held, [size.publish_seconds for size in same], "o-", label=label)
+        bytes_.plot(held, [size.size_bytes / 1e6 for size in same], "o-", label=label)
+    publishes.set(title="A day's publish, s", xlabel="days held")
+    bytes_.set(title="Size, MB", xlabel="days held")
+    for axes in (reads, publishes, bytes_):
+        axes.set_ylim(bottom=0)
+        axes.legend()
+    return figure
+
+
+@click.command()
+@click.option(
+    "--packages",
+    type=click.IntRange(min=1_000),
+    multiple=True,
+    default=(5_000, 20_000, 80_000),
+    show_default=True,
+    help="Given once for each size.",
+)
+@click.option(
+    "--days",
+    type=click.IntRange(min=2 * PUBLISHES, max=SERVED_DAYS),
+    multiple=True,
+    default=(30, 90, 180),
+    show_default=True,
+    help="Given once for each history.",
+)
+@output_option
+def scale(packages: tuple[int, ...], days: tuple[int, ...], output: Path | None) -> None:
+    """Measure how reads, publishes and size grow with packages and days."""
+    check_installed()
+    report(run(sorted(set(packages)), sorted(set(days)))).save(results_folder(output))
+
+
+if __name__ == "__main__":
+    main(scale)
