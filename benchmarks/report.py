@@ -16,11 +16,13 @@ from matplotlib.figure import Figure
 
 from benchmarks.command_line import ROOT
 
-mpl.rcParams |= {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.prop_cycle": "cycler(color=['#4878a8', '#d68a3c', '#5a9e6f', '#8064a2'])",
-}
+mpl.rcParams.update(
+    {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": "cycler(color=['#4878a8', '#d68a3c', '#5a9e6f', '#8064a2'])",
+    }
+)
 
 Row = Sequence[str]
 
