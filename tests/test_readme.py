@@ -136,5 +136,5 @@ def test_endpoints_of_the_readme_are_those_of_the_document() -> None:
 def test_folders_of_the_readme_are_there() -> None:
     table = README.partition("| folder | holds |")[2]
     folders = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
-    assert len(folders) == 6
+    assert len(folders) == 7
     assert all((ROOT / folder).is_dir() for folder in folders)
