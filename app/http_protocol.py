@@ -86,25 +86,24 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
-        was_waiting = self._head_timer
         super().data_received(data)
         if self._has_ended():
             return
-        if not self._head_timer and not self._is_answering():
-            # Blank lines, or what is left of a body: uvicorn has stopped its own timer for these.
-            self._wait_for_head()
-        if self._head_timer and self._head_timer is was_waiting:
+        if self._head_timer:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_TARGET_BYTES + MAX_HEADERS_BYTES:
                 self._refuse(431, f"Headers may have {MAX_HEADERS_BYTES} bytes together.")
+        elif self._has_head_begun or not self._is_answering():
+            # Most heads come in one piece and need no timer. After blank lines, and what is left of
+            # a body, uvicorn has stopped its own.
+            self._wait_for_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if not self._head_timer:
-            self._wait_for_head()
         self._has_head_begun = True
 
     def on_headers_complete(self) -> None:
+        self._has_head_begun = False
         self._stop_waiting()
         if len(self.url) > MAX_TARGET_BYTES:
             self._refusal = 414, f"A path with its query may have {MAX_TARGET_BYTES} bytes."
@@ -155,7 +154,6 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
 
     def _wait_for_head(self) -> None:
         self._head_bytes = 0
-        self._has_head_begun = False
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_SECONDS, self._head_timed_out)
 
     def _wait_for_reader(self) -> None:

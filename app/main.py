@@ -26,7 +26,7 @@ from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import close, count_connections, create_engine
 from app.errors import SettingsError
 from app.ingest.scheduler import create_scheduler, due_at, run_daily_job
-from app.logs import configure_logging, request_line_writer
+from app.logs import RequestLineWriter, configure_logging
 from app.metrics import forget_ended_processes
 from app.settings import Settings, load_settings
 
@@ -70,6 +70,8 @@ def create_app(settings: Settings, database_url: str) -> Service:
         database_url, settings.retention_days, partial(due_at, settings.ingest_schedule)
     )
     rate_limits = _rate_limits(settings)
+    is_logged = settings.request_log and settings.log_level in ("debug", "info")
+    request_lines = RequestLineWriter(settings.log_format) if is_logged else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -92,6 +94,8 @@ def create_app(settings: Settings, database_url: str) -> Service:
             rate_limits.close()
         scheduler.shutdown(wait=False)
         await close(engine)
+        if request_lines:
+            request_lines.flush()
 
     app = Service(
         title="PyPI Stats API",
@@ -111,7 +115,7 @@ def create_app(settings: Settings, database_url: str) -> Service:
     problem_details.install(app)
     app.add_middleware(RequestGuardMiddleware, timeout_seconds=settings.request_timeout_seconds)
     app.add_middleware(CompressMiddleware)
-    app.entrance = _entrance(app, settings, freshness, rate_limits)
+    app.entrance = _entrance(app, settings, freshness, rate_limits, request_lines)
     return app
 
 
@@ -123,7 +127,11 @@ def _rate_limits(settings: Settings) -> RateLimits | None:
 
 
 def _entrance(
-    service: "Service", settings: Settings, freshness: Freshness, rate_limits: RateLimits | None
+    service: "Service",
+    settings: Settings,
+    freshness: Freshness,
+    rate_limits: RateLimits | None,
+    request_lines: RequestLineWriter | None,
 ) -> ASGIApp:
     """All that a request meets before FastAPI, from the inside out."""
     entrance: ASGIApp = HTTPCacheMiddleware(
@@ -137,10 +145,9 @@ def _entrance(
     if rate_limits:
         entrance = RateLimitMiddleware(entrance, rate_limits)
     entrance = FixedHeadersMiddleware(HeadMiddleware(entrance))
-    is_logged = settings.request_log and settings.log_level in ("debug", "info")
     entrance = RequestLogMiddleware(
         entrance,
-        write_line=request_line_writer(settings.log_format) if is_logged else None,
+        write_line=request_lines.write if request_lines else None,
         known_arguments={
             name
             for route in packages.router.routes

@@ -7,6 +7,9 @@ makes a cache in front keep every answer once for each page that asks.
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+ADDED_HEADERS = "pypi_stats.added_headers"
+"""In a request's scope: a list of headers that those whom it meets add to its answer."""
+
 FIXED_HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": (
@@ -46,11 +49,13 @@ class FixedHeadersMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        added = scope.setdefault(ADDED_HEADERS, [])
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = {name for name, _ in message["headers"]}
+                given = dict(message["headers"])
                 defaults = [header for header in _DEFAULTS if header[0] not in given]
-                message["headers"] = [*message["headers"], *_FIXED, *defaults]
+                message["headers"] = [*message["headers"], *added, *_FIXED, *defaults]
             await send(message)
 
         answer = _preflight if _is_preflight(scope) else self._app

@@ -22,8 +22,9 @@ import limits
 from limits.errors import StorageError
 from limits.storage import Storage
 from slowapi import Limiter
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.fixed_headers import ADDED_HEADERS
 from app.api.limit_storage import (
     SHARED_OPTIONS,
     SHARED_TIMEOUT_SECONDS,
@@ -188,17 +189,11 @@ class RateLimitMiddleware:
             await self._app(scope, receive, send)
             return
         standing = await self._rate_limits.count(client_of(scope))
-        headers = [
+        scope[ADDED_HEADERS] += [
             (b"x-ratelimit-limit", b"%d" % standing.limit.amount),
             (b"x-ratelimit-remaining", b"%d" % standing.remaining),
             (b"x-ratelimit-reset", b"%d" % ceil(standing.resets_at)),
         ]
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *headers]
-            await send(message)
-
         if standing.exceeded:
             RATE_LIMITED.inc()
             seconds = max(1, ceil(standing.resets_at - time()))
@@ -206,7 +201,7 @@ class RateLimitMiddleware:
             answer: ASGIApp = problem(429, detail, headers={"Retry-After": str(seconds)})
         else:
             answer = self._app
-        await answer(scope, receive, send_with_headers)
+        await answer(scope, receive, send)
 
 
 def in_words(limit: limits.RateLimitItem) -> str:

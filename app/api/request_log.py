@@ -11,7 +11,7 @@ from time import perf_counter
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.fixed_headers import FixedHeadersMiddleware
+from app.api.fixed_headers import ADDED_HEADERS, FixedHeadersMiddleware
 from app.api.problem_details import unexpected_answer
 from app.logs import RequestLine, request_id
 from app.metrics import REQUEST_SECONDS, REQUESTS
@@ -55,7 +55,7 @@ class RequestLogMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         own_id = _given_id(scope) or f"{_ID_PREFIX}{next(_ids) & 0xFFFFFFFF:08x}"
         request_id.set(own_id)
-        header = (b"x-request-id", own_id.encode())
+        scope[ADDED_HEADERS] = [(b"x-request-id", own_id.encode())]
         status = 0
         size = 0
         began = perf_counter()
@@ -64,7 +64,6 @@ class RequestLogMiddleware:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], header]
             else:
                 size += len(message.get("body", b""))
             await send(message)
