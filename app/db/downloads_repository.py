@@ -4,8 +4,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
-from sqlalchemy import Select, bindparam, column, func, select
+import orjson
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    column,
+    func,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWNS, Breakdown
@@ -38,25 +51,32 @@ class DownloadsRepository:
         self._recent = select(
             packages.c.last_day, packages.c.last_week, packages.c.last_month
         ).where(packages.c.name == bindparam("package"), packages.c.last_seen > self._before_window)
-        self._overall = self._days_of_a_package().add_columns(
-            daily_downloads.c.with_mirrors, daily_downloads.c.without_mirrors
+        self._overall = self._days_of_a_package(
+            _of_each_day(daily_downloads.c.with_mirrors),
+            _of_each_day(daily_downloads.c.without_mirrors),
         )
         self._breakdowns = {
-            breakdown.name: self._days_of_a_package().add_columns(
-                daily_downloads.c[breakdown.column]
+            breakdown.name: self._days_of_a_package(
+                func.string_agg(
+                    cast(daily_downloads.c[breakdown.column], Text),
+                    aggregate_order_by(literal_column("','"), daily_downloads.c.date),
+                )
             )
             for breakdown in BREAKDOWNS
         }
 
-    def _days_of_a_package(self) -> Select[date]:
+    def _days_of_a_package(self, *columns: ColumnElement[Any]) -> Select[Any]:
+        """One row, of what its days have one after the other: taking in a row a day costs several
+        times as much. All of it is NULL when there is no day.
+        """
         return (
-            select(daily_downloads.c.date)
+            select(_of_each_day(daily_downloads.c.date), *columns)
+            .select_from(daily_downloads)
             .join(packages, packages.c.id == daily_downloads.c.package_id)
             .where(
                 packages.c.name == bindparam("package"),
                 daily_downloads.c.date > self._before_window,
             )
-            .order_by(daily_downloads.c.date)
         )
 
     async def recent(self, package: str) -> RecentDownloads | None:
@@ -66,20 +86,25 @@ class DownloadsRepository:
 
     async def overall(self, package: str) -> Series | None:
         """Categories `with_mirrors` and `without_mirrors`; None as for `recent`."""
-        rows = await fetch(self._engine, self._overall, {"package": package})
+        ((days, every, direct),) = await fetch(self._engine, self._overall, {"package": package})
+        if days is None:
+            return None
         counts = (
-            (day, {WITH_MIRRORS: every, WITHOUT_MIRRORS: direct}) for day, every, direct in rows
+            {WITH_MIRRORS: one, WITHOUT_MIRRORS: other}
+            for one, other in zip(every, direct, strict=True)
         )
-        return _series(counts) if rows else None
+        return _series(days, counts)
 
     async def breakdown(self, package: str, breakdown: Breakdown) -> Series | None:
         """The breakdown's categories; None as for `recent`."""
-        rows = await fetch(self._engine, self._breakdowns[breakdown.name], {"package": package})
-        category_of = breakdown.category_of
-        counts = (
-            (day, _merge(stored, category_of) if category_of else stored) for day, stored in rows
-        )
-        return _series(counts) if rows else None
+        query = self._breakdowns[breakdown.name]
+        ((days, stored),) = await fetch(self._engine, query, {"package": package})
+        if days is None:
+            return None
+        counts = orjson.loads(f"[{stored}]")
+        if breakdown.category_of:
+            counts = (_merge(of_a_day, breakdown.category_of) for of_a_day in counts)
+        return _series(days, counts)
 
     async def has_published(self) -> bool:
         ((latest,),) = await fetch(self._engine, select(_latest_day))
@@ -118,11 +143,15 @@ def _merge(stored: Counts, category_of: Callable[[str], str]) -> Counts:
     return merged
 
 
-def _series(days: Iterable[tuple[date, Counts]]) -> Series:
+def _series(days: Iterable[date], counts: Iterable[Counts]) -> Series:
     """A day on which a category had no download has no item."""
     series: defaultdict[str, list[tuple[date, int]]] = defaultdict(list)
-    for day, counts in days:
-        for category, downloads in counts.items():
+    for day, of_that_day in zip(days, counts, strict=True):
+        for category, downloads in of_that_day.items():
             if downloads:
                 series[category].append((day, downloads))
     return series
+
+
+def _of_each_day(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    return func.array_agg(aggregate_order_by(column, daily_downloads.c.date))
