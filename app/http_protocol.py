@@ -67,6 +67,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     _is_refused = False
     """Nothing more is read."""
 
+    # The type that every server hands over, as uvicorn has it.
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if self.client:
@@ -141,7 +142,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         """Clients that offer another protocol are common, and answered in this one."""
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """Called for whatever stopped the parser."""
+        """Called for whatever stopped the parser; we know more of it than `msg` says."""
         self._refuse(*self._refusal)
 
     def _has_ended(self) -> bool:

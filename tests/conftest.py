@@ -24,7 +24,7 @@ from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
 from app.main import create_app
 from app.settings import Settings
-from tests.processes import free_port, wait_for
+from tests.processes import free_port, served, wait_for
 
 TEMPLATE = "migrated"
 
@@ -58,6 +58,16 @@ def data_dir() -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a running service, with 30 days of sample data, that no test changes."""
+    with (
+        tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder,
+        served(Path(folder), tmp_path_factory.mktemp("log") / "log") as (address, _),
+    ):
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,10 @@
 import asyncio
 import json
 import socket
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from http.client import HTTPResponse
-from pathlib import Path
 
 import httpx
 import pytest
@@ -25,19 +23,16 @@ from app.http_protocol import (
     MAX_TARGET_BYTES,
     BoundedHTTPProtocol,
 )
-from tests.processes import free_port, served
+from tests.processes import free_port
 from tests.waiting import until
 
 RECENT = b"GET /api/packages/requests/recent HTTP/1.1\r\nHost: test\r\n"
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    with (
-        tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder,
-        served(Path(folder), tmp_path_factory.mktemp("log") / "log") as (url, _),
-    ):
-        yield "127.0.0.1", int(url.rpartition(":")[2])
+@pytest.fixture(scope="session")
+def address(address: str) -> tuple[str, int]:
+    """As sockets take it."""
+    return "127.0.0.1", int(address.rpartition(":")[2])
 
 
 def _answer(connection: socket.socket) -> tuple[HTTPResponse, bytes]:

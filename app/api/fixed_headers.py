@@ -49,7 +49,7 @@ class FixedHeadersMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        added = scope.setdefault(ADDED_HEADERS, [])
+        added = scope[ADDED_HEADERS]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.logs import request_id
 from app.main import create_app
 from app.metrics import exposition, forget_ended_processes
 from app.settings import Settings
@@ -43,8 +44,6 @@ async def test_what_is_logged_meanwhile_has_the_id(
 
     class Handler(logging.Handler):
         def emit(self, _: logging.LogRecord) -> None:
-            from app.logs import request_id  # noqa: PLC0415
-
             seen.append(request_id.get())
 
     handler = Handler()

@@ -2,18 +2,14 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-
-from tests.processes import served
 
 CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
 
@@ -35,15 +31,6 @@ TELL_VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (event) =>
     console.error(`${event.violatedDirective} is violated by ${event.blockedURI}`));
 """
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with (
-        tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder,
-        served(Path(folder), tmp_path_factory.mktemp("log") / "log") as (address, _),
-    ):
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,13 @@
 import json
 import re
 import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.processes import ROOT, served
+from tests.processes import ROOT
 
 DOCUMENT = ROOT / "openapi.json"
 HERE = Path(__file__).parent
@@ -19,16 +18,6 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="session")
 def document() -> dict[str, Any]:
     return dict(json.loads(DOCUMENT.read_text()))
-
-
-@pytest.fixture(scope="session")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The running service, with 30 days of sample data."""
-    with (
-        tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder,
-        served(Path(folder), tmp_path_factory.mktemp("log") / "log") as (address, _),
-    ):
-        yield address
 
 
 def checked(command: list[str], folder: Path, environment: Mapping[str, str]) -> str:
