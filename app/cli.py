@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, date
+from datetime import UTC, date, datetime
 from functools import partial, wraps
 from types import FrameType
 from typing import NoReturn, TypeVar
@@ -21,11 +21,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from app.db.downloads_repository import DownloadsRepository
 from app.db.embedded import embedded_postgres
-from app.db.engine import job_engine
+from app.db.engine import job_engine, wait_for_database
 from app.db.migrations import migrate as migrate_database
-from app.downloads import PublishedDay, gaps
+from app.db.runs_repository import RunsRepository
+from app.downloads import RECENT_STATUS_DAYS, IngestRun, gaps
 from app.errors import StatsError
 from app.ingest import pipeline
+from app.ingest.pipeline import publish_held
+from app.ingest.plan import cadence_of, days_to_backfill, days_to_seed, next_firing, read_again_at
+from app.ingest.plausibility import thresholds_of
+from app.ingest.retention import expire as drop_expired
+from app.ingest.runs import Outcome, Run, ingest_lock, published_days
 from app.ingest.source import open_source
 from app.logs import configure_logging
 from app.main import create_app
@@ -98,11 +104,11 @@ def serve(settings: Settings) -> None:
     When the source of downloads is the sample, an empty database is filled with it first.
     """
     check_address(settings.host, settings.port)
-    if settings.source is not IngestSource.SAMPLE:
-        # What is missing for the daily job shows now, not at night.
+    if settings.source is not IngestSource.NONE:
+        # What is missing for the ingest job shows now, not at night.
         open_source(settings, settings.source)
     with _database_url(settings) as url:
-        _run(url, partial(_prepare, settings))
+        _run(url, partial(_prepare, settings), wait_seconds=settings.database_wait_seconds)
         os.environ["DATABASE_URL"] = url
         run_server(settings)
 
@@ -118,7 +124,11 @@ async def _prepare(settings: Settings, engine: AsyncEngine) -> None:
     if holds_sample:
         log.warning("the database holds SAMPLE data: the figures are made up")
     elif not days:
-        log.warning("the database is empty: `python -m app backfill` fetches past days")
+        log.warning(
+            "the database is empty: each run of the ingest job adds up to %d days, "
+            "`python -m app backfill` all of them",
+            settings.ingest_max_days_per_run,
+        )
 
 
 @cli.command(short_help="Bring the database's schema up to date.")
@@ -138,13 +148,27 @@ async def _nothing(_: AsyncEngine) -> None:
 @_source
 @_replace_sample
 @click.option(
+    "--force",
+    is_flag=True,
+    help="Publish it even when it does not look plausible: what is held of it, or else what the "
+    "source gives.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Only print what the query would bill and what that costs."
 )
 @_with_settings
 def ingest(
-    settings: Settings, *, day: date | None, source: str | None, replace_sample: bool, dry_run: bool
+    settings: Settings,
+    *,
+    day: date | None,
+    source: str | None,
+    replace_sample: bool,
+    force: bool,
+    dry_run: bool,
 ) -> None:
     """Publish one day, in place of what was published for it before.
+
+    A day that does not look plausible is held instead: kept, and not served.
 
     Example: python -m app ingest --date 2026-11-20
     """
@@ -155,15 +179,32 @@ def ingest(
         click.echo(_cost(settings, kind, day))
         return
     opened = open_source(settings, kind)
-    work = partial(
-        pipeline.ingest_day,
-        source=opened,
-        day=day,
-        retention_days=settings.retention_days,
-        replace_sample=replace_sample,
-    )
+    pipeline.check_counted(day)
+
+    async def work(engine: AsyncEngine) -> str:
+        async with ingest_lock(engine) as lock:
+            if force:
+                held = await publish_held(
+                    engine,
+                    day,
+                    retention_days=settings.retention_days,
+                    thresholds=None,
+                    lock=lock,
+                )
+                if held:
+                    return str(held)
+            run = Run(
+                engine,
+                opened,
+                lock,
+                retention_days=settings.retention_days,
+                thresholds=None if force else thresholds_of(settings),
+                replace_sample=replace_sample,
+            )
+            return str(await run.ingest_day(day))
+
     with _database_url(settings) as url:
-        click.echo(str(_run(url, work)))
+        click.echo(_run(url, work))
 
 
 def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
@@ -212,42 +253,43 @@ def backfill(
     opened = open_source(settings, IngestSource(source or settings.source))
 
     async def work(engine: AsyncEngine) -> bool:
-        days = await pipeline.days_to_backfill(
-            engine,
-            start,
-            end,
-            retention_days=settings.retention_days,
-            force=force,
-            replace_sample=replace_sample,
-        )
-        outcomes = pipeline.backfill(
-            engine,
-            opened,
-            days,
-            retention_days=settings.retention_days,
-            replace_sample=replace_sample,
-        )
-        return await _report(outcomes, days)
+        async with ingest_lock(engine) as lock:
+            days = days_to_backfill(
+                await published_days(engine),
+                start,
+                end,
+                retention_days=settings.retention_days,
+                again=force,
+                replace_sample=replace_sample,
+            )
+            run = Run(
+                engine,
+                opened,
+                lock,
+                retention_days=settings.retention_days,
+                thresholds=thresholds_of(settings),
+                replace_sample=replace_sample,
+            )
+            return await _report(run.ingest(days), days)
 
     with _database_url(settings) as url:
         if not _run(url, work):
             sys.exit(1)
 
 
-async def _report(outcomes: AsyncIterator[pipeline.Outcome], days: Sequence[date]) -> bool:
+async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date]) -> bool:
     """Show each outcome as it comes and a summary in the end; True when no day failed."""
     published = 0
     failed: list[date] = []
     try:
         with _progress(days) as progress:
             async for outcome in outcomes:
-                is_published = isinstance(outcome.result, PublishedDay)
-                if is_published:
-                    published += 1
-                else:
+                if outcome.error:
                     failed.append(outcome.day)
+                else:
+                    published += 1
                 # The bar tells of what went well.
-                if progress.disable or not is_published:
+                if progress.disable or outcome.error:
                     progress.write(str(outcome), file=sys.stderr)
                 progress.update()
     finally:
@@ -277,7 +319,7 @@ def _progress(days: Sequence[date]) -> Iterator["tqdm[NoReturn]"]:
 @_with_settings
 def expire(settings: Settings) -> None:
     """Drop the months that lie wholly outside the days served, and packages without downloads."""
-    work = partial(pipeline.expire, retention_days=settings.retention_days)
+    work = partial(drop_expired, retention_days=settings.retention_days)
     with _database_url(settings) as url:
         click.echo(str(_run(url, work)))
 
@@ -291,12 +333,18 @@ def seed(settings: Settings) -> None:
 
 
 async def _seed(settings: Settings, engine: AsyncEngine) -> None:
-    days = await pipeline.days_to_seed(engine, retention_days=settings.retention_days)
-    if days:
-        log.info("making %d days of sample data", len(days))
-    with _progress(days) as progress:
-        async for _ in pipeline.seed(engine, days, retention_days=settings.retention_days):
-            progress.update()
+    retention_days = settings.retention_days
+    source = open_source(settings, IngestSource.SAMPLE)
+    async with ingest_lock(engine) as lock:
+        days = days_to_seed(await published_days(engine), retention_days=retention_days)
+        if days:
+            log.info("making %d days of sample data", len(days))
+        # Made up as they are, these days have nothing to be judged for.
+        run = Run(engine, source, lock, retention_days=retention_days, thresholds=None)
+        with _progress(days) as progress:
+            for day in days:
+                await run.ingest_day(day)
+                progress.update()
 
 
 @cli.command(short_help="Show what the database holds.")
@@ -307,9 +355,12 @@ def status(settings: Settings) -> None:
     async def work(engine: AsyncEngine) -> None:
         repository = DownloadsRepository(engine, settings.retention_days)
         days = await repository.published_days()
-        held = await repository.held()
+        size = await repository.size()
+        held = await repository.held_days()
+        runs = await RunsRepository(engine).latest(1)
         latest = days[-1] if days else None
-        published_at = f"{latest.published_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if latest else ""
+        published_at = _moment(latest.published_at) if latest else ""
+        firing = next_firing(settings.ingest_schedule, datetime.now(UTC))
         rows = {
             "source": ", ".join(sorted({day.source for day in days})),
             "days": f"{len(days)} of {settings.retention_days}",
@@ -317,15 +368,72 @@ def status(settings: Settings) -> None:
             "latest day": str(latest.day) if latest else "",
             "published": published_at,
             "gaps": ", ".join(map(str, gaps(days))),
-            "packages": f"{held.packages:,}"
+            "packages": f"{size.packages:,}"
             + (f", {latest.packages:,} of them on the latest day" if latest else ""),
-            "size": f"{held.size_bytes / 2**20:,.1f} MiB",
+            "size": f"{size.size_bytes / 2**20:,.1f} MiB",
+            "last run": f"{_moment(runs[0].started_at)}: {_summary(runs[0])}" if runs else "",
+            "next run": _moment(firing) if firing else "",
+            "held": ", ".join(str(one.day) for one in held),
         }
         for name, value in rows.items():
-            click.echo(f"{name:<10} {value or 'none'}")
+            click.echo(f"{name:<12} {value or 'none'}")
+        for one in held:
+            again = _moment(read_again_at(cadence_of(settings), one))
+            click.echo(f"  {one.day} {one.reason}; read {one.readings} times, again from {again}")
+        if days:
+            click.echo("\nday           packages        downloads  published")
+        for day in days[: -RECENT_STATUS_DAYS - 1 : -1]:
+            moment = _moment(day.published_at)
+            click.echo(f"{day.day}  {day.packages:>10,}  {day.downloads:>15,}  {moment}")
 
     with _database_url(settings) as url:
         _run(url, work)
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _summary(run: IngestRun) -> str:
+    return f"{run.day} {run.outcome}" + (f": {run.error}" if run.error else "")
+
+
+@cli.command(short_help="Show the last ingests.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default=True,
+    help="How many to show, latest first.",
+)
+@_with_settings
+def history(settings: Settings, *, limit: int) -> None:
+    """Show the last ingests: when each began, how long it took, what it cost, what came of it."""
+
+    async def work(engine: AsyncEngine) -> None:
+        runs = await RunsRepository(engine).latest(limit)
+        if not runs:
+            click.echo("no day has been ingested yet")
+            return
+        click.echo(
+            f"{'start':<20}  {'day':<10}  {'source':<8}  {'seconds':>8}  {'rows':>9}  "
+            f"{'bytes billed':>16}  outcome"
+        )
+        for run in runs:
+            seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at else None
+            click.echo(
+                f"{_moment(run.started_at):<20}  {run.day}  {run.source:<8}  "
+                f"{_or_nothing(seconds, ',.1f'):>8}  {_or_nothing(run.rows, ','):>9}  "
+                f"{_or_nothing(run.bytes_billed, ','):>16}  "
+                f"{run.outcome}{f': {run.error}' if run.error else ''}"
+            )
+
+    with _database_url(settings) as url:
+        _run(url, work)
+
+
+def _or_nothing(number: float | None, form: str) -> str:
+    return "-" if number is None else format(number, form)
 
 
 @cli.command(short_help="Print the OpenAPI document.")
@@ -346,11 +454,17 @@ def _database_url(settings: Settings) -> Iterator[str]:
             yield url
 
 
-def _run(url: str, work: Callable[[AsyncEngine], Coroutine[object, object, Result]]) -> Result:
-    """Run the work on a migrated database."""
+def _run(
+    url: str,
+    work: Callable[[AsyncEngine], Coroutine[object, object, Result]],
+    *,
+    wait_seconds: float = 0.0,
+) -> Result:
+    """Run the work on a migrated database, once that can be reached."""
 
     async def run() -> Result:
         async with job_engine(url) as engine:
+            await wait_for_database(engine, wait_seconds)
             await migrate_database(engine)
             return await work(engine)
 

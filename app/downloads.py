@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from enum import StrEnum
 from typing import NamedTuple
 
 Counts = Mapping[str, int]
@@ -35,8 +36,10 @@ Series = Mapping[str, list[tuple[date, int]]]
 """By category, its days with downloads in order, and how many."""
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedDay:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayFigures:
+    """What the rows of a day amount to."""
+
     day: date
     source: str
     packages: int
@@ -45,9 +48,19 @@ class PublishedDay:
     downloads: int
     """Of all packages, mirrors excluded."""
 
-    published_at: datetime
+    downloads_with_mirrors: int
     digest: str
     """Depends on the day's rows alone: equal rows give an equal digest in any database."""
+
+    def __str__(self) -> str:
+        return f"{self.packages:,} packages, {self.downloads:,} downloads"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedDay(DayFigures):
+    published_at: datetime
+    checked_at: datetime
+    """When the source was last read for it, whether or not it had grown."""
 
     def __str__(self) -> str:
         return (
@@ -56,9 +69,66 @@ class PublishedDay:
         )
 
 
+RECENT_STATUS_DAYS = 14
+"""Days of which the status tells the figures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldDay(DayFigures):
+    """A day that was read and is not published, since it does not look plausible."""
+
+    reason: str
+    held_since: datetime
+    read_at: datetime
+    """When it was last read."""
+
+    readings: int
+    settled: bool
+    """Whether the last reading gave the same rows as the one before it."""
+
+
+class RunOutcome(StrEnum):
+    """What became of a day that was asked of a source."""
+
+    RUNNING = "running"
+    PUBLISHED = "published"
+    UNCHANGED = "unchanged"
+    """It was published before, and the source has no more of it now."""
+
+    HELD = "held"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    """By whoever stopped the process."""
+
+    INTERRUPTED = "interrupted"
+    """Its process, or its connection to the database, ended without a word."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestRun:
+    """One time that a day was asked of a source."""
+
+    id: int
+    day: date
+    source: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: RunOutcome
+    rows: int | None
+    """Packages that the source gave."""
+
+    bytes_billed: int | None
+    """None when the source never told."""
+
+    error: str | None
+    """Why the day was held, or what failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What is published at a moment, of the days served. While it stays, every answer does."""
+    """What is published at a moment, of the days served. While its version stays, every answer
+    does.
+    """
 
     latest_day: date
     published_at: datetime
@@ -66,6 +136,12 @@ class Publication:
 
     version: str
     """Depends on the days' rows alone, as their digests do."""
+
+    days: int
+    """How many of the days served are published."""
+
+    held_days: int
+    """How many days wait to become plausible."""
 
 
 def gaps(days: Sequence[PublishedDay]) -> list[date]:

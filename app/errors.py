@@ -11,6 +11,9 @@ from datetime import date
 class StatsError(Exception):
     status = 500
 
+    may_pass = False
+    """Whether doing the same again, a little later, may well succeed."""
+
     @property
     def detail(self) -> str:
         return str(self)
@@ -48,12 +51,19 @@ class UnavailableError(StatsError):
 
     status = 503
     retry_after_seconds = 5
+    may_pass = True
 
 
 class DatabaseUnavailableError(UnavailableError):
     @property
     def detail(self) -> str:
         return "The database can't be reached at the moment."
+
+
+class DatabaseRefusedError(DatabaseUnavailableError):
+    """It knows neither the user nor the database, and will not by itself."""
+
+    may_pass = False
 
 
 class RequestTimeoutError(UnavailableError):
@@ -89,6 +99,8 @@ class MigrationError(StatsError):
 
 
 class TableInUseError(StatsError):
+    may_pass = True
+
     def __init__(self) -> None:
         super().__init__(
             "retention: long transactions kept daily_downloads in use, so nothing was dropped; "
@@ -124,6 +136,13 @@ class EmptyDayError(IngestError):
         super().__init__(f"{source} has {rows} for {day}: nothing was published")
 
 
+class DayTimeoutError(IngestError):
+    may_pass = True
+
+    def __init__(self, day: date, seconds: float) -> None:
+        super().__init__(f"{day} took more than {seconds:g} seconds")
+
+
 class DuplicatePackageError(IngestError):
     def __init__(self, day: date) -> None:
         super().__init__(f"the source gave a package more than once for {day}")
@@ -146,5 +165,37 @@ class RealDataHeldError(IngestError):
         )
 
 
+class HeldDayError(IngestError):
+    """A day that was read and does not look plausible. It is held: kept, and not served."""
+
+    def __init__(self, day: date, reason: str) -> None:
+        super().__init__(
+            f"{day} is held, not published: {reason} "
+            f"(`python -m app ingest --date {day} --force` publishes it all the same)"
+        )
+        self.reason = reason
+
+
+class NoSourceError(SettingsError):
+    def __init__(self) -> None:
+        super().__init__("INGEST_SOURCE=none: --source should name where the downloads come from")
+
+
 class SourceError(IngestError):
-    """The source of downloads refused, broke off, or is not set up."""
+    """The source of downloads refused, or is not set up."""
+
+
+class SourceUnavailableError(SourceError):
+    """The source of downloads is away, or broke off."""
+
+    may_pass = True
+
+
+class LockLostError(StatsError):
+    may_pass = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the connection that kept others from ingesting at the same time was lost: "
+            "nothing more was published"
+        )

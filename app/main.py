@@ -24,11 +24,13 @@ from app.api.request_guard import RequestGuardMiddleware
 from app.api.request_log import RequestLogMiddleware
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import close, count_connections, create_engine
+from app.db.runs_repository import RunsRepository
 from app.errors import SettingsError
-from app.ingest.scheduler import create_scheduler, due_at, run_daily_job
+from app.ingest.plan import cadence_of, due_at, read_again_at
+from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.logs import RequestLineWriter, configure_logging
 from app.metrics import forget_ended_processes
-from app.settings import Settings, load_settings
+from app.settings import IngestSource, Settings, load_settings
 
 
 def create_app_from_environment() -> FastAPI:
@@ -69,6 +71,11 @@ def create_app(settings: Settings, database_url: str) -> Service:
     freshness = Freshness(
         database_url, settings.retention_days, partial(due_at, settings.ingest_schedule)
     )
+    scheduler = (
+        IngestScheduler(settings.ingest_schedule, partial(run_ingest_job, settings, database_url))
+        if settings.source is not IngestSource.NONE
+        else None
+    )
     rate_limits = _rate_limits(settings)
     is_logged = settings.request_log and settings.log_level in ("debug", "info")
     request_lines = RequestLineWriter(settings.log_format) if is_logged else None
@@ -78,12 +85,10 @@ def create_app(settings: Settings, database_url: str) -> Service:
         engine = create_engine(database_url, autocommit=True)
         count_connections(engine)
         app.state.repository = DownloadsRepository(engine, settings.retention_days)
+        app.state.runs = RunsRepository(engine)
         app.state.readiness = ReadinessCheck(engine)
-        scheduler = create_scheduler(
-            settings.ingest_schedule, partial(run_daily_job, settings, database_url)
-        )
-        app.state.scheduler = scheduler
-        scheduler.start()
+        if scheduler:
+            scheduler.start()
         watch = asyncio.create_task(freshness.watch())
         await freshness.has_looked()
         yield
@@ -92,7 +97,8 @@ def create_app(settings: Settings, database_url: str) -> Service:
             await watch
         if rate_limits:
             rate_limits.close()
-        scheduler.shutdown(wait=False)
+        if scheduler:
+            scheduler.stop()
         await close(engine)
         if request_lines:
             request_lines.flush()
@@ -108,6 +114,8 @@ def create_app(settings: Settings, database_url: str) -> Service:
         redoc_url=None,
     )
     app.state.freshness = freshness
+    app.state.scheduler = scheduler
+    app.state.read_again_at = partial(read_again_at, cadence_of(settings))
     app.include_router(packages.router)
     app.include_router(status.router)
     docs_page.install(app)

@@ -7,6 +7,7 @@ With several server processes each keeps its figures in files of a folder that t
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, time
 
@@ -66,8 +67,8 @@ DATABASE_CONNECTIONS_LIMIT = Gauge(
 )
 INGEST_SUCCESS = Gauge(
     "pypi_stats_last_ingest_success",
-    "1 when the last run of the daily job published its day or found it published, else 0. Not "
-    "there before the first run in this process.",
+    "1 when no day failed in the last run of the ingest job, else 0. Not there before the first "
+    "run in this process.",
     ["source"],
     multiprocess_mode="mostrecent",
 )
@@ -86,7 +87,7 @@ INGEST_TIMESTAMP = Gauge(
 
 
 class IngestRun:
-    """One run of the daily job, which failed unless it says otherwise. None is no run at all."""
+    """One run of the ingest job, which failed unless it says otherwise. None is no run at all."""
 
     success: bool | None = False
 
@@ -104,24 +105,38 @@ def observe_ingest(source: str) -> Iterator[IngestRun]:
             INGEST_TIMESTAMP.labels(source).set(time())
 
 
-class DataAge(Collector):
-    """Grows by itself: known when it is asked for, and the same in every process."""
+@dataclass(frozen=True, slots=True)
+class PublishedData(Collector):
+    """What is published: the same in every process, whichever of them published it, and known when
+    it is asked for. Not a number while nothing is published.
+    """
 
-    def __init__(self, days: float) -> None:
-        self._days = days
+    age_days: float
+    missing_days: float
+    held_days: float
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "pypi_stats_data_age_days",
             "Days since the latest published day ended: 0 to 1, and some hours, when all is well.",
-            self._days,
+            self.age_days,
+        )
+        yield GaugeMetricFamily(
+            "pypi_stats_missing_days",
+            "Days before the latest published one that should be served and are not published.",
+            self.missing_days,
+        )
+        yield GaugeMetricFamily(
+            "pypi_stats_held_days",
+            "Days that were read and are held, since they do not look plausible.",
+            self.held_days,
         )
 
 
-def exposition(data_age_days: float) -> bytes:
+def exposition(data: PublishedData) -> bytes:
     """All of it, as Prometheus reads it."""
     registry = CollectorRegistry()
-    registry.register(DataAge(data_age_days))
+    registry.register(data)
     folder = os.environ.get(MULTIPROCESS_FOLDER)
     if folder:
         MultiProcessCollector(registry, folder)

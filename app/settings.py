@@ -51,6 +51,7 @@ class IngestSource(StrEnum):
     AUTO = "auto"
     BIGQUERY = "bigquery"
     SAMPLE = "sample"
+    NONE = "none"
 
 
 def _postgres_url(value: SecretStr | None) -> SecretStr | None:
@@ -182,6 +183,12 @@ class Settings(BaseSettings):
         description="Postgres 14 or later, `postgresql://user:password@host:5432/database`. "
         "Left out, an embedded Postgres is started under `DATA_DIR`.",
     )
+    database_wait_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        le=3600,
+        description="How long `serve` waits at its start for a database that can't be reached.",
+    )
     data_dir: Path = Field(
         default=Path(".data"), description="Folder of the embedded Postgres and its data."
     )
@@ -204,7 +211,52 @@ class Settings(BaseSettings):
         default=IngestSource.AUTO,
         description="Where downloads come from: `bigquery`, `sample`, or `auto`, which is "
         "`bigquery` when `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_SERVICE_ACCOUNT_JSON` or "
-        "`BIGQUERY_EMULATOR_HOST` is set and `sample` otherwise.",
+        "`BIGQUERY_EMULATOR_HOST` is set and `sample` otherwise. `none` only serves: another "
+        "process ingests.",
+    )
+    ingest_max_days_per_run: int = Field(
+        default=7,
+        ge=1,
+        description="Days that a run of the ingest job reads at most: the latest that are missing, "
+        "held or to be read again. Each costs a query.",
+    )
+    ingest_retry_after_minutes: float = Field(
+        default=30.0,
+        gt=0,
+        le=7 * 24 * 60,
+        description="How long after a day was held, or failed, it is read again; then twice as "
+        "long each time, up to a week.",
+    )
+    ingest_recheck_after_hours: float = Field(
+        default=24.0,
+        ge=0,
+        le=30 * 24,
+        description="How long after its end a day that was read sooner is read once more, and "
+        "replaced if it grew: late downloads are in by then. That doubles the queries; 0 does "
+        "without.",
+    )
+    ingest_min_packages_ratio: float = Field(
+        default=0.75,
+        ge=0,
+        le=1,
+        description="Packages that a day needs to be published, as a ratio to the median of the "
+        "same weekday in the weeks around it. A day beyond this or the next three is held.",
+    )
+    ingest_max_packages_ratio: float = Field(
+        default=1.5, ge=1, description="Packages that it may have, as a ratio to the same."
+    )
+    ingest_min_downloads_ratio: float = Field(
+        default=0.6, ge=0, le=1, description="Downloads that it needs, in the same way."
+    )
+    ingest_max_downloads_ratio: float = Field(
+        default=2.0, ge=1, description="Downloads that it may have, in the same way."
+    )
+    ingest_step_days: int = Field(
+        default=3,
+        ge=1,
+        le=30,
+        description="Days in a row that make a new level, when they depart from what is usual in "
+        "the same way and come out the same when they are read again: they are published.",
     )
     google_application_credentials: Path | None = Field(
         default=None, description="File with the key of a Google service account."

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.downloads import PackageDownloads
+from app.ingest.source import Reading
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -88,7 +89,10 @@ class SyntheticSource:
     def __init__(self, packages: int) -> None:
         self._packages = packages
 
-    async def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+    async def read(self, day: date) -> Reading:
+        return Reading(self._batches(day))
+
+    async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
         for batch in batches(self._packages, day):
             yield batch
 

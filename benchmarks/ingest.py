@@ -20,7 +20,8 @@ from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect, job_engine
 from app.db.ingest_repository import IngestRepository
 from app.db.partitions import ensure_partition
-from app.ingest.pipeline import expire, ingest_day
+from app.ingest.pipeline import ingest_day
+from app.ingest.retention import expire
 from app.settings import Settings
 from benchmarks.bigquery_server import PAGE_ROWS, prepare_pages
 from benchmarks.command_line import (
@@ -176,7 +177,7 @@ async def _earlier_days(server_url: str, packages: int) -> str:
         if len(held) < EARLIER_DAYS:
             progress("copying it to the others")
             async with connect(engine) as connection:
-                await IngestRepository(connection).lock_publish()
+                await IngestRepository(connection).lock_publish(first)
                 for day in others:
                     await _copy_day(connection, first, day)
                 await connection.execute(
@@ -229,7 +230,7 @@ async def _retain(url: str) -> tuple[Retention, float]:
     async with job_engine(url) as engine:
         async with connect(engine) as connection:
             month_bytes = await _scalar(connection, _SIZE_OF_DAYS)
-            await IngestRepository(connection).lock_publish()
+            await IngestRepository(connection).lock_publish(LAST_DAY)
             await _copy_day(connection, LAST_DAY, LAST_DAY + timedelta(days=1))
             await connection.execute(text(_SEEN_A_DAY_LATER), {"day": LAST_DAY})
             await connection.commit()

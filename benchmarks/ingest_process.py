@@ -16,9 +16,10 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import job_engine
-from app.downloads import PackageDownloads
+from app.downloads import PackageDownloads, PublishedDay
 from app.ingest.pipeline import ingest_day
-from app.ingest.source import Source, open_source
+from app.ingest.plausibility import thresholds_of
+from app.ingest.source import Reading, Source, open_source
 from app.settings import IngestSource, load_settings
 
 STATEMENT_CHARACTERS = 48
@@ -35,9 +36,15 @@ class TimedSource:
         self.waited_seconds = 0.0
         self.taken_seconds = 0.0
 
-    async def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+    async def read(self, day: date) -> Reading:
+        reading = await self._source.read(day)
+        return Reading(self._timed(reading.batches), reading.bytes_billed)
+
+    async def _timed(
+        self, batches: AsyncIterator[Sequence[PackageDownloads]]
+    ) -> AsyncIterator[Sequence[PackageDownloads]]:
         asked = time.perf_counter()
-        async for page in self._source.read(day):
+        async for page in batches:
             handed = time.perf_counter()
             if self.first_row:
                 self.waited_seconds += handed - asked
@@ -72,7 +79,14 @@ async def ingest(day: date) -> dict[str, object]:
     source = TimedSource(open_source(settings, IngestSource.BIGQUERY))
     async with job_engine(settings.database_url.get_secret_value()) as engine:
         statements = time_statements(engine)
-        published = await ingest_day(engine, source, day, retention_days=settings.retention_days)
+        published = await ingest_day(
+            engine,
+            source,
+            day,
+            retention_days=settings.retention_days,
+            thresholds=thresholds_of(settings),
+        )
+        assert isinstance(published, PublishedDay)
         total = time.perf_counter() - source.first_row
     stages = {
         "waiting for pages": source.waited_seconds,

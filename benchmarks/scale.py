@@ -17,6 +17,7 @@ from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
 from app.downloads import PackageDownloads
 from app.ingest.pipeline import ingest_day
+from app.ingest.source import Reading
 from benchmarks.command_line import (
     bench_dir,
     main,
@@ -150,7 +151,10 @@ class _PreparedDay:
     rows: Sequence[Sequence[PackageDownloads]]
     name: str = SyntheticSource.name
 
-    async def read(self, _: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+    async def read(self, _: date) -> Reading:
+        return Reading(self._batches())
+
+    async def _batches(self) -> AsyncIterator[Sequence[PackageDownloads]]:
         for batch in self.rows:
             yield batch
 
@@ -174,11 +178,11 @@ async def _grow(server_url: str, database: str, packages: int, days: int, last: 
 async def _held(server_url: str, database: str) -> tuple[int, int]:
     """Bytes, and rows of a package and day."""
     async with opened(server_url, database) as engine:
-        held = await DownloadsRepository(engine, SERVED_DAYS).held()
+        size = await DownloadsRepository(engine, SERVED_DAYS).size()
         async with connect(engine) as connection:
             rows = await connection.scalar(text("SELECT count(*) FROM daily_downloads"))
     assert rows
-    return held.size_bytes, rows
+    return size.size_bytes, rows
 
 
 async def _narrow(server_url: str, database: str) -> NarrowLayout:

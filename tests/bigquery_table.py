@@ -112,6 +112,7 @@ class Table:
 
     @staticmethod
     async def read(source: BigQuerySource, day: date = DAY) -> dict[str, PackageDownloads]:
-        rows = [row async for batch in source.read(day) for row in batch]
+        reading = await source.read(day)
+        rows = [row async for batch in reading.batches for row in batch]
         assert len(rows) == len({row.package for row in rows}), "one row a package"
         return {row.package: row for row in rows}

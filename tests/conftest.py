@@ -23,7 +23,7 @@ from app.db.embedded import embedded_postgres
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
 from app.main import create_app
-from app.settings import Settings
+from app.settings import IngestSource, Settings
 from tests.processes import free_port, served, wait_for
 
 TEMPLATE = "migrated"
@@ -146,8 +146,10 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 @pytest.fixture
 def settings() -> Settings:
-    """The defaults, but without limits: a test that means them sets them."""
-    return Settings(rate_limits="")
+    """The defaults, but without limits and without an ingest job: a test that means them sets
+    them.
+    """
+    return Settings(rate_limits="", ingest_source=IngestSource.NONE)
 
 
 @pytest.fixture

@@ -9,8 +9,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.downloads import PackageDownloads, PublishedDay
 from app.ingest import pipeline
 from app.ingest.pipeline import latest_complete_day
+from app.ingest.plausibility import thresholds_of
+from app.ingest.source import Reading
+from app.settings import Settings
 
 RETENTION_DAYS = 180
+
+THRESHOLDS = thresholds_of(Settings())
+"""The defaults."""
 
 
 def days_ago(days: int) -> date:
@@ -44,8 +50,11 @@ class GivenSource:
     name: str = "given"
     read_days: list[date] = field(default_factory=list)
 
-    async def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+    async def read(self, day: date) -> Reading:
         self.read_days.append(day)
+        return Reading(self._batches(day))
+
+    async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
         for row in self.days.get(day, ()):
             if isinstance(row, Exception):
                 raise row
@@ -53,7 +62,9 @@ class GivenSource:
 
 
 async def publish(engine: AsyncEngine, day: date, *rows: PackageDownloads) -> PublishedDay:
-    """Ingest a day of these rows, the way every day is."""
-    return await pipeline.ingest_day(
+    """Ingest a day of these rows, the way every day is, however implausible they are."""
+    published = await pipeline.ingest_day(
         engine, GivenSource({day: rows}), day, retention_days=RETENTION_DAYS
     )
+    assert isinstance(published, PublishedDay)
+    return published

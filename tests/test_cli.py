@@ -18,6 +18,7 @@ import psutil
 import pytest
 from google.cloud import bigquery
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli import cli
@@ -48,13 +49,28 @@ def test_a_wrong_setting_is_named() -> None:
     assert_fails(run("serve", PORT="http"), 1, "PORT=http")
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate", "ingest", "expire", "seed", "status"])
+@pytest.mark.parametrize(
+    "command", ["serve", "migrate", "ingest", "expire", "seed", "status", "history"]
+)
 def test_a_database_that_is_not_there(command: str) -> None:
     port = free_port()
     url = f"postgresql://somebody:secret@127.0.0.1:{port}/stats"
-    result = run(command, DATABASE_URL=url)
+    result = run(command, DATABASE_URL=url, DATABASE_WAIT_SECONDS="0")
     assert_fails(result, 1, "127.0.0.1", "can't be reached")
     assert "secret" not in result.stderr
+
+
+def test_a_start_waits_for_its_database_as_long_as_it_is_told() -> None:
+    url = f"postgresql://somebody@127.0.0.1:{free_port()}/stats"
+    result = run("serve", DATABASE_URL=url, DATABASE_WAIT_SECONDS="1.5")
+    waiting, failed = result.stderr.strip().splitlines()
+    assert "waiting up to 1.5 s" in waiting
+    assert failed.startswith("error: the database at 127.0.0.1 can't be reached")
+
+
+def test_a_start_does_not_wait_for_a_database_that_refuses(server_url: str) -> None:
+    url = make_url(server_url).set(database="nothing").render_as_string(hide_password=False)
+    assert_fails(run("serve", DATABASE_URL=url), 1, 'database "nothing" does not exist')
 
 
 async def test_a_database_that_is_further_than_the_code(
@@ -134,6 +150,48 @@ async def test_from_the_sample_to_real_data(
     assert re.search(r"^source +bigquery$", shown, re.MULTILINE)
     assert re.search(r"^packages +1, 1 of them on the latest day$", shown, re.MULTILINE)
     emulator_client.delete_table(table.id)
+
+
+async def test_what_looks_wrong_is_held_until_it_is_forced(
+    database_url: str, engine: AsyncEngine
+) -> None:
+    """Here the operator wants more packages than the sample has."""
+    run("ingest", "--date", str(days_ago(7)), DATABASE_URL=database_url)
+    day = str(days_ago(0))
+    odd = {"DATABASE_URL": database_url, "INGEST_MAX_DOWNLOADS_RATIO": "1.0"}
+    odd["INGEST_MIN_DOWNLOADS_RATIO"] = "1.0"
+    result = run("ingest", "--date", day, **odd)
+    assert_fails(result, 1, f"{day} is held, not published", f"--date {day} --force")
+    shown = run("status", **odd).stdout
+    assert re.search(rf"^latest day +{days_ago(7)}$", shown, re.MULTILINE)
+    assert re.search(rf"^held +{day}$", shown, re.MULTILINE)
+    assert re.search(rf"\n  {day} .* downloads are .*; read 1 times, again from ", shown)
+    assert re.search(rf"^last run +.*: {day} held: .* downloads are ", shown, re.MULTILINE)
+
+    result = run("ingest", "--date", day, "--force", **odd)
+    assert result.stdout.startswith(f"published {day} from sample: 200 packages, ")
+    shown = run("status", **odd).stdout
+    assert re.search(r"^held +none$", shown, re.MULTILINE)
+    assert re.search(rf"^{day} +200 +[\d,]{{9,}}  ", shown, re.MULTILINE)
+
+    told = run("history", **odd).stdout.splitlines()
+    assert [line.split()[3:5] for line in told[1:]] == [
+        [day, "sample"],
+        [str(days_ago(7)), "sample"],
+    ]
+    assert re.search(r"  200 +0  held: [\d,]+ downloads are ", told[1])
+    assert told[2].endswith("  published")
+    assert len(run("history", "--limit", "1", **odd).stdout.splitlines()) == 2
+
+
+def test_without_a_run_there_is_no_history(database_url: str) -> None:
+    assert run("history", DATABASE_URL=database_url).stdout == "no day has been ingested yet\n"
+
+
+def test_a_process_that_only_serves_names_no_source(database_url: str) -> None:
+    for command in ("ingest", "backfill"):
+        result = run(command, DATABASE_URL=database_url, INGEST_SOURCE="none")
+        assert_fails(result, 1, "INGEST_SOURCE=none", "--source")
 
 
 async def test_backfill_does_what_is_missing(database_url: str, engine: AsyncEngine) -> None:

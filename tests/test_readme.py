@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.cli import cli
 from app.db.downloads_repository import DownloadsRepository
 from app.ingest import pipeline
+from app.ingest.sample import SampleSource
 from app.main import create_app
 from app.settings import Settings
 from tests.bigquery_table import DAY, NOON, Event, Table
@@ -99,8 +100,7 @@ async def test_from_the_sample_to_real_data_in_the_words_of_the_readme(
     """Its commands of the section on real data, with an emulator in the place of Google."""
     table = Table(emulator_client)
     table.insert(*(Event(at=NOON - timedelta(days=ago)) for ago in range(30)))
-    async for _ in pipeline.seed(engine, [DAY], retention_days=30):
-        pass
+    await pipeline.ingest_day(engine, SampleSource(), DAY, retention_days=30)
     environment = {
         "DATABASE_URL": database_url,
         "RETENTION_DAYS": "30",

@@ -63,17 +63,39 @@ def test_an_empty_folder_becomes_a_service_and_stays_one(
 
 def test_a_second_start_finds_the_data_as_it_was(data_dir: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
+    # Nothing is due before the end of another day.
+    environment = {"INGEST_SCHEDULE": "0 0 29 2 *", "INGEST_RECHECK_AFTER_HOURS": "0"}
     # A day before the latest complete one, and no more than that: the first start does the rest.
     run("ingest", "--date", str(days_ago(1)), DATA_DIR=str(data_dir))
-    with served(data_dir, log) as (address, _):
+    with served(data_dir, log, (), **environment) as (address, _):
         status = httpx.get(f"{address}/api/status").json()
         assert (status["days"], status["latest_day"]) == (30, str(days_ago(1)))
+        del status["next_run"]
         before = _answers(address)
     log.unlink()
-    with served(data_dir, log) as (address, _):
-        assert httpx.get(f"{address}/api/status").json() == status
+    with served(data_dir, log, (), **environment) as (address, _):
+        again = httpx.get(f"{address}/api/status").json()
+        assert {name: again[name] for name in status} == status
         assert _answers(address) == before
-    assert "Making" not in log.read_text()
+    assert "making" not in log.read_text()
+
+
+def test_a_start_catches_up(data_dir: Path, tmp_path: Path) -> None:
+    """Of two processes one does, with the day that was missed while nothing ran."""
+    run("ingest", "--date", str(days_ago(1)), DATA_DIR=str(data_dir))
+    log = tmp_path / "log"
+    environment = {"WORKERS": "2", "INGEST_SCHEDULE": "0 0 * * *"}
+    with served(data_dir, log, (), **environment) as (address, _):
+        deadline = time.monotonic() + 30
+        while True:
+            status = httpx.get(f"{address}/api/status").json()
+            if status["latest_day"] == str(days_ago(0)):
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert status["last_run"]["outcome"] == "published"
+        assert status["next_run"]
+    assert log.read_text().count(f"published {days_ago(0)} from sample") == 1
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -262,7 +284,7 @@ def test_commands_use_the_server_of_a_running_service(data_dir: Path, tmp_path: 
         result = run("expire", DATA_DIR=str(data_dir), LOG_LEVEL="info")
         assert result.returncode == 0
         assert "dropped no month" in result.stdout
-        assert "days       30 of 180" in run("status", DATA_DIR=str(data_dir)).stdout
+        assert "days         30 of 180" in run("status", DATA_DIR=str(data_dir)).stdout
         assert httpx.get(f"{address}/api/status").json()["days"] == 30
 
 

@@ -30,7 +30,7 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("INGEST_SCHEDULE", "at one", "five cron fields"),
         ("INGEST_SCHEDULE", "99 * * * *", "five cron fields"),
         ("INGEST_SCHEDULE", "0 1 * * 0", "name weekdays"),
-        ("INGEST_SOURCE", "csv", "'auto', 'bigquery' or 'sample'"),
+        ("INGEST_SOURCE", "csv", "'auto', 'bigquery', 'sample' or 'none'"),
         ("GOOGLE_SERVICE_ACCOUNT_JSON", '{"private_key": "secret"}', "service account's key"),
         ("GOOGLE_SERVICE_ACCOUNT_JSON", "secret", "service account's key"),
         ("BIGQUERY_TABLE", "file_downloads", "project.dataset.table"),

@@ -16,6 +16,7 @@ from time import time
 from app.db.publication import publication_listener
 from app.downloads import Publication
 from app.errors import DatabaseUnavailableError
+from app.metrics import PublishedData
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +90,17 @@ class Freshness:
             self._due = self._due_at(publication.latest_day).timestamp() if publication else 0.0
         self._confirmed = time()
 
-    def age_days(self) -> float:
-        """How long ago the latest published day ended; not a number while nothing is published."""
-        if self.publication is None:
-            return math.nan
-        began = datetime.combine(self.publication.latest_day, datetime.min.time(), UTC)
-        return (time() - began.timestamp()) / 86400 - 1
+    def figures(self) -> PublishedData:
+        """Of what is published, for the metrics."""
+        publication = self.publication
+        if publication is None:
+            return PublishedData(math.nan, math.nan, math.nan)
+        began = datetime.combine(publication.latest_day, datetime.min.time(), UTC)
+        return PublishedData(
+            age_days=(time() - began.timestamp()) / 86400 - 1,
+            missing_days=self._retention_days - publication.days,
+            held_days=publication.held_days,
+        )
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """`Cache-Control`; and `Age`, beyond its `max-age`, while the database can't confirm that

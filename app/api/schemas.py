@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
+from app.downloads import RECENT_STATUS_DAYS, RunOutcome
+
 PackageField = Annotated[
     str, Field(description="Normalised name (PEP 503), or `__all__`.", examples=["requests"])
 ]
@@ -146,6 +148,38 @@ class SystemDownloads(Series):
     type: Literal["system_downloads"]
 
 
+class RecentDay(BaseModel):
+    """A published day."""
+
+    day: dt.date
+    packages: int = Field(description="Packages downloaded that day.")
+    downloads: int = Field(description="Downloads, known mirrors excluded.")
+    published_at: dt.datetime
+
+
+class HeldDay(BaseModel):
+    """A day that was read and is not published, since it does not look plausible."""
+
+    day: dt.date
+    reason: str = Field(description="What speaks against it.")
+    packages: int = Field(description="Packages that the source gave.")
+    downloads: int = Field(description="Downloads that it gave, known mirrors excluded.")
+    held_since: dt.datetime
+    read_at: dt.datetime = Field(description="When it was last read.")
+    next_reading: dt.datetime = Field(description="From when on it is read again.")
+
+
+class Run(BaseModel):
+    """An ingest of a day."""
+
+    day: dt.date
+    started_at: dt.datetime
+    ended_at: dt.datetime | None = Field(
+        description="Null while it runs, and when its process was ended."
+    )
+    outcome: RunOutcome
+
+
 class Status(BaseModel):
     """What is published, within the days served."""
 
@@ -162,6 +196,17 @@ class Status(BaseModel):
     )
     packages: int = Field(description="Packages downloaded on the latest day.")
     downloads: int = Field(description="Downloads of that day, known mirrors excluded.")
+    recent_days: list[RecentDay] = Field(
+        description=f"The last {RECENT_STATUS_DAYS} published days, latest first."
+    )
+    held: list[HeldDay] = Field(
+        description="Days that were read and do not look plausible, oldest first. They are not "
+        "served, and are read again."
+    )
+    last_run: Run | None = Field(description="The last ingest; null before the first.")
+    next_run: dt.datetime | None = Field(
+        description="When this process next looks for what is missing; null when it only serves."
+    )
 
 
 class Index(BaseModel):

@@ -8,8 +8,8 @@ from app.api.dependencies import repository_of
 from app.api.freshness import Freshness
 from app.api.problem_details import documented
 from app.api.readiness import ReadinessCheck
-from app.api.schemas import Health, Index, Readiness, Status
-from app.downloads import gaps
+from app.api.schemas import Health, HeldDay, Index, Readiness, RecentDay, Run, Status
+from app.downloads import RECENT_STATUS_DAYS, gaps
 from app.metrics import exposition
 from app.settings import IngestSource
 
@@ -24,7 +24,12 @@ router = APIRouter(tags=["status"])
 )
 async def status(request: Request) -> Status:
     """Which days are published, where they came from, and which are missing."""
-    days = await repository_of(request).published_days()
+    repository = repository_of(request)
+    days = await repository.published_days()
+    held = await repository.held_days()
+    runs = await request.app.state.runs.latest(1)
+    scheduler = request.app.state.scheduler
+    read_again_at = request.app.state.read_again_at
     sources = sorted({day.source for day in days})
     first, latest = (days[0], days[-1]) if days else (None, None)
     return Status(
@@ -37,6 +42,36 @@ async def status(request: Request) -> Status:
         gaps=gaps(days),
         packages=latest.packages if latest else 0,
         downloads=latest.downloads if latest else 0,
+        recent_days=[
+            RecentDay(
+                day=day.day,
+                packages=day.packages,
+                downloads=day.downloads,
+                published_at=day.published_at,
+            )
+            for day in days[: -RECENT_STATUS_DAYS - 1 : -1]
+        ],
+        held=[
+            HeldDay(
+                day=day.day,
+                reason=day.reason,
+                packages=day.packages,
+                downloads=day.downloads,
+                held_since=day.held_since,
+                read_at=day.read_at,
+                next_reading=read_again_at(day),
+            )
+            for day in held
+        ],
+        last_run=Run(
+            day=runs[0].day,
+            started_at=runs[0].started_at,
+            ended_at=runs[0].ended_at,
+            outcome=runs[0].outcome,
+        )
+        if runs
+        else None,
+        next_run=scheduler.next_run if scheduler else None,
     )
 
 
@@ -82,4 +117,4 @@ async def ready(request: Request) -> Readiness:
 async def metrics(request: Request) -> Response:
     """Figures of the service itself, for Prometheus."""
     freshness: Freshness = request.app.state.freshness
-    return Response(exposition(freshness.age_days()), media_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(freshness.figures()), media_type=CONTENT_TYPE_LATEST)

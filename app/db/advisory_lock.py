@@ -4,8 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import IntEnum
 
-from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+import asyncpg
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.db.engine import connect
+from app.errors import LockLostError
 
 
 class LockKey(IntEnum):
@@ -13,7 +17,15 @@ class LockKey(IntEnum):
 
     MIGRATE = 2**40 + 1
     PUBLISH = 2**40 + 2
-    DAILY_JOB = 2**40 + 3
+    INGEST = 2**40 + 3
+
+
+_HOLDS = text(
+    "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+    "AND (CAST(classid AS bigint) << 32) + CAST(objid AS bigint) = :key "
+    "AND (pid = :process OR CAST(:process AS integer) IS NULL))"
+)
 
 
 async def lock_for_transaction(connection: AsyncConnection, key: LockKey) -> None:
@@ -21,19 +33,66 @@ async def lock_for_transaction(connection: AsyncConnection, key: LockKey) -> Non
     await connection.execute(select(func.pg_advisory_xact_lock(int(key))))
 
 
-@asynccontextmanager
-async def try_lock(connection: AsyncConnection, key: LockKey) -> AsyncIterator[bool]:
-    """Hold the lock meanwhile, unless somebody else does: True when it is ours.
+async def is_held(connection: AsyncConnection, key: LockKey, process: int | None = None) -> bool:
+    """Whether anybody holds the lock, or the server process of this id does."""
+    held: bool = (
+        await connection.execute(_HOLDS, {"key": int(key), "process": process})
+    ).scalar_one()
+    return held
 
-    It belongs to the connection, which is in autocommit and does nothing else that takes long:
-    Postgres releases it when the connection ends, however that comes about.
+
+class HeldLock:
+    """A lock that this process took, and keeps for as long as its connection lasts."""
+
+    def __init__(self, key: LockKey, process: int) -> None:
+        self._key = key
+        self._process = process
+        self.connection_ended = False
+
+    def check(self) -> None:
+        """Raise `LockLostError` when the connection is known to have ended."""
+        if self.connection_ended:
+            raise LockLostError
+
+    async def check_on_server(self, connection: AsyncConnection) -> None:
+        """Raise `LockLostError` unless the server says that the lock is ours.
+
+        Asked before a commit, on the connection that commits: who has lost the lock without having
+        heard of it commits nothing.
+        """
+        self.check()
+        if not await is_held(connection, self._key, self._process):
+            raise LockLostError
+
+
+@asynccontextmanager
+async def try_lock(engine: AsyncEngine, key: LockKey) -> AsyncIterator[HeldLock | None]:
+    """Hold the lock meanwhile, on a connection of its own; None when somebody else does.
+
+    Postgres releases it when that connection ends, however that comes about.
     """
-    taken = await connection.execute(select(func.pg_try_advisory_lock(int(key))))
-    if not taken.scalar_one():
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        if not connection.invalidated:  # As after a cancellation: the lock went with it.
-            await connection.execute(select(func.pg_advisory_unlock(int(key))))
+    async with connect(engine) as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        taken, process = (
+            await connection.execute(
+                select(func.pg_try_advisory_lock(int(key)), func.pg_backend_pid())
+            )
+        ).one()
+        if not taken:
+            yield None
+            return
+        lock = HeldLock(key, process)
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, asyncpg.Connection)
+
+        def ended(_: object) -> None:
+            lock.connection_ended = True
+
+        driver.add_termination_listener(ended)
+        try:
+            yield lock
+        finally:
+            driver.remove_termination_listener(ended)
+            # When the connection is gone, as after a cancellation, the lock went with it.
+            if not lock.connection_ended and not connection.invalidated:
+                await connection.execute(select(func.pg_advisory_unlock(int(key))))

@@ -23,8 +23,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWNS, Breakdown
 from app.db.engine import fetch
-from app.db.tables import daily_downloads, ingested_days, packages
-from app.downloads import Counts, PublishedDay, RecentDownloads, Series
+from app.db.tables import daily_downloads, held_days, ingested_days, packages
+from app.downloads import Counts, HeldDay, PublishedDay, RecentDownloads, Series
 from app.package_name import ALL_PACKAGES
 
 WITH_MIRRORS = "with_mirrors"
@@ -34,7 +34,7 @@ _latest_day = select(func.max(ingested_days.c.day)).scalar_subquery()
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Size:
     packages: int
     """In the days served."""
 
@@ -117,9 +117,14 @@ class DownloadsRepository:
             .where(ingested_days.c.day > self._before_window)
             .order_by(ingested_days.c.day)
         )
-        return [PublishedDay(*row) for row in await fetch(self._engine, query)]
+        return [PublishedDay(**row._asdict()) for row in await fetch(self._engine, query)]
 
-    async def held(self) -> Held:
+    async def held_days(self) -> list[HeldDay]:
+        """The days that are held, oldest first."""
+        query = select(held_days).order_by(held_days.c.day)
+        return [HeldDay(**row._asdict()) for row in await fetch(self._engine, query)]
+
+    async def size(self) -> Size:
         query = select(
             select(func.count())
             .select_from(packages)
@@ -127,12 +132,13 @@ class DownloadsRepository:
             .scalar_subquery(),
             func.pg_total_relation_size("packages")
             + func.pg_total_relation_size("ingested_days")
+            + func.pg_total_relation_size("held_downloads")
             + select(func.sum(func.pg_total_relation_size(column("relid"))))
             .select_from(func.pg_partition_tree("daily_downloads").table_valued("relid"))
             .scalar_subquery(),
         )
         ((package_count, size_bytes),) = await fetch(self._engine, query)
-        return Held(packages=package_count, size_bytes=int(size_bytes))
+        return Size(packages=package_count, size_bytes=int(size_bytes))
 
 
 def _merge(stored: Counts, category_of: Callable[[str], str]) -> Counts:

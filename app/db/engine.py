@@ -1,8 +1,10 @@
 """Connections to Postgres, and the one place where the driver's errors become ours."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -14,8 +16,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_delay,
+    wait_fixed,
+)
 
-from app.errors import DatabaseUnavailableError
+from app.errors import DatabaseRefusedError, DatabaseUnavailableError, StatsError
 from app.metrics import DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_LIMIT
 from app.settings import LIBPQ_ONLY_ARGUMENTS
 
@@ -27,8 +36,18 @@ STATEMENT_TIMEOUT_SECONDS = 10
 CLOSE_TIMEOUT_SECONDS = 3
 """For all connections of an engine together. Those that hang end with the process."""
 
-ENDED_BY_SERVER = {"55P03", "57014", "57P01", "57P02", "57P03"}
-"""SQLSTATEs of statements that were cancelled, had no lock in time, or met a server's shutdown."""
+ENDED_BY_SERVER = {"40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03"}
+"""SQLSTATEs of statements that met others at the same rows, had no lock in time, were cancelled, or
+met a server's shutdown.
+"""
+
+INSUFFICIENT_RESOURCES = "53"
+"""What the SQLSTATEs begin with of a full disk, memory that is used up, or too many connections."""
+
+REFUSED = ("28", "3D", "42501")
+"""What the SQLSTATEs begin with of a user, a password, or a database that the server does not know,
+and of a user who may not use it.
+"""
 
 POOL_SIZE = 10
 """Connections that a process opens as it needs them, and keeps. A query takes about a millisecond
@@ -36,6 +55,11 @@ of one; more would be opened and closed for one query each, which takes several.
 """
 
 POOL_TIMEOUT_SECONDS = 5
+
+WAIT_PAUSE_SECONDS = 0.5
+"""Between two attempts to reach a database that has yet to start."""
+
+log = logging.getLogger(__name__)
 
 
 def create_engine(
@@ -106,6 +130,39 @@ def asyncpg_url(database_url: str) -> URL:
     return url.set(query=query)
 
 
+def _is_passing(error: BaseException | None) -> bool:
+    """Whether the server refused for a reason that may be gone a little later."""
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    return sqlstate in ENDED_BY_SERVER or sqlstate.startswith(INSUFFICIENT_RESOURCES)
+
+
+def ended_by_server(error: BaseException) -> bool:
+    """Whether the server ended the statement alone: the connection, with all that it holds, is
+    there, and the transaction can be run again.
+    """
+    return (
+        isinstance(error, DBAPIError)
+        and not error.connection_invalidated
+        and _is_passing(error.orig)
+    )
+
+
+def _why_unavailable(error: Exception) -> str | None:
+    """What became of the database; None when the statement itself was at fault."""
+    if isinstance(error, TimeoutError):
+        return "takes too long to answer"
+    cause: BaseException | None = error
+    if isinstance(error, DBAPIError):
+        cause = error.orig and error.orig.__cause__
+        lost = error.connection_invalidated
+    else:
+        # COPY goes to the driver past SQLAlchemy, which would have wrapped it.
+        lost = isinstance(error, (asyncpg.PostgresConnectionError, asyncpg.InterfaceError))
+    if lost:
+        return "went away"
+    return f"gave up: {cause}" if _is_passing(cause) else None
+
+
 @asynccontextmanager
 async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A connection from the pool. What is not committed when it ends is rolled back.
@@ -117,24 +174,20 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         connection = await engine.connect()
     except PoolTimeoutError as error:
         raise DatabaseUnavailableError(f"{database} has no connection free") from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise DatabaseUnavailableError(f"{database} can't be reached: {error}") from error
-    except DBAPIError as error:
-        raise DatabaseUnavailableError(f"{database} can't be reached: {error.orig}") from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        kind = DatabaseUnavailableError
+        if (getattr(cause, "sqlstate", None) or "").startswith(REFUSED):
+            kind = DatabaseRefusedError
+        raise kind(f"{database} can't be reached: {cause}") from error
     try:
         _note_connections(engine)
         yield connection
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise DatabaseUnavailableError(f"{database} went away") from error
-        if getattr(error.orig, "sqlstate", None) in ENDED_BY_SERVER:
-            raise DatabaseUnavailableError(f"{database} ended a statement") from error
-        raise
-    except TimeoutError as error:
-        raise DatabaseUnavailableError(f"{database} takes too long to answer") from error
-    except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
-        # COPY goes to the driver past SQLAlchemy, which would have wrapped these.
-        raise DatabaseUnavailableError(f"{database} went away") from error
+    except (DBAPIError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        reason = _why_unavailable(error)
+        if reason is None:
+            raise
+        raise DatabaseUnavailableError(f"{database} {reason}") from error
     finally:
         await connection.close()
         _note_connections(engine)
@@ -158,6 +211,27 @@ async def fetch(
             if is_last or not is_lost:
                 raise
     raise AssertionError
+
+
+async def wait_for_database(engine: AsyncEngine, seconds: float) -> None:
+    """Wait until the database can be reached. Raises `DatabaseUnavailableError` when it can't be
+    after so long, or refuses.
+    """
+    async for attempt in AsyncRetrying(
+        stop=stop_after_delay(seconds),
+        wait=wait_fixed(WAIT_PAUSE_SECONDS),
+        retry=retry_if_exception(lambda error: isinstance(error, StatsError) and error.may_pass),
+        before_sleep=partial(_tell_waiting, seconds),
+        reraise=True,
+    ):
+        with attempt:
+            async with connect(engine):
+                return
+
+
+def _tell_waiting(seconds: float, state: RetryCallState) -> None:
+    if state.attempt_number == 1 and state.outcome:
+        log.warning("waiting up to %g s: %s", seconds, state.outcome.exception())
 
 
 async def close(engine: AsyncEngine) -> None:

@@ -1,15 +1,16 @@
-"""Writes days: rows are staged, then published in the transaction of the caller.
+"""Writes days: rows are staged, then published or held in the transaction of the caller.
 
 Staging is a temporary table. It belongs to one connection, Postgres drops it with that, and nobody
 else ever sees it: whatever happens before the publish commits, what is served stays as it was.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 import orjson
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import ColumnElement, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,8 +19,9 @@ from app.breakdowns import BREAKDOWN_COLUMNS
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.partitions import ensure_partition
 from app.db.publication import announce
-from app.db.tables import daily_downloads, ingested_days, packages
-from app.downloads import PackageDownloads, PublishedDay
+from app.db.steps import Step, enter
+from app.db.tables import daily_downloads, held_days, held_downloads, ingested_days, packages
+from app.downloads import DayFigures, HeldDay, PackageDownloads, PublishedDay
 from app.errors import DuplicatePackageError
 from app.package_name import ALL_PACKAGES
 
@@ -27,6 +29,9 @@ RECENT_DAYS = 30
 """The longest period of `recent`."""
 
 UNIQUE_VIOLATION = "23505"
+
+LOCK_TIMEOUT_SECONDS = 60
+"""Of a publish, which takes some seconds and waits for others that do."""
 
 _STAGED_COLUMNS = ("name", "with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS)
 _COLUMNS = ", ".join(_STAGED_COLUMNS[1:])
@@ -38,13 +43,18 @@ _ROW_TEXT = ", ".join(
     ["name", "with_mirrors", "without_mirrors", *(f"CAST({c} AS text)" for c in BREAKDOWN_COLUMNS)]
 )
 _DESCRIBE_STAGED = f"""
-SELECT count(*), coalesce(sum(without_mirrors), 0), encode(sha256(convert_to(concat_ws(' ',
+SELECT
+    count(*) AS packages,
+    coalesce(sum(without_mirrors), 0) AS downloads,
+    coalesce(sum(with_mirrors), 0) AS downloads_with_mirrors,
+    encode(sha256(convert_to(concat_ws(' ',
     count(*),
     sum(CAST(CAST('x' || substr(hash, 1, 16) AS bit(64)) AS bigint)),
     sum(CAST(CAST('x' || substr(hash, 17, 16) AS bit(64)) AS bigint))
-), 'UTF8')), 'hex')
+), 'UTF8')), 'hex') AS digest
 FROM (
     SELECT
+        with_mirrors,
         without_mirrors,
         encode(sha256(convert_to(concat_ws(' ', {_ROW_TEXT}), 'UTF8')), 'hex') AS hash
     FROM staged_downloads
@@ -58,10 +68,14 @@ class IngestRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def published_sources(self) -> dict[date, str]:
-        """Where each published day came from, also of those before the window."""
-        rows = await self._connection.execute(select(ingested_days.c.day, ingested_days.c.source))
-        return dict(rows.all())
+    async def published(self) -> dict[date, PublishedDay]:
+        """The published days, also those before the window."""
+        rows = await self._connection.execute(select(ingested_days))
+        return {row["day"]: PublishedDay(**row) for row in rows.mappings()}
+
+    async def held(self) -> dict[date, HeldDay]:
+        rows = await self._connection.execute(select(held_days))
+        return {row["day"]: HeldDay(**row) for row in rows.mappings()}
 
     # Staging
 
@@ -97,6 +111,83 @@ class IngestRepository:
             ],
         )
 
+    async def stage_held(self, day: date) -> None:
+        """Stage the rows of a held day."""
+        await self._connection.execute(
+            text(
+                f"INSERT INTO staged_downloads (name, {_COLUMNS}) "
+                f"SELECT name, {_COLUMNS} FROM held_downloads WHERE day = :day"
+            ),
+            {"day": day},
+        )
+        await self._connection.commit()
+
+    async def figures_of_staged(self, day: date, source: str) -> DayFigures:
+        enter(Step.DESCRIBE, day)
+        await self._connection.execute(text("ANALYZE staged_downloads"))
+        figures = (await self._connection.execute(text(_DESCRIBE_STAGED))).mappings().one()
+        return DayFigures(
+            day=day,
+            source=source,
+            packages=figures["packages"],
+            downloads=int(figures["downloads"]),
+            downloads_with_mirrors=int(figures["downloads_with_mirrors"]),
+            digest=figures["digest"],
+        )
+
+    # Holding back
+
+    async def hold(self, figures: DayFigures, reason: str) -> HeldDay:
+        """Keep what is staged as the day's held rows, unless those that are held have more
+        downloads: what a source once gave, it can't have meant to take back.
+        """
+        enter(Step.HOLD, figures.day)
+        now = datetime.now(UTC)
+        before = (await self.held()).get(figures.day)
+        if before and before.downloads_with_mirrors > figures.downloads_with_mirrors:
+            figures = before
+        elif before is None or before.digest != figures.digest:
+            await self._connection.execute(
+                delete(held_downloads).where(held_downloads.c.day == figures.day)
+            )
+            await self._connection.execute(
+                text(
+                    f"INSERT INTO held_downloads (day, name, {_COLUMNS}) "
+                    f"SELECT :day, name, {_COLUMNS} FROM staged_downloads"
+                ),
+                {"day": figures.day},
+            )
+        held = HeldDay(
+            day=figures.day,
+            source=figures.source,
+            packages=figures.packages,
+            downloads=figures.downloads,
+            downloads_with_mirrors=figures.downloads_with_mirrors,
+            digest=figures.digest,
+            reason=reason,
+            held_since=before.held_since if before else now,
+            read_at=now,
+            readings=before.readings + 1 if before else 1,
+            settled=before is not None and before.digest == figures.digest,
+        )
+        values = asdict(held)
+        await self._connection.execute(
+            insert(held_days)
+            .values(values)
+            .on_conflict_do_update(index_elements=[held_days.c.day], set_=values)
+        )
+        return held
+
+    async def forget_held_before(self, first_served: date) -> None:
+        """Forget the held days before this one, and their rows."""
+        await self._forget_held(held_days.c.day < first_served)
+
+    async def _forget_held(self, *where: ColumnElement[bool]) -> None:
+        gone = delete(held_days).where(*where).returning(held_days.c.day).cte()
+        await self._connection.execute(
+            delete(held_downloads).where(held_downloads.c.day.in_(select(gone.c.day)))
+        )
+
     # Retention
 
     async def latest_day(self) -> date | None:
@@ -107,6 +198,7 @@ class IngestRepository:
         """Forget the days before `first_held`, of which no row is left, and the packages last seen
         on them; say how many those were. The caller holds the publish lock.
         """
+        enter(Step.FORGET, first_held)
         await self._connection.execute(
             delete(ingested_days).where(ingested_days.c.day < first_held)
         )
@@ -117,42 +209,52 @@ class IngestRepository:
 
     # Publishing
 
-    async def lock_publish(self) -> None:
+    async def lock_publish(self, day: date) -> None:
         """Exclude other publishes, and retention, until the transaction ends: `recent` sums over
         several days, and no month or package may go that a publish is about to use.
+
+        From here on a lock that can't be had in time ends the transaction.
         """
+        enter(Step.LOCK, day)
+        await self._connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
         await lock_for_transaction(self._connection, LockKey.PUBLISH)
 
     async def delete_everything(self) -> None:
-        """Delete all days and packages. Readers see them until the caller's transaction commits."""
+        """Delete all days, published and held, and packages. Readers see them until the caller's
+        transaction commits.
+        """
         for table in (daily_downloads, packages, ingested_days):
             await self._connection.execute(delete(table))
+        await self._forget_held()
 
-    async def publish(self, day: date, source: str) -> PublishedDay:
+    async def publish(self, figures: DayFigures) -> PublishedDay:
         """Make what is staged the day's only rows, and bring every figure that depends on it up to
         date, in the caller's transaction. The caller holds the publish lock.
         """
-        await self._connection.execute(text("ANALYZE staged_downloads"))
-        published = await self._describe_staged(day, source)
+        day = figures.day
+        now = datetime.now(UTC)
+        published = PublishedDay(**asdict(figures), published_at=now, checked_at=now)
+        enter(Step.ALL_PACKAGES, day)
         await self._stage_all_packages()
+        enter(Step.PARTITION, day)
         await ensure_partition(self._connection, day)
         await self._replace_rows(day)
+        enter(Step.RECORD, day)
         await self._record(published)
+        await self._forget_held(held_days.c.day == day)
+        enter(Step.RECENT, day)
         await self._update_packages(day)
         await self._connection.execute(text("DROP TABLE staged_downloads"))
+        enter(Step.ANNOUNCE, day)
         await announce(self._connection)
         return published
 
-    async def _describe_staged(self, day: date, source: str) -> PublishedDay:
-        row = await self._connection.execute(text(_DESCRIBE_STAGED))
-        package_count, downloads, digest = row.one()
-        return PublishedDay(
-            day=day,
-            source=source,
-            packages=package_count,
-            downloads=int(downloads),
-            published_at=datetime.now(UTC),
-            digest=digest,
+    async def note_checked(self, day: date) -> None:
+        """The day was read again, and stays as it was published."""
+        await self._connection.execute(
+            update(ingested_days)
+            .where(ingested_days.c.day == day)
+            .values(checked_at=datetime.now(UTC))
         )
 
     async def _stage_all_packages(self) -> None:
@@ -176,9 +278,11 @@ class IngestRepository:
             select(ingested_days.c.day).where(ingested_days.c.day == day)
         )
         if replaced:
+            enter(Step.REPLACE, day)
             await self._connection.execute(
                 delete(daily_downloads).where(daily_downloads.c.date == day)
             )
+        enter(Step.NAMES, day)
         # Names that are there already are left out, rather than left to a conflict, which would
         # use up an id for each of them every day.
         await self._connection.execute(
@@ -190,6 +294,7 @@ class IngestRepository:
             ),
             {"day": day},
         )
+        enter(Step.ROWS, day)
         # In the order of the primary key, which is then added to from end to end.
         try:
             await self._connection.execute(
@@ -225,14 +330,7 @@ class IngestRepository:
         )
 
     async def _record(self, published: PublishedDay) -> None:
-        values = {
-            "day": published.day,
-            "source": published.source,
-            "packages": published.packages,
-            "downloads": published.downloads,
-            "published_at": published.published_at,
-            "digest": published.digest,
-        }
+        values = asdict(published)
         await self._connection.execute(
             insert(ingested_days)
             .values(values)

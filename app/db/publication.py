@@ -10,7 +10,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engine import close, connect, create_engine
-from app.db.tables import ingested_days
+from app.db.tables import held_days, ingested_days
 from app.downloads import Publication
 
 CHANNEL = "pypi_stats_published"
@@ -56,9 +56,11 @@ class PublicationListener:
             func.max(ingested_days.c.day),
             func.max(ingested_days.c.published_at),
             func.encode(func.sha256(func.convert_to(digests, "UTF8")), "hex"),
+            func.count(),
+            select(func.count()).select_from(held_days).scalar_subquery(),
         ).where(ingested_days.c.day > latest - self._retention)
-        day, published_at, version = (await self._connection.execute(query)).one()
-        return Publication(day, published_at, version) if day else None
+        row = (await self._connection.execute(query)).one()
+        return Publication(*row) if row[0] else None
 
 
 @asynccontextmanager

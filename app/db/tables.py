@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Date,
@@ -68,5 +69,72 @@ ingested_days = Table(
     Column("downloads", BigInteger, nullable=False, comment="Of all packages, mirrors excluded."),
     Column("published_at", DateTime(timezone=True), nullable=False),
     Column("digest", Text, nullable=False, comment="Of the day's rows, in whatever order."),
+    Column("downloads_with_mirrors", BigInteger, nullable=False, comment="Of all packages."),
+    Column(
+        "checked_at",
+        DateTime(timezone=True),
+        nullable=False,
+        comment="When the source was last read for the day, whether or not it had grown.",
+    ),
     comment="Published days: those with rows in daily_downloads.",
+)
+
+# A day that was read and did not look plausible. Its rows wait in held_downloads.
+held_days = Table(
+    "held_days",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("packages", Integer, nullable=False),
+    Column("downloads", BigInteger, nullable=False, comment="Of all packages, mirrors excluded."),
+    Column("downloads_with_mirrors", BigInteger, nullable=False, comment="Of all packages."),
+    Column("digest", Text, nullable=False, comment="Of the day's rows, in whatever order."),
+    Column("reason", Text, nullable=False, comment="Why it was not published."),
+    Column("held_since", DateTime(timezone=True), nullable=False),
+    Column("read_at", DateTime(timezone=True), nullable=False, comment="When it was last read."),
+    Column("readings", Integer, nullable=False, comment="How often it was read."),
+    Column(
+        "settled",
+        Boolean,
+        nullable=False,
+        comment="Whether the last reading gave the same rows as the one before it.",
+    ),
+    comment="Days that were read and are not published, since they do not look plausible.",
+)
+
+# Without a key: rows come a day at a time, and go with it.
+held_downloads = Table(
+    "held_downloads",
+    metadata,
+    Column("day", Date, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("with_mirrors", BigInteger, nullable=False),
+    Column("without_mirrors", BigInteger, nullable=False),
+    Column("python_minor", JSONB, nullable=False),
+    Column("system", JSONB, nullable=False),
+    comment="The rows of held days, which nobody is served.",
+)
+
+ingest_runs = Table(
+    "ingest_runs",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("day", Date, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False),
+    Column(
+        "ended_at",
+        DateTime(timezone=True),
+        comment="NULL while it runs, and for ever when its process was killed.",
+    ),
+    Column(
+        "outcome",
+        Text,
+        nullable=False,
+        comment="running, or what became of it: published, unchanged, held, failed, stopped.",
+    ),
+    Column("rows", Integer, comment="Packages that the source gave."),
+    Column("bytes_billed", BigInteger, comment="NULL until the source has told."),
+    Column("error", Text, comment="Why the day was held, or what failed."),
+    comment="Each time that a day was asked of a source.",
 )

@@ -14,7 +14,12 @@ import google.auth.exceptions
 import orjson
 import requests
 from google.api_core.client_options import ClientOptions
-from google.api_core.exceptions import GoogleAPIError
+from google.api_core.exceptions import (
+    GoogleAPIError,
+    RetryError,
+    ServerError,
+    TooManyRequests,
+)
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.cloud import bigquery
 from google.cloud.bigquery.retry import DEFAULT_RETRY
@@ -23,7 +28,8 @@ from google.oauth2 import service_account
 
 from app.breakdowns import BREAKDOWN_COLUMNS
 from app.downloads import PackageDownloads
-from app.errors import SettingsError, SourceError
+from app.errors import SettingsError, SourceError, SourceUnavailableError
+from app.ingest.source import Reading
 from app.settings import Settings
 
 Result = TypeVar("Result")
@@ -39,6 +45,19 @@ RETRY_SECONDS = 60
 REQUEST_TIMEOUT_SECONDS = 60
 QUERY_TIMEOUT_SECONDS = 900
 """Of a day's query, which takes a minute or so, and of each page of rows, which takes seconds."""
+
+PASSING_REASONS = {
+    "backendError",
+    "internalError",
+    "jobBackendError",
+    "jobInternalError",
+    "rateLimitExceeded",
+    "jobRateLimitExceeded",
+    "resourcesExceeded",
+    "stopped",
+    "timeout",
+}
+"""Of BigQuery's error table, those that the same query may not meet again a little later."""
 
 USD_PER_TIB_BILLED = 6.25
 """On-demand price of a query in the US multi-region, beyond the first TiB of each month."""
@@ -66,23 +85,33 @@ class BigQuerySource:
         self._mirror_installers = mirror_installers
         self._max_bytes_billed = max_bytes_billed
 
-    async def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+    async def read(self, day: date) -> Reading:
         with _source_errors():
-            rows = await _in_thread(self._run, day)
+            job, rows = await _in_thread(self._run, day)
+        return Reading(self._batches(rows), bytes_billed=job.total_bytes_billed or 0)
+
+    async def _batches(
+        self, rows: bigquery.table.RowIterator
+    ) -> AsyncIterator[Sequence[PackageDownloads]]:
+        received = 0
+        with _source_errors():
             pages = rows.pages
-            received = 0
             while (page := await _in_thread(_next_page, pages)) is not None:
                 received += len(page)
                 yield page
         if received != rows.total_rows:
-            raise SourceError(f"BigQuery announced {rows.total_rows} rows and sent {received}")
+            raise SourceUnavailableError(
+                f"BigQuery announced {rows.total_rows} rows and sent {received}"
+            )
 
-    def _run(self, day: date) -> bigquery.table.RowIterator:
-        return self._submit(day).result(
+    def _run(self, day: date) -> tuple[bigquery.QueryJob, bigquery.table.RowIterator]:
+        job = self._submit(day)
+        rows = job.result(
             page_size=PAGE_ROWS,
             retry=DEFAULT_RETRY.with_timeout(RETRY_SECONDS),
             timeout=QUERY_TIMEOUT_SECONDS,
         )
+        return job, rows
 
     def bytes_billed(self, day: date) -> int:
         """Bytes that the day's query would bill. Asking costs nothing."""
@@ -174,9 +203,25 @@ def _source_errors() -> Iterator[None]:
         google.auth.exceptions.GoogleAuthError,
         requests.RequestException,
     ) as error:
-        raise SourceError(f"BigQuery: {_one_line(error)}") from error
+        kind = SourceUnavailableError if _may_pass(error) else SourceError
+        raise kind(f"BigQuery: {_one_line(error)}") from error
     except TimeoutError as error:
-        raise SourceError(f"BigQuery: no answer within {QUERY_TIMEOUT_SECONDS} s") from error
+        raise SourceUnavailableError(
+            f"BigQuery: no answer within {QUERY_TIMEOUT_SECONDS} s"
+        ) from error
+    except (orjson.JSONDecodeError, json.JSONDecodeError, KeyError) as error:
+        # What came was cut off, or is not what BigQuery sends.
+        raise SourceUnavailableError(f"BigQuery: an answer that makes no sense: {error}") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it is Google's trouble, or the network's, and not what was asked or who asked."""
+    if isinstance(error, (ServerError, TooManyRequests, RetryError, requests.RequestException)):
+        return True
+    if isinstance(error, google.auth.exceptions.GoogleAuthError):
+        return bool(error.retryable)
+    reasons = {detail.get("reason") for detail in getattr(error, "errors", None) or ()}
+    return bool(reasons & PASSING_REASONS)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,30 +1,29 @@
-"""Brings days from a source to what is served: stage, check, publish, retention."""
+"""Brings a day from a source to what is served: stage, judge, publish or hold."""
 
-import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.breakdowns import BREAKDOWN_COLUMNS
-from app.db.engine import connect
+from app.db.advisory_lock import HeldLock
+from app.db.engine import connect, ended_by_server
 from app.db.ingest_repository import IngestRepository
-from app.db.partitions import drop_partitions_before, first_held_day
-from app.downloads import PackageDownloads, PublishedDay
+from app.db.steps import Step, enter
+from app.downloads import DayFigures, PackageDownloads, PublishedDay
 from app.errors import (
     DayOutsideWindowError,
     DayWithoutDownloadsError,
     EmptyDayError,
-    IngestError,
+    HeldDayError,
     RealDataHeldError,
     SampleDataHeldError,
-    TableInUseError,
 )
-from app.ingest.sample import SampleSource
+from app.ingest.plausibility import Thresholds, why_implausible
+from app.ingest.retries import attempts
 from app.ingest.source import Source
 from app.package_name import is_valid
 from app.settings import IngestSource
@@ -37,9 +36,6 @@ FIRST_DAY = date(2016, 1, 1)
 STAGED_ROWS = 2_000
 """Rows that are validated and copied at a time. In between, the service's process answers requests:
 this many keep it from that for some 10 ms."""
-
-EXPIRE_TRIES = 10
-EXPIRE_PAUSE_SECONDS = 1.0
 
 MAX_DAILY_DOWNLOADS = 10**11
 """Of one package. All of PyPI together has some 10**9 to 10**10 a day."""
@@ -56,41 +52,179 @@ def check_counted(day: date) -> None:
         raise DayWithoutDownloadsError(day, FIRST_DAY, latest_complete_day())
 
 
+@dataclass(slots=True)
+class Progress:
+    """How far the ingest of a day has come, for whoever keeps a record of it."""
+
+    rows: int = 0
+    note_billed: Callable[[int], Awaitable[None]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnchangedDay:
+    """A day that was published before, and of which the source has no more now."""
+
+    published: PublishedDay
+
+    def __str__(self) -> str:
+        return f"unchanged {self.published.day}: {DayFigures.__str__(self.published)}"
+
+
+@dataclass(slots=True)
+class _Rejected:
+    """Rows that were not staged."""
+
+    names: int = 0
+    """Without the name of a package. Of these there always are some."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """By what is wrong with their counts. Of these there is none in a day that is right."""
+
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def describe_counts(self) -> str | None:
+        if not self.counts:
+            return None
+        fault, count = self.counts.most_common(1)[0]
+        return f"{count:,} rows are wrong: {fault}, such as {self.examples[fault]}"
+
+
 async def ingest_day(
     engine: AsyncEngine,
     source: Source,
     day: date,
     *,
     retention_days: int,
+    thresholds: Thresholds | None = None,
     replace_sample: bool = False,
-) -> PublishedDay:
+    only_if_grown: bool = False,
+    lock: HeldLock | None = None,
+    progress: Progress | None = None,
+) -> PublishedDay | UnchangedDay:
     """Publish a day, in place of what was published for it before.
 
-    Everything of the day becomes visible at once or, when anything raises, nothing does. With
-    `replace_sample` all sample data goes in the moment the day appears. Raises an `IngestError`.
+    Everything of the day becomes visible at once or, when anything raises, nothing does. By
+    `thresholds` a day that does not look plausible is held, and `HeldDayError` raised; without
+    them every day is taken as it is. With `replace_sample` all sample data goes in the moment the
+    day appears. With `only_if_grown` a published day stays unless the source has more of it now.
+    What is published is published under `lock`, or not at all. Raises an `IngestError`.
     """
     check_counted(day)
+    progress = progress or Progress()
     async with connect(engine) as connection:
         repository = IngestRepository(connection)
         # Asked before anything is spent on the source, and again when nobody else can publish.
-        await _check_admissible(repository, source, day, retention_days, replace_sample)
+        await _check_admissible(repository, source.name, day, retention_days, replace_sample)
         await repository.begin_staging()
-        await _stage(repository, source, day)
-
-        await repository.lock_publish()
-        replaced = await _check_admissible(repository, source, day, retention_days, replace_sample)
-        if replaced:
-            await repository.delete_everything()
-        published = await repository.publish(day, source.name)
+        rejected = await _stage(repository, source, day, lock, progress)
+        figures = await repository.figures_of_staged(day, source.name)
         await connection.commit()
-    if replaced:
-        log.warning("deleted all sample data")
-    return published
+
+        publish = _Publish(
+            connection, figures, retention_days, thresholds, replace_sample, only_if_grown, lock
+        )
+        fault = rejected.describe_counts()
+        # What is staged outlives a transaction that had to be given up.
+        async for attempt in attempts(f"{day}", ended_by_server):
+            with attempt:
+                return await publish.run(fault)
+    raise AssertionError
+
+
+async def publish_held(
+    engine: AsyncEngine,
+    day: date,
+    *,
+    retention_days: int,
+    thresholds: Thresholds | None,
+    lock: HeldLock | None = None,
+) -> PublishedDay | None:
+    """Publish a held day as it was read; by `thresholds` only when it has become plausible, since
+    days around it were published. None when there is no such held day. Raises an `IngestError`.
+    """
+    async with connect(engine) as connection:
+        repository = IngestRepository(connection)
+        held = (await repository.held()).get(day)
+        if held is None or (
+            thresholds
+            and why_implausible(
+                held, await repository.published(), await repository.held(), thresholds
+            )
+        ):
+            return None
+        await repository.begin_staging()
+        await repository.stage_held(day)
+        figures = await repository.figures_of_staged(day, held.source)
+        await connection.commit()
+        publish = _Publish(connection, figures, retention_days, None, False, False, lock)
+        async for attempt in attempts(f"{day}", ended_by_server):
+            with attempt:
+                published = await publish.run(None)
+                assert isinstance(published, PublishedDay)
+                return published
+    raise AssertionError
+
+
+@dataclass(frozen=True, slots=True)
+class _Publish:
+    """What becomes of a day that is staged, in one transaction that can be run again."""
+
+    connection: AsyncConnection
+    figures: DayFigures
+    retention_days: int
+    thresholds: Thresholds | None
+    replace_sample: bool
+    only_if_grown: bool
+    lock: HeldLock | None
+
+    async def run(self, fault: str | None) -> PublishedDay | UnchangedDay:
+        """`fault` is what is already known to be wrong with the day."""
+        try:
+            return await self._run(fault)
+        except BaseException:
+            await self.connection.rollback()
+            raise
+
+    async def _run(self, fault: str | None) -> PublishedDay | UnchangedDay:
+        repository = IngestRepository(self.connection)
+        day = self.figures.day
+        await repository.lock_publish(day)
+        replaces_sample = await _check_admissible(
+            repository, self.figures.source, day, self.retention_days, self.replace_sample
+        )
+        enter(Step.JUDGE, day)
+        published = {} if replaces_sample else await repository.published()
+        before = published.get(day)
+        with_mirrors = self.figures.downloads_with_mirrors
+        if self.only_if_grown and before and with_mirrors <= before.downloads_with_mirrors:
+            await repository.note_checked(day)
+            await self._commit()
+            return UnchangedDay(before)
+        if self.thresholds:
+            held = {} if replaces_sample else await repository.held()
+            reason = fault or why_implausible(self.figures, published, held, self.thresholds)
+            if reason:
+                await repository.hold(self.figures, reason)
+                await self._commit()
+                raise HeldDayError(day, reason)
+        if replaces_sample:
+            await repository.delete_everything()
+        result = await repository.publish(self.figures)
+        await self._commit()
+        if replaces_sample:
+            log.warning("deleted all sample data")
+        return result
+
+    async def _commit(self) -> None:
+        if self.lock:
+            await self.lock.check_on_server(self.connection)
+        enter(Step.COMMIT, self.figures.day)
+        await self.connection.commit()
 
 
 async def _check_admissible(
     repository: IngestRepository,
-    source: Source,
+    source: str,
     day: date,
     retention_days: int,
     replace_sample: bool,
@@ -99,48 +233,70 @@ async def _check_admissible(
 
     Raises when the day can't be published beside what is held.
     """
-    held = await repository.published_sources()
-    holds_sample = IngestSource.SAMPLE in held.values()
-    if held and source.name == IngestSource.SAMPLE and not holds_sample:
+    published = await repository.published()
+    holds_sample = any(one.source == IngestSource.SAMPLE for one in published.values())
+    if published and source == IngestSource.SAMPLE and not holds_sample:
         raise RealDataHeldError
-    if holds_sample and source.name != IngestSource.SAMPLE:
+    if holds_sample and source != IngestSource.SAMPLE:
         if not replace_sample:
-            raise SampleDataHeldError(source.name)
+            raise SampleDataHeldError(source)
         return True
-    if held:
-        latest = max(held)
+    if published:
+        latest = max(published)
         first = latest - timedelta(days=retention_days - 1)
         if day < first:
             raise DayOutsideWindowError(day, first, latest)
     return False
 
 
-async def _stage(repository: IngestRepository, source: Source, day: date) -> None:
+async def _stage(
+    repository: IngestRepository,
+    source: Source,
+    day: date,
+    lock: HeldLock | None,
+    progress: Progress,
+) -> _Rejected:
+    enter(Step.READ, day)
+    reading = await source.read(day)
+    if progress.note_billed:
+        await progress.note_billed(reading.bytes_billed)
     staged = 0
-    rejected: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    async for batch in source.read(day):
+    rejected = _Rejected()
+    async for batch in reading.batches:
+        enter(Step.STAGE, day)
+        progress.rows += len(batch)
         for start in range(0, len(batch), STAGED_ROWS):
-            accepted = []
-            for row in batch[start : start + STAGED_ROWS]:
-                fault = fault_of(row)
-                if fault is None:
-                    accepted.append(row)
-                else:
-                    rejected[fault] += 1
-                    examples.setdefault(fault, repr(row)[:300])
+            if lock:
+                lock.check()
+            accepted = [
+                row for row in batch[start : start + STAGED_ROWS] if _is_accepted(row, rejected)
+            ]
             await repository.stage(accepted)
             staged += len(accepted)
-    for fault, count in rejected.items():
-        log.warning("%s: rejected %d rows: %s, such as %s", day, count, fault, examples[fault])
+    for fault, example in rejected.examples.items():
+        count = rejected.counts[fault] or rejected.names
+        log.warning("%s: rejected %d rows: %s, such as %s", day, count, fault, example)
     if not staged:
-        raise EmptyDayError(day, source.name, rejected.total())
+        raise EmptyDayError(day, source.name, rejected.names + rejected.counts.total())
+    return rejected
+
+
+def _is_accepted(row: PackageDownloads, rejected: _Rejected) -> bool:
+    if not is_valid(row.package):
+        fault = "not the name of a package"
+        rejected.names += 1
+    else:
+        counts_fault = fault_of(row)
+        if counts_fault is None:
+            return True
+        fault = counts_fault
+        rejected.counts[fault] += 1
+    rejected.examples.setdefault(fault, repr(row)[:300])
+    return False
 
 
 def fault_of(row: PackageDownloads) -> str | None:
-    """What is wrong with a row that must not be counted; None when nothing is."""
-    if not is_valid(row.package):
-        return "not the name of a package"
+    """What is wrong with a row's counts; None when nothing is."""
     counts_agree = 0 <= row.without_mirrors <= row.with_mirrors
     if not (counts_agree and 1 <= row.with_mirrors <= MAX_DAILY_DOWNLOADS):
         return "an impossible number of downloads"
@@ -149,139 +305,3 @@ def fault_of(row: PackageDownloads) -> str | None:
         if sum(counts) != row.without_mirrors or min(counts, default=1) < 1:
             return f"{column} does not add up to the downloads"
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class Expired:
-    partitions: Sequence[str]
-    packages: int
-
-    def __str__(self) -> str:
-        dropped = ", ".join(self.partitions) or "no month"
-        return f"retention: dropped {dropped}, forgot {self.packages:,} packages"
-
-
-async def expire(engine: AsyncEngine, *, retention_days: int) -> Expired:
-    """Drop the months that lie wholly outside the window, and the packages without a row left, all
-    or nothing. Raises `TableInUseError` when readers were in the way each time it tried.
-
-    Readers leave out what is outside the window by themselves, so this changes no answer.
-    """
-    for _ in range(EXPIRE_TRIES - 1):
-        with suppress(TableInUseError):
-            return await _expire(engine, retention_days)
-        await asyncio.sleep(EXPIRE_PAUSE_SECONDS)
-    return await _expire(engine, retention_days)
-
-
-async def _expire(engine: AsyncEngine, retention_days: int) -> Expired:
-    async with connect(engine) as connection:
-        repository = IngestRepository(connection)
-        await repository.lock_publish()
-        latest = await repository.latest_day()
-        if latest is None:
-            return Expired([], 0)
-        first_served = latest - timedelta(days=retention_days - 1)
-        dropped = await drop_partitions_before(connection, first_served)
-        first_held = await first_held_day(connection)
-        gone = await repository.forget_before(first_held) if first_held else 0
-        await connection.commit()
-        return Expired(dropped, gone)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one day of a backfill: it was published, or it failed for a reason."""
-
-    day: date
-    result: PublishedDay | IngestError
-
-    def __str__(self) -> str:
-        if isinstance(self.result, PublishedDay):
-            return str(self.result)
-        return f"{self.day} failed: {self.result}"
-
-
-async def days_to_backfill(
-    engine: AsyncEngine,
-    start: date | None,
-    end: date,
-    *,
-    retention_days: int,
-    force: bool,
-    replace_sample: bool,
-) -> list[date]:
-    """The days from `start` to `end`, both included, that are not published, latest first.
-
-    `start` left out is the first day that is served once `end` is published. With `force` all of
-    them; with `replace_sample` a day of sample data counts as not published. Raises when a day is
-    not complete or would lie outside the window.
-    """
-    for day in filter(None, (start, end)):
-        check_counted(day)
-    async with connect(engine) as connection:
-        sources = await IngestRepository(connection).published_sources()
-    held = {
-        day
-        for day, source in sources.items()
-        if not (replace_sample and source == IngestSource.SAMPLE)
-    }
-    latest = max(held | {end})
-    first = latest - timedelta(days=retention_days - 1)
-    start = start or first
-    if start < first:
-        raise DayOutsideWindowError(start, first, latest)
-    days = [end - timedelta(days=passed) for passed in range((end - start).days + 1)]
-    return [day for day in days if force or day not in held]
-
-
-async def backfill(
-    engine: AsyncEngine,
-    source: Source,
-    days: Sequence[date],
-    *,
-    retention_days: int,
-    replace_sample: bool = False,
-) -> AsyncIterator[Outcome]:
-    """Publish the days in the order given. A day that fails does not keep the others from it.
-
-    Raises what would make every day fail: mixed data, a database that went away.
-    """
-    for day in days:
-        try:
-            published = await ingest_day(
-                engine, source, day, retention_days=retention_days, replace_sample=replace_sample
-            )
-        except (SampleDataHeldError, RealDataHeldError):
-            raise
-        except IngestError as error:
-            yield Outcome(day, error)
-        else:
-            yield Outcome(day, published)
-
-
-async def days_to_seed(engine: AsyncEngine, *, retention_days: int) -> list[date]:
-    """The days that a full window of sample data lacks, latest first.
-
-    It ends with the latest day held, so that what is there stays as it is; in an empty database
-    with the latest complete one.
-    """
-    async with connect(engine) as connection:
-        end = await IngestRepository(connection).latest_day() or latest_complete_day()
-    return await days_to_backfill(
-        engine,
-        None,
-        end,
-        retention_days=retention_days,
-        force=False,
-        replace_sample=False,
-    )
-
-
-async def seed(
-    engine: AsyncEngine, days: Sequence[date], *, retention_days: int
-) -> AsyncIterator[PublishedDay]:
-    """Publish sample data for the days. Raises `RealDataHeldError`."""
-    source = SampleSource()
-    for day in days:
-        yield await ingest_day(engine, source, day, retention_days=retention_days)

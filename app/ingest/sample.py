@@ -12,6 +12,7 @@ from random import Random
 
 from app.breakdowns import NULL_CATEGORY
 from app.downloads import PackageDownloads
+from app.ingest.source import Reading
 
 PACKAGES = tuple((Path(__file__).parent / "sample_packages.txt").read_text().split())
 """Names, most downloaded first."""
@@ -81,7 +82,10 @@ _CHARACTERS = [_character(rank, name) for rank, name in enumerate(PACKAGES, star
 class SampleSource:
     name = "sample"
 
-    async def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+    async def read(self, day: date) -> Reading:
+        return Reading(self._batches(day))
+
+    async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
         python_shares = _python_shares(day)
         yield [_downloads(character, day, python_shares) for character in _CHARACTERS]
 

@@ -1,19 +1,24 @@
-"""The daily job, inside the service's process."""
+"""The ingest job, inside the service's process."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.date import DateTrigger
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.advisory_lock import LockKey, try_lock
+from app.db.advisory_lock import HeldLock, LockKey, try_lock
 from app.db.engine import connect, job_engine
 from app.db.ingest_repository import IngestRepository
-from app.errors import StatsError
-from app.ingest.pipeline import expire, ingest_day, latest_complete_day
+from app.db.runs_repository import RunsRepository
+from app.errors import HeldDayError, SourceError, StatsError
+from app.ingest.plan import Plan, cadence_of, plan
+from app.ingest.plausibility import thresholds_of
+from app.ingest.retention import expire
+from app.ingest.runs import Run, publish_plausible
 from app.ingest.source import open_source
 from app.metrics import observe_ingest
 from app.settings import Settings
@@ -21,74 +26,156 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 DAILY_JOB = "daily-ingest"
+START_JOB = "ingest-at-start"
+NEXT_JOB = "next-ingest"
 
-JOB_TIMEOUT_SECONDS = 3600
-"""After which a job that hangs makes room for the next."""
-
-
-def due_at(schedule: str, latest_day: date) -> datetime:
-    """When the day after `latest_day` is due: at the first firing after that day has ended."""
-    ended = datetime.combine(latest_day + timedelta(days=2), time(), UTC)
-    trigger = CronTrigger.from_crontab(schedule, timezone="UTC")
-    firing: datetime | None = trigger.get_next_fire_time(None, ended)
-    return firing or ended
+TAKEN_PAUSE = timedelta(minutes=10)
+"""After which a process looks again, when another was ingesting: that one may have been killed."""
 
 
-def create_scheduler(schedule: str, job: Callable[[], Awaitable[None]]) -> AsyncIOScheduler:
-    """A scheduler, not started, that runs the job at the cron expression `schedule`, in UTC."""
-    scheduler = AsyncIOScheduler(timezone="UTC")
-    scheduler.add_job(
-        job,
-        CronTrigger.from_crontab(schedule, timezone="UTC"),
-        id=DAILY_JOB,
-        name=DAILY_JOB,
-        # Late is better than not at all, and twice late is once.
-        misfire_grace_time=None,
-        coalesce=True,
-        max_instances=1,
-    )
-    return scheduler
+class IngestScheduler:
+    """Runs the job at the service's start, at each firing of the schedule, and in between when the
+    job says that something will be due.
+    """
+
+    def __init__(self, schedule: str, job: Callable[[], Awaitable[datetime | None]]) -> None:
+        self._job = job
+        self._scheduler = AsyncIOScheduler(timezone="UTC")
+        self._scheduler.add_job(
+            self._run,
+            CronTrigger.from_crontab(schedule, timezone="UTC"),
+            id=DAILY_JOB,
+            # Late is better than not at all, and twice late is once.
+            misfire_grace_time=None,
+            coalesce=True,
+            max_instances=1,
+        )
+
+    def start(self) -> None:
+        self._scheduler.start()
+        self._run_at(datetime.now(UTC), START_JOB)
+
+    def stop(self) -> None:
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+
+    @property
+    def next_run(self) -> datetime | None:
+        """None before the start."""
+        times = [getattr(job, "next_run_time", None) for job in self._scheduler.get_jobs()]
+        return min(filter(None, times), default=None)
+
+    async def _run(self) -> None:
+        next_due = await self._job()
+        if next_due:
+            self._run_at(next_due, NEXT_JOB)
+
+    def _run_at(self, moment: datetime, name: str) -> None:
+        self._scheduler.add_job(
+            self._run,
+            DateTrigger(moment, timezone="UTC"),
+            id=name,
+            misfire_grace_time=None,
+            replace_existing=True,
+            # The one that asks for it may be about to end.
+            max_instances=2,
+        )
 
 
-async def run_daily_job(settings: Settings, database_url: str) -> None:
-    """Publish the latest complete day unless it is published already, then apply retention.
+async def run_ingest_job(settings: Settings, database_url: str) -> datetime | None:
+    """Publish what is due, latest day first, up to INGEST_MAX_DAYS_PER_RUN days; then apply
+    retention. Says when something more will be due, as far as the schedule does not say it.
 
-    Of the processes that share a database one runs it. What fails is logged, and tried again at the
-    next firing.
+    Of the processes that share a database one runs it. What fails is logged, and tried again.
     """
     async with job_engine(database_url) as engine:
         try:
-            with observe_ingest(settings.source) as run:
-                async with asyncio.timeout(JOB_TIMEOUT_SECONDS):
-                    run.success = await _run(engine, settings)
+            async with try_lock(engine, LockKey.INGEST) as lock:
+                if lock is None:
+                    log.info("ingest: another process is at it")
+                    return datetime.now(UTC) + TAKEN_PAUSE
+                with observe_ingest(settings.source) as observed:
+                    job = _Job(engine, settings, lock)
+                    next_due = await job.run()
+                    observed.success = not job.failed
+                    return next_due
         except asyncio.CancelledError:
-            log.info("daily job: stopped")
-        except TimeoutError:
-            log.error("daily job failed: it took more than %d seconds", JOB_TIMEOUT_SECONDS)
+            log.info("ingest: stopped")
+            return None
         except StatsError as error:
-            log.error("daily job failed: %s", error)
+            log.error("ingest failed: %s", error)
+            may_pass = error.may_pass
         except Exception:
-            log.exception("daily job failed")
+            log.exception("ingest failed")
+            may_pass = True
+    return datetime.now(UTC) + cadence_of(settings).retry_after if may_pass else None
 
 
-async def _run(engine: AsyncEngine, settings: Settings) -> bool | None:
-    """True when the job was done, None when another process does it."""
-    async with connect(engine) as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
-        async with try_lock(connection, LockKey.DAILY_JOB) as ours:
-            if not ours:
-                log.info("daily job: another process is at it")
-                return None
-            day = latest_complete_day()
-            if day in await IngestRepository(connection).published_sources():
-                log.info("daily job: %s is published already", day)
-            else:
-                # In a thread: it imports Google's client, and that looks for credentials.
-                source = await asyncio.to_thread(open_source, settings, settings.source)
-                published = await ingest_day(
-                    engine, source, day, retention_days=settings.retention_days
-                )
-                log.info("daily job: %s", published)
-            expired = await expire(engine, retention_days=settings.retention_days)
-            log.info("daily job: %s", expired)
-            return True
+class _Job:
+    def __init__(self, engine: AsyncEngine, settings: Settings, lock: HeldLock) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._lock = lock
+        self._cadence = cadence_of(settings)
+        self._thresholds = thresholds_of(settings)
+        self.failed = False
+        """Whether a day failed, or the source did."""
+
+    async def run(self) -> datetime | None:
+        await RunsRepository(self._engine).note_interrupted()
+        days = (await self._plan()).due
+        if not days:
+            log.info("ingest: nothing is due")
+        may_pass = await self._ingest(days[: self._settings.ingest_max_days_per_run])
+        retention_days = self._settings.retention_days
+        log.info("ingest: %s", await expire(self._engine, retention_days=retention_days))
+        # What is due now was left for the next run, or failed before the source answered.
+        next_due = (await self._plan()).next_due
+        if not may_pass:
+            return next_due
+        again = datetime.now(UTC) + self._cadence.retry_after
+        return min(again, next_due) if next_due else again
+
+    async def _plan(self) -> Plan:
+        async with connect(self._engine) as connection:
+            repository = IngestRepository(connection)
+            published = await repository.published()
+            held = await repository.held()
+        failures = await RunsRepository(self._engine).failures()
+        return plan(self._cadence, datetime.now(UTC), published, held, failures)
+
+    async def _ingest(self, days: list[date]) -> bool:
+        """Whether there is something to try again that may pass by itself."""
+        may_pass = False
+        if days:
+            # In a thread: it imports Google's client, and that looks for credentials.
+            source = await asyncio.to_thread(open_source, self._settings, self._settings.source)
+            run = Run(
+                self._engine,
+                source,
+                self._lock,
+                retention_days=self._settings.retention_days,
+                thresholds=self._thresholds,
+                only_if_grown=True,
+            )
+            async for outcome in run.ingest(days):
+                error = outcome.error
+                if error is None:
+                    log.info("ingest: %s", outcome)
+                elif isinstance(error, HeldDayError):
+                    log.warning("ingest: %s", outcome)
+                else:
+                    log.error("ingest: %s", outcome)
+                    self.failed = True
+                    may_pass = may_pass or error.may_pass
+                if isinstance(error, SourceError):
+                    # The other days would meet the same.
+                    break
+        async for published in publish_plausible(
+            self._engine,
+            self._lock,
+            retention_days=self._settings.retention_days,
+            thresholds=self._thresholds,
+        ):
+            log.warning("ingest: what was held has become plausible: %s", published)
+        return may_pass

@@ -1,12 +1,26 @@
 """Where a day's downloads come from."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
 
 from app.downloads import PackageDownloads
-from app.ingest.sample import SampleSource
+from app.errors import NoSourceError
 from app.settings import IngestSource, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A day that a source has begun to give."""
+
+    batches: AsyncIterator[Sequence[PackageDownloads]]
+    """The day's packages, each once, in batches of any size and in any order.
+
+    Raises `SourceError` when not all of them come.
+    """
+
+    bytes_billed: int = 0
 
 
 class Source(Protocol):
@@ -14,16 +28,17 @@ class Source(Protocol):
     def name(self) -> str:
         """As recorded with each day that it gave."""
 
-    def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
-        """The day's packages, each once, in batches of any size and in any order.
-
-        Raises `SourceError` when it can't give all of them.
-        """
+    async def read(self, day: date) -> Reading:
+        """Begin to read a day. Raises `SourceError`."""
 
 
 def open_source(settings: Settings, kind: IngestSource) -> Source:
     """Raises `SettingsError` when a setting that the source needs is missing or wrong."""
+    if kind is IngestSource.NONE:
+        raise NoSourceError
     if kind is IngestSource.SAMPLE:
+        from app.ingest.sample import SampleSource  # noqa: PLC0415
+
         return SampleSource()
     # Google's client takes longer to import than everything else together.
     from app.ingest.bigquery import create_source  # noqa: PLC0415

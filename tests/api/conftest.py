@@ -5,8 +5,15 @@ from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.ingest.scheduler import IngestScheduler
 from tests.days import days_ago, downloads, publish
 from tests.waiting import until
+
+
+@pytest.fixture(autouse=True)
+def _no_ingest_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is served here, the tests publish."""
+    monkeypatch.setattr(IngestScheduler, "start", lambda _: None)
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ async def test_what_can_not_be_confirmed_is_served_as_stale(
 )
 def test_how_long_an_answer_can_be_kept(due_in: timedelta, max_age: int) -> None:
     freshness = Freshness("", 180, lambda _: datetime.now(UTC) + due_in)
-    freshness.confirm(Publication(days_ago(0), NOON, "version"))
+    freshness.confirm(Publication(days_ago(0), NOON, "version", 1, 0))
     ((name, value),) = freshness.headers()
     told = int(value.partition(b"max-age=")[2].partition(b",")[0])
     assert name == b"cache-control"
@@ -143,9 +143,9 @@ def test_how_long_an_answer_can_be_kept(due_in: timedelta, max_age: int) -> None
 
 def test_the_age_of_the_data() -> None:
     freshness = Freshness("", 180, lambda _: NOON)
-    assert isnan(freshness.age_days())
-    freshness.confirm(Publication(days_ago(3), NOON, "version"))
-    assert 3 <= freshness.age_days() <= 4
+    assert isnan(freshness.figures().age_days)
+    freshness.confirm(Publication(days_ago(3), NOON, "version", 1, 0))
+    assert 3 <= freshness.figures().age_days <= 4
 
 
 async def test_a_database_that_comes_later_is_found(

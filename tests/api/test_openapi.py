@@ -90,8 +90,9 @@ def test_arguments_are_left_out_and_never_null(document: dict[str, Any]) -> None
 def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
     assert set(document["components"]["schemas"]) == {
         *SERIES.values(),
-        *("DailyDownloads", "Fault", "Health", "Index", "Mirrors", "OperatingSystem", "Period"),
-        *("Problem", "Readiness", "RecentCounts", "Status"),
+        *("DailyDownloads", "Fault", "Health", "HeldDay", "Index", "Mirrors", "OperatingSystem"),
+        *("Period", "Problem", "Readiness", "RecentCounts", "RecentDay", "Run", "RunOutcome"),
+        "Status",
     }
 
 

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.logs import request_id
 from app.main import create_app
-from app.metrics import exposition, forget_ended_processes
+from app.metrics import PublishedData, exposition, forget_ended_processes
 from app.settings import Settings
 from tests.processes import ROOT, served
 
@@ -198,7 +198,7 @@ def test_a_process_that_ended_is_left_out(tmp_path: Path, monkeypatch: pytest.Mo
         subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
     def told() -> tuple[float | None, float | None]:
-        figures = _figures(exposition(0.5).decode())
+        figures = _figures(exposition(PublishedData(0.5, 0, 0)).decode())
         return (
             figures.get(("pypi_stats_database_connections",)),
             figures.get(("pypi_stats_rate_limited_total",)),

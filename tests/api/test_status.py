@@ -1,4 +1,5 @@
 import asyncio
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from time import time
 
@@ -12,14 +13,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.api import readiness
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
+from app.errors import HeldDayError
 from app.ingest import pipeline
-from app.ingest.sample import PACKAGES
-from app.ingest.scheduler import run_daily_job
+from app.ingest.runs import Run, ingest_lock
+from app.ingest.sample import PACKAGES, SampleSource
+from app.ingest.scheduler import run_ingest_job
 from app.main import create_app
 from app.settings import IngestSource, Settings
-from tests.days import days_ago, downloads, publish
+from tests.days import (
+    RETENTION_DAYS,
+    THRESHOLDS,
+    GivenSource,
+    days_ago,
+    downloads,
+    publish,
+)
 from tests.processes import free_port
-from tests.waiting import until_known
+from tests.waiting import until, until_known
 
 
 async def test_status_of_an_empty_database(client: httpx.AsyncClient) -> None:
@@ -34,6 +44,10 @@ async def test_status_of_an_empty_database(client: httpx.AsyncClient) -> None:
         "gaps": [],
         "packages": 0,
         "downloads": 0,
+        "recent_days": [],
+        "held": [],
+        "last_run": None,
+        "next_run": None,
     }
 
 
@@ -43,6 +57,13 @@ async def test_status_tells_what_is_held(client: httpx.AsyncClient, engine: Asyn
     await publish(engine, days_ago(0), downloads("flask", 3, mirrors=9), downloads("numpy", 4))
     status = (await client.get("/api/status")).json()
     assert status.pop("published_at") is not None
+    recent = status.pop("recent_days")
+    assert all(day.pop("published_at") for day in recent)
+    assert recent == [
+        {"day": str(days_ago(0)), "packages": 2, "downloads": 7},
+        {"day": str(days_ago(1)), "packages": 1, "downloads": 2},
+        {"day": str(days_ago(4)), "packages": 1, "downloads": 1},
+    ]
     assert status == {
         "sample": False,
         "sources": ["given"],
@@ -52,14 +73,63 @@ async def test_status_tells_what_is_held(client: httpx.AsyncClient, engine: Asyn
         "gaps": [str(days_ago(3)), str(days_ago(2))],
         "packages": 2,
         "downloads": 7,
+        "held": [],
+        "last_run": None,
+        "next_run": None,
     }
+
+
+async def test_status_tells_what_is_held_back_and_why(
+    client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    await publish(engine, days_ago(7), downloads("flask", 100))
+    source = GivenSource({days_ago(0): [downloads("flask", 10)]})
+    async with ingest_lock(engine) as lock:
+        run = Run(engine, source, lock, RETENTION_DAYS, THRESHOLDS)
+        with pytest.raises(HeldDayError):
+            await run.ingest_day(days_ago(0))
+    status = (await client.get("/api/status")).json()
+    assert status["latest_day"] == str(days_ago(7))
+    (held,) = status["held"]
+    read_at, again = (
+        datetime.fromisoformat(held.pop(name)) for name in ("read_at", "next_reading")
+    )
+    assert again - read_at == timedelta(minutes=30)
+    assert datetime.fromisoformat(held.pop("held_since")) == read_at
+    assert held == {
+        "day": str(days_ago(0)),
+        "reason": f"10 downloads are less than 0.60 times (0.10) the 100 of {days_ago(0):%A}s",
+        "packages": 1,
+        "downloads": 10,
+    }
+    last = status["last_run"]
+    assert (last["day"], last["outcome"]) == (str(days_ago(0)), "held")
+    assert last["started_at"] < last["ended_at"]
+    answer = await client.get("/api/packages/flask/overall")
+    assert str(days_ago(0)) not in answer.text, "what is held is not served"
+
+
+async def test_the_figures_of_what_is_published(
+    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 100))
+    await publish(engine, days_ago(8), downloads("flask", 100))
+    source = GivenSource({days_ago(15): [downloads("flask", 10)]})
+    async with ingest_lock(engine) as lock:
+        run = Run(engine, source, lock, RETENTION_DAYS, THRESHOLDS)
+        with pytest.raises(HeldDayError):
+            await run.ingest_day(days_ago(15))
+    known = app.state.freshness
+    await until(lambda: known.publication and known.publication.held_days == 1)
+    figures = (await client.get("/metrics")).text
+    assert "pypi_stats_held_days 1.0" in figures
+    assert f"pypi_stats_missing_days {RETENTION_DAYS - 2}.0" in figures
 
 
 async def test_status_says_that_the_sample_is_one(
     client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
-    async for _ in pipeline.seed(engine, [days_ago(0)], retention_days=180):
-        pass
+    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=180)
     status = (await client.get("/api/status")).json()
     assert (status["sample"], status["sources"]) == (True, ["sample"])
     assert status["packages"] == len(PACKAGES) == 200
@@ -135,16 +205,15 @@ async def test_the_job_leaves_its_figures(
     def figure(name: str, source: str) -> float | None:
         return REGISTRY.get_sample_value(f"pypi_stats_last_ingest_{name}", {"source": source})
 
-    async for _ in pipeline.seed(engine, [days_ago(1)], retention_days=180):
-        pass
+    await pipeline.ingest_day(engine, SampleSource(), days_ago(1), retention_days=180)
     # Nothing else is published beside the sample: this fails before it asks for anything.
     emulator = f"http://127.0.0.1:{free_port()}"
     settings = Settings(ingest_source=IngestSource.BIGQUERY, bigquery_emulator_host=emulator)
-    await run_daily_job(settings, database_url)
+    await run_ingest_job(settings, database_url)
     assert figure("success", "bigquery") == 0
     told = 'pypi_stats_last_ingest_success{source="bigquery"} 0.0'
     assert told in (await client.get("/metrics")).text
-    await run_daily_job(Settings(ingest_source=IngestSource.SAMPLE), database_url)
+    await run_ingest_job(Settings(ingest_source=IngestSource.SAMPLE), database_url)
     assert figure("success", "sample") == 1
     assert time() - 60 < (figure("timestamp_seconds", "sample") or 0) <= time()
     assert 0 < (figure("seconds", "sample") or 0) < 60

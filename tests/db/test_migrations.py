@@ -15,7 +15,15 @@ from app.db.migrations import ALEMBIC_INI, migrate
 from app.errors import MigrationError
 from tests.days import days_ago, downloads, publish
 
-TABLES = {"packages", "daily_downloads", "ingested_days", "alembic_version"}
+TABLES = {
+    "packages",
+    "daily_downloads",
+    "ingested_days",
+    "held_days",
+    "held_downloads",
+    "ingest_runs",
+    "alembic_version",
+}
 
 
 async def _tables(engine: AsyncEngine) -> set[str]:

@@ -19,11 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import PYTHON_MINOR
 from app.db.downloads_repository import DownloadsRepository
-from app.downloads import PackageDownloads
-from app.errors import EmptyDayError, SettingsError, SourceError
+from app.downloads import PackageDownloads, PublishedDay
+from app.errors import EmptyDayError, SettingsError, SourceError, SourceUnavailableError
 from app.ingest import bigquery as bigquery_source
-from app.ingest import pipeline
+from app.ingest import pipeline, retries
 from app.ingest.bigquery import BigQuerySource, create_source
+from app.ingest.runs import Run, ingest_lock
 from app.ingest.source import open_source
 from app.settings import IngestSource, Settings, load_settings
 from tests.bigquery_table import DAY, Event, Table
@@ -138,7 +139,8 @@ async def test_installers_that_are_mirrors_are_a_setting(table: Table) -> None:
 async def test_rows_come_in_pages(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bigquery_source, "PAGE_ROWS", 10)
     table.insert(*(Event(project=f"p{number}") for number in range(25)))
-    batches = [len(batch) async for batch in table.source().read(DAY)]
+    reading = await table.source().read(DAY)
+    batches = [len(batch) async for batch in reading.batches]
     assert sum(batches) == 25
     assert max(batches) == 10
 
@@ -154,6 +156,7 @@ async def test_a_day_from_events_to_answers(table: Table, engine: AsyncEngine) -
     published = await pipeline.ingest_day(
         engine, table.source(), DAY, retention_days=RETENTION_DAYS
     )
+    assert isinstance(published, PublishedDay)
     assert (published.source, published.packages, published.downloads) == ("bigquery", 1, 1)
     read = DownloadsRepository(engine, RETENTION_DAYS)
     assert await read.overall("flask") == {
@@ -256,7 +259,7 @@ async def test_a_silent_server_is_given_up(
     monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.1)
     source = create_source(Settings(bigquery_emulator_host=silent_host))
     with pytest.raises(SourceError):
-        [batch async for batch in source.read(DAY)]
+        await source.read(DAY)
 
 
 @pytest.fixture
@@ -293,22 +296,22 @@ def unfinished_host() -> Iterator[str]:
 async def test_a_query_that_never_ends_fails_its_day_and_no_other(
     unfinished_host: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retries, "ATTEMPTS", 1)
     monkeypatch.setattr(bigquery_source, "QUERY_TIMEOUT_SECONDS", 1)
     source = create_source(Settings(bigquery_emulator_host=unfinished_host))
     days = [days_ago(0), days_ago(1)]
-    outcomes = [
-        outcome
-        async for outcome in pipeline.backfill(engine, source, days, retention_days=RETENTION_DAYS)
-    ]
+    async with ingest_lock(engine) as lock:
+        run = Run(engine, source, lock, RETENTION_DAYS, None)
+        outcomes = [outcome async for outcome in run.ingest(days)]
     assert [outcome.day for outcome in outcomes] == days
     for outcome in outcomes:
-        assert isinstance(outcome.result, SourceError)
+        assert isinstance(outcome.error, SourceUnavailableError)
         assert "no answer within 1 s" in str(outcome.result)
 
 
 async def test_nothing_waits_for_a_server_that_was_given_up(silent_host: str) -> None:
     source = create_source(Settings(bigquery_emulator_host=silent_host))
-    reading = asyncio.ensure_future(anext(source.read(DAY)))
+    reading = asyncio.ensure_future(source.read(DAY))
     await asyncio.sleep(0.2)
     reading.cancel()
     done, _ = await asyncio.wait([reading], timeout=5)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from datetime import date, timedelta
+from datetime import date
 from random import Random
 from typing import Any
 
@@ -13,12 +13,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.breakdowns import PYTHON_MAJOR, PYTHON_MINOR, SYSTEM
-from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.downloads_repository import DownloadsRepository
-from app.db.engine import connect, create_engine
+from app.db.engine import create_engine
 from app.db.ingest_repository import IngestRepository
-from app.db.tables import daily_downloads, ingested_days, packages
-from app.downloads import PackageDownloads, PublishedDay, RecentDownloads
+from app.db.tables import packages
+from app.downloads import PackageDownloads, RecentDownloads
 from app.errors import (
     DayOutsideWindowError,
     DayWithoutDownloadsError,
@@ -28,36 +27,13 @@ from app.errors import (
     RealDataHeldError,
     SampleDataHeldError,
     SourceError,
-    TableInUseError,
 )
 from app.ingest import pipeline
 from app.ingest.sample import SampleSource
 from app.ingest.source import Source
 from app.package_name import ALL_PACKAGES
+from tests.contents import everything
 from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, publish
-
-Everything = dict[str, list[tuple[object, ...]]]
-
-
-async def everything(engine: AsyncEngine) -> Everything:
-    """All that is held, but for when it was published and which ids it got."""
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            select(packages.c.name, *daily_downloads.c[1:])
-            .join(packages, packages.c.id == daily_downloads.c.package_id)
-            .order_by(packages.c.name, daily_downloads.c.date)
-        )
-        known = await connection.execute(select(*packages.c[1:]).order_by(packages.c.name))
-        days = await connection.execute(
-            select(ingested_days)
-            .with_only_columns(*(c for c in ingested_days.c if c.name != "published_at"))
-            .order_by(ingested_days.c.day)
-        )
-        return {
-            "rows": [tuple(row) for row in rows],
-            "packages": [tuple(row) for row in known],
-            "days": [tuple(row) for row in days],
-        }
 
 
 def repository(engine: AsyncEngine) -> DownloadsRepository:
@@ -205,8 +181,8 @@ async def test_rows_are_staged_as_they_come(
         steps.append("staged")
 
     class TellingSource(GivenSource):
-        async def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
-            async for batch in super().read(day):
+        async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+            async for batch in super()._batches(day):
                 steps.append("asked")
                 yield batch
 
@@ -390,146 +366,6 @@ async def test_the_digest_depends_on_the_rows_alone(engine: AsyncEngine) -> None
     assert len(digests | {first.digest}) == len(others) + 1
 
 
-# Retention
-
-
-async def test_exactly_the_window_is_served(engine: AsyncEngine) -> None:
-    """The first of its days is, the day before is not, whether or not retention has run."""
-    first, before = days_ago(RETENTION_DAYS - 1), days_ago(RETENTION_DAYS)
-    # The window ends with the latest published day, so the older day goes in first.
-    await publish(engine, before, downloads("flask", 1), downloads("gone", 1))
-    await publish(engine, first, downloads("flask", 2))
-    assert await repository(engine).recent("gone") == RecentDownloads(0, 1, 1)
-    await publish(engine, days_ago(0), downloads("flask", 4))
-
-    read = repository(engine)
-    for _ in range(2):
-        series = await read.overall("flask")
-        assert series
-        assert series["without_mirrors"] == [(first, 2), (days_ago(0), 4)]
-        assert await read.recent("gone") is None
-        assert await read.overall("gone") is None
-        assert [day.day for day in await read.published_days()] == [first, days_ago(0)]
-        await pipeline.expire(engine, retention_days=RETENTION_DAYS)
-
-
-async def test_retention_drops_what_lies_wholly_outside(
-    engine: AsyncEngine, connection: AsyncConnection
-) -> None:
-    old = days_ago(RETENTION_DAYS + 31)
-    await publish(engine, old, downloads("flask", 1), downloads("gone", 1))
-    await publish(engine, days_ago(0), downloads("flask", 4))
-    expired = await pipeline.expire(engine, retention_days=RETENTION_DAYS)
-    assert expired.partitions == [f"daily_downloads_{old:%Y_%m}"]
-    assert expired.packages == 1
-
-    assert await connection.scalar(text(f"SELECT to_regclass('{expired.partitions[0]}')")) is None
-    held = await everything(engine)
-    assert [row[0] for row in held["days"]] == [days_ago(0)]
-    assert [row[0] for row in held["packages"]] == [ALL_PACKAGES, "flask"]
-
-    again = await pipeline.expire(engine, retention_days=RETENTION_DAYS)
-    assert (again.partitions, again.packages) == ([], 0)
-    assert await everything(engine) == held
-
-
-@pytest.mark.parametrize(
-    ("latest", "dropped"),
-    [
-        # With 30 days, the first served is the first of a month, or the last of the one before it.
-        (date(2026, 1, 30), ["daily_downloads_2025_12"]),
-        (date(2026, 1, 29), []),
-        (date(2026, 1, 1), []),
-        (date(2025, 12, 31), []),
-    ],
-)
-async def test_a_month_goes_with_the_last_of_its_days(
-    engine: AsyncEngine, latest: date, dropped: list[str]
-) -> None:
-    for day in (date(2025, 12, 31), latest):
-        await publish(engine, day, downloads("flask", 1))
-    before = await DownloadsRepository(engine, 30).overall("flask")
-    assert (await pipeline.expire(engine, retention_days=30)).partitions == dropped
-    assert await DownloadsRepository(engine, 30).overall("flask") == before
-    assert len((await everything(engine))["days"]) == len({date(2025, 12, 31), latest}) - len(
-        dropped
-    )
-
-
-async def test_no_package_goes_while_a_month_with_its_rows_stays(engine: AsyncEngine) -> None:
-    """It is outside the window, so nobody sees it, but its rows are there."""
-    await publish(engine, date(2025, 12, 30), downloads("outside", 1))
-    await publish(engine, date(2026, 1, 29), downloads("flask", 1))
-    before = await everything(engine)
-    await pipeline.expire(engine, retention_days=30)
-    assert await everything(engine) == before
-    assert await DownloadsRepository(engine, 30).recent("outside") is None
-
-
-async def test_retention_of_an_empty_database(engine: AsyncEngine) -> None:
-    expired = await pipeline.expire(engine, retention_days=RETENTION_DAYS)
-    assert (expired.partitions, expired.packages) == ([], 0)
-
-
-async def test_retention_and_publish_exclude_each_other(engine: AsyncEngine) -> None:
-    await publish(engine, days_ago(0), downloads("flask", 1))
-    async with connect(engine) as other:
-        await lock_for_transaction(other, LockKey.PUBLISH)
-        expiring = asyncio.create_task(pipeline.expire(engine, retention_days=RETENTION_DAYS))
-        done, _ = await asyncio.wait([expiring], timeout=0.5)
-        assert not done
-        await other.rollback()
-        await expiring
-
-
-async def test_several_retentions_at_once(engine: AsyncEngine) -> None:
-    old = days_ago(RETENTION_DAYS + 31)
-    await publish(engine, old, downloads("gone", 1))
-    await publish(engine, days_ago(0), downloads("flask", 4))
-    expired = await asyncio.gather(
-        *(pipeline.expire(engine, retention_days=RETENTION_DAYS) for _ in range(3))
-    )
-    assert sum(len(one.partitions) for one in expired) == 1
-
-
-async def test_a_long_reader_delays_retention_and_nobody_else(
-    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "EXPIRE_TRIES", 2)
-    monkeypatch.setattr(pipeline, "EXPIRE_PAUSE_SECONDS", 0.1)
-    await publish(engine, days_ago(RETENTION_DAYS + 31), downloads("gone", 1))
-    await publish(engine, days_ago(0), downloads("flask", 4))
-    before = await everything(engine)
-    async with connect(engine) as reader:
-        await reader.execute(select(daily_downloads).limit(1))
-        with pytest.raises(TableInUseError):
-            await pipeline.expire(engine, retention_days=RETENTION_DAYS)
-        assert await everything(engine) == before
-        await publish(engine, days_ago(1), downloads("flask", 1))
-        assert await repository(engine).recent("flask") == RecentDownloads(4, 5, 5)
-    expired = await pipeline.expire(engine, retention_days=RETENTION_DAYS)
-    assert (len(expired.partitions), expired.packages) == (1, 1)
-
-
-async def test_retention_that_fails_at_its_end_removes_nothing(
-    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await publish(engine, days_ago(RETENTION_DAYS + 31), downloads("gone", 1))
-    await publish(engine, days_ago(0), downloads("flask", 4))
-    before = await everything(engine)
-    forget = IngestRepository.forget_before
-
-    async def forget_and_fail(self: IngestRepository, first_held: date) -> int:
-        await forget(self, first_held)
-        raise ConnectionError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(IngestRepository, "forget_before", forget_and_fail)
-        with pytest.raises(ConnectionError):
-            await pipeline.expire(engine, retention_days=RETENTION_DAYS)
-    assert await everything(engine) == before
-
-
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
 async def test_the_servers_default_isolation_does_not_matter(
     database_url: str, engine: AsyncEngine, isolation: str
@@ -547,87 +383,3 @@ async def test_the_servers_default_isolation_does_not_matter(
     )
     assert await repository(others).recent("flask") == RecentDownloads(1, 2**6 - 1, 2**6 - 1)
     await others.dispose()
-
-
-# Backfill
-
-
-async def _backfill(
-    engine: AsyncEngine,
-    source: GivenSource,
-    start: date,
-    *,
-    force: bool = False,
-    replace_sample: bool = False,
-) -> list[pipeline.Outcome]:
-    days = await pipeline.days_to_backfill(
-        engine,
-        start,
-        days_ago(0),
-        retention_days=RETENTION_DAYS,
-        force=force,
-        replace_sample=replace_sample,
-    )
-    return [
-        outcome
-        async for outcome in pipeline.backfill(
-            engine, source, days, retention_days=RETENTION_DAYS, replace_sample=replace_sample
-        )
-    ]
-
-
-async def test_backfill_publishes_what_is_missing_latest_first(engine: AsyncEngine) -> None:
-    source = GivenSource({days_ago(ago): [downloads("flask", 1)] for ago in range(5)})
-    await publish(engine, days_ago(2), downloads("flask", 7))
-    outcomes = await _backfill(engine, source, days_ago(4))
-    assert source.read_days == [days_ago(0), days_ago(1), days_ago(3), days_ago(4)]
-    assert all(isinstance(outcome.result, PublishedDay) for outcome in outcomes)
-    assert await repository(engine).recent("flask") == RecentDownloads(1, 11, 11)
-
-    source.read_days.clear()
-    assert await _backfill(engine, source, days_ago(4)) == []
-    assert len(await _backfill(engine, source, days_ago(4), force=True)) == 5
-    assert await repository(engine).recent("flask") == RecentDownloads(1, 5, 5)
-
-
-async def test_a_day_that_fails_does_not_keep_the_others(engine: AsyncEngine) -> None:
-    source = GivenSource(
-        {
-            days_ago(0): [downloads("flask", 1)],
-            days_ago(1): [downloads("flask", 1), SourceError("broke off")],
-            days_ago(3): [downloads("flask", 1)],
-        }
-    )
-    outcomes = await _backfill(engine, source, days_ago(3))
-    assert {outcome.day for outcome in outcomes if isinstance(outcome.result, IngestError)} == {
-        days_ago(1),
-        days_ago(2),
-    }
-    days = await repository(engine).published_days()
-    assert [day.day for day in days] == [days_ago(3), days_ago(0)]
-
-
-async def test_backfill_beyond_the_window_is_refused(engine: AsyncEngine) -> None:
-    with pytest.raises(DayOutsideWindowError):
-        await _backfill(engine, GivenSource({}), days_ago(RETENTION_DAYS))
-
-
-async def test_backfill_can_replace_the_sample(engine: AsyncEngine) -> None:
-    days = [days_ago(ago) for ago in range(2)]
-    async for _ in pipeline.seed(engine, days, retention_days=RETENTION_DAYS):
-        pass
-    source = GivenSource({day: [downloads("flask", 1)] for day in days})
-    with pytest.raises(SampleDataHeldError):
-        await _backfill(engine, source, days_ago(1), force=True)
-    outcomes = await _backfill(engine, source, days_ago(1), replace_sample=True)
-    assert all(isinstance(outcome.result, PublishedDay) for outcome in outcomes)
-    assert {day.source for day in await repository(engine).published_days()} == {"given"}
-
-
-async def test_seeding_fills_the_window(engine: AsyncEngine) -> None:
-    days = await pipeline.days_to_seed(engine, retention_days=30)
-    assert days == [days_ago(ago) for ago in range(30)]
-    async for _ in pipeline.seed(engine, days[:2], retention_days=30):
-        pass
-    assert await pipeline.days_to_seed(engine, retention_days=30) == days[2:]
-    assert (days_ago(0) - timedelta(days=29)) == days[-1]

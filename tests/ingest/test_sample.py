@@ -8,7 +8,8 @@ MONDAY = date(2026, 11, 16)
 
 
 async def _rows(day: date) -> list[PackageDownloads]:
-    return [row async for batch in SampleSource().read(day) for row in batch]
+    reading = await SampleSource().read(day)
+    return [row async for batch in reading.batches for row in batch]
 
 
 async def test_every_day_is_consistent() -> None:

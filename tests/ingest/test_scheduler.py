@@ -1,4 +1,4 @@
-"""The daily job: it fires, does its work once, and says what went wrong."""
+"""The ingest job: when it runs, what it does, and what it says went wrong."""
 
 import asyncio
 import logging
@@ -6,86 +6,356 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, tzinfo
 
 import pytest
 import tzlocal
-from fastapi import FastAPI
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.advisory_lock import LockKey, try_lock
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
-from app.downloads import PackageDownloads
+from app.db.runs_repository import RunsRepository
+from app.db.tables import held_days, ingested_days
+from app.downloads import IngestRun, PackageDownloads
+from app.errors import SourceError, SourceUnavailableError
 from app.ingest import pipeline, scheduler
 from app.ingest.sample import SampleSource
-from app.ingest.scheduler import DAILY_JOB, run_daily_job
+from app.ingest.scheduler import NEXT_JOB, TAKEN_PAUSE, IngestScheduler, run_ingest_job
+from app.ingest.source import Reading, Source
 from app.main import create_app
-from app.settings import Settings
+from app.settings import IngestSource, Settings
 from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, publish
 from tests.processes import free_port
+from tests.waiting import until
 
 
-async def test_it_is_due_at_one_utc_by_default(
-    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def settings() -> Settings:
+    """At midnight, when the day before is over: whenever the tests run, it is due."""
+    return Settings(
+        ingest_source=IngestSource.SAMPLE,
+        ingest_schedule="0 0 * * *",
+        ingest_max_days_per_run=3,
+        rate_limits="",
+    )
+
+
+async def published(engine: AsyncEngine) -> list[date]:
+    days = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
+    return [day.day for day in days]
+
+
+async def history(engine: AsyncEngine) -> list[IngestRun]:
+    return await RunsRepository(engine).latest(100)
+
+
+def give(monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
+    monkeypatch.setattr(scheduler, "open_source", lambda *_: source)
+
+
+# When it runs
+
+
+async def _job() -> None:
+    return None
+
+
+async def test_it_runs_at_the_start_and_at_one_utc_by_default(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     tzlocal.reload_localzone()
-    app = create_app(settings, database_url)
-    async with app.router.lifespan_context(app):
-        job = app.state.scheduler.get_job(DAILY_JOB)
-        due = job.next_run_time.astimezone(UTC)
-    assert (due.hour, due.minute) == (1, 0)
-    assert (job.misfire_grace_time, job.coalesce, job.max_instances) == (None, True, 1)
+    ran: list[datetime] = []
+
+    async def job() -> None:
+        ran.append(datetime.now(UTC))
+
+    ingests = IngestScheduler(Settings().ingest_schedule, job)
+    assert ingests.next_run is None
+    ingests.start()
+    await until(lambda: ran)
+    await until(lambda: len(ingests._scheduler.get_jobs()) == 1)
+    due = ingests.next_run
+    ingests.stop()
+    assert due
+    assert (due.astimezone(UTC).hour, due.minute) == (1, 0)
     monkeypatch.undo()
     tzlocal.reload_localzone()
 
 
-async def test_it_is_due_when_the_setting_says(database_url: str) -> None:
-    app = create_app(Settings(ingest_schedule="30 4 * * *"), database_url)
-    async with app.router.lifespan_context(app):
-        due = app.state.scheduler.get_job(DAILY_JOB).next_run_time
-    assert (due.hour, due.minute) == (4, 30)
+async def test_a_firing_that_was_missed_is_run_late_and_once() -> None:
+    ingests = IngestScheduler("30 4 * * *", _job)
+    (job,) = ingests._scheduler.get_jobs()
+    assert (job.misfire_grace_time, job.coalesce, job.max_instances) == (None, True, 1)
 
 
-async def test_it_fires_inside_the_service(app: FastAPI, engine: AsyncEngine) -> None:
-    """Its next time is set to now: what runs is the service's scheduler, job and source."""
-    repository = DownloadsRepository(engine, RETENTION_DAYS)
+async def test_it_runs_again_when_it_said_that_something_is_due() -> None:
+    ran: list[datetime] = []
+
+    async def job() -> datetime | None:
+        ran.append(datetime.now(UTC))
+        return ran[0] + timedelta(seconds=0.3) if len(ran) < 3 else None
+
+    ingests = IngestScheduler("0 1 * * *", job)
+    ingests.start()
+    await until(lambda: len(ran) == 3)
+    ingests.stop()
+    assert ran[1] >= ran[0] + timedelta(seconds=0.3)
+    assert not ingests._scheduler.get_job(NEXT_JOB)
+
+
+async def test_it_runs_inside_the_service(
+    settings: Settings, database_url: str, engine: AsyncEngine
+) -> None:
+    """With a day that retention takes away."""
     old = days_ago(RETENTION_DAYS + 31)
     await pipeline.ingest_day(engine, SampleSource(), old, retention_days=RETENTION_DAYS)
-    app.state.scheduler.get_job(DAILY_JOB).modify(next_run_time=datetime.now(UTC))
-    async with asyncio.timeout(30):
-        while not await _expired(engine):  # noqa: ASYNC110 - what it waits for is in the database
-            await asyncio.sleep(0.05)
-    assert [day.day for day in await repository.published_days()] == [days_ago(0)]
+    app = create_app(settings, database_url)
+    async with app.router.lifespan_context(app):
+
+        async def is_done() -> bool:
+            days = await DownloadsRepository(engine, 3660).published_days()
+            return [day.day for day in days] == [days_ago(2), days_ago(1), days_ago(0)]
+
+        await until(is_done)
+        assert app.state.scheduler.next_run > datetime.now(UTC)
 
 
-async def _expired(engine: AsyncEngine) -> bool:
-    """Whether only the latest day is left, in whatever window."""
-    days = await DownloadsRepository(engine, 3660).published_days()
-    return [day.day for day in days] == [days_ago(0)]
+async def test_a_process_that_only_serves_has_none(database_url: str, engine: AsyncEngine) -> None:
+    app = create_app(Settings(ingest_source=IngestSource.NONE), database_url)
+    async with app.router.lifespan_context(app):
+        assert app.state.scheduler is None
+        await asyncio.sleep(0.2)
+    assert await history(engine) == []
 
 
-async def test_what_is_published_is_left_as_it_is(
+# What it does
+
+
+async def test_it_catches_up_latest_first_within_its_budget(
     database_url: str, engine: AsyncEngine, settings: Settings
 ) -> None:
-    await run_daily_job(settings, database_url)
-    (first,) = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
-    await run_daily_job(settings, database_url)
-    assert await DownloadsRepository(engine, RETENTION_DAYS).published_days() == [first]
+    sample = SampleSource()
+    for ago in (1, 5):
+        await pipeline.ingest_day(engine, sample, days_ago(ago), retention_days=RETENTION_DAYS)
+    assert await run_ingest_job(settings, database_url)
+    assert await published(engine) == [days_ago(ago) for ago in (5, 3, 2, 1, 0)]
+    assert [run.day for run in await history(engine)] == [days_ago(ago) for ago in (3, 2, 0)]
+    await run_ingest_job(settings, database_url)
+    assert await published(engine) == [days_ago(ago) for ago in (7, 6, 5, 4, 3, 2, 1, 0)]
+
+
+async def test_what_is_published_is_left_as_it_is(database_url: str, engine: AsyncEngine) -> None:
+    settings = Settings(
+        ingest_source=IngestSource.SAMPLE,
+        ingest_schedule="0 0 * * *",
+        retention_days=30,
+        ingest_max_days_per_run=30,
+    )
+    await run_ingest_job(settings, database_url)
+    first = await DownloadsRepository(engine, 30).published_days()
+    assert len(first) == 30
+    await run_ingest_job(settings, database_url)
+    assert await DownloadsRepository(engine, 30).published_days() == first
+    assert len(await history(engine)) == 30
+
+
+async def test_a_young_day_is_read_again_and_replaced_when_it_grew(
+    database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(
+        ingest_source=IngestSource.SAMPLE,
+        ingest_schedule="0 0 * * *",
+        ingest_max_days_per_run=2,
+        retention_days=30,
+    )
+    early, late = days_ago(1), days_ago(0)
+    for ago in range(2, 30):
+        await publish(engine, days_ago(ago), downloads("flask", 100))
+    source = GivenSource(
+        {early: [downloads("flask", 100)], late: [downloads("flask", 120, mirrors=1)]}
+    )
+    give(monkeypatch, source)
+    await run_ingest_job(settings, database_url)
+    assert source.read_days == [late, early]
+    # As if they had been read an hour after their ends.
+    async with connect(engine) as connection:
+        await connection.execute(
+            update(ingested_days)
+            .where(ingested_days.c.day.in_([early, late]))
+            .values(checked_at=ingested_days.c.day + timedelta(hours=25))
+        )
+        await connection.commit()
+    source.read_days.clear()
+    source.days = {early: [downloads("flask", 110)]}
+    monkeypatch.setattr(scheduler, "datetime", _later(timedelta(0)))
+    due = await run_ingest_job(settings, database_url)
+    assert source.read_days == [early], "its end is a day and more ago"
+    # The other one is checked when a day has passed since its end.
+    assert due == datetime.combine(late + timedelta(days=2), datetime.min.time(), UTC)
+    days = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
+    assert [(day.day, day.downloads) for day in days[-2:]] == [(early, 110), (late, 120)]
+
+    source.read_days.clear()
+    source.days = {late: [downloads("flask", 119, mirrors=1)]}
+    monkeypatch.setattr(scheduler, "datetime", _later(timedelta(days=1)))
+    await run_ingest_job(settings, database_url)
+    assert source.read_days[-1] == late
+    days = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
+    assert days[-1].downloads == 120, "what the source has less of stays"
+    assert {run.outcome for run in await history(engine) if run.day == late} == {
+        "published",
+        "unchanged",
+    }
+
+
+def _later(passed: timedelta) -> type[datetime]:
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + passed
+
+    return Later
+
+
+async def test_late_data_that_arrives_in_three_parts(
+    database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held, held again with more, published: never a part of it served."""
+    settings = Settings(
+        ingest_source=IngestSource.SAMPLE,
+        ingest_schedule="0 0 * * *",
+        ingest_max_days_per_run=1,
+        ingest_retry_after_minutes=30,
+    )
+    for weeks in (1, 2, 3):
+        await publish(engine, days_ago(7 * weeks), *(downloads(f"p{n}", 10) for n in range(100)))
+    day = days_ago(0)
+    for number, packages in enumerate((20, 60, 98)):
+        give(
+            monkeypatch,
+            GivenSource({day: [downloads(f"p{n}", 10) for n in range(packages)]}),
+        )
+        wait = timedelta(minutes=30 * 2**number - 30)
+        monkeypatch.setattr(scheduler, "datetime", _later(wait))
+        due = await run_ingest_job(settings, database_url)
+        held = await DownloadsRepository(engine, RETENTION_DAYS).held_days()
+        if packages < 98:
+            assert days_ago(0) not in await published(engine)
+            (waiting,) = held
+            assert (waiting.packages, waiting.readings) == (packages, number + 1)
+            assert "packages are less than 0.75 times" in waiting.reason
+            assert due == waiting.read_at + timedelta(minutes=30 * 2**number)
+            # Real time has not passed: the next reading is due when the clock is moved on.
+            async with connect(engine) as connection:
+                await connection.execute(
+                    update(held_days).values(read_at=datetime.now(UTC) - timedelta(minutes=30))
+                )
+                await connection.commit()
+        else:
+            assert held == []
+            assert days_ago(0) in await published(engine)
+    assert [run.outcome for run in await history(engine)] == ["published", "held", "held"]
+
+
+async def test_a_new_level_is_taken_once_it_has_held_for_some_days(
+    database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three times as much from one day on: held, read again, and then all of it is published."""
+    settings = Settings(
+        ingest_source=IngestSource.SAMPLE,
+        ingest_schedule="0 0 * * *",
+        ingest_max_days_per_run=4,
+        retention_days=30,
+        ingest_recheck_after_hours=0,
+    )
+    for ago in range(4, 30):
+        await publish(engine, days_ago(ago), downloads("flask", 100))
+    source = GivenSource({days_ago(ago): [downloads("flask", 300)] for ago in range(4)})
+    give(monkeypatch, source)
+    await run_ingest_job(settings, database_url)
+    assert await published(engine) == [days_ago(ago) for ago in range(29, 3, -1)]
+    assert len(await DownloadsRepository(engine, 30).held_days()) == 4
+    monkeypatch.setattr(scheduler, "datetime", _later(timedelta(minutes=31)))
+    await run_ingest_job(settings, database_url)
+    assert await published(engine) == [days_ago(ago) for ago in range(29, -1, -1)]
+    assert await DownloadsRepository(engine, 30).held_days() == []
+
+
+async def test_what_fails_and_may_pass_is_tried_again_soon(
+    database_url: str,
+    engine: AsyncEngine,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    quick_retries: None,
+) -> None:
+    """And the other days are not asked for meanwhile."""
+    broken = GivenSource({days_ago(0): [SourceUnavailableError("broke off")]})
+    give(monkeypatch, broken)
+    before = datetime.now(UTC)
+    due = await run_ingest_job(settings, database_url)
+    assert due
+    assert timedelta(minutes=29) < due - before < timedelta(minutes=31)
+    assert set(broken.read_days) == {days_ago(0)}
+    (record,) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert record.getMessage() == f"ingest: {days_ago(0)} failed: broke off"
+
+
+async def test_what_cannot_pass_waits_for_the_schedule(
+    database_url: str,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class RefusingSource(GivenSource):
+        async def read(self, day: date) -> Reading:
+            self.read_days.append(day)
+            raise SourceError("BigQuery: Access Denied")
+
+    source = RefusingSource({})
+    give(monkeypatch, source)
+    assert await run_ingest_job(settings, database_url) is None
+    assert source.read_days == [days_ago(0)]
+    (record,) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert record.getMessage() == f"ingest: {days_ago(0)} failed: BigQuery: Access Denied"
+    assert record.exc_info is None
+
+
+async def test_a_day_that_costs_and_fails_is_asked_for_less_and_less_often(
+    database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the process is started anew. The days before it come in meanwhile."""
+    settings = Settings(
+        ingest_source=IngestSource.SAMPLE, ingest_schedule="0 0 * * *", ingest_max_days_per_run=1
+    )
+    twice = [downloads("flask", 1), downloads("flask", 1)]
+    source = GivenSource(
+        {days_ago(ago): [downloads("flask", 1)] for ago in range(1, 9)} | {days_ago(0): twice}
+    )
+    give(monkeypatch, source)
+    for passed in (0, 10, 29, 31, 60, 89, 92):
+        monkeypatch.setattr(scheduler, "datetime", _later(timedelta(minutes=passed)))
+        await run_ingest_job(settings, database_url)
+        # What is written down is real time.
+    asked = [ago for ago, day in enumerate(source.read_days) if day == days_ago(0)]
+    assert asked == [0, 3, 4]
 
 
 async def test_of_several_processes_one_does_it(
     database_url: str, engine: AsyncEngine, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with connect(engine) as other:
-        await other.execution_options(isolation_level="AUTOCOMMIT")
-        async with try_lock(other, LockKey.DAILY_JOB) as ours:
-            assert ours
-            with caplog.at_level(logging.INFO):
-                await run_daily_job(settings, database_url)
+    async with try_lock(engine, LockKey.INGEST) as ours:
+        assert ours
+        with caplog.at_level(logging.INFO):
+            before = datetime.now(UTC)
+            due = await run_ingest_job(settings, database_url)
     assert "another process is at it" in caplog.text
-    assert not await DownloadsRepository(engine, RETENTION_DAYS).has_published()
+    assert due
+    assert due - before >= TAKEN_PAUSE
+    assert not await published(engine)
 
 
 async def test_a_failure_is_one_line_and_the_next_run_is_free(
@@ -95,7 +365,7 @@ async def test_a_failure_is_one_line_and_the_next_run_is_free(
     await publish(engine, days_ago(1), downloads("flask", 1))
     for _ in range(2):
         caplog.clear()
-        await run_daily_job(settings, database_url)
+        assert await run_ingest_job(settings, database_url) is None
         (record,) = (record for record in caplog.records if record.levelname == "ERROR")
         assert "the database holds real data" in record.getMessage()
         assert record.exc_info is None
@@ -104,7 +374,7 @@ async def test_a_failure_is_one_line_and_the_next_run_is_free(
 async def test_a_database_that_is_not_there_is_one_line(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await run_daily_job(settings, f"postgresql://u@127.0.0.1:{free_port()}/d")
+    assert await run_ingest_job(settings, f"postgresql://u@127.0.0.1:{free_port()}/d")
     (record,) = caplog.records
     assert "can't be reached" in record.getMessage()
 
@@ -126,7 +396,7 @@ def fail(*arguments):
 settings = load_settings()
 configure_logging(settings.log_level, settings.log_format)
 scheduler.open_source = fail
-asyncio.run(scheduler.run_daily_job(settings, settings.database_url.get_secret_value()))
+asyncio.run(scheduler.run_ingest_job(settings, settings.database_url.get_secret_value()))
 """
     url = database_url.replace("postgres@", "postgres:TopSecret@")
     result = subprocess.run(
@@ -141,29 +411,30 @@ asyncio.run(scheduler.run_daily_job(settings, settings.database_url.get_secret_v
     assert "TopSecret" not in result.stderr
 
 
-async def test_a_job_that_hangs_makes_room(
+async def test_a_job_that_is_stopped_says_so(
     database_url: str,
+    engine: AsyncEngine,
     settings: Settings,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    begun = asyncio.Event()
+
     class HangingSource(GivenSource):
-        async def read(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
-            self.read_days.append(day)
+        async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+            begun.set()
             await asyncio.sleep(3600)
-            yield []
+            yield [downloads(str(day), 1)]
 
-    monkeypatch.setattr(scheduler, "JOB_TIMEOUT_SECONDS", 0.5)
-    monkeypatch.setattr(scheduler, "open_source", lambda *_: HangingSource({}))
-    await run_daily_job(settings, database_url)
-    (record,) = caplog.records
-    assert "daily job failed: it took more than" in record.getMessage()
-
-    monkeypatch.setattr(scheduler, "JOB_TIMEOUT_SECONDS", 3600)
-    caplog.clear()
-    job = asyncio.create_task(run_daily_job(settings, database_url))
-    await asyncio.sleep(0.3)
+    give(monkeypatch, HangingSource({}))
+    job = asyncio.create_task(run_ingest_job(settings, database_url))
+    await begun.wait()
     with caplog.at_level(logging.INFO):
         job.cancel()
-        await job
-    assert "daily job: stopped" in caplog.text
+        assert await job is None
+    assert "ingest: stopped" in caplog.text
+    (run,) = await history(engine)
+    assert run.outcome == "stopped"
+    # Nobody is in the way of the next one.
+    async with try_lock(engine, LockKey.INGEST) as lock:
+        assert lock

@@ -1,0 +1,121 @@
+"""The history of ingests: each time that a day was asked of a source."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.advisory_lock import LockKey, is_held
+from app.db.engine import connect
+from app.db.tables import ingest_runs
+from app.downloads import IngestRun, RunOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Runs of a day, one after another, that the source answered and that came to nothing."""
+
+    count: int
+    last_started_at: datetime
+    last_outcome: RunOutcome
+
+
+class RunsRepository:
+    """Each change is committed by itself: it has to outlive what it tells of."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def begin(self, day: date, source: str) -> int:
+        """The new run's id."""
+        async with connect(self._engine) as connection:
+            result = await connection.execute(
+                insert(ingest_runs)
+                .values(
+                    day=day,
+                    source=source,
+                    started_at=datetime.now(UTC),
+                    outcome=RunOutcome.RUNNING,
+                )
+                .returning(ingest_runs.c.id)
+            )
+            await connection.commit()
+            run: int = result.scalar_one()
+            return run
+
+    async def note_billed(self, run: int, bytes_billed: int) -> None:
+        """Add what a query was billed, as soon as it is known: the process may end any time."""
+        billed = func.coalesce(ingest_runs.c.bytes_billed, 0) + bytes_billed
+        await self._change(run, bytes_billed=billed)
+
+    async def end(
+        self, run: int, outcome: RunOutcome, *, rows: int | None = None, error: str | None = None
+    ) -> None:
+        await self._change(run, ended_at=datetime.now(UTC), outcome=outcome, rows=rows, error=error)
+
+    async def _change(self, run: int, **values: object) -> None:
+        async with connect(self._engine) as connection:
+            await connection.execute(
+                update(ingest_runs).where(ingest_runs.c.id == run).values(values)
+            )
+            await connection.commit()
+
+    async def note_interrupted(self) -> None:
+        """Runs without an end are over: the caller holds the lock without which nobody ingests."""
+        async with connect(self._engine) as connection:
+            await connection.execute(
+                update(ingest_runs)
+                .where(ingest_runs.c.outcome == RunOutcome.RUNNING)
+                .values(outcome=RunOutcome.INTERRUPTED)
+            )
+            await connection.commit()
+
+    async def failures(self) -> Mapping[date, Failures]:
+        """By day, those since it was last published or held."""
+        settled = (
+            select(ingest_runs.c.day, func.max(ingest_runs.c.id).label("id"))
+            .where(
+                ingest_runs.c.outcome.in_(
+                    [RunOutcome.PUBLISHED, RunOutcome.UNCHANGED, RunOutcome.HELD]
+                )
+            )
+            .group_by(ingest_runs.c.day)
+            .subquery()
+        )
+        query = (
+            select(ingest_runs.c.day, ingest_runs.c.started_at, ingest_runs.c.outcome)
+            .outerjoin(settled, settled.c.day == ingest_runs.c.day)
+            .where(
+                ingest_runs.c.id > func.coalesce(settled.c.id, 0),
+                ingest_runs.c.outcome.in_([RunOutcome.FAILED, RunOutcome.INTERRUPTED]),
+                ingest_runs.c.bytes_billed.is_not(None),
+            )
+            .order_by(ingest_runs.c.id)
+        )
+        failures: dict[date, Failures] = {}
+        async with connect(self._engine) as connection:
+            for day, started_at, outcome in await connection.execute(query):
+                before = failures[day].count if day in failures else 0
+                failures[day] = Failures(before + 1, started_at, RunOutcome(outcome))
+        return failures
+
+    async def latest(self, limit: int) -> list[IngestRun]:
+        """The last runs, latest first."""
+        query = select(ingest_runs).order_by(ingest_runs.c.id.desc()).limit(limit)
+        async with connect(self._engine) as connection:
+            rows = (await connection.execute(query)).mappings().all()
+            somebody_ingests = await is_held(connection, LockKey.INGEST)
+        runs = []
+        for row in rows:
+            outcome = RunOutcome(row["outcome"])
+            if outcome is RunOutcome.RUNNING and not somebody_ingests:
+                outcome = RunOutcome.INTERRUPTED
+            runs.append(IngestRun(**(dict(row) | {"outcome": outcome})))
+        return runs
+
+    async def forget_before(self, moment: datetime) -> None:
+        async with connect(self._engine) as connection:
+            await connection.execute(delete(ingest_runs).where(ingest_runs.c.started_at < moment))
+            await connection.commit()

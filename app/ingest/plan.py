@@ -1,0 +1,167 @@
+"""Which days to ask a source for, and when."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from apscheduler.triggers.cron import CronTrigger
+
+from app.db.runs_repository import Failures
+from app.downloads import HeldDay, PublishedDay, RunOutcome
+from app.errors import DayOutsideWindowError
+from app.ingest.pipeline import FIRST_DAY, check_counted, latest_complete_day
+from app.settings import IngestSource, Settings
+
+LONGEST_WAIT = timedelta(days=7)
+"""Between two readings of a day that is held or fails: each costs as much as the first."""
+
+
+def next_firing(schedule: str, moment: datetime) -> datetime | None:
+    """When the cron expression fires at `moment` or after it; None when it never does."""
+    trigger = CronTrigger.from_crontab(schedule, timezone="UTC")
+    firing: datetime | None = trigger.get_next_fire_time(None, moment)
+    return firing
+
+
+def due_at(schedule: str, latest_day: date) -> datetime:
+    """When the day after `latest_day` is due: at the first firing after that day has ended."""
+    ended = _end_of(latest_day + timedelta(days=1))
+    return next_firing(schedule, ended) or ended
+
+
+def _end_of(day: date) -> datetime:
+    return datetime.combine(day + timedelta(days=1), time(), UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """When days are asked for."""
+
+    schedule: str
+    retention_days: int
+    retry_after: timedelta
+    """After a day was held, or failed; then twice as long each time."""
+
+    recheck_after: timedelta | None
+    """After a day's end: one that was read sooner is read once more."""
+
+
+def cadence_of(settings: Settings) -> Cadence:
+    recheck_hours = settings.ingest_recheck_after_hours
+    return Cadence(
+        schedule=settings.ingest_schedule,
+        retention_days=settings.retention_days,
+        retry_after=timedelta(minutes=settings.ingest_retry_after_minutes),
+        recheck_after=timedelta(hours=recheck_hours) if recheck_hours else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    due: list[date]
+    """Days to ask the source for, latest first."""
+
+    next_due: datetime | None
+    """When the first of the others is due, as far as that does not depend on the schedule."""
+
+
+def plan(
+    cadence: Cadence,
+    now: datetime,
+    published: Mapping[date, PublishedDay],
+    held: Mapping[date, HeldDay],
+    failures: Mapping[date, Failures],
+) -> Plan:
+    """Of the days served, those that are missing, and those that it is time to read again."""
+    latest = now.date()
+    while due_at(cadence.schedule, latest - timedelta(days=1)) > now:
+        latest -= timedelta(days=1)
+    due = []
+    later = []
+    for passed in range(cadence.retention_days):
+        day = latest - timedelta(days=passed)
+        moment = _due_again_at(cadence, day, published.get(day), held.get(day), failures.get(day))
+        if day < FIRST_DAY or moment is None:
+            continue
+        if moment <= now:
+            due.append(day)
+        else:
+            later.append(moment)
+    return Plan(due, min(later, default=None))
+
+
+def _due_again_at(
+    cadence: Cadence,
+    day: date,
+    published: PublishedDay | None,
+    held: HeldDay | None,
+    failures: Failures | None,
+) -> datetime | None:
+    """When to read a day that is over; None when there is no need."""
+    due = _end_of(day)
+    if published:
+        if cadence.recheck_after is None or published.checked_at >= due + cadence.recheck_after:
+            return None
+        due += cadence.recheck_after
+    if held:
+        due = max(due, read_again_at(cadence, held))
+    if failures:
+        # That a process was ended, in whatever way, need not be the day's fault: the first time.
+        count = failures.count - (failures.last_outcome is RunOutcome.INTERRUPTED)
+        due = max(due, failures.last_started_at + _wait(cadence, count))
+    return due
+
+
+def read_again_at(cadence: Cadence, held: HeldDay) -> datetime:
+    """When a held day is read again."""
+    return held.read_at + _wait(cadence, held.readings)
+
+
+def _wait(cadence: Cadence, readings: int) -> timedelta:
+    if not readings:
+        return timedelta(0)
+    wait = cadence.retry_after * float(2 ** min(readings - 1, 30))
+    return min(wait, LONGEST_WAIT)
+
+
+def days_to_backfill(
+    published: Mapping[date, PublishedDay],
+    start: date | None,
+    end: date,
+    *,
+    retention_days: int,
+    again: bool,
+    replace_sample: bool,
+) -> list[date]:
+    """The days from `start` to `end`, both included, that are not published, latest first.
+
+    `start` left out is the first day that is served once `end` is published. With `again` all of
+    them; with `replace_sample` a day of sample data counts as not published. Raises when a day is
+    not complete or would lie outside the window.
+    """
+    for day in filter(None, (start, end)):
+        check_counted(day)
+    held = {
+        day
+        for day, one in published.items()
+        if not (replace_sample and one.source == IngestSource.SAMPLE)
+    }
+    latest = max(held | {end})
+    first = latest - timedelta(days=retention_days - 1)
+    start = start or first
+    if start < first:
+        raise DayOutsideWindowError(start, first, latest)
+    days = [end - timedelta(days=passed) for passed in range((end - start).days + 1)]
+    return [day for day in days if again or day not in held]
+
+
+def days_to_seed(published: Mapping[date, PublishedDay], *, retention_days: int) -> list[date]:
+    """The days that a full window of sample data lacks, latest first.
+
+    It ends with the latest day published, so that what is there stays as it is; in an empty
+    database with the latest complete one.
+    """
+    end = max(published, default=latest_complete_day())
+    return days_to_backfill(
+        published, None, end, retention_days=retention_days, again=False, replace_sample=False
+    )

@@ -1,0 +1,64 @@
+"""Drops what left the days served."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.engine import connect
+from app.db.ingest_repository import IngestRepository
+from app.db.partitions import drop_partitions_before, first_held_day
+from app.db.runs_repository import RunsRepository
+from app.db.steps import Step, enter
+from app.errors import TableInUseError
+
+EXPIRE_TRIES = 10
+EXPIRE_PAUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    partitions: Sequence[str]
+    packages: int
+
+    def __str__(self) -> str:
+        dropped = ", ".join(self.partitions) or "no month"
+        return f"retention: dropped {dropped}, forgot {self.packages:,} packages"
+
+
+async def expire(engine: AsyncEngine, *, retention_days: int) -> Expired:
+    """Drop the months that lie wholly outside the window, and the packages without a row left, all
+    or nothing; and what is held of days before it, and the history of runs. Raises
+    `TableInUseError` when readers were in the way each time it tried.
+
+    Readers leave out what is outside the window by themselves, so this changes no answer.
+    """
+    await RunsRepository(engine).forget_before(datetime.now(UTC) - timedelta(days=retention_days))
+    for _ in range(EXPIRE_TRIES - 1):
+        with suppress(TableInUseError):
+            return await _expire(engine, retention_days)
+        await asyncio.sleep(EXPIRE_PAUSE_SECONDS)
+    return await _expire(engine, retention_days)
+
+
+async def _expire(engine: AsyncEngine, retention_days: int) -> Expired:
+    async with connect(engine) as connection:
+        repository = IngestRepository(connection)
+        latest = await repository.latest_day()
+        if latest is None:
+            return Expired([], 0)
+        await repository.lock_publish(latest)
+        # It may have waited for a publish.
+        latest = await repository.latest_day() or latest
+        first_served = latest - timedelta(days=retention_days - 1)
+        await repository.forget_held_before(first_served)
+        enter(Step.DROP, first_served)
+        dropped = await drop_partitions_before(connection, first_served)
+        first_held = await first_held_day(connection)
+        gone = await repository.forget_before(first_held) if first_held else 0
+        enter(Step.COMMIT_RETENTION, first_served)
+        await connection.commit()
+        return Expired(dropped, gone)

@@ -1,0 +1,46 @@
+"""Tries again what may pass by itself."""
+
+import logging
+from collections.abc import Callable
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+
+FIRST_PAUSE_SECONDS = 1.0
+"""Then twice as long each time, each with up to a second more at random: of several processes that
+failed together, each comes back at another time.
+"""
+
+JITTER_SECONDS = 1.0
+
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+def attempts(what: str, may_pass: Callable[[BaseException], bool]) -> AsyncRetrying:
+    """Attempts at something, until one ends in another way than with an error that may pass, or
+    there were enough. The last error is raised.
+    """
+
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        pause = state.next_action.sleep if state.next_action else 0.0
+        log.warning("%s: trying again in %.1f s: %s", what, pause, error)
+
+    return AsyncRetrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_exponential_jitter(
+            multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS, jitter=JITTER_SECONDS
+        ),
+        retry=retry_if_exception(may_pass),
+        before_sleep=tell,
+        reraise=True,
+    )

@@ -1,0 +1,189 @@
+"""Runs: days that are asked of a source one after another, with a record of each."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.advisory_lock import HeldLock, LockKey, try_lock
+from app.db.engine import connect
+from app.db.ingest_repository import IngestRepository
+from app.db.runs_repository import RunsRepository
+from app.downloads import PublishedDay, RunOutcome
+from app.errors import (
+    DatabaseUnavailableError,
+    DayTimeoutError,
+    HeldDayError,
+    IngestError,
+    RealDataHeldError,
+    SampleDataHeldError,
+    SourceUnavailableError,
+    StatsError,
+)
+from app.ingest.pipeline import Progress, UnchangedDay, ingest_day, publish_held
+from app.ingest.plausibility import Thresholds
+from app.ingest.retries import attempts
+from app.ingest.source import Source
+
+log = logging.getLogger(__name__)
+
+DAY_TIMEOUT_SECONDS = 3600
+"""After which a day that hangs makes room for the next. One takes minutes."""
+
+WAIT_SECONDS = 1.0
+"""Between two looks whether another process is done."""
+
+
+@asynccontextmanager
+async def ingest_lock(engine: AsyncEngine) -> AsyncIterator[HeldLock]:
+    """Hold what everything that ingests has to hold, once whoever has it is done."""
+    told = False
+    while True:
+        async with try_lock(engine, LockKey.INGEST) as lock:
+            if lock:
+                await RunsRepository(engine).note_interrupted()
+                yield lock
+                return
+        if not told:
+            log.warning("another process is ingesting: waiting until it is done")
+            told = True
+        await asyncio.sleep(WAIT_SECONDS)
+
+
+async def published_days(engine: AsyncEngine) -> Mapping[date, PublishedDay]:
+    async with connect(engine) as connection:
+        return await IngestRepository(connection).published()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one day of a run."""
+
+    day: date
+    result: PublishedDay | UnchangedDay | IngestError
+
+    @property
+    def error(self) -> IngestError | None:
+        return self.result if isinstance(self.result, IngestError) else None
+
+    def __str__(self) -> str:
+        if self.error and not isinstance(self.error, HeldDayError):
+            return f"{self.day} failed: {self.error}"
+        return str(self.result)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the days of a run have in common. `ingest_day` tells what the fields mean."""
+
+    engine: AsyncEngine
+    source: Source
+    lock: HeldLock
+    retention_days: int
+    thresholds: Thresholds | None
+    replace_sample: bool = False
+    only_if_grown: bool = False
+
+    async def ingest(self, days: Iterable[date]) -> AsyncIterator[Outcome]:
+        """Publish the days in the order given. A day that fails does not keep the others from it.
+
+        Raises what would make every day fail: mixed data, a database that went away, a lock that
+        was lost.
+        """
+        for day in days:
+            try:
+                result = await self.ingest_day(day)
+            except (SampleDataHeldError, RealDataHeldError):
+                raise
+            except IngestError as error:
+                yield Outcome(day, error)
+            else:
+                yield Outcome(day, result)
+
+    async def ingest_day(self, day: date) -> PublishedDay | UnchangedDay:
+        """Publish one day, trying again what may pass, and keep a record of it."""
+        runs = RunsRepository(self.engine)
+        run = await runs.begin(day, self.source.name)
+        progress = Progress(note_billed=partial(runs.note_billed, run))
+        try:
+            async with asyncio.timeout(DAY_TIMEOUT_SECONDS):
+                result = await self._attempt(day, progress)
+        except TimeoutError as error:
+            taken = DayTimeoutError(day, DAY_TIMEOUT_SECONDS)
+            await runs.end(run, RunOutcome.FAILED, rows=progress.rows, error=str(taken))
+            raise taken from error
+        except BaseException as error:
+            # Who can't reach the database to say so leaves a run without an end.
+            with suppress(DatabaseUnavailableError):
+                await runs.end(run, _outcome_of(error), rows=progress.rows, error=_told(error))
+            raise
+        outcome = RunOutcome.UNCHANGED if isinstance(result, UnchangedDay) else RunOutcome.PUBLISHED
+        await runs.end(run, outcome, rows=progress.rows)
+        return result
+
+    async def _attempt(self, day: date, progress: Progress) -> PublishedDay | UnchangedDay:
+        def may_pass(error: BaseException) -> bool:
+            # What failed in the database after the source had answered was tried again there:
+            # the source would bill for the same rows a second time.
+            return isinstance(error, SourceUnavailableError) or (
+                isinstance(error, DatabaseUnavailableError) and not progress.rows
+            )
+
+        async for attempt in attempts(str(day), may_pass):
+            with attempt:
+                progress.rows = 0
+                return await ingest_day(
+                    self.engine,
+                    self.source,
+                    day,
+                    retention_days=self.retention_days,
+                    thresholds=self.thresholds,
+                    replace_sample=self.replace_sample,
+                    only_if_grown=self.only_if_grown,
+                    lock=self.lock,
+                    progress=progress,
+                )
+        raise AssertionError
+
+
+async def publish_plausible(
+    engine: AsyncEngine,
+    lock: HeldLock,
+    *,
+    retention_days: int,
+    thresholds: Thresholds,
+) -> AsyncIterator[PublishedDay]:
+    """Publish the held days that have become plausible, as long as there is one: each that is
+    published may speak for another.
+    """
+    while True:
+        async with connect(engine) as connection:
+            days = sorted(await IngestRepository(connection).held(), reverse=True)
+        for day in days:
+            published = await publish_held(
+                engine, day, retention_days=retention_days, thresholds=thresholds, lock=lock
+            )
+            if published:
+                yield published
+                break
+        else:
+            return
+
+
+def _outcome_of(error: BaseException) -> RunOutcome:
+    if isinstance(error, HeldDayError):
+        return RunOutcome.HELD
+    return RunOutcome.FAILED if isinstance(error, Exception) else RunOutcome.STOPPED
+
+
+def _told(error: BaseException) -> str | None:
+    if isinstance(error, HeldDayError):
+        return error.reason
+    if isinstance(error, StatsError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if isinstance(error, Exception) else None

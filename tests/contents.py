@@ -1,0 +1,39 @@
+"""All that a database holds, to compare it with itself before and after."""
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.tables import daily_downloads, held_days, held_downloads, ingested_days, packages
+
+Everything = dict[str, list[tuple[object, ...]]]
+
+
+async def everything(engine: AsyncEngine) -> Everything:
+    """All that is published and held, but for when that was done and which ids it got."""
+    async with engine.connect() as connection:
+        rows = await connection.execute(
+            select(packages.c.name, *daily_downloads.c[1:])
+            .join(packages, packages.c.id == daily_downloads.c.package_id)
+            .order_by(packages.c.name, daily_downloads.c.date)
+        )
+        known = await connection.execute(select(*packages.c[1:]).order_by(packages.c.name))
+        days = await connection.execute(
+            select(ingested_days)
+            .with_only_columns(
+                *(c for c in ingested_days.c if c.name not in ("published_at", "checked_at"))
+            )
+            .order_by(ingested_days.c.day)
+        )
+        held = await connection.execute(
+            select(held_days.c.day, held_days.c.digest).order_by(held_days.c.day)
+        )
+        waiting = await connection.execute(
+            select(held_downloads).order_by(held_downloads.c.day, held_downloads.c.name)
+        )
+        return {
+            "rows": [tuple(row) for row in rows],
+            "packages": [tuple(row) for row in known],
+            "days": [tuple(row) for row in days],
+            "held days": [tuple(row) for row in held],
+            "held rows": [tuple(row) for row in waiting],
+        }

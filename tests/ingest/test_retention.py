@@ -1,0 +1,162 @@
+"""What leaves the days served goes, all or nothing, and nobody notices."""
+
+import asyncio
+from datetime import date
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.db.advisory_lock import LockKey, lock_for_transaction
+from app.db.downloads_repository import DownloadsRepository
+from app.db.engine import connect
+from app.db.ingest_repository import IngestRepository
+from app.db.tables import daily_downloads
+from app.downloads import RecentDownloads
+from app.errors import TableInUseError
+from app.ingest import retention
+from app.ingest.retention import expire
+from app.package_name import ALL_PACKAGES
+from tests.contents import everything
+from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+
+
+def repository(engine: AsyncEngine) -> DownloadsRepository:
+    return DownloadsRepository(engine, RETENTION_DAYS)
+
+
+async def test_exactly_the_window_is_served(engine: AsyncEngine) -> None:
+    """The first of its days is, the day before is not, whether or not retention has run."""
+    first, before = days_ago(RETENTION_DAYS - 1), days_ago(RETENTION_DAYS)
+    # The window ends with the latest published day, so the older day goes in first.
+    await publish(engine, before, downloads("flask", 1), downloads("gone", 1))
+    await publish(engine, first, downloads("flask", 2))
+    assert await repository(engine).recent("gone") == RecentDownloads(0, 1, 1)
+    await publish(engine, days_ago(0), downloads("flask", 4))
+
+    read = repository(engine)
+    for _ in range(2):
+        series = await read.overall("flask")
+        assert series
+        assert series["without_mirrors"] == [(first, 2), (days_ago(0), 4)]
+        assert await read.recent("gone") is None
+        assert await read.overall("gone") is None
+        assert [day.day for day in await read.published_days()] == [first, days_ago(0)]
+        await expire(engine, retention_days=RETENTION_DAYS)
+
+
+async def test_retention_drops_what_lies_wholly_outside(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> None:
+    old = days_ago(RETENTION_DAYS + 31)
+    await publish(engine, old, downloads("flask", 1), downloads("gone", 1))
+    await publish(engine, days_ago(0), downloads("flask", 4))
+    expired = await expire(engine, retention_days=RETENTION_DAYS)
+    assert expired.partitions == [f"daily_downloads_{old:%Y_%m}"]
+    assert expired.packages == 1
+
+    assert await connection.scalar(text(f"SELECT to_regclass('{expired.partitions[0]}')")) is None
+    held = await everything(engine)
+    assert [row[0] for row in held["days"]] == [days_ago(0)]
+    assert [row[0] for row in held["packages"]] == [ALL_PACKAGES, "flask"]
+
+    again = await expire(engine, retention_days=RETENTION_DAYS)
+    assert (again.partitions, again.packages) == ([], 0)
+    assert await everything(engine) == held
+
+
+@pytest.mark.parametrize(
+    ("latest", "dropped"),
+    [
+        # With 30 days, the first served is the first of a month, or the last of the one before it.
+        (date(2026, 1, 30), ["daily_downloads_2025_12"]),
+        (date(2026, 1, 29), []),
+        (date(2026, 1, 1), []),
+        (date(2025, 12, 31), []),
+    ],
+)
+async def test_a_month_goes_with_the_last_of_its_days(
+    engine: AsyncEngine, latest: date, dropped: list[str]
+) -> None:
+    for day in (date(2025, 12, 31), latest):
+        await publish(engine, day, downloads("flask", 1))
+    before = await DownloadsRepository(engine, 30).overall("flask")
+    assert (await expire(engine, retention_days=30)).partitions == dropped
+    assert await DownloadsRepository(engine, 30).overall("flask") == before
+    assert len((await everything(engine))["days"]) == len({date(2025, 12, 31), latest}) - len(
+        dropped
+    )
+
+
+async def test_no_package_goes_while_a_month_with_its_rows_stays(engine: AsyncEngine) -> None:
+    """It is outside the window, so nobody sees it, but its rows are there."""
+    await publish(engine, date(2025, 12, 30), downloads("outside", 1))
+    await publish(engine, date(2026, 1, 29), downloads("flask", 1))
+    before = await everything(engine)
+    await expire(engine, retention_days=30)
+    assert await everything(engine) == before
+    assert await DownloadsRepository(engine, 30).recent("outside") is None
+
+
+async def test_retention_of_an_empty_database(engine: AsyncEngine) -> None:
+    expired = await expire(engine, retention_days=RETENTION_DAYS)
+    assert (expired.partitions, expired.packages) == ([], 0)
+
+
+async def test_retention_and_publish_exclude_each_other(engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    async with connect(engine) as other:
+        await lock_for_transaction(other, LockKey.PUBLISH)
+        expiring = asyncio.create_task(expire(engine, retention_days=RETENTION_DAYS))
+        done, _ = await asyncio.wait([expiring], timeout=0.5)
+        assert not done
+        await other.rollback()
+        await expiring
+
+
+async def test_several_retentions_at_once(engine: AsyncEngine) -> None:
+    old = days_ago(RETENTION_DAYS + 31)
+    await publish(engine, old, downloads("gone", 1))
+    await publish(engine, days_ago(0), downloads("flask", 4))
+    expired = await asyncio.gather(
+        *(expire(engine, retention_days=RETENTION_DAYS) for _ in range(3))
+    )
+    assert sum(len(one.partitions) for one in expired) == 1
+
+
+async def test_a_long_reader_delays_retention_and_nobody_else(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "EXPIRE_TRIES", 2)
+    monkeypatch.setattr(retention, "EXPIRE_PAUSE_SECONDS", 0.1)
+    await publish(engine, days_ago(RETENTION_DAYS + 31), downloads("gone", 1))
+    await publish(engine, days_ago(0), downloads("flask", 4))
+    before = await everything(engine)
+    async with connect(engine) as reader:
+        await reader.execute(select(daily_downloads).limit(1))
+        with pytest.raises(TableInUseError):
+            await expire(engine, retention_days=RETENTION_DAYS)
+        assert await everything(engine) == before
+        await publish(engine, days_ago(1), downloads("flask", 1))
+        assert await repository(engine).recent("flask") == RecentDownloads(4, 5, 5)
+    expired = await expire(engine, retention_days=RETENTION_DAYS)
+    assert (len(expired.partitions), expired.packages) == (1, 1)
+
+
+async def test_retention_that_fails_at_its_end_removes_nothing(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(engine, days_ago(RETENTION_DAYS + 31), downloads("gone", 1))
+    await publish(engine, days_ago(0), downloads("flask", 4))
+    before = await everything(engine)
+    forget = IngestRepository.forget_before
+
+    async def forget_and_fail(self: IngestRepository, first_held: date) -> int:
+        await forget(self, first_held)
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IngestRepository, "forget_before", forget_and_fail)
+        with pytest.raises(ConnectionError):
+            await expire(engine, retention_days=RETENTION_DAYS)
+    assert await everything(engine) == before

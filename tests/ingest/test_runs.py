@@ -1,0 +1,397 @@
+"""Days that are asked of a source one after another: who may, what is tried again, what is kept of
+it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.advisory_lock import LockKey, try_lock
+from app.db.downloads_repository import DownloadsRepository
+from app.db.runs_repository import RunsRepository
+from app.downloads import IngestRun, PackageDownloads, PublishedDay, RecentDownloads, RunOutcome
+from app.errors import (
+    DatabaseUnavailableError,
+    DayOutsideWindowError,
+    DayTimeoutError,
+    HeldDayError,
+    IngestError,
+    LockLostError,
+    SampleDataHeldError,
+    SourceError,
+    SourceUnavailableError,
+)
+from app.ingest import retries, runs
+from app.ingest.plan import days_to_backfill, days_to_seed
+from app.ingest.plausibility import Thresholds
+from app.ingest.runs import Outcome, Run, ingest_lock, published_days
+from app.ingest.sample import SampleSource
+from app.ingest.source import Reading, Source
+from tests.contents import everything
+from tests.days import RETENTION_DAYS, THRESHOLDS, GivenSource, days_ago, downloads, publish
+
+
+def repository(engine: AsyncEngine) -> DownloadsRepository:
+    return DownloadsRepository(engine, RETENTION_DAYS)
+
+
+async def ingest(
+    engine: AsyncEngine,
+    source: Source,
+    days: Sequence[date],
+    *,
+    thresholds: Thresholds | None = None,
+    replace_sample: bool = False,
+) -> list[Outcome]:
+    async with ingest_lock(engine) as lock:
+        run = Run(
+            engine,
+            source,
+            lock,
+            retention_days=RETENTION_DAYS,
+            thresholds=thresholds,
+            replace_sample=replace_sample,
+        )
+        return [outcome async for outcome in run.ingest(days)]
+
+
+async def history(engine: AsyncEngine) -> list[IngestRun]:
+    return await RunsRepository(engine).latest(100)
+
+
+async def _backfill(
+    engine: AsyncEngine,
+    source: GivenSource,
+    start: date,
+    *,
+    again: bool = False,
+    replace_sample: bool = False,
+) -> list[Outcome]:
+    days = days_to_backfill(
+        await published_days(engine),
+        start,
+        days_ago(0),
+        retention_days=RETENTION_DAYS,
+        again=again,
+        replace_sample=replace_sample,
+    )
+    return await ingest(engine, source, days, replace_sample=replace_sample)
+
+
+async def test_backfill_publishes_what_is_missing_latest_first(engine: AsyncEngine) -> None:
+    source = GivenSource({days_ago(ago): [downloads("flask", 1)] for ago in range(5)})
+    await publish(engine, days_ago(2), downloads("flask", 7))
+    outcomes = await _backfill(engine, source, days_ago(4))
+    assert source.read_days == [days_ago(0), days_ago(1), days_ago(3), days_ago(4)]
+    assert all(isinstance(outcome.result, PublishedDay) for outcome in outcomes)
+    assert await repository(engine).recent("flask") == RecentDownloads(1, 11, 11)
+
+    source.read_days.clear()
+    assert await _backfill(engine, source, days_ago(4)) == []
+    assert len(await _backfill(engine, source, days_ago(4), again=True)) == 5
+    assert await repository(engine).recent("flask") == RecentDownloads(1, 5, 5)
+
+
+async def test_a_day_that_fails_does_not_keep_the_others(engine: AsyncEngine) -> None:
+    source = GivenSource(
+        {
+            days_ago(0): [downloads("flask", 1)],
+            days_ago(1): [downloads("flask", 1), SourceError("broke off")],
+            days_ago(3): [downloads("flask", 1)],
+        }
+    )
+    outcomes = await _backfill(engine, source, days_ago(3))
+    assert {outcome.day for outcome in outcomes if isinstance(outcome.result, IngestError)} == {
+        days_ago(1),
+        days_ago(2),
+    }
+    days = await repository(engine).published_days()
+    assert [day.day for day in days] == [days_ago(3), days_ago(0)]
+
+
+async def test_backfill_beyond_the_window_is_refused(engine: AsyncEngine) -> None:
+    with pytest.raises(DayOutsideWindowError):
+        await _backfill(engine, GivenSource({}), days_ago(RETENTION_DAYS))
+
+
+async def test_backfill_can_replace_the_sample(engine: AsyncEngine) -> None:
+    days = [days_ago(ago) for ago in range(2)]
+    await ingest(engine, SampleSource(), days)
+    source = GivenSource({day: [downloads("flask", 1)] for day in days})
+    with pytest.raises(SampleDataHeldError):
+        await _backfill(engine, source, days_ago(1), again=True)
+    outcomes = await _backfill(engine, source, days_ago(1), replace_sample=True)
+    assert all(isinstance(outcome.result, PublishedDay) for outcome in outcomes)
+    assert {day.source for day in await repository(engine).published_days()} == {"given"}
+
+
+async def test_seeding_fills_the_window(engine: AsyncEngine) -> None:
+    days = days_to_seed({}, retention_days=30)
+    assert days == [days_ago(ago) for ago in range(30)]
+    await ingest(engine, SampleSource(), days[:2])
+    assert days_to_seed(await published_days(engine), retention_days=30) == days[2:]
+    assert (days_ago(0) - timedelta(days=29)) == days[-1]
+
+
+# One at a time
+
+
+async def test_who_comes_second_waits(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "WAIT_SECONDS", 0.02)
+    source = GivenSource({days_ago(0): [downloads("flask", 1)]})
+    async with ingest_lock(engine):
+        second = asyncio.create_task(ingest(engine, source, [days_ago(0)]))
+        done, _ = await asyncio.wait([second], timeout=0.3)
+        assert not done
+        assert source.read_days == []
+    await second
+    assert [record.getMessage() for record in caplog.records] == [
+        "another process is ingesting: waiting until it is done"
+    ]
+    assert await repository(engine).has_published()
+
+
+async def _end_lock_connection(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        ended = await connection.scalars(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' "
+                "AND objid = :key AND database = "
+                "(SELECT oid FROM pg_database WHERE datname = current_database())"
+            ),
+            {"key": LockKey.INGEST & 0xFFFFFFFF},
+        )
+        assert list(ended) == [True]
+
+
+@pytest.mark.parametrize("is_heard_of", [True, False])
+async def test_who_loses_the_lock_publishes_nothing(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, is_heard_of: bool
+) -> None:
+    """In the middle of a day, and whether or not the loss was heard of."""
+    await publish(engine, days_ago(1), downloads("flask", 1))
+    before = await everything(engine)
+
+    class LosingSource(GivenSource):
+        async def _batches(self, _: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+            yield [downloads("flask", 1)]
+            await _end_lock_connection(engine)
+            if is_heard_of:
+                await asyncio.sleep(0.2)
+            yield [downloads("numpy", 1)]
+
+    async with try_lock(engine, LockKey.INGEST) as lock:
+        assert lock
+        if not is_heard_of:
+            monkeypatch.setattr(type(lock), "check", lambda _: None)
+        run = Run(engine, LosingSource({}), lock, RETENTION_DAYS, None)
+        with pytest.raises(LockLostError):
+            await run.ingest_day(days_ago(0))
+    assert await everything(engine) == before
+    (told,) = await history(engine)
+    assert (told.outcome, told.day) == (RunOutcome.FAILED, days_ago(0))
+    assert "was lost" in (told.error or "")
+
+
+# What passes
+
+
+@dataclass
+class FailingSource(GivenSource):
+    """Fails in the way given, so many times, before it gives what it has."""
+
+    error: Exception = field(default_factory=lambda: SourceUnavailableError("away"))
+    times: int = 1
+
+    async def read(self, day: date) -> Reading:
+        self.read_days.append(day)
+        if len(self.read_days) <= self.times:
+            raise self.error
+        return Reading(self._batches(day), bytes_billed=7)
+
+
+async def test_what_may_pass_is_tried_again(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture, quick_retries: None
+) -> None:
+    source = FailingSource({days_ago(0): [downloads("flask", 1)]}, times=retries.ATTEMPTS - 1)
+    (outcome,) = await ingest(engine, source, [days_ago(0)])
+    assert isinstance(outcome.result, PublishedDay)
+    assert len(source.read_days) == retries.ATTEMPTS
+    assert all("trying again in 0.0 s: away" in message for message in caplog.messages)
+    (told,) = await history(engine)
+    assert (told.outcome, told.rows, told.bytes_billed) == (RunOutcome.PUBLISHED, 1, 7)
+
+
+async def test_what_does_not_pass_is_given_up(engine: AsyncEngine, quick_retries: None) -> None:
+    source = FailingSource({}, times=retries.ATTEMPTS)
+    (outcome,) = await ingest(engine, source, [days_ago(0)])
+    assert isinstance(outcome.error, SourceUnavailableError)
+    assert len(source.read_days) == retries.ATTEMPTS
+    (told,) = await history(engine)
+    assert (told.outcome, told.error, told.bytes_billed) == (RunOutcome.FAILED, "away", None)
+
+
+async def test_what_cannot_pass_is_not_tried_again(engine: AsyncEngine) -> None:
+    source = FailingSource({}, error=SourceError("bad credentials"))
+    (outcome,) = await ingest(engine, source, [days_ago(0)])
+    assert str(outcome) == f"{days_ago(0)} failed: bad credentials"
+    assert len(source.read_days) == 1
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "53100"])
+async def test_what_passes_in_the_database_costs_no_second_reading(
+    engine: AsyncEngine, quick_retries: None, sqlstate: str
+) -> None:
+    """A serialization failure, a deadlock, a lock that was not to be had, a disk that was full."""
+    await _refuse(engine, sqlstate, times=retries.ATTEMPTS - 1)
+    source = GivenSource({days_ago(0): [downloads("flask", 1), downloads("numpy", 2)]})
+    (outcome,) = await ingest(engine, source, [days_ago(0)])
+    assert isinstance(outcome.result, PublishedDay)
+    assert source.read_days == [days_ago(0)]
+    assert await repository(engine).recent("__all__") == RecentDownloads(3, 3, 3)
+
+
+async def test_a_disk_that_stays_full_loses_nothing(
+    engine: AsyncEngine, quick_retries: None
+) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 1))
+    before = await everything(engine)
+    await _refuse(engine, "53100", times=1000)
+    source = GivenSource({days_ago(0): [downloads("flask", 1)]})
+    with pytest.raises(DatabaseUnavailableError, match="gave up: refused"):
+        await ingest(engine, source, [days_ago(0)])
+    assert source.read_days == [days_ago(0)]
+    assert await everything(engine) == before
+    (told,) = await history(engine)
+    assert told.outcome is RunOutcome.FAILED
+
+
+async def _refuse(engine: AsyncEngine, sqlstate: str, *, times: int) -> None:
+    """Have the next writes of the day's record end with an error."""
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE SEQUENCE refusals"))
+        await connection.execute(
+            text(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                f"IF nextval('refusals') <= {times} THEN "
+                f"RAISE EXCEPTION 'refused' USING ERRCODE = '{sqlstate}'; END IF; "
+                "RETURN NEW; END $$"
+            )
+        )
+        await connection.execute(
+            text(
+                "CREATE TRIGGER refuse BEFORE INSERT ON ingested_days "
+                "FOR EACH ROW EXECUTE FUNCTION refuse()"
+            )
+        )
+
+
+async def test_a_day_that_hangs_makes_room(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class HangingSource(GivenSource):
+        async def read(self, day: date) -> Reading:
+            if day == days_ago(0):
+                await asyncio.sleep(3600)
+            return await super().read(day)
+
+    monkeypatch.setattr(runs, "DAY_TIMEOUT_SECONDS", 0.5)
+    source = HangingSource({days_ago(1): [downloads("flask", 1)]})
+    first, second = await ingest(engine, source, [days_ago(0), days_ago(1)])
+    assert isinstance(first.error, DayTimeoutError)
+    assert isinstance(second.result, PublishedDay)
+    assert [told.outcome for told in await history(engine)] == ["published", "failed"]
+
+
+# The history
+
+
+async def test_each_run_is_kept(engine: AsyncEngine) -> None:
+    source = GivenSource(
+        {
+            days_ago(0): [downloads("flask", 100), downloads("numpy", 100)],
+            days_ago(7): [downloads("flask", 10), downloads("numpy", 10)],
+        }
+    )
+    days = [days_ago(0), days_ago(7), days_ago(1)]
+    outcomes = await ingest(engine, source, days, thresholds=THRESHOLDS)
+    assert isinstance(outcomes[1].error, HeldDayError)
+    told = await history(engine)
+    assert [(run.day, run.outcome, run.rows) for run in told] == [
+        (days_ago(1), RunOutcome.FAILED, 0),
+        (days_ago(7), RunOutcome.HELD, 2),
+        (days_ago(0), RunOutcome.PUBLISHED, 2),
+    ]
+    assert f"no rows for {days_ago(1)}" in (told[0].error or "")
+    assert "20 downloads are less than 0.60 times (0.10) the 200" in (told[1].error or "")
+    for run in told:
+        assert run.ended_at
+        assert timedelta(0) <= run.ended_at - run.started_at < timedelta(minutes=1)
+
+
+async def test_a_run_that_is_stopped_says_so(engine: AsyncEngine) -> None:
+    waiting = asyncio.Event()
+
+    class WaitingSource(GivenSource):
+        async def _batches(self, _: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+            yield [downloads("flask", 1)]
+            waiting.set()
+            await asyncio.sleep(3600)
+
+    ingesting = asyncio.create_task(ingest(engine, WaitingSource({}), [days_ago(0)]))
+    await waiting.wait()
+    (told,) = await history(engine)
+    assert (told.outcome, told.ended_at) == (RunOutcome.RUNNING, None)
+    ingesting.cancel()
+    with suppress(asyncio.CancelledError):
+        await ingesting
+    (told,) = await history(engine)
+    assert told.outcome is RunOutcome.STOPPED
+    assert told.ended_at
+
+
+async def test_a_run_without_an_end_was_interrupted(engine: AsyncEngine) -> None:
+    await RunsRepository(engine).begin(days_ago(0), "given")
+    (told,) = await history(engine)
+    assert (told.outcome, told.ended_at) == (RunOutcome.INTERRUPTED, None)
+    async with ingest_lock(engine):
+        (told,) = await history(engine)
+        assert told.outcome is RunOutcome.INTERRUPTED
+        await RunsRepository(engine).begin(days_ago(0), "given")
+        assert [told.outcome for told in await history(engine)] == ["running", "interrupted"]
+
+
+async def test_failures_count_since_the_last_success_and_when_they_cost(
+    engine: AsyncEngine,
+) -> None:
+    told = RunsRepository(engine)
+
+    async def note(day: date, outcome: RunOutcome, billed: int | None) -> None:
+        run = await told.begin(day, "given")
+        if billed is not None:
+            await told.note_billed(run, billed)
+        await told.end(run, outcome)
+
+    for outcome, billed in (
+        (RunOutcome.FAILED, 1),
+        (RunOutcome.PUBLISHED, 1),
+        (RunOutcome.FAILED, 1),
+        (RunOutcome.FAILED, None),
+        (RunOutcome.STOPPED, 1),
+        (RunOutcome.INTERRUPTED, 0),
+    ):
+        await note(days_ago(0), outcome, billed)
+    await note(days_ago(1), RunOutcome.FAILED, None)
+    await note(days_ago(2), RunOutcome.FAILED, 1)
+    await note(days_ago(2), RunOutcome.HELD, 1)
+    failures = await told.failures()
+    assert set(failures) == {days_ago(0)}
+    assert (failures[days_ago(0)].count, failures[days_ago(0)].last_outcome) == (2, "interrupted")
