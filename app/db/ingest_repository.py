@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.breakdowns import BREAKDOWN_COLUMNS
 from app.db.advisory_lock import LockKey, lock_for_transaction
+from app.db.day_digest import describe
 from app.db.partitions import ensure_partition
 from app.db.publication import announce
 from app.db.steps import Step, enter
@@ -35,31 +36,6 @@ LOCK_TIMEOUT_SECONDS = 60
 
 _STAGED_COLUMNS = ("name", "with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS)
 _COLUMNS = ", ".join(_STAGED_COLUMNS[1:])
-
-# How many packages are staged, their downloads, and a digest of the rows. Each row is hashed as
-# text and the hashes are added up, so that order does not matter and nothing has to be sorted.
-# jsonb orders keys by itself: equal objects have equal texts.
-_ROW_TEXT = ", ".join(
-    ["name", "with_mirrors", "without_mirrors", *(f"CAST({c} AS text)" for c in BREAKDOWN_COLUMNS)]
-)
-_DESCRIBE_STAGED = f"""
-SELECT
-    count(*) AS packages,
-    coalesce(sum(without_mirrors), 0) AS downloads,
-    coalesce(sum(with_mirrors), 0) AS downloads_with_mirrors,
-    encode(sha256(convert_to(concat_ws(' ',
-    count(*),
-    sum(CAST(CAST('x' || substr(hash, 1, 16) AS bit(64)) AS bigint)),
-    sum(CAST(CAST('x' || substr(hash, 17, 16) AS bit(64)) AS bigint))
-), 'UTF8')), 'hex') AS digest
-FROM (
-    SELECT
-        with_mirrors,
-        without_mirrors,
-        encode(sha256(convert_to(concat_ws(' ', {_ROW_TEXT}), 'UTF8')), 'hex') AS hash
-    FROM staged_downloads
-) AS hashed
-"""
 
 
 class IngestRepository:
@@ -125,7 +101,9 @@ class IngestRepository:
     async def figures_of_staged(self, day: date, source: str) -> DayFigures:
         enter(Step.DESCRIBE, day)
         await self._connection.execute(text("ANALYZE staged_downloads"))
-        figures = (await self._connection.execute(text(_DESCRIBE_STAGED))).mappings().one()
+        figures = (
+            (await self._connection.execute(text(describe("staged_downloads")))).mappings().one()
+        )
         return DayFigures(
             day=day,
             source=source,
