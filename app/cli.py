@@ -24,9 +24,10 @@ from app.db.embedded import embedded_postgres
 from app.db.engine import job_engine, wait_for_database
 from app.db.migrations import migrate as migrate_database
 from app.db.runs_repository import RunsRepository
+from app.db.verification_repository import Difference
 from app.downloads import RECENT_STATUS_DAYS, IngestRun, gaps
 from app.errors import StatsError
-from app.ingest import pipeline
+from app.ingest import pipeline, verification
 from app.ingest.pipeline import publish_held
 from app.ingest.plan import cadence_of, days_to_backfill, days_to_seed, next_firing, read_again_at
 from app.ingest.plausibility import thresholds_of
@@ -434,6 +435,56 @@ def history(settings: Settings, *, limit: int) -> None:
 
 def _or_nothing(number: float | None, form: str) -> str:
     return "-" if number is None else format(number, form)
+
+
+@cli.command(short_help="Compare what is published with the stored rows.")
+@click.option(
+    "--date", "day", type=Day(), help="UTC day. Default: all that are published, and the packages."
+)
+@_with_settings
+def verify(settings: Settings, *, day: date | None) -> None:
+    """Compare what is published with the stored rows, and say what differs.
+
+    Of each day its digest and totals, and the figures of __all__; without --date also those of the
+    packages, and whether rows are left over. A difference is one line and makes the exit status 1.
+
+    Example: python -m app verify --date 2026-11-20
+    """
+
+    async def work(engine: AsyncEngine) -> bool:
+        days = await verification.days_to_verify(engine, day)
+        steps = verification.verify(engine, days, packages=day is None)
+        return await _report_differences(steps, days)
+
+    with _database_url(settings) as url:
+        if not _run(url, work):
+            sys.exit(1)
+
+
+async def _report_differences(
+    steps: AsyncIterator[verification.Step], days: Sequence[date]
+) -> bool:
+    """Show what differs as it is found and a summary in the end; True when nothing does."""
+    verified = 0
+    differences: list[Difference] = []
+    with _progress(days) as progress:
+        async for step in steps:
+            for difference in step.differences:
+                progress.write(str(difference))
+            differences += step.differences
+            if step.day:
+                verified += 1
+                # The bar tells of what went well.
+                if progress.disable:
+                    progress.write(f"{step.day} verified", file=sys.stderr)
+                progress.update()
+    if differences:
+        in_days = len({difference.day for difference in differences})
+        found = f"{len(differences)} differences in {in_days} days"
+    else:
+        found = "all as published" if verified else "nothing is published"
+    click.echo(f"{verified} days verified: {found}")
+    return not differences
 
 
 @cli.command(short_help="Print the OpenAPI document.")

@@ -108,6 +108,11 @@ class TableInUseError(StatsError):
         )
 
 
+class DayNotPublishedError(StatsError):
+    def __init__(self, day: date) -> None:
+        super().__init__(f"{day} is not published: `python -m app status` tells which days are")
+
+
 class IngestError(StatsError):
     """A day was not published. What was held before is untouched."""
 

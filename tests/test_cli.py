@@ -50,7 +50,7 @@ def test_a_wrong_setting_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "migrate", "ingest", "expire", "seed", "status", "history"]
+    "command", ["serve", "migrate", "ingest", "expire", "seed", "status", "history", "verify"]
 )
 def test_a_database_that_is_not_there(command: str) -> None:
     port = free_port()
@@ -307,6 +307,36 @@ async def test_expire(database_url: str, engine: AsyncEngine) -> None:
     assert result.returncode == 0
     dropped = f"daily_downloads_{old:%Y_%m}"
     assert result.stdout == f"retention: dropped {dropped}, forgot 1 packages\n"
+
+
+async def test_verify(database_url: str, engine: AsyncEngine) -> None:
+    result = run("verify", DATABASE_URL=database_url)
+    assert (result.returncode, result.stdout) == (0, "0 days verified: nothing is published\n")
+
+    first, latest = days_ago(40), days_ago(0)
+    for day in (first, latest):
+        await publish(engine, day, downloads("flask", 1))
+    result = run("verify", DATABASE_URL=database_url)
+    assert (result.returncode, result.stdout) == (0, "2 days verified: all as published\n")
+    assert result.stderr == f"{first} verified\n{latest} verified\n"
+
+    async with engine.begin() as connection:
+        await connection.execute(
+            text("UPDATE ingested_days SET downloads = 2 WHERE day = :day"), {"day": first}
+        )
+        await connection.execute(text("UPDATE packages SET last_week = 7 WHERE name = 'flask'"))
+    result = run("verify", DATABASE_URL=database_url)
+    assert result.returncode == 1
+    assert result.stdout.splitlines() == [
+        f"{first} downloads: recorded 2, found 1",
+        f"{latest} last_week: recorded 7, found 1 for flask, 1 of 1 packages",
+        "2 days verified: 2 differences in 2 days",
+    ]
+
+    result = run("verify", "--date", str(latest), DATABASE_URL=database_url)
+    assert (result.returncode, result.stdout) == (0, "1 days verified: all as published\n")
+    result = run("verify", "--date", str(days_ago(1)), DATABASE_URL=database_url)
+    assert_fails(result, 1, f"{days_ago(1)} is not published")
 
 
 async def test_seed_is_refused_beside_real_data(database_url: str, engine: AsyncEngine) -> None:

@@ -12,8 +12,8 @@ _ROW_TEXT = ", ".join(
 
 
 def describe(rows: str) -> str:
-    """The query of `packages`, `downloads`, `downloads_with_mirrors` and `digest` of a day's rows, by the name of a relation
-    with the columns of staging that holds them without `__all__`.
+    """The query of `packages`, `downloads`, `downloads_with_mirrors` and `digest` of a day's rows,
+    by the name of a relation with the columns of staging that holds them without `__all__`.
     """
     # Each row is hashed as text and the hashes are added up, so that order does not matter and
     # nothing has to be sorted. jsonb orders keys by itself: equal objects have equal texts.

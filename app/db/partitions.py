@@ -58,8 +58,13 @@ async def ensure_partition(connection: AsyncConnection, day: date) -> None:
 
 async def first_held_day(connection: AsyncConnection) -> date | None:
     """The first day that the oldest partition could hold."""
-    partitions = await _partitions(connection)
-    return _month(partitions[0])[0] if partitions else None
+    months = await held_months(connection)
+    return months[0][0] if months else None
+
+
+async def held_months(connection: AsyncConnection) -> list[tuple[date, date]]:
+    """The first day of each partition's month, oldest first, and of the month after it."""
+    return [_month(partition) for partition in await _partitions(connection)]
 
 
 async def drop_partitions_before(connection: AsyncConnection, first_day: date) -> list[str]:

@@ -73,19 +73,22 @@ def plan(
     failures: Mapping[date, Failures],
 ) -> Plan:
     """Of the days served, those that are missing, and those that it is time to read again."""
-    latest = now.date()
-    while due_at(cadence.schedule, latest - timedelta(days=1)) > now:
-        latest -= timedelta(days=1)
+    latest = max([now.date() - timedelta(days=1), *published])
     due = []
     later = []
     for passed in range(cadence.retention_days):
         day = latest - timedelta(days=passed)
-        moment = _due_again_at(cadence, day, published.get(day), held.get(day), failures.get(day))
-        if day < FIRST_DAY or moment is None:
+        if day < FIRST_DAY:
+            break
+        of_day = (published.get(day), held.get(day), failures.get(day))
+        if not any(of_day):
+            if due_at(cadence.schedule, day - timedelta(days=1)) <= now:
+                due.append(day)
             continue
-        if moment <= now:
+        moment = _due_again_at(cadence, day, *of_day)
+        if moment and moment <= now:
             due.append(day)
-        else:
+        elif moment:
             later.append(moment)
     return Plan(due, min(later, default=None))
 
@@ -97,7 +100,7 @@ def _due_again_at(
     held: HeldDay | None,
     failures: Failures | None,
 ) -> datetime | None:
-    """When to read a day that is over; None when there is no need."""
+    """When to read a day that was read before; None when there is no need."""
     due = _end_of(day)
     if published:
         if cadence.recheck_after is None or published.checked_at >= due + cadence.recheck_after:

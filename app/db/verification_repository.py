@@ -1,0 +1,220 @@
+"""Compares what is recorded with what the stored rows say, in the transaction of the caller.
+
+Each comparison is one statement, which answers with what differs and with nothing when nothing
+does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.breakdowns import BREAKDOWN_COLUMNS
+from app.db.day_digest import describe
+from app.db.ingest_repository import RECENT_DAYS
+from app.db.partitions import held_months
+from app.db.tables import ingested_days
+from app.package_name import ALL_PACKAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One figure that was recorded and is another in the rows, or such figures of many packages."""
+
+    day: date
+    what: str
+    recorded: str
+    found: str
+    packages: int | None
+    """How many packages it is about; None when it is the day itself."""
+
+    example: str | None
+    """The package whose figures these are."""
+
+    def __str__(self) -> str:
+        packages = f" for {self.example}, 1 of {self.packages:,} packages" if self.packages else ""
+        return f"{self.day} {self.what}: recorded {self.recorded}, found {self.found}{packages}"
+
+
+def _categories(column: str) -> str:
+    """A row's categories and their downloads. What is no object of numbers has none, so that it is
+    found not to add up, instead of ending the statement.
+    """
+    return (
+        "SELECT key AS category,"
+        " CASE jsonb_typeof(value) WHEN 'number' THEN CAST(value AS numeric) END AS downloads "
+        f"FROM jsonb_each(CASE jsonb_typeof({column}) WHEN 'object' THEN {column} ELSE '{{}}' END)"
+    )
+
+
+def _sums(what: str, downloads: str, rows: str) -> str:
+    """Downloads as the row of all packages has them, and as the others add up to, by category."""
+    return (
+        f"SELECT {what} AS what,"
+        f" sum({downloads}) FILTER (WHERE name = :all_packages) AS recorded,"
+        f" sum({downloads}) FILTER (WHERE name <> :all_packages) AS found "
+        f"FROM {rows} GROUP BY what"
+    )
+
+
+_ALL_PACKAGES = " UNION ALL ".join(
+    [
+        *(_sums(f"'{count}'", count, "stored") for count in ("with_mirrors", "without_mirrors")),
+        *(
+            _sums(
+                f"'{column} ' || category",
+                "downloads",
+                f"stored CROSS JOIN LATERAL ({_categories(column)}) AS categories",
+            )
+            for column in BREAKDOWN_COLUMNS
+        ),
+    ]
+)
+_ROW_SUMS = ", ".join(
+    f"('{column}', (SELECT coalesce(sum(downloads), 0) FROM ({_categories(column)}) AS of_a_row))"
+    for column in BREAKDOWN_COLUMNS
+)
+
+# Of many packages that differ in the same, the first by name stands for all.
+_ONE_OF_MANY = (
+    "SELECT DISTINCT ON (what) day, what, recorded, found, count(*) OVER (PARTITION BY what), name "
+    "FROM differing ORDER BY what, name"
+)
+
+# The day's rows are read once for all comparisons: nothing but reading their month finds them.
+_DAY = f"""
+WITH stored AS MATERIALIZED (
+    SELECT
+        packages.id IS NULL AS is_unknown,
+        coalesce(name, 'package_id ' || package_id) AS name,
+        with_mirrors, without_mirrors, {", ".join(BREAKDOWN_COLUMNS)}
+    FROM daily_downloads LEFT JOIN packages ON packages.id = package_id
+    WHERE date = :day
+),
+of_packages AS (SELECT * FROM stored WHERE name <> :all_packages),
+differing AS (
+    SELECT CAST(:day AS date) AS day, name, what || ' of a row' AS what,
+        CAST(without_mirrors AS text) AS recorded, CAST(found AS text) AS found
+    FROM stored CROSS JOIN LATERAL (VALUES {_ROW_SUMS}) AS sums (what, found)
+    WHERE without_mirrors <> found
+    UNION ALL
+    SELECT :day, name, 'rows of no package', '0', '1' FROM stored WHERE is_unknown
+)
+SELECT CAST(:day AS date), what, recorded, found, CAST(NULL AS bigint), NULL
+FROM ingested_days AS record
+CROSS JOIN ({describe("of_packages")}) AS described
+CROSS JOIN LATERAL (VALUES
+    ('digest', record.digest, described.digest),
+    ('packages', CAST(record.packages AS text), CAST(described.packages AS text)),
+    ('downloads', CAST(record.downloads AS text), CAST(described.downloads AS text)),
+    ('downloads_with_mirrors', CAST(record.downloads_with_mirrors AS text),
+        CAST(described.downloads_with_mirrors AS text))
+) AS figures (what, recorded, found)
+WHERE record.day = :day AND recorded <> found
+UNION ALL
+SELECT :day, '{ALL_PACKAGES} ' || what,
+    coalesce(CAST(recorded AS text), 'none'), coalesce(CAST(found AS text), 'none'), NULL, NULL
+FROM ({_ALL_PACKAGES}) AS sums
+WHERE recorded IS DISTINCT FROM found
+UNION ALL
+({_ONE_OF_MANY})
+"""
+
+_RECENT = f"""
+WITH series AS (
+    SELECT package_id,
+        sum(without_mirrors) FILTER (WHERE date = :latest) AS last_day,
+        sum(without_mirrors) FILTER (WHERE date > :week) AS last_week,
+        sum(without_mirrors) AS last_month
+    FROM daily_downloads WHERE date > :month AND date <= :latest
+    GROUP BY package_id
+),
+differing AS (
+    SELECT CAST(:latest AS date) AS day, name, what,
+        CAST(recorded AS text) AS recorded, CAST(coalesce(found, 0) AS text) AS found
+    FROM packages LEFT JOIN series ON package_id = id
+    CROSS JOIN LATERAL (VALUES
+        ('last_day', packages.last_day, series.last_day),
+        ('last_week', packages.last_week, series.last_week),
+        ('last_month', packages.last_month, series.last_month)
+    ) AS figures (what, recorded, found)
+    WHERE recorded <> coalesce(found, 0)
+)
+{_ONE_OF_MANY}
+"""
+
+_LAST_SEEN = f"""
+WITH differing AS (
+    SELECT last_seen AS day, name,
+        CASE WHEN found IS NULL THEN 'last_seen, without a row' ELSE 'last_seen' END AS what,
+        CAST(last_seen AS text) AS recorded, coalesce(CAST(found AS text), 'none') AS found
+    FROM packages CROSS JOIN LATERAL (
+        SELECT max(date) AS found FROM daily_downloads WHERE package_id = id
+    ) AS latest
+    WHERE last_seen IS DISTINCT FROM found
+)
+{_ONE_OF_MANY}
+"""
+
+_LEFT_OVER = """
+SELECT date, 'rows of a day that is not published', '0', CAST(count(*) AS text), NULL, NULL
+FROM daily_downloads
+WHERE date >= :first AND date < :next
+    AND NOT EXISTS (SELECT FROM ingested_days WHERE day = date)
+GROUP BY date ORDER BY date
+"""
+
+
+class VerificationRepository:
+    """All on one connection, whose transaction sees one state of everything."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def hold_months(self) -> None:
+        """Keep months from being dropped, until the transaction ends.
+
+        Comes before any query: a drop is seen at once also where what a transaction sees is
+        settled, and a day would be recorded and its rows gone.
+        """
+        await self._connection.execute(text("LOCK TABLE ONLY daily_downloads IN ACCESS SHARE MODE"))
+
+    async def published_days(self) -> list[date]:
+        """Also those before the window, oldest first."""
+        days = await self._connection.scalars(select(ingested_days.c.day).order_by("day"))
+        return list(days)
+
+    async def held_months(self) -> list[tuple[date, date]]:
+        return await held_months(self._connection)
+
+    async def differences_of_day(self, day: date) -> list[Difference]:
+        """The day's rows against its record, against the row of all packages, and in themselves."""
+        return await self._differences(_DAY, {"day": day, "all_packages": ALL_PACKAGES})
+
+    async def differences_of_recent(self) -> list[Difference]:
+        """What is stored for `recent` against the series."""
+        latest = await self._connection.scalar(select(func.max(ingested_days.c.day)))
+        if latest is None:
+            return []
+        return await self._differences(
+            _RECENT,
+            {
+                "latest": latest,
+                "week": latest - timedelta(days=7),
+                "month": latest - timedelta(days=RECENT_DAYS),
+            },
+        )
+
+    async def differences_of_last_seen(self) -> list[Difference]:
+        """When packages were seen last against their rows; some may have none."""
+        return await self._differences(_LAST_SEEN, {})
+
+    async def left_over(self, month: tuple[date, date]) -> list[Difference]:
+        """Rows of days that are not published, in a month."""
+        first, following = month
+        return await self._differences(_LEFT_OVER, {"first": first, "next": following})
+
+    async def _differences(self, query: str, arguments: Mapping[str, object]) -> list[Difference]:
+        return [Difference(*row) for row in await self._connection.execute(text(query), arguments)]

@@ -1,0 +1,78 @@
+"""Holds what is published against the rows it was made from.
+
+Each step is a transaction of its own that only reads, and sees one state of everything: a publish
+meanwhile is no difference, and what waits for readers waits for one step.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import date
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.engine import connect
+from app.db.verification_repository import Difference, VerificationRepository
+from app.errors import DayNotPublishedError
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    day: date | None
+    """The day that was verified; None for what is not a day's own."""
+
+    differences: Sequence[Difference]
+
+
+async def days_to_verify(engine: AsyncEngine, day: date | None) -> list[date]:
+    """All published days, oldest first, or the one that is asked for.
+
+    Raises `DayNotPublishedError` when that is not one of them.
+    """
+    async with _snapshot(engine) as repository:
+        days = await repository.published_days()
+    if day is None:
+        return days
+    if day not in days:
+        raise DayNotPublishedError(day)
+    return [day]
+
+
+async def verify(
+    engine: AsyncEngine, days: Sequence[date], *, packages: bool
+) -> AsyncIterator[Step]:
+    """Compare each day's rows with what was recorded as it was published, and with `packages` also
+    what is held of packages with the rows of all days. Says what differs.
+
+    A day that retention has dropped since it was listed is left out.
+    """
+    for day in days:
+        async with _snapshot(engine) as repository:
+            if day not in await repository.published_days():
+                continue
+            differences = await repository.differences_of_day(day)
+        yield Step(day, differences)
+    if not packages:
+        return
+    async with _snapshot(engine) as repository:
+        differences = await repository.differences_of_recent()
+    yield Step(None, differences)
+    async with _snapshot(engine) as repository:
+        differences = await repository.differences_of_last_seen()
+        months = await repository.held_months()
+    yield Step(None, differences)
+    for month in months:
+        async with _snapshot(engine) as repository:
+            differences = await repository.left_over(month)
+        yield Step(None, differences)
+
+
+@asynccontextmanager
+async def _snapshot(engine: AsyncEngine) -> AsyncIterator[VerificationRepository]:
+    async with connect(engine) as connection:
+        await connection.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        repository = VerificationRepository(connection)
+        await repository.hold_months()
+        yield repository
