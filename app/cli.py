@@ -175,12 +175,11 @@ def ingest(
     """
     day = day or pipeline.latest_complete_day()
     kind = IngestSource(source or settings.source)
+    pipeline.check_counted(day)
     if dry_run:
-        pipeline.check_counted(day)
         click.echo(_cost(settings, kind, day))
         return
     opened = open_source(settings, kind)
-    pipeline.check_counted(day)
 
     async def work(engine: AsyncEngine) -> str:
         async with ingest_lock(engine) as lock:

@@ -186,6 +186,16 @@ class NoSourceError(SettingsError):
         super().__init__("INGEST_SOURCE=none: --source should name where the downloads come from")
 
 
+class ShrunkDayError(IngestError):
+    """A published day of which the source has less now."""
+
+    def __init__(self, day: date, downloads: int, published: int) -> None:
+        super().__init__(
+            f"{day} has {downloads:,} downloads with mirrors now, and {published:,} are published: "
+            f"it stays (`python -m app ingest --date {day} --force` replaces it)"
+        )
+
+
 class SourceError(IngestError):
     """The source of downloads refused, or is not set up."""
 

@@ -122,9 +122,10 @@ class IngestRepository:
         enter(Step.HOLD, figures.day)
         now = datetime.now(UTC)
         before = (await self.held()).get(figures.day)
+        settled = before is not None and before.digest == figures.digest
         if before and before.downloads_with_mirrors > figures.downloads_with_mirrors:
             figures = before
-        elif before is None or before.digest != figures.digest:
+        elif not settled:
             await self._connection.execute(
                 delete(held_downloads).where(held_downloads.c.day == figures.day)
             )
@@ -146,7 +147,7 @@ class IngestRepository:
             held_since=before.held_since if before else now,
             read_at=now,
             readings=before.readings + 1 if before else 1,
-            settled=before is not None and before.digest == figures.digest,
+            settled=settled,
         )
         values = asdict(held)
         await self._connection.execute(

@@ -21,6 +21,7 @@ from app.errors import (
     HeldDayError,
     RealDataHeldError,
     SampleDataHeldError,
+    ShrunkDayError,
 )
 from app.ingest.plausibility import Thresholds, why_implausible
 from app.ingest.retries import attempts
@@ -103,11 +104,13 @@ async def ingest_day(
 ) -> PublishedDay | UnchangedDay:
     """Publish a day, in place of what was published for it before.
 
-    Everything of the day becomes visible at once or, when anything raises, nothing does. By
-    `thresholds` a day that does not look plausible is held, and `HeldDayError` raised; without
-    them every day is taken as it is. With `replace_sample` all sample data goes in the moment the
-    day appears. With `only_if_grown` a published day stays unless the source has more of it now.
-    What is published is published under `lock`, or not at all. Raises an `IngestError`.
+    Everything of the day becomes visible at once or, when anything raises, nothing does.
+
+    By `thresholds` a day that does not look plausible is held, and `HeldDayError` raised, and one
+    that has more downloads published stays; without them every day is taken as it is. With
+    `replace_sample` all sample data goes in the moment the day appears. With `only_if_grown` a
+    published day stays unless the source has more of it now. What is published is published under
+    `lock`, or not at all. Raises an `IngestError`.
     """
     check_counted(day)
     progress = progress or Progress()
@@ -200,6 +203,8 @@ class _Publish:
             await repository.note_checked(day)
             await self._commit()
             return UnchangedDay(before)
+        if self.thresholds and before and with_mirrors < before.downloads_with_mirrors:
+            raise ShrunkDayError(day, with_mirrors, before.downloads_with_mirrors)
         if self.thresholds:
             held = {} if replaces_sample else await repository.held()
             reason = fault or why_implausible(self.figures, published, held, self.thresholds)

@@ -102,12 +102,12 @@ def _due_again_at(
 ) -> datetime | None:
     """When to read a day that was read before; None when there is no need."""
     due = _end_of(day)
-    if published:
+    if held:
+        due = read_again_at(cadence, held)
+    elif published:
         if cadence.recheck_after is None or published.checked_at >= due + cadence.recheck_after:
             return None
         due += cadence.recheck_after
-    if held:
-        due = max(due, read_again_at(cadence, held))
     if failures:
         # That a process was ended, in whatever way, need not be the day's fault: the first time.
         count = failures.count - (failures.last_outcome is RunOutcome.INTERRUPTED)

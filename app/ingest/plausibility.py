@@ -65,12 +65,6 @@ def why_implausible(
     in the same way: those that are published, and those that are held and came out the same when
     they were read again.
     """
-    before = published.get(figures.day)
-    if before and figures.downloads_with_mirrors < before.downloads_with_mirrors:
-        return (
-            f"it has {figures.downloads_with_mirrors:,} downloads with mirrors now, and "
-            f"{before.downloads_with_mirrors:,} are published"
-        )
     measured = _measure(figures, published, thresholds)
     if measured is None or measured.fault is None:
         return None

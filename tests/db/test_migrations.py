@@ -52,6 +52,30 @@ async def test_up_and_down_and_up(unmigrated_url: str) -> None:
     await engine.dispose()
 
 
+async def test_days_that_were_published_before_are_brought_along(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> None:
+    """From the first migration on: what later ones record of a day is found in its rows."""
+    await publish(engine, days_ago(1), downloads("flask", 1, mirrors=4), downloads("numpy", 2))
+    await publish(engine, days_ago(0), downloads("flask", 3))
+    recorded = text("SELECT day, downloads_with_mirrors FROM ingested_days ORDER BY day")
+    before = (await connection.execute(recorded)).all()
+    await connection.rollback()
+    async with engine.begin() as one:
+        config = Config(ALEMBIC_INI)
+
+        def downgrade(sync: object) -> None:
+            config.attributes["connection"] = sync
+            command.downgrade(config, "0001")
+
+        await one.run_sync(downgrade)
+    await migrate(engine)
+    assert (await connection.execute(recorded)).all() == before
+    assert [row[1] for row in before] == [7, 3]
+    checked = "SELECT count(*) FROM ingested_days WHERE checked_at = published_at"
+    assert await connection.scalar(text(checked)) == 2
+
+
 async def test_no_drift_with_data_in_place(engine: AsyncEngine) -> None:
     """Partitions are not drift, and neither is anything else."""
     await publish(engine, days_ago(0), downloads("flask", 1))

@@ -13,27 +13,34 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.breakdowns import PYTHON_MAJOR, PYTHON_MINOR, SYSTEM
+from app.db import ingest_repository
+from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.downloads_repository import DownloadsRepository
-from app.db.engine import create_engine
+from app.db.engine import connect, create_engine
 from app.db.ingest_repository import IngestRepository
-from app.db.tables import packages
-from app.downloads import PackageDownloads, RecentDownloads
+from app.db.partitions import ensure_partition
+from app.db.tables import daily_downloads, packages
+from app.downloads import PackageDownloads, PublishedDay, RecentDownloads
 from app.errors import (
     DayOutsideWindowError,
     DayWithoutDownloadsError,
     DuplicatePackageError,
     EmptyDayError,
+    HeldDayError,
     IngestError,
     RealDataHeldError,
     SampleDataHeldError,
+    ShrunkDayError,
     SourceError,
 )
 from app.ingest import pipeline
+from app.ingest.pipeline import UnchangedDay
+from app.ingest.plausibility import Thresholds
 from app.ingest.sample import SampleSource
 from app.ingest.source import Source
 from app.package_name import ALL_PACKAGES
 from tests.contents import everything
-from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, publish
+from tests.days import RETENTION_DAYS, THRESHOLDS, GivenSource, days_ago, downloads, publish
 
 
 def repository(engine: AsyncEngine) -> DownloadsRepository:
@@ -364,6 +371,164 @@ async def test_the_digest_depends_on_the_rows_alone(engine: AsyncEngine) -> None
     ]
     digests = {(await publish(engine, days_ago(2), *other)).digest for other in others}
     assert len(digests | {first.digest}) == len(others) + 1
+
+
+# What is judged
+
+
+async def judged(
+    engine: AsyncEngine,
+    day: date,
+    *rows: PackageDownloads,
+    thresholds: Thresholds | None = THRESHOLDS,
+    only_if_grown: bool = False,
+) -> PublishedDay | UnchangedDay:
+    return await pipeline.ingest_day(
+        engine,
+        GivenSource({day: rows}),
+        day,
+        retention_days=RETENTION_DAYS,
+        thresholds=thresholds,
+        only_if_grown=only_if_grown,
+    )
+
+
+async def test_a_day_that_looks_wrong_is_held_with_its_rows(engine: AsyncEngine) -> None:
+    """Better ones take their place, and lesser ones do not."""
+    await publish(engine, days_ago(7), downloads("flask", 100))
+    before = await everything(engine)
+    read = repository(engine)
+    for count, kept, settled in ((20, 20, False), (30, 30, False), (30, 30, True), (10, 30, False)):
+        with pytest.raises(HeldDayError, match=f"{days_ago(0)} is held"):
+            await judged(engine, days_ago(0), downloads("flask", count, mirrors=3))
+        (held,) = await read.held_days()
+        assert (held.downloads, held.downloads_with_mirrors) == (kept, kept + 3)
+        assert held.settled == settled
+        now = await everything(engine)
+        assert [row[1:4] for row in now["held rows"]] == [("flask", kept + 3, kept)]
+        assert {name: rows for name, rows in now.items() if not name.startswith("held")} == {
+            name: rows for name, rows in before.items() if not name.startswith("held")
+        }
+    assert held.readings == 4
+    assert held.held_since < held.read_at
+
+    published = await judged(engine, days_ago(0), downloads("flask", 90))
+    assert isinstance(published, PublishedDay)
+    assert await read.held_days() == []
+    assert (await everything(engine))["held rows"] == []
+    assert await read.recent("flask") == RecentDownloads(90, 90, 190)
+
+
+async def test_what_is_held_is_published_when_the_operator_says_so(engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(7), downloads("flask", 100))
+    rows = [downloads("flask", {"3.9": 1, "null": 2}, mirrors=1), downloads("new", 4)]
+    with pytest.raises(HeldDayError):
+        await judged(engine, days_ago(0), *rows)
+
+    async def release(thresholds: Thresholds | None) -> PublishedDay | None:
+        return await pipeline.publish_held(
+            engine, days_ago(0), retention_days=RETENTION_DAYS, thresholds=thresholds
+        )
+
+    assert await release(THRESHOLDS) is None
+    forced = await release(None)
+    assert forced
+    assert (forced.packages, forced.downloads, forced.source) == (2, 7, "given")
+    assert await release(None) is None, "there is nothing held any more"
+    assert await repository(engine).breakdown("flask", PYTHON_MINOR) == {
+        "3.12": [(days_ago(7), 100)],
+        "3.9": [(days_ago(0), 1)],
+        "null": [(days_ago(0), 2)],
+    }
+    # As if it had been published at once.
+    again = await publish(engine, days_ago(0), *rows)
+    assert again.digest == forced.digest
+
+
+async def test_a_day_with_rows_that_are_wrong_is_held_without_them(engine: AsyncEngine) -> None:
+    rows = [downloads(f"p{number}", 1) for number in range(9)]
+    wrong = [_broken(without_mirrors=4), _broken(without_mirrors=3)]
+    with pytest.raises(HeldDayError, match=r"2 rows are wrong: python_minor does not add up"):
+        await judged(engine, days_ago(0), *rows, *wrong)
+    assert not await repository(engine).has_published()
+    forced = await pipeline.publish_held(
+        engine, days_ago(0), retention_days=RETENTION_DAYS, thresholds=None
+    )
+    assert forced
+    assert forced.packages == 9
+    # Names that are none come every day, and say nothing against the others.
+    published = await judged(engine, days_ago(1), *rows, _broken(package="a b"))
+    assert isinstance(published, PublishedDay)
+
+
+async def test_a_published_day_is_not_replaced_by_less(engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 100, mirrors=10))
+    before = await everything(engine)
+    with pytest.raises(ShrunkDayError, match="109 downloads with mirrors now, and 110 are publ"):
+        await judged(engine, days_ago(0), downloads("flask", 100, mirrors=9))
+    unchanged = await judged(
+        engine, days_ago(0), downloads("flask", 100, mirrors=9), only_if_grown=True
+    )
+    assert str(unchanged) == f"unchanged {days_ago(0)}: 1 packages, 100 downloads"
+    assert await everything(engine) == before
+    grown = await judged(
+        engine, days_ago(0), downloads("flask", 101, mirrors=10), only_if_grown=True
+    )
+    assert isinstance(grown, PublishedDay)
+    forced = await judged(engine, days_ago(0), downloads("flask", 5), thresholds=None)
+    assert isinstance(forced, PublishedDay)
+
+
+async def test_the_sample_is_no_measure_for_real_data(engine: AsyncEngine) -> None:
+    for ago in (0, 7):
+        await pipeline.ingest_day(
+            engine, SampleSource(), days_ago(ago), retention_days=RETENTION_DAYS
+        )
+    source = GivenSource({days_ago(0): [downloads("flask", 1)]})
+    published = await pipeline.ingest_day(
+        engine,
+        source,
+        days_ago(0),
+        retention_days=RETENTION_DAYS,
+        thresholds=THRESHOLDS,
+        replace_sample=True,
+    )
+    assert isinstance(published, PublishedDay)
+
+
+# Who is in whose way
+
+
+async def test_a_new_month_keeps_nobody_waiting_and_waits_for_nobody(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> None:
+    """With a reader before it that does not end, and one that comes while it is not committed."""
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    async with connect(engine) as reader:
+        await reader.execute(select(daily_downloads))
+        async with asyncio.timeout(10):
+            await ensure_partition(connection, days_ago(40))
+            assert await repository(engine).overall("flask")
+            await connection.commit()
+            await publish(engine, days_ago(70), downloads("flask", 1))
+
+
+async def test_a_lock_that_is_not_to_be_had_is_tried_for_again(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, quick_retries: None
+) -> None:
+    """The source is not asked a second time."""
+    monkeypatch.setattr(ingest_repository, "LOCK_TIMEOUT_SECONDS", 0.2)
+    source = GivenSource({days_ago(0): [downloads("flask", 1)]})
+    async with connect(engine) as other:
+        await lock_for_transaction(other, LockKey.PUBLISH)
+        ingesting = asyncio.create_task(
+            pipeline.ingest_day(engine, source, days_ago(0), retention_days=RETENTION_DAYS)
+        )
+        done, _ = await asyncio.wait([ingesting], timeout=0.5)
+        assert not done
+        await other.rollback()
+    assert isinstance(await ingesting, PublishedDay)
+    assert source.read_days == [days_ago(0)]
 
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])

@@ -104,14 +104,6 @@ def test_days_after_it_measure_as_well_as_days_before() -> None:
     assert judge(figures(FRIDAY, 0.5), later)
 
 
-def test_what_is_published_is_not_replaced_by_less() -> None:
-    published = before(FRIDAY) | {FRIDAY: figures(FRIDAY)}
-    reason = judge(figures(FRIDAY, 0.99), published)
-    assert reason
-    assert "are published" in reason
-    assert judge(figures(FRIDAY, 1.01), published) is None
-
-
 def test_one_odd_week_does_not_move_the_measure() -> None:
     published = before(FRIDAY)
     published[FRIDAY - timedelta(days=7)] = figures(FRIDAY, 0.3)

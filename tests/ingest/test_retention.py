@@ -1,24 +1,26 @@
 """What leaves the days served goes, all or nothing, and nobody notices."""
 
 import asyncio
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
 from app.db.ingest_repository import IngestRepository
-from app.db.tables import daily_downloads
+from app.db.runs_repository import RunsRepository
+from app.db.tables import daily_downloads, ingest_runs
 from app.downloads import RecentDownloads
-from app.errors import TableInUseError
-from app.ingest import retention
+from app.errors import HeldDayError, TableInUseError
+from app.ingest import pipeline, retention
+from app.ingest.plausibility import Thresholds
 from app.ingest.retention import expire
 from app.package_name import ALL_PACKAGES
 from tests.contents import everything
-from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, publish
 
 
 def repository(engine: AsyncEngine) -> DownloadsRepository:
@@ -96,6 +98,37 @@ async def test_no_package_goes_while_a_month_with_its_rows_stays(engine: AsyncEn
     await expire(engine, retention_days=30)
     assert await everything(engine) == before
     assert await DownloadsRepository(engine, 30).recent("outside") is None
+
+
+async def test_what_is_held_and_what_was_run_goes_too(engine: AsyncEngine) -> None:
+    """What is held when its day is no longer served, runs when they are as long ago."""
+    for ago in (10, 3):
+        await publish(engine, days_ago(ago), downloads("flask", 100))
+        with pytest.raises(HeldDayError):
+            await pipeline.ingest_day(
+                engine,
+                GivenSource({days_ago(ago + 28): [downloads("flask", 1)]}),
+                days_ago(ago + 28),
+                retention_days=RETENTION_DAYS,
+                thresholds=Thresholds(0.9, 1.1, 0.9, 1.1, 3),
+            )
+    runs = RunsRepository(engine)
+    async with connect(engine) as connection:
+        for started in (datetime.now(UTC) - timedelta(days=days) for days in (30, 32)):
+            run = await runs.begin(days_ago(0), "given")
+            await connection.execute(
+                update(ingest_runs).where(ingest_runs.c.id == run).values(started_at=started)
+            )
+            await connection.commit()
+    await expire(engine, retention_days=31)
+    held = await everything(engine)
+    assert [row[0] for row in held["held days"]] == [days_ago(31)]
+    assert {row[0] for row in held["held rows"]} == {days_ago(31)}
+    (left,) = await runs.latest(10)
+    assert left.started_at > datetime.now(UTC) - timedelta(days=31)
+    await expire(engine, retention_days=28)
+    assert (await everything(engine))["held rows"] == []
+    assert await runs.latest(10) == []
 
 
 async def test_retention_of_an_empty_database(engine: AsyncEngine) -> None:
