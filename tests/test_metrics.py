@@ -1,5 +1,9 @@
 """What operators are told of the metrics."""
 
+import re
+
+import promql_parser
+import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -27,6 +31,21 @@ def test_the_readme_lists_every_metric() -> None:
     assert _documented() in (ROOT / "README.md").read_text(), (
         f"README.md should have\n{_documented()}"
     )
+
+
+def test_the_example_alerts_ask_for_metrics_that_there_are() -> None:
+    """And in a language that Prometheus speaks."""
+    document = yaml.safe_load((ROOT / "docs" / "prometheus-alerts.yml").read_text())
+    rules = [rule for group in document["groups"] for rule in group["rules"]]
+    documented = set(re.findall(r"^\| `(\w+)`", _documented(), re.MULTILINE))
+    asked = set()
+    for rule in rules:
+        promql_parser.parse(rule["expr"])
+        asked |= set(re.findall(r"\bpypi_stats_\w+", rule["expr"]))
+        assert rule["annotations"]["summary"]
+        assert rule["for"]
+    assert asked <= documented
+    assert {"pypi_stats_data_age_days", "pypi_stats_held_days"} <= asked
 
 
 def test_ours_are_told_by_their_names() -> None:

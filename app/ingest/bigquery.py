@@ -219,7 +219,7 @@ def _may_pass(error: Exception) -> bool:
     if isinstance(error, (ServerError, TooManyRequests, RetryError, requests.RequestException)):
         return True
     if isinstance(error, google.auth.exceptions.GoogleAuthError):
-        return bool(error.retryable)
+        return error.retryable or isinstance(error, google.auth.exceptions.TransportError)
     reasons = {detail.get("reason") for detail in getattr(error, "errors", None) or ()}
     return bool(reasons & PASSING_REASONS)
 

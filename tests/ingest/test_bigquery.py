@@ -10,9 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
+import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from google.api_core.exceptions import GoogleAPICallError, RetryError, from_http_status
+from google.auth.exceptions import RefreshError, TransportError
 from google.cloud import bigquery
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -316,6 +320,46 @@ async def test_nothing_waits_for_a_server_that_was_given_up(silent_host: str) ->
     reading.cancel()
     done, _ = await asyncio.wait([reading], timeout=5)
     assert done
+
+
+def _refusal(status: int, reason: str) -> GoogleAPICallError:
+    """An error as BigQuery words it."""
+    error: GoogleAPICallError = from_http_status(
+        status, "told", errors=[{"reason": reason, "message": "told", "domain": "global"}]
+    )
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "may_pass"),
+    [
+        (_refusal(503, "backendError"), True),
+        (_refusal(500, "internalError"), True),
+        (_refusal(429, "rateLimitExceeded"), True),
+        (_refusal(403, "rateLimitExceeded"), True),
+        (requests.ConnectionError("reset"), True),
+        (requests.exceptions.ChunkedEncodingError("cut off"), True),
+        (RetryError("Timeout of 60.0s exceeded", ConnectionError()), True),
+        (TransportError("no route"), True),
+        (RefreshError("the token's server is busy", retryable=True), True),
+        (TimeoutError(), True),
+        (orjson.JSONDecodeError("cut off", "{", 1), True),
+        (_refusal(403, "accessDenied"), False),
+        (_refusal(403, "quotaExceeded"), False),
+        (_refusal(403, "billingNotEnabled"), False),
+        (_refusal(400, "invalidQuery"), False),
+        (_refusal(400, "bytesBilledLimitExceeded"), False),
+        (_refusal(404, "notFound"), False),
+        (_refusal(401, "authError"), False),
+        (RefreshError("invalid_grant"), False),
+    ],
+    ids=repr,
+)
+def test_what_may_pass_is_told_from_what_cannot(error: Exception, may_pass: bool) -> None:
+    with pytest.raises(SourceError) as caught, bigquery_source._source_errors():
+        raise error
+    assert caught.value.may_pass == may_pass
+    assert str(caught.value).startswith("BigQuery: ")
 
 
 # Credentials
