@@ -28,11 +28,10 @@ from app.db.verification_repository import Difference
 from app.downloads import RECENT_STATUS_DAYS, IngestRun, gaps
 from app.errors import StatsError
 from app.ingest import pipeline, verification
-from app.ingest.pipeline import publish_held
 from app.ingest.plan import cadence_of, days_to_backfill, days_to_seed, next_firing, read_again_at
 from app.ingest.plausibility import thresholds_of
 from app.ingest.retention import expire as drop_expired
-from app.ingest.runs import Outcome, Run, ingest_lock, published_days
+from app.ingest.runs import Outcome, Run, ingest_lock, published_days, release
 from app.ingest.source import open_source
 from app.logs import configure_logging
 from app.main import create_app
@@ -184,15 +183,11 @@ def ingest(
     async def work(engine: AsyncEngine) -> str:
         async with ingest_lock(engine) as lock:
             if force:
-                held = await publish_held(
-                    engine,
-                    day,
-                    retention_days=settings.retention_days,
-                    thresholds=None,
-                    lock=lock,
+                released = await release(
+                    engine, lock, day, retention_days=settings.retention_days, thresholds=None
                 )
-                if held:
-                    return str(held)
+                if released:
+                    return str(released)
             run = Run(
                 engine,
                 opened,

@@ -106,7 +106,7 @@ class RunOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestRun:
-    """One time that a day was asked of a source."""
+    """One time that a day was asked of a source, or published after it was held."""
 
     id: int
     day: date

@@ -96,7 +96,7 @@ def upgrade() -> None:
         sa.Column("bytes_billed", sa.BigInteger(), comment="NULL until the source has told."),
         sa.Column("error", sa.Text(), comment="Why the day was held, or what failed."),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ingest_runs")),
-        comment="Each time that a day was asked of a source.",
+        comment="Each time that a day was asked of a source, or published after it was held.",
     )
 
 

@@ -8,7 +8,7 @@ import asyncpg
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db.engine import connect
+from app.db.engine import connect, fetch
 from app.errors import LockLostError
 
 
@@ -33,12 +33,10 @@ async def lock_for_transaction(connection: AsyncConnection, key: LockKey) -> Non
     await connection.execute(select(func.pg_advisory_xact_lock(int(key))))
 
 
-async def is_held(connection: AsyncConnection, key: LockKey, process: int | None = None) -> bool:
-    """Whether anybody holds the lock, or the server process of this id does."""
-    held: bool = (
-        await connection.execute(_HOLDS, {"key": int(key), "process": process})
-    ).scalar_one()
-    return held
+async def is_held(engine: AsyncEngine, key: LockKey) -> bool:
+    """Whether anybody holds the lock."""
+    ((held,),) = await fetch(engine, _HOLDS, {"key": int(key), "process": None})
+    return bool(held)
 
 
 class HeldLock:
@@ -61,7 +59,8 @@ class HeldLock:
         heard of it commits nothing.
         """
         self.check()
-        if not await is_held(connection, self._key, self._process):
+        held = await connection.execute(_HOLDS, {"key": int(self._key), "process": self._process})
+        if not held.scalar_one():
             raise LockLostError
 
 

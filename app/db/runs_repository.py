@@ -1,4 +1,4 @@
-"""The history of ingests: each time that a day was asked of a source."""
+"""The history of ingests: each day that was asked of a source, or published after it was held."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.advisory_lock import LockKey, is_held
-from app.db.engine import connect
+from app.db.engine import connect, fetch
 from app.db.tables import ingest_runs
 from app.downloads import IngestRun, RunOutcome
 
@@ -104,16 +104,12 @@ class RunsRepository:
     async def latest(self, limit: int) -> list[IngestRun]:
         """The last runs, latest first."""
         query = select(ingest_runs).order_by(ingest_runs.c.id.desc()).limit(limit)
-        async with connect(self._engine) as connection:
-            rows = (await connection.execute(query)).mappings().all()
-            somebody_ingests = await is_held(connection, LockKey.INGEST)
-        runs = []
-        for row in rows:
-            outcome = RunOutcome(row["outcome"])
-            if outcome is RunOutcome.RUNNING and not somebody_ingests:
-                outcome = RunOutcome.INTERRUPTED
-            runs.append(IngestRun(**(dict(row) | {"outcome": outcome})))
-        return runs
+        rows = [row._asdict() for row in await fetch(self._engine, query)]
+        running = [row for row in rows if row["outcome"] == RunOutcome.RUNNING]
+        if running and not await is_held(self._engine, LockKey.INGEST):
+            for row in running:
+                row["outcome"] = RunOutcome.INTERRUPTED
+        return [IngestRun(**(row | {"outcome": RunOutcome(row["outcome"])})) for row in rows]
 
     async def forget_before(self, moment: datetime) -> None:
         async with connect(self._engine) as connection:

@@ -136,5 +136,5 @@ ingest_runs = Table(
     Column("rows", Integer, comment="Packages that the source gave."),
     Column("bytes_billed", BigInteger, comment="NULL until the source has told."),
     Column("error", Text, comment="Why the day was held, or what failed."),
-    comment="Each time that a day was asked of a source.",
+    comment="Each time that a day was asked of a source, or published after it was held.",
 )

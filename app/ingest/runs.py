@@ -151,7 +151,26 @@ class Run:
         raise AssertionError
 
 
-async def publish_plausible(
+async def release(
+    engine: AsyncEngine,
+    lock: HeldLock,
+    day: date,
+    *,
+    retention_days: int,
+    thresholds: Thresholds | None,
+) -> PublishedDay | None:
+    """Publish a held day, as `publish_held` does, and keep a record of it."""
+    published = await publish_held(
+        engine, day, retention_days=retention_days, thresholds=thresholds, lock=lock
+    )
+    if published:
+        runs = RunsRepository(engine)
+        run = await runs.begin(day, published.source)
+        await runs.end(run, RunOutcome.PUBLISHED, rows=published.packages)
+    return published
+
+
+async def release_plausible(
     engine: AsyncEngine,
     lock: HeldLock,
     *,
@@ -165,8 +184,8 @@ async def publish_plausible(
         async with connect(engine) as connection:
             days = sorted(await IngestRepository(connection).held(), reverse=True)
         for day in days:
-            published = await publish_held(
-                engine, day, retention_days=retention_days, thresholds=thresholds, lock=lock
+            published = await release(
+                engine, lock, day, retention_days=retention_days, thresholds=thresholds
             )
             if published:
                 yield published

@@ -18,7 +18,7 @@ from app.errors import HeldDayError, SourceError, StatsError
 from app.ingest.plan import Plan, cadence_of, plan
 from app.ingest.plausibility import thresholds_of
 from app.ingest.retention import expire
-from app.ingest.runs import Run, publish_plausible
+from app.ingest.runs import Run, release_plausible
 from app.ingest.source import open_source
 from app.metrics import observe_ingest
 from app.settings import Settings
@@ -171,7 +171,7 @@ class _Job:
                 if isinstance(error, SourceError):
                     # The other days would meet the same.
                     break
-        async for published in publish_plausible(
+        async for published in release_plausible(
             self._engine,
             self._lock,
             retention_days=self._settings.retention_days,
