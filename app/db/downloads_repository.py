@@ -10,6 +10,7 @@ import orjson
 from sqlalchemy import (
     ColumnElement,
     Select,
+    Subquery,
     Text,
     bindparam,
     cast,
@@ -18,7 +19,6 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWNS, Breakdown
@@ -51,32 +51,41 @@ class DownloadsRepository:
         self._recent = select(
             packages.c.last_day, packages.c.last_week, packages.c.last_month
         ).where(packages.c.name == bindparam("package"), packages.c.last_seen > self._before_window)
-        self._overall = self._days_of_a_package(
-            _of_each_day(daily_downloads.c.with_mirrors),
-            _of_each_day(daily_downloads.c.without_mirrors),
+        overall = self._days_of_a_package(
+            daily_downloads.c.with_mirrors, daily_downloads.c.without_mirrors
+        )
+        self._overall = select(
+            func.array_agg(overall.c.date),
+            func.array_agg(overall.c.with_mirrors),
+            func.array_agg(overall.c.without_mirrors),
         )
         self._breakdowns = {
-            breakdown.name: self._days_of_a_package(
-                func.string_agg(
-                    cast(daily_downloads.c[breakdown.column], Text),
-                    aggregate_order_by(literal_column("','"), daily_downloads.c.date),
-                )
-            )
+            breakdown.name: self._breakdown(daily_downloads.c[breakdown.column])
             for breakdown in BREAKDOWNS
         }
 
-    def _days_of_a_package(self, *columns: ColumnElement[Any]) -> Select[Any]:
-        """One row, of what its days have one after the other: taking in a row a day costs several
-        times as much. All of it is NULL when there is no day.
+    def _breakdown(self, counts: ColumnElement[Any]) -> Select[Any]:
+        days = self._days_of_a_package(cast(counts, Text).label("counts"))
+        return select(
+            func.array_agg(days.c.date), func.string_agg(days.c.counts, literal_column("','"))
+        )
+
+    def _days_of_a_package(self, *columns: ColumnElement[Any]) -> Subquery:
+        """The days in order, for one row to be made of what they have one after the other: taking
+        in a row a day costs several times as much. All of it is NULL when there is no day.
+
+        The partitions' keys give the order, month by month, as long as nothing is joined to them
+        and no aggregate asks for it: then nothing is sorted.
         """
+        package_id = select(packages.c.id).where(packages.c.name == bindparam("package"))
         return (
-            select(_of_each_day(daily_downloads.c.date), *columns)
-            .select_from(daily_downloads)
-            .join(packages, packages.c.id == daily_downloads.c.package_id)
+            select(daily_downloads.c.date, *columns)
             .where(
-                packages.c.name == bindparam("package"),
+                daily_downloads.c.package_id == package_id.scalar_subquery(),
                 daily_downloads.c.date > self._before_window,
             )
+            .order_by(daily_downloads.c.date)
+            .subquery()
         )
 
     async def recent(self, package: str) -> RecentDownloads | None:
@@ -157,7 +166,3 @@ def _series(days: Iterable[date], counts: Iterable[Counts]) -> Series:
             if downloads:
                 series[category].append((day, downloads))
     return series
-
-
-def _of_each_day(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    return func.array_agg(aggregate_order_by(column, daily_downloads.c.date))
