@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import partial, wraps
 from types import FrameType
 from typing import NoReturn, TypeVar
@@ -25,16 +25,16 @@ from app.db.engine import job_engine, wait_for_database
 from app.db.migrations import migrate as migrate_database
 from app.db.runs_repository import RunsRepository
 from app.db.verification_repository import Difference
-from app.downloads import RECENT_STATUS_DAYS, IngestRun, gaps
 from app.errors import StatsError
 from app.ingest import pipeline, verification
-from app.ingest.plan import cadence_of, days_to_backfill, days_to_seed, next_firing, read_again_at
+from app.ingest.plan import cadence_of, days_to_backfill, days_to_seed
 from app.ingest.plausibility import thresholds_of
 from app.ingest.retention import expire as drop_expired
 from app.ingest.runs import Outcome, Run, ingest_lock, published_days, release
 from app.ingest.source import open_source
 from app.logs import configure_logging
 from app.main import create_app
+from app.reports import history_report, status_report
 from app.server import check_address, run_server
 from app.settings import IngestSource, Settings, load_settings
 
@@ -349,48 +349,17 @@ def status(settings: Settings) -> None:
 
     async def work(engine: AsyncEngine) -> None:
         repository = DownloadsRepository(engine, settings.retention_days)
-        days = await repository.published_days()
-        size = await repository.size()
-        held = await repository.held_days()
-        runs = await RunsRepository(engine).latest(1)
-        latest = days[-1] if days else None
-        published_at = _moment(latest.published_at) if latest else ""
-        firing = next_firing(settings.ingest_schedule, datetime.now(UTC))
-        rows = {
-            "source": ", ".join(sorted({day.source for day in days})),
-            "days": f"{len(days)} of {settings.retention_days}",
-            "first day": str(days[0].day) if days else "",
-            "latest day": str(latest.day) if latest else "",
-            "published": published_at,
-            "gaps": ", ".join(map(str, gaps(days))),
-            "packages": f"{size.packages:,}"
-            + (f", {latest.packages:,} of them on the latest day" if latest else ""),
-            "size": f"{size.size_bytes / 2**20:,.1f} MiB",
-            "last run": f"{_moment(runs[0].started_at)}: {_summary(runs[0])}" if runs else "",
-            "next run": _moment(firing) if firing else "",
-            "held": ", ".join(str(one.day) for one in held),
-        }
-        for name, value in rows.items():
-            click.echo(f"{name:<12} {value or 'none'}")
-        for one in held:
-            again = _moment(read_again_at(cadence_of(settings), one))
-            click.echo(f"  {one.day} {one.reason}; read {one.readings} times, again from {again}")
-        if days:
-            click.echo("\nday           packages        downloads  published")
-        for day in days[: -RECENT_STATUS_DAYS - 1 : -1]:
-            moment = _moment(day.published_at)
-            click.echo(f"{day.day}  {day.packages:>10,}  {day.downloads:>15,}  {moment}")
+        report = status_report(
+            cadence_of(settings),
+            days=await repository.published_days(),
+            held=await repository.held_days(),
+            last_run=next(iter(await RunsRepository(engine).latest(1)), None),
+            size=await repository.size(),
+        )
+        click.echo(report)
 
     with _database_url(settings) as url:
         _run(url, work)
-
-
-def _moment(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _summary(run: IngestRun) -> str:
-    return f"{run.day} {run.outcome}" + (f": {run.error}" if run.error else "")
 
 
 @cli.command(short_help="Show the last ingests.")
@@ -406,29 +375,10 @@ def history(settings: Settings, *, limit: int) -> None:
     """Show the last ingests: when each began, how long it took, what it cost, what came of it."""
 
     async def work(engine: AsyncEngine) -> None:
-        runs = await RunsRepository(engine).latest(limit)
-        if not runs:
-            click.echo("no day has been ingested yet")
-            return
-        click.echo(
-            f"{'start':<20}  {'day':<10}  {'source':<8}  {'seconds':>8}  {'rows':>9}  "
-            f"{'bytes billed':>16}  outcome"
-        )
-        for run in runs:
-            seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at else None
-            click.echo(
-                f"{_moment(run.started_at):<20}  {run.day}  {run.source:<8}  "
-                f"{_or_nothing(seconds, ',.1f'):>8}  {_or_nothing(run.rows, ','):>9}  "
-                f"{_or_nothing(run.bytes_billed, ','):>16}  "
-                f"{run.outcome}{f': {run.error}' if run.error else ''}"
-            )
+        click.echo(history_report(await RunsRepository(engine).latest(limit)))
 
     with _database_url(settings) as url:
         _run(url, work)
-
-
-def _or_nothing(number: float | None, form: str) -> str:
-    return "-" if number is None else format(number, form)
 
 
 @cli.command(short_help="Compare what is published with the stored rows.")

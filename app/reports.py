@@ -1,0 +1,84 @@
+"""What the command line shows of the database and of its ingests, as text for a terminal."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+
+from app.db.downloads_repository import Size
+from app.downloads import RECENT_STATUS_DAYS, HeldDay, IngestRun, PublishedDay, gaps
+from app.ingest.plan import Cadence, next_firing, read_again_at
+
+
+def status_report(
+    cadence: Cadence,
+    days: Sequence[PublishedDay],
+    held: Sequence[HeldDay],
+    last_run: IngestRun | None,
+    size: Size,
+) -> str:
+    latest = days[-1] if days else None
+    firing = next_firing(cadence.schedule, datetime.now(UTC))
+    rows = {
+        "source": ", ".join(sorted({day.source for day in days})),
+        "days": f"{len(days)} of {cadence.retention_days}",
+        "first day": str(days[0].day) if days else "",
+        "latest day": str(latest.day) if latest else "",
+        "published": _moment(latest.published_at) if latest else "",
+        "gaps": ", ".join(_spans(gaps(days))),
+        "packages": f"{size.packages:,}"
+        + (f", {latest.packages:,} of them on the latest day" if latest else ""),
+        "size": f"{size.size_bytes / 2**20:,.1f} MiB",
+        "last run": f"{_moment(last_run.started_at)}: {last_run.day} {_outcome(last_run)}"
+        if last_run
+        else "",
+        "next run": _moment(firing) if firing else "",
+        "held": ", ".join(str(one.day) for one in held),
+    }
+    lines = [f"{name:<12} {value or 'none'}" for name, value in rows.items()]
+    for one in held:
+        again = _moment(read_again_at(cadence, one))
+        lines.append(f"  {one.day} {one.reason}; read {one.readings} times, again from {again}")
+    if days:
+        lines += ["", "day           packages        downloads  published"]
+    lines += [
+        f"{day.day}  {day.packages:>10,}  {day.downloads:>15,}  {_moment(day.published_at)}"
+        for day in days[: -RECENT_STATUS_DAYS - 1 : -1]
+    ]
+    return "\n".join(lines)
+
+
+def history_report(runs: Sequence[IngestRun]) -> str:
+    if not runs:
+        return "no day has been ingested yet"
+    head = f"{'start':<20}  {'day':<10}  {'source':<8}  {'seconds':>8}  {'rows':>9}"
+    lines = [f"{head}  {'bytes billed':>16}  outcome"]
+    for run in runs:
+        seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at else None
+        lines.append(
+            f"{_moment(run.started_at):<20}  {run.day}  {run.source:<8}  "
+            f"{_or_dash(seconds, ',.1f'):>8}  {_or_dash(run.rows, ','):>9}  "
+            f"{_or_dash(run.bytes_billed, ','):>16}  {_outcome(run)}"
+        )
+    return "\n".join(lines)
+
+
+def _spans(days: Sequence[date]) -> Iterator[str]:
+    """Days in order, those next to each other as one."""
+    starts = [
+        day for before, day in pairwise([date.min, *days]) if day - before > timedelta(days=1)
+    ]
+    ends = [day for day, after in pairwise([*days, date.max]) if after - day > timedelta(days=1)]
+    for start, end in zip(starts, ends, strict=True):
+        yield str(start) if start == end else f"{start} to {end}"
+
+
+def _outcome(run: IngestRun) -> str:
+    return f"{run.outcome}: {run.error}" if run.error else run.outcome
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _or_dash(number: float | None, form: str) -> str:
+    return "-" if number is None else format(number, form)

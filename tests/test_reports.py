@@ -1,0 +1,57 @@
+"""What the command line shows, where the command line's own tests do not get to."""
+
+from datetime import UTC, date, datetime, timedelta
+
+from app.db.downloads_repository import Size
+from app.downloads import IngestRun, PublishedDay, RunOutcome
+from app.ingest.plan import Cadence
+from app.reports import history_report, status_report
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+CADENCE = Cadence("0 1 * * *", 180, timedelta(minutes=30), None)
+
+
+def published(day: date) -> PublishedDay:
+    return PublishedDay(
+        day=day,
+        source="given",
+        packages=700_000,
+        downloads=3_000_000_000,
+        downloads_with_mirrors=3_100_000_000,
+        digest="",
+        published_at=NOON,
+        checked_at=NOON,
+    )
+
+
+def test_gaps_are_told_by_their_ends() -> None:
+    days = [published(date(2026, 11, day)) for day in (1, 2, 4, 8, 9)]
+    report = status_report(CADENCE, days, [], None, Size(5, 2**20)).splitlines()
+    assert "gaps         2026-11-03, 2026-11-05 to 2026-11-07" in report
+    assert "last run     none" in report
+    assert report[-1] == "2026-11-01     700,000    3,000,000,000  2026-11-20 12:00 UTC"
+
+
+def test_nothing_is_told_of_an_empty_database() -> None:
+    report = status_report(CADENCE, [], [], None, Size(0, 0))
+    assert "gaps         none" in report
+    assert report.splitlines()[-1] == "held         none"
+
+
+def test_a_run_that_does_not_end_has_no_duration() -> None:
+    run = IngestRun(
+        id=1,
+        day=date(2026, 11, 19),
+        source="bigquery",
+        started_at=NOON,
+        ended_at=None,
+        outcome=RunOutcome.INTERRUPTED,
+        rows=None,
+        bytes_billed=200_000_000_000,
+        error=None,
+    )
+    (_, line) = history_report([run]).splitlines()
+    assert line.split() == [
+        *("2026-11-20", "12:00", "UTC", "2026-11-19", "bigquery"),
+        *("-", "-", "200,000,000,000", "interrupted"),
+    ]
