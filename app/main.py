@@ -13,15 +13,16 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.api import docs_page, packages, problem_details, status
 from app.api.dependencies import UnambiguousRoute
+from app.api.fast_path import FastPath
 from app.api.fixed_headers import FixedHeadersMiddleware
 from app.api.freshness import Freshness
 from app.api.head import HeadMiddleware
-from app.api.http_cache import HTTPCacheMiddleware
+from app.api.http_cache import HTTPCacheMiddleware, ResponseCache
 from app.api.openapi import describe
 from app.api.rate_limit import RateLimitMiddleware, RateLimits
 from app.api.readiness import ReadinessCheck
 from app.api.request_guard import RequestGuardMiddleware
-from app.api.request_log import RequestLogMiddleware
+from app.api.request_log import RequestLog, RequestLogMiddleware
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import close, count_connections, create_engine
 from app.db.runs_repository import RunsRepository
@@ -51,6 +52,8 @@ class Service(FastAPI):
     """
 
     entrance: ASGIApp
+    fast_path: FastPath
+    """Before it, as the server asks."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -79,6 +82,16 @@ def create_app(settings: Settings, database_url: str) -> Service:
     rate_limits = _rate_limits(settings)
     is_logged = settings.request_log and settings.log_level in ("debug", "info")
     request_lines = RequestLineWriter(settings.log_format) if is_logged else None
+    request_log = RequestLog(
+        request_lines.write if request_lines else None,
+        known_arguments={
+            name
+            for route in packages.router.routes
+            if isinstance(route, UnambiguousRoute)
+            for name in route.argument_names
+        },
+    )
+    cache = ResponseCache(freshness, settings.response_cache_max_bytes)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -123,7 +136,25 @@ def create_app(settings: Settings, database_url: str) -> Service:
     problem_details.install(app)
     app.add_middleware(RequestGuardMiddleware, timeout_seconds=settings.request_timeout_seconds)
     app.add_middleware(CompressMiddleware)
-    app.entrance = _entrance(app, settings, freshness, rate_limits, request_lines)
+    # All that a request meets before FastAPI, from the inside out.
+    entrance: ASGIApp = HTTPCacheMiddleware(
+        app.route,
+        cache=cache,
+        endpoints=packages.endpoints(lambda: app.state.repository),
+        freshness=freshness,
+        rendering=packages.RENDERING,
+        timeout_seconds=settings.request_timeout_seconds,
+    )
+    if rate_limits:
+        entrance = RateLimitMiddleware(entrance, rate_limits)
+    entrance = FixedHeadersMiddleware(HeadMiddleware(entrance))
+    entrance = RequestLogMiddleware(entrance, request_log)
+    trusted = list(settings.trusted_proxies)
+    if trusted:
+        # uvicorn has types of its own for what both take from ASGI.
+        entrance = ProxyHeadersMiddleware(entrance, trusted)  # type: ignore[assignment,arg-type]
+    app.entrance = entrance
+    app.fast_path = FastPath(cache, freshness, rate_limits, request_log, trusted)
     return app
 
 
@@ -132,40 +163,3 @@ def _rate_limits(settings: Settings) -> RateLimits | None:
     if not settings.rate_limits:
         return None
     return RateLimits(settings.rate_limits, uri.get_secret_value() if uri else None)
-
-
-def _entrance(
-    service: "Service",
-    settings: Settings,
-    freshness: Freshness,
-    rate_limits: RateLimits | None,
-    request_lines: RequestLineWriter | None,
-) -> ASGIApp:
-    """All that a request meets before FastAPI, from the inside out."""
-    entrance: ASGIApp = HTTPCacheMiddleware(
-        service.route,
-        endpoints=packages.endpoints(lambda: service.state.repository),
-        freshness=freshness,
-        rendering=packages.RENDERING,
-        max_bytes=settings.response_cache_max_bytes,
-        timeout_seconds=settings.request_timeout_seconds,
-    )
-    if rate_limits:
-        entrance = RateLimitMiddleware(entrance, rate_limits)
-    entrance = FixedHeadersMiddleware(HeadMiddleware(entrance))
-    entrance = RequestLogMiddleware(
-        entrance,
-        write_line=request_lines.write if request_lines else None,
-        known_arguments={
-            name
-            for route in packages.router.routes
-            if isinstance(route, UnambiguousRoute)
-            for name in route.argument_names
-        },
-    )
-    if settings.trusted_proxies:
-        # Takes the right-most address that is not trusted, from all the headers together.
-        trusted = list(settings.trusted_proxies)
-        # uvicorn has types of its own for what both take from ASGI.
-        entrance = ProxyHeadersMiddleware(entrance, trusted)  # type: ignore[assignment,arg-type]
-    return entrance

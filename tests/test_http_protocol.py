@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -227,3 +228,46 @@ def test_refusals_are_counted(address: tuple[str, int]) -> None:
         connection.sendall(b"nonsense\r\n\r\n")
         _assert_refused(connection, 400)
     assert refused() == before + 1
+
+
+def test_answers_at_once_keep_their_turn(address: tuple[str, int]) -> None:
+    """Sent together, among others that are not at hand, and before a refusal."""
+    known = RECENT + b"\r\n"
+    health = b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n"
+    with socket.create_connection(address, timeout=5) as connection:
+        connection.sendall(known)
+        body = _answer(connection)[1]
+        for order in (known * 3, known + health, health + known, (health + known) * 50):
+            connection.sendall(order)
+            received = b""
+            while len(re.findall(rb'"type":"recent|"ok"}', received)) < order.count(b"GET"):
+                received += connection.recv(65536)
+            expected = [body if b"recent" in head else b'{"status":"ok"}' for head in _heads(order)]
+            answers = [part.partition(b"\r\n\r\n")[2] for part in received.split(b"HTTP/1.1 ")[1:]]
+            assert answers == expected
+        connection.sendall(known.replace(b"GET", b"HEAD") + known)
+        assert connection.recv(65536).count(b"content-length: %d\r\n" % len(body)) > 0
+    for last in (b"nonsense\r\n\r\n", RECENT + b"Connection: close\r\n\r\n"):
+        with socket.create_connection(address, timeout=5) as connection:
+            connection.sendall(known * 2 + last)
+            received = b""
+            while more := connection.recv(65536):
+                received += more
+        statuses = [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]]
+        assert statuses == [b"200", b"200", b"400" if b"nonsense" in last else b"200"]
+
+
+def _heads(requests: bytes) -> list[bytes]:
+    return requests.split(b"\r\n\r\n")[:-1]
+
+
+def test_who_reads_nothing_is_not_written_to_without_end(address: tuple[str, int]) -> None:
+    """Many requests in one piece, each for a body that is much larger than it."""
+    request = RECENT.replace(b"recent", b"python_minor") + b"\r\n"
+    with socket.create_connection(address, timeout=5) as connection:
+        connection.sendall(request)
+        body = _answer(connection)[1]
+        connection.sendall(request * 500)
+        received = 0
+        while received < 500 * len(body):
+            received += len(connection.recv(1_000_000))

@@ -7,6 +7,9 @@ makes a cache in front keep every answer once for each page that asks.
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+Headers = list[tuple[bytes, bytes]]
+"""As ASGI has them, names in lower case."""
+
 ADDED_HEADERS = "pypi_stats.added_headers"
 """In a request's scope: a list of headers that those whom it meets add to its answer."""
 
@@ -34,12 +37,23 @@ PREFLIGHT_HEADERS = {
 }
 
 
-def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+def _raw(headers: dict[str, str]) -> Headers:
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
 _FIXED = _raw(FIXED_HEADERS)
 _DEFAULTS = _raw(DEFAULT_HEADERS)
+
+
+def completed(headers: Headers) -> Headers:
+    """With what every answer says."""
+    given = dict(headers)
+    return [*headers, *_FIXED, *(header for header in _DEFAULTS if header[0] not in given)]
+
+
+def lines(headers: Headers) -> bytes:
+    """As they go over the wire."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 class FixedHeadersMiddleware:
@@ -53,9 +67,7 @@ class FixedHeadersMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = dict(message["headers"])
-                defaults = [header for header in _DEFAULTS if header[0] not in given]
-                message["headers"] = [*message["headers"], *added, *_FIXED, *defaults]
+                message["headers"] = completed([*message["headers"], *added])
             await send(message)
 
         answer = _preflight if _is_preflight(scope) else self._app

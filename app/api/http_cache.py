@@ -9,6 +9,7 @@ through FastAPI takes longer than the query. FastAPI documents, and says what is
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,13 +17,13 @@ from email.utils import format_datetime, parsedate_to_datetime
 from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
-from cachetools import LRUCache
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.compression import COMPRESSED_FROM_BYTES, compressed, preferred_encoding
 from app.api.dependencies import UnambiguousRoute
+from app.api.fixed_headers import Headers, lines
 from app.api.freshness import Freshness
 from app.api.problem_details import error_answer
 from app.api.request_guard import RequestGuardMiddleware
@@ -36,17 +37,15 @@ PREFIX = "/api/packages/"
 ENTRY_BYTES = 1200
 """Of an entry besides its body: the key, the headers, the objects that hold them."""
 
-Headers = list[tuple[bytes, bytes]]
-
 _VARY = (b"vary", b"Accept-Encoding")
 
 # Begins the answer to a filter that nothing of the package matches. There is one for every text
 # that an argument may have: kept, they would drive out what is worth it.
 _NOTHING_MATCHES = b'{"data":[],'
 
-_HIT = RESPONSE_CACHE.labels("hit")
+HIT = RESPONSE_CACHE.labels("hit")
+TAG_MATCH = RESPONSE_CACHE.labels("tag_match")
 _MISS = RESPONSE_CACHE.labels("miss")
-_TAG_MATCH = RESPONSE_CACHE.labels("tag_match")
 
 
 class Question(NamedTuple):
@@ -71,17 +70,97 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    headers: Headers
-    """Those that stay as they are until the next publish."""
+    route: str
+    """Its template."""
+
+    encoding: str
+    """Of the body; empty is none."""
 
     tag: bytes
     body: bytes
+    head: bytes
+    """The headers that stay as they are until the next publish, as they go over the wire."""
+
+    @classmethod
+    def of(cls, route: str, encoding: str, tag: bytes, body: bytes) -> "Answer":
+        return cls(route, encoding, tag, body, lines(_content_headers(encoding, tag, body)))
+
+    @property
+    def headers(self) -> Headers:
+        return _content_headers(self.encoding, self.tag, self.body)
+
+
+def _content_headers(encoding: str, tag: bytes, body: bytes) -> Headers:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        *unchanged_headers(tag),
+    ]
+    if encoding:
+        headers.append((b"content-encoding", encoding.encode()))
+    return headers
+
+
+def unchanged_headers(tag: bytes) -> Headers:
+    """Of an answer that says that the client's own copy is right."""
+    return [(b"etag", tag), _VARY]
+
+
+class ResponseCache:
+    """Answers by their question's plainest spelling and the encoding that the client likes best.
+
+    So what is asked in that spelling is found without being parsed, and there are not more entries
+    than questions, whatever clients make up.
+    """
+
+    def __init__(self, freshness: Freshness, max_bytes: int) -> None:
+        self._freshness = freshness
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._answers: OrderedDict[tuple[bytes, str], Answer] = OrderedDict()
+        """The one that was not asked for longest comes first."""
+
+        self._version = ""
+
+    def get(self, target: bytes, encoding: str) -> Answer | None:
+        """`target` is a path with its query."""
+        self._forget_what_was_published_before()
+        key = target, encoding
+        answer = self._answers.get(key)
+        if answer:
+            self._answers.move_to_end(key)
+        return answer
+
+    def keep(self, version: str, target: bytes, encoding: str, answer: Answer) -> None:
+        """The answer is one of a version of what is published, which may have changed since."""
+        self._forget_what_was_published_before()
+        if version != self._version or _size(answer) > self._max_bytes:
+            return
+        # Never there yet: of those who ask at a time, one asks the database.
+        self._answers[target, encoding] = answer
+        self._bytes += _size(answer)
+        while self._bytes > self._max_bytes:
+            _, forgotten = self._answers.popitem(last=False)
+            self._bytes -= _size(forgotten)
+        RESPONSE_CACHE_BYTES.set(self._bytes)
+
+    def _forget_what_was_published_before(self) -> None:
+        publication = self._freshness.publication
+        version = publication.version if publication else ""
+        if version != self._version:
+            self._version = version
+            self._answers.clear()
+            self._bytes = 0
+            RESPONSE_CACHE_BYTES.set(0)
 
 
 class Endpoint(NamedTuple):
     """What answers at `PREFIX`, package, and a name."""
 
     route: UnambiguousRoute
+    argument: str
+    """The name of the only one."""
+
     values: Container[str] | None
     """That its argument may have; None is any text but an empty one."""
 
@@ -95,27 +174,25 @@ class Endpoint(NamedTuple):
 class HTTPCacheMiddleware:
     """Answers what is asked of the `endpoints` as it should be; all else is for the routes.
 
-    `rendering` is another one whenever the same data is rendered to other bytes. `max_bytes` bounds
-    the responses that are kept, in memory; zero keeps none.
+    `rendering` is another one whenever the same data is rendered to other bytes.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
+        cache: ResponseCache,
         endpoints: Mapping[str, Endpoint],
         freshness: Freshness,
         rendering: str,
-        max_bytes: int,
         timeout_seconds: float,
     ) -> None:
         self._app = app
+        self._cache = cache
         self._endpoints = endpoints
         self._freshness = freshness
         self._rendering = rendering
         self._timeout_seconds = timeout_seconds
-        self._answers: LRUCache[Key, Answer] = LRUCache(max_bytes, getsizeof=_size)
-        self._version = ""
         self._pending: dict[Key, asyncio.Task[Answer]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,21 +202,17 @@ class HTTPCacheMiddleware:
         if question is None or publication is None:
             await self._app(scope, receive, send)
             return
-        if self._version != publication.version:
-            self._version = publication.version
-            self._answers.clear()
-            RESPONSE_CACHE_BYTES.set(0)
         # As the router does, for those around who count by route.
         scope["route"] = self._endpoints[question.endpoint].route
         conditions = _Conditions(scope["headers"])
         key = Key(publication.version, question, preferred_encoding(conditions.accept_encoding))
         tag = self._matching_tag(key, conditions.tags) if conditions.tags else None
-        answer = self._answers.get(key)
+        answer = self._cache.get(self._target(question), key.encoding)
         if tag:
-            _TAG_MATCH.inc()
-            await self._send(send, publication, 304, [(b"etag", tag), _VARY])
+            TAG_MATCH.inc()
+            await self._send(send, publication, 304, unchanged_headers(tag))
         elif answer:
-            _HIT.inc()
+            HIT.inc()
             await self._send_answer(send, publication, conditions, answer)
         else:
             _MISS.inc()
@@ -158,15 +231,20 @@ class HTTPCacheMiddleware:
             return None
         argument = None
         if scope["query_string"]:
-            (known,) = endpoint.route.argument_names
             given = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-            values = {value for argument_name, value in given if argument_name == known}
+            values = {value for argument_name, value in given if argument_name == endpoint.argument}
             if len(values) > 1:
                 return None
             argument = values.pop() if values else None
             if argument is not None and not endpoint.accepts(argument):
                 return None
         return Question(name, package, argument)
+
+    def _target(self, question: Question) -> bytes:
+        """Its plainest spelling, as `ResponseCache` wants it."""
+        endpoint, package, argument = question
+        query = f"?{self._endpoints[endpoint].argument}={quote(argument)}" if argument else ""
+        return f"{PREFIX}{package}/{endpoint}{query}".encode()
 
     def _matching_tag(self, key: Key, tags: bytes) -> bytes | None:
         """Whichever of the tags is that of the answer: compressed as the client likes best, or, as
@@ -213,23 +291,11 @@ class HTTPCacheMiddleware:
         encoding = key.encoding if len(body) >= COMPRESSED_FROM_BYTES else ""
         if encoding:
             body = compressed(body, encoding)
-        tag = self._tag(key, encoding)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"etag", tag),
-            _VARY,
-        ]
-        if encoding:
-            headers.append((b"content-encoding", encoding.encode()))
-        answer = Answer(headers, tag, body)
-        if (
-            key.version == self._version
-            and not matches_nothing
-            and _size(answer) <= self._answers.maxsize
-        ):
-            self._answers[key] = answer
-            RESPONSE_CACHE_BYTES.set(self._answers.currsize)
+        answer = Answer.of(
+            self._endpoints[endpoint].route.path, encoding, self._tag(key, encoding), body
+        )
+        if not matches_nothing:
+            self._cache.keep(key.version, self._target(key.question), key.encoding, answer)
         return answer
 
     def _found(self, key: Key, task: asyncio.Task[Answer]) -> None:
@@ -242,15 +308,14 @@ class HTTPCacheMiddleware:
         self, send: Send, publication: Publication, conditions: "_Conditions", answer: Answer
     ) -> None:
         if conditions.hold(publication):
-            await self._send(send, publication, 304, [(b"etag", answer.tag), _VARY])
+            await self._send(send, publication, 304, unchanged_headers(answer.tag))
         else:
             await self._send(send, publication, 200, answer.headers, answer.body)
 
     async def _send(
         self, send: Send, publication: Publication, status: int, headers: Headers, body: bytes = b""
     ) -> None:
-        modified = (b"last-modified", _http_date(publication.published_at))
-        headers = [*headers, modified, *self._freshness.headers()]
+        headers = [*headers, *validity_headers(publication, self._freshness)]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -291,6 +356,11 @@ class _Conditions:
 
 def _joined(value: bytes, more: bytes) -> bytes:
     return value + b"," + more if value else more
+
+
+def validity_headers(publication: Publication, freshness: Freshness) -> Headers:
+    """Since when an answer is right, and for how long."""
+    return [(b"last-modified", _http_date(publication.published_at)), *freshness.headers()]
 
 
 @lru_cache(maxsize=8)

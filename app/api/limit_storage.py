@@ -1,10 +1,10 @@
 """Where requests are counted: in this process, or in a Redis that several share."""
 
+from collections import OrderedDict
 from threading import Lock
 from time import time
 from typing import Any
 
-from cachetools import LRUCache
 from limits.errors import StorageError
 from limits.storage import Storage
 from redis.backoff import NoBackoff
@@ -27,7 +27,9 @@ class BoundedMemoryStorage(Storage):
 
     def __init__(self, uri: str, **_: Any) -> None:
         super().__init__(uri)
-        self._counters: LRUCache[str, _Counter] = LRUCache(MAX_COUNTERS)
+        self._counters: OrderedDict[str, _Counter] = OrderedDict()
+        """The one that was not used for longest comes first."""
+
         self._lock = Lock()
 
     @property
@@ -35,16 +37,22 @@ class BoundedMemoryStorage(Storage):
         return StorageError
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        return self.count(key, expiry, amount)[0]
+
+    def count(self, key: str, expiry: int, amount: int = 1) -> tuple[int, float]:
+        """What `incr` returns, and `get_expiry` after it. limits wraps a function around each of
+        those, which takes as long as counting does.
+        """
         with self._lock:
             now = time()
-            try:
-                counter = self._counters[key]
-            except KeyError:
-                counter = None
+            counter = self._counters.get(key)
             if counter is None or counter.expires_at <= now:
                 counter = self._counters[key] = _Counter(now + expiry)
+            self._counters.move_to_end(key)
+            if len(self._counters) > MAX_COUNTERS:
+                self._counters.popitem(last=False)
             counter.count += amount
-            return counter.count
+            return counter.count, counter.expires_at
 
     def get(self, key: str) -> int:
         counter = self._counters.get(key)
@@ -63,7 +71,8 @@ class BoundedMemoryStorage(Storage):
         return count
 
     def clear(self, key: str) -> None:
-        self._counters.pop(key, None)
+        with self._lock:
+            self._counters.pop(key, None)
 
 
 class _Counter:

@@ -214,7 +214,8 @@ def endpoints(repository: Callable[[], DownloadsRepository]) -> dict[str, Endpoi
         return lambda package, argument: answer(repository(), package, argument)
 
     return {
-        route.name: Endpoint(route, _VALUES.get(route.name), asked(route.name))
+        route.name: Endpoint(route, argument, _VALUES.get(route.name), asked(route.name))
         for route in router.routes
         if isinstance(route, UnambiguousRoute)
+        for argument in route.argument_names
     }

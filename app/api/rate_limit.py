@@ -24,7 +24,7 @@ from limits.storage import Storage
 from slowapi import Limiter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.fixed_headers import ADDED_HEADERS
+from app.api.fixed_headers import ADDED_HEADERS, Headers
 from app.api.limit_storage import (
     SHARED_OPTIONS,
     SHARED_TIMEOUT_SECONDS,
@@ -46,6 +46,9 @@ RETRY_SECONDS = 2.0
 IPV6_CLIENT_BITS = 64
 """What a provider hands to one customer, who may use any address in it."""
 
+STANDING = "pypi_stats.standing"
+"""In a request's scope: where its client stands, when it was counted before."""
+
 _PROBE = "probe"
 
 Counted = TypeVar("Counted")
@@ -61,6 +64,14 @@ class Standing(NamedTuple):
 
     exceeded: bool
 
+    @property
+    def headers(self) -> Headers:
+        return [
+            (b"x-ratelimit-limit", b"%d" % self.limit.amount),
+            (b"x-ratelimit-remaining", b"%d" % self.remaining),
+            (b"x-ratelimit-reset", b"%d" % ceil(self.resets_at)),
+        ]
+
 
 class RateLimits:
     """One budget for each client over all that is limited.
@@ -72,7 +83,7 @@ class RateLimits:
     def __init__(self, rate_limits: str, storage_uri: str | None) -> None:
         self._items = sorted(limits.parse_many(rate_limits), key=lambda item: item.get_expiry())
         self._keys = lru_cache(maxsize=1024)(
-            lambda client: [(item, item.key_for(client)) for item in self._items]
+            lambda client: [(item, item.key_for(client), item.get_expiry()) for item in self._items]
         )
         (scheme,) = BoundedMemoryStorage.STORAGE_SCHEME
         self._own = _limiter(rate_limits, f"{scheme}://", {})
@@ -91,6 +102,15 @@ class RateLimits:
                     return await self._in_thread(self._count_shared, client)
             except (StorageError, TimeoutError) as error:
                 self._use_own(error)
+        return self.count_at_once(client)
+
+    @property
+    def waits(self) -> bool:
+        """Whether counting waits for a shared storage."""
+        return self._is_shared_up
+
+    def count_at_once(self, client: str) -> Standing:
+        """Count a request of the client in this process."""
         return self._count(self._own, client)
 
     async def _in_thread(self, count: Callable[[str], Counted], client: str) -> Counted:
@@ -108,21 +128,28 @@ class RateLimits:
         storage = limiter.limiter.storage
         closest = None
         fewest = 0
-        for item, key in self._keys(client):
-            remaining = item.amount - storage.incr(key, item.get_expiry())
+        for item, key, expiry in self._keys(client):
+            if isinstance(storage, BoundedMemoryStorage):
+                count, resets_at = storage.count(key, expiry)
+            else:
+                count, resets_at = storage.incr(key, expiry), None
+            remaining = item.amount - count
             if remaining < 0:
                 return self._exceeded(storage, client)
             # Of two that are as close, the one that lasts longer: the shortest comes first.
             if closest is None or remaining <= fewest:
-                closest, fewest = (item, key), remaining
+                closest, fewest = (item, key, resets_at), remaining
         assert closest
-        return Standing(closest[0], fewest, storage.get_expiry(closest[1]), exceeded=False)
+        item, key, resets_at = closest
+        if resets_at is None:
+            resets_at = storage.get_expiry(key)
+        return Standing(item, fewest, resets_at, exceeded=False)
 
     def _exceeded(self, storage: Storage, client: str) -> Standing:
         """By the limit that lasts longest, of those that are used up: until then all is refused."""
         used_up = [
             (storage.get_expiry(key), item)
-            for item, key in self._keys(client)
+            for item, key, _ in self._keys(client)
             if storage.get(key) >= item.amount
         ]
         # Between counting and looking the last of them may have ended.
@@ -188,12 +215,8 @@ class RateLimitMiddleware:
         if not scope["path"].startswith(LIMITED_PREFIX):
             await self._app(scope, receive, send)
             return
-        standing = await self._rate_limits.count(client_of(scope))
-        scope[ADDED_HEADERS] += [
-            (b"x-ratelimit-limit", b"%d" % standing.limit.amount),
-            (b"x-ratelimit-remaining", b"%d" % standing.remaining),
-            (b"x-ratelimit-reset", b"%d" % ceil(standing.resets_at)),
-        ]
+        standing: Standing = scope.get(STANDING) or await self._rate_limits.count(client_of(scope))
+        scope[ADDED_HEADERS] += standing.headers
         if standing.exceeded:
             RATE_LIMITED.inc()
             seconds = max(1, ceil(standing.resets_at - time()))

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from itertools import count
 from secrets import token_hex
@@ -36,24 +36,62 @@ _ID_PREFIX = token_hex(4)
 """Of this process: what follows counts its requests."""
 
 
-class RequestLogMiddleware:
+class RequestLog:
     """`write_line` writes about a request; None writes nothing. Of queries it is told the
     `known_arguments`: what else is in one may be a secret that got there by mistake.
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        write_line: Callable[[RequestLine], None] | None,
-        known_arguments: Collection[str],
+        self, write_line: Callable[[RequestLine], None] | None, known_arguments: Collection[str]
     ) -> None:
-        self._app = app
         self._write_line = write_line
         self._known_arguments = frozenset(name.encode() for name in known_arguments)
 
+    def note(
+        self,
+        route: str,
+        status: int,
+        seconds: float,
+        *,
+        method: str,
+        path: bytes,
+        query: bytes,
+        size: int,
+        client: tuple[str, int] | None,
+        request_id: str,
+    ) -> None:
+        """Count a request by its route's template, and write about it."""
+        requests, durations = _metrics(route, status)
+        requests.inc()
+        durations.observe(seconds)
+        if self._write_line:
+            line = RequestLine(
+                method=method,
+                path=_cut(path),
+                query=self._known_query(query),
+                status=status,
+                bytes=size,
+                ms=round(seconds * 1000, 2),
+                client=client[0] if client else "",
+                request_id=request_id,
+            )
+            self._write_line(line)
+
+    def _known_query(self, query: bytes) -> str:
+        if not query:
+            return ""
+        given = query.split(b"&")
+        known = [one for one in given if one.partition(b"=")[0] in self._known_arguments]
+        return _cut(b"&".join(known))
+
+
+class RequestLogMiddleware:
+    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
+        self._app = app
+        self._log = log
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        own_id = _given_id(scope) or f"{_ID_PREFIX}{next(_ids) & 0xFFFFFFFF:08x}"
+        own_id = id_of(dict(scope["headers"]))
         request_id.set(own_id)
         scope[ADDED_HEADERS] = [(b"x-request-id", own_id.encode())]
         status = 0
@@ -77,41 +115,27 @@ class RequestLogMiddleware:
             log.exception("a request failed unexpectedly")
             await FixedHeadersMiddleware(unexpected_answer())(scope, receive, note_and_send)
         finally:
-            seconds = perf_counter() - began
             route = scope.get("route")
-            # Nothing was sent: the server stops, and cancels what runs.
-            status = status or CANCELLED
-            requests, durations = _metrics(route.path if route else NO_ROUTE, status)
-            requests.inc()
-            durations.observe(seconds)
-            if self._write_line:
-                line = RequestLine(
-                    method=scope["method"],
-                    path=_cut(scope["raw_path"]),
-                    query=self._known_query(scope["query_string"]),
-                    status=status,
-                    bytes=size,
-                    ms=round(seconds * 1000, 2),
-                    client=scope["client"][0] if scope["client"] else "",
-                    request_id=own_id,
-                )
-                self._write_line(line)
-
-    def _known_query(self, query: bytes) -> str:
-        if not query:
-            return ""
-        given = query.split(b"&")
-        known = [one for one in given if one.partition(b"=")[0] in self._known_arguments]
-        return _cut(b"&".join(known))
+            self._log.note(
+                route.path if route else NO_ROUTE,
+                # Nothing was sent: the server stops, and cancels what runs.
+                status or CANCELLED,
+                perf_counter() - began,
+                method=scope["method"],
+                path=scope["raw_path"],
+                query=scope["query_string"],
+                size=size,
+                client=scope["client"],
+                request_id=own_id,
+            )
 
 
-def _given_id(scope: Scope) -> str | None:
-    """The id that a proxy, or the client, has given to the request."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _GIVEN_ID.fullmatch(value):
-            given: str = value.decode()
-            return given
-    return None
+def id_of(headers: Mapping[bytes, bytes]) -> str:
+    """Of a request: what a proxy, or the client, has given to it, or a new one."""
+    given = headers.get(b"x-request-id")
+    if given is not None and _GIVEN_ID.fullmatch(given):
+        return given.decode()
+    return f"{_ID_PREFIX}{next(_ids) & 0xFFFFFFFF:08x}"
 
 
 @lru_cache(maxsize=1024)
