@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.api import fixed_headers, http_cache, packages
 from app.api.compression import preferred_encoding
 from app.api.packages import RENDERING
 from app.main import create_app
@@ -25,6 +27,9 @@ from tests.days import days_ago, downloads, publish
 from tests.waiting import until, until_known
 
 ENDPOINTS = ("recent", "overall", "python_major", "python_minor", "system")
+
+MODULES = (packages, http_cache, fixed_headers)
+"""That allocate what is kept of an answer."""
 
 DECODERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.decompress,
@@ -248,10 +253,31 @@ async def test_the_cache_is_bounded_and_drops_what_was_not_asked_for_longest(
         await client.get(_path("recent", names[0]))
         size = REGISTRY.get_sample_value("pypi_stats_response_cache_bytes")
         assert size is not None
-        assert 1200 < size <= 10_000
+        assert http_cache.ENTRY_BYTES < size <= 10_000
     assert len(queries) == len(names)
     await client.get(_path("recent", names[1]))
     assert len(queries) == len(names) + 1
+
+
+async def test_entries_take_the_memory_that_is_told(
+    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    names = [f"package-{number}" for number in range(200)]
+    await publish(engine, days_ago(0), *(downloads(name, 1) for name in names))
+    await until_known(app)
+    await client.get(_path("recent", names[0]))
+    before = REGISTRY.get_sample_value("pypi_stats_response_cache_bytes")
+    assert before is not None
+    tracemalloc.start()
+    for name in names[1:]:
+        await client.get(_path("recent", name))
+    taken = tracemalloc.take_snapshot()
+    tracemalloc.stop()
+    told = REGISTRY.get_sample_value("pypi_stats_response_cache_bytes")
+    assert told is not None
+    ours = [tracemalloc.Filter(True, str(module.__file__)) for module in MODULES]
+    held = sum(one.size for one in taken.filter_traces(ours).statistics("lineno"))
+    assert (told - before) / 2 < held < told - before
 
 
 @pytest.mark.usefixtures("known_days")
