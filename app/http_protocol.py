@@ -1,7 +1,8 @@
-"""How the server reads requests: uvicorn's protocol, with bounds.
+"""How the server reads requests: uvicorn's protocol, with bounds and a short way.
 
 uvicorn's takes a head of any size and waits for it without end. Here, what goes beyond a bound is
-answered before there is a request, and the connection is closed.
+answered before there is a request, and the connection is closed. What the app has an answer to at
+hand is answered before there is a task.
 """
 
 import logging

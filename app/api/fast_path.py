@@ -1,8 +1,7 @@
-"""Answers what the response cache holds, before there is a task for the request.
+"""Answers what the response cache holds, before the server makes a task for the request.
 
-The middlewares pass a request through five coroutines, and the server makes a task, an event and a
-cycle for it: each of the two takes several times as long as all that is in this function. It does
-what they would do, or nothing: what is asked in an unusual way is for them.
+Nothing has to be waited for then, and the way through the middlewares takes several times as long
+as all of this. It does what they would do, or leaves it to them.
 """
 
 from contextlib import suppress
