@@ -6,14 +6,15 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from http.client import HTTPResponse
+from typing import Any
 
 import httpx
 import pytest
 import uvicorn
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import http_protocol
 from app.api.schemas import Problem
@@ -162,16 +163,31 @@ async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str,
     async def much(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(b"x" * 50_000_000)(scope, receive, send)
 
+    async with _serving(much) as address:
+        yield address
+
+
+@asynccontextmanager
+async def _serving(app: ASGIApp, **options: Any) -> AsyncIterator[tuple[str, int]]:
     port = free_port()
     config = uvicorn.Config(
-        much, port=port, http=BoundedHTTPProtocol, ws="none", lifespan="off", log_config=None
+        app,
+        port=port,
+        http=BoundedHTTPProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        proxy_headers=False,
+        **options,
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
-    yield "127.0.0.1", port
-    server.should_exit = True
-    await serving
+    try:
+        yield "127.0.0.1", port
+    finally:
+        server.should_exit = True
+        await serving
 
 
 @pytest.mark.parametrize(
@@ -271,3 +287,31 @@ def test_who_reads_nothing_is_not_written_to_without_end(address: tuple[str, int
         received = 0
         while received < 500 * len(body):
             received += len(connection.recv(1_000_000))
+
+
+class _Unequal:
+    """Has one answer at hand, and takes its time for the others."""
+
+    def __init__(self) -> None:
+        self.fast_path = self
+
+    def answer(self, _: Scope, __: str, target: bytes, ___: object) -> tuple[bytes, bytes] | None:
+        return (b"HTTP/1.1 204 No Content\r\n\r\n", b"") if target == b"/known" else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(1.5)
+        await Response(status_code=200)(scope, receive, send)
+
+
+async def test_a_connection_is_kept_for_a_slow_answer_after_one_at_once() -> None:
+    async with _serving(_Unequal(), timeout_keep_alive=1) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /known HTTP/1.1\r\n\r\nGET /slow HTTP/1.1\r\n\r\n")
+        async with asyncio.timeout(10):
+            assert await reader.readline() == b"HTTP/1.1 204 No Content\r\n"
+            await reader.readline()
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            # And no longer than for any.
+            while await reader.read(65536):
+                pass
+        writer.close()
