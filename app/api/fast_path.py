@@ -13,7 +13,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from app.api.compression import preferred_encoding
 from app.api.fixed_headers import Headers, completed, lines
 from app.api.freshness import Freshness
-from app.api.http_cache import HIT, TAG_MATCH, ResponseCache, unchanged_headers, validity_headers
+from app.api.http_cache import HIT, TAG_MATCH, ResponseCache, validity_headers
 from app.api.rate_limit import STANDING, RateLimits, client_of
 from app.api.request_log import RequestLog, id_of
 from app.downloads import Publication
@@ -81,10 +81,10 @@ class FastPath:
             own += standing.headers
         if tag:
             TAG_MATCH.inc()
-            status, head, body = 304, lines(unchanged_headers(kept.tag)), b""
+            status, content, body = 304, b"", b""
         else:
             HIT.inc()
-            status, head, body = 200, kept.head, kept.body
+            status, content, body = 200, kept.content_lines, kept.body
         if method == "HEAD":
             body = b""
         path, _, query = target.partition(b"?")
@@ -100,7 +100,8 @@ class FastPath:
             request_id=request_id,
         )
         common = self._common_lines(publication, server_headers)
-        return b"".join((_STATUS_LINES[status], common, head, lines(own), b"\r\n")), body
+        said = _STATUS_LINES[status], common, content, kept.tag_lines, lines(own), b"\r\n"
+        return b"".join(said), body
 
     def _common_lines(self, publication: Publication, server_headers: Headers) -> bytes:
         """What all answers say in this second."""

@@ -78,31 +78,32 @@ class Answer:
 
     tag: bytes
     body: bytes
-    head: bytes
+    content_lines: bytes
+    tag_lines: bytes
     """The headers that stay as they are until the next publish, as they go over the wire."""
 
     @classmethod
     def of(cls, route: str, encoding: str, tag: bytes, body: bytes) -> "Answer":
-        return cls(route, encoding, tag, body, lines(_content_headers(encoding, tag, body)))
+        content_lines = lines(_content_headers(encoding, body))
+        return cls(route, encoding, tag, body, content_lines, lines(_tag_headers(tag)))
 
     @property
     def headers(self) -> Headers:
-        return _content_headers(self.encoding, self.tag, self.body)
+        return [*_content_headers(self.encoding, self.body), *_tag_headers(self.tag)]
 
 
-def _content_headers(encoding: str, tag: bytes, body: bytes) -> Headers:
+def _content_headers(encoding: str, body: bytes) -> Headers:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
-        *unchanged_headers(tag),
     ]
     if encoding:
         headers.append((b"content-encoding", encoding.encode()))
     return headers
 
 
-def unchanged_headers(tag: bytes) -> Headers:
-    """Of an answer that says that the client's own copy is right."""
+def _tag_headers(tag: bytes) -> Headers:
+    """All that is said of the content where the client's own copy is right."""
     return [(b"etag", tag), _VARY]
 
 
@@ -210,7 +211,7 @@ class HTTPCacheMiddleware:
         answer = self._cache.get(self._target(question), key.encoding)
         if tag:
             TAG_MATCH.inc()
-            await self._send(send, publication, 304, unchanged_headers(tag))
+            await self._send(send, publication, 304, _tag_headers(tag))
         elif answer:
             HIT.inc()
             await self._send_answer(send, publication, conditions, answer)
@@ -308,7 +309,7 @@ class HTTPCacheMiddleware:
         self, send: Send, publication: Publication, conditions: "_Conditions", answer: Answer
     ) -> None:
         if conditions.hold(publication):
-            await self._send(send, publication, 304, unchanged_headers(answer.tag))
+            await self._send(send, publication, 304, _tag_headers(answer.tag))
         else:
             await self._send(send, publication, 200, answer.headers, answer.body)
 
