@@ -80,8 +80,7 @@ def service(database_url: str, *, workers: int = 1, **settings: str) -> Iterator
         "PORT": str(port),
         "WORKERS": str(workers),
         "RATE_LIMITS": UNREACHED_LIMITS,
-        # It refuses to mix with what is held.
-        "INGEST_SOURCE": "sample",
+        "INGEST_SOURCE": "none",
     }
     command = [sys.executable, "-m", "app", "serve"]
     with running("service", command, **(shipped | settings)) as process:

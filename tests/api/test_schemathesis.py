@@ -47,6 +47,7 @@ def address(
         DATABASE_URL=module_database_url,
         RETENTION_DAYS=str(RETENTION_DAYS),
         LOG_LEVEL="error",
+        INGEST_SOURCE="none",
     ) as (address, _):
         yield address
     assert log.read_text() == ""

@@ -136,6 +136,7 @@ def address(
         folder / "log",
         DATABASE_URL=module_database_url,
         RETENTION_DAYS=str(RETENTION_DAYS),
+        INGEST_SOURCE="none",
     ) as (address, _):
         yield address
 
