@@ -173,16 +173,16 @@ class IngestRepository:
         latest: date | None = await self._connection.scalar(select(func.max(ingested_days.c.day)))
         return latest
 
-    async def forget_before(self, first_held: date) -> int:
-        """Forget the days before `first_held`, of which no row is left, and the packages last seen
+    async def forget_before(self, first_kept: date) -> int:
+        """Forget the days before `first_kept`, of which no row stays, and the packages last seen
         on them; say how many those were. The caller holds the publish lock.
         """
-        enter(Step.FORGET, first_held)
+        enter(Step.FORGET, first_kept)
         await self._connection.execute(
-            delete(ingested_days).where(ingested_days.c.day < first_held)
+            delete(ingested_days).where(ingested_days.c.day < first_kept)
         )
         gone = await self._connection.execute(
-            delete(packages).where(packages.c.last_seen < first_held)
+            delete(packages).where(packages.c.last_seen < first_kept)
         )
         return gone.rowcount
 

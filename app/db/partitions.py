@@ -56,10 +56,12 @@ async def ensure_partition(connection: AsyncConnection, day: date) -> None:
     )
 
 
-async def first_held_day(connection: AsyncConnection) -> date | None:
-    """The first day that the oldest partition could hold."""
+async def first_kept_day(connection: AsyncConnection, first_day: date) -> date | None:
+    """The first day that could be held once every partition that ends before `first_day` is gone;
+    None when that is all of them.
+    """
     months = await held_months(connection)
-    return months[0][0] if months else None
+    return next((start for start, end in months if end > first_day), None)
 
 
 async def held_months(connection: AsyncConnection) -> list[tuple[date, date]]:
@@ -69,7 +71,7 @@ async def held_months(connection: AsyncConnection) -> list[tuple[date, date]]:
 
 async def drop_partitions_before(connection: AsyncConnection, first_day: date) -> list[str]:
     """Drop every partition that ends before `first_day`, and say which, in the transaction of the
-    caller. Raises `TableInUseError` when a reader keeps it from that.
+    caller, at whose end readers can go on. Raises `TableInUseError` when one keeps it from that.
     """
     dropped = [name for name in await _partitions(connection) if _month(name)[1] <= first_day]
     await connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}"))

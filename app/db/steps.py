@@ -27,8 +27,8 @@ class Step(StrEnum):
     RECENT = "bringing recent up to date"
     ANNOUNCE = "announcing the publish"
     COMMIT = "committing"
-    DROP = "dropping months"
     FORGET = "forgetting packages"
+    DROP = "dropping months"
     COMMIT_RETENTION = "committing retention"
 
 

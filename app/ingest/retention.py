@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import connect
 from app.db.ingest_repository import IngestRepository
-from app.db.partitions import drop_partitions_before, first_held_day
+from app.db.partitions import drop_partitions_before, first_kept_day
 from app.db.runs_repository import RunsRepository
 from app.db.steps import Step, enter
 from app.errors import TableInUseError
@@ -55,10 +55,11 @@ async def _expire(engine: AsyncEngine, retention_days: int) -> Expired:
         latest = await repository.latest_day() or latest
         first_served = latest - timedelta(days=retention_days - 1)
         await repository.forget_held_before(first_served)
+        first_kept = await first_kept_day(connection, first_served)
+        gone = await repository.forget_before(first_kept) if first_kept else 0
+        # Last: from here to the commit readers wait.
         enter(Step.DROP, first_served)
         dropped = await drop_partitions_before(connection, first_served)
-        first_held = await first_held_day(connection)
-        gone = await repository.forget_before(first_held) if first_held else 0
         enter(Step.COMMIT_RETENTION, first_served)
         await connection.commit()
         return Expired(dropped, gone)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
-from app.db.ingest_repository import IngestRepository
+from app.db.partitions import drop_partitions_before
 from app.db.runs_repository import RunsRepository
 from app.db.tables import daily_downloads, ingest_runs
 from app.downloads import RecentDownloads
@@ -182,14 +182,13 @@ async def test_retention_that_fails_at_its_end_removes_nothing(
     await publish(engine, days_ago(RETENTION_DAYS + 31), downloads("gone", 1))
     await publish(engine, days_ago(0), downloads("flask", 4))
     before = await everything(engine)
-    forget = IngestRepository.forget_before
 
-    async def forget_and_fail(self: IngestRepository, first_held: date) -> int:
-        await forget(self, first_held)
+    async def drop_and_fail(connection: AsyncConnection, first_day: date) -> list[str]:
+        assert await drop_partitions_before(connection, first_day)
         raise ConnectionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(IngestRepository, "forget_before", forget_and_fail)
+        patch.setattr(retention, "drop_partitions_before", drop_and_fail)
         with pytest.raises(ConnectionError):
             await expire(engine, retention_days=RETENTION_DAYS)
     assert await everything(engine) == before
