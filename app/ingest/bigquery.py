@@ -209,8 +209,8 @@ def _source_errors() -> Iterator[None]:
         raise SourceUnavailableError(
             f"BigQuery: no answer within {QUERY_TIMEOUT_SECONDS} s"
         ) from error
-    except (orjson.JSONDecodeError, json.JSONDecodeError, KeyError) as error:
-        # What came was cut off, or is not what BigQuery sends.
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # What came was cut off, or is not what BigQuery sends: its client takes it as it comes.
         raise SourceUnavailableError(f"BigQuery: an answer that makes no sense: {error}") from error
 
 
@@ -273,8 +273,8 @@ def _downloads(row: Row) -> PackageDownloads:
     return PackageDownloads(
         # A download without a name has no package to count for: the pipeline rejects it.
         package=package or "",
-        with_mirrors=with_mirrors,
-        without_mirrors=without_mirrors,
+        with_mirrors=int(with_mirrors),
+        without_mirrors=int(without_mirrors),
         breakdowns={
             name: orjson.loads(f"{{{inside or ''}}}")
             for name, inside in zip(BREAKDOWN_COLUMNS, breakdowns, strict=True)
