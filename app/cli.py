@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from app.db.advisory_lock import HeldLock
 from app.db.downloads_repository import DownloadsRepository
 from app.db.embedded import embedded_postgres
 from app.db.engine import job_engine, wait_for_database
@@ -30,7 +31,14 @@ from app.ingest import pipeline, verification
 from app.ingest.plan import cadence_of, days_to_backfill, days_to_seed
 from app.ingest.plausibility import thresholds_of
 from app.ingest.retention import expire as drop_expired
-from app.ingest.runs import Outcome, Run, ingest_lock, published_days, release
+from app.ingest.runs import (
+    Outcome,
+    Run,
+    ingest_lock,
+    published_days,
+    release,
+    release_plausible,
+)
 from app.ingest.source import open_source
 from app.logs import configure_logging
 from app.main import create_app
@@ -178,28 +186,47 @@ def ingest(
     if dry_run:
         click.echo(_cost(settings, kind, day))
         return
-    opened = open_source(settings, kind)
 
-    async def work(engine: AsyncEngine) -> str:
+    async def work(engine: AsyncEngine) -> None:
         async with ingest_lock(engine) as lock:
+            thresholds = thresholds_of(settings)
             if force:
                 released = await release(
-                    engine, lock, day, retention_days=settings.retention_days, thresholds=None
+                    engine,
+                    lock,
+                    day,
+                    retention_days=settings.retention_days,
+                    thresholds=thresholds,
+                    force=True,
+                    replace_sample=replace_sample,
                 )
                 if released:
-                    return str(released)
+                    click.echo(str(released))
+                    return
             run = Run(
                 engine,
-                opened,
+                open_source(settings, kind),
                 lock,
                 retention_days=settings.retention_days,
-                thresholds=None if force else thresholds_of(settings),
+                thresholds=thresholds,
+                force=force,
                 replace_sample=replace_sample,
             )
-            return str(await run.ingest_day(day))
+            click.echo(str(await run.ingest_day(day)))
+            await _release_plausible(settings, engine, lock)
 
+    if not force:
+        # What is missing shows before a database is started.
+        open_source(settings, kind)
     with _database_url(settings) as url:
-        click.echo(_run(url, work))
+        _run(url, work)
+
+
+async def _release_plausible(settings: Settings, engine: AsyncEngine, lock: HeldLock) -> None:
+    async for published in release_plausible(
+        engine, lock, retention_days=settings.retention_days, thresholds=thresholds_of(settings)
+    ):
+        click.echo(f"{published}, which was held", err=True)
 
 
 def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
@@ -265,7 +292,9 @@ def backfill(
                 thresholds=thresholds_of(settings),
                 replace_sample=replace_sample,
             )
-            return await _report(run.ingest(days), days)
+            all_published = await _report(run.ingest(days), days)
+            await _release_plausible(settings, engine, lock)
+            return all_published
 
     with _database_url(settings) as url:
         if not _run(url, work):
@@ -406,7 +435,7 @@ def verify(settings: Settings, *, day: date | None) -> None:
 
 
 async def _report_differences(
-    steps: AsyncIterator[verification.Step], days: Sequence[date]
+    steps: AsyncIterator[verification.Verified], days: Sequence[date]
 ) -> bool:
     """Show what differs as it is found and a summary in the end; True when nothing does."""
     verified = 0

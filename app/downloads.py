@@ -62,6 +62,9 @@ class PublishedDay(DayFigures):
     checked_at: datetime
     """When the source was last read for it, whether or not it had grown."""
 
+    was_implausible: bool
+    """It is published all the same: as a new level, or by hand."""
+
     def __str__(self) -> str:
         return (
             f"published {self.day} from {self.source}: "
@@ -83,8 +86,11 @@ class HeldDay(DayFigures):
     """When it was last read."""
 
     readings: int
-    settled: bool
-    """Whether the last reading gave the same rows as the one before it."""
+    same_since: datetime
+    """When these rows were first read."""
+
+    wrong_rows: int
+    """Rows that were left out, since their counts are wrong."""
 
 
 class RunOutcome(StrEnum):
@@ -119,6 +125,9 @@ class IngestRun:
 
     bytes_billed: int | None
     """None when the source never told."""
+
+    query: str | None
+    """By which the source gives the day's rows again, at no further cost."""
 
     error: str | None
     """Why the day was held, or what failed."""

@@ -206,6 +206,14 @@ class SourceUnavailableError(SourceError):
     may_pass = True
 
 
+class QueryLostError(SourceUnavailableError):
+    """What a query had found is no longer there: it has to be asked anew."""
+
+
+class SourceDayError(SourceError):
+    """The source refused one day, and may give others."""
+
+
 class LockLostError(StatsError):
     may_pass = True
 

@@ -86,15 +86,15 @@ INGEST_TIMESTAMP = Gauge(
 )
 
 
-class IngestRun:
+class ObservedRun:
     """One run of the ingest job, which failed unless it says otherwise. None is no run at all."""
 
     success: bool | None = False
 
 
 @contextmanager
-def observe_ingest(source: str) -> Iterator[IngestRun]:
-    run = IngestRun()
+def observe_ingest(source: str) -> Iterator[ObservedRun]:
+    run = ObservedRun()
     began = monotonic()
     try:
         yield run

@@ -16,6 +16,7 @@ def status_report(
     last_run: IngestRun | None,
     size: Size,
 ) -> str:
+    """`cadence` is that of a process that ingests."""
     latest = days[-1] if days else None
     firing = next_firing(cadence.schedule, datetime.now(UTC))
     rows = {

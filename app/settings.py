@@ -225,7 +225,7 @@ class Settings(BaseSettings):
         gt=0,
         le=7 * 24 * 60,
         description="How long after a day was held, or failed, it is read again; then twice as "
-        "long each time, up to a week.",
+        "long each time, up to a month.",
     )
     ingest_recheck_after_hours: float = Field(
         default=24.0,
@@ -240,7 +240,7 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         description="Packages that a day needs to be published, as a ratio to the median of the "
-        "same weekday in the weeks around it. A day beyond this or the next three is held.",
+        "same weekday in the four weeks before and after it.",
     )
     ingest_max_packages_ratio: float = Field(
         default=1.5, ge=1, description="Packages that it may have, as a ratio to the same."
@@ -256,7 +256,7 @@ class Settings(BaseSettings):
         ge=1,
         le=30,
         description="Days in a row that make a new level, when they depart from what is usual in "
-        "the same way and come out the same when they are read again: they are published.",
+        "the same way and come out the same for six hours: they are published.",
     )
     google_application_credentials: Path | None = Field(
         default=None, description="File with the key of a Google service account."

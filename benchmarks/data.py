@@ -89,7 +89,10 @@ class SyntheticSource:
     def __init__(self, packages: int) -> None:
         self._packages = packages
 
-    async def read(self, day: date) -> Reading:
+    async def begin(self, _: date) -> None:
+        """It costs nothing."""
+
+    async def read(self, day: date, _: str | None) -> Reading:
         return Reading(self._batches(day))
 
     async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:

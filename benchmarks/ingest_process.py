@@ -36,8 +36,11 @@ class TimedSource:
         self.waited_seconds = 0.0
         self.taken_seconds = 0.0
 
-    async def read(self, day: date) -> Reading:
-        reading = await self._source.read(day)
+    async def begin(self, day: date) -> str | None:
+        return await self._source.begin(day)
+
+    async def read(self, day: date, query: str | None) -> Reading:
+        reading = await self._source.read(day, query)
         return Reading(self._timed(reading.batches), reading.bytes_billed)
 
     async def _timed(

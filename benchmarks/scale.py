@@ -151,7 +151,10 @@ class _PreparedDay:
     rows: Sequence[Sequence[PackageDownloads]]
     name: str = SyntheticSource.name
 
-    async def read(self, _: date) -> Reading:
+    async def begin(self, _: date) -> None:
+        """It costs nothing."""
+
+    async def read(self, _: date, __: str | None) -> Reading:
         return Reading(self._batches())
 
     async def _batches(self) -> AsyncIterator[Sequence[PackageDownloads]]:

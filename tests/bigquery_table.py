@@ -112,7 +112,7 @@ class Table:
 
     @staticmethod
     async def read(source: BigQuerySource, day: date = DAY) -> dict[str, PackageDownloads]:
-        reading = await source.read(day)
+        reading = await source.read(day, await source.begin(day))
         rows = [row async for batch in reading.batches for row in batch]
         assert len(rows) == len({row.package for row in rows}), "one row a package"
         return {row.package: row for row in rows}

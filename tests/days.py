@@ -48,10 +48,14 @@ class GivenSource:
 
     days: Mapping[date, Sequence[PackageDownloads | Exception]]
     name: str = "given"
-    read_days: list[date] = field(default_factory=list)
+    asked_days: list[date] = field(default_factory=list)
+    """What would be billed."""
 
-    async def read(self, day: date) -> Reading:
-        self.read_days.append(day)
+    async def begin(self, day: date) -> str | None:
+        self.asked_days.append(day)
+        return f"query {len(self.asked_days)}"
+
+    async def read(self, day: date, query: str | None) -> Reading:
         return Reading(self._batches(day))
 
     async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:

@@ -21,6 +21,7 @@ def published(day: date) -> PublishedDay:
         digest="",
         published_at=NOON,
         checked_at=NOON,
+        was_implausible=False,
     )
 
 
@@ -48,6 +49,7 @@ def test_a_run_that_does_not_end_has_no_duration() -> None:
         outcome=RunOutcome.INTERRUPTED,
         rows=None,
         bytes_billed=200_000_000_000,
+        query="US/1",
         error=None,
     )
     (_, line) = history_report([run]).splitlines()

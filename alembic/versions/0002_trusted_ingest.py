@@ -13,23 +13,40 @@ depends_on = None
 def upgrade() -> None:
     op.add_column(
         "ingested_days",
-        sa.Column("downloads_with_mirrors", sa.BigInteger(), comment="Of all packages."),
+        sa.Column(
+            "downloads_with_mirrors",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Of all packages.",
+        ),
     )
     op.add_column(
         "ingested_days",
         sa.Column(
             "checked_at",
             sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
             comment="When the source was last read for the day, whether or not it had grown.",
         ),
     )
-    op.execute(
-        "UPDATE ingested_days SET checked_at = published_at, downloads_with_mirrors = ("
-        " SELECT with_mirrors FROM daily_downloads JOIN packages ON packages.id = package_id"
-        " WHERE packages.name = '__all__' AND date = day)"
+    op.add_column(
+        "ingested_days",
+        sa.Column(
+            "was_implausible",
+            sa.Boolean(),
+            server_default=sa.text("false"),
+            nullable=False,
+            comment="Published all the same: as a new level, or by hand.",
+        ),
     )
-    op.alter_column("ingested_days", "downloads_with_mirrors", nullable=False)
-    op.alter_column("ingested_days", "checked_at", nullable=False)
+    # A day without its row of all packages is damaged: `verify` tells of it.
+    op.execute(
+        "UPDATE ingested_days SET checked_at = published_at, downloads_with_mirrors = coalesce(("
+        " SELECT with_mirrors FROM daily_downloads JOIN packages ON packages.id = package_id"
+        " WHERE packages.name = '__all__' AND date = day), 0)"
+    )
     op.create_table(
         "held_days",
         sa.Column("day", sa.Date(), nullable=False),
@@ -57,10 +74,16 @@ def upgrade() -> None:
         ),
         sa.Column("readings", sa.Integer(), nullable=False, comment="How often it was read."),
         sa.Column(
-            "settled",
-            sa.Boolean(),
+            "same_since",
+            sa.DateTime(timezone=True),
             nullable=False,
-            comment="Whether the last reading gave the same rows as the one before it.",
+            comment="When these rows were first read.",
+        ),
+        sa.Column(
+            "wrong_rows",
+            sa.Integer(),
+            nullable=False,
+            comment="Rows that were left out, since their counts are wrong.",
         ),
         sa.PrimaryKeyConstraint("day", name=op.f("pk_held_days")),
         comment="Days that were read and are not published, since they do not look plausible.",
@@ -84,13 +107,18 @@ def upgrade() -> None:
         sa.Column(
             "ended_at",
             sa.DateTime(timezone=True),
-            comment="NULL while it runs, and for ever when its process was killed.",
+            comment="NULL while it runs, and when its process was killed.",
         ),
         sa.Column(
             "outcome",
             sa.Text(),
             nullable=False,
-            comment="running, or what became of it: published, unchanged, held, failed, stopped.",
+            comment="running, published, unchanged, held, failed, stopped or interrupted.",
+        ),
+        sa.Column(
+            "query",
+            sa.Text(),
+            comment="By which the source gives the day's rows again, at no further cost.",
         ),
         sa.Column("rows", sa.Integer(), comment="Packages that the source gave."),
         sa.Column("bytes_billed", sa.BigInteger(), comment="NULL until the source has told."),
@@ -104,5 +132,6 @@ def downgrade() -> None:
     op.drop_table("ingest_runs")
     op.drop_table("held_downloads")
     op.drop_table("held_days")
+    op.drop_column("ingested_days", "was_implausible")
     op.drop_column("ingested_days", "checked_at")
     op.drop_column("ingested_days", "downloads_with_mirrors")

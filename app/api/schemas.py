@@ -169,8 +169,8 @@ class HeldDay(BaseModel):
     next_reading: dt.datetime = Field(description="From when on it is read again.")
 
 
-class Run(BaseModel):
-    """An ingest of a day."""
+class LastRun(BaseModel):
+    """The last ingest of a day."""
 
     day: dt.date
     started_at: dt.datetime
@@ -203,7 +203,7 @@ class Status(BaseModel):
         description="Days that were read and do not look plausible, oldest first. They are not "
         "served, and are read again."
     )
-    last_run: Run | None = Field(description="The last ingest; null before the first.")
+    last_run: LastRun | None = Field(description="The last ingest; null before the first.")
     next_run: dt.datetime | None = Field(
         description="When this process next looks for what is missing; null when it only serves."
     )

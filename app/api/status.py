@@ -8,7 +8,7 @@ from app.api.dependencies import repository_of
 from app.api.freshness import Freshness
 from app.api.problem_details import documented
 from app.api.readiness import ReadinessCheck
-from app.api.schemas import Health, HeldDay, Index, Readiness, RecentDay, Run, Status
+from app.api.schemas import Health, HeldDay, Index, LastRun, Readiness, RecentDay, Status
 from app.downloads import RECENT_STATUS_DAYS, gaps
 from app.metrics import exposition
 from app.settings import IngestSource
@@ -63,7 +63,7 @@ async def status(request: Request) -> Status:
             )
             for day in held
         ],
-        last_run=Run(
+        last_run=LastRun(
             day=runs[0].day,
             started_at=runs[0].started_at,
             ended_at=runs[0].ended_at,

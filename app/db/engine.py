@@ -33,6 +33,18 @@ CONNECT_TIMEOUT_SECONDS = 5
 STATEMENT_TIMEOUT_SECONDS = 10
 """Of a request's query, which takes a millisecond. One that waits longer gives its place away."""
 
+JOB_STATEMENT_TIMEOUT_SECONDS = 3600
+"""Of a job's statement, which takes a minute at most: a connection that is dead without a sign is
+not waited for without end.
+"""
+
+KEEPALIVES = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+"""By which the server finds within a minute that a machine is gone, and frees the locks it held."""
+
 CLOSE_TIMEOUT_SECONDS = 3
 """For all connections of an engine together. Those that hang end with the process."""
 
@@ -66,7 +78,7 @@ def create_engine(
     database_url: str,
     *,
     autocommit: bool = False,
-    statement_timeout_seconds: float | None = STATEMENT_TIMEOUT_SECONDS,
+    statement_timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS,
 ) -> AsyncEngine:
     """An engine for a `postgresql://` URL, with a pool to serve from. Nothing connects yet.
 
@@ -84,6 +96,7 @@ def create_engine(
         connect_args={
             "timeout": CONNECT_TIMEOUT_SECONDS,
             "command_timeout": statement_timeout_seconds,
+            "server_settings": KEEPALIVES,
         },
         json_deserializer=orjson.loads,
     )
@@ -110,7 +123,7 @@ async def job_engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     """An engine of a job's own, whose statements may take their time. Its connections end with the
     job, with all that they staged.
     """
-    engine = create_engine(database_url, statement_timeout_seconds=None)
+    engine = create_engine(database_url, statement_timeout_seconds=JOB_STATEMENT_TIMEOUT_SECONDS)
     try:
         yield engine
     finally:

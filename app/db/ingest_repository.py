@@ -115,17 +115,13 @@ class IngestRepository:
 
     # Holding back
 
-    async def hold(self, figures: DayFigures, reason: str) -> HeldDay:
-        """Keep what is staged as the day's held rows, unless those that are held have more
-        downloads: what a source once gave, it can't have meant to take back.
-        """
+    async def hold(self, figures: DayFigures, reason: str, wrong_rows: int) -> HeldDay:
+        """Keep what is staged as the day's held rows, in place of what was held of it before."""
         enter(Step.HOLD, figures.day)
         now = datetime.now(UTC)
         before = (await self.held()).get(figures.day)
-        settled = before is not None and before.digest == figures.digest
-        if before and before.downloads_with_mirrors > figures.downloads_with_mirrors:
-            figures = before
-        elif not settled:
+        is_same = before is not None and before.digest == figures.digest
+        if not is_same:
             await self._connection.execute(
                 delete(held_downloads).where(held_downloads.c.day == figures.day)
             )
@@ -137,17 +133,13 @@ class IngestRepository:
                 {"day": figures.day},
             )
         held = HeldDay(
-            day=figures.day,
-            source=figures.source,
-            packages=figures.packages,
-            downloads=figures.downloads,
-            downloads_with_mirrors=figures.downloads_with_mirrors,
-            digest=figures.digest,
+            **asdict(figures),
             reason=reason,
             held_since=before.held_since if before else now,
             read_at=now,
             readings=before.readings + 1 if before else 1,
-            settled=settled,
+            same_since=before.same_since if before and is_same else now,
+            wrong_rows=wrong_rows,
         )
         values = asdict(held)
         await self._connection.execute(
@@ -156,6 +148,9 @@ class IngestRepository:
             .on_conflict_do_update(index_elements=[held_days.c.day], set_=values)
         )
         return held
+
+    async def forget_held(self, day: date) -> None:
+        await self._forget_held(held_days.c.day == day)
 
     async def forget_held_before(self, first_served: date) -> None:
         """Forget the held days before this one, and their rows."""
@@ -206,13 +201,19 @@ class IngestRepository:
             await self._connection.execute(delete(table))
         await self._forget_held()
 
-    async def publish(self, figures: DayFigures) -> PublishedDay:
+    async def publish(
+        self, figures: DayFigures, *, read_at: datetime, was_implausible: bool
+    ) -> PublishedDay:
         """Make what is staged the day's only rows, and bring every figure that depends on it up to
         date, in the caller's transaction. The caller holds the publish lock.
         """
         day = figures.day
-        now = datetime.now(UTC)
-        published = PublishedDay(**asdict(figures), published_at=now, checked_at=now)
+        published = PublishedDay(
+            **asdict(figures),
+            published_at=datetime.now(UTC),
+            checked_at=read_at,
+            was_implausible=was_implausible,
+        )
         enter(Step.ALL_PACKAGES, day)
         await self._stage_all_packages()
         enter(Step.PARTITION, day)
@@ -220,7 +221,7 @@ class IngestRepository:
         await self._replace_rows(day)
         enter(Step.RECORD, day)
         await self._record(published)
-        await self._forget_held(held_days.c.day == day)
+        await self.forget_held(day)
         enter(Step.RECENT, day)
         await self._update_packages(day)
         await self._connection.execute(text("DROP TABLE staged_downloads"))
@@ -229,7 +230,8 @@ class IngestRepository:
         return published
 
     async def note_checked(self, day: date) -> None:
-        """The day was read again, and stays as it was published."""
+        """The day was read again, and stays as it was published: what was held of it is past."""
+        await self.forget_held(day)
         await self._connection.execute(
             update(ingested_days)
             .where(ingested_days.c.day == day)

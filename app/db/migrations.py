@@ -11,22 +11,35 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.advisory_lock import LockKey, lock_for_transaction
-from app.db.engine import connect, fetch
+from app.db.engine import connect, ended_by_server, fetch
 from app.errors import MigrationError
+from app.retries import attempts
 
 ALEMBIC_INI = Path(__file__).parents[2] / "alembic.ini"
+
+LOCK_TIMEOUT_MILLISECONDS = 1000
 
 
 async def migrate(engine: AsyncEngine) -> None:
     """Run the migrations that are missing, all in one transaction.
 
-    Of several processes that start together one migrates and the others wait for it. Raises
-    `MigrationError` when the database is ahead of this code.
+    Of several processes that start together one migrates and the others wait for it. Where others
+    still serve, a long query of theirs may be in the way, and nobody is kept waiting behind it for
+    longer than a moment. Raises `MigrationError` when the database is ahead of this code.
     """
     async with connect(engine) as connection:
-        await lock_for_transaction(connection, LockKey.MIGRATE)
-        await connection.run_sync(_upgrade)
-        await connection.commit()
+        async for attempt in attempts("migrating", ended_by_server):
+            with attempt:
+                try:
+                    await lock_for_transaction(connection, LockKey.MIGRATE)
+                    await connection.execute(
+                        text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}")
+                    )
+                    await connection.run_sync(_upgrade)
+                    await connection.commit()
+                except BaseException:
+                    await connection.rollback()
+                    raise
 
 
 async def check_migrated(engine: AsyncEngine) -> None:

@@ -60,11 +60,11 @@ async def first_kept_day(connection: AsyncConnection, first_day: date) -> date |
     """The first day that could be held once every partition that ends before `first_day` is gone;
     None when that is all of them.
     """
-    months = await held_months(connection)
+    months = await stored_months(connection)
     return next((start for start, end in months if end > first_day), None)
 
 
-async def held_months(connection: AsyncConnection) -> list[tuple[date, date]]:
+async def stored_months(connection: AsyncConnection) -> list[tuple[date, date]]:
     """The first day of each partition's month, oldest first, and of the month after it."""
     return [_month(partition) for partition in await _partitions(connection)]
 

@@ -35,7 +35,9 @@ class PublicationListener:
     async def listen(self) -> None:
         driver = (await self._connection.get_raw_connection()).driver_connection
         assert isinstance(driver, asyncpg.Connection)
-        await driver.add_listener(CHANNEL, lambda *_: self._woken.set())
+        # A standby announces nothing: there, what is published is found by looking alone.
+        with suppress(asyncpg.ReadOnlySQLTransactionError):
+            await driver.add_listener(CHANNEL, lambda *_: self._woken.set())
         driver.add_termination_listener(lambda _: self._woken.set())
 
     async def wait(self, seconds: float) -> None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.advisory_lock import LockKey, is_held
@@ -12,12 +12,20 @@ from app.db.engine import connect, fetch
 from app.db.tables import ingest_runs
 from app.downloads import IngestRun, RunOutcome
 
+QUERY_LASTS = timedelta(hours=20)
+"""BigQuery keeps what a query found for a day."""
+
+
+_CAME_TO_NOTHING = (RunOutcome.FAILED, RunOutcome.INTERRUPTED, RunOutcome.STOPPED)
+
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Runs of a day, one after another, that the source answered and that came to nothing."""
+    """Runs of a day, one after another, that came to nothing."""
 
-    count: int
+    costly: int
+    """How many of them asked for what is billed."""
+
     last_started_at: datetime
     last_outcome: RunOutcome
 
@@ -45,8 +53,12 @@ class RunsRepository:
             run: int = result.scalar_one()
             return run
 
+    async def note_query(self, run: int, query: str | None) -> None:
+        """As soon as it is known: the process may end any time."""
+        await self._change(run, query=query)
+
     async def note_billed(self, run: int, bytes_billed: int) -> None:
-        """Add what a query was billed, as soon as it is known: the process may end any time."""
+        """Add what a query was billed, as soon as it is known."""
         billed = func.coalesce(ingest_runs.c.bytes_billed, 0) + bytes_billed
         await self._change(run, bytes_billed=billed)
 
@@ -62,15 +74,32 @@ class RunsRepository:
             )
             await connection.commit()
 
-    async def note_interrupted(self) -> None:
-        """Runs without an end are over: the caller holds the lock without which nobody ingests."""
+    async def unfinished_query(self, day: date, source: str) -> str | None:
+        """That of the day's last run, when it came to nothing without fault of the query's."""
+        query = (
+            select(ingest_runs.c.query, ingest_runs.c.outcome, ingest_runs.c.started_at)
+            .where(ingest_runs.c.day == day, ingest_runs.c.source == source)
+            .order_by(ingest_runs.c.id.desc())
+            .limit(1)
+        )
+        for unfinished, outcome, started_at in await fetch(self._engine, query):
+            if outcome in _CAME_TO_NOTHING and started_at > datetime.now(UTC) - QUERY_LASTS:
+                name: str | None = unfinished
+                return name
+        return None
+
+    async def note_interrupted(self) -> int:
+        """Runs without an end are over: the caller holds the lock without which nobody ingests.
+        Says how many there were.
+        """
         async with connect(self._engine) as connection:
-            await connection.execute(
+            result = await connection.execute(
                 update(ingest_runs)
                 .where(ingest_runs.c.outcome == RunOutcome.RUNNING)
                 .values(outcome=RunOutcome.INTERRUPTED)
             )
             await connection.commit()
+            return result.rowcount
 
     async def failures(self) -> Mapping[date, Failures]:
         """By day, those since it was last published or held."""
@@ -85,20 +114,24 @@ class RunsRepository:
             .subquery()
         )
         query = (
-            select(ingest_runs.c.day, ingest_runs.c.started_at, ingest_runs.c.outcome)
+            select(
+                ingest_runs.c.day,
+                ingest_runs.c.started_at,
+                ingest_runs.c.outcome,
+                or_(ingest_runs.c.query.is_not(None), ingest_runs.c.bytes_billed.is_not(None)),
+            )
             .outerjoin(settled, settled.c.day == ingest_runs.c.day)
             .where(
                 ingest_runs.c.id > func.coalesce(settled.c.id, 0),
                 ingest_runs.c.outcome.in_([RunOutcome.FAILED, RunOutcome.INTERRUPTED]),
-                ingest_runs.c.bytes_billed.is_not(None),
             )
             .order_by(ingest_runs.c.id)
         )
         failures: dict[date, Failures] = {}
         async with connect(self._engine) as connection:
-            for day, started_at, outcome in await connection.execute(query):
-                before = failures[day].count if day in failures else 0
-                failures[day] = Failures(before + 1, started_at, RunOutcome(outcome))
+            for day, started_at, outcome, is_costly in await connection.execute(query):
+                before = failures[day].costly if day in failures else 0
+                failures[day] = Failures(before + is_costly, started_at, RunOutcome(outcome))
         return failures
 
     async def latest(self, limit: int) -> list[IngestRun]:

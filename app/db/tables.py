@@ -69,12 +69,27 @@ ingested_days = Table(
     Column("downloads", BigInteger, nullable=False, comment="Of all packages, mirrors excluded."),
     Column("published_at", DateTime(timezone=True), nullable=False),
     Column("digest", Text, nullable=False, comment="Of the day's rows, in whatever order."),
-    Column("downloads_with_mirrors", BigInteger, nullable=False, comment="Of all packages."),
+    # The defaults are for processes of the version before, while one takes the place of the other.
+    Column(
+        "downloads_with_mirrors",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Of all packages.",
+    ),
     Column(
         "checked_at",
         DateTime(timezone=True),
         nullable=False,
+        server_default=text("now()"),
         comment="When the source was last read for the day, whether or not it had grown.",
+    ),
+    Column(
+        "was_implausible",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Published all the same: as a new level, or by hand.",
     ),
     comment="Published days: those with rows in daily_downloads.",
 )
@@ -94,10 +109,16 @@ held_days = Table(
     Column("read_at", DateTime(timezone=True), nullable=False, comment="When it was last read."),
     Column("readings", Integer, nullable=False, comment="How often it was read."),
     Column(
-        "settled",
-        Boolean,
+        "same_since",
+        DateTime(timezone=True),
         nullable=False,
-        comment="Whether the last reading gave the same rows as the one before it.",
+        comment="When these rows were first read.",
+    ),
+    Column(
+        "wrong_rows",
+        Integer,
+        nullable=False,
+        comment="Rows that were left out, since their counts are wrong.",
     ),
     comment="Days that were read and are not published, since they do not look plausible.",
 )
@@ -125,13 +146,16 @@ ingest_runs = Table(
     Column(
         "ended_at",
         DateTime(timezone=True),
-        comment="NULL while it runs, and for ever when its process was killed.",
+        comment="NULL while it runs, and when its process was killed.",
     ),
     Column(
         "outcome",
         Text,
         nullable=False,
-        comment="running, or what became of it: published, unchanged, held, failed, stopped.",
+        comment="running, published, unchanged, held, failed, stopped or interrupted.",
+    ),
+    Column(
+        "query", Text, comment="By which the source gives the day's rows again, at no further cost."
     ),
     Column("rows", Integer, comment="Packages that the source gave."),
     Column("bytes_billed", BigInteger, comment="NULL until the source has told."),

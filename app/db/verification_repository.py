@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.breakdowns import BREAKDOWN_COLUMNS
 from app.db.day_digest import describe
 from app.db.ingest_repository import RECENT_DAYS
-from app.db.partitions import held_months
+from app.db.partitions import stored_months
 from app.db.tables import ingested_days
 from app.package_name import ALL_PACKAGES
 
@@ -186,8 +186,8 @@ class VerificationRepository:
         days = await self._connection.scalars(select(ingested_days.c.day).order_by("day"))
         return list(days)
 
-    async def held_months(self) -> list[tuple[date, date]]:
-        return await held_months(self._connection)
+    async def stored_months(self) -> list[tuple[date, date]]:
+        return await stored_months(self._connection)
 
     async def differences_of_day(self, day: date) -> list[Difference]:
         """The day's rows against its record, against the row of all packages, and in themselves."""

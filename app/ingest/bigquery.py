@@ -16,6 +16,7 @@ import requests
 from google.api_core.client_options import ClientOptions
 from google.api_core.exceptions import (
     GoogleAPIError,
+    NotFound,
     RetryError,
     ServerError,
     TooManyRequests,
@@ -28,7 +29,13 @@ from google.oauth2 import service_account
 
 from app.breakdowns import BREAKDOWN_COLUMNS
 from app.downloads import PackageDownloads
-from app.errors import SettingsError, SourceError, SourceUnavailableError
+from app.errors import (
+    QueryLostError,
+    SettingsError,
+    SourceDayError,
+    SourceError,
+    SourceUnavailableError,
+)
 from app.ingest.source import Reading
 from app.settings import Settings
 
@@ -53,11 +60,13 @@ PASSING_REASONS = {
     "jobInternalError",
     "rateLimitExceeded",
     "jobRateLimitExceeded",
-    "resourcesExceeded",
     "stopped",
     "timeout",
 }
 """Of BigQuery's error table, those that the same query may not meet again a little later."""
+
+DAY_REASONS = {"bytesBilledLimitExceeded", "resourcesExceeded", "responseTooLarge"}
+"""Those that come of how much there is of a day."""
 
 USD_PER_TIB_BILLED = 6.25
 """On-demand price of a query in the US multi-region, beyond the first TiB of each month."""
@@ -85,9 +94,15 @@ class BigQuerySource:
         self._mirror_installers = mirror_installers
         self._max_bytes_billed = max_bytes_billed
 
-    async def read(self, day: date) -> Reading:
+    async def begin(self, day: date) -> str:
         with _source_errors():
-            job, rows = await _in_thread(self._run, day)
+            job = await _in_thread(self._submit, day)
+        return f"{job.location or ''}/{job.job_id}"
+
+    async def read(self, _: date, query: str | None) -> Reading:
+        assert query
+        with _source_errors():
+            job, rows = await _in_thread(self._results, query)
         return Reading(self._batches(rows), bytes_billed=job.total_bytes_billed or 0)
 
     async def _batches(
@@ -104,13 +119,22 @@ class BigQuerySource:
                 f"BigQuery announced {rows.total_rows} rows and sent {received}"
             )
 
-    def _run(self, day: date) -> tuple[bigquery.QueryJob, bigquery.table.RowIterator]:
-        job = self._submit(day)
-        rows = job.result(
-            page_size=PAGE_ROWS,
-            retry=DEFAULT_RETRY.with_timeout(RETRY_SECONDS),
-            timeout=QUERY_TIMEOUT_SECONDS,
-        )
+    def _results(self, query: str) -> tuple[bigquery.QueryJob, bigquery.table.RowIterator]:
+        location, _, job_id = query.partition("/")
+        retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
+        try:
+            job = self._client.get_job(
+                job_id, location=location or None, retry=retry, timeout=REQUEST_TIMEOUT_SECONDS
+            )
+        except NotFound as error:
+            raise QueryLostError("BigQuery: the query is not known any more") from error
+        assert isinstance(job, bigquery.QueryJob)
+        try:
+            rows = job.result(page_size=PAGE_ROWS, retry=retry, timeout=QUERY_TIMEOUT_SECONDS)
+        except GoogleAPIError as error:
+            if job.error_result and _may_pass(error):
+                raise QueryLostError(f"BigQuery: {_one_line(error)}") from error
+            raise
         return job, rows
 
     def bytes_billed(self, day: date) -> int:
@@ -203,7 +227,11 @@ def _source_errors() -> Iterator[None]:
         google.auth.exceptions.GoogleAuthError,
         requests.RequestException,
     ) as error:
-        kind = SourceUnavailableError if _may_pass(error) else SourceError
+        kind: type[SourceError] = SourceError
+        if _may_pass(error):
+            kind = SourceUnavailableError
+        elif _reasons(error) & DAY_REASONS:
+            kind = SourceDayError
         raise kind(f"BigQuery: {_one_line(error)}") from error
     except TimeoutError as error:
         raise SourceUnavailableError(
@@ -220,8 +248,11 @@ def _may_pass(error: Exception) -> bool:
         return True
     if isinstance(error, google.auth.exceptions.GoogleAuthError):
         return error.retryable or isinstance(error, google.auth.exceptions.TransportError)
-    reasons = {detail.get("reason") for detail in getattr(error, "errors", None) or ()}
-    return bool(reasons & PASSING_REASONS)
+    return bool(_reasons(error) & PASSING_REASONS)
+
+
+def _reasons(error: Exception) -> set[str]:
+    return {detail.get("reason") for detail in getattr(error, "errors", None) or ()}
 
 
 def _one_line(error: Exception) -> str:

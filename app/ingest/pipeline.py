@@ -19,14 +19,15 @@ from app.errors import (
     DayWithoutDownloadsError,
     EmptyDayError,
     HeldDayError,
+    QueryLostError,
     RealDataHeldError,
     SampleDataHeldError,
     ShrunkDayError,
 )
-from app.ingest.plausibility import Thresholds, why_implausible
-from app.ingest.retries import attempts
+from app.ingest.plausibility import Thresholds, Verdict, judge
 from app.ingest.source import Source
 from app.package_name import is_valid
+from app.retries import attempts
 from app.settings import IngestSource
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,15 @@ def check_counted(day: date) -> None:
 
 @dataclass(slots=True)
 class Progress:
-    """How far the ingest of a day has come, for whoever keeps a record of it."""
+    """How far the ingest of a day has come, for whoever keeps a record of it, and what another
+    attempt can go on with.
+    """
+
+    query: str | None = None
+    """What the source was asked already."""
 
     rows: int = 0
+    note_query: Callable[[str], Awaitable[None]] | None = None
     note_billed: Callable[[int], Awaitable[None]] | None = None
 
 
@@ -81,13 +88,14 @@ class _Rejected:
     counts: Counter[str] = field(default_factory=Counter)
     """By what is wrong with their counts. Of these there is none in a day that is right."""
 
-    examples: dict[str, str] = field(default_factory=dict)
+    examples: dict[str, PackageDownloads] = field(default_factory=dict)
 
     def describe_counts(self) -> str | None:
         if not self.counts:
             return None
-        fault, count = self.counts.most_common(1)[0]
-        return f"{count:,} rows are wrong: {fault}, such as {self.examples[fault]}"
+        fault, _ = self.counts.most_common(1)[0]
+        package = self.examples[fault].package
+        return f"{self.counts.total():,} rows are wrong: {fault}, such as that of {package}"
 
 
 async def ingest_day(
@@ -97,6 +105,7 @@ async def ingest_day(
     *,
     retention_days: int,
     thresholds: Thresholds | None = None,
+    force: bool = False,
     replace_sample: bool = False,
     only_if_grown: bool = False,
     lock: HeldLock | None = None,
@@ -107,10 +116,10 @@ async def ingest_day(
     Everything of the day becomes visible at once or, when anything raises, nothing does.
 
     By `thresholds` a day that does not look plausible is held, and `HeldDayError` raised, and one
-    that has more downloads published stays; without them every day is taken as it is. With
-    `replace_sample` all sample data goes in the moment the day appears. With `only_if_grown` a
-    published day stays unless the source has more of it now. What is published is published under
-    `lock`, or not at all. Raises an `IngestError`.
+    that has more downloads published stays; with `force`, or without thresholds, every day is taken
+    as it is. With `replace_sample` all sample data goes in the moment the day appears. With
+    `only_if_grown` a published day stays unless the source has more of it now. What is published is
+    published under `lock`, or not at all. Raises an `IngestError`.
     """
     check_counted(day)
     progress = progress or Progress()
@@ -119,19 +128,24 @@ async def ingest_day(
         # Asked before anything is spent on the source, and again when nobody else can publish.
         await _check_admissible(repository, source.name, day, retention_days, replace_sample)
         await repository.begin_staging()
+        read_at = datetime.now(UTC)
         rejected = await _stage(repository, source, day, lock, progress)
         figures = await repository.figures_of_staged(day, source.name)
         await connection.commit()
-
         publish = _Publish(
-            connection, figures, retention_days, thresholds, replace_sample, only_if_grown, lock
+            connection,
+            figures,
+            read_at=read_at,
+            retention_days=retention_days,
+            thresholds=thresholds,
+            force=force,
+            replace_sample=replace_sample,
+            only_if_grown=only_if_grown,
+            wrong_rows=rejected.counts.total(),
+            fault=rejected.describe_counts(),
+            lock=lock,
         )
-        fault = rejected.describe_counts()
-        # What is staged outlives a transaction that had to be given up.
-        async for attempt in attempts(f"{day}", ended_by_server):
-            with attempt:
-                return await publish.run(fault)
-    raise AssertionError
+        return await publish.run()
 
 
 async def publish_held(
@@ -139,33 +153,44 @@ async def publish_held(
     day: date,
     *,
     retention_days: int,
-    thresholds: Thresholds | None,
+    thresholds: Thresholds,
+    force: bool = False,
+    replace_sample: bool = False,
     lock: HeldLock | None = None,
 ) -> PublishedDay | None:
-    """Publish a held day as it was read; by `thresholds` only when it has become plausible, since
-    days around it were published. None when there is no such held day. Raises an `IngestError`.
+    """Publish a held day as it was last read: with `force` as it is, otherwise only when it has
+    become plausible by what was published or held around it. None when it has not, or when there is
+    no such held day. Raises an `IngestError`.
     """
     async with connect(engine) as connection:
         repository = IngestRepository(connection)
-        held = (await repository.held()).get(day)
-        if held is None or (
-            thresholds
-            and why_implausible(
-                held, await repository.published(), await repository.held(), thresholds
-            )
-        ):
+        all_held = await repository.held()
+        held = all_held.get(day)
+        if held is None:
+            return None
+        verdict = judge(held, await repository.published(), all_held, thresholds)
+        if not force and (verdict.reason or held.wrong_rows):
             return None
         await repository.begin_staging()
         await repository.stage_held(day)
         figures = await repository.figures_of_staged(day, held.source)
         await connection.commit()
-        publish = _Publish(connection, figures, retention_days, None, False, False, lock)
-        async for attempt in attempts(f"{day}", ended_by_server):
-            with attempt:
-                published = await publish.run(None)
-                assert isinstance(published, PublishedDay)
-                return published
-    raise AssertionError
+        publish = _Publish(
+            connection,
+            figures,
+            read_at=held.read_at,
+            retention_days=retention_days,
+            thresholds=thresholds,
+            force=True,
+            replace_sample=replace_sample,
+            only_if_grown=False,
+            wrong_rows=held.wrong_rows,
+            fault=held.reason if held.wrong_rows else None,
+            lock=lock,
+        )
+        published = await publish.run()
+        assert isinstance(published, PublishedDay)
+        return published
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,21 +199,30 @@ class _Publish:
 
     connection: AsyncConnection
     figures: DayFigures
+    read_at: datetime
     retention_days: int
     thresholds: Thresholds | None
+    force: bool
     replace_sample: bool
     only_if_grown: bool
+    wrong_rows: int
+    fault: str | None
+    """What is known to be wrong with the day, whatever its figures."""
+
     lock: HeldLock | None
 
-    async def run(self, fault: str | None) -> PublishedDay | UnchangedDay:
-        """`fault` is what is already known to be wrong with the day."""
-        try:
-            return await self._run(fault)
-        except BaseException:
-            await self.connection.rollback()
-            raise
+    async def run(self) -> PublishedDay | UnchangedDay:
+        # What is staged outlives a transaction that had to be given up.
+        async for attempt in attempts(str(self.figures.day), ended_by_server):
+            with attempt:
+                try:
+                    return await self._run()
+                except BaseException:
+                    await self.connection.rollback()
+                    raise
+        raise AssertionError
 
-    async def _run(self, fault: str | None) -> PublishedDay | UnchangedDay:
+    async def _run(self) -> PublishedDay | UnchangedDay:
         repository = IngestRepository(self.connection)
         day = self.figures.day
         await repository.lock_publish(day)
@@ -197,24 +231,40 @@ class _Publish:
         )
         enter(Step.JUDGE, day)
         published = {} if replaces_sample else await repository.published()
+        held = {} if replaces_sample else await repository.held()
         before = published.get(day)
-        with_mirrors = self.figures.downloads_with_mirrors
-        if self.only_if_grown and before and with_mirrors <= before.downloads_with_mirrors:
+        grown = self.figures.downloads_with_mirrors - (
+            before.downloads_with_mirrors if before else 0
+        )
+        if before and self.only_if_grown and grown <= 0:
             await repository.note_checked(day)
             await self._commit()
             return UnchangedDay(before)
-        if self.thresholds and before and with_mirrors < before.downloads_with_mirrors:
-            raise ShrunkDayError(day, with_mirrors, before.downloads_with_mirrors)
-        if self.thresholds:
-            held = {} if replaces_sample else await repository.held()
-            reason = fault or why_implausible(self.figures, published, held, self.thresholds)
+        verdict = (
+            judge(self.figures, published, held, self.thresholds)
+            if self.thresholds
+            else Verdict(None, is_step=False)
+        )
+        if self.thresholds and not self.force:
+            if before and grown < 0:
+                # What was held of it is past: the source says something else now.
+                await repository.forget_held(day)
+                await self._commit()
+                raise ShrunkDayError(
+                    day, self.figures.downloads_with_mirrors, before.downloads_with_mirrors
+                )
+            reason = self.fault or verdict.reason
             if reason:
-                await repository.hold(self.figures, reason)
+                await repository.hold(self.figures, reason, self.wrong_rows)
                 await self._commit()
                 raise HeldDayError(day, reason)
         if replaces_sample:
             await repository.delete_everything()
-        result = await repository.publish(self.figures)
+        result = await repository.publish(
+            self.figures,
+            read_at=self.read_at,
+            was_implausible=bool(self.fault or verdict.departure or grown < 0),
+        )
         await self._commit()
         if replaces_sample:
             log.warning("deleted all sample data")
@@ -262,7 +312,15 @@ async def _stage(
     progress: Progress,
 ) -> _Rejected:
     enter(Step.READ, day)
-    reading = await source.read(day)
+    if progress.query is None:
+        progress.query = await source.begin(day)
+        if progress.query and progress.note_query:
+            await progress.note_query(progress.query)
+    try:
+        reading = await source.read(day, progress.query)
+    except QueryLostError:
+        progress.query = None
+        raise
     if progress.note_billed:
         await progress.note_billed(reading.bytes_billed)
     staged = 0
@@ -280,7 +338,7 @@ async def _stage(
             staged += len(accepted)
     for fault, example in rejected.examples.items():
         count = rejected.counts[fault] or rejected.names
-        log.warning("%s: rejected %d rows: %s, such as %s", day, count, fault, example)
+        log.warning("%s: rejected %d rows: %s, such as %.300r", day, count, fault, example)
     if not staged:
         raise EmptyDayError(day, source.name, rejected.names + rejected.counts.total())
     return rejected
@@ -296,7 +354,7 @@ def _is_accepted(row: PackageDownloads, rejected: _Rejected) -> bool:
             return True
         fault = counts_fault
         rejected.counts[fault] += 1
-    rejected.examples.setdefault(fault, repr(row)[:300])
+    rejected.examples.setdefault(fault, row)
     return False
 
 
@@ -307,6 +365,8 @@ def fault_of(row: PackageDownloads) -> str | None:
         return "an impossible number of downloads"
     for column in BREAKDOWN_COLUMNS:
         counts = row.breakdowns[column].values()
-        if sum(counts) != row.without_mirrors or min(counts, default=1) < 1:
+        if not all(type(count) is int and count > 0 for count in counts):
+            return f"{column} has what is no number of downloads"
+        if sum(counts) != row.without_mirrors:
             return f"{column} does not add up to the downloads"
     return None

@@ -12,8 +12,14 @@ from app.errors import DayOutsideWindowError
 from app.ingest.pipeline import FIRST_DAY, check_counted, latest_complete_day
 from app.settings import IngestSource, Settings
 
-LONGEST_WAIT = timedelta(days=7)
+LONGEST_WAIT = timedelta(days=30)
 """Between two readings of a day that is held or fails: each costs as much as the first."""
+
+RECHECKED_WITHIN = timedelta(days=7)
+"""After a check is due: what was not checked by then, while nothing ran, stays as it is."""
+
+DOUBTED_FOR = timedelta(days=14)
+"""After a day was published in spite of its figures: it is read again until then."""
 
 
 def next_firing(schedule: str, moment: datetime) -> datetime | None:
@@ -58,11 +64,23 @@ def cadence_of(settings: Settings) -> Cadence:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    due: list[date]
-    """Days to ask the source for, latest first."""
+    latest_day: date
+    missing: list[date]
+    """Days that were never read and are due, latest first."""
+
+    again: list[date]
+    """Days that were read and are due again, latest first."""
 
     next_due: datetime | None
-    """When the first of the others is due, as far as that does not depend on the schedule."""
+    """When the first of the others is due again."""
+
+    @property
+    def due(self) -> list[date]:
+        """All of them in the order in which to read them. What was read before is little, and comes
+        before what may be a long list.
+        """
+        newest = [day for day in self.missing if day == self.latest_day]
+        return [*newest, *self.again, *self.missing[len(newest) :]]
 
 
 def plan(
@@ -74,7 +92,8 @@ def plan(
 ) -> Plan:
     """Of the days served, those that are missing, and those that it is time to read again."""
     latest = max([now.date() - timedelta(days=1), *published])
-    due = []
+    missing = []
+    again = []
     later = []
     for passed in range(cadence.retention_days):
         day = latest - timedelta(days=passed)
@@ -83,36 +102,48 @@ def plan(
         of_day = (published.get(day), held.get(day), failures.get(day))
         if not any(of_day):
             if due_at(cadence.schedule, day - timedelta(days=1)) <= now:
-                due.append(day)
+                missing.append(day)
             continue
-        moment = _due_again_at(cadence, day, *of_day)
+        moment = _due_again_at(cadence, now, day, *of_day)
         if moment and moment <= now:
-            due.append(day)
+            again.append(day)
         elif moment:
             later.append(moment)
-    return Plan(due, min(later, default=None))
+    return Plan(latest, missing, again, min(later, default=None))
 
 
 def _due_again_at(
     cadence: Cadence,
+    now: datetime,
     day: date,
     published: PublishedDay | None,
     held: HeldDay | None,
     failures: Failures | None,
 ) -> datetime | None:
     """When to read a day that was read before; None when there is no need."""
-    due = _end_of(day)
     if held:
-        due = read_again_at(cadence, held)
+        due: datetime | None = read_again_at(cadence, held)
     elif published:
-        if cadence.recheck_after is None or published.checked_at >= due + cadence.recheck_after:
-            return None
-        due += cadence.recheck_after
-    if failures:
+        due = _recheck_at(cadence, now, published)
+    else:
+        due = _end_of(day)
+    if due and failures:
         # That a process was ended, in whatever way, need not be the day's fault: the first time.
-        count = failures.count - (failures.last_outcome is RunOutcome.INTERRUPTED)
-        due = max(due, failures.last_started_at + _wait(cadence, count))
+        count = failures.costly - (failures.last_outcome is RunOutcome.INTERRUPTED)
+        due = max(due, failures.last_started_at + _wait(cadence, max(count, 0)))
     return due
+
+
+def _recheck_at(cadence: Cadence, now: datetime, published: PublishedDay) -> datetime | None:
+    if cadence.recheck_after is None:
+        return None
+    if published.was_implausible:
+        passed = max(published.checked_at - published.published_at, timedelta(0))
+        due = max(published.checked_at + cadence.recheck_after, published.published_at + 2 * passed)
+        return due if due <= published.published_at + DOUBTED_FOR else None
+    due = _end_of(published.day) + cadence.recheck_after
+    is_needed = published.checked_at < due and now <= due + RECHECKED_WITHIN
+    return due if is_needed else None
 
 
 def read_again_at(cadence: Cadence, held: HeldDay) -> datetime:
@@ -144,18 +175,18 @@ def days_to_backfill(
     """
     for day in filter(None, (start, end)):
         check_counted(day)
-    held = {
+    kept = {
         day
         for day, one in published.items()
         if not (replace_sample and one.source == IngestSource.SAMPLE)
     }
-    latest = max(held | {end})
+    latest = max(kept | {end})
     first = latest - timedelta(days=retention_days - 1)
     start = start or first
     if start < first:
         raise DayOutsideWindowError(start, first, latest)
     days = [end - timedelta(days=passed) for passed in range((end - start).days + 1)]
-    return [day for day in days if again or day not in held]
+    return [day for day in days if again or day not in kept]
 
 
 def days_to_seed(published: Mapping[date, PublishedDay], *, retention_days: int) -> list[date]:

@@ -16,6 +16,9 @@ from app.settings import Settings
 
 WEEKS_AROUND = 4
 
+SETTLED_AFTER = timedelta(hours=6)
+"""For which a held day has to come out the same: a source that stalls may go on."""
+
 OTHER_WEEKDAY_RATIO = 0.6
 """The least that a weekend day has of a weekday's downloads."""
 
@@ -53,26 +56,44 @@ class _Measured:
     fault: str | None
 
 
-def why_implausible(
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    departure: str | None
+    """How the day departs from what is usual; None when it does not."""
+
+    is_step: bool
+    """Enough days next to it depart in the same way: this is usual now."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why not to publish the day; None when nothing speaks against it."""
+        return None if self.is_step else self.departure
+
+
+def judge(
     figures: DayFigures,
     published: Mapping[date, DayFigures],
     held: Mapping[date, HeldDay],
     thresholds: Thresholds,
-) -> str | None:
-    """What speaks against publishing the day; None when nothing does.
+) -> Verdict:
+    """Whether the day looks like all of it.
 
     A level that really changed is recognised by the days next to it that depart from what is usual
-    in the same way: those that are published, and those that are held and came out the same when
-    they were read again.
+    in the same way: those that are published, and those that are held and have settled.
     """
     measured = _measure(figures, published, thresholds)
     if measured is None or measured.fault is None:
-        return None
+        return Verdict(None, is_step=False)
     days_alike = sum(1 for _ in _alike(figures.day, measured, published, held, thresholds))
-    same_before = held.get(figures.day)
-    if same_before and same_before.settled and same_before.digest == figures.digest:
+    itself = held.get(figures.day)
+    if itself and itself.digest == figures.digest and has_settled(itself):
         days_alike += 1
-    return None if days_alike >= thresholds.step_days else measured.fault
+    return Verdict(measured.fault, is_step=days_alike >= thresholds.step_days)
+
+
+def has_settled(held: HeldDay) -> bool:
+    """Whether the source has given the same for the day for so long that it may be all."""
+    return held.read_at - held.same_since >= SETTLED_AFTER and not held.wrong_rows
 
 
 def _measure(
@@ -136,7 +157,9 @@ def _alike(
         other = day + step
         while True:
             waiting = held.get(other)
-            figures = published.get(other) or (waiting if waiting and waiting.settled else None)
+            figures = published.get(other) or (
+                waiting if waiting and has_settled(waiting) else None
+            )
             around = _measure(figures, published, thresholds) if figures else None
             if around is None or around.fault is None or not _agree(measured, around, thresholds):
                 break

@@ -27,13 +27,16 @@ from app.errors import (
 )
 from app.ingest.pipeline import Progress, UnchangedDay, ingest_day, publish_held
 from app.ingest.plausibility import Thresholds
-from app.ingest.retries import attempts
 from app.ingest.source import Source
+from app.retries import attempts
 
 log = logging.getLogger(__name__)
 
 DAY_TIMEOUT_SECONDS = 3600
 """After which a day that hangs makes room for the next. One takes minutes."""
+
+MAX_ERROR_CHARACTERS = 500
+"""Of what is recorded: a statement with its arguments can be long."""
 
 WAIT_SECONDS = 1.0
 """Between two looks whether another process is done."""
@@ -86,6 +89,7 @@ class Run:
     lock: HeldLock
     retention_days: int
     thresholds: Thresholds | None
+    force: bool = False
     replace_sample: bool = False
     only_if_grown: bool = False
 
@@ -108,28 +112,39 @@ class Run:
     async def ingest_day(self, day: date) -> PublishedDay | UnchangedDay:
         """Publish one day, trying again what may pass, and keep a record of it."""
         runs = RunsRepository(self.engine)
+        query = await runs.unfinished_query(day, self.source.name)
         run = await runs.begin(day, self.source.name)
-        progress = Progress(note_billed=partial(runs.note_billed, run))
+        progress = Progress(
+            query=query,
+            note_query=partial(runs.note_query, run),
+            note_billed=partial(runs.note_billed, run) if query is None else None,
+        )
         try:
             async with asyncio.timeout(DAY_TIMEOUT_SECONDS):
                 result = await self._attempt(day, progress)
         except TimeoutError as error:
             taken = DayTimeoutError(day, DAY_TIMEOUT_SECONDS)
-            await runs.end(run, RunOutcome.FAILED, rows=progress.rows, error=str(taken))
+            await self._note_end(run, progress, taken)
             raise taken from error
         except BaseException as error:
             # Who can't reach the database to say so leaves a run without an end.
             with suppress(DatabaseUnavailableError):
-                await runs.end(run, _outcome_of(error), rows=progress.rows, error=_told(error))
+                await self._note_end(run, progress, error)
             raise
         outcome = RunOutcome.UNCHANGED if isinstance(result, UnchangedDay) else RunOutcome.PUBLISHED
         await runs.end(run, outcome, rows=progress.rows)
         return result
 
+    async def _note_end(self, run: int, progress: Progress, error: BaseException) -> None:
+        runs = RunsRepository(self.engine)
+        # What the source refused, or gave to no good, is asked anew the next time.
+        is_of_source = isinstance(error, IngestError) and not error.may_pass
+        await runs.note_query(run, None if is_of_source else progress.query)
+        await runs.end(run, _outcome_of(error), rows=progress.rows, error=_told(error))
+
     async def _attempt(self, day: date, progress: Progress) -> PublishedDay | UnchangedDay:
         def may_pass(error: BaseException) -> bool:
-            # What failed in the database after the source had answered was tried again there:
-            # the source would bill for the same rows a second time.
+            # What failed in the database after all rows had come was tried again there.
             return isinstance(error, SourceUnavailableError) or (
                 isinstance(error, DatabaseUnavailableError) and not progress.rows
             )
@@ -143,6 +158,7 @@ class Run:
                     day,
                     retention_days=self.retention_days,
                     thresholds=self.thresholds,
+                    force=self.force,
                     replace_sample=self.replace_sample,
                     only_if_grown=self.only_if_grown,
                     lock=self.lock,
@@ -157,11 +173,19 @@ async def release(
     day: date,
     *,
     retention_days: int,
-    thresholds: Thresholds | None,
+    thresholds: Thresholds,
+    force: bool = False,
+    replace_sample: bool = False,
 ) -> PublishedDay | None:
     """Publish a held day, as `publish_held` does, and keep a record of it."""
     published = await publish_held(
-        engine, day, retention_days=retention_days, thresholds=thresholds, lock=lock
+        engine,
+        day,
+        retention_days=retention_days,
+        thresholds=thresholds,
+        force=force,
+        replace_sample=replace_sample,
+        lock=lock,
     )
     if published:
         runs = RunsRepository(engine)
@@ -171,22 +195,24 @@ async def release(
 
 
 async def release_plausible(
-    engine: AsyncEngine,
-    lock: HeldLock,
-    *,
-    retention_days: int,
-    thresholds: Thresholds,
+    engine: AsyncEngine, lock: HeldLock, *, retention_days: int, thresholds: Thresholds
 ) -> AsyncIterator[PublishedDay]:
     """Publish the held days that have become plausible, as long as there is one: each that is
     published may speak for another.
     """
+    refused: set[date] = set()
     while True:
         async with connect(engine) as connection:
-            days = sorted(await IngestRepository(connection).held(), reverse=True)
-        for day in days:
-            published = await release(
-                engine, lock, day, retention_days=retention_days, thresholds=thresholds
-            )
+            held = await IngestRepository(connection).held()
+        for day in sorted(held.keys() - refused, reverse=True):
+            try:
+                published = await release(
+                    engine, lock, day, retention_days=retention_days, thresholds=thresholds
+                )
+            except IngestError as error:
+                log.warning("%s stays held: %s", day, error)
+                refused.add(day)
+                continue
             if published:
                 yield published
                 break
@@ -204,5 +230,9 @@ def _told(error: BaseException) -> str | None:
     if isinstance(error, HeldDayError):
         return error.reason
     if isinstance(error, StatsError):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if isinstance(error, Exception) else None
+        return _one_line(error)
+    return f"{type(error).__name__}: {_one_line(error)}" if isinstance(error, Exception) else None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:MAX_ERROR_CHARACTERS]

@@ -82,7 +82,10 @@ _CHARACTERS = [_character(rank, name) for rank, name in enumerate(PACKAGES, star
 class SampleSource:
     name = "sample"
 
-    async def read(self, day: date) -> Reading:
+    async def begin(self, _: date) -> None:
+        """It costs nothing."""
+
+    async def read(self, day: date, _: str | None = None) -> Reading:
         return Reading(self._batches(day))
 
     async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:

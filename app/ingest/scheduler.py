@@ -14,7 +14,13 @@ from app.db.advisory_lock import HeldLock, LockKey, try_lock
 from app.db.engine import connect, job_engine
 from app.db.ingest_repository import IngestRepository
 from app.db.runs_repository import RunsRepository
-from app.errors import HeldDayError, SourceError, StatsError
+from app.errors import (
+    HeldDayError,
+    SourceDayError,
+    SourceError,
+    StatsError,
+    TableInUseError,
+)
 from app.ingest.plan import Plan, cadence_of, plan
 from app.ingest.plausibility import thresholds_of
 from app.ingest.retention import expire
@@ -34,16 +40,17 @@ TAKEN_PAUSE = timedelta(minutes=10)
 
 
 class IngestScheduler:
-    """Runs the job at the service's start, at each firing of the schedule, and in between when the
-    job says that something will be due.
+    """Runs the job at the service's start and at each firing of the schedule, to catch up; and in
+    between when the job says that something will be due again.
     """
 
-    def __init__(self, schedule: str, job: Callable[[], Awaitable[datetime | None]]) -> None:
+    def __init__(self, schedule: str, job: Callable[[bool], Awaitable[datetime | None]]) -> None:
         self._job = job
         self._scheduler = AsyncIOScheduler(timezone="UTC")
         self._scheduler.add_job(
             self._run,
             CronTrigger.from_crontab(schedule, timezone="UTC"),
+            args=[True],
             id=DAILY_JOB,
             # Late is better than not at all, and twice late is once.
             misfire_grace_time=None,
@@ -53,7 +60,7 @@ class IngestScheduler:
 
     def start(self) -> None:
         self._scheduler.start()
-        self._run_at(datetime.now(UTC), START_JOB)
+        self._run_at(datetime.now(UTC), START_JOB, catch_up=True)
 
     def stop(self) -> None:
         if self._scheduler.running:
@@ -65,15 +72,16 @@ class IngestScheduler:
         times = [getattr(job, "next_run_time", None) for job in self._scheduler.get_jobs()]
         return min(filter(None, times), default=None)
 
-    async def _run(self) -> None:
-        next_due = await self._job()
+    async def _run(self, catch_up: bool) -> None:
+        next_due = await self._job(catch_up)
         if next_due:
-            self._run_at(next_due, NEXT_JOB)
+            self._run_at(next_due, NEXT_JOB, catch_up=False)
 
-    def _run_at(self, moment: datetime, name: str) -> None:
+    def _run_at(self, moment: datetime, name: str, *, catch_up: bool) -> None:
         self._scheduler.add_job(
             self._run,
             DateTrigger(moment, timezone="UTC"),
+            args=[catch_up],
             id=name,
             misfire_grace_time=None,
             replace_existing=True,
@@ -82,11 +90,15 @@ class IngestScheduler:
         )
 
 
-async def run_ingest_job(settings: Settings, database_url: str) -> datetime | None:
+async def run_ingest_job(
+    settings: Settings, database_url: str, catch_up: bool = True
+) -> datetime | None:
     """Publish what is due, latest day first, up to INGEST_MAX_DAYS_PER_RUN days; then apply
     retention. Says when something more will be due, as far as the schedule does not say it.
 
-    Of the processes that share a database one runs it. What fails is logged, and tried again.
+    Without `catch_up` only days that were read before: so the processes that find another at it,
+    and look again a little later, do not each add days of their own. Of the processes that share a
+    database one runs it. What fails is logged, and tried again.
     """
     async with job_engine(database_url) as engine:
         try:
@@ -96,12 +108,16 @@ async def run_ingest_job(settings: Settings, database_url: str) -> datetime | No
                     return datetime.now(UTC) + TAKEN_PAUSE
                 with observe_ingest(settings.source) as observed:
                     job = _Job(engine, settings, lock)
-                    next_due = await job.run()
-                    observed.success = not job.failed
-                    return next_due
+                    try:
+                        return await job.run(catch_up)
+                    finally:
+                        observed.success = job.success
         except asyncio.CancelledError:
             log.info("ingest: stopped")
             return None
+        except TableInUseError as error:
+            log.warning("ingest: %s", error)
+            may_pass = True
         except StatsError as error:
             log.error("ingest failed: %s", error)
             may_pass = error.may_pass
@@ -118,18 +134,23 @@ class _Job:
         self._lock = lock
         self._cadence = cadence_of(settings)
         self._thresholds = thresholds_of(settings)
-        self.failed = False
-        """Whether a day failed, or the source did."""
+        self.success: bool | None = False
+        """None when there was nothing to do, and what has failed waits for its time."""
 
-    async def run(self) -> datetime | None:
-        await RunsRepository(self._engine).note_interrupted()
-        days = (await self._plan()).due
+    async def run(self, catch_up: bool) -> datetime | None:
+        runs = RunsRepository(self._engine)
+        # Whoever was at it before was killed: what it was about to do is for us.
+        catch_up = bool(await runs.note_interrupted()) or catch_up
+        plan = await self._plan()
+        days = plan.due if catch_up else plan.again
         if not days:
             log.info("ingest: nothing is due")
         may_pass = await self._ingest(days[: self._settings.ingest_max_days_per_run])
+        if not days and await runs.failures():
+            self.success = None
         retention_days = self._settings.retention_days
         log.info("ingest: %s", await expire(self._engine, retention_days=retention_days))
-        # What is due now was left for the next run, or failed before the source answered.
+        # What is due now was left for the next run, or failed before it cost anything.
         next_due = (await self._plan()).next_due
         if not may_pass:
             return next_due
@@ -147,6 +168,7 @@ class _Job:
     async def _ingest(self, days: list[date]) -> bool:
         """Whether there is something to try again that may pass by itself."""
         may_pass = False
+        success = True
         if days:
             # In a thread: it imports Google's client, and that looks for credentials.
             source = await asyncio.to_thread(open_source, self._settings, self._settings.source)
@@ -166,11 +188,12 @@ class _Job:
                     log.warning("ingest: %s", outcome)
                 else:
                     log.error("ingest: %s", outcome)
-                    self.failed = True
+                    success = False
                     may_pass = may_pass or error.may_pass
-                if isinstance(error, SourceError):
+                if isinstance(error, SourceError) and not isinstance(error, SourceDayError):
                     # The other days would meet the same.
                     break
+        self.success = success
         async for published in release_plausible(
             self._engine,
             self._lock,

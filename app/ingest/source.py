@@ -28,8 +28,15 @@ class Source(Protocol):
     def name(self) -> str:
         """As recorded with each day that it gave."""
 
-    async def read(self, day: date) -> Reading:
-        """Begin to read a day. Raises `SourceError`."""
+    async def begin(self, day: date) -> str | None:
+        """Ask for a day, which is what is billed. Gives by what its rows can be read, and read
+        again at no further cost; None where that is the day itself. Raises `SourceError`.
+        """
+
+    async def read(self, day: date, query: str | None) -> Reading:
+        """Begin to read what was asked for. Raises `SourceError`, and `QueryLostError` when it has
+        to be asked for anew.
+        """
 
 
 def open_source(settings: Settings, kind: IngestSource) -> Source:

@@ -17,7 +17,7 @@ from app.errors import DayNotPublishedError
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Verified:
     day: date | None
     """The day that was verified; None for what is not a day's own."""
 
@@ -40,7 +40,7 @@ async def days_to_verify(engine: AsyncEngine, day: date | None) -> list[date]:
 
 async def verify(
     engine: AsyncEngine, days: Sequence[date], *, packages: bool
-) -> AsyncIterator[Step]:
+) -> AsyncIterator[Verified]:
     """Compare each day's rows with what was recorded as it was published, and with `packages` also
     what is held of packages with the rows of all days. Says what differs.
 
@@ -51,20 +51,20 @@ async def verify(
             if day not in await repository.published_days():
                 continue
             differences = await repository.differences_of_day(day)
-        yield Step(day, differences)
+        yield Verified(day, differences)
     if not packages:
         return
     async with _snapshot(engine) as repository:
         differences = await repository.differences_of_recent()
-    yield Step(None, differences)
+    yield Verified(None, differences)
     async with _snapshot(engine) as repository:
         differences = await repository.differences_of_last_seen()
-        months = await repository.held_months()
-    yield Step(None, differences)
+        months = await repository.stored_months()
+    yield Verified(None, differences)
     for month in months:
         async with _snapshot(engine) as repository:
             differences = await repository.left_over(month)
-        yield Step(None, differences)
+        yield Verified(None, differences)
 
 
 @asynccontextmanager

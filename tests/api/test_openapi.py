@@ -91,7 +91,7 @@ def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
     assert set(document["components"]["schemas"]) == {
         *SERIES.values(),
         *("DailyDownloads", "Fault", "Health", "HeldDay", "Index", "Mirrors", "OperatingSystem"),
-        *("Period", "Problem", "Readiness", "RecentCounts", "RecentDay", "Run", "RunOutcome"),
+        *("Period", "Problem", "Readiness", "RecentCounts", "LastRun", "RecentDay", "RunOutcome"),
         "Status",
     }
 

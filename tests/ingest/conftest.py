@@ -1,6 +1,6 @@
 import pytest
 
-from app.ingest import retries
+from app import retries
 
 
 @pytest.fixture

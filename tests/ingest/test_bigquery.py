@@ -21,12 +21,13 @@ from google.cloud import bigquery
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app import retries
 from app.breakdowns import PYTHON_MINOR
 from app.db.downloads_repository import DownloadsRepository
 from app.downloads import PackageDownloads, PublishedDay
 from app.errors import EmptyDayError, SettingsError, SourceError, SourceUnavailableError
 from app.ingest import bigquery as bigquery_source
-from app.ingest import pipeline, retries
+from app.ingest import pipeline
 from app.ingest.bigquery import BigQuerySource, create_source
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.source import open_source
@@ -143,7 +144,8 @@ async def test_installers_that_are_mirrors_are_a_setting(table: Table) -> None:
 async def test_rows_come_in_pages(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bigquery_source, "PAGE_ROWS", 10)
     table.insert(*(Event(project=f"p{number}") for number in range(25)))
-    reading = await table.source().read(DAY)
+    source = table.source()
+    reading = await source.read(DAY, await source.begin(DAY))
     batches = [len(batch) async for batch in reading.batches]
     assert sum(batches) == 25
     assert max(batches) == 10
@@ -263,7 +265,7 @@ async def test_a_silent_server_is_given_up(
     monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.1)
     source = create_source(Settings(bigquery_emulator_host=silent_host))
     with pytest.raises(SourceError):
-        await source.read(DAY)
+        await source.begin(DAY)
 
 
 @pytest.fixture
@@ -315,7 +317,7 @@ async def test_a_query_that_never_ends_fails_its_day_and_no_other(
 
 async def test_nothing_waits_for_a_server_that_was_given_up(silent_host: str) -> None:
     source = create_source(Settings(bigquery_emulator_host=silent_host))
-    reading = asyncio.ensure_future(source.read(DAY))
+    reading = asyncio.ensure_future(source.begin(DAY))
     await asyncio.sleep(0.2)
     reading.cancel()
     done, _ = await asyncio.wait([reading], timeout=5)
@@ -349,6 +351,7 @@ def _refusal(status: int, reason: str) -> GoogleAPICallError:
         (_refusal(403, "billingNotEnabled"), False),
         (_refusal(400, "invalidQuery"), False),
         (_refusal(400, "bytesBilledLimitExceeded"), False),
+        (_refusal(400, "resourcesExceeded"), False),
         (_refusal(404, "notFound"), False),
         (_refusal(401, "authError"), False),
         (RefreshError("invalid_grant"), False),

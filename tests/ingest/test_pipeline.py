@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import date
 from random import Random
 from typing import Any
@@ -248,7 +249,7 @@ async def test_a_day_that_has_no_downloads_is_refused_before_the_source_is_asked
     source = GivenSource({})
     with pytest.raises(DayWithoutDownloadsError, match=f"latest complete UTC day is {days_ago(0)}"):
         await pipeline.ingest_day(engine, source, day, retention_days=RETENTION_DAYS)
-    assert source.read_days == []
+    assert source.asked_days == []
 
 
 async def test_a_day_before_the_window_is_refused(engine: AsyncEngine) -> None:
@@ -299,7 +300,7 @@ async def test_sample_data_is_never_mixed_with_real_data(engine: AsyncEngine) ->
     source = GivenSource({days_ago(1): [downloads("flask", 1)]})
     with pytest.raises(SampleDataHeldError, match="--replace-sample"):
         await pipeline.ingest_day(engine, source, days_ago(1), retention_days=RETENTION_DAYS)
-    assert source.read_days == [], "nothing is spent on a day that can't be published"
+    assert source.asked_days == [], "nothing is spent on a day that can't be published"
     assert await everything(engine) == before
 
     await pipeline.ingest_day(
@@ -394,29 +395,39 @@ async def judged(
 
 
 async def test_a_day_that_looks_wrong_is_held_with_its_rows(engine: AsyncEngine) -> None:
-    """Better ones take their place, and lesser ones do not."""
+    """Those that were read last."""
     await publish(engine, days_ago(7), downloads("flask", 100))
     before = await everything(engine)
     read = repository(engine)
-    for count, kept, settled in ((20, 20, False), (30, 30, False), (30, 30, True), (10, 30, False)):
+    same_since = []
+    for count in (20, 30, 30, 10):
         with pytest.raises(HeldDayError, match=f"{days_ago(0)} is held"):
             await judged(engine, days_ago(0), downloads("flask", count, mirrors=3))
         (held,) = await read.held_days()
-        assert (held.downloads, held.downloads_with_mirrors) == (kept, kept + 3)
-        assert held.settled == settled
+        assert (held.downloads, held.downloads_with_mirrors) == (count, count + 3)
+        same_since.append(held.same_since)
         now = await everything(engine)
-        assert [row[1:4] for row in now["held rows"]] == [("flask", kept + 3, kept)]
+        assert [row[1:4] for row in now["held rows"]] == [("flask", count + 3, count)]
         assert {name: rows for name, rows in now.items() if not name.startswith("held")} == {
             name: rows for name, rows in before.items() if not name.startswith("held")
         }
     assert held.readings == 4
-    assert held.held_since < held.read_at
+    assert held.held_since == same_since[0] < held.read_at
+    assert same_since[1] == same_since[2]
+    assert len(set(same_since)) == 3
 
     published = await judged(engine, days_ago(0), downloads("flask", 90))
     assert isinstance(published, PublishedDay)
+    assert not published.was_implausible
     assert await read.held_days() == []
     assert (await everything(engine))["held rows"] == []
     assert await read.recent("flask") == RecentDownloads(90, 90, 190)
+
+
+async def release(engine: AsyncEngine, day: date, *, force: bool = False) -> PublishedDay | None:
+    return await pipeline.publish_held(
+        engine, day, retention_days=RETENTION_DAYS, thresholds=THRESHOLDS, force=force
+    )
 
 
 async def test_what_is_held_is_published_when_the_operator_says_so(engine: AsyncEngine) -> None:
@@ -424,17 +435,14 @@ async def test_what_is_held_is_published_when_the_operator_says_so(engine: Async
     rows = [downloads("flask", {"3.9": 1, "null": 2}, mirrors=1), downloads("new", 4)]
     with pytest.raises(HeldDayError):
         await judged(engine, days_ago(0), *rows)
+    (held,) = await repository(engine).held_days()
 
-    async def release(thresholds: Thresholds | None) -> PublishedDay | None:
-        return await pipeline.publish_held(
-            engine, days_ago(0), retention_days=RETENTION_DAYS, thresholds=thresholds
-        )
-
-    assert await release(THRESHOLDS) is None
-    forced = await release(None)
+    assert await release(engine, days_ago(0)) is None
+    forced = await release(engine, days_ago(0), force=True)
     assert forced
     assert (forced.packages, forced.downloads, forced.source) == (2, 7, "given")
-    assert await release(None) is None, "there is nothing held any more"
+    assert (forced.was_implausible, forced.checked_at) == (True, held.read_at)
+    assert await release(engine, days_ago(0), force=True) is None, "nothing is held any more"
     assert await repository(engine).breakdown("flask", PYTHON_MINOR) == {
         "3.12": [(days_ago(7), 100)],
         "3.9": [(days_ago(0), 1)],
@@ -448,17 +456,33 @@ async def test_what_is_held_is_published_when_the_operator_says_so(engine: Async
 async def test_a_day_with_rows_that_are_wrong_is_held_without_them(engine: AsyncEngine) -> None:
     rows = [downloads(f"p{number}", 1) for number in range(9)]
     wrong = [_broken(without_mirrors=4), _broken(without_mirrors=3)]
-    with pytest.raises(HeldDayError, match=r"2 rows are wrong: python_minor does not add up"):
+    message = r"2 rows are wrong: python_minor does not add up to the downloads, such as that of fl"
+    with pytest.raises(HeldDayError, match=message):
         await judged(engine, days_ago(0), *rows, *wrong)
     assert not await repository(engine).has_published()
-    forced = await pipeline.publish_held(
-        engine, days_ago(0), retention_days=RETENTION_DAYS, thresholds=None
-    )
+    assert await release(engine, days_ago(0)) is None
+    forced = await release(engine, days_ago(0), force=True)
     assert forced
-    assert forced.packages == 9
+    assert (forced.packages, forced.was_implausible) == (9, True)
     # Names that are none come every day, and say nothing against the others.
     published = await judged(engine, days_ago(1), *rows, _broken(package="a b"))
     assert isinstance(published, PublishedDay)
+
+
+async def test_what_was_held_beside_a_published_day_goes_when_the_source_thinks_better(
+    engine: AsyncEngine,
+) -> None:
+    """It had three times as much for a while."""
+    for ago in (0, 7):
+        await publish(engine, days_ago(ago), downloads("flask", 100))
+    before = await everything(engine)
+    for only_if_grown in (True, False):
+        with pytest.raises(HeldDayError):
+            await judged(engine, days_ago(0), downloads("flask", 300), only_if_grown=True)
+        assert len(await repository(engine).held_days()) == 1
+        with suppress(ShrunkDayError):
+            await judged(engine, days_ago(0), downloads("flask", 99), only_if_grown=only_if_grown)
+        assert await everything(engine) == before
 
 
 async def test_a_published_day_is_not_replaced_by_less(engine: AsyncEngine) -> None:
@@ -475,8 +499,16 @@ async def test_a_published_day_is_not_replaced_by_less(engine: AsyncEngine) -> N
         engine, days_ago(0), downloads("flask", 101, mirrors=10), only_if_grown=True
     )
     assert isinstance(grown, PublishedDay)
-    forced = await judged(engine, days_ago(0), downloads("flask", 5), thresholds=None)
+    forced = await pipeline.ingest_day(
+        engine,
+        GivenSource({days_ago(0): [downloads("flask", 5)]}),
+        days_ago(0),
+        retention_days=RETENTION_DAYS,
+        thresholds=THRESHOLDS,
+        force=True,
+    )
     assert isinstance(forced, PublishedDay)
+    assert forced.was_implausible
 
 
 async def test_the_sample_is_no_measure_for_real_data(engine: AsyncEngine) -> None:
@@ -528,7 +560,7 @@ async def test_a_lock_that_is_not_to_be_had_is_tried_for_again(
         assert not done
         await other.rollback()
     assert isinstance(await ingesting, PublishedDay)
-    assert source.read_days == [days_ago(0)]
+    assert source.asked_days == [days_ago(0)]
 
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])

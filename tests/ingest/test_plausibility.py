@@ -6,7 +6,8 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from app.downloads import DayFigures, HeldDay
-from app.ingest.plausibility import Thresholds, why_implausible
+from app.ingest import plausibility
+from app.ingest.plausibility import SETTLED_AFTER, Thresholds
 from tests.days import THRESHOLDS
 
 FRIDAY = date(2026, 11, 20)
@@ -39,10 +40,11 @@ def held(one: DayFigures, *, settled: bool) -> HeldDay:
     return HeldDay(
         **{name: getattr(one, name) for name in DayFigures.__slots__},
         reason="",
-        held_since=now,
+        held_since=now - SETTLED_AFTER,
         read_at=now,
         readings=2,
-        settled=settled,
+        same_since=now - SETTLED_AFTER if settled else now - SETTLED_AFTER / 2,
+        wrong_rows=0,
     )
 
 
@@ -52,7 +54,7 @@ def judge(
     waiting: Mapping[date, HeldDay] | None = None,
     thresholds: Thresholds = THRESHOLDS,
 ) -> str | None:
-    return why_implausible(one, published, waiting or {}, thresholds)
+    return plausibility.judge(one, published, waiting or {}, thresholds).reason
 
 
 @pytest.mark.parametrize("weekday", range(7))

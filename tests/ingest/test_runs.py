@@ -6,15 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
+from typing import ClassVar
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import text, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import retries
 from app.db.advisory_lock import LockKey, try_lock
 from app.db.downloads_repository import DownloadsRepository
 from app.db.runs_repository import RunsRepository
+from app.db.tables import held_days, ingest_runs
 from app.downloads import IngestRun, PackageDownloads, PublishedDay, RecentDownloads, RunOutcome
 from app.errors import (
     DatabaseUnavailableError,
@@ -23,14 +26,15 @@ from app.errors import (
     HeldDayError,
     IngestError,
     LockLostError,
+    QueryLostError,
     SampleDataHeldError,
     SourceError,
     SourceUnavailableError,
 )
-from app.ingest import retries, runs
+from app.ingest import runs
 from app.ingest.plan import days_to_backfill, days_to_seed
 from app.ingest.plausibility import Thresholds
-from app.ingest.runs import Outcome, Run, ingest_lock, published_days
+from app.ingest.runs import Outcome, Run, ingest_lock, published_days, release_plausible
 from app.ingest.sample import SampleSource
 from app.ingest.source import Reading, Source
 from tests.contents import everything
@@ -88,11 +92,11 @@ async def test_backfill_publishes_what_is_missing_latest_first(engine: AsyncEngi
     source = GivenSource({days_ago(ago): [downloads("flask", 1)] for ago in range(5)})
     await publish(engine, days_ago(2), downloads("flask", 7))
     outcomes = await _backfill(engine, source, days_ago(4))
-    assert source.read_days == [days_ago(0), days_ago(1), days_ago(3), days_ago(4)]
+    assert source.asked_days == [days_ago(0), days_ago(1), days_ago(3), days_ago(4)]
     assert all(isinstance(outcome.result, PublishedDay) for outcome in outcomes)
     assert await repository(engine).recent("flask") == RecentDownloads(1, 11, 11)
 
-    source.read_days.clear()
+    source.asked_days.clear()
     assert await _backfill(engine, source, days_ago(4)) == []
     assert len(await _backfill(engine, source, days_ago(4), again=True)) == 5
     assert await repository(engine).recent("flask") == RecentDownloads(1, 5, 5)
@@ -151,7 +155,7 @@ async def test_who_comes_second_waits(
         second = asyncio.create_task(ingest(engine, source, [days_ago(0)]))
         done, _ = await asyncio.wait([second], timeout=0.3)
         assert not done
-        assert source.read_days == []
+        assert source.asked_days == []
     await second
     assert [record.getMessage() for record in caplog.records] == [
         "another process is ingesting: waiting until it is done"
@@ -211,10 +215,13 @@ class FailingSource(GivenSource):
     error: Exception = field(default_factory=lambda: SourceUnavailableError("away"))
     times: int = 1
 
-    async def read(self, day: date) -> Reading:
-        self.read_days.append(day)
-        if len(self.read_days) <= self.times:
+    async def begin(self, day: date) -> str | None:
+        query = await super().begin(day)
+        if len(self.asked_days) <= self.times:
             raise self.error
+        return query
+
+    async def read(self, day: date, query: str | None) -> Reading:
         return Reading(self._batches(day), bytes_billed=7)
 
 
@@ -224,7 +231,7 @@ async def test_what_may_pass_is_tried_again(
     source = FailingSource({days_ago(0): [downloads("flask", 1)]}, times=retries.ATTEMPTS - 1)
     (outcome,) = await ingest(engine, source, [days_ago(0)])
     assert isinstance(outcome.result, PublishedDay)
-    assert len(source.read_days) == retries.ATTEMPTS
+    assert len(source.asked_days) == retries.ATTEMPTS
     assert all("trying again in 0.0 s: away" in message for message in caplog.messages)
     (told,) = await history(engine)
     assert (told.outcome, told.rows, told.bytes_billed) == (RunOutcome.PUBLISHED, 1, 7)
@@ -234,7 +241,7 @@ async def test_what_does_not_pass_is_given_up(engine: AsyncEngine, quick_retries
     source = FailingSource({}, times=retries.ATTEMPTS)
     (outcome,) = await ingest(engine, source, [days_ago(0)])
     assert isinstance(outcome.error, SourceUnavailableError)
-    assert len(source.read_days) == retries.ATTEMPTS
+    assert len(source.asked_days) == retries.ATTEMPTS
     (told,) = await history(engine)
     assert (told.outcome, told.error, told.bytes_billed) == (RunOutcome.FAILED, "away", None)
 
@@ -243,7 +250,7 @@ async def test_what_cannot_pass_is_not_tried_again(engine: AsyncEngine) -> None:
     source = FailingSource({}, error=SourceError("bad credentials"))
     (outcome,) = await ingest(engine, source, [days_ago(0)])
     assert str(outcome) == f"{days_ago(0)} failed: bad credentials"
-    assert len(source.read_days) == 1
+    assert len(source.asked_days) == 1
 
 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "53100"])
@@ -255,7 +262,7 @@ async def test_what_passes_in_the_database_costs_no_second_reading(
     source = GivenSource({days_ago(0): [downloads("flask", 1), downloads("numpy", 2)]})
     (outcome,) = await ingest(engine, source, [days_ago(0)])
     assert isinstance(outcome.result, PublishedDay)
-    assert source.read_days == [days_ago(0)]
+    assert source.asked_days == [days_ago(0)]
     assert await repository(engine).recent("__all__") == RecentDownloads(3, 3, 3)
 
 
@@ -268,7 +275,7 @@ async def test_a_disk_that_stays_full_loses_nothing(
     source = GivenSource({days_ago(0): [downloads("flask", 1)]})
     with pytest.raises(DatabaseUnavailableError, match="gave up: refused"):
         await ingest(engine, source, [days_ago(0)])
-    assert source.read_days == [days_ago(0)]
+    assert source.asked_days == [days_ago(0)]
     assert await everything(engine) == before
     (told,) = await history(engine)
     assert told.outcome is RunOutcome.FAILED
@@ -298,10 +305,10 @@ async def test_a_day_that_hangs_makes_room(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class HangingSource(GivenSource):
-        async def read(self, day: date) -> Reading:
+        async def begin(self, day: date) -> str | None:
             if day == days_ago(0):
                 await asyncio.sleep(3600)
-            return await super().read(day)
+            return await super().begin(day)
 
     monkeypatch.setattr(runs, "DAY_TIMEOUT_SECONDS", 0.5)
     source = HangingSource({days_ago(1): [downloads("flask", 1)]})
@@ -309,6 +316,146 @@ async def test_a_day_that_hangs_makes_room(
     assert isinstance(first.error, DayTimeoutError)
     assert isinstance(second.result, PublishedDay)
     assert [told.outcome for told in await history(engine)] == ["published", "failed"]
+
+
+# What is not paid for twice
+
+
+async def test_a_reading_that_breaks_off_goes_on_with_the_same_query(
+    engine: AsyncEngine, quick_retries: None
+) -> None:
+    class BreakingSource(GivenSource):
+        queries: ClassVar[list[str | None]] = []
+
+        async def read(self, day: date, query: str | None) -> Reading:
+            self.queries.append(query)
+            return Reading(self._batches(day), bytes_billed=200)
+
+        async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+            yield [downloads("flask", 1)]
+            if len(self.queries) < 3:
+                raise SourceUnavailableError("broke off")
+            if len(self.queries) == 3:
+                raise ZeroDivisionError
+            yield [downloads("numpy", 2)]
+
+    source = BreakingSource({})
+    with pytest.raises(ZeroDivisionError):
+        await ingest(engine, source, [days_ago(0)])
+    (told,) = await history(engine)
+    assert (told.query, told.error) == ("query 1", "ZeroDivisionError: ")
+    # Also in another run, as after a restart.
+    (outcome,) = await ingest(engine, source, [days_ago(0)])
+    assert isinstance(outcome.result, PublishedDay)
+    assert source.queries == ["query 1"] * 4
+    assert source.asked_days == [days_ago(0)]
+    assert await repository(engine).recent("__all__") == RecentDownloads(3, 3, 3)
+    # What is read once more later is asked anew.
+    await ingest(engine, source, [days_ago(0)])
+    assert source.queries[-1] == "query 2"
+
+
+async def test_a_query_that_is_lost_is_asked_anew(engine: AsyncEngine, quick_retries: None) -> None:
+    class LosingSource(GivenSource):
+        async def read(self, day: date, query: str | None) -> Reading:
+            if query == "query 1":
+                raise QueryLostError("gone")
+            return await super().read(day, query)
+
+    source = LosingSource({days_ago(0): [downloads("flask", 1)]})
+    (outcome,) = await ingest(engine, source, [days_ago(0)])
+    assert isinstance(outcome.result, PublishedDay)
+    assert len(source.asked_days) == 2
+
+
+async def test_what_a_source_gave_to_no_good_is_asked_anew(engine: AsyncEngine) -> None:
+    """No rows, as of a day that has not landed, and rows that are wrong."""
+    twice = [downloads("flask", 1), downloads("flask", 1)]
+    for rows in ([], twice):
+        source = GivenSource({days_ago(0): rows})
+        await ingest(engine, source, [days_ago(0)])
+        await ingest(engine, source, [days_ago(0)])
+        assert len(source.asked_days) == 2
+
+
+async def test_a_query_is_kept_no_longer_than_its_result(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> None:
+    told = RunsRepository(engine)
+    run = await told.begin(days_ago(0), "given")
+    await told.note_query(run, "query")
+    await told.note_interrupted()
+    assert await told.unfinished_query(days_ago(0), "given") == "query"
+    assert await told.unfinished_query(days_ago(0), "other") is None
+    assert await told.unfinished_query(days_ago(1), "given") is None
+    await connection.execute(
+        update(ingest_runs).values(started_at=datetime.now(UTC) - timedelta(hours=21))
+    )
+    await connection.commit()
+    assert await told.unfinished_query(days_ago(0), "given") is None
+
+
+# What becomes plausible
+
+
+async def _hold(engine: AsyncEngine, day: date, *rows: PackageDownloads) -> None:
+    (outcome,) = await ingest(engine, GivenSource({day: rows}), [day], thresholds=THRESHOLDS)
+    assert isinstance(outcome.error, HeldDayError)
+
+
+async def _released(engine: AsyncEngine) -> list[PublishedDay]:
+    async with ingest_lock(engine) as lock:
+        return [
+            day
+            async for day in release_plausible(
+                engine, lock, retention_days=RETENTION_DAYS, thresholds=THRESHOLDS
+            )
+        ]
+
+
+async def test_what_has_become_plausible_is_published_as_it_was_read(engine: AsyncEngine) -> None:
+    """By a day that was published since."""
+    await publish(engine, days_ago(14), downloads("flask", 1000))
+    await _hold(engine, days_ago(7), downloads("flask", 100))
+    (held,) = await repository(engine).held_days()
+    assert await _released(engine) == []
+    await publish(engine, days_ago(0), downloads("flask", 110))
+    (released,) = await _released(engine)
+    assert (released.day, released.downloads) == (days_ago(7), 100)
+    assert released.checked_at == held.read_at
+    assert not released.was_implausible
+    assert await repository(engine).held_days() == []
+    assert (await history(engine))[0].outcome is RunOutcome.PUBLISHED
+
+
+async def test_a_day_with_wrong_rows_is_not_released(engine: AsyncEngine) -> None:
+    wrong = downloads("numpy", 5)._replace(without_mirrors=4)
+    await _hold(engine, days_ago(0), downloads("flask", 1), wrong)
+    (held,) = await repository(engine).held_days()
+    assert held.wrong_rows == 1
+    assert await _released(engine) == []
+
+
+async def test_what_cannot_be_released_keeps_nothing_from_it(
+    engine: AsyncEngine, connection: AsyncConnection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A held day that is no longer in the window."""
+    await publish(engine, days_ago(100), downloads("flask", 1000))
+    await publish(engine, days_ago(21), downloads("flask", 1000))
+    await _hold(engine, days_ago(93), downloads("flask", 100))
+    await _hold(engine, days_ago(14), downloads("flask", 100))
+    # Whatever they look like.
+    await connection.execute(update(held_days).values(downloads=1000))
+    await connection.commit()
+    async with ingest_lock(engine) as lock:
+        released = [
+            day.day
+            async for day in release_plausible(
+                engine, lock, retention_days=30, thresholds=THRESHOLDS
+            )
+        ]
+    assert released == [days_ago(14)]
+    assert f"{days_ago(93)} stays held: {days_ago(93)} is outside the window" in caplog.text
 
 
 # The history
@@ -369,15 +516,18 @@ async def test_a_run_without_an_end_was_interrupted(engine: AsyncEngine) -> None
         assert [told.outcome for told in await history(engine)] == ["running", "interrupted"]
 
 
-async def test_failures_count_since_the_last_success_and_when_they_cost(
+async def test_failures_count_since_the_last_success(
     engine: AsyncEngine,
 ) -> None:
     told = RunsRepository(engine)
 
     async def note(day: date, outcome: RunOutcome, billed: int | None) -> None:
         run = await told.begin(day, "given")
-        if billed is not None:
+        if billed:
             await told.note_billed(run, billed)
+        elif billed == 0:
+            # It was killed before the source had told.
+            await told.note_query(run, "query")
         await told.end(run, outcome)
 
     for outcome, billed in (
@@ -393,5 +543,6 @@ async def test_failures_count_since_the_last_success_and_when_they_cost(
     await note(days_ago(2), RunOutcome.FAILED, 1)
     await note(days_ago(2), RunOutcome.HELD, 1)
     failures = await told.failures()
-    assert set(failures) == {days_ago(0)}
-    assert (failures[days_ago(0)].count, failures[days_ago(0)].last_outcome) == (2, "interrupted")
+    assert set(failures) == {days_ago(0), days_ago(1)}
+    assert (failures[days_ago(0)].costly, failures[days_ago(0)].last_outcome) == (2, "interrupted")
+    assert failures[days_ago(1)].costly == 0

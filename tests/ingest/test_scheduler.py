@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 
 import pytest
 import tzlocal
+from prometheus_client import REGISTRY
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -18,12 +19,12 @@ from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
 from app.db.runs_repository import RunsRepository
 from app.db.tables import held_days, ingested_days
-from app.downloads import IngestRun, PackageDownloads
-from app.errors import SourceError, SourceUnavailableError
+from app.downloads import IngestRun, PackageDownloads, RunOutcome
+from app.errors import SourceDayError, SourceError, SourceUnavailableError
 from app.ingest import pipeline, scheduler
 from app.ingest.sample import SampleSource
 from app.ingest.scheduler import NEXT_JOB, TAKEN_PAUSE, IngestScheduler, run_ingest_job
-from app.ingest.source import Reading, Source
+from app.ingest.source import Source
 from app.main import create_app
 from app.settings import IngestSource, Settings
 from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, publish
@@ -58,7 +59,7 @@ def give(monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
 # When it runs
 
 
-async def _job() -> None:
+async def _job(_: bool) -> None:
     return None
 
 
@@ -69,7 +70,8 @@ async def test_it_runs_at_the_start_and_at_one_utc_by_default(
     tzlocal.reload_localzone()
     ran: list[datetime] = []
 
-    async def job() -> None:
+    async def job(catch_up: bool) -> None:
+        assert catch_up
         ran.append(datetime.now(UTC))
 
     ingests = IngestScheduler(Settings().ingest_schedule, job)
@@ -94,7 +96,8 @@ async def test_a_firing_that_was_missed_is_run_late_and_once() -> None:
 async def test_it_runs_again_when_it_said_that_something_is_due() -> None:
     ran: list[datetime] = []
 
-    async def job() -> datetime | None:
+    async def job(catch_up: bool) -> datetime | None:
+        assert catch_up == (not ran)
         ran.append(datetime.now(UTC))
         return ran[0] + timedelta(seconds=0.3) if len(ran) < 3 else None
 
@@ -179,7 +182,7 @@ async def test_a_young_day_is_read_again_and_replaced_when_it_grew(
     )
     give(monkeypatch, source)
     await run_ingest_job(settings, database_url)
-    assert source.read_days == [late, early]
+    assert source.asked_days == [late, early]
     # As if they had been read an hour after their ends.
     async with connect(engine) as connection:
         await connection.execute(
@@ -188,21 +191,21 @@ async def test_a_young_day_is_read_again_and_replaced_when_it_grew(
             .values(checked_at=ingested_days.c.day + timedelta(hours=25))
         )
         await connection.commit()
-    source.read_days.clear()
+    source.asked_days.clear()
     source.days = {early: [downloads("flask", 110)]}
     monkeypatch.setattr(scheduler, "datetime", _later(timedelta(0)))
     due = await run_ingest_job(settings, database_url)
-    assert source.read_days == [early], "its end is a day and more ago"
+    assert source.asked_days == [early], "its end is a day and more ago"
     # The other one is checked when a day has passed since its end.
     assert due == datetime.combine(late + timedelta(days=2), datetime.min.time(), UTC)
     days = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
     assert [(day.day, day.downloads) for day in days[-2:]] == [(early, 110), (late, 120)]
 
-    source.read_days.clear()
+    source.asked_days.clear()
     source.days = {late: [downloads("flask", 119, mirrors=1)]}
     monkeypatch.setattr(scheduler, "datetime", _later(timedelta(days=1)))
     await run_ingest_job(settings, database_url)
-    assert source.read_days[-1] == late
+    assert source.asked_days[-1] == late
     days = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
     assert days[-1].downloads == 120, "what the source has less of stays"
     assert {run.outcome for run in await history(engine) if run.day == late} == {
@@ -276,12 +279,77 @@ async def test_a_new_level_is_taken_once_it_has_held_for_some_days(
     source = GivenSource({days_ago(ago): [downloads("flask", 300)] for ago in range(4)})
     give(monkeypatch, source)
     await run_ingest_job(settings, database_url)
-    assert await published(engine) == [days_ago(ago) for ago in range(29, 3, -1)]
-    assert len(await DownloadsRepository(engine, 30).held_days()) == 4
+    held = await DownloadsRepository(engine, 30).held_days()
+    assert len(held) == 4
     monkeypatch.setattr(scheduler, "datetime", _later(timedelta(minutes=31)))
+    await run_ingest_job(settings, database_url)
+    assert await published(engine) == [days_ago(ago) for ago in range(29, 3, -1)], "it may stall"
+    # As if the first reading had been six hours ago.
+    async with connect(engine) as connection:
+        await connection.execute(
+            update(held_days).values(same_since=datetime.now(UTC) - timedelta(hours=6))
+        )
+        await connection.commit()
+    monkeypatch.setattr(scheduler, "datetime", _later(timedelta(minutes=93)))
     await run_ingest_job(settings, database_url)
     assert await published(engine) == [days_ago(ago) for ago in range(29, -1, -1)]
     assert await DownloadsRepository(engine, 30).held_days() == []
+    days = await DownloadsRepository(engine, 30).published_days()
+    assert [day.day for day in days if day.was_implausible] == [
+        days_ago(ago) for ago in (3, 2, 1, 0)
+    ]
+
+
+async def test_processes_that_find_another_at_it_add_no_days_of_their_own(
+    database_url: str, engine: AsyncEngine, settings: Settings
+) -> None:
+    await run_ingest_job(settings, database_url)
+    for _ in range(3):
+        await run_ingest_job(settings, database_url, catch_up=False)
+    assert len(await published(engine)) == settings.ingest_max_days_per_run
+    # Unless that one was killed.
+    await RunsRepository(engine).begin(days_ago(5), "sample")
+    await run_ingest_job(settings, database_url, catch_up=False)
+    assert len(await published(engine)) == 2 * settings.ingest_max_days_per_run
+
+
+async def test_a_day_that_the_source_refuses_does_not_keep_the_others(
+    database_url: str, engine: AsyncEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class RefusingSource(GivenSource):
+        async def begin(self, day: date) -> str | None:
+            await super().begin(day)
+            if day == days_ago(0):
+                raise SourceDayError("BigQuery: Query exceeded limit for bytes billed")
+            return None
+
+    give(monkeypatch, RefusingSource({days_ago(ago): [downloads("a", 1)] for ago in range(9)}))
+    await run_ingest_job(settings, database_url)
+    assert await published(engine) == [days_ago(2), days_ago(1)]
+
+
+def _success() -> float | None:
+    return REGISTRY.get_sample_value("pypi_stats_last_ingest_success", {"source": "sample"})
+
+
+async def test_a_run_without_work_does_not_hide_that_days_fail(
+    database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(
+        ingest_source=IngestSource.SAMPLE, ingest_schedule="0 0 * * *", retention_days=30
+    )
+    for ago in range(1, 31):
+        await publish(engine, days_ago(ago), downloads("flask", 1))
+    give(monkeypatch, GivenSource({}))
+    await run_ingest_job(settings, database_url)
+    assert _success() == 0
+    await run_ingest_job(settings, database_url)
+    assert _success() == 0, "the day waits for its next reading"
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    run = await RunsRepository(engine).begin(days_ago(0), "given")
+    await RunsRepository(engine).end(run, RunOutcome.PUBLISHED)
+    await run_ingest_job(settings, database_url)
+    assert _success() == 1
 
 
 async def test_what_fails_and_may_pass_is_tried_again_soon(
@@ -299,7 +367,7 @@ async def test_what_fails_and_may_pass_is_tried_again_soon(
     due = await run_ingest_job(settings, database_url)
     assert due
     assert timedelta(minutes=29) < due - before < timedelta(minutes=31)
-    assert set(broken.read_days) == {days_ago(0)}
+    assert set(broken.asked_days) == {days_ago(0)}
     (record,) = (record for record in caplog.records if record.levelname == "ERROR")
     assert record.getMessage() == f"ingest: {days_ago(0)} failed: broke off"
 
@@ -311,14 +379,14 @@ async def test_what_cannot_pass_waits_for_the_schedule(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class RefusingSource(GivenSource):
-        async def read(self, day: date) -> Reading:
-            self.read_days.append(day)
+        async def begin(self, day: date) -> str | None:
+            await super().begin(day)
             raise SourceError("BigQuery: Access Denied")
 
     source = RefusingSource({})
     give(monkeypatch, source)
     assert await run_ingest_job(settings, database_url) is None
-    assert source.read_days == [days_ago(0)]
+    assert source.asked_days == [days_ago(0)]
     (record,) = (record for record in caplog.records if record.levelname == "ERROR")
     assert record.getMessage() == f"ingest: {days_ago(0)} failed: BigQuery: Access Denied"
     assert record.exc_info is None
@@ -340,7 +408,7 @@ async def test_a_day_that_costs_and_fails_is_asked_for_less_and_less_often(
         monkeypatch.setattr(scheduler, "datetime", _later(timedelta(minutes=passed)))
         await run_ingest_job(settings, database_url)
         # What is written down is real time.
-    asked = [ago for ago, day in enumerate(source.read_days) if day == days_ago(0)]
+    asked = [ago for ago, day in enumerate(source.asked_days) if day == days_ago(0)]
     assert asked == [0, 3, 4]
 
 
