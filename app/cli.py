@@ -380,6 +380,7 @@ def status(settings: Settings) -> None:
         repository = DownloadsRepository(engine, settings.retention_days)
         report = status_report(
             cadence_of(settings),
+            ingests=settings.source is not IngestSource.NONE,
             days=await repository.published_days(),
             held=await repository.held_days(),
             last_run=next(iter(await RunsRepository(engine).latest(1)), None),

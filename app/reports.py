@@ -11,14 +11,15 @@ from app.ingest.plan import Cadence, next_firing, read_again_at
 
 def status_report(
     cadence: Cadence,
+    *,
+    ingests: bool,
     days: Sequence[PublishedDay],
     held: Sequence[HeldDay],
     last_run: IngestRun | None,
     size: Size,
 ) -> str:
-    """`cadence` is that of a process that ingests."""
     latest = days[-1] if days else None
-    firing = next_firing(cadence.schedule, datetime.now(UTC))
+    firing = next_firing(cadence.schedule, datetime.now(UTC)) if ingests else None
     rows = {
         "source": ", ".join(sorted({day.source for day in days})),
         "days": f"{len(days)} of {cadence.retention_days}",

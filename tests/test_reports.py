@@ -27,16 +27,18 @@ def published(day: date) -> PublishedDay:
 
 def test_gaps_are_told_by_their_ends() -> None:
     days = [published(date(2026, 11, day)) for day in (1, 2, 4, 8, 9)]
-    report = status_report(CADENCE, days, [], None, Size(5, 2**20)).splitlines()
+    report = status_report(
+        CADENCE, ingests=True, days=days, held=[], last_run=None, size=Size(5, 2**20)
+    ).splitlines()
     assert "gaps         2026-11-03, 2026-11-05 to 2026-11-07" in report
     assert "last run     none" in report
     assert report[-1] == "2026-11-01     700,000    3,000,000,000  2026-11-20 12:00 UTC"
 
 
 def test_nothing_is_told_of_an_empty_database() -> None:
-    report = status_report(CADENCE, [], [], None, Size(0, 0))
+    report = status_report(CADENCE, ingests=False, days=[], held=[], last_run=None, size=Size(0, 0))
     assert "gaps         none" in report
-    assert report.splitlines()[-1] == "held         none"
+    assert report.splitlines()[-2:] == ["next run     none", "held         none"]
 
 
 def test_a_run_that_does_not_end_has_no_duration() -> None:

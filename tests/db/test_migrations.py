@@ -10,6 +10,8 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import retries
+from app.db import migrations
 from app.db.engine import connect, create_engine
 from app.db.migrations import ALEMBIC_INI, migrate
 from app.errors import MigrationError
@@ -115,6 +117,34 @@ async def test_of_several_that_start_together_one_migrates(unmigrated_url: str) 
     assert await _tables(engines[0]) == TABLES
     for engine in engines:
         await engine.dispose()
+
+
+async def test_a_migration_keeps_nobody_waiting_behind_a_long_query(
+    engine: AsyncEngine, connection: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives up, lets others pass, and tries again until the query has ended."""
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_MILLISECONDS", 100)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(retries, "JITTER_SECONDS", 0.0)
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    async with engine.begin() as one:
+        config = Config(ALEMBIC_INI)
+
+        def downgrade(sync: object) -> None:
+            config.attributes["connection"] = sync
+            command.downgrade(config, "0001")
+
+        await one.run_sync(downgrade)
+    await connection.execute(text("SELECT * FROM ingested_days"))
+    migrating = asyncio.create_task(migrate(engine))
+    for _ in range(5):
+        async with asyncio.timeout(0.5), connect(engine) as reader:
+            await reader.execute(text("SELECT max(day) FROM ingested_days"))
+        await asyncio.sleep(0.05)
+    assert not migrating.done()
+    await connection.rollback()
+    await migrating
+    assert await _tables(engine) >= TABLES
 
 
 async def test_a_database_that_is_further_than_the_code(engine: AsyncEngine) -> None:
