@@ -17,7 +17,7 @@ run: .venv/run ## Run the service on http://127.0.0.1:8000, with its own Postgre
 	@exec $(BIN)/python -m app serve
 
 test: .venv/dev ## Run all tests that need Python alone
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-browser: .venv/dev ## Try the documentation pages in Chromium: needs it, at CHROMIUM
 	$(BIN)/python -m pytest tests/browser $(ARGS)

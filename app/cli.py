@@ -41,9 +41,7 @@ from app.ingest.runs import (
 )
 from app.ingest.source import open_source
 from app.logs import configure_logging
-from app.main import create_app
 from app.reports import history_report, status_report
-from app.server import check_address, run_server
 from app.settings import IngestSource, Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -111,6 +109,9 @@ def serve(settings: Settings) -> None:
 
     When the source of downloads is the sample, an empty database is filled with it first.
     """
+    # Other commands start a third sooner without the server.
+    from app.server import check_address, run_server  # noqa: PLC0415
+
     check_address(settings.host, settings.port)
     if settings.source is not IngestSource.NONE:
         # What is missing for the ingest job shows now, not at night.
@@ -465,6 +466,8 @@ async def _report_differences(
 @_with_settings
 def openapi(settings: Settings) -> None:
     """Print the OpenAPI document, as JSON."""
+    from app.main import create_app  # noqa: PLC0415
+
     app = create_app(settings, "postgresql:///unused")
     click.echo(json.dumps(app.openapi(), indent=2))
 
@@ -486,14 +489,30 @@ def _run(
     wait_seconds: float = 0.0,
 ) -> Result:
     """Run the work on a migrated database, once that can be reached."""
+    signals: list[int] = []
 
     async def run() -> Result:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task
+
+        def stop() -> None:
+            signals.append(signal.SIGTERM)
+            task.cancel()
+
+        # An exception out of a signal's handler may come up where nobody passes it on.
+        loop.add_signal_handler(signal.SIGTERM, stop)
         async with job_engine(url) as engine:
             await wait_for_database(engine, wait_seconds)
             await migrate_database(engine)
             return await work(engine)
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except asyncio.CancelledError:
+        sys.exit(128 + signals[0])
+    finally:
+        signal.signal(signal.SIGTERM, _stop)
 
 
 def main() -> NoReturn:
