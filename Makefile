@@ -7,8 +7,8 @@ BIN := .venv/bin
 OPENAPI = (cd / && env -i $(CURDIR)/$(BIN)/python -m app openapi)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser test-clients check format openapi constraints bench bench-quick \
-	bench-scale bench-ingest clean
+.PHONY: help run test test-browser test-clients test-faults check format openapi constraints \
+	bench bench-quick bench-scale bench-ingest clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -24,6 +24,9 @@ test-browser: .venv/dev ## Try the documentation pages in Chromium: needs it, at
 
 test-clients: .venv/dev ## Generate typed clients and run them: needs Node and npm
 	$(BIN)/python -m pytest tests/typed_clients $(ARGS)
+
+test-faults: .venv/dev ## Kill, cut off and starve what runs: ARGS="--seed 7" chooses other faults
+	$(BIN)/python -m pytest tests/faults $(ARGS)
 
 check: .venv/dev ## Check format, lint, types, import rules, openapi.json and migrations
 	$(BIN)/ruff format --check .

@@ -1,0 +1,141 @@
+"""A database in which one run of the ingest job comes through every step there is: a day to hold,
+one to publish, one to replace, a month to drop and a package to forget.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from random import Random
+
+from sqlalchemy import update
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.engine import job_engine
+from app.db.steps import Step
+from app.db.tables import ingested_days
+from app.ingest.pipeline import ingest_day
+from app.ingest.plausibility import thresholds_of
+from app.ingest.retention import expire
+from app.ingest.runs import Run, ingest_lock
+from app.settings import IngestSource, Settings
+from tests.bigquery_table import Event
+from tests.conftest import TEMPLATE
+from tests.days import GivenSource, days_ago
+from tests.faults.audit import RETENTION_DAYS
+from tests.faults.databases import State, copied, state
+from tests.faults.steps import each_step
+from tests.faults.truth import Days, made_up, rows
+
+SETTINGS = Settings(
+    ingest_source=IngestSource.SAMPLE,
+    ingest_schedule="0 0 * * *",
+    ingest_retry_after_minutes=24 * 60,
+    retention_days=RETENTION_DAYS,
+    rate_limits="",
+)
+"""At midnight, when the day before is over: whenever the tests run, it is due."""
+
+GONE = "left-pad"
+"""A package that was downloaded once, long ago."""
+
+COMMITS = (Step.COMMIT, Step.COMMIT_RETENTION)
+
+
+@dataclass(frozen=True)
+class World:
+    database: str
+    """To copy: as it is before the run."""
+
+    source: GivenSource
+    """What the run is given."""
+
+    published: Sequence[Days]
+    """What is published before the run, and after each of its commits."""
+
+    states: Sequence[State]
+    """What is in the database then."""
+
+    steps: Sequence[Step]
+    """All that the run comes through, in order."""
+
+    def commits_before(self, step: int) -> int:
+        """How many there were when this step, counted from 0, begins."""
+        return sum(entered in COMMITS for entered in self.steps[:step])
+
+
+def settled_days(random: Random, ago: Sequence[int]) -> dict[date, list[Event]]:
+    return {days_ago(number): made_up(random, days_ago(number), 12) for number in ago}
+
+
+async def publish_all(engine: AsyncEngine, days: Days) -> None:
+    """Oldest first, as they are."""
+    for day in sorted(days):
+        source = GivenSource({day: rows(days[day])})
+        await ingest_day(engine, source, day, retention_days=RETENTION_DAYS)
+
+
+@asynccontextmanager
+async def made(server_url: str, random: Random) -> AsyncIterator[World]:
+    """Publishes what is published before the run, and does what the run does to a copy of that, one
+    commit after the other.
+    """
+    old = days_ago(80)
+    days = settled_days(random, range(1, 30))
+    grown = days[days_ago(2)]
+    events = days | {days_ago(0): made_up(random, days_ago(0), 2)}
+    source = GivenSource({day: rows(events[day]) for day in sorted(events)})
+    before = {
+        old: [Event(project=GONE), *made_up(random, old, 12)],
+        **{day: days[day] for day in days if day != days_ago(1)},
+        days_ago(2): [event for number, event in enumerate(grown) if number % 12 < 10],
+    }
+    after = days
+    published = (
+        before,
+        before,
+        before | {days_ago(1): days[days_ago(1)]},
+        after | {old: before[old]},
+        after,
+    )
+    async with copied(server_url, TEMPLATE) as (url, engine):
+        await publish_all(engine, before)
+        async with engine.begin() as connection:
+            # As if it had been read before it was over.
+            await connection.execute(
+                update(ingested_days)
+                .where(ingested_days.c.day == days_ago(2))
+                .values(checked_at=ingested_days.c.checked_at - timedelta(days=10))
+            )
+        # A database that is copied has to have no connection.
+        await engine.dispose()
+        database = make_url(url).database
+        assert database
+        steps, states = await _run_once(server_url, database, source)
+        # A run's own staging goes with its connection.
+        states = [state._replace(temporary_tables=[]) for state in states]
+        yield World(database, source, published, states, steps)
+
+
+async def _run_once(
+    server_url: str, database: str, source: GivenSource
+) -> tuple[list[Step], list[State]]:
+    steps: list[Step] = []
+    async with copied(server_url, database) as (url, engine), job_engine(url) as job:
+        states = [await state(engine)]
+        with each_step(lambda _, step: steps.append(step)):
+            async with ingest_lock(job) as lock:
+                run = Run(
+                    job,
+                    source,
+                    lock,
+                    RETENTION_DAYS,
+                    thresholds_of(SETTINGS),
+                    only_if_grown=True,
+                )
+                async for _ in run.ingest([days_ago(0), days_ago(1), days_ago(2)]):
+                    states.append(await state(engine))  # noqa: PERF401 - one after each day
+                await expire(job, retention_days=RETENTION_DAYS)
+                states.append(await state(engine))
+    return steps, states
