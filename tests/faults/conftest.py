@@ -10,7 +10,7 @@ import pytest
 
 from app.ingest import retries
 from tests.faults.tally import Tally
-from tests.faults.world import World, made
+from tests.faults.world import Settled, World, made, settled_database
 
 SEED = 1
 
@@ -64,6 +64,14 @@ async def world(
 ) -> AsyncIterator[World]:
     async with made(server_url, Random(pytestconfig.getoption("seed"))) as world:
         yield world
+
+
+@pytest.fixture(scope="session")
+async def settled(
+    server_url: str, _template: None, pytestconfig: pytest.Config
+) -> AsyncIterator[Settled]:
+    async with settled_database(server_url, Random(pytestconfig.getoption("seed"))) as settled:
+        yield settled
 
 
 @pytest.fixture

@@ -19,6 +19,10 @@ def url_of(server_url: str, database: str) -> str:
     return make_url(server_url).set(database=database).render_as_string(hide_password=False)
 
 
+def database_of(url: str) -> str:
+    return str(make_url(url).database)
+
+
 @asynccontextmanager
 async def copied(server_url: str, template: str) -> AsyncIterator[tuple[str, AsyncEngine]]:
     """A new database's URL, and an engine of which one connection is used at a time."""

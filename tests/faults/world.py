@@ -9,7 +9,6 @@ from datetime import date, timedelta
 from random import Random
 
 from sqlalchemy import update
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import job_engine
@@ -24,7 +23,7 @@ from tests.bigquery_table import Event
 from tests.conftest import TEMPLATE
 from tests.days import GivenSource, days_ago
 from tests.faults.audit import RETENTION_DAYS
-from tests.faults.databases import State, copied, state
+from tests.faults.databases import State, copied, database_of, state
 from tests.faults.steps import each_step
 from tests.faults.truth import Days, made_up, rows
 
@@ -69,6 +68,32 @@ def settled_days(random: Random, ago: Sequence[int]) -> dict[date, list[Event]]:
     return {days_ago(number): made_up(random, days_ago(number), 12) for number in ago}
 
 
+@dataclass(frozen=True)
+class Settled:
+    """A database in which only the latest day is missing."""
+
+    database: str
+    """To copy."""
+
+    days: Days
+    latest: Sequence[Event]
+    """What there is of the missing day."""
+
+    @property
+    def complete(self) -> Days:
+        return {**self.days, days_ago(0): self.latest}
+
+
+@asynccontextmanager
+async def settled_database(server_url: str, random: Random) -> AsyncIterator[Settled]:
+    days = settled_days(random, range(RETENTION_DAYS))
+    latest = days.pop(days_ago(0))
+    async with copied(server_url, TEMPLATE) as (url, engine):
+        await publish_all(engine, days)
+        await engine.dispose()
+        yield Settled(database_of(url), days, latest)
+
+
 async def publish_all(engine: AsyncEngine, days: Days) -> None:
     """Oldest first, as they are."""
     for day in sorted(days):
@@ -110,8 +135,7 @@ async def made(server_url: str, random: Random) -> AsyncIterator[World]:
             )
         # A database that is copied has to have no connection.
         await engine.dispose()
-        database = make_url(url).database
-        assert database
+        database = database_of(url)
         steps, states = await _run_once(server_url, database, source)
         # A run's own staging goes with its connection.
         states = [state._replace(temporary_tables=[]) for state in states]
