@@ -185,7 +185,7 @@ LASTING = [
     Case("rows are lost", changed(lose_a_row), LATER_PAGE, reason="announced 6 rows and sent"),
     Case("more is announced", changed(announce_more), FIRST_PAGE, reason="announced"),
     Case("nonsense is announced", changed(announce_nonsense), FIRST_PAGE, reason="no sense"),
-    Case("nothing is announced", changed(lose_the_announcement), FIRST_PAGE, reason="announced"),
+    Case("nothing is announced", changed(lose_the_announcement), FIRST_PAGE, reason="no sense"),
     Case("a column is no number", changed(name_an_unknown_type), FIRST_PAGE, reason="no sense"),
     Case("a row comes twice", changed(repeat_a_row), LATER_PAGE, reason="more than once"),
     Case(

@@ -36,6 +36,9 @@ SETTINGS = Settings(
 )
 """At midnight, when the day before is over: whenever the tests run, it is due."""
 
+IMPATIENT = SETTINGS.model_copy(update={"ingest_retry_after_minutes": 1e-6})
+"""What failed is due again at once, and so is what is held."""
+
 GONE = "left-pad"
 """A package that was downloaded once, long ago."""
 
