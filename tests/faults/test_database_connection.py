@@ -2,19 +2,17 @@
 was not committed is gone, nothing more is published, and the next run does the rest.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from random import Random
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from sqlalchemy.engine import make_url
 
 from app.db.steps import Step
 from app.ingest import scheduler
 from app.ingest.scheduler import run_ingest_job
 from tests.faults.audit import audit
 from tests.faults.databases import copied, is_alone, state
+from tests.faults.postgres import connect_to, through
 from tests.faults.proxy import Proxy
 from tests.faults.steps import each_step
 from tests.faults.tally import Tally
@@ -24,20 +22,9 @@ from tests.waiting import until
 RETENTION = (Step.FORGET, Step.DROP, Step.COMMIT_RETENTION)
 
 
-def socket_of(server_url: str) -> str:
-    (folder,) = parse_qs(urlsplit(server_url).query)["host"]
-    return f"{folder}/.s.PGSQL.5432"
-
-
-def through(proxy: Proxy, database_url: str) -> str:
-    url = make_url(database_url).set(host="127.0.0.1", port=proxy.port, query={})
-    return url.render_as_string(hide_password=False)
-
-
 @pytest.fixture
 async def proxy(server_url: str) -> AsyncIterator[Proxy]:
-    path = socket_of(server_url)
-    async with Proxy(lambda: asyncio.open_unix_connection(path)).listening() as proxy:
+    async with Proxy(connect_to(server_url)).listening() as proxy:
         yield proxy
 
 
