@@ -16,11 +16,10 @@ from signal import Signals
 from threading import Timer
 from unittest.mock import patch
 
-from app.db.steps import Step
 from app.ingest import scheduler
 from app.ingest.source import Source
 from app.settings import Settings
-from tests.faults.steps import each_step
+from tests.faults.steps import Entered, each_step
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
@@ -61,8 +60,8 @@ def _run_job(settings: Settings, database_url: str, source: Source, at: At) -> N
         asyncio.run(scheduler.run_ingest_job(settings, database_url))
 
 
-def _signal(at: At, number: int, _: Step) -> None:
-    if number != at.step:
+def _signal(at: At, entered: Entered) -> None:
+    if entered.number != at.step:
         return
     if at.seconds:
         Timer(at.seconds, os.kill, (os.getpid(), at.signal)).start()

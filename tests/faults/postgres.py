@@ -9,7 +9,6 @@ from pathlib import Path
 from signal import SIGQUIT
 from urllib.parse import parse_qs, urlsplit
 
-import psutil
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
@@ -26,15 +25,16 @@ class Server:
     url: str
     _uses: ExitStack
 
-    def kill(self) -> int:
-        """All its processes end at once, as with the machine, and leave what is half done."""
-        pid = int((self.data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
-        os.kill(pid, SIGQUIT)
-        return pid
+    @property
+    def _pid_file(self) -> Path:
+        return self.data_dir / "postgres" / "postmaster.pid"
 
-    async def stop(self) -> None:
-        pid = self.kill()
-        await until(lambda: not psutil.pid_exists(pid))
+    def kill(self) -> None:
+        """All its processes end at once, wherever they are, and leave what is half done."""
+        os.kill(int(self._pid_file.read_text().splitlines()[0]), SIGQUIT)
+
+    async def has_ended(self) -> None:
+        await until(lambda: not self._pid_file.exists())
 
     async def start(self) -> None:
         await asyncio.to_thread(self._uses.enter_context, embedded_postgres(self.data_dir))

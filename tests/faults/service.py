@@ -5,19 +5,18 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
-import psutil
-
 from tests.processes import served
 
 
 @asynccontextmanager
 async def serving(
-    folder: Path, log: Path, **environment: str
-) -> AsyncIterator[tuple[str, psutil.Popen]]:
+    folder: Path, log: Path, before: tuple[str, ...], **environment: str
+) -> AsyncIterator[str]:
+    """Its address. `before` goes before the command."""
     with ExitStack() as stack:
-        started = served(folder, log, (), **environment)
-        entered = await asyncio.to_thread(stack.enter_context, started)
+        started = served(folder, log, before, **environment)
+        address, _ = await asyncio.to_thread(stack.enter_context, started)
         try:
-            yield entered
+            yield address
         finally:
             await asyncio.to_thread(stack.close)

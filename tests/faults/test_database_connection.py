@@ -14,7 +14,7 @@ from tests.faults.audit import audit
 from tests.faults.databases import copied, is_alone, state
 from tests.faults.postgres import connect_to, through
 from tests.faults.proxy import Proxy
-from tests.faults.steps import each_step
+from tests.faults.steps import Entered, each_step
 from tests.faults.tally import Tally
 from tests.faults.world import COMMITS, GONE, IMPATIENT, World
 from tests.waiting import until
@@ -48,8 +48,8 @@ async def test_cut_in_a_step(
     commits = world.commits_before(number)
     monkeypatch.setattr(scheduler, "open_source", lambda *_: world.source)
 
-    def cut(count: int, _: Step) -> None:
-        if count != number:
+    def cut(entered: Entered) -> None:
+        if entered.number != number:
             return
         if of_the_lock_alone:
             # It is taken before anything else.

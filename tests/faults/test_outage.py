@@ -142,7 +142,7 @@ async def test_postgres_goes_away_under_load(
         }
         timeout = REQUEST_TIMEOUT_SECONDS + SLACK_SECONDS
         async with (
-            serving(data_dir, log, **environment) as (address, _),
+            serving(data_dir, log, (), **environment) as address,
             httpx.AsyncClient(base_url=address, timeout=timeout) as client,
         ):
             load = Load(client, answers(days, RETENTION_DAYS), tally, random)
@@ -152,7 +152,8 @@ async def test_postgres_goes_away_under_load(
             await until(lambda: asking.done() or len(load.samples) > 500)
             assert {sample.status for sample in load.samples} == {200}
 
-            await server.stop()
+            server.kill()
+            await server.has_ended()
             stopped_at = time()
             tally.faults["stops of Postgres under load"] += 1
             await asyncio.sleep(AWAY_SECONDS)

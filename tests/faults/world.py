@@ -151,7 +151,7 @@ async def _run_once(
     steps: list[Step] = []
     async with copied(server_url, database) as (url, engine), job_engine(url) as job:
         states = [await state(engine)]
-        with each_step(lambda _, step: steps.append(step)):
+        with each_step(lambda entered: steps.append(entered.step)):
             async with ingest_lock(job) as lock:
                 run = Run(
                     job,

@@ -1,0 +1,65 @@
+"""The service with a source of the tests' and less patience, that kills itself once in the steps it
+is told: `python -m tests.faults.replica`. All that begins as the module is imported, as each of
+several workers does.
+"""
+
+import asyncio
+import os
+import pickle
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from unittest.mock import patch
+
+from app import cli
+from app.db.steps import Step
+from app.downloads import PackageDownloads
+from app.ingest import scheduler
+from tests.days import GivenSource
+from tests.faults.steps import Entered, Follower
+
+SOURCE = "FAULTS_SOURCE"
+"""A file with the pickled `GivenSource`."""
+
+KILLS = "FAULTS_KILLS"
+"""A folder with a file for each kill that is to come, as `kill_at` names them."""
+
+BATCH_SECONDS = 0.03
+"""As slow as makes a race of several processes last a while."""
+
+
+class SlowSource(GivenSource):
+    async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+        async for batch in super()._batches(day):
+            await asyncio.sleep(BATCH_SECONDS)
+            yield batch
+
+
+def kill_at(day: date, step: Step) -> str:
+    return f"{day} {step.name}"
+
+
+def _kill(entered: Entered) -> None:
+    planned = Path(os.environ[KILLS]) / kill_at(entered.day, entered.step)
+    if planned.exists():
+        # Whoever comes there next goes on.
+        planned.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _open_source(*_: object) -> SlowSource:
+    given: GivenSource = pickle.loads(Path(os.environ[SOURCE]).read_bytes())
+    return SlowSource(given.days)
+
+
+if SOURCE in os.environ:
+    for module in (cli, scheduler):
+        patch.object(module, "open_source", _open_source).start()
+    patch.object(scheduler, "TAKEN_PAUSE", timedelta(seconds=0.2)).start()
+    Follower(_kill).follow()
+
+if __name__ == "__main__":
+    sys.argv = ["app", "serve"]
+    cli.main()
