@@ -173,7 +173,8 @@ def _why_unavailable(error: Exception) -> str | None:
         lost = isinstance(error, (asyncpg.PostgresConnectionError, asyncpg.InterfaceError))
     if lost:
         return "went away"
-    return f"gave up: {cause}" if _is_passing(cause) else None
+    # Postgres tells in lines of their own what may be done about it.
+    return f"gave up: {' '.join(str(cause).split())}" if _is_passing(cause) else None
 
 
 @asynccontextmanager
