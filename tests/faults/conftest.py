@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from app.ingest import retries
+from app import retries
 from tests.faults.tally import Tally
 from tests.faults.world import Settled, World, made, settled_database
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGQUIT
+from time import monotonic, sleep
 from urllib.parse import parse_qs, urlsplit
 
 from sqlalchemy import text
@@ -16,7 +17,7 @@ from app.db.embedded import embedded_postgres
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
 from tests.faults.proxy import Connect, Proxy
-from tests.waiting import until
+from tests.waiting import SECONDS
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,16 @@ class Server:
     url: str
     _uses: ExitStack
 
-    @property
-    def _pid_file(self) -> Path:
-        return self.data_dir / "postgres" / "postmaster.pid"
-
     def kill(self) -> None:
-        """All its processes end at once, wherever they are, and leave what is half done."""
-        os.kill(int(self._pid_file.read_text().splitlines()[0]), SIGQUIT)
-
-    async def has_ended(self) -> None:
-        await until(lambda: not self._pid_file.exists())
+        """All its processes end at once, wherever they are, and leave what is half done. Nothing
+        else happens in this process before they have ended.
+        """
+        pid_file = self.data_dir / "postgres" / "postmaster.pid"
+        os.kill(int(pid_file.read_text().splitlines()[0]), SIGQUIT)
+        deadline = monotonic() + SECONDS
+        while pid_file.exists():
+            assert monotonic() < deadline
+            sleep(0.005)
 
     async def start(self) -> None:
         await asyncio.to_thread(self._uses.enter_context, embedded_postgres(self.data_dir))

@@ -2,7 +2,7 @@
 is there after that, and nothing else; then the day is published.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,18 +23,22 @@ from app.ingest.scheduler import run_ingest_job
 from tests.conftest import TEMPLATE
 from tests.days import GivenSource, days_ago
 from tests.faults.audit import RETENTION_DAYS, audit
-from tests.faults.databases import copied, state
+from tests.faults.databases import copied, is_alone, state
 from tests.faults.postgres import Server, own_server
 from tests.faults.steps import Entered, each_step
 from tests.faults.tally import Tally
 from tests.faults.truth import made_up, rows
-from tests.faults.world import IMPATIENT, publish_all, settled_days
+from tests.faults.world import IMPATIENT, Settled, publish_all, settled_days
+from tests.waiting import until
 
 STEPS = (Step.STAGE, Step.DESCRIBE, Step.PARTITION, Step.ROWS, Step.RECENT, Step.COMMIT)
 """In which the server is killed, besides two at random."""
 
 NO_ROOM = Path("/dev/full")
 """Every write to it finds the disk full."""
+
+
+DISK_FULL = r"^[^\n]*No space left on device[^\n]*$"
 
 
 async def test_the_server_is_killed_in_the_middle(
@@ -63,7 +67,6 @@ async def test_the_server_is_killed_in_the_middle(
                 await run_ingest_job(IMPATIENT, server.url)
             assert killed == [step]
             tally.faults["SIGQUIT of Postgres in a step"] += 1
-            await server.has_ended()
             await server.start()
             # All its connections are dead.
             await engine.dispose()
@@ -130,7 +133,7 @@ async def test_the_disk_is_full(
                 await run.ingest_day(latest)
 
         with no_room_for(await file_of(engine, table)):
-            with pytest.raises(DatabaseUnavailableError, match="No space left on device"):
+            with pytest.raises(DatabaseUnavailableError, match=DISK_FULL):
                 await ingest()
             tally.faults["full disk"] += 1
         assert await state(engine) == before
@@ -142,3 +145,37 @@ async def test_the_disk_is_full(
             with pytest.raises(HeldDayError):
                 await ingest()
             await audit(tally, engine, url, days)
+
+
+@pytest.mark.skipif(not NO_ROOM.exists(), reason=f"{NO_ROOM} is Linux's")
+@pytest.mark.usefixtures("quick_retries")
+async def test_the_disk_is_full_while_staging(
+    server_url: str, settled: Settled, tally: Tally
+) -> None:
+    latest = days_ago(0)
+    source = GivenSource({latest: rows(settled.latest)})
+    async with copied(server_url, settled.database) as (url, engine):
+        before = await state(engine)
+        folder = (await file_of(engine, "packages")).parent
+
+        async def ingest(fill: Callable[[Entered], None]) -> None:
+            async with job_engine(url) as job, ingest_lock(job) as lock:
+                run = Run(job, source, lock, RETENTION_DAYS, thresholds_of(IMPATIENT))
+                with each_step(fill):
+                    await run.ingest_day(latest)
+
+        def fill(entered: Entered) -> None:
+            if entered.step is Step.READ:
+                for file in [*folder.glob("t*_*")]:
+                    if not file.is_symlink() and file.stat().st_size == 0:
+                        # It goes with the connection.
+                        file.unlink()
+                        file.symlink_to(NO_ROOM)
+
+        with pytest.raises(DatabaseUnavailableError, match=DISK_FULL):
+            await ingest(fill)
+        tally.faults["full disk"] += 1
+        await until(lambda: is_alone(engine))
+        assert await state(engine) == before
+        await ingest(lambda _: None)
+        await audit(tally, engine, url, settled.complete)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from random import Random
+from unittest.mock import patch
 
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -14,17 +15,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.engine import job_engine
 from app.db.steps import Step
 from app.db.tables import ingested_days
+from app.ingest import scheduler
 from app.ingest.pipeline import ingest_day
 from app.ingest.plausibility import thresholds_of
 from app.ingest.retention import expire
 from app.ingest.runs import Run, ingest_lock
+from app.ingest.scheduler import run_ingest_job
 from app.settings import IngestSource, Settings
 from tests.bigquery_table import Event
 from tests.conftest import TEMPLATE
 from tests.days import GivenSource, days_ago
 from tests.faults.audit import RETENTION_DAYS
 from tests.faults.databases import State, copied, database_of, state
-from tests.faults.steps import each_step
+from tests.faults.steps import Entered, each_step
 from tests.faults.truth import Days, made_up, rows
 
 SETTINGS = Settings(
@@ -119,14 +122,6 @@ async def made(server_url: str, random: Random) -> AsyncIterator[World]:
         **{day: days[day] for day in days if day != days_ago(1)},
         days_ago(2): [event for number, event in enumerate(grown) if number % 12 < 10],
     }
-    after = days
-    published = (
-        before,
-        before,
-        before | {days_ago(1): days[days_ago(1)]},
-        after | {old: before[old]},
-        after,
-    )
     async with copied(server_url, TEMPLATE) as (url, engine):
         await publish_all(engine, before)
         async with engine.begin() as connection:
@@ -139,30 +134,42 @@ async def made(server_url: str, random: Random) -> AsyncIterator[World]:
         # A database that is copied has to have no connection.
         await engine.dispose()
         database = database_of(url)
-        steps, states = await _run_once(server_url, database, source)
-        # A run's own staging goes with its connection.
-        states = [state._replace(temporary_tables=[]) for state in states]
-        yield World(database, source, published, states, steps)
+        entered = await _followed(server_url, database, source)
+        order = [one.day for one in entered if one.step is Step.READ]
+        assert sorted(order) == [days_ago(2), days_ago(1), days_ago(0)]
+        published: list[Days] = [before]
+        for day in order:
+            # The latest one is held.
+            published.append({**published[-1], **({day: days[day]} if day in days else {})})
+        published.append(days)
+        states = await _states(server_url, database, source, order)
+        yield World(database, source, published, states, [one.step for one in entered])
 
 
-async def _run_once(
-    server_url: str, database: str, source: GivenSource
-) -> tuple[list[Step], list[State]]:
-    steps: list[Step] = []
+async def _followed(server_url: str, database: str, source: GivenSource) -> list[Entered]:
+    """All that the job comes through."""
+    entered: list[Entered] = []
+    async with copied(server_url, database) as (url, _):
+        with (
+            patch.object(scheduler, "open_source", lambda *_: source),
+            each_step(entered.append),
+        ):
+            await run_ingest_job(SETTINGS, url)
+    return entered
+
+
+async def _states(
+    server_url: str, database: str, source: GivenSource, days: Sequence[date]
+) -> list[State]:
+    """What there is before the first of the days, after each, and after retention."""
     async with copied(server_url, database) as (url, engine), job_engine(url) as job:
         states = [await state(engine)]
-        with each_step(lambda entered: steps.append(entered.step)):
-            async with ingest_lock(job) as lock:
-                run = Run(
-                    job,
-                    source,
-                    lock,
-                    RETENTION_DAYS,
-                    thresholds_of(SETTINGS),
-                    only_if_grown=True,
-                )
-                async for _ in run.ingest([days_ago(0), days_ago(1), days_ago(2)]):
-                    states.append(await state(engine))  # noqa: PERF401 - one after each day
-                await expire(job, retention_days=RETENTION_DAYS)
-                states.append(await state(engine))
-    return steps, states
+        async with ingest_lock(job) as lock:
+            thresholds = thresholds_of(SETTINGS)
+            run = Run(job, source, lock, RETENTION_DAYS, thresholds, only_if_grown=True)
+            async for _ in run.ingest(days):
+                states.append(await state(engine))  # noqa: PERF401 - one after each day
+            await expire(job, retention_days=RETENTION_DAYS)
+            states.append(await state(engine))
+    # A run's own staging goes with its connection.
+    return [state._replace(temporary_tables=[]) for state in states]
