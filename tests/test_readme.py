@@ -83,7 +83,11 @@ def test_make_test_runs_all_tests() -> None:
         text=True,
         check=True,
     )
-    assert shown.stdout.strip() == ".venv/bin/python -m pytest"
+    # On all cores, and none left out.
+    assert shown.stdout.split() == [
+        *(".venv/bin/python", "-m", "pytest", "--numprocesses", "auto"),
+        *("--maxprocesses", "4", "--dist", "loadfile"),
+    ]
 
 
 def test_commands_have_the_options_that_the_readme_uses() -> None:
