@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, time, timedelta
+from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -93,11 +94,15 @@ class BigQuerySource:
         self._query = QUERY.replace("{table}", table)
         self._mirror_installers = mirror_installers
         self._max_bytes_billed = max_bytes_billed
+        self._rules = blake2b(
+            repr((self._query, sorted(mirror_installers))).encode(), digest_size=8
+        ).hexdigest()
+        """What has been asked by others is not to be gone on with."""
 
     async def begin(self, day: date) -> str:
         with _source_errors():
             job = await _in_thread(self._submit, day)
-        return f"{job.location or ''}/{job.job_id}"
+        return f"{self._rules}/{job.location or ''}/{job.job_id}"
 
     async def read(self, _: date, query: str | None) -> Reading:
         assert query
@@ -120,7 +125,9 @@ class BigQuerySource:
             )
 
     def _results(self, query: str) -> tuple[bigquery.QueryJob, bigquery.table.RowIterator]:
-        location, _, job_id = query.partition("/")
+        rules, location, job_id = query.split("/")
+        if rules != self._rules:
+            raise QueryLostError("BigQuery: the query was asked by other rules")
         retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
         try:
             job = self._client.get_job(

@@ -63,6 +63,9 @@ class Progress:
     query: str | None = None
     """What the source was asked already."""
 
+    billed_query: str | None = None
+    """The one whose bill is noted. Reading it again costs nothing."""
+
     rows: int = 0
     note_query: Callable[[str], Awaitable[None]] | None = None
     note_billed: Callable[[int], Awaitable[None]] | None = None
@@ -321,8 +324,9 @@ async def _stage(
     except QueryLostError:
         progress.query = None
         raise
-    if progress.note_billed:
+    if progress.note_billed and (progress.query is None or progress.query != progress.billed_query):
         await progress.note_billed(reading.bytes_billed)
+        progress.billed_query = progress.query
     staged = 0
     rejected = _Rejected()
     async for batch in reading.batches:

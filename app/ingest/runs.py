@@ -116,8 +116,9 @@ class Run:
         run = await runs.begin(day, self.source.name)
         progress = Progress(
             query=query,
+            billed_query=query,
             note_query=partial(runs.note_query, run),
-            note_billed=partial(runs.note_billed, run) if query is None else None,
+            note_billed=partial(runs.note_billed, run),
         )
         try:
             async with asyncio.timeout(DAY_TIMEOUT_SECONDS):

@@ -25,7 +25,13 @@ from app import retries
 from app.breakdowns import PYTHON_MINOR
 from app.db.downloads_repository import DownloadsRepository
 from app.downloads import PackageDownloads, PublishedDay
-from app.errors import EmptyDayError, SettingsError, SourceError, SourceUnavailableError
+from app.errors import (
+    EmptyDayError,
+    QueryLostError,
+    SettingsError,
+    SourceError,
+    SourceUnavailableError,
+)
 from app.ingest import bigquery as bigquery_source
 from app.ingest import pipeline
 from app.ingest.bigquery import BigQuerySource, create_source
@@ -225,6 +231,22 @@ async def test_fewer_rows_than_announced_are_an_error(
     monkeypatch.setattr(bigquery_source, "_next_page", lose_a_row)
     with pytest.raises(SourceError, match="announced 25 rows and sent 22"):
         await table.read(table.source())
+
+
+async def test_a_query_is_read_again_and_not_by_other_rules(table: Table) -> None:
+    table.insert(Event(), Event(installer="devpi"))
+    source = table.source()
+    query = await source.begin(DAY)
+    table.insert(Event())
+    for _ in range(2):
+        reading = await source.read(DAY, query)
+        ((row,),) = [batch async for batch in reading.batches if batch]
+        assert (row.with_mirrors, row.without_mirrors) == (2, 1), "as it was when it was asked"
+    for other in (table.source(mirror_installers=[]), table.source(table="a.b.c")):
+        with pytest.raises(QueryLostError, match="other rules"):
+            await other.read(DAY, query)
+    with pytest.raises(QueryLostError, match="not known any more"):
+        await source.read(DAY, f"{query}x")
 
 
 async def test_an_empty_page_is_not_the_end(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -344,12 +344,14 @@ async def test_a_reading_that_breaks_off_goes_on_with_the_same_query(
         await ingest(engine, source, [days_ago(0)])
     (told,) = await history(engine)
     assert (told.query, told.error) == ("query 1", "ZeroDivisionError: ")
+    assert told.bytes_billed == 200, "three readings, one bill"
     # Also in another run, as after a restart.
     (outcome,) = await ingest(engine, source, [days_ago(0)])
     assert isinstance(outcome.result, PublishedDay)
     assert source.queries == ["query 1"] * 4
     assert source.asked_days == [days_ago(0)]
     assert await repository(engine).recent("__all__") == RecentDownloads(3, 3, 3)
+    assert (await history(engine))[0].bytes_billed is None
     # What is read once more later is asked anew.
     await ingest(engine, source, [days_ago(0)])
     assert source.queries[-1] == "query 2"
