@@ -15,6 +15,9 @@ from app.settings import IngestSource, Settings
 LONGEST_WAIT = timedelta(days=30)
 """Between two readings of a day that is held or fails: each costs as much as the first."""
 
+MOST_DOUBLINGS = 24
+"""Of which a second grows to half a year, and a week to no more than a `timedelta` can be."""
+
 RECHECKED_WITHIN = timedelta(days=7)
 """After a check is due: what was not checked by then, while nothing ran, stays as it is."""
 
@@ -154,8 +157,8 @@ def read_again_at(cadence: Cadence, held: HeldDay) -> datetime:
 def _wait(cadence: Cadence, readings: int) -> timedelta:
     if not readings:
         return timedelta(0)
-    wait = cadence.retry_after * float(2 ** min(readings - 1, 30))
-    return min(wait, LONGEST_WAIT)
+    doublings = min(readings - 1, MOST_DOUBLINGS)
+    return min(cadence.retry_after * float(2**doublings), LONGEST_WAIT)
 
 
 def days_to_backfill(

@@ -7,7 +7,7 @@ import pytest
 
 from app.db.runs_repository import Failures
 from app.downloads import HeldDay, PublishedDay, RunOutcome
-from app.ingest.plan import Cadence, Plan, due_at, plan
+from app.ingest.plan import Cadence, Plan, due_at, plan, read_again_at
 
 TODAY = date(2026, 11, 22)
 CADENCE = Cadence("0 1 * * *", 30, timedelta(minutes=30), timedelta(hours=24))
@@ -160,6 +160,16 @@ def test_a_held_day_is_read_again_less_and_less_often(readings: int, hours: floa
             made = plan(EVERY, now, known, {day: waiting}, {})
             assert (day in made.again) == is_due
             assert is_due or made.next_due == due
+
+
+@pytest.mark.parametrize("retry_after", [timedelta(seconds=1), timedelta(days=7)])
+def test_no_wait_is_too_long_to_be_told(retry_after: timedelta) -> None:
+    cadence = Cadence("0 1 * * *", 30, retry_after, None)
+    waits = [
+        read_again_at(cadence, held(ago(1), at(0), readings)) - at(0) for readings in range(1, 200)
+    ]
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (retry_after, timedelta(days=30))
 
 
 @pytest.mark.parametrize(
