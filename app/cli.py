@@ -466,6 +466,7 @@ async def _report_differences(
 @_with_settings
 def openapi(settings: Settings) -> None:
     """Print the OpenAPI document, as JSON."""
+    # As in `serve`.
     from app.main import create_app  # noqa: PLC0415
 
     app = create_app(settings, "postgresql:///unused")

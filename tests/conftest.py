@@ -19,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import retries
 from app.db.embedded import embedded_postgres
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
@@ -204,3 +205,10 @@ def emulator_client(emulator_host: str) -> Iterator[bigquery.Client]:
     )
     yield client
     client.close()
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as ever, without the pauses."""
+    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(retries, "JITTER_SECONDS", 0.001)

@@ -68,7 +68,8 @@ class FastPath:
         if b"if-modified-since" in headers if tag is None else tag != kept.tag:
             return None
         if self._proxy_headers:
-            # It waits for nothing, so that its first step is its last.
+            # It waits for nothing, so that its first step is its last. uvicorn has types of its own
+            # for what both take from ASGI.
             with suppress(StopIteration):
                 self._proxy_headers(scope, _nothing, _nothing).send(None)  # type: ignore[arg-type]
         request_id = id_of(headers)

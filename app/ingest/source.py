@@ -44,6 +44,7 @@ def open_source(settings: Settings, kind: IngestSource) -> Source:
     if kind is IngestSource.NONE:
         raise NoSourceError
     if kind is IngestSource.SAMPLE:
+        # Sources import what they hand over from here.
         from app.ingest.sample import SampleSource  # noqa: PLC0415
 
         return SampleSource()

@@ -33,20 +33,24 @@ async def _tables(engine: AsyncEngine) -> set[str]:
         return set(await connection.run_sync(lambda sync: inspect(sync).get_table_names()))
 
 
+async def _downgrade(engine: AsyncEngine, revision: str) -> None:
+    config = Config(ALEMBIC_INI)
+
+    def downgrade(sync: object) -> None:
+        config.attributes["connection"] = sync
+        command.downgrade(config, revision)
+
+    async with engine.begin() as connection:
+        await connection.run_sync(downgrade)
+
+
 async def test_up_and_down_and_up(unmigrated_url: str) -> None:
     engine = create_engine(unmigrated_url)
     await migrate(engine)
     assert await _tables(engine) == TABLES
     await publish(engine, days_ago(0), downloads("flask", 1))
 
-    async with engine.begin() as connection:
-        config = Config(ALEMBIC_INI)
-
-        def downgrade(sync: object) -> None:
-            config.attributes["connection"] = sync
-            command.downgrade(config, "base")
-
-        await connection.run_sync(downgrade)
+    await _downgrade(engine, "base")
     assert await _tables(engine) == {"alembic_version"}
 
     await migrate(engine)
@@ -63,14 +67,7 @@ async def test_days_that_were_published_before_are_brought_along(
     recorded = text("SELECT day, downloads_with_mirrors FROM ingested_days ORDER BY day")
     before = (await connection.execute(recorded)).all()
     await connection.rollback()
-    async with engine.begin() as one:
-        config = Config(ALEMBIC_INI)
-
-        def downgrade(sync: object) -> None:
-            config.attributes["connection"] = sync
-            command.downgrade(config, "0001")
-
-        await one.run_sync(downgrade)
+    await _downgrade(engine, "0001")
     await migrate(engine)
     assert (await connection.execute(recorded)).all() == before
     assert [row[1] for row in before] == [7, 3]
@@ -127,14 +124,7 @@ async def test_a_migration_keeps_nobody_waiting_behind_a_long_query(
     monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.1)
     monkeypatch.setattr(retries, "JITTER_SECONDS", 0.0)
     await publish(engine, days_ago(0), downloads("flask", 1))
-    async with engine.begin() as one:
-        config = Config(ALEMBIC_INI)
-
-        def downgrade(sync: object) -> None:
-            config.attributes["connection"] = sync
-            command.downgrade(config, "0001")
-
-        await one.run_sync(downgrade)
+    await _downgrade(engine, "0001")
     await connection.execute(text("SELECT * FROM ingested_days"))
     migrating = asyncio.create_task(migrate(engine))
     for _ in range(5):

@@ -8,7 +8,6 @@ from random import Random
 
 import pytest
 
-from app import retries
 from tests.faults.tally import Tally
 from tests.faults.world import Settled, World, made, settled_database
 
@@ -72,10 +71,3 @@ async def settled(
 ) -> AsyncIterator[Settled]:
     async with settled_database(server_url, Random(pytestconfig.getoption("seed"))) as settled:
         yield settled
-
-
-@pytest.fixture
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as ever, without the pauses."""
-    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(retries, "JITTER_SECONDS", 0.001)

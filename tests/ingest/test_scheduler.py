@@ -217,6 +217,7 @@ async def test_a_young_day_is_read_again_and_replaced_when_it_grew(
 def _later(passed: timedelta) -> type[datetime]:
     class Later(datetime):
         @classmethod
+        # A plain `datetime` comes back, where the stub wants one of this class.
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return datetime.now(tz) + passed
 
