@@ -36,6 +36,24 @@ Series = Mapping[str, list[tuple[date, int]]]
 """By category, its days with downloads in order, and how many."""
 
 
+class Window(NamedTuple):
+    """Days, both ends included. There is none when it ends before it begins."""
+
+    first: date
+    last: date
+
+    def within(self, first: date | None, last: date | None) -> "Window":
+        """What is in it of these days; None is no bound."""
+        return Window(
+            self.first if first is None else max(first, self.first),
+            self.last if last is None else min(last, self.last),
+        )
+
+
+def served_days(latest: date, retention_days: int) -> Window:
+    return Window(latest - timedelta(days=retention_days - 1), latest)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayFigures:
     """What the rows of a day amount to."""
@@ -133,24 +151,30 @@ class IngestRun:
     """Why the day was held, or what failed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
     """What is published at a moment, of the days served. While its version stays, every answer
     does.
     """
 
-    latest_day: date
+    days: tuple[date, ...]
+    """Those of the days served that are published, in order."""
+
+    window: Window
+    """The days served."""
+
     published_at: datetime
     """When the last of the days was published."""
 
     version: str
     """Depends on the days' rows alone, as their digests do."""
 
-    days: int
-    """How many of the days served are published."""
-
     held_days: int
     """How many days wait to become plausible."""
+
+    @property
+    def latest_day(self) -> date:
+        return self.window.last
 
 
 def gaps(days: Sequence[PublishedDay]) -> list[date]:

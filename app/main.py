@@ -11,14 +11,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app.api import docs_page, packages, problem_details, status
-from app.api.dependencies import UnambiguousRoute
+from app.api import bulk, docs_page, problem_details, recent, status, time_series
+from app.api.answering import RENDERING
+from app.api.dependencies import Repositories
 from app.api.fast_path import FastPath
 from app.api.fixed_headers import FixedHeadersMiddleware
 from app.api.freshness import Freshness
 from app.api.head import HeadMiddleware
 from app.api.http_cache import HTTPCacheMiddleware, ResponseCache
 from app.api.openapi import describe
+from app.api.questions import Endpoints
 from app.api.rate_limit import RateLimitMiddleware, RateLimits
 from app.api.readiness import ReadinessCheck
 from app.api.request_guard import RequestGuardMiddleware
@@ -32,6 +34,8 @@ from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.logs import RequestLineWriter, configure_logging
 from app.metrics import forget_ended_processes
 from app.settings import IngestSource, Settings, load_settings
+
+ENDPOINTS = Endpoints([*bulk.ENDPOINTS, *recent.ENDPOINTS, *time_series.ENDPOINTS])
 
 
 def create_app_from_environment() -> FastAPI:
@@ -85,10 +89,7 @@ def create_app(settings: Settings, database_url: str) -> Service:
     request_log = RequestLog(
         request_lines.write if request_lines else None,
         known_arguments={
-            name
-            for route in packages.router.routes
-            if isinstance(route, UnambiguousRoute)
-            for name in route.argument_names
+            argument.name for endpoint in ENDPOINTS for argument in endpoint.arguments
         },
     )
     cache = ResponseCache(freshness, settings.response_cache_max_bytes)
@@ -97,7 +98,7 @@ def create_app(settings: Settings, database_url: str) -> Service:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = create_engine(database_url, autocommit=True)
         count_connections(engine)
-        app.state.repository = DownloadsRepository(engine, settings.retention_days)
+        app.state.repositories = Repositories(DownloadsRepository(engine, settings.retention_days))
         app.state.runs = RunsRepository(engine)
         app.state.readiness = ReadinessCheck(engine)
         if scheduler:
@@ -126,36 +127,55 @@ def create_app(settings: Settings, database_url: str) -> Service:
         docs_url=None,
         redoc_url=None,
     )
+    app.state.endpoints = ENDPOINTS
     app.state.freshness = freshness
     app.state.scheduler = scheduler
     app.state.read_again_at = partial(read_again_at, cadence_of(settings))
-    app.include_router(packages.router)
+    # Before what takes any name: `recent` of many is not the package of that name.
+    for endpoints in (bulk, recent, time_series):
+        app.include_router(endpoints.router)
     app.include_router(status.router)
     docs_page.install(app)
-    describe(app, settings)
+    describe(app, settings, ENDPOINTS)
     problem_details.install(app)
     app.add_middleware(RequestGuardMiddleware, timeout_seconds=settings.request_timeout_seconds)
     app.add_middleware(CompressMiddleware)
-    # All that a request meets before FastAPI, from the inside out.
+    app.entrance = _entrance(app, settings, cache, freshness, rate_limits, request_log)
+    app.fast_path = FastPath(
+        cache, freshness, rate_limits, request_log, list(settings.trusted_proxies)
+    )
+    return app
+
+
+def _entrance(
+    app: Service,
+    settings: Settings,
+    cache: ResponseCache,
+    freshness: Freshness,
+    rate_limits: RateLimits | None,
+    request_log: RequestLog,
+) -> ASGIApp:
+    """All that a request meets before FastAPI, from the inside out."""
     entrance: ASGIApp = HTTPCacheMiddleware(
         app.route,
         cache=cache,
-        endpoints=packages.endpoints(lambda: app.state.repository),
+        endpoints=ENDPOINTS,
+        repositories=lambda: app.state.repositories,
         freshness=freshness,
-        rendering=packages.RENDERING,
+        rendering=RENDERING,
         timeout_seconds=settings.request_timeout_seconds,
     )
     if rate_limits:
         entrance = RateLimitMiddleware(entrance, rate_limits)
     entrance = FixedHeadersMiddleware(HeadMiddleware(entrance))
     entrance = RequestLogMiddleware(entrance, request_log)
-    trusted = list(settings.trusted_proxies)
-    if trusted:
+    if settings.trusted_proxies:
         # uvicorn has types of its own for what both take from ASGI.
-        entrance = ProxyHeadersMiddleware(entrance, trusted)  # type: ignore[assignment,arg-type]
-    app.entrance = entrance
-    app.fast_path = FastPath(cache, freshness, rate_limits, request_log, trusted)
-    return app
+        entrance = ProxyHeadersMiddleware(  # type: ignore[assignment]
+            entrance,  # type: ignore[arg-type]
+            list(settings.trusted_proxies),
+        )
+    return entrance
 
 
 def _rate_limits(settings: Settings) -> RateLimits | None:

@@ -6,7 +6,9 @@ from datetime import date, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.downloads import PackageDownloads, PublishedDay
+from app.breakdowns import Breakdown
+from app.db.downloads_repository import DownloadsRepository
+from app.downloads import PackageDownloads, PublishedDay, Series
 from app.ingest import pipeline
 from app.ingest.pipeline import latest_complete_day
 from app.ingest.plausibility import thresholds_of
@@ -63,6 +65,27 @@ class GivenSource:
             if isinstance(row, Exception):
                 raise row
             yield [row]
+
+
+async def overall(
+    engine: AsyncEngine, package: str, retention_days: int = RETENTION_DAYS
+) -> Series | None:
+    """Of all days served."""
+    repository = DownloadsRepository(engine, retention_days)
+    publication = await repository.publication()
+    if publication is None:
+        return None
+    return await repository.overall(package, publication.window, publication.window)
+
+
+async def by_category(engine: AsyncEngine, package: str, breakdown: Breakdown) -> Series | None:
+    """Of all days served."""
+    repository = DownloadsRepository(engine, RETENTION_DAYS)
+    publication = await repository.publication()
+    if publication is None:
+        return None
+    window = publication.window
+    return await repository.breakdown(package, window, window, breakdown)
 
 
 async def publish(engine: AsyncEngine, day: date, *rows: PackageDownloads) -> PublishedDay:

@@ -1,10 +1,11 @@
-"""What routes are given: the repository, and arguments that are right.
+"""What routes are given: the repositories, and arguments that are right.
 
 Called by the routes themselves: FastAPI's own way of providing them takes as long as the query.
 """
 
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, get_origin
 
 from fastapi import Path, Request, Response
 from fastapi.routing import APIRoute
@@ -22,9 +23,14 @@ PackageArgument = Annotated[
 ]
 
 
-def repository_of(request: Request) -> DownloadsRepository:
-    repository: DownloadsRepository = request.app.state.repository
-    return repository
+@dataclass(frozen=True, slots=True)
+class Repositories:
+    downloads: DownloadsRepository
+
+
+def repositories_of(request: Request) -> Repositories:
+    repositories: Repositories = request.app.state.repositories
+    return repositories
 
 
 def normalised(package: str) -> str:
@@ -38,12 +44,11 @@ def normalised(package: str) -> str:
     return name
 
 
+SEVERAL_VALUES = "should have one value, and was given several"
+
+
 class UnambiguousRoute(APIRoute):
     """A route whose arguments may be repeated, but not contradict themselves."""
-
-    @property
-    def argument_names(self) -> list[str]:
-        return [argument.alias for argument in self.dependant.query_params]
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -57,9 +62,10 @@ class UnambiguousRoute(APIRoute):
 
     def _reject_ambiguous(self, request: Request) -> None:
         ambiguous = [
-            ArgumentError(name, "should have one value, and was given several")
-            for name in self.argument_names
-            if len(set(request.query_params.getlist(name))) > 1
+            ArgumentError(argument.alias, SEVERAL_VALUES)
+            for argument in self.dependant.query_params
+            if get_origin(argument.field_info.annotation) is not list
+            and len(set(request.query_params.getlist(argument.alias))) > 1
         ]
         if ambiguous:
             raise InvalidArgumentsError(ambiguous)

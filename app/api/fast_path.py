@@ -12,6 +12,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.api.compression import preferred_encoding
 from app.api.fixed_headers import Headers, completed, lines
+from app.api.formats import accepted_format
 from app.api.freshness import Freshness
 from app.api.http_cache import HIT, TAG_MATCH, ResponseCache, validity_headers
 from app.api.rate_limit import STANDING, RateLimits, client_of
@@ -62,7 +63,7 @@ class FastPath:
             return None
         encoding = preferred_encoding(headers.get(b"accept-encoding", b""))
         kept = self._cache.get(target, encoding)
-        if kept is None:
+        if kept is None or accepted_format(headers.get(b"accept", b"")):
             return None
         tag = headers.get(b"if-none-match")
         if b"if-modified-since" in headers if tag is None else tag != kept.tag:
@@ -90,7 +91,7 @@ class FastPath:
             body = b""
         path, _, query = target.partition(b"?")
         self._log.note(
-            kept.route,
+            kept.endpoint.route.path,
             status,
             perf_counter() - began,
             method=method,

@@ -16,8 +16,8 @@ ADDED_HEADERS = "pypi_stats.added_headers"
 FIXED_HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": (
-        "Age, ETag, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, "
-        "X-Request-ID"
+        "Age, ETag, Retry-After, X-Data-As-Of, X-RateLimit-Limit, X-RateLimit-Remaining, "
+        "X-RateLimit-Reset, X-Request-ID"
     ),
     "X-Content-Type-Options": "nosniff",
 }

@@ -98,7 +98,7 @@ class Freshness:
         began = datetime.combine(publication.latest_day, datetime.min.time(), UTC)
         return PublishedData(
             age_days=(time() - began.timestamp()) / 86400 - 1,
-            missing_days=self._retention_days - publication.days,
+            missing_days=self._retention_days - len(publication.days),
             held_days=publication.held_days,
         )
 

@@ -10,53 +10,39 @@ through FastAPI takes longer than the query. FastAPI documents, and says what is
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Container, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import NamedTuple
-from urllib.parse import parse_qsl, quote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.compression import COMPRESSED_FROM_BYTES, compressed, preferred_encoding
-from app.api.dependencies import UnambiguousRoute
-from app.api.fixed_headers import Headers, lines
+from app.api.dependencies import Repositories
+from app.api.fixed_headers import ADDED_HEADERS, Headers, lines
+from app.api.formats import accepted_format
 from app.api.freshness import Freshness
 from app.api.problem_details import error_answer
+from app.api.questions import Endpoint, Endpoints, Question
 from app.api.request_guard import RequestGuardMiddleware
 from app.downloads import Publication
-from app.errors import StatsError
+from app.errors import InvalidArgumentsError, StatsError
 from app.metrics import RESPONSE_CACHE, RESPONSE_CACHE_BYTES
-from app.package_name import ALL_PACKAGES, is_valid, normalise
 
-PREFIX = "/api/packages/"
+_DATA_PREFIX = "/api/"
 
 ENTRY_BYTES = 600
 """Of an entry besides its body: the key, the headers, the objects that hold them."""
 
 _VARY = (b"vary", b"Accept-Encoding")
-
-# Begins the answer to a filter that nothing of the package matches. There is one for every text
-# that an argument may have: kept, they would drive out what is worth it.
-_NOTHING_MATCHES = b'{"data":[],'
+_VARY_BY_FORMAT = (b"vary", b"Accept, Accept-Encoding")
 
 HIT = RESPONSE_CACHE.labels("hit")
 TAG_MATCH = RESPONSE_CACHE.labels("tag_match")
 _MISS = RESPONSE_CACHE.labels("miss")
-
-
-class Question(NamedTuple):
-    """What a request asks for, however it spells that."""
-
-    endpoint: str
-    """The last part of the path."""
-
-    package: str
-    argument: str | None
-    """None is left out."""
 
 
 class Key(NamedTuple):
@@ -70,41 +56,43 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    route: str
-    """Its template."""
-
+    endpoint: Endpoint
     encoding: str
     """Of the body; empty is none."""
 
     tag: bytes
     body: bytes
+    media_type: bytes
     content_lines: bytes
     tag_lines: bytes
     """The headers that stay as they are until the next publish, as they go over the wire."""
 
     @classmethod
-    def of(cls, route: str, encoding: str, tag: bytes, body: bytes) -> "Answer":
-        content_lines = lines(_content_headers(encoding, body))
-        return cls(route, encoding, tag, body, content_lines, lines(_tag_headers(tag)))
+    def of(
+        cls, endpoint: Endpoint, encoding: str, tag: bytes, body: bytes, media_type: bytes
+    ) -> "Answer":
+        content_lines = lines(_content_headers(encoding, body, media_type))
+        tag_lines = lines(_tag_headers(tag, endpoint))
+        return cls(endpoint, encoding, tag, body, media_type, content_lines, tag_lines)
 
     @property
     def headers(self) -> Headers:
-        return [*_content_headers(self.encoding, self.body), *_tag_headers(self.tag)]
+        return [
+            *_content_headers(self.encoding, self.body, self.media_type),
+            *_tag_headers(self.tag, self.endpoint),
+        ]
 
 
-def _content_headers(encoding: str, body: bytes) -> Headers:
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-    ]
+def _content_headers(encoding: str, body: bytes, media_type: bytes) -> Headers:
+    headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(body))]
     if encoding:
         headers.append((b"content-encoding", encoding.encode()))
     return headers
 
 
-def _tag_headers(tag: bytes) -> Headers:
+def _tag_headers(tag: bytes, endpoint: Endpoint) -> Headers:
     """All that is said of the content where the client's own copy is right."""
-    return [(b"etag", tag), _VARY]
+    return [(b"etag", tag), _VARY_BY_FORMAT if endpoint.has_formats else _VARY]
 
 
 class ResponseCache:
@@ -155,23 +143,6 @@ class ResponseCache:
             RESPONSE_CACHE_BYTES.set(0)
 
 
-class Endpoint(NamedTuple):
-    """What answers at `PREFIX`, package, and a name."""
-
-    route: UnambiguousRoute
-    argument: str
-    """The name of the only one."""
-
-    values: Container[str] | None
-    """That its argument may have; None is any text but an empty one."""
-
-    answer: Callable[[str, str | None], Awaitable[bytes]]
-    """The body for a normalised name and its argument. Raises a `StatsError`."""
-
-    def accepts(self, argument: str) -> bool:
-        return argument in self.values if self.values else argument != ""
-
-
 class HTTPCacheMiddleware:
     """Answers what is asked of the `endpoints` as it should be; all else is for the routes.
 
@@ -183,7 +154,8 @@ class HTTPCacheMiddleware:
         app: ASGIApp,
         *,
         cache: ResponseCache,
-        endpoints: Mapping[str, Endpoint],
+        endpoints: Endpoints,
+        repositories: Callable[[], Repositories],
         freshness: Freshness,
         rendering: str,
         timeout_seconds: float,
@@ -191,61 +163,55 @@ class HTTPCacheMiddleware:
         self._app = app
         self._cache = cache
         self._endpoints = endpoints
+        self._repositories = repositories
         self._freshness = freshness
         self._rendering = rendering
         self._timeout_seconds = timeout_seconds
         self._pending: dict[Key, asyncio.Task[Answer]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        question = self._question(scope)
         # Seen before the database is asked: no answer is tagged as newer than it is.
         publication = self._freshness.publication
-        if question is None or publication is None:
+        conditions = _Conditions(scope["headers"])
+        asked = self._asked(scope, publication, conditions) if publication else None
+        if publication is None or asked is None:
+            if publication and scope["path"].startswith(_DATA_PREFIX):
+                scope[ADDED_HEADERS].append(_as_of(publication))
             await self._app(scope, receive, send)
             return
+        endpoint, question = asked
         # As the router does, for those around who count by route.
-        scope["route"] = self._endpoints[question.endpoint].route
-        conditions = _Conditions(scope["headers"])
+        scope["route"] = endpoint.route
         key = Key(publication.version, question, preferred_encoding(conditions.accept_encoding))
         tag = self._matching_tag(key, conditions.tags) if conditions.tags else None
-        answer = self._cache.get(self._target(question), key.encoding)
+        answer = self._cache.get(question.target, key.encoding)
         if tag:
             TAG_MATCH.inc()
-            await self._send(send, publication, 304, _tag_headers(tag))
+            await self._send(send, publication, 304, _tag_headers(tag, endpoint))
         elif answer:
             HIT.inc()
             await self._send_answer(send, publication, conditions, answer)
         else:
             _MISS.inc()
-            miss = partial(self._find_and_send, key, publication, conditions)
+            miss = partial(self._find_and_send, endpoint, key, publication, conditions)
             await RequestGuardMiddleware(miss, self._timeout_seconds)(scope, receive, send)
 
-    def _question(self, scope: Scope) -> Question | None:
+    def _asked(
+        self, scope: Scope, publication: Publication, conditions: "_Conditions"
+    ) -> tuple[Endpoint, Question] | None:
         """None where there is no such endpoint, and where a route has to say what is wrong."""
-        path: str = scope["path"]
-        if scope["method"] != "GET" or not path.startswith(PREFIX):
+        found = self._endpoints.at(scope["path"]) if scope["method"] == "GET" else None
+        if found is None:
             return None
-        package, _, name = path[len(PREFIX) :].partition("/")
-        endpoint = self._endpoints.get(name)
-        package = normalise(package)
-        if endpoint is None or not (is_valid(package) or package == ALL_PACKAGES):
+        endpoint, package = found
+        accepted = accepted_format(conditions.accept) if endpoint.has_formats else None
+        try:
+            question = endpoint.question(
+                package, scope["query_string"], publication.window, accepted
+            )
+        except InvalidArgumentsError:
             return None
-        argument = None
-        if scope["query_string"]:
-            given = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-            values = {value for argument_name, value in given if argument_name == endpoint.argument}
-            if len(values) > 1:
-                return None
-            argument = values.pop() if values else None
-            if argument is not None and not endpoint.accepts(argument):
-                return None
-        return Question(name, package, argument)
-
-    def _target(self, question: Question) -> bytes:
-        """Its plainest spelling, as `ResponseCache` wants it."""
-        endpoint, package, argument = question
-        query = f"?{self._endpoints[endpoint].argument}={quote(argument)}" if argument else ""
-        return f"{PREFIX}{package}/{endpoint}{query}".encode()
+        return endpoint, question
 
     def _matching_tag(self, key: Key, tags: bytes) -> bytes | None:
         """Whichever of the tags is that of the answer: compressed as the client likes best, or, as
@@ -265,6 +231,7 @@ class HTTPCacheMiddleware:
 
     async def _find_and_send(
         self,
+        endpoint: Endpoint,
         key: Key,
         publication: Publication,
         conditions: "_Conditions",
@@ -277,7 +244,9 @@ class HTTPCacheMiddleware:
             # not want to wait any longer does not keep the others from it.
             task = self._pending.get(key)
             if task is None:
-                task = self._pending[key] = asyncio.create_task(self._find(key))
+                task = self._pending[key] = asyncio.create_task(
+                    self._find(endpoint, key, publication)
+                )
                 task.add_done_callback(partial(self._found, key))
             answer = await asyncio.shield(task)
         except StatsError as error:
@@ -285,18 +254,16 @@ class HTTPCacheMiddleware:
         else:
             await self._send_answer(send, publication, conditions, answer)
 
-    async def _find(self, key: Key) -> Answer:
-        endpoint, package, argument = key.question
-        body = await self._endpoints[endpoint].answer(package, argument)
-        matches_nothing = body.startswith(_NOTHING_MATCHES)
+    async def _find(self, endpoint: Endpoint, key: Key, publication: Publication) -> Answer:
+        body, media_type, is_kept = await endpoint.answer(
+            self._repositories(), key.question, publication
+        )
         encoding = key.encoding if len(body) >= COMPRESSED_FROM_BYTES else ""
         # orjson leaves room for more behind what it returns, several times as much as is used.
         body = compressed(body, encoding) if encoding else bytes(memoryview(body))
-        answer = Answer.of(
-            self._endpoints[endpoint].route.path, encoding, self._tag(key, encoding), body
-        )
-        if not matches_nothing:
-            self._cache.keep(key.version, self._target(key.question), key.encoding, answer)
+        answer = Answer.of(endpoint, encoding, self._tag(key, encoding), body, media_type)
+        if is_kept:
+            self._cache.keep(key.version, key.question.target, key.encoding, answer)
         return answer
 
     def _found(self, key: Key, task: asyncio.Task[Answer]) -> None:
@@ -309,7 +276,7 @@ class HTTPCacheMiddleware:
         self, send: Send, publication: Publication, conditions: "_Conditions", answer: Answer
     ) -> None:
         if conditions.hold(publication):
-            await self._send(send, publication, 304, _tag_headers(answer.tag))
+            await self._send(send, publication, 304, _tag_headers(answer.tag, answer.endpoint))
         else:
             await self._send(send, publication, 200, answer.headers, answer.body)
 
@@ -324,15 +291,18 @@ class HTTPCacheMiddleware:
 class _Conditions:
     """What a request's headers say of the answer that the client would like."""
 
-    __slots__ = ("accept_encoding", "modified_since", "tags")
+    __slots__ = ("accept", "accept_encoding", "modified_since", "tags")
 
     def __init__(self, headers: Headers) -> None:
+        self.accept = b""
         self.accept_encoding = b""
         self.tags = b""
         self.modified_since = b""
         for name, value in headers:
             if name == b"accept-encoding":
                 self.accept_encoding = _joined(self.accept_encoding, value)
+            elif name == b"accept":
+                self.accept = _joined(self.accept, value)
             elif name == b"if-none-match":
                 self.tags = _joined(self.tags, value)
             elif name == b"if-modified-since":
@@ -361,7 +331,15 @@ def _joined(value: bytes, more: bytes) -> bytes:
 
 def validity_headers(publication: Publication, freshness: Freshness) -> Headers:
     """Since when an answer is right, and for how long."""
-    return [(b"last-modified", _http_date(publication.published_at)), *freshness.headers()]
+    return [
+        (b"last-modified", _http_date(publication.published_at)),
+        _as_of(publication),
+        *freshness.headers(),
+    ]
+
+
+def _as_of(publication: Publication) -> tuple[bytes, bytes]:
+    return b"x-data-as-of", publication.latest_day.isoformat().encode()
 
 
 @lru_cache(maxsize=8)

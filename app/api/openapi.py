@@ -9,8 +9,8 @@ import limits
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.api.http_cache import PREFIX
 from app.api.problem_details import MEDIA_TYPE, problem
+from app.api.questions import Endpoints
 from app.api.rate_limit import LIMITED_PREFIX, in_words
 from app.errors import ArgumentError, InvalidArgumentsError
 from app.settings import Settings
@@ -81,11 +81,13 @@ _DATA = {
     "Cache-Control": ("For how long the answer may be kept.", _TEXT),
     "ETag": ("For `If-None-Match`: the same as long as the answer is.", _TEXT),
     "Last-Modified": ("When the data was published.", _TEXT),
+    "X-Data-As-Of": ("Latest published day, UTC.", {**_TEXT, "format": "date"}),
 }
 
 
-def describe(app: FastAPI, settings: Settings) -> None:
+def describe(app: FastAPI, settings: Settings, endpoints: Endpoints) -> None:
     """Give the app its OpenAPI document, with the settings that its users should know."""
+    data_paths = {endpoint.route.path for endpoint in endpoints}
 
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:
@@ -101,7 +103,12 @@ def describe(app: FastAPI, settings: Settings) -> None:
                 for operation in operations.values():
                     _mend_arguments(operation)
                     _name_problems(operation)
-                    _tell_headers(path, operation, limited=bool(settings.rate_limits))
+                    _tell_headers(
+                        path,
+                        operation,
+                        limited=bool(settings.rate_limits),
+                        is_data=path in data_paths,
+                    )
             app.openapi_schema["components"]["headers"] = {
                 name: {"description": meaning, "schema": schema}
                 for headers in (_EVERY_ANSWER, _LIMITED, _REFUSED, _DATA)
@@ -152,14 +159,14 @@ def _name_problems(operation: dict[str, Any]) -> None:
             }
 
 
-def _tell_headers(path: str, operation: dict[str, Any], *, limited: bool) -> None:
+def _tell_headers(path: str, operation: dict[str, Any], *, limited: bool, is_data: bool) -> None:
     for status, response in operation["responses"].items():
         names = [*_EVERY_ANSWER]
         if limited and path.startswith(LIMITED_PREFIX):
             names += _LIMITED
         if status in ("429", "503"):
             names += _REFUSED
-        if status == "200" and path.startswith(PREFIX):
+        if status == "200" and is_data:
             names += _DATA
         response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 

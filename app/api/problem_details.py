@@ -110,12 +110,16 @@ async def _stats_error(_: Request, error: Exception) -> Response:
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     invalid = InvalidArgumentsError(
-        [
-            ArgumentError(str(fault["loc"][-1]), _MESSAGES.get(fault["type"], fault["msg"]))
-            for fault in error.errors()
-        ]
+        [ArgumentError(str(fault["loc"][1]), _message(fault)) for fault in error.errors()]
     )
     return await _stats_error(request, invalid)
+
+
+def _message(fault: Mapping[str, Any]) -> str:
+    message: str = _MESSAGES.get(fault["type"], fault["msg"])
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    return message
 
 
 async def _http_exception(_: Request, error: Exception) -> Response:

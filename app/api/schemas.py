@@ -24,6 +24,15 @@ class Period(StrEnum):
     MONTH = "month"
 
 
+class Fill(StrEnum):
+    ZERO = "zero"
+
+
+class Format(StrEnum):
+    JSON = "json"
+    CSV = "csv"
+
+
 class Mirrors(StrEnum):
     TRUE = "true"
     FALSE = "false"
@@ -59,11 +68,13 @@ class RecentCounts(BaseModel):
 
 
 class DailyDownloads(BaseModel):
-    """Downloads of one category on one day. A day without any has no item."""
+    """Downloads of one category on one day, or in one week or month where `interval` asks for
+    those. Without `fill`, one without any has no item.
+    """
 
     category: str = Field(description="A category of the breakdown; `null` where it is unknown.")
-    date: dt.date = Field(description="UTC day.")
-    downloads: int = Field(description="Number of downloads.", ge=1)
+    date: dt.date = Field(description="UTC day; of a week or month the first.")
+    downloads: int = Field(description="Number of downloads.", ge=0)
 
 
 class RecentDownloads(BaseModel):
@@ -122,6 +133,42 @@ class OverallDownloads(Series):
     model_config = _series_example("overall_downloads", "with_mirrors", "without_mirrors")
 
     type: Literal["overall_downloads"]
+
+
+class OfMany(BaseModel):
+    missing: list[str] = Field(
+        description="Names of packages without downloads in the days held, normalised, in order.",
+        examples=[["reqeusts"]],
+    )
+
+
+def _example_of_many(payload_type: str, of_one: type[BaseModel]) -> ConfigDict:
+    extra = of_one.model_config["json_schema_extra"]
+    assert isinstance(extra, dict)
+    examples = extra["examples"]
+    return ConfigDict(
+        json_schema_extra={
+            "examples": [{"data": examples, "missing": ["reqeusts"], "type": payload_type}]
+        }
+    )
+
+
+class RecentDownloadsOfMany(OfMany):
+    """Downloads of the latest day, week and month of several packages."""
+
+    model_config = _example_of_many("recent_downloads_of_many", RecentDownloads)
+
+    data: list[RecentDownloads] = Field(description="Ordered by package.")
+    type: Literal["recent_downloads_of_many"]
+
+
+class OverallDownloadsOfMany(OfMany):
+    """Downloads by day, with and without known mirrors, of several packages."""
+
+    model_config = _example_of_many("overall_downloads_of_many", OverallDownloads)
+
+    data: list[OverallDownloads] = Field(description="Ordered by package.")
+    type: Literal["overall_downloads_of_many"]
 
 
 class PythonMajorDownloads(Series):

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
-from app.api.dependencies import repository_of
+from app.api.dependencies import repositories_of
 from app.api.freshness import Freshness
 from app.api.problem_details import documented
 from app.api.readiness import ReadinessCheck
@@ -24,7 +24,7 @@ router = APIRouter(tags=["status"])
 )
 async def status(request: Request) -> Status:
     """Which days are published, where they came from, and which are missing."""
-    repository = repository_of(request)
+    repository = repositories_of(request).downloads
     days = await repository.published_days()
     held = await repository.held_days()
     runs = await request.app.state.runs.latest(1)

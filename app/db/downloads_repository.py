@@ -1,16 +1,16 @@
 """Reads what is published: one query an answer."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import orjson
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
     Select,
-    Subquery,
     Text,
     bindparam,
     cast,
@@ -23,14 +23,79 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWNS, Breakdown
 from app.db.engine import fetch
+from app.db.publication import publication_of, publication_query
 from app.db.tables import daily_downloads, held_days, ingested_days, packages
-from app.downloads import Counts, HeldDay, PublishedDay, RecentDownloads, Series
+from app.downloads import (
+    Counts,
+    HeldDay,
+    Publication,
+    PublishedDay,
+    RecentDownloads,
+    Series,
+    Window,
+)
 from app.package_name import ALL_PACKAGES
 
 WITH_MIRRORS = "with_mirrors"
 WITHOUT_MIRRORS = "without_mirrors"
 
 _latest_day = select(func.max(ingested_days.c.day)).scalar_subquery()
+
+
+_is_asked = packages.c.name == func.any(bindparam("packages", type_=ARRAY(Text)))
+"""One parameter, however many they are."""
+
+
+def _series_of_each(
+    columns: Sequence[ColumnElement[Any]], join: Callable[[ColumnElement[Any]], ColumnElement[Any]]
+) -> Select[Any]:
+    """A row for each package: its name, and what its days have one after the other in order, since
+    taking in a row a day costs several times as much. That is NULL when none of its days is asked
+    for.
+
+    The partitions' keys give the order, month by month, as long as no aggregate asks for it and
+    the days are joined to nothing: then nothing is sorted.
+    """
+    days = (
+        select(daily_downloads.c.date, *columns)
+        .where(
+            daily_downloads.c.package_id == packages.c.id,
+            daily_downloads.c.date.between(bindparam("first"), bindparam("last")),
+        )
+        .order_by(daily_downloads.c.date)
+        .correlate(packages)
+        .subquery()
+    )
+    every_day, *of_a_day = days.c
+    joined = (join(column).label(f"joined_{column.name}") for column in of_a_day)
+    together = select(func.array_agg(every_day).label("days"), *joined).lateral()
+    return select(packages.c.name, together).where(
+        _is_asked, packages.c.last_seen >= bindparam("first_served")
+    )
+
+
+def _comma_separated(texts: ColumnElement[str]) -> ColumnElement[str]:
+    return func.string_agg(texts, literal_column("','"))
+
+
+_OVERALL = _series_of_each(
+    [daily_downloads.c.with_mirrors, daily_downloads.c.without_mirrors], func.array_agg
+)
+_BREAKDOWNS = {
+    breakdown.name: _series_of_each(
+        [cast(daily_downloads.c[breakdown.column], Text)], _comma_separated
+    )
+    for breakdown in BREAKDOWNS
+}
+
+
+def _arguments(names: Sequence[str], served: Window, asked: Window) -> dict[str, object]:
+    return {
+        "packages": names,
+        "first_served": served.first,
+        "first": asked.first,
+        "last": asked.last,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,77 +112,57 @@ class DownloadsRepository:
 
     def __init__(self, engine: AsyncEngine, retention_days: int) -> None:
         self._engine = engine
+        self._retention_days = retention_days
         self._before_window = _latest_day - retention_days
         self._recent = select(
             packages.c.last_day, packages.c.last_week, packages.c.last_month
         ).where(packages.c.name == bindparam("package"), packages.c.last_seen > self._before_window)
-        overall = self._days_of_a_package(
-            daily_downloads.c.with_mirrors, daily_downloads.c.without_mirrors
-        )
-        self._overall = select(
-            func.array_agg(overall.c.date),
-            func.array_agg(overall.c.with_mirrors),
-            func.array_agg(overall.c.without_mirrors),
-        )
-        self._breakdowns = {
-            breakdown.name: self._breakdown(daily_downloads.c[breakdown.column])
-            for breakdown in BREAKDOWNS
-        }
-
-    def _breakdown(self, counts: ColumnElement[Any]) -> Select[Any]:
-        days = self._days_of_a_package(cast(counts, Text).label("counts"))
-        return select(
-            func.array_agg(days.c.date), func.string_agg(days.c.counts, literal_column("','"))
-        )
-
-    def _days_of_a_package(self, *columns: ColumnElement[Any]) -> Subquery:
-        """The days in order, for one row to be made of what they have one after the other: taking
-        in a row a day costs several times as much. All of it is NULL when there is no day.
-
-        The partitions' keys give the order, month by month, as long as nothing is joined to them
-        and no aggregate asks for it: then nothing is sorted.
-        """
-        package_id = select(packages.c.id).where(packages.c.name == bindparam("package"))
-        return (
-            select(daily_downloads.c.date, *columns)
-            .where(
-                daily_downloads.c.package_id == package_id.scalar_subquery(),
-                daily_downloads.c.date > self._before_window,
-            )
-            .order_by(daily_downloads.c.date)
-            .subquery()
-        )
+        self._recent_of_many = select(
+            packages.c.name, packages.c.last_day, packages.c.last_week, packages.c.last_month
+        ).where(_is_asked, packages.c.last_seen > self._before_window)
 
     async def recent(self, package: str) -> RecentDownloads | None:
         """None when the package had no download in the days served."""
         rows = await fetch(self._engine, self._recent, {"package": package})
         return RecentDownloads(*rows[0]) if rows else None
 
-    async def overall(self, package: str) -> Series | None:
-        """Categories `with_mirrors` and `without_mirrors`; None as for `recent`."""
-        ((days, every, direct),) = await fetch(self._engine, self._overall, {"package": package})
-        if days is None:
-            return None
-        counts = (
-            {WITH_MIRRORS: one, WITHOUT_MIRRORS: other}
-            for one, other in zip(every, direct, strict=True)
-        )
-        return _series(days, counts)
+    async def recent_of_many(self, names: Sequence[str]) -> dict[str, RecentDownloads]:
+        """By package. Those without a download in the days served are left out."""
+        rows = await fetch(self._engine, self._recent_of_many, {"packages": names})
+        return {name: RecentDownloads(*counts) for name, *counts in rows}
 
-    async def breakdown(self, package: str, breakdown: Breakdown) -> Series | None:
-        """The breakdown's categories; None as for `recent`."""
-        query = self._breakdowns[breakdown.name]
-        ((days, stored),) = await fetch(self._engine, query, {"package": package})
-        if days is None:
+    async def overall(self, package: str, served: Window, asked: Window) -> Series | None:
+        """Categories `with_mirrors` and `without_mirrors` on the days that are asked for, of those
+        served; None when the package had no download on any of these.
+        """
+        rows = await fetch(self._engine, _OVERALL, _arguments([package], served, asked))
+        return _overall(*rows[0][1:]) if rows else None
+
+    async def overall_of_many(
+        self, names: Sequence[str], served: Window, asked: Window
+    ) -> dict[str, Series]:
+        """By package; those without a download on any of the days served are left out."""
+        rows = await fetch(self._engine, _OVERALL, _arguments(names, served, asked))
+        return {name: _overall(*row) for name, *row in rows}
+
+    async def breakdown(
+        self, package: str, served: Window, asked: Window, breakdown: Breakdown
+    ) -> Series | None:
+        """The breakdown's categories; as for `overall`."""
+        query = _BREAKDOWNS[breakdown.name]
+        rows = await fetch(self._engine, query, _arguments([package], served, asked))
+        if not rows:
             return None
-        counts = orjson.loads(f"[{stored}]")
+        _, days, stored = rows[0]
+        counts = orjson.loads(f"[{stored or ''}]")
         if breakdown.category_of:
             counts = (_merge(of_a_day, breakdown.category_of) for of_a_day in counts)
-        return _series(days, counts)
+        return _series(days or (), counts)
 
-    async def has_published(self) -> bool:
-        ((latest,),) = await fetch(self._engine, select(_latest_day))
-        return latest is not None
+    async def publication(self) -> Publication | None:
+        """What is published now; None while nothing is."""
+        (row,) = await fetch(self._engine, publication_query(self._retention_days))
+        return publication_of(row, self._retention_days)
 
     async def published_days(self) -> list[PublishedDay]:
         """The days of the window that are published, oldest first."""
@@ -148,6 +193,18 @@ class DownloadsRepository:
         )
         ((package_count, size_bytes),) = await fetch(self._engine, query)
         return Size(packages=package_count, size_bytes=int(size_bytes))
+
+
+def _overall(
+    days: Sequence[date] | None,
+    with_mirrors: Sequence[int] | None,
+    without_mirrors: Sequence[int] | None,
+) -> Series:
+    counts = (
+        {WITH_MIRRORS: one, WITHOUT_MIRRORS: other}
+        for one, other in zip(with_mirrors or (), without_mirrors or (), strict=True)
+    )
+    return _series(days or (), counts)
 
 
 def _merge(stored: Counts, category_of: Callable[[str], str]) -> Counts:

@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from typing import Any
 
 import asyncpg
-from sqlalchemy import func, select, text
+from sqlalchemy import Row, Select, func, select, text
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engine import close, connect, create_engine
 from app.db.tables import held_days, ingested_days
-from app.downloads import Publication
+from app.downloads import Publication, served_days
 
 CHANNEL = "pypi_stats_published"
 
@@ -29,7 +30,7 @@ class PublicationListener:
 
     def __init__(self, connection: AsyncConnection, retention_days: int) -> None:
         self._connection = connection
-        self._retention = timedelta(days=retention_days)
+        self._retention_days = retention_days
         self._woken = asyncio.Event()
 
     async def listen(self) -> None:
@@ -49,20 +50,37 @@ class PublicationListener:
 
     async def current(self) -> Publication | None:
         """What is published now; None while nothing is."""
-        latest = select(func.max(ingested_days.c.day)).scalar_subquery()
-        digests = func.string_agg(
-            func.concat_ws(" ", ingested_days.c.day, ingested_days.c.digest),
-            text("',' ORDER BY ingested_days.day"),
-        )
-        query = select(
-            func.max(ingested_days.c.day),
-            func.max(ingested_days.c.published_at),
-            func.encode(func.sha256(func.convert_to(digests, "UTF8")), "hex"),
-            func.count(),
-            select(func.count()).select_from(held_days).scalar_subquery(),
-        ).where(ingested_days.c.day > latest - self._retention)
-        row = (await self._connection.execute(query)).one()
-        return Publication(*row) if row[0] else None
+        rows = await self._connection.execute(publication_query(self._retention_days))
+        return publication_of(rows.one(), self._retention_days)
+
+
+def publication_query(retention_days: int) -> Select[Any]:
+    """Of what is published of the days served: one row, for `publication_of`."""
+    latest = select(func.max(ingested_days.c.day)).scalar_subquery()
+    digests = func.string_agg(
+        func.concat_ws(" ", ingested_days.c.day, ingested_days.c.digest),
+        text("',' ORDER BY ingested_days.day"),
+    )
+    return select(
+        func.array_agg(aggregate_order_by(ingested_days.c.day, ingested_days.c.day)),
+        func.max(ingested_days.c.published_at),
+        func.encode(func.sha256(func.convert_to(digests, "UTF8")), "hex"),
+        select(func.count()).select_from(held_days).scalar_subquery(),
+    ).where(ingested_days.c.day > latest - retention_days)
+
+
+def publication_of(row: Row[*tuple[Any, ...]], retention_days: int) -> Publication | None:
+    """None while nothing is published."""
+    days, published_at, version, held = row
+    if not days:
+        return None
+    return Publication(
+        days=tuple(days),
+        window=served_days(days[-1], retention_days),
+        published_at=published_at,
+        version=version,
+        held_days=held,
+    )
 
 
 @asynccontextmanager

@@ -30,7 +30,7 @@ async def test_every_answer_is_for_every_page(
     async def fail(_: str) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(app.state.repository, "recent", fail)
+    monkeypatch.setattr(app.state.repositories.downloads, "recent", fail)
     paths = {"/api/status": 200, "/api/packages/flask/recent": 500, "/api/x": 429, "/x": 404}
     for path, status in paths.items():
         for method in ("GET", "HEAD"):

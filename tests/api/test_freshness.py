@@ -17,9 +17,9 @@ from app.api.freshness import STALE_AFTER_SECONDS, Freshness
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
 from app.db.publication import CHANNEL
-from app.downloads import Publication
+from app.downloads import Publication, served_days
 from app.errors import DatabaseUnavailableError
-from tests.days import days_ago, downloads, publish
+from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 from tests.waiting import until
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -107,7 +107,7 @@ async def test_what_can_not_be_confirmed_is_served_as_stale(
     async def fail(_: str) -> None:
         raise DatabaseUnavailableError("away")
 
-    monkeypatch.setattr(app.state.repository, "recent", fail)
+    monkeypatch.setattr(app.state.repositories.downloads, "recent", fail)
     monkeypatch.setattr(app.state.freshness, "_confirmed", app.state.freshness._confirmed - 100)
     stale = await client.get("/api/packages/requests/recent")
     assert stale.status_code == 200
@@ -123,6 +123,16 @@ async def test_what_can_not_be_confirmed_is_served_as_stale(
     assert int(unknown.headers["retry-after"]) > 0
 
 
+def _published(day: date) -> Publication:
+    return Publication(
+        days=(day,),
+        window=served_days(day, RETENTION_DAYS),
+        published_at=NOON,
+        version="version",
+        held_days=0,
+    )
+
+
 @pytest.mark.parametrize(
     ("due_in", "max_age"),
     [
@@ -134,7 +144,7 @@ async def test_what_can_not_be_confirmed_is_served_as_stale(
 )
 def test_how_long_an_answer_can_be_kept(due_in: timedelta, max_age: int) -> None:
     freshness = Freshness("", 180, lambda _: datetime.now(UTC) + due_in)
-    freshness.confirm(Publication(days_ago(0), NOON, "version", 1, 0))
+    freshness.confirm(_published(days_ago(0)))
     ((name, value),) = freshness.headers()
     told = int(value.partition(b"max-age=")[2].partition(b",")[0])
     assert name == b"cache-control"
@@ -144,7 +154,7 @@ def test_how_long_an_answer_can_be_kept(due_in: timedelta, max_age: int) -> None
 def test_the_age_of_the_data() -> None:
     freshness = Freshness("", 180, lambda _: NOON)
     assert isnan(freshness.figures().age_days)
-    freshness.confirm(Publication(days_ago(3), NOON, "version", 1, 0))
+    freshness.confirm(_published(days_ago(3)))
     assert 3 <= freshness.figures().age_days <= 4
 
 

@@ -17,9 +17,9 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api import fixed_headers, http_cache, packages
+from app.api import fixed_headers, http_cache, recent, time_series
+from app.api.answering import RENDERING
 from app.api.compression import preferred_encoding
-from app.api.packages import RENDERING
 from app.main import create_app
 from app.settings import Settings
 from tests.api.test_packages import GOLDENS
@@ -28,7 +28,7 @@ from tests.waiting import until, until_known
 
 ENDPOINTS = ("recent", "overall", "python_major", "python_minor", "system")
 
-MODULES = (packages, http_cache, fixed_headers)
+MODULES = (recent, time_series, http_cache, fixed_headers)
 """That allocate what is kept of an answer."""
 
 DECODERS: dict[str, Callable[[bytes], bytes]] = {
@@ -80,7 +80,7 @@ async def test_a_current_tag_costs_no_query(
     other = create_app(Settings(rate_limits=""), database_url)
     async with other.router.lifespan_context(other):
         await until_known(other)
-        other.state.repository = None
+        other.state.repositories = None
         transport = httpx.ASGITransport(other, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as elsewhere:
             again = await elsewhere.get(_path(endpoint), headers={"If-None-Match": tag})
@@ -206,7 +206,7 @@ async def test_an_answer_of_before_a_publish_is_not_kept_after_it(
 ) -> None:
     """The query is slow, and a publish comes between it and its answer."""
     version = await until_known(app)
-    read = app.state.repository.recent
+    read = app.state.repositories.downloads.recent
     has_read, may_answer = asyncio.Event(), asyncio.Event()
 
     async def slow(package: str) -> object:
@@ -215,7 +215,7 @@ async def test_an_answer_of_before_a_publish_is_not_kept_after_it(
         await may_answer.wait()
         return counts
 
-    monkeypatch.setattr(app.state.repository, "recent", slow)
+    monkeypatch.setattr(app.state.repositories.downloads, "recent", slow)
     asking = asyncio.create_task(client.get(_path("recent")))
     await has_read.wait()
     await publish(engine, days_ago(0), downloads("zope-interface", 9))
@@ -382,7 +382,7 @@ async def test_nobody_waits_longer_for_another_who_asks_the_same(
         asked.append(package)
         await asyncio.sleep(3600)
 
-    monkeypatch.setattr(app.state.repository, "recent", hang)
+    monkeypatch.setattr(app.state.repositories.downloads, "recent", hang)
     began = monotonic()
     responses = await asyncio.gather(*(client.get(_path("recent")) for _ in range(5)))
     assert monotonic() - began < 3

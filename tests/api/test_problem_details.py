@@ -112,8 +112,8 @@ def repository_does(
         async def method(*_: object) -> None:
             await behaviour()
 
-        for name in ("recent", "overall", "breakdown", "published_days", "has_published"):
-            monkeypatch.setattr(app.state.repository, name, method)
+        for name in ("recent", "overall", "breakdown", "published_days", "publication"):
+            monkeypatch.setattr(app.state.repositories.downloads, name, method)
 
     return replace
 

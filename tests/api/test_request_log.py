@@ -48,7 +48,7 @@ async def test_what_is_logged_meanwhile_has_the_id(
 
     handler = Handler()
     logging.getLogger("app.api.request_guard").addHandler(handler)
-    monkeypatch.setattr(app.state.repository, "recent", fail)
+    monkeypatch.setattr(app.state.repositories.downloads, "recent", fail)
     response = await client.get("/api/packages/flask/recent")
     logging.getLogger("app.api.request_guard").removeHandler(handler)
     assert response.status_code == 500

@@ -68,7 +68,7 @@ async def test_a_restart_of_the_server_is_not_seen(database_url: str, engine: As
     """The pool is full of connections that are none any more."""
     serving = create_engine(database_url, autocommit=True)
     repository = DownloadsRepository(serving, 180)
-    await asyncio.gather(*(repository.has_published() for _ in range(5)))
+    await asyncio.gather(*(repository.publication() for _ in range(5)))
     async with connect(engine) as connection:
         ended = await connection.scalar(
             text(
@@ -78,7 +78,7 @@ async def test_a_restart_of_the_server_is_not_seen(database_url: str, engine: As
         )
     assert ended
     for _ in range(10):
-        assert await repository.has_published() is False
+        assert await repository.publication() is None
     await serving.dispose()
 
 
@@ -87,7 +87,7 @@ async def test_a_statement_that_the_server_ends_can_be_tried_later(
 ) -> None:
     async with connect(engine) as blocking:
         await blocking.execute(text("LOCK TABLE ingested_days"))
-        asking = asyncio.create_task(DownloadsRepository(engine, 180).has_published())
+        asking = asyncio.create_task(DownloadsRepository(engine, 180).publication())
 
         async def is_cancelled() -> bool:
             query = (
@@ -116,7 +116,7 @@ async def test_connections_in_use_are_counted(database_url: str, engine: AsyncEn
     async with connect(engine) as blocking:
         await blocking.execute(text("LOCK TABLE ingested_days"))
         repository = DownloadsRepository(serving, 180)
-        asking = [asyncio.create_task(repository.has_published()) for _ in range(20)]
+        asking = [asyncio.create_task(repository.publication()) for _ in range(20)]
         await until(lambda: in_use() == 10)
         for task in asking:
             task.cancel()

@@ -23,7 +23,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import retries
 from app.breakdowns import PYTHON_MINOR
-from app.db.downloads_repository import DownloadsRepository
 from app.downloads import PackageDownloads, PublishedDay
 from app.errors import (
     EmptyDayError,
@@ -39,7 +38,7 @@ from app.ingest.runs import Run, ingest_lock
 from app.ingest.source import open_source
 from app.settings import IngestSource, Settings, load_settings
 from tests.bigquery_table import DAY, Event, Table
-from tests.days import RETENTION_DAYS, days_ago
+from tests.days import RETENTION_DAYS, by_category, days_ago, overall
 from tests.processes import free_port
 
 
@@ -170,12 +169,11 @@ async def test_a_day_from_events_to_answers(table: Table, engine: AsyncEngine) -
     )
     assert isinstance(published, PublishedDay)
     assert (published.source, published.packages, published.downloads) == ("bigquery", 1, 1)
-    read = DownloadsRepository(engine, RETENTION_DAYS)
-    assert await read.overall("flask") == {
+    assert await overall(engine, "flask") == {
         "with_mirrors": [(DAY, 2)],
         "without_mirrors": [(DAY, 1)],
     }
-    assert await read.breakdown("flask", PYTHON_MINOR) == {"3.12": [(DAY, 1)]}
+    assert await by_category(engine, "flask", PYTHON_MINOR) == {"3.12": [(DAY, 1)]}
 
 
 async def test_a_day_without_events_is_an_error(table: Table, engine: AsyncEngine) -> None:

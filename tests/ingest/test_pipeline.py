@@ -41,7 +41,16 @@ from app.ingest.sample import SampleSource
 from app.ingest.source import Source
 from app.package_name import ALL_PACKAGES
 from tests.contents import everything
-from tests.days import RETENTION_DAYS, THRESHOLDS, GivenSource, days_ago, downloads, publish
+from tests.days import (
+    RETENTION_DAYS,
+    THRESHOLDS,
+    GivenSource,
+    by_category,
+    days_ago,
+    downloads,
+    overall,
+    publish,
+)
 
 
 def repository(engine: AsyncEngine) -> DownloadsRepository:
@@ -60,27 +69,27 @@ async def test_a_published_day_is_served(engine: AsyncEngine) -> None:
 
     read = repository(engine)
     assert await read.recent("flask") == RecentDownloads(10, 10, 10)
-    assert await read.overall("flask") == {
+    assert await overall(engine, "flask") == {
         "with_mirrors": [(day, 15)],
         "without_mirrors": [(day, 10)],
     }
-    assert await read.breakdown("flask", PYTHON_MINOR) == {
+    assert await by_category(engine, "flask", PYTHON_MINOR) == {
         "2.7": [(day, 1)],
         "3.9": [(day, 2)],
         "3.10": [(day, 3)],
         "null": [(day, 4)],
     }
-    assert await read.breakdown("flask", PYTHON_MAJOR) == {
+    assert await by_category(engine, "flask", PYTHON_MAJOR) == {
         "2": [(day, 1)],
         "3": [(day, 5)],
         "null": [(day, 4)],
     }
-    assert await read.breakdown(ALL_PACKAGES, SYSTEM) == {
+    assert await by_category(engine, ALL_PACKAGES, SYSTEM) == {
         "linux": [(day, 10)],
         "other": [(day, 1)],
         "windows": [(day, 6)],
     }
-    assert await read.overall(ALL_PACKAGES) == {
+    assert await overall(engine, ALL_PACKAGES) == {
         "with_mirrors": [(day, 22)],
         "without_mirrors": [(day, 17)],
     }
@@ -106,7 +115,7 @@ async def test_replacing_a_day_replaces_just_that_day(engine: AsyncEngine) -> No
     read = repository(engine)
     assert await read.recent("flask") == RecentDownloads(8, 13, 13)
     assert await read.recent("once") is None, "both its days were replaced without it"
-    assert await read.overall("once") is None
+    assert await overall(engine, "once") is None
     assert await read.recent("numpy") == RecentDownloads(0, 9, 9)
     assert await read.recent(ALL_PACKAGES) == RecentDownloads(8, 22, 22)
 
@@ -156,7 +165,7 @@ async def test_the_day_is_seen_whole_or_not_at_all(engine: AsyncEngine) -> None:
     replaced = asyncio.Event()
 
     async def look() -> None:
-        recent, series = await read.recent(ALL_PACKAGES), await read.overall(ALL_PACKAGES)
+        recent, series = await read.recent(ALL_PACKAGES), await overall(engine, ALL_PACKAGES)
         assert recent
         assert series
         seen.update({recent.last_day, series["without_mirrors"][0][1]})
@@ -443,7 +452,7 @@ async def test_what_is_held_is_published_when_the_operator_says_so(engine: Async
     assert (forced.packages, forced.downloads, forced.source) == (2, 7, "given")
     assert (forced.was_implausible, forced.checked_at) == (True, held.read_at)
     assert await release(engine, days_ago(0), force=True) is None, "nothing is held any more"
-    assert await repository(engine).breakdown("flask", PYTHON_MINOR) == {
+    assert await by_category(engine, "flask", PYTHON_MINOR) == {
         "3.12": [(days_ago(7), 100)],
         "3.9": [(days_ago(0), 1)],
         "null": [(days_ago(0), 2)],
@@ -459,7 +468,7 @@ async def test_a_day_with_rows_that_are_wrong_is_held_without_them(engine: Async
     message = r"2 rows are wrong: python_minor does not add up to the downloads, such as that of fl"
     with pytest.raises(HeldDayError, match=message):
         await judged(engine, days_ago(0), *rows, *wrong)
-    assert not await repository(engine).has_published()
+    assert await repository(engine).publication() is None
     assert await release(engine, days_ago(0)) is None
     forced = await release(engine, days_ago(0), force=True)
     assert forced
@@ -540,7 +549,7 @@ async def test_a_new_month_keeps_nobody_waiting_and_waits_for_nobody(
         await reader.execute(select(daily_downloads))
         async with asyncio.timeout(10):
             await ensure_partition(connection, days_ago(40))
-            assert await repository(engine).overall("flask")
+            assert await overall(engine, "flask")
             await connection.commit()
             await publish(engine, days_ago(70), downloads("flask", 1))
 

@@ -20,7 +20,7 @@ from app.ingest.plausibility import Thresholds
 from app.ingest.retention import expire
 from app.package_name import ALL_PACKAGES
 from tests.contents import everything
-from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, publish
+from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, overall, publish
 
 
 def repository(engine: AsyncEngine) -> DownloadsRepository:
@@ -38,11 +38,11 @@ async def test_exactly_the_window_is_served(engine: AsyncEngine) -> None:
 
     read = repository(engine)
     for _ in range(2):
-        series = await read.overall("flask")
+        series = await overall(engine, "flask")
         assert series
         assert series["without_mirrors"] == [(first, 2), (days_ago(0), 4)]
         assert await read.recent("gone") is None
-        assert await read.overall("gone") is None
+        assert await overall(engine, "gone") is None
         assert [day.day for day in await read.published_days()] == [first, days_ago(0)]
         await expire(engine, retention_days=RETENTION_DAYS)
 
@@ -82,9 +82,9 @@ async def test_a_month_goes_with_the_last_of_its_days(
 ) -> None:
     for day in (date(2025, 12, 31), latest):
         await publish(engine, day, downloads("flask", 1))
-    before = await DownloadsRepository(engine, 30).overall("flask")
+    before = await overall(engine, "flask", retention_days=30)
     assert (await expire(engine, retention_days=30)).partitions == dropped
-    assert await DownloadsRepository(engine, 30).overall("flask") == before
+    assert await overall(engine, "flask", retention_days=30) == before
     assert len((await everything(engine))["days"]) == len({date(2025, 12, 31), latest}) - len(
         dropped
     )

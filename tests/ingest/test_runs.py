@@ -160,7 +160,7 @@ async def test_who_comes_second_waits(
     assert [record.getMessage() for record in caplog.records] == [
         "another process is ingesting: waiting until it is done"
     ]
-    assert await repository(engine).has_published()
+    assert await repository(engine).publication()
 
 
 async def _end_lock_connection(engine: AsyncEngine) -> None:

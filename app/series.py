@@ -1,0 +1,57 @@
+"""What can be made of a time series: zeros where there is nothing, sums of weeks and months."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date, timedelta
+from enum import StrEnum
+
+from app.downloads import Series
+
+
+class Interval(StrEnum):
+    DAY = "day"
+    WEEK = "week"
+    """Of ISO 8601: from Monday to Sunday."""
+
+    MONTH = "month"
+
+
+def fill_with_zero(series: Series, days: Sequence[date]) -> Series:
+    """With an item for each of the published days in each category that there is."""
+    filled = {}
+    for category, items in series.items():
+        downloads = dict(items)
+        filled[category] = [(day, downloads.get(day, 0)) for day in days]
+    return filled
+
+
+def sum_by(interval: Interval, series: Series, days: Sequence[date]) -> Series:
+    """Each week or month by its first day. One of which not all days are among the published `days`
+    is left out: what it would add up to is not what it had.
+    """
+    published = Counter(_first_day(interval, day) for day in days)
+    complete = {
+        first for first, count in published.items() if count == _number_of_days(interval, first)
+    }
+    summed = {}
+    for category, items in series.items():
+        sums: Counter[date] = Counter()
+        for day, downloads in items:
+            sums[_first_day(interval, day)] += downloads
+        within = [(first, downloads) for first, downloads in sums.items() if first in complete]
+        if within:
+            summed[category] = within
+    return summed
+
+
+def _first_day(interval: Interval, day: date) -> date:
+    if interval is Interval.WEEK:
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if interval is Interval.MONTH else day
+
+
+def _number_of_days(interval: Interval, first: date) -> int:
+    if interval is Interval.MONTH:
+        following = (first + timedelta(days=31)).replace(day=1)
+        return (following - first).days
+    return 7 if interval is Interval.WEEK else 1
