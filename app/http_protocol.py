@@ -26,7 +26,7 @@ from app.metrics import REQUESTS
 
 log = logging.getLogger(__name__)
 
-MAX_TARGET_BYTES = 8 * 1024
+MAX_TARGET_BYTES = 24 * 1024
 """Of a path with its query."""
 
 MAX_HEADERS_BYTES = 16 * 1024

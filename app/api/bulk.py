@@ -22,7 +22,7 @@ from app.api.time_series import (
 )
 from app.downloads import Publication, Window
 from app.errors import ArgumentError, InvalidArgumentsError
-from app.package_name import normalise
+from app.package_name import ALL_PACKAGES, is_valid, normalise
 
 MAX_PACKAGES = 100
 
@@ -30,7 +30,7 @@ router = APIRouter(
     prefix="/api/packages",
     tags=["packages"],
     route_class=UnambiguousRoute,
-    responses=documented(422, 429, 500, 503),
+    responses=documented(414, 422, 429, 500, 503),
 )
 
 PackagesArgument = Annotated[
@@ -85,7 +85,7 @@ async def overall_of_many(
 
 async def _recent(repositories: Repositories, question: Question, _: Publication) -> Rendered:
     names = question.all("package")
-    counts = await repositories.downloads.recent_of_many(names)
+    counts = await repositories.downloads.recent_of_many(_possible(names))
     period = question.get("period")
     payloads = {name: recent.payload(name, of_one, period) for name, of_one in counts.items()}
     return _rendered("recent_downloads_of_many", names, payloads)
@@ -96,7 +96,9 @@ async def _overall(
 ) -> Rendered:
     names = question.all("package")
     found = await repositories.downloads.overall_of_many(
-        names, publication.window, time_series.range_of(question, publication.window)
+        _possible(names),
+        publication.window,
+        time_series.range_of(question, publication.window),
     )
     payloads = {
         name: time_series.payload(
@@ -105,6 +107,10 @@ async def _overall(
         for name, series in found.items()
     }
     return _rendered("overall_downloads_of_many", names, payloads)
+
+
+def _possible(names: Sequence[str]) -> list[str]:
+    return [name for name in names if is_valid(name) or name == ALL_PACKAGES]
 
 
 def _rendered(

@@ -34,6 +34,7 @@ _TITLES = {status: status.phrase for status in HTTPStatus} | {
 
 _MEANINGS = {
     404: "There is no such package.",
+    414: "The path with its query is too long.",
     422: "An argument has a value that is not right.",
     429: "The client made more requests than it may.",
     500: "Something unexpected happened.",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from functools import partial
 from io import StringIO
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request
@@ -121,11 +121,24 @@ FormatArgument = Annotated[
 ]
 
 
+_CSV_TOO: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "text/csv": {
+                "schema": {"type": "string"},
+                "example": "category,date,downloads\r\nlinux,2026-11-20,1498027\r\n",
+            }
+        }
+    }
+}
+
+
 @router.get(
     "/overall",
     operation_id="get_overall",
     summary="By day, with and without mirrors",
     response_model=OverallDownloads,
+    responses=_CSV_TOO,
 )
 async def overall(
     request: Request,
@@ -146,6 +159,7 @@ async def overall(
     operation_id="get_python_major",
     summary="By day and major Python version",
     response_model=PythonMajorDownloads,
+    responses=_CSV_TOO,
 )
 async def python_major(
     request: Request,
@@ -173,6 +187,7 @@ async def python_major(
     operation_id="get_python_minor",
     summary="By day and minor Python version",
     response_model=PythonMinorDownloads,
+    responses=_CSV_TOO,
 )
 async def python_minor(
     request: Request,
@@ -200,6 +215,7 @@ async def python_minor(
     operation_id="get_system",
     summary="By day and operating system",
     response_model=SystemDownloads,
+    responses=_CSV_TOO,
 )
 async def system(
     request: Request,
