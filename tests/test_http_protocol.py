@@ -137,7 +137,7 @@ def test_what_is_a_request_is_answered(address: tuple[str, int]) -> None:
 def test_a_refusal_comes_after_the_answers_before_it(address: tuple[str, int]) -> None:
     good = b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n"
     with socket.create_connection(address, timeout=5) as connection:
-        connection.sendall(good * 400 + b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n\r\n" + good)
+        connection.sendall(good * 400 + b"GET /" + b"x" * 30_000 + b" HTTP/1.1\r\n\r\n" + good)
         received = b""
         while more := connection.recv(65536):
             received += more

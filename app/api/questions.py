@@ -138,7 +138,8 @@ class Endpoint:
             except ValueError as error:
                 errors.append(ArgumentError(argument.name, str(error)))
                 continue
-            arguments += [(argument.name, value) for value in sorted(filter(None, normalised))]
+            values_kept = sorted(value for value in normalised if value is not None)
+            arguments += [(argument.name, value) for value in values_kept]
         if errors:
             raise InvalidArgumentsError(errors)
         self.check(values)

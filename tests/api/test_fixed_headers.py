@@ -10,6 +10,7 @@ EXPOSED = {
     "age",
     "etag",
     "retry-after",
+    "x-data-as-of",
     "x-ratelimit-limit",
     "x-ratelimit-remaining",
     "x-ratelimit-reset",
@@ -27,10 +28,10 @@ async def test_every_answer_is_for_every_page(
 ) -> None:
     """With an Origin and without, so that a cache in front keeps one answer for all."""
 
-    async def fail(_: str) -> None:
+    async def fail() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(app.state.repositories.downloads, "recent", fail)
+    monkeypatch.setattr(app.state.repositories.downloads, "publication", fail)
     paths = {"/api/status": 200, "/api/packages/flask/recent": 500, "/api/x": 429, "/x": 404}
     for path, status in paths.items():
         for method in ("GET", "HEAD"):

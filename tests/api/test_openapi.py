@@ -11,6 +11,10 @@ from app.api import schemas
 from app.main import create_app
 from app.settings import Settings
 
+SEVERAL = {
+    "recent_of_many": "RecentDownloadsOfMany",
+    "overall_of_many": "OverallDownloadsOfMany",
+}
 OTHERS = ("index", "status", "health", "readiness", "metrics")
 
 SERIES = {
@@ -33,7 +37,7 @@ def test_operations_have_short_names(document: dict[str, Any]) -> None:
         for path in document["paths"].values()
         for operation in path.values()
     }
-    assert names == {f"get_{name}" for name in (*SERIES, *OTHERS)}
+    assert names == {f"get_{name}" for name in (*SERIES, *SEVERAL, *OTHERS)}
 
 
 @pytest.mark.parametrize("endpoint", SERIES)
@@ -42,7 +46,9 @@ def test_each_answer_has_its_schema(document: dict[str, Any], endpoint: str) -> 
     answers = operation["responses"]
     assert set(answers) == {"200", "404", "422", "429", "500", "503"}
     schema = {"$ref": f"#/components/schemas/{SERIES[endpoint]}"}
-    assert answers["200"]["content"] == {"application/json": {"schema": schema}}
+    formats = answers["200"]["content"]
+    assert formats["application/json"] == {"schema": schema}
+    assert set(formats) == {"application/json", *(["text/csv"] if endpoint != "recent" else [])}
     for status in set(answers) - {"200"}:
         ((media_type, problem),) = answers[status]["content"].items()
         assert media_type == "application/problem+json"
@@ -80,7 +86,8 @@ def test_arguments_are_left_out_and_never_null(document: dict[str, Any]) -> None
         for parameter in operations["get"].get("parameters", ())
     ]
     assert {parameter["name"] for parameter in parameters if not parameter["required"]} == {
-        *("period", "mirrors", "version", "os")
+        *("period", "mirrors", "version", "os"),
+        *("start_date", "end_date", "fill", "interval", "format"),
     }
     for parameter in parameters:
         assert {"type", "$ref"} & parameter["schema"].keys()
@@ -90,6 +97,8 @@ def test_arguments_are_left_out_and_never_null(document: dict[str, Any]) -> None
 def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
     assert set(document["components"]["schemas"]) == {
         *SERIES.values(),
+        *SEVERAL.values(),
+        *("Fill", "Format", "Interval"),
         *("DailyDownloads", "Fault", "Health", "HeldDay", "Index", "Mirrors", "OperatingSystem"),
         *("Period", "Problem", "Readiness", "RecentCounts", "LastRun", "RecentDay", "RunOutcome"),
         "Status",
@@ -97,7 +106,7 @@ def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
 
 
 def test_examples_are_what_they_are_examples_of(document: dict[str, Any]) -> None:
-    for name in SERIES.values():
+    for name in (*SERIES.values(), *SEVERAL.values()):
         (example,) = document["components"]["schemas"][name]["examples"]
         TypeAdapter(getattr(schemas, name)).validate_python(example)
 
@@ -159,8 +168,14 @@ async def test_headers_that_users_are_told_of_are_sent(database_url: str) -> Non
 async def test_answers_have_the_headers_that_are_documented(
     document: dict[str, Any], client: httpx.AsyncClient
 ) -> None:
-    for path, operations in document["paths"].items():
-        response = await client.get(path.replace("{package}", "zope-interface"))
+    for template, operations in document["paths"].items():
+        required = {
+            parameter["name"]: parameter["example"]
+            for parameter in operations["get"].get("parameters", ())
+            if parameter["required"] and parameter["in"] == "query"
+        }
+        path = template.replace("{package}", "zope-interface")
+        response = await client.get(path, params=required)
         assert response.status_code == 200
         documented = operations["get"]["responses"]["200"]["headers"]
         assert documented.keys() <= document["components"]["headers"].keys()

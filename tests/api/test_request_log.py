@@ -39,7 +39,7 @@ async def test_what_is_logged_meanwhile_has_the_id(
 ) -> None:
     seen: list[str] = []
 
-    async def fail(_: str) -> None:
+    async def fail() -> None:
         raise ZeroDivisionError
 
     class Handler(logging.Handler):
@@ -48,7 +48,7 @@ async def test_what_is_logged_meanwhile_has_the_id(
 
     handler = Handler()
     logging.getLogger("app.api.request_guard").addHandler(handler)
-    monkeypatch.setattr(app.state.repositories.downloads, "recent", fail)
+    monkeypatch.setattr(app.state.repositories.downloads, "publication", fail)
     response = await client.get("/api/packages/flask/recent")
     logging.getLogger("app.api.request_guard").removeHandler(handler)
     assert response.status_code == 500

@@ -1,0 +1,122 @@
+"""Many packages in one answer: each as if it were asked alone."""
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from app.api.bulk import MAX_PACKAGES
+from app.api.schemas import OverallDownloadsOfMany, RecentDownloadsOfMany
+from tests.days import days_ago
+
+D0, D1 = days_ago(0), days_ago(1)
+
+GOLDENS = {
+    "recent?package=Requests&package=reqeusts&package=zope.interface": (
+        '{"data":['
+        '{"data":{"last_day":7,"last_month":7,"last_week":7},'
+        '"package":"requests","type":"recent_downloads"},'
+        '{"data":{"last_day":322,"last_month":4643,"last_week":4643},'
+        '"package":"zope-interface","type":"recent_downloads"}'
+        '],"missing":["reqeusts"],"type":"recent_downloads_of_many"}'
+    ),
+    "overall?package=requests&package=mirrored-only&mirrors=true": (
+        '{"data":['
+        f'{{"data":[{{"category":"with_mirrors","date":"{D1}","downloads":3}}],'
+        '"package":"mirrored-only","type":"overall_downloads"},'
+        f'{{"data":[{{"category":"with_mirrors","date":"{D0}","downloads":7}}],'
+        '"package":"requests","type":"overall_downloads"}'
+        '],"missing":[],"type":"overall_downloads_of_many"}'
+    ),
+}
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize("path", GOLDENS)
+async def test_payload(client: httpx.AsyncClient, queries: list[str], path: str) -> None:
+    response = await client.get(f"/api/packages/{path}")
+    assert response.status_code == 200
+    assert response.text == GOLDENS[path]
+    assert len(queries) == 1
+    model = RecentDownloadsOfMany if path.startswith("recent") else OverallDownloadsOfMany
+    model.model_validate_json(response.content, strict=True, extra="forbid")
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize(
+    ("endpoint", "query"),
+    [
+        ("recent", ""),
+        ("recent", "period=week"),
+        ("overall", ""),
+        ("overall", "mirrors=false"),
+        ("overall", f"start_date={D0}"),
+        ("overall", f"end_date={D1}&fill=zero"),
+        ("overall", "fill=zero"),
+        ("overall", "interval=week"),
+    ],
+)
+async def test_each_is_as_if_asked_alone(
+    client: httpx.AsyncClient, endpoint: str, query: str
+) -> None:
+    names = ["__all__", "mirrored-only", "requests", "zope-interface"]
+    asked = "&".join(f"package={name}" for name in names)
+    response = await client.get(f"/api/packages/{endpoint}?{asked}&{query}")
+    alone = [
+        (await client.get(f"/api/packages/{name}/{endpoint}?{query}")).json() for name in names
+    ]
+    assert response.json()["data"] == alone
+    assert response.json()["missing"] == []
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize("endpoint", ["recent", "overall"])
+async def test_what_is_no_name_is_missing(
+    client: httpx.AsyncClient, queries: list[str], endpoint: str
+) -> None:
+    odd = ["", "-", "a\0b", "ü", "x" * 500, "a,b"]
+    response = await client.get(f"/api/packages/{endpoint}", params={"package": [*odd, "requests"]})
+    assert response.status_code == 200
+    assert [one["package"] for one in response.json()["data"]] == ["requests"]
+    assert response.json()["missing"] == sorted(odd)
+    assert len(queries) == 1
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize("endpoint", ["recent", "overall"])
+async def test_a_hundred_of_the_longest_names(client: httpx.AsyncClient, endpoint: str) -> None:
+    names = [f"{number:03}{'x' * 197}" for number in range(MAX_PACKAGES)]
+    path = f"/api/packages/{endpoint}"
+    response = await client.get(path, params={"package": names})
+    assert response.json()["missing"] == names
+    # Spellings of the same are one.
+    several = [*names, *(name.upper() for name in names)]
+    assert (await client.get(path, params={"package": several})).content == response.content
+    for wrong in ([*names, "requests"], []):
+        response = await client.get(path, params={"package": wrong})
+        assert response.status_code == 422
+        (error,) = response.json()["errors"]
+        assert error["parameter"] == "package"
+
+
+@pytest.mark.usefixtures("known_days")
+async def test_order_and_spelling_make_no_other_answer(
+    app: FastAPI, client: httpx.AsyncClient, queries: list[str]
+) -> None:
+    tags = set()
+    for asked in (
+        "package=requests&package=zope.interface",
+        "package=Zope_Interface&package=requests",
+    ):
+        response = await client.get(f"/api/packages/recent?{asked}")
+        tags.add(response.headers["etag"])
+        assert response.headers["vary"] == "Accept-Encoding"
+    assert len(tags) == len(queries) == 1
+    # What clients make up is not kept.
+    for _ in range(2):
+        await client.get("/api/packages/recent?package=requests&package=made-up")
+    assert len(queries) == 3
+
+
+async def test_before_the_first_publish_nothing_is_known(client: httpx.AsyncClient) -> None:
+    response = await client.get("/api/packages/recent?package=requests")
+    assert response.status_code == 503

@@ -1,0 +1,261 @@
+"""Ranges of days, zeros, weeks and months, CSV: what all time series can be asked for."""
+
+from datetime import date, timedelta
+from itertools import pairwise
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.api.formats import accepted_format
+from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+from tests.waiting import until
+
+ENDPOINTS = ("overall", "python_major", "python_minor", "system")
+
+DAYS_AGO = (0, 1, 2, 4, 5, 9, 10, 11, 40)
+"""Published; the others are not known."""
+
+
+@pytest.fixture
+async def _days(app: FastAPI, engine: AsyncEngine) -> None:
+    for ago in reversed(DAYS_AGO):
+        rows = [downloads("other", 1)]
+        if ago not in (1, 10):
+            rows.append(downloads("requests", {"3.12": ago + 1, "2.7": 2}, mirrors=ago))
+        await publish(engine, days_ago(ago), *rows)
+    await _until_known(app)
+
+
+async def _until_known(app: FastAPI) -> None:
+    known = app.state.freshness
+    await until(lambda: known.publication and known.publication.latest_day == days_ago(0))
+
+
+async def _items(client: httpx.AsyncClient, path: str) -> list[tuple[str, date, int]]:
+    response = await client.get(f"/api/packages/requests/{path}")
+    assert response.status_code == 200, response.text
+    return [
+        (item["category"], date.fromisoformat(item["date"]), item["downloads"])
+        for item in response.json()["data"]
+    ]
+
+
+@pytest.mark.usefixtures("_days")
+async def test_a_range_has_its_days(client: httpx.AsyncClient) -> None:
+    start, end = days_ago(9), days_ago(2)
+    range_ = f"start_date={start}&end_date={end}"
+    assert await _items(client, f"python_major?version=3&{range_}") == [
+        ("3", days_ago(9), 10),
+        ("3", days_ago(5), 6),
+        ("3", days_ago(4), 5),
+        ("3", days_ago(2), 3),
+    ]
+    for endpoint in ENDPOINTS:
+        everything = await _items(client, endpoint)
+        assert await _items(client, f"{endpoint}?{range_}") == [
+            item for item in everything if start <= item[1] <= end
+        ]
+
+
+@pytest.mark.usefixtures("_days")
+async def test_any_split_of_a_range_adds_up_to_the_whole(client: httpx.AsyncClient) -> None:
+    whole = {endpoint: await _items(client, endpoint) for endpoint in ENDPOINTS}
+    days = [days_ago(ago) for ago in range(RETENTION_DAYS + 3, -3, -1)]
+
+    @hypothesis_settings(max_examples=15, deadline=None)
+    @given(st.sets(st.sampled_from(days[1:-1]), max_size=4), st.sampled_from(ENDPOINTS))
+    async def check(cuts: set[date], endpoint: str) -> None:
+        bounds = [days[0], *sorted(cuts), days[-1]]
+        parts = []
+        for first, following in pairwise(bounds):
+            last = following - timedelta(days=1)
+            parts += await _items(client, f"{endpoint}?start_date={first}&end_date={last}")
+        assert sorted(parts) == sorted(whole[endpoint])
+
+    await check()
+
+
+@pytest.mark.usefixtures("_days")
+async def test_a_range_is_clamped_to_what_is_held(
+    client: httpx.AsyncClient, queries: list[str]
+) -> None:
+    """And what is clamped to the same is one answer."""
+    wide = "system?start_date=0001-01-01&end_date=9999-12-31"
+    assert await _items(client, wide) == await _items(client, "system")
+    assert len(queries) == 1
+    before = f"system?start_date=2020-01-01&end_date={days_ago(RETENTION_DAYS)}"
+    after = f"system?start_date={days_ago(-1)}"
+    for path in (before, after):
+        assert await _items(client, path) == []
+    tags = set()
+    for day in ("2019-01-01", "2020-05-05"):
+        response = await client.get(f"/api/packages/requests/system?end_date={day}")
+        tags.add(response.headers["etag"])
+    assert len(tags) == 1
+
+
+@pytest.mark.usefixtures("_days")
+async def test_nothing_in_a_range_is_no_unknown_package(client: httpx.AsyncClient) -> None:
+    for endpoint in ENDPOINTS:
+        path = f"{endpoint}?start_date={days_ago(8)}&end_date={days_ago(6)}"
+        assert await _items(client, path) == []
+        response = await client.get(f"/api/packages/reqeusts/{path}")
+        assert response.status_code == 404
+
+
+@pytest.mark.usefixtures("_days")
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize(
+    ("query", "parameter", "right"),
+    [
+        ("start_date=yesterday", "start_date", "should be a day such as 2026-11-20"),
+        ("end_date=20261120", "end_date", "should be a day such as"),
+        ("end_date=2026-02-29", "end_date", "should be a day such as"),
+        ("end_date=2026-11-20T00:00:00", "end_date", "should be a day such as"),
+        ("start_date=1700000000", "start_date", "should be a day such as"),
+        ("start_date=", "start_date", "should be a day such as"),
+        ("start_date=２０２６-１１-２０", "start_date", "should be a day such as"),
+        ("start_date=2026-11-20&end_date=2026-11-19", "end_date", "not be before start_date"),
+        ("start_date=9998-01-01&end_date=9997-01-01", "end_date", "not be before start_date"),
+        ("start_date=2026-11-20&start_date=2026-11-19", "start_date", "should have one value"),
+        ("fill=one", "fill", "'zero'"),
+        ("interval=year", "interval", "'day', 'week' or 'month'"),
+        ("format=xml", "format", "'json' or 'csv'"),
+    ],
+)
+async def test_what_is_no_range(
+    client: httpx.AsyncClient, endpoint: str, query: str, parameter: str, right: str
+) -> None:
+    response = await client.get(f"/api/packages/requests/{endpoint}?{query}")
+    assert response.status_code == 422
+    (error,) = response.json()["errors"]
+    assert error["parameter"] == parameter
+    assert right in error["message"]
+
+
+@pytest.mark.usefixtures("_days")
+async def test_every_wrong_argument_is_told(client: httpx.AsyncClient) -> None:
+    response = await client.get("/api/packages/requests/system?os=x&start_date=x&fill=x&format=x")
+    told = {error["parameter"] for error in response.json()["errors"]}
+    assert told == {"os", "start_date", "fill", "format"}
+
+
+@pytest.mark.usefixtures("_days")
+async def test_zero_where_nothing_was_downloaded_and_nothing_where_nothing_is_known(
+    client: httpx.AsyncClient,
+) -> None:
+    range_ = f"start_date={days_ago(9)}"
+    assert await _items(client, f"python_major?version=3&fill=zero&{range_}") == [
+        ("3", days_ago(9), 10),
+        ("3", days_ago(5), 6),
+        ("3", days_ago(4), 5),
+        ("3", days_ago(2), 3),
+        ("3", days_ago(1), 0),
+        ("3", days_ago(0), 1),
+    ]
+    # What the package has nothing of is not made up.
+    assert await _items(client, "python_major?version=9&fill=zero") == []
+
+
+async def test_weeks_and_months(
+    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    latest = days_ago(0)
+    monday = latest - timedelta(days=latest.weekday() + 14)
+    # Two whole weeks, the second without downloads on a day, and what goes on to the latest day.
+    days = [monday + timedelta(days=passed) for passed in range((latest - monday).days + 1)]
+    for number, day in enumerate(days):
+        rows = [downloads("other", 1)]
+        if number != 10:
+            rows.append(downloads("requests", 2**number))
+        await publish(engine, day, *rows)
+    await _until_known(app)
+    first = sum(2**number for number in range(7))
+    second = sum(2**number for number in range(7, 14) if number != 10)
+    whole = [("linux", monday, first), ("linux", monday + timedelta(days=7), second)]
+    if latest.weekday() == 6:
+        third = sum(2**number for number in range(14, 21))
+        whole.append(("linux", monday + timedelta(days=14), third))
+    assert await _items(client, "system?interval=week") == whole
+    assert await _items(client, "system?interval=week&fill=zero") == whole
+    # A week of which the range has a part is no week of the range.
+    start = monday + timedelta(days=1)
+    assert await _items(client, f"system?interval=week&start_date={start}") == whole[1:]
+    assert await _items(client, f"system?interval=month&start_date={start}") == []
+    assert await _items(client, "system?interval=day") == await _items(client, "system")
+
+
+CSV = "category,date,downloads\r\n"
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [("?format=csv", {}), ("", {"Accept": "text/csv"}), ("?format=csv", {"Accept": "text/html"})],
+)
+async def test_csv(
+    client: httpx.AsyncClient, endpoint: str, query: str, headers: dict[str, str]
+) -> None:
+    path = f"/api/packages/zope-interface/{endpoint}"
+    for _ in range(2):
+        # The same, whether it is found or made.
+        plain = await client.get(path)
+        response = await client.get(path + query, headers=headers)
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/csv; charset=utf-8"
+        assert response.headers["vary"] == "Accept, Accept-Encoding"
+        assert response.headers["etag"] != plain.headers["etag"]
+        assert response.text == CSV + "".join(
+            f"{item['category']},{item['date']},{item['downloads']}\r\n"
+            for item in plain.json()["data"]
+        )
+    again = await client.get(
+        path + query, headers={**headers, "If-None-Match": response.headers["etag"]}
+    )
+    assert again.status_code == 304
+    assert again.headers["vary"] == "Accept, Accept-Encoding"
+
+
+@pytest.mark.usefixtures("known_days")
+async def test_an_argument_says_more_than_a_header(client: httpx.AsyncClient) -> None:
+    response = await client.get(
+        "/api/packages/requests/system?format=json", headers={"Accept": "text/csv"}
+    )
+    assert response.headers["content-type"] == "application/json"
+    response = await client.get(
+        "/api/packages/reqeusts/system?format=csv", headers={"Accept": "text/csv"}
+    )
+    assert response.headers["content-type"] == "application/problem+json"
+    empty = await client.get("/api/packages/requests/python_major?version=9&format=csv")
+    assert (empty.status_code, empty.text) == (200, CSV)
+
+
+@pytest.mark.parametrize(
+    ("accept", "accepted"),
+    [
+        (b"", None),
+        (b"*/*", None),
+        (b"application/json", None),
+        (b"text/html,application/xhtml+xml,*/*;q=0.8", None),
+        (b"text/csv", "csv"),
+        (b"TEXT/CSV; charset=utf-8", "csv"),
+        (b"text/csv, application/json", None),
+        (b"text/csv;q=0.5, application/json;q=0.4", "csv"),
+        (b"text/csv;q=0.4, application/json;q=0.5", None),
+        (b"text/csv, */*;q=0.1", "csv"),
+        (b"text/csv, */*", "csv"),
+        (b"text/*", "csv"),
+        (b"text/csv;q=0", None),
+        (b"text/csv;q=x", None),
+        (b"application/json;q=0.1, */*;q=0", None),
+        (b"\xff,;;=", None),
+    ],
+)
+def test_what_a_client_accepts(accept: bytes, accepted: str | None) -> None:
+    assert accepted_format(accept) == accepted
