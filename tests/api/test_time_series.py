@@ -1,5 +1,6 @@
 """Ranges of days, zeros, weeks and months, CSV: what all time series can be asked for."""
 
+import asyncio
 from datetime import date, timedelta
 from itertools import pairwise
 
@@ -67,17 +68,23 @@ async def test_any_split_of_a_range_adds_up_to_the_whole(client: httpx.AsyncClie
     whole = {endpoint: await _items(client, endpoint) for endpoint in ENDPOINTS}
     days = [days_ago(ago) for ago in range(RETENTION_DAYS + 3, -3, -1)]
 
-    @hypothesis_settings(max_examples=15, deadline=None)
-    @given(st.sets(st.sampled_from(days[1:-1]), max_size=4), st.sampled_from(ENDPOINTS))
-    async def check(cuts: set[date], endpoint: str) -> None:
+    async def split(cuts: set[date], endpoint: str) -> list[tuple[str, date, int]]:
         bounds = [days[0], *sorted(cuts), days[-1]]
         parts = []
         for first, following in pairwise(bounds):
             last = following - timedelta(days=1)
             parts += await _items(client, f"{endpoint}?start_date={first}&end_date={last}")
+        return parts
+
+    loop = asyncio.get_running_loop()
+
+    @hypothesis_settings(max_examples=15, deadline=None)
+    @given(st.sets(st.sampled_from(days[1:-1]), max_size=4), st.sampled_from(ENDPOINTS))
+    def check(cuts: set[date], endpoint: str) -> None:
+        parts = asyncio.run_coroutine_threadsafe(split(cuts, endpoint), loop).result()
         assert sorted(parts) == sorted(whole[endpoint])
 
-    await check()
+    await asyncio.to_thread(check)
 
 
 @pytest.mark.usefixtures("_days")
@@ -119,7 +126,7 @@ async def test_nothing_in_a_range_is_no_unknown_package(client: httpx.AsyncClien
         ("end_date=2026-11-20T00:00:00", "end_date", "should be a day such as"),
         ("start_date=1700000000", "start_date", "should be a day such as"),
         ("start_date=", "start_date", "should be a day such as"),
-        ("start_date=２０２６-１１-２０", "start_date", "should be a day such as"),
+        ("start_date=\uff12\uff10\uff12\uff16-11-20", "start_date", "should be a day such as"),
         ("start_date=2026-11-20&end_date=2026-11-19", "end_date", "not be before start_date"),
         ("start_date=9998-01-01&end_date=9997-01-01", "end_date", "not be before start_date"),
         ("start_date=2026-11-20&start_date=2026-11-19", "start_date", "should have one value"),
