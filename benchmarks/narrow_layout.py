@@ -13,9 +13,9 @@ from app.db.engine import connect
 _SERIES = {
     "overall": "(VALUES ('with_mirrors', with_mirrors), ('without_mirrors', without_mirrors))",
     "python_major": "(SELECT split_part(key, '.', 1), sum(CAST(value AS bigint)) "
-    "FROM jsonb_each_text(python_minor) GROUP BY 1)",
-    "python_minor": "(SELECT key, CAST(value AS bigint) FROM jsonb_each_text(python_minor))",
-    "system": "(SELECT key, CAST(value AS bigint) FROM jsonb_each_text(system))",
+    "FROM json_each_text(python_minor) GROUP BY 1)",
+    "python_minor": "(SELECT key, CAST(value AS bigint) FROM json_each_text(python_minor))",
+    "system": "(SELECT key, CAST(value AS bigint) FROM json_each_text(system))",
 }
 
 

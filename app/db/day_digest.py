@@ -16,7 +16,7 @@ def describe(rows: str) -> str:
     by the name of a relation with the columns of staging that holds them without `__all__`.
     """
     # Each row is hashed as text and the hashes are added up, so that order does not matter and
-    # nothing has to be sorted. jsonb orders keys by itself: equal objects have equal texts.
+    # nothing has to be sorted. Equal counts are stored as equal texts.
     return f"""
 SELECT
     count(*) AS packages,

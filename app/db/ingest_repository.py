@@ -22,7 +22,7 @@ from app.db.partitions import ensure_partition
 from app.db.publication import announce
 from app.db.steps import Step, enter
 from app.db.tables import daily_downloads, held_days, held_downloads, ingested_days, packages
-from app.downloads import DayFigures, HeldDay, PackageDownloads, PublishedDay
+from app.downloads import Counts, DayFigures, HeldDay, PackageDownloads, PublishedDay
 from app.errors import DuplicatePackageError
 from app.package_name import ALL_PACKAGES
 
@@ -36,6 +36,11 @@ LOCK_TIMEOUT_SECONDS = 60
 
 _STAGED_COLUMNS = ("name", "with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS)
 _COLUMNS = ", ".join(_STAGED_COLUMNS[1:])
+
+
+def _counts_text(counts: Counts) -> str:
+    """As it is stored: equal counts are equal texts, which the day's digest relies on."""
+    return orjson.dumps(counts, option=orjson.OPT_SORT_KEYS).decode()
 
 
 class IngestRepository:
@@ -58,7 +63,7 @@ class IngestRepository:
     async def begin_staging(self) -> None:
         # A temporary table has no need to outlive a crash, so nothing waits for the disk.
         await self._connection.execute(text("SET LOCAL synchronous_commit = off"))
-        breakdowns = ", ".join(f"{column} jsonb NOT NULL" for column in BREAKDOWN_COLUMNS)
+        breakdowns = ", ".join(f"{column} json NOT NULL" for column in BREAKDOWN_COLUMNS)
         await self._connection.execute(text("DROP TABLE IF EXISTS pg_temp.staged_downloads"))
         await self._connection.execute(
             text(
@@ -81,7 +86,7 @@ class IngestRepository:
                     row.package,
                     row.with_mirrors,
                     row.without_mirrors,
-                    *(orjson.dumps(row.breakdowns[name]).decode() for name in BREAKDOWN_COLUMNS),
+                    *(_counts_text(row.breakdowns[name]) for name in BREAKDOWN_COLUMNS),
                 )
                 for row in rows
             ],
@@ -240,9 +245,10 @@ class IngestRepository:
 
     async def _stage_all_packages(self) -> None:
         sums = ", ".join(
-            "(SELECT coalesce(jsonb_object_agg(category, downloads), '{}') FROM ("
-            "SELECT key AS category, CAST(sum(CAST(value AS bigint)) AS bigint) AS downloads "
-            f"FROM staged_downloads, jsonb_each_text({column}) GROUP BY key) AS categories)"
+            "(SELECT CAST('{' || coalesce(string_agg("
+            """to_json(category) || ':' || downloads, ',' ORDER BY category COLLATE "C"), '') """
+            "|| '}' AS json) FROM (SELECT key AS category, sum(CAST(value AS bigint)) AS downloads "
+            f"FROM staged_downloads, json_each_text({column}) GROUP BY key) AS categories)"
             for column in BREAKDOWN_COLUMNS
         )
         await self._connection.execute(

@@ -1,5 +1,7 @@
 """The schema: what `alembic upgrade head` builds, and what queries are written against."""
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -14,7 +16,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSON
 
 metadata = MetaData(
     naming_convention={
@@ -25,6 +27,14 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+def _counts(name: str) -> Column[Any]:
+    """Downloads by category as the compact text of a JSON object: with its keys in order and
+    without spaces it is a third smaller than `jsonb`, and is what readers get, as it is.
+    """
+    return Column(name, JSON, nullable=False, comment="Downloads by category, mirrors excluded.")
+
 
 # Every publish rewrites the figures of most packages. None of them is indexed and the pages are
 # half empty, so the new version of a row lands beside the old one and no index grows.
@@ -52,10 +62,8 @@ daily_downloads = Table(
     Column("date", Date, primary_key=True),
     Column("with_mirrors", BigInteger, nullable=False),
     Column("without_mirrors", BigInteger, nullable=False),
-    Column(
-        "python_minor", JSONB, nullable=False, comment="Downloads by category, mirrors excluded."
-    ),
-    Column("system", JSONB, nullable=False, comment="Downloads by category, mirrors excluded."),
+    _counts("python_minor"),
+    _counts("system"),
     CheckConstraint("0 <= without_mirrors AND without_mirrors <= with_mirrors", "counts"),
     postgresql_partition_by="RANGE (date)",
 )
@@ -131,8 +139,8 @@ held_downloads = Table(
     Column("name", Text, nullable=False),
     Column("with_mirrors", BigInteger, nullable=False),
     Column("without_mirrors", BigInteger, nullable=False),
-    Column("python_minor", JSONB, nullable=False),
-    Column("system", JSONB, nullable=False),
+    _counts("python_minor"),
+    _counts("system"),
     comment="The rows of held days, which nobody is served.",
 )
 

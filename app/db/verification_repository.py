@@ -45,7 +45,8 @@ def _categories(column: str) -> str:
     return (
         "SELECT key AS category,"
         " CASE jsonb_typeof(value) WHEN 'number' THEN CAST(value AS numeric) END AS downloads "
-        f"FROM jsonb_each(CASE jsonb_typeof({column}) WHEN 'object' THEN {column} ELSE '{{}}' END)"
+        f"FROM jsonb_each(CASE json_typeof({column}) WHEN 'object' THEN CAST({column} AS jsonb)"
+        " ELSE '{}' END)"
     )
 
 

@@ -11,11 +11,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import retries
+from app.breakdowns import PYTHON_MINOR
 from app.db import migrations
 from app.db.engine import connect, create_engine
+from app.db.ingest_repository import IngestRepository
 from app.db.migrations import ALEMBIC_INI, migrate
 from app.errors import MigrationError
-from tests.days import days_ago, downloads, publish
+from app.ingest.verification import days_to_verify, verify
+from tests.days import by_category, days_ago, downloads, publish
 
 TABLES = {
     "packages",
@@ -73,6 +76,64 @@ async def test_days_that_were_published_before_are_brought_along(
     assert [row[1] for row in before] == [7, 3]
     checked = "SELECT count(*) FROM ingested_days WHERE checked_at = published_at"
     assert await connection.scalar(text(checked)) == 2
+
+
+async def test_counts_are_converted_there_and_back(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> None:
+    """With the digests of their days: `verify` finds nothing, and equal rows stay equal."""
+    flask = downloads("flask", {"3.9": 2, "3.10": 1, "null": 4})
+    await publish(engine, days_ago(40), downloads("numpy", 9, mirrors=4), flask)
+    await publish(engine, days_ago(0), downloads("numpy", 0, mirrors=4), flask)
+    repository = IngestRepository(connection)
+    await repository.begin_staging()
+    await repository.stage([flask])
+    held = await repository.figures_of_staged(days_ago(1), "given")
+    await repository.hold(held, "for a test", 0)
+    await connection.commit()
+
+    stored = text(
+        "SELECT date, CAST(python_minor AS text), CAST(system AS text) FROM daily_downloads"
+        " UNION ALL "
+        "SELECT day, CAST(python_minor AS text), CAST(system AS text) FROM held_downloads"
+        " ORDER BY 1, 2, 3"
+    )
+    digests = text(
+        "SELECT day, digest FROM ingested_days UNION SELECT day, digest FROM held_days ORDER BY day"
+    )
+    before = [(await connection.execute(query)).all() for query in (stored, digests)]
+    await connection.rollback()
+    assert '{"3.10":1,"3.9":2,"null":4}' in [row[1] for row in before[0]]
+
+    await _downgrade(engine, "0002")
+    spaced = [(await connection.execute(query)).all() for query in (stored, digests)]
+    await connection.rollback()
+    assert '{"3.9": 2, "3.10": 1, "null": 4}' in [row[1] for row in spaced[0]]
+    assert {row[1] for row in spaced[1]}.isdisjoint({row[1] for row in before[1]})
+
+    await migrate(engine)
+    assert [(await connection.execute(query)).all() for query in (stored, digests)] == before
+    async for step in verify(engine, await days_to_verify(engine, None), packages=True):
+        assert list(step.differences) == []
+
+
+async def test_days_are_served_while_they_are_converted(
+    engine: AsyncEngine, connection: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long query that has them in use is waited for, and nobody waits behind it."""
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_MILLISECONDS", 100)
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    await _downgrade(engine, "0002")
+    await connection.execute(text("SELECT * FROM daily_downloads"))
+    migrating = asyncio.create_task(migrate(engine))
+    for _ in range(5):
+        async with asyncio.timeout(0.5):
+            assert await by_category(engine, "flask", PYTHON_MINOR) == {"3.12": [(days_ago(0), 1)]}
+        await asyncio.sleep(0.05)
+    assert not migrating.done()
+    await connection.rollback()
+    await migrating
+    assert await by_category(engine, "flask", PYTHON_MINOR) == {"3.12": [(days_ago(0), 1)]}
 
 
 async def test_no_drift_with_data_in_place(engine: AsyncEngine) -> None:

@@ -30,12 +30,12 @@ async def stored(engine: AsyncEngine) -> tuple[set[date], Counter[Figure]]:
             VALUES ('overall', 'with_mirrors', with_mirrors),
                    ('overall', 'without_mirrors', without_mirrors)
             UNION ALL
-            SELECT 'python_minor', key, CAST(value AS bigint) FROM jsonb_each(python_minor)
+            SELECT 'python_minor', key, CAST(value AS bigint) FROM json_each_text(python_minor)
             UNION ALL
             SELECT 'python_major', split_part(key, '.', 1), CAST(value AS bigint)
-            FROM jsonb_each(python_minor)
+            FROM json_each_text(python_minor)
             UNION ALL
-            SELECT 'system', key, CAST(value AS bigint) FROM jsonb_each(system)
+            SELECT 'system', key, CAST(value AS bigint) FROM json_each_text(system)
         ) AS found (series, category, downloads)
     """
     counts: Counter[Figure] = Counter()
