@@ -222,13 +222,14 @@ class IngestRepository:
         enter(Step.ALL_PACKAGES, day)
         await self._stage_all_packages()
         enter(Step.PARTITION, day)
+        latest_before = await self.latest_day()
         await ensure_partition(self._connection, day)
         await self._replace_rows(day)
         enter(Step.RECORD, day)
         await self._record(published)
         await self.forget_held(day)
         enter(Step.RECENT, day)
-        await self._update_packages(day)
+        await self._update_packages(day, latest_before)
         await self._connection.execute(text("DROP TABLE staged_downloads"))
         enter(Step.ANNOUNCE, day)
         await announce(self._connection)
@@ -324,14 +325,16 @@ class IngestRepository:
             .on_conflict_do_update(index_elements=[ingested_days.c.day], set_=values)
         )
 
-    async def _update_packages(self, day: date) -> None:
+    async def _update_packages(self, day: date, latest_before: date | None) -> None:
         """Bring `last_seen` and the figures of `recent` up to date, in one pass over the packages.
 
-        A day before those that `recent` looks at can only have shown that its packages existed.
+        A day that is later than all moves the periods on. Any other, new or replaced, has them
+        summed anew, and one before those that `recent` looks at can only have shown that its
+        packages existed.
         """
-        latest = await self.latest_day()
-        assert latest is not None
-        if day <= latest - timedelta(days=RECENT_DAYS):
+        if latest_before and day > latest_before:
+            await self._move_recent(latest_before, day)
+        elif latest_before and day <= latest_before - timedelta(days=RECENT_DAYS):
             await self._connection.execute(
                 text(
                     "UPDATE packages SET last_seen = :day FROM staged_downloads AS staged "
@@ -339,7 +342,10 @@ class IngestRepository:
                 ),
                 {"day": day},
             )
-            return
+        else:
+            await self._sum_recent(latest_before or day)
+
+    async def _sum_recent(self, latest: date) -> None:
         await self._connection.execute(
             text(
                 "UPDATE packages SET"
@@ -348,14 +354,19 @@ class IngestRepository:
                 " last_week = fresh.last_week,"
                 " last_month = fresh.last_month "
                 "FROM ("
-                " SELECT id,"
-                "  max(date) AS last_seen,"
-                "  coalesce(sum(without_mirrors) FILTER (WHERE date = :latest), 0) AS last_day,"
-                "  coalesce(sum(without_mirrors) FILTER (WHERE date > :week), 0) AS last_week,"
-                "  coalesce(sum(without_mirrors), 0) AS last_month"
-                " FROM packages LEFT JOIN daily_downloads"
-                "  ON package_id = id AND date > :month AND date <= :latest"
-                " GROUP BY id"
+                " SELECT id, sums.last_seen,"
+                "  coalesce(sums.last_day, 0) AS last_day,"
+                "  coalesce(sums.last_week, 0) AS last_week,"
+                "  coalesce(sums.last_month, 0) AS last_month"
+                " FROM packages LEFT JOIN ("
+                "  SELECT package_id,"
+                "   max(date) AS last_seen,"
+                "   sum(without_mirrors) FILTER (WHERE date = :latest) AS last_day,"
+                "   sum(without_mirrors) FILTER (WHERE date > :week) AS last_week,"
+                "   sum(without_mirrors) AS last_month"
+                "  FROM daily_downloads WHERE date > :month AND date <= :latest"
+                "  GROUP BY package_id"
+                " ) AS sums ON package_id = id"
                 ") AS fresh "
                 "WHERE packages.id = fresh.id AND ("
                 " packages.last_seen < fresh.last_seen"
@@ -366,5 +377,50 @@ class IngestRepository:
                 "latest": latest,
                 "week": latest - timedelta(days=7),
                 "month": latest - timedelta(days=RECENT_DAYS),
+            },
+        )
+
+    async def _move_recent(self, before: date, latest: date) -> None:
+        """Make the periods end with `latest` instead of `before`: what is published of the days
+        that they leave behind is taken away from them. That reads 3 days, where no day is missing,
+        instead of 30.
+        """
+        await self._connection.execute(
+            text(
+                "UPDATE packages SET"
+                " last_seen = greatest(packages.last_seen, moved.last_seen),"
+                " last_day = moved.last_day,"
+                " last_week = packages.last_week + moved.last_day - moved.left_week,"
+                " last_month = packages.last_month + moved.last_day - moved.left_month "
+                "FROM ("
+                " SELECT id, sums.last_seen,"
+                "  coalesce(sums.last_day, 0) AS last_day,"
+                "  coalesce(sums.left_week, 0) AS left_week,"
+                "  coalesce(sums.left_month, 0) AS left_month"
+                " FROM packages LEFT JOIN ("
+                "  SELECT package_id,"
+                "   max(date) AS last_seen,"
+                "   sum(without_mirrors) FILTER (WHERE date = :latest) AS last_day,"
+                "   sum(without_mirrors) FILTER"
+                "    (WHERE date > :week AND date <= :week_end) AS left_week,"
+                "   sum(without_mirrors) FILTER"
+                "    (WHERE date > :month AND date <= :month_end) AS left_month"
+                "  FROM daily_downloads WHERE date = :latest"
+                "   OR date > :week AND date <= :week_end"
+                "   OR date > :month AND date <= :month_end"
+                "  GROUP BY package_id"
+                " ) AS sums ON package_id = id"
+                ") AS moved "
+                "WHERE packages.id = moved.id AND ("
+                " packages.last_seen < moved.last_seen"
+                " OR (packages.last_day, moved.last_day, moved.left_week, moved.left_month)"
+                " <> (0, 0, 0, 0))"
+            ),
+            {
+                "latest": latest,
+                "week": before - timedelta(days=7),
+                "week_end": min(before, latest - timedelta(days=7)),
+                "month": before - timedelta(days=RECENT_DAYS),
+                "month_end": min(before, latest - timedelta(days=RECENT_DAYS)),
             },
         )

@@ -158,6 +158,12 @@ async def test_what_drift_does_not_show_is_there(
         text("SELECT reloptions FROM pg_class WHERE oid = CAST('packages' AS regclass)")
     )
     assert options == ["fillfactor=50"]
+    indexes = await connection.scalars(
+        text("SELECT indexdef FROM pg_indexes WHERE indexname ~ '^daily_downloads_.*_date_idx$'")
+    )
+    assert [index.partition(" USING ")[2] for index in indexes] == [
+        "brin (date) WITH (autosummarize='on')"
+    ]
     with pytest.raises(IntegrityError, match="ck_daily_downloads_counts"):
         await connection.execute(text("UPDATE daily_downloads SET without_mirrors = 2"))
 

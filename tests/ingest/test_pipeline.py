@@ -21,6 +21,7 @@ from app.db.engine import connect, create_engine
 from app.db.ingest_repository import IngestRepository
 from app.db.partitions import ensure_partition
 from app.db.tables import daily_downloads, packages
+from app.db.verification_repository import VerificationRepository
 from app.downloads import PackageDownloads, PublishedDay, RecentDownloads
 from app.errors import (
     DayOutsideWindowError,
@@ -155,6 +156,25 @@ async def test_recent_is_right_after_any_order(engine: AsyncEngine, order: list[
         ("numpy", days_ago(0), 1, 3, 5),
         ("rare", days_ago(1), 0, 2, 4),
     ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_recent_is_what_the_days_add_up_to(engine: AsyncEngine, seed: int) -> None:
+    """After days in any order, with gaps, some of them replaced, and packages that come and go."""
+    random = Random(seed)
+    ago = 100
+    for _ in range(14):
+        # Mostly the next days, as they come, and now and then a gap or one of the days before.
+        ago = max(ago - random.choice([1, 1, 1, 2, 6, 7, 8, 29, 30, 31]), 0)
+        day = days_ago(min(ago + random.choice([0, 0, 0, random.randrange(40)]), 100))
+        names = random.sample(["flask", "numpy", "rare", "once"], random.randrange(1, 5))
+        await publish(
+            engine, day, *(downloads(one, random.randrange(9), mirrors=1) for one in names)
+        )
+        async with connect(engine) as connection:
+            repository = VerificationRepository(connection)
+            assert await repository.differences_of_recent() == []
+            assert await repository.differences_of_last_seen() == []
 
 
 async def test_the_day_is_seen_whole_or_not_at_all(engine: AsyncEngine) -> None:
