@@ -362,6 +362,10 @@ def _is_accepted(row: PackageDownloads, rejected: _Rejected) -> bool:
     return False
 
 
+_INTEGERS = frozenset({int})
+"""Without `bool`, which is one by inheritance."""
+
+
 def fault_of(row: PackageDownloads) -> str | None:
     """What is wrong with a row's counts; None when nothing is."""
     counts_agree = 0 <= row.without_mirrors <= row.with_mirrors
@@ -369,7 +373,7 @@ def fault_of(row: PackageDownloads) -> str | None:
         return "an impossible number of downloads"
     for column in BREAKDOWN_COLUMNS:
         counts = row.breakdowns[column].values()
-        if not all(type(count) is int and count > 0 for count in counts):
+        if not (_INTEGERS.issuperset(map(type, counts)) and min(counts, default=1) > 0):
             return f"{column} has what is no number of downloads"
         if sum(counts) != row.without_mirrors:
             return f"{column} does not add up to the downloads"
