@@ -245,11 +245,17 @@ class IngestRepository:
         )
 
     async def _stage_all_packages(self) -> None:
+        # Most packages have few downloads, and so the same counts as many others: each is taken
+        # apart once.
         sums = ", ".join(
             "(SELECT CAST('{' || coalesce(string_agg("
             """to_json(category) || ':' || downloads, ',' ORDER BY category COLLATE "C"), '') """
-            "|| '}' AS json) FROM (SELECT key AS category, sum(CAST(value AS bigint)) AS downloads "
-            f"FROM staged_downloads, json_each_text({column}) GROUP BY key) AS categories)"
+            "|| '}' AS json) FROM ("
+            "SELECT key AS category, sum(times * CAST(value AS bigint)) AS downloads FROM ("
+            f"SELECT CAST({column} AS text) AS counts, count(*) AS times "
+            "FROM staged_downloads GROUP BY counts"
+            ") AS equal_counts, json_each_text(CAST(counts AS json)) GROUP BY key"
+            ") AS categories)"
             for column in BREAKDOWN_COLUMNS
         )
         await self._connection.execute(
