@@ -58,13 +58,22 @@ def test_make_run_and_the_first_answers(data_dir: Path, tmp_path: Path) -> None:
         )
     try:
         wait_for(port, process)
-        shown = [json.loads(block) for kind, block in BLOCKS if kind == "json"]
+        shown = [(kind, block) for kind, block in BLOCKS if kind in ("json", "csv")]
         called = [shlex.split(command)[1] for command in COMMANDS if command.startswith("curl ")]
-        assert len(shown) == len(called) == 2
-        for url, answer in zip(called, shown, strict=True):
+        assert len(shown) == len(called) == 4
+        for url, (kind, answer) in zip(called, shown, strict=True):
             assert urlsplit(url).netloc == "127.0.0.1:8000"
             here = url.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
-            assert _shape(httpx.get(here).json()) == _shape(answer)
+            got = httpx.get(here)
+            if kind == "json":
+                assert _shape(got.json()) == _shape(json.loads(answer))
+            else:
+                header, *rows = answer.split()
+                first, *others = got.text.split()
+                assert first == header
+                pattern = r"linux,\d{4}-\d\d-01,\d+"
+                assert all(re.fullmatch(pattern, row) for row in (*rows, *others))
+                assert others
     finally:
         # As Ctrl-C does: to everything that the terminal started.
         started = [process, *process.children(recursive=True)]

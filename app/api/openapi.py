@@ -31,6 +31,14 @@ end with it.
 * Where the source does not know a version or a system, the category is `null`. A day on which a \
 category had no download has no item.
 
+## Ranges
+
+What is by day takes `start_date` and `end_date`, both included; `fill=zero` for items of 0 where \
+a category had no download; `interval=week` or `month` for sums, of whole weeks and months only; \
+and `format=csv`, or `Accept: text/csv`, for CSV. Days that are not published are not known: \
+nothing is filled in for them, and no week or month that has one is summed. `X-Data-As-Of` is the \
+latest published day.
+
 ## Mirrors
 
 Known mirrors ({mirror_installers}) are left out of every figure, since what they fetch says \
@@ -41,8 +49,8 @@ little of a package's use. So are downloads by an unknown installer. Only the ca
 ## Fair use
 
 Figures change once a day, so please keep an answer for as long as its `Cache-Control` says, and \
-then send its `ETag` in `If-None-Match`: while nothing is new, the answer is an empty `304`. To \
-look at thousands of packages, query the BigQuery table itself.
+then send its `ETag` in `If-None-Match`: while nothing is new, the answer is an empty `304`. Ask \
+for up to 100 packages at once; to look at thousands, query the BigQuery table itself.
 {limits}
 ## Errors
 
