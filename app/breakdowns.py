@@ -1,14 +1,58 @@
 """The registry of time series: what each is called, filtered by, and where its categories are kept.
 
 A new breakdown is one entry here, its column in `app.db.tables` with a migration, its expression in
-`app/ingest/bigquery.sql`, and its response model in `app.api.schemas`.
+`app.ingest.day_query`, and its response model in `app.api.schemas`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 NULL_CATEGORY = "null"
 """The category of downloads whose value is missing in the source."""
+
+OTHER_CATEGORY = "other"
+"""The category of downloads whose value is none of those that are kept apart."""
+
+INSTALLERS = (
+    "artifactory",
+    "bandersnatch",
+    "bazel",
+    "browser",
+    "conda",
+    "devpi",
+    "distribute",
+    "hatch",
+    "homebrew",
+    "maturin",
+    "nexus",
+    "os",
+    "pdm",
+    "pep381client",
+    "pex",
+    "pip",
+    "pipenv",
+    "poetry",
+    "requests",
+    "setuptools",
+    "twine",
+    "uv",
+    "uv-pip",
+    "z3c.pypimirror",
+)
+"""Those that PyPI recognises by their user agent. It takes the names that pip, uv and hatch give of
+themselves as they come, so that anybody can make up more."""
+
+IMPLEMENTATIONS = (
+    "cpython",
+    "graalpy",
+    "graalvm",
+    "ironpython",
+    "jython",
+    "micropython",
+    "pypy",
+    "pyston",
+    "rustpython",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +65,21 @@ class Breakdown:
     column: str
     """The column of `daily_downloads` with an object of downloads by stored category."""
 
+    argument: str
+    """The query argument that asks for one category."""
+
     category_of: Callable[[str], str] | None = None
     """From the stored category to the one that is served; None where they are the same."""
+
+    is_optional: bool = False
+    """Whether it is ingested only where INGEST_BREAKDOWNS says so. Of a day without it the column
+    is NULL: how its downloads divide is unknown."""
+
+    billed_bytes: int = 0
+    """What BigQuery bills for it more, about, for each download of any package."""
+
+    is_of_one_package: bool = False
+    """Whether its categories mean nothing across packages: `__all__` has none."""
 
     @property
     def payload_type(self) -> str:
@@ -30,12 +87,60 @@ class Breakdown:
 
 
 PYTHON_MAJOR = Breakdown(
-    "python_major", column="python_minor", category_of=lambda minor: minor.partition(".")[0]
+    "python_major",
+    column="python_minor",
+    argument="version",
+    category_of=lambda minor: minor.partition(".")[0],
 )
-PYTHON_MINOR = Breakdown("python_minor", column="python_minor")
-SYSTEM = Breakdown("system", column="system")
+PYTHON_MINOR = Breakdown("python_minor", column="python_minor", argument="version")
+SYSTEM = Breakdown("system", column="system", argument="os")
+# The installer's name is read in any case, to leave out mirrors.
+INSTALLER = Breakdown("installer", column="installer", argument="installer", is_optional=True)
+CI = Breakdown("ci", column="ci", argument="ci", is_optional=True, billed_bytes=1)
+COUNTRY = Breakdown(
+    "country", column="country", argument="country", is_optional=True, billed_bytes=4
+)
+VERSION = Breakdown(
+    "version",
+    column="version",
+    argument="version",
+    is_optional=True,
+    billed_bytes=8,
+    is_of_one_package=True,
+)
+IMPLEMENTATION = Breakdown(
+    "implementation",
+    column="implementation",
+    argument="implementation",
+    is_optional=True,
+    billed_bytes=9,
+)
 
-BREAKDOWNS = (PYTHON_MAJOR, PYTHON_MINOR, SYSTEM)
+BREAKDOWNS = (
+    PYTHON_MAJOR,
+    PYTHON_MINOR,
+    SYSTEM,
+    INSTALLER,
+    CI,
+    COUNTRY,
+    VERSION,
+    IMPLEMENTATION,
+)
 
-BREAKDOWN_COLUMNS = tuple(dict.fromkeys(breakdown.column for breakdown in BREAKDOWNS))
-"""The stored columns, each once, in the order in which rows carry them."""
+OPTIONAL_BREAKDOWNS = tuple(breakdown for breakdown in BREAKDOWNS if breakdown.is_optional)
+
+REQUIRED_COLUMNS = tuple(
+    dict.fromkeys(breakdown.column for breakdown in BREAKDOWNS if not breakdown.is_optional)
+)
+"""The stored columns that every row has, each once."""
+
+OPTIONAL_COLUMNS = tuple(breakdown.column for breakdown in OPTIONAL_BREAKDOWNS)
+
+BREAKDOWN_COLUMNS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
+"""All stored columns, in the order in which rows carry them."""
+
+
+def columns_with(optional: Iterable[Breakdown]) -> tuple[str, ...]:
+    """The columns of a day that is ingested with these optional breakdowns, in their order."""
+    chosen = {breakdown.column for breakdown in optional}
+    return REQUIRED_COLUMNS + tuple(column for column in OPTIONAL_COLUMNS if column in chosen)

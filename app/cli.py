@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from app.breakdowns import OPTIONAL_BREAKDOWNS
 from app.db.advisory_lock import HeldLock
 from app.db.downloads_repository import DownloadsRepository
 from app.db.embedded import embedded_postgres
@@ -163,7 +164,10 @@ async def _nothing(_: AsyncEngine) -> None:
     "source gives.",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Only print what the query would bill and what that costs."
+    "--dry-run",
+    is_flag=True,
+    help="Only print what the query would bill and what that costs, also of each breakdown that "
+    "INGEST_BREAKDOWNS may name.",
 )
 @_with_settings
 def ingest(
@@ -236,13 +240,27 @@ def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
     # Slow to import, as `open_source` tells.
     from app.ingest.bigquery import USD_PER_TIB_BILLED, cost_usd, create_source  # noqa: PLC0415
 
-    billed = create_source(settings).bytes_billed(day)
+    source = create_source(settings)
+    billed = source.bytes_billed(day)
+    least = source.bytes_billed(day, ())
+    ingested = settings.breakdowns_of(kind)
+    # Bytes are billed by column, so that each adds the same whichever others there are.
+    added = {
+        f"{one.name}{', ingested' if one in ingested else ''}": source.bytes_billed(day, (one,))
+        - least
+        for one in OPTIONAL_BREAKDOWNS
+    }
+    lines = [
+        f"  {name:<26} {count:>18,} bytes  {cost_usd(count):>7.3f} USD"
+        for name, count in {"all else": least, **added}.items()
+    ]
     return (
         f"{day}: {billed:,} bytes ({billed / 2**30:.1f} GiB) would be billed, "
         f"{cost_usd(billed):.2f} USD at {USD_PER_TIB_BILLED} USD a TiB "
         "beyond the first of each month; "
-        f"BIGQUERY_MAX_BYTES_BILLED allows {settings.bigquery_max_bytes_billed:,} bytes"
-    )
+        f"BIGQUERY_MAX_BYTES_BILLED allows {settings.bigquery_max_bytes_billed:,} bytes\n"
+        "of INGEST_BREAKDOWNS, each adds to what all else is billed:\n"
+    ) + "\n".join(lines)
 
 
 @cli.command(short_help="Publish the days that are missing.")

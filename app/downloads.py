@@ -20,7 +20,7 @@ class PackageDownloads(NamedTuple):
     without_mirrors: int
 
     breakdowns: Mapping[str, Counts]
-    """For each of `BREAKDOWN_COLUMNS`, `without_mirrors` divided into categories. None is zero."""
+    """By column, `without_mirrors` divided into categories. None is zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,9 @@ class DayFigures:
     downloads_with_mirrors: int
     digest: str
     """Depends on the day's rows alone: equal rows give an equal digest in any database."""
+
+    breakdowns: Sequence[str] = ()
+    """The optional ones that its rows have, by their columns."""
 
     def __str__(self) -> str:
         return f"{self.packages:,} packages, {self.downloads:,} downloads"

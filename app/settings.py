@@ -29,6 +29,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.breakdowns import INSTALLER, OPTIONAL_BREAKDOWNS, Breakdown
 from app.errors import SettingsError
 
 SERVED_DAYS = 180
@@ -173,6 +174,18 @@ def _comma_separated(value: object) -> object:
     return value
 
 
+def _breakdown_names(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    names = [name.strip().lower() for name in value.split(",") if name.strip()]
+    if names == ["none"]:
+        return ()
+    known = [breakdown.name for breakdown in OPTIONAL_BREAKDOWNS]
+    if not names or not set(names) <= set(known):
+        raise ValueError(f"should be some of {', '.join(known)}, separated by commas, or none")
+    return tuple(name for name in known if name in names)
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
@@ -213,6 +226,15 @@ class Settings(BaseSettings):
         "`bigquery` when `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_SERVICE_ACCOUNT_JSON` or "
         "`BIGQUERY_EMULATOR_HOST` is set and `sample` otherwise. `none` only serves: another "
         "process ingests.",
+    )
+    ingest_breakdowns: Annotated[
+        tuple[str, ...] | None, NoDecode, BeforeValidator(_breakdown_names)
+    ] = Field(
+        default=None,
+        description="Breakdowns that are ingested besides those by Python version and system, "
+        "separated by commas: `installer`, `ci`, `country`, `version`, `implementation`, or `none` "
+        "of them. Left out, it is `installer`, which costs nothing more, and all where the data is "
+        "the sample.",
     )
     ingest_max_days_per_run: int = Field(
         default=7,
@@ -348,6 +370,13 @@ class Settings(BaseSettings):
             self.bigquery_emulator_host,
         )
         return IngestSource.BIGQUERY if any(credentials) else IngestSource.SAMPLE
+
+    def breakdowns_of(self, source: IngestSource) -> tuple[Breakdown, ...]:
+        """The optional breakdowns that are ingested from a source."""
+        names = self.ingest_breakdowns
+        if names is None:
+            return OPTIONAL_BREAKDOWNS if source is IngestSource.SAMPLE else (INSTALLER,)
+        return tuple(breakdown for breakdown in OPTIONAL_BREAKDOWNS if breakdown.name in names)
 
 
 def load_settings() -> Settings:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class TimedSource:
 
     async def read(self, day: date, query: str | None) -> Reading:
         reading = await self._source.read(day, query)
-        return Reading(self._timed(reading.batches), reading.bytes_billed)
+        return replace(reading, batches=self._timed(reading.batches))
 
     async def _timed(
         self, batches: AsyncIterator[Sequence[PackageDownloads]]

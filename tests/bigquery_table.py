@@ -8,6 +8,7 @@ from itertools import count
 from google.cloud import bigquery
 from google.cloud.bigquery import SchemaField
 
+from app.breakdowns import Breakdown
 from app.downloads import PackageDownloads
 from app.ingest.bigquery import BigQuerySource
 from app.settings import Settings
@@ -45,6 +46,12 @@ SCHEMA = [
                 "RECORD",
                 fields=[SchemaField("name", "STRING"), SchemaField("release", "STRING")],
             ),
+            SchemaField(
+                "implementation",
+                "RECORD",
+                fields=[SchemaField("name", "STRING"), SchemaField("version", "STRING")],
+            ),
+            SchemaField("ci", "BOOLEAN"),
         ],
     ),
 ]
@@ -64,6 +71,10 @@ class Event:
     python: str | None = "3.12.1"
     installer: str | None = "pip"
     system: str | None = "Linux"
+    implementation: str | None = "CPython"
+    ci: bool | None = None
+    country: str | None = "US"
+    version: str | None = "3.1.0"
     at: datetime = NOON
     without_details: bool = False
 
@@ -72,12 +83,17 @@ class Event:
             "installer": {"name": self.installer} if self.installer is not None else None,
             "python": self.python,
             "system": {"name": self.system} if self.system is not None else None,
+            "implementation": (
+                {"name": self.implementation} if self.implementation is not None else None
+            ),
+            "ci": self.ci,
         }
         return {
             "timestamp": self.at.isoformat(),
+            "country_code": self.country,
             "url": "/packages/x",
             "project": self.project or "",
-            "file": {"filename": "x", "project": self.project},
+            "file": {"filename": "x", "project": self.project, "version": self.version},
             "details": None if self.without_details else details,
         }
 
@@ -101,12 +117,14 @@ class Table:
         *,
         table: str | None = None,
         mirror_installers: Sequence[str] = Settings().mirror_installers,
+        breakdowns: Sequence[Breakdown] = (),
         max_bytes_billed: int = Settings().bigquery_max_bytes_billed,
     ) -> BigQuerySource:
         return BigQuerySource(
             self.client,
             table=table or self.id,
             mirror_installers=mirror_installers,
+            breakdowns=breakdowns,
             max_bytes_billed=max_bytes_billed,
         )
 

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.breakdowns import Breakdown
+from app.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS, Breakdown
 from app.db.downloads_repository import DownloadsRepository
 from app.downloads import PackageDownloads, PublishedDay, Series
 from app.ingest import pipeline
@@ -32,15 +32,21 @@ def downloads(
     system: Mapping[str, int] | None = None,
     *,
     mirrors: int = 0,
+    **optional: Mapping[str, int],
 ) -> PackageDownloads:
-    """A package's day: its downloads by Python version, or only how many they are."""
+    """A package's day: its downloads by Python version, or only how many they are; and by what else
+    is ingested.
+    """
     if isinstance(python_minor, int):
         python_minor = {"3.12": python_minor} if python_minor else {}
     total = sum(python_minor.values())
     if system is None:
         system = {"linux": total} if total else {}
     return PackageDownloads(
-        package, total + mirrors, total, {"python_minor": python_minor, "system": system}
+        package,
+        total + mirrors,
+        total,
+        {"python_minor": python_minor, "system": system, **optional},
     )
 
 
@@ -58,7 +64,14 @@ class GivenSource:
         return f"query {len(self.asked_days)}"
 
     async def read(self, day: date, query: str | None) -> Reading:
-        return Reading(self._batches(day))
+        columns = {
+            column
+            for row in self.days.get(day, ())
+            if not isinstance(row, Exception)
+            for column in row.breakdowns
+        }
+        ordered = [column for column in BREAKDOWN_COLUMNS if column in columns]
+        return Reading(self._batches(day), columns=ordered or REQUIRED_COLUMNS)
 
     async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
         for row in self.days.get(day, ()):

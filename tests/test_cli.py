@@ -10,7 +10,10 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
+from collections.abc import Iterator
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import click
@@ -118,6 +121,86 @@ def test_bigquery_without_credentials_fails_at_start(database_url: str) -> None:
     for command in ("serve", "ingest"):
         result = run(command, DATABASE_URL=database_url, INGEST_SOURCE="bigquery", HOME="/nowhere")
         assert_fails(result, 1, "GOOGLE_SERVICE_ACCOUNT_JSON")
+
+
+@pytest.fixture
+def billing_host() -> Iterator[str]:
+    """A server that bills what BigQuery does: the columns that a query mentions, each once."""
+    billed = {
+        "timestamp": 8 * 10**9,
+        "file.project": 12 * 10**9,
+        "details.installer.name": 5 * 10**9,
+        "details.python": 8 * 10**9,
+        "details.system.name": 7 * 10**9,
+        "details.ci": 10**9,
+        "country_code": 4 * 10**9,
+        "file.version": 7 * 10**9,
+        "details.implementation.name": 9 * 10**9,
+    }
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            assert asked["configuration"]["dryRun"] is True
+            query = asked["configuration"]["query"]["query"]
+            count = sum(count for column, count in billed.items() if column in query)
+            job = {
+                "kind": "bigquery#job",
+                "jobReference": {"projectId": "emulator", "jobId": "1", "location": "US"},
+                "configuration": asked["configuration"],
+                "statistics": {
+                    "totalBytesProcessed": str(count),
+                    "query": {"totalBytesProcessed": str(count)},
+                },
+                "status": {"state": "DONE"},
+            }
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(job).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "total", "ingested"),
+    [
+        ("", "40,000,000,000 bytes (37.3 GiB) would be billed, 0.23 USD", {"installer"}),
+        ("none", "40,000,000,000 bytes (37.3 GiB) would be billed, 0.23 USD", set()),
+        (
+            "version,ci",
+            "48,000,000,000 bytes (44.7 GiB) would be billed, 0.27 USD",
+            {"ci", "version"},
+        ),
+    ],
+)
+def test_dry_run_tells_what_each_breakdown_costs(
+    billing_host: str, chosen: str, total: str, ingested: set[str]
+) -> None:
+    result = run(
+        "ingest", "--dry-run", BIGQUERY_EMULATOR_HOST=billing_host, INGEST_BREAKDOWNS=chosen
+    )
+    assert result.returncode == 0, result.stderr
+    first, _, *lines = result.stdout.splitlines()
+    assert first.startswith(f"{days_ago(0)}: {total}")
+    costs = {
+        "all else": "40,000,000,000 bytes    0.227 USD",
+        "installer": "0 bytes    0.000 USD",
+        "ci": "1,000,000,000 bytes    0.006 USD",
+        "country": "4,000,000,000 bytes    0.023 USD",
+        "version": "7,000,000,000 bytes    0.040 USD",
+        "implementation": "9,000,000,000 bytes    0.051 USD",
+    }
+    assert [" ".join(line.split()) for line in lines] == [
+        " ".join(f"{name}{', ingested' if name in ingested else ''} {cost}".split())
+        for name, cost in costs.items()
+    ]
 
 
 async def test_from_the_sample_to_real_data(

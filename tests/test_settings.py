@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic_core import PydanticUndefined
 
+from app.breakdowns import CI, INSTALLER, OPTIONAL_BREAKDOWNS, VERSION, Breakdown
 from app.errors import SettingsError
 from app.settings import IngestSource, Settings, load_settings
 
@@ -31,6 +32,9 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("INGEST_SCHEDULE", "99 * * * *", "five cron fields"),
         ("INGEST_SCHEDULE", "0 1 * * 0", "name weekdays"),
         ("INGEST_SOURCE", "csv", "'auto', 'bigquery', 'sample' or 'none'"),
+        ("INGEST_BREAKDOWNS", "installer,os", "installer, ci, country, version, implementation"),
+        ("INGEST_BREAKDOWNS", "none,ci", "installer, ci, country, version, implementation"),
+        ("INGEST_BREAKDOWNS", ",", "installer, ci, country, version, implementation"),
         ("GOOGLE_SERVICE_ACCOUNT_JSON", '{"private_key": "secret"}', "service account's key"),
         ("GOOGLE_SERVICE_ACCOUNT_JSON", "secret", "service account's key"),
         ("BIGQUERY_TABLE", "file_downloads", "project.dataset.table"),
@@ -83,6 +87,32 @@ def test_empty_means_left_out_except_for_the_limits(monkeypatch: pytest.MonkeyPa
     settings = load_settings()
     assert settings == Settings(rate_limits="")
     assert settings.database_url is None
+
+
+@pytest.mark.parametrize(
+    ("value", "from_bigquery", "from_sample"),
+    [
+        ("", (INSTALLER,), OPTIONAL_BREAKDOWNS),
+        ("none", (), ()),
+        ("version, CI,ci", (CI, VERSION), (CI, VERSION)),
+    ],
+)
+def test_which_breakdowns_are_ingested(
+    monkeypatch: pytest.MonkeyPatch,
+    value: str,
+    from_bigquery: tuple[Breakdown, ...],
+    from_sample: tuple[Breakdown, ...],
+) -> None:
+    monkeypatch.setenv("INGEST_BREAKDOWNS", value)
+    settings = load_settings()
+    assert settings.breakdowns_of(IngestSource.BIGQUERY) == from_bigquery
+    assert settings.breakdowns_of(IngestSource.SAMPLE) == from_sample
+
+
+def test_the_help_names_every_breakdown_that_may_be_ingested() -> None:
+    description = Settings.model_fields["ingest_breakdowns"].description
+    assert description
+    assert all(f"`{breakdown.name}`" in description for breakdown in OPTIONAL_BREAKDOWNS)
 
 
 def test_values_are_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.breakdowns import BREAKDOWN_COLUMNS
+from app.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS, REQUIRED_COLUMNS
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.day_digest import describe
 from app.db.partitions import ensure_partition
@@ -41,6 +41,8 @@ after the other from all over the disk.
 
 _STAGED_COLUMNS = ("name", "with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS)
 _COLUMNS = ", ".join(_STAGED_COLUMNS[1:])
+
+_OF_ONE_PACKAGE = {breakdown.column for breakdown in BREAKDOWNS if breakdown.is_of_one_package}
 
 
 def _counts_text(counts: Counts) -> str:
@@ -68,7 +70,10 @@ class IngestRepository:
     async def begin_staging(self) -> None:
         # A temporary table has no need to outlive a crash, so nothing waits for the disk.
         await self._connection.execute(text("SET LOCAL synchronous_commit = off"))
-        breakdowns = ", ".join(f"{column} json NOT NULL" for column in BREAKDOWN_COLUMNS)
+        breakdowns = ", ".join(
+            f"{column} json{' NOT NULL' if column in REQUIRED_COLUMNS else ''}"
+            for column in BREAKDOWN_COLUMNS
+        )
         await self._connection.execute(text("DROP TABLE IF EXISTS pg_temp.staged_downloads"))
         await self._connection.execute(
             text(
@@ -78,20 +83,22 @@ class IngestRepository:
         )
         await self._connection.commit()
 
-    async def stage(self, rows: Sequence[PackageDownloads]) -> None:
-        """Add rows to what is staged, with COPY."""
+    async def stage(
+        self, rows: Sequence[PackageDownloads], columns: Sequence[str] = REQUIRED_COLUMNS
+    ) -> None:
+        """Add rows to what is staged, with COPY: all of the day have these columns."""
         driver = (await self._connection.get_raw_connection()).driver_connection
         assert isinstance(driver, asyncpg.Connection)
         await driver.copy_records_to_table(
             "staged_downloads",
             schema_name="pg_temp",
-            columns=_STAGED_COLUMNS,
+            columns=("name", "with_mirrors", "without_mirrors", *columns),
             records=[
                 (
                     row.package,
                     row.with_mirrors,
                     row.without_mirrors,
-                    *(_counts_text(row.breakdowns[name]) for name in BREAKDOWN_COLUMNS),
+                    *(_counts_text(row.breakdowns[column]) for column in columns),
                 )
                 for row in rows
             ],
@@ -121,6 +128,7 @@ class IngestRepository:
             downloads=int(figures["downloads"]),
             downloads_with_mirrors=int(figures["downloads_with_mirrors"]),
             digest=figures["digest"],
+            breakdowns=figures["breakdowns"],
         )
 
     # Holding back
@@ -251,19 +259,7 @@ class IngestRepository:
         )
 
     async def _stage_all_packages(self) -> None:
-        # Most packages have few downloads, and so the same counts as many others: each is taken
-        # apart once.
-        sums = ", ".join(
-            "(SELECT CAST('{' || coalesce(string_agg("
-            """to_json(category) || ':' || downloads, ',' ORDER BY category COLLATE "C"), '') """
-            "|| '}' AS json) FROM ("
-            "SELECT key AS category, sum(times * CAST(value AS bigint)) AS downloads FROM ("
-            f"SELECT CAST({column} AS text) AS counts, count(*) AS times "
-            "FROM staged_downloads GROUP BY counts"
-            ") AS equal_counts, json_each_text(CAST(counts AS json)) GROUP BY key"
-            ") AS categories)"
-            for column in BREAKDOWN_COLUMNS
-        )
+        sums = ", ".join(_sum_of_all(column) for column in BREAKDOWN_COLUMNS)
         await self._connection.execute(
             text(
                 f"INSERT INTO staged_downloads (name, {_COLUMNS}) "
@@ -436,3 +432,22 @@ class IngestRepository:
                 "month_end": min(before, latest - timedelta(days=RECENT_DAYS)),
             },
         )
+
+
+def _sum_of_all(column: str) -> str:
+    """A column of the row of all packages. Of a breakdown that was not ingested it is NULL too."""
+    if column in _OF_ONE_PACKAGE:
+        return "NULL"
+    # Most packages have few downloads, and so the same counts as many others: each is taken apart
+    # once.
+    return (
+        f"CASE WHEN bool_or({column} IS NOT NULL) THEN "
+        "(SELECT CAST('{' || coalesce(string_agg("
+        """to_json(category) || ':' || downloads, ',' ORDER BY category COLLATE "C"), '') """
+        "|| '}' AS json) FROM ("
+        "SELECT key AS category, sum(times * CAST(value AS bigint)) AS downloads FROM ("
+        f"SELECT CAST({column} AS text) AS counts, count(*) AS times "
+        "FROM staged_downloads GROUP BY counts"
+        ") AS equal_counts, json_each_text(CAST(counts AS json)) GROUP BY key"
+        ") AS categories) END"
+    )

@@ -17,7 +17,9 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.dialects.postgresql import ARRAY, JSON
+
+from app.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 
 metadata = MetaData(
     naming_convention={
@@ -30,11 +32,31 @@ metadata = MetaData(
 )
 
 
-def _counts(name: str) -> Column[Any]:
+def _counts() -> list[Column[Any]]:
     """Downloads by category as the compact text of a JSON object: with its keys in order and
     without spaces it is a third smaller than `jsonb`, and is what readers get, as it is.
     """
-    return Column(name, JSON, nullable=False, comment="Downloads by category, mirrors excluded.")
+    return [
+        *(
+            Column(name, JSON, nullable=False, comment="Downloads by category, mirrors excluded.")
+            for name in REQUIRED_COLUMNS
+        ),
+        *(
+            Column(name, JSON, comment="NULL where it was not ingested that day.")
+            for name in OPTIONAL_COLUMNS
+        ),
+    ]
+
+
+def _breakdowns() -> Column[Any]:
+    # The default is for processes of the version before, which ingest none of them.
+    return Column(
+        "breakdowns",
+        ARRAY(Text),
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="The optional columns that the day's rows have.",
+    )
 
 
 # Every publish rewrites the figures of most packages. None of them is indexed and the pages are
@@ -63,8 +85,7 @@ daily_downloads = Table(
     Column("date", Date, primary_key=True),
     Column("with_mirrors", BigInteger, nullable=False),
     Column("without_mirrors", BigInteger, nullable=False),
-    _counts("python_minor"),
-    _counts("system"),
+    *_counts(),
     CheckConstraint("0 <= without_mirrors AND without_mirrors <= with_mirrors", "counts"),
     # A day's rows lie side by side, so that an index of page ranges finds them, of next to no size.
     Index(None, "date", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
@@ -102,6 +123,7 @@ ingested_days = Table(
         server_default=text("false"),
         comment="Published all the same: as a new level, or by hand.",
     ),
+    _breakdowns(),
     comment="Published days: those with rows in daily_downloads.",
 )
 
@@ -131,6 +153,7 @@ held_days = Table(
         nullable=False,
         comment="Rows that were left out, since their counts are wrong.",
     ),
+    _breakdowns(),
     comment="Days that were read and are not published, since they do not look plausible.",
 )
 
@@ -142,8 +165,7 @@ held_downloads = Table(
     Column("name", Text, nullable=False),
     Column("with_mirrors", BigInteger, nullable=False),
     Column("without_mirrors", BigInteger, nullable=False),
-    _counts("python_minor"),
-    _counts("system"),
+    *_counts(),
     comment="The rows of held days, which nobody is served.",
 )
 

@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.breakdowns import BREAKDOWN_COLUMNS
+from app.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS
 from app.db.day_digest import describe
 from app.db.ingest_repository import RECENT_DAYS
 from app.db.partitions import stored_months
@@ -60,6 +60,8 @@ def _sums(what: str, downloads: str, rows: str) -> str:
     )
 
 
+_OF_ONE_PACKAGE = {breakdown.column for breakdown in BREAKDOWNS if breakdown.is_of_one_package}
+
 _ALL_PACKAGES = " UNION ALL ".join(
     [
         *(_sums(f"'{count}'", count, "stored") for count in ("with_mirrors", "without_mirrors")),
@@ -70,11 +72,14 @@ _ALL_PACKAGES = " UNION ALL ".join(
                 f"stored CROSS JOIN LATERAL ({_categories(column)}) AS categories",
             )
             for column in BREAKDOWN_COLUMNS
+            if column not in _OF_ONE_PACKAGE
         ),
     ]
 )
+# What was not ingested adds up to nothing, rather than to zero.
 _ROW_SUMS = ", ".join(
-    f"('{column}', (SELECT coalesce(sum(downloads), 0) FROM ({_categories(column)}) AS of_a_row))"
+    f"('{column}', CASE WHEN {column} IS NOT NULL THEN"
+    f" (SELECT coalesce(sum(downloads), 0) FROM ({_categories(column)}) AS of_a_row) END)"
     for column in BREAKDOWN_COLUMNS
 )
 
@@ -111,7 +116,9 @@ CROSS JOIN LATERAL (VALUES
     ('packages', CAST(record.packages AS text), CAST(described.packages AS text)),
     ('downloads', CAST(record.downloads AS text), CAST(described.downloads AS text)),
     ('downloads_with_mirrors', CAST(record.downloads_with_mirrors AS text),
-        CAST(described.downloads_with_mirrors AS text))
+        CAST(described.downloads_with_mirrors AS text)),
+    ('breakdowns', array_to_string(record.breakdowns, ' '),
+        array_to_string(described.breakdowns, ' '))
 ) AS figures (what, recorded, found)
 WHERE record.day = :day AND recorded <> found
 UNION ALL

@@ -3,11 +3,10 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, time, timedelta
 from hashlib import blake2b
-from pathlib import Path
 from typing import TypeVar, cast
 
 import google.auth
@@ -28,7 +27,7 @@ from google.cloud import bigquery
 from google.cloud.bigquery.retry import DEFAULT_RETRY
 from google.oauth2 import service_account
 
-from app.breakdowns import BREAKDOWN_COLUMNS
+from app.breakdowns import Breakdown, columns_with
 from app.downloads import PackageDownloads
 from app.errors import (
     QueryLostError,
@@ -37,12 +36,11 @@ from app.errors import (
     SourceError,
     SourceUnavailableError,
 )
+from app.ingest.day_query import day_query
 from app.ingest.source import Reading
-from app.settings import Settings
+from app.settings import IngestSource, Settings
 
 Result = TypeVar("Result")
-
-QUERY = (Path(__file__).parent / "bigquery.sql").read_text()
 
 PAGE_ROWS = 20_000
 """Rows asked for at a time, and so held in memory; BigQuery may send fewer."""
@@ -88,10 +86,13 @@ class BigQuerySource:
         *,
         table: str,
         mirror_installers: Sequence[str],
+        breakdowns: Iterable[Breakdown],
         max_bytes_billed: int,
     ) -> None:
         self._client = client
-        self._query = QUERY.replace("{table}", table)
+        self._table = table
+        self._columns = columns_with(breakdowns)
+        self._query = day_query(table, self._columns)
         self._mirror_installers = mirror_installers
         self._max_bytes_billed = max_bytes_billed
         self._rules = blake2b(
@@ -108,7 +109,7 @@ class BigQuerySource:
         assert query
         with _source_errors():
             job, rows = await _in_thread(self._results, query)
-        return Reading(self._batches(rows), bytes_billed=job.total_bytes_billed or 0)
+        return Reading(self._batches(rows), job.total_bytes_billed or 0, self._columns)
 
     async def _batches(
         self, rows: bigquery.table.RowIterator
@@ -116,7 +117,7 @@ class BigQuerySource:
         received = 0
         with _source_errors():
             pages = rows.pages
-            while (page := await _in_thread(_next_page, pages)) is not None:
+            while (page := await _in_thread(_next_page, pages, self._columns)) is not None:
                 received += len(page)
                 yield page
         if received != rows.total_rows:
@@ -144,12 +145,19 @@ class BigQuerySource:
             raise
         return job, rows
 
-    def bytes_billed(self, day: date) -> int:
-        """Bytes that the day's query would bill. Asking costs nothing."""
+    def bytes_billed(self, day: date, breakdowns: Iterable[Breakdown] | None = None) -> int:
+        """Bytes that the day's query would bill, or would with other optional breakdowns than it
+        has. Asking costs nothing.
+        """
+        query = None
+        if breakdowns is not None:
+            query = day_query(self._table, columns_with(breakdowns))
         with _source_errors():
-            return int(self._submit(day, dry_run=True).total_bytes_processed or 0)
+            return int(self._submit(day, query, dry_run=True).total_bytes_processed or 0)
 
-    def _submit(self, day: date, *, dry_run: bool = False) -> bigquery.QueryJob:
+    def _submit(
+        self, day: date, query: str | None = None, *, dry_run: bool = False
+    ) -> bigquery.QueryJob:
         start = datetime.combine(day, time.min, UTC)
         config = bigquery.QueryJobConfig(
             dry_run=dry_run,
@@ -166,7 +174,7 @@ class BigQuerySource:
         if not dry_run:  # Which bills nothing, and has to tell also what would be refused.
             config.maximum_bytes_billed = self._max_bytes_billed
         return self._client.query(
-            self._query,
+            query or self._query,
             job_config=config,
             retry=DEFAULT_RETRY.with_timeout(RETRY_SECONDS),
             timeout=REQUEST_TIMEOUT_SECONDS,
@@ -183,6 +191,7 @@ def create_source(settings: Settings) -> BigQuerySource:
         _create_client(settings),
         table=settings.bigquery_table,
         mirror_installers=settings.mirror_installers,
+        breakdowns=settings.breakdowns_of(IngestSource.BIGQUERY),
         max_bytes_billed=settings.bigquery_max_bytes_billed,
     )
 
@@ -300,7 +309,7 @@ async def _in_thread(function: Callable[..., Result], *arguments: object) -> Res
         return await outcome
 
 
-def _next_page(pages: Iterator[Page]) -> list[PackageDownloads] | None:
+def _next_page(pages: Iterator[Page], columns: Sequence[str]) -> list[PackageDownloads] | None:
     """The next page, which may be empty; None after the last.
 
     Taken from the response as it came: to make rows of it, by its schema, takes Google's client
@@ -310,11 +319,15 @@ def _next_page(pages: Iterator[Page]) -> list[PackageDownloads] | None:
     if page is None:
         return None
     rows = page.raw_page.get("rows", ())
-    return [_downloads(*(cell["v"] for cell in row["f"])) for row in rows]
+    return [_downloads(columns, *(cell["v"] for cell in row["f"])) for row in rows]
 
 
 def _downloads(
-    package: str | None, with_mirrors: str, without_mirrors: str, *breakdowns: str | None
+    columns: Sequence[str],
+    package: str | None,
+    with_mirrors: str,
+    without_mirrors: str,
+    *breakdowns: str | None,
 ) -> PackageDownloads:
     return PackageDownloads(
         # A download without a name has no package to count for: the pipeline rejects it.
@@ -323,6 +336,6 @@ def _downloads(
         without_mirrors=int(without_mirrors),
         breakdowns={
             name: orjson.loads(f"{{{inside or ''}}}")
-            for name, inside in zip(BREAKDOWN_COLUMNS, breakdowns, strict=True)
+            for name, inside in zip(columns, breakdowns, strict=True)
         },
     )

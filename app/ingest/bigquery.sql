@@ -10,54 +10,54 @@
 -- and by each breakdown from the same scan. A breakdown leaves here as the inside of a JSON object,
 -- which is far shorter on the way than an array of structs, and nothing has to take it apart twice.
 --
+-- A package may have thousands of releases: the most downloaded ones of the day are kept apart, the
+-- rest is `other`. Every other breakdown has few categories by its expression.
+--
+-- In braces stands what `app/ingest/day_query.py` fills in: the table, and for the breakdowns that
+-- are ingested their columns, so that nothing is billed for the others.
+--
 -- Parameters: the day's bounds, start and end, and mirror_installers.
 SELECT
   package,
-  SUM(IF(breakdown = 'none', with_mirrors, 0)) AS with_mirrors,
-  SUM(IF(breakdown = 'none', without_mirrors, 0)) AS without_mirrors,
-  STRING_AGG(
-    IF(
-      breakdown = 'python_minor' AND without_mirrors > 0,
-      CONCAT(TO_JSON_STRING(IFNULL(python_minor, 'null')), ':', CAST(without_mirrors AS STRING)),
-      NULL
-    ),
-    ','
-  ) AS python_minor,
-  STRING_AGG(
-    IF(
-      breakdown = 'system' AND without_mirrors > 0,
-      CONCAT(TO_JSON_STRING(IFNULL(system, 'null')), ':', CAST(without_mirrors AS STRING)),
-      NULL
-    ),
-    ','
-  ) AS system
+  SUM(IF(breakdown IS NULL, with_mirrors, 0)) AS with_mirrors,
+  SUM(IF(breakdown IS NULL, without_mirrors, 0)) AS without_mirrors,
+  {objects}
 FROM (
   SELECT
     package,
-    python_minor,
-    system,
-    CASE
-      WHEN GROUPING(python_minor) = 0 THEN 'python_minor'
-      WHEN GROUPING(system) = 0 THEN 'system'
-      ELSE 'none'
-    END AS breakdown,
-    COUNT(*) AS with_mirrors,
-    COUNTIF(installer IS NOT NULL AND installer NOT IN UNNEST(@mirror_installers))
-      AS without_mirrors
+    breakdown,
+    IF(breakdown = 'version' AND place > {max_versions}, 'other', value) AS category,
+    SUM(with_mirrors) AS with_mirrors,
+    SUM(without_mirrors) AS without_mirrors
   FROM (
     SELECT
-      LOWER(REGEXP_REPLACE(file.project, r'[-_.]+', '-')) AS package,
-      REGEXP_EXTRACT(details.python, r'^[0-9]\.[0-9]+') AS python_minor,
-      CASE
-        WHEN details.system.name IN ('Windows', 'Linux', 'Darwin') THEN LOWER(details.system.name)
-        WHEN details.system.name IS NOT NULL THEN 'other'
-      END AS system,
-      details.installer.name AS installer
-    FROM `{table}`
-    WHERE timestamp >= @start
-      AND timestamp < @end
-      AND (details.python IS NULL OR REGEXP_CONTAINS(details.python, r'^[0-9]\.[0-9]+'))
+      *,
+      ROW_NUMBER() OVER (
+        PARTITION BY package, breakdown ORDER BY without_mirrors DESC, value
+      ) AS place
+    FROM (
+      SELECT
+        package,
+        CASE
+          {breakdowns}
+        END AS breakdown,
+        COALESCE({columns}, 'null') AS value,
+        COUNT(*) AS with_mirrors,
+        COUNTIF(installer_name IS NOT NULL AND installer_name NOT IN UNNEST(@mirror_installers))
+          AS without_mirrors
+      FROM (
+        SELECT
+          LOWER(REGEXP_REPLACE(file.project, r'[-_.]+', '-')) AS package,
+          details.installer.name AS installer_name,
+          {categories}
+        FROM `{table}`
+        WHERE timestamp >= @start
+          AND timestamp < @end
+          AND (details.python IS NULL OR REGEXP_CONTAINS(details.python, r'^[0-9]\.[0-9]+'))
+      )
+      GROUP BY GROUPING SETS ((package), {sets})
+    )
   )
-  GROUP BY GROUPING SETS ((package), (package, python_minor), (package, system))
+  GROUP BY package, breakdown, category
 )
 GROUP BY package

@@ -2,13 +2,13 @@
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.breakdowns import BREAKDOWN_COLUMNS
+from app.breakdowns import REQUIRED_COLUMNS
 from app.db.advisory_lock import HeldLock
 from app.db.engine import connect, ended_by_server
 from app.db.ingest_repository import IngestRepository
@@ -336,9 +336,11 @@ async def _stage(
             if lock:
                 lock.check()
             accepted = [
-                row for row in batch[start : start + STAGED_ROWS] if _is_accepted(row, rejected)
+                row
+                for row in batch[start : start + STAGED_ROWS]
+                if _is_accepted(row, reading.columns, rejected)
             ]
-            await repository.stage(accepted)
+            await repository.stage(accepted, reading.columns)
             staged += len(accepted)
     for fault, example in rejected.examples.items():
         count = rejected.counts[fault] or rejected.names
@@ -348,12 +350,12 @@ async def _stage(
     return rejected
 
 
-def _is_accepted(row: PackageDownloads, rejected: _Rejected) -> bool:
+def _is_accepted(row: PackageDownloads, columns: Sequence[str], rejected: _Rejected) -> bool:
     if not is_valid(row.package):
         fault = "not the name of a package"
         rejected.names += 1
     else:
-        counts_fault = fault_of(row)
+        counts_fault = fault_of(row, columns)
         if counts_fault is None:
             return True
         fault = counts_fault
@@ -366,12 +368,16 @@ _INTEGERS = frozenset({int})
 """Without `bool`, which is one by inheritance."""
 
 
-def fault_of(row: PackageDownloads) -> str | None:
-    """What is wrong with a row's counts; None when nothing is."""
+def fault_of(row: PackageDownloads, columns: Sequence[str] = REQUIRED_COLUMNS) -> str | None:
+    """What is wrong with a row's counts; None when nothing is. All rows of a day have the same
+    columns.
+    """
     counts_agree = 0 <= row.without_mirrors <= row.with_mirrors
     if not (counts_agree and 1 <= row.with_mirrors <= MAX_DAILY_DOWNLOADS):
         return "an impossible number of downloads"
-    for column in BREAKDOWN_COLUMNS:
+    for column in columns:
+        if column not in row.breakdowns:
+            return f"{column} is missing"
         counts = row.breakdowns[column].values()
         if not (_INTEGERS.issuperset(map(type, counts)) and min(counts, default=1) > 0):
             return f"{column} has what is no number of downloads"

@@ -3,14 +3,26 @@
 A day's figures depend on nothing but the day: every run makes the same ones.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import accumulate
+from operator import sub
 from pathlib import Path
 from random import Random
 
-from app.breakdowns import NULL_CATEGORY
+from app.breakdowns import (
+    CI,
+    COUNTRY,
+    IMPLEMENTATION,
+    INSTALLER,
+    NULL_CATEGORY,
+    OPTIONAL_BREAKDOWNS,
+    OTHER_CATEGORY,
+    VERSION,
+    Breakdown,
+    columns_with,
+)
 from app.downloads import PackageDownloads
 from app.ingest.source import Reading
 
@@ -47,6 +59,38 @@ SYSTEM_SHARES = {
     NULL_CATEGORY: 0.02,
 }
 
+OPTIONAL_SHARES: Mapping[str, Mapping[str, float]] = {
+    INSTALLER.column: {
+        "pip": 0.79,
+        "uv": 0.16,
+        "poetry": 0.02,
+        "requests": 0.02,
+        "browser": 0.002,
+        OTHER_CATEGORY: 0.001,
+    },
+    CI.column: {"true": 0.24, NULL_CATEGORY: 0.76},
+    COUNTRY.column: {
+        "US": 0.62,
+        "IE": 0.08,
+        "DE": 0.07,
+        "CN": 0.06,
+        "IN": 0.05,
+        "SG": 0.05,
+        "JP": 0.04,
+        "GB": 0.03,
+        NULL_CATEGORY: 0.005,
+    },
+    IMPLEMENTATION.column: {"cpython": 0.96, NULL_CATEGORY: 0.03, "pypy": 0.003},
+}
+
+FIRST_RELEASE = date(2015, 1, 1)
+RELEASE_DAYS = (30, 240)
+"""From one release of a package to the next, at least and at most."""
+
+RELEASES_IN_USE = 5
+RELEASES_A_SERIES = 6
+"""After which the first part of a release's number goes up."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Character:
@@ -61,6 +105,10 @@ class _Character:
     mirror_share: float
     python_weights: Sequence[float]
     system_weights: Sequence[float]
+    optional_bounds: Mapping[str, Sequence[float]]
+    """By column, where each category's part of the downloads ends, between 0 and 1."""
+
+    release_days: int
 
 
 def _character(rank: int, name: str) -> _Character:
@@ -73,7 +121,17 @@ def _character(rank: int, name: str) -> _Character:
         mirror_share=0.01 * random(),
         python_weights=[0.6 + 0.8 * random() for _ in PYTHON_VERSIONS],
         system_weights=[0.6 + 0.8 * random() for _ in SYSTEM_SHARES],
+        optional_bounds={
+            column: _bounds([share * (0.6 + 0.8 * random()) for share in shares.values()])
+            for column, shares in OPTIONAL_SHARES.items()
+        },
+        release_days=round(RELEASE_DAYS[0] + (RELEASE_DAYS[1] - RELEASE_DAYS[0]) * random()),
     )
+
+
+def _bounds(weights: Sequence[float]) -> list[float]:
+    ends = list(accumulate(weights))
+    return [end / ends[-1] for end in ends]
 
 
 _CHARACTERS = [_character(rank, name) for rank, name in enumerate(PACKAGES, start=1)]
@@ -82,19 +140,24 @@ _CHARACTERS = [_character(rank, name) for rank, name in enumerate(PACKAGES, star
 class SampleSource:
     name = "sample"
 
+    def __init__(self, breakdowns: Iterable[Breakdown] = OPTIONAL_BREAKDOWNS) -> None:
+        self._columns = columns_with(breakdowns)
+
     async def begin(self, _: date) -> None:
         """It costs nothing."""
 
     async def read(self, day: date, _: str | None = None) -> Reading:
-        return Reading(self._batches(day))
+        return Reading(self._batches(day), columns=self._columns)
 
     async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
         python_shares = _python_shares(day)
-        yield [_downloads(character, day, python_shares) for character in _CHARACTERS]
+        yield [
+            _downloads(character, day, python_shares, self._columns) for character in _CHARACTERS
+        ]
 
 
 def _downloads(
-    package: _Character, day: date, python_shares: Mapping[str, float]
+    package: _Character, day: date, python_shares: Mapping[str, float], columns: Collection[str]
 ) -> PackageDownloads:
     random = Random(f"{package.name} {day}").random  # noqa: S311 - nothing secret about it
     years = (day - date(2026, 1, 1)).days / 365
@@ -102,15 +165,31 @@ def _downloads(
     noise = 0.96 + 0.08 * random()
     total = int(package.level * (1 + package.yearly_growth) ** years * weekday * noise)
     mirrors = int(2_000 * (0.5 + random()) + total * package.mirror_share)
-    return PackageDownloads(
-        package=package.name,
-        with_mirrors=total + mirrors,
-        without_mirrors=total,
-        breakdowns={
-            "python_minor": _divide(total, python_shares, package.python_weights, random),
-            "system": _divide(total, SYSTEM_SHARES, package.system_weights, random),
-        },
-    )
+    breakdowns = {
+        "python_minor": _divide(total, python_shares, package.python_weights, random),
+        "system": _divide(total, SYSTEM_SHARES, package.system_weights, random),
+    }
+    # In the same order whichever are asked for: a day's figures do not depend on that.
+    for column, bounds in package.optional_bounds.items():
+        bend = 0.2 * random() - 0.1
+        if column in columns:
+            breakdowns[column] = _cut(total, OPTIONAL_SHARES[column], bounds, bend)
+    if VERSION.column in columns:
+        releases, bounds = _releases(package.release_days, day)
+        breakdowns[VERSION.column] = _cut(total, releases, bounds)
+    return PackageDownloads(package.name, total + mirrors, total, breakdowns)
+
+
+def _releases(release_days: int, day: date) -> tuple[list[str], list[float]]:
+    """The releases in use, latest first. Each takes over within two weeks from the one before, and
+    is forgotten by some with every one that follows.
+    """
+    latest, age = divmod((day - FIRST_RELEASE).days, release_days)
+    numbers = range(latest, max(latest - RELEASES_IN_USE, -1), -1)
+    names = [f"{number // RELEASES_A_SERIES}.{number % RELEASES_A_SERIES}.0" for number in numbers]
+    weights = [0.55**passed for passed in range(len(names))]
+    weights[0] *= min((age + 1) / 14, 1.0)
+    return names, _bounds(weights)
 
 
 def _python_shares(day: date) -> dict[str, float]:
@@ -142,3 +221,12 @@ def _divide(
             counts[category] = after - before
         before = after
     return counts
+
+
+def _cut(
+    total: int, categories: Iterable[str], bounds: Iterable[float], bend: float = 0.0
+) -> dict[str, int]:
+    """The same, at given bounds. To bend them moves all but the last, and keeps their order."""
+    ends = [int(total * (bound + bend * bound * (1 - bound))) for bound in bounds]
+    counts = map(sub, ends, [0, *ends])
+    return {name: count for name, count in zip(categories, counts, strict=True) if count}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
 
+from app.breakdowns import REQUIRED_COLUMNS
 from app.downloads import PackageDownloads
 from app.errors import NoSourceError
 from app.settings import IngestSource, Settings
@@ -21,6 +22,8 @@ class Reading:
     """
 
     bytes_billed: int = 0
+    columns: Sequence[str] = REQUIRED_COLUMNS
+    """Of the breakdowns that every one of its packages has."""
 
 
 class Source(Protocol):
@@ -47,7 +50,7 @@ def open_source(settings: Settings, kind: IngestSource) -> Source:
         # Sources import what they hand over from here.
         from app.ingest.sample import SampleSource  # noqa: PLC0415
 
-        return SampleSource()
+        return SampleSource(settings.breakdowns_of(kind))
     # Google's client takes longer to import than everything else together.
     from app.ingest.bigquery import create_source  # noqa: PLC0415
 

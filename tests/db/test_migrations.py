@@ -117,6 +117,19 @@ async def test_counts_are_converted_there_and_back(
         assert list(step.differences) == []
 
 
+async def test_days_from_before_there_were_optional_breakdowns_are_as_published(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 1, mirrors=4), downloads("numpy", 2))
+    await _downgrade(engine, "0003")
+    await migrate(engine)
+    assert await connection.scalar(text("SELECT breakdowns FROM ingested_days")) == []
+    unknown = "SELECT count(*) FROM daily_downloads WHERE installer IS NULL"
+    assert await connection.scalar(text(unknown)) == 3
+    async for step in verify(engine, await days_to_verify(engine, None), packages=True):
+        assert list(step.differences) == []
+
+
 async def test_days_are_served_while_they_are_converted(
     engine: AsyncEngine, connection: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +24,18 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import retries
-from app.breakdowns import PYTHON_MINOR
+from app.breakdowns import (
+    BREAKDOWN_COLUMNS,
+    CI,
+    COUNTRY,
+    IMPLEMENTATION,
+    INSTALLER,
+    OPTIONAL_BREAKDOWNS,
+    PYTHON_MINOR,
+    VERSION,
+    Breakdown,
+    columns_with,
+)
 from app.downloads import PackageDownloads, PublishedDay
 from app.errors import (
     EmptyDayError,
@@ -34,6 +47,7 @@ from app.errors import (
 from app.ingest import bigquery as bigquery_source
 from app.ingest import pipeline
 from app.ingest.bigquery import BigQuerySource, create_source
+from app.ingest.day_query import MAX_VERSIONS, day_query
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.source import open_source
 from app.settings import IngestSource, Settings, load_settings
@@ -140,6 +154,158 @@ async def test_sums_over_everything_at_once(table: Table) -> None:
         assert row.breakdowns[column] == {name: categories.count(name) for name in categories}
 
 
+# What else a raw download may say, and the category that it counts in.
+OPTIONAL_RULES: dict[Breakdown, list[tuple[dict[str, Any], str]]] = {
+    INSTALLER: [
+        *(({"installer": name}, name) for name in ("pip", "uv", "poetry", "requests", "hatch")),
+        ({"installer": "Browser"}, "browser"),
+        ({"installer": "OS"}, "os"),
+        ({"installer": "Homebrew"}, "homebrew"),
+        ({"installer": "Bazel"}, "bazel"),
+        # Another name than the mirror's: it counts.
+        ({"installer": "DEVPI"}, "devpi"),
+        ({"installer": "pip2"}, "other"),
+        ({"installer": " pip"}, "other"),
+        ({"installer": "other"}, "other"),
+        ({"installer": "null"}, "other"),
+        ({"installer": ""}, "other"),
+        ({"installer": "x" * 10_000}, "other"),
+    ],
+    CI: [({"ci": True}, "true"), ({"ci": False}, "false"), ({"ci": None}, "null")],
+    COUNTRY: [
+        ({"country": "DE"}, "DE"),
+        ({"country": "ZZ"}, "ZZ"),
+        *(
+            ({"country": country}, "null")
+            for country in (None, "", "de", "D", "DEU", "D1", "??", "DE\n", "ÄÖ")
+        ),
+    ],
+    VERSION: [
+        ({"version": "2.31.0"}, "2.31.0"),
+        ({"version": "1!2.0rc1.post2.dev3+local_1"}, "1!2.0rc1.post2.dev3+local_1"),
+        ({"version": "x" * 64}, "x" * 64),
+        ({"version": "0.1~dev"}, "0.1~dev"),
+        ({"version": 'a"b\\c'}, 'a"b\\c'),
+        ({"version": None}, "null"),
+        *(
+            ({"version": version}, "other")
+            for version in ("", "x" * 65, "1.0 beta", "1.0\n", "1\u00b2", "\x01", "other")
+        ),
+    ],
+    IMPLEMENTATION: [
+        ({"implementation": "CPython"}, "cpython"),
+        ({"implementation": "PyPy"}, "pypy"),
+        ({"implementation": "GraalVM"}, "graalvm"),
+        ({"implementation": "Python"}, "other"),
+        ({"implementation": ""}, "other"),
+        ({"implementation": None}, "null"),
+    ],
+}
+
+
+@pytest.mark.parametrize("breakdown", OPTIONAL_BREAKDOWNS, ids=lambda breakdown: breakdown.name)
+async def test_every_rule_of_an_optional_breakdown(table: Table, breakdown: Breakdown) -> None:
+    """Each event under a package of its own, then all under one, and once more by a mirror, which
+    counts nowhere here.
+    """
+    rules = OPTIONAL_RULES[breakdown]
+    events = [
+        Event(**({"project": project} | said))
+        for number, (said, _) in enumerate(rules)
+        for project in (f"p{number}", "all")
+    ]
+    mirrored = [
+        Event(**(vars(event) | {"installer": "bandersnatch"}))
+        for event in events
+        if event.installer == "pip"
+    ]
+    table.insert(*events, *mirrored)
+    rows = await table.read(table.source(breakdowns=[breakdown]))
+    columns = columns_with([breakdown])
+    for row in rows.values():
+        assert tuple(row.breakdowns) == columns
+        assert pipeline.fault_of(row, columns) is None
+    assert rows.pop("all").breakdowns[breakdown.column] == Counter(name for _, name in rules)
+    for number, (said, category) in enumerate(rules):
+        row = rows.pop(f"p{number}")
+        assert row.breakdowns[breakdown.column] == {category: 1}, said
+    assert rows == {}
+
+
+async def test_all_breakdowns_of_one_scan_are_as_each_alone(table: Table) -> None:
+    table.insert(
+        *(Event(**said) for rules in OPTIONAL_RULES.values() for said, _ in rules),
+        *(event for event, _ in RULES if event.project == "flask"),
+    )
+    together = (await table.read(table.source(breakdowns=OPTIONAL_BREAKDOWNS)))["flask"]
+    assert tuple(together.breakdowns) == BREAKDOWN_COLUMNS
+    for breakdown in OPTIONAL_BREAKDOWNS:
+        alone = (await table.read(table.source(breakdowns=[breakdown])))["flask"]
+        for column, counts in alone.breakdowns.items():
+            assert together.breakdowns[column] == counts
+        assert alone[1:3] == together[1:3]
+
+
+async def test_what_is_made_up_grows_no_row(table: Table) -> None:
+    """3,000 releases, some of them more than once, and as many installers."""
+    releases = [f"1.{number}" for number in range(3_000)]
+    often = releases[50:2_000:50]
+    table.insert(*(Event(version=version) for version in [*releases, *often]))
+    table.insert(*(Event(installer=f"forged-{number}") for number in range(3_000)))
+    row = (await table.read(table.source(breakdowns=[INSTALLER, VERSION])))["flask"]
+    total = 6_000 + len(often)
+    assert row.breakdowns["installer"] == {"pip": total - 3_000, "other": 3_000}
+    # Of those with as many downloads, the first ones as text. One is the 3,000 events' own.
+    kept = {"3.1.0": 3_000} | dict.fromkeys(often, 2)
+    once = sorted(set(releases) - set(often))[: MAX_VERSIONS - len(kept)]
+    kept |= dict.fromkeys(once, 1)
+    assert row.breakdowns["version"] == kept | {"other": total - sum(kept.values())}
+
+
+async def test_a_release_named_other_is_one_of_the_others(table: Table) -> None:
+    """Whether it would have been kept by itself, or not."""
+    releases = [f"1.{number}" for number in range(MAX_VERSIONS)]
+    table.insert(
+        *(Event(version=version) for version in [*releases, *releases]),
+        *(Event(project="often", version=version) for version in [*releases, "other", "other"]),
+        Event(version="other"),
+        Event(version="1.1000"),
+    )
+    rows = await table.read(table.source(breakdowns=[VERSION]))
+    assert rows["flask"].breakdowns["version"] == dict.fromkeys(releases, 2) | {"other": 2}
+    left_out = max(releases)
+    kept = dict.fromkeys(releases, 1) | {"other": 3}
+    del kept[left_out]
+    assert rows["often"].breakdowns["version"] == kept
+
+
+# The columns of the table that each breakdown alone needs.
+BILLED_COLUMNS = {
+    INSTALLER: None,
+    CI: "details.ci",
+    COUNTRY: "country_code",
+    VERSION: "file.version",
+    IMPLEMENTATION: "details.implementation",
+}
+
+
+def test_what_is_not_ingested_is_not_mentioned() -> None:
+    for chosen in (*((one,) for one in OPTIONAL_BREAKDOWNS), OPTIONAL_BREAKDOWNS, ()):
+        query = day_query("a.b.c", columns_with(chosen))
+        for breakdown, column in BILLED_COLUMNS.items():
+            if column:
+                assert (column in query) == (breakdown in chosen)
+        assert query.count("FROM `a.b.c`") == 1, "the table is scanned once"
+        assert not re.search(r"\{[a-z_]+\}", query)
+
+
+async def test_a_query_with_other_breakdowns_is_another(table: Table) -> None:
+    table.insert(Event())
+    query = await table.source(breakdowns=[CI]).begin(DAY)
+    with pytest.raises(QueryLostError, match="other rules"):
+        await table.source(breakdowns=[COUNTRY]).read(DAY, query)
+
+
 async def test_installers_that_are_mirrors_are_a_setting(table: Table) -> None:
     table.insert(Event(installer="bandersnatch"), Event(installer="pip"), Event(installer="uv"))
     row = (await table.read(table.source(mirror_installers=["pip", "uv"])))["flask"]
@@ -222,8 +388,8 @@ async def test_fewer_rows_than_announced_are_an_error(
     table.insert(*(Event(project=f"p{number}") for number in range(25)))
     next_page = bigquery_source._next_page
 
-    def lose_a_row(pages: Iterator[Any]) -> list[PackageDownloads] | None:
-        page = next_page(pages)
+    def lose_a_row(*arguments: Any) -> list[PackageDownloads] | None:
+        page = next_page(*arguments)
         return page[1:] if page else page
 
     monkeypatch.setattr(bigquery_source, "_next_page", lose_a_row)
@@ -252,8 +418,8 @@ async def test_an_empty_page_is_not_the_end(table: Table, monkeypatch: pytest.Mo
     next_page = bigquery_source._next_page
     empty: list[list[PackageDownloads]] = [[]]
 
-    def empty_page_first(pages: Iterator[Any]) -> list[PackageDownloads] | None:
-        return empty.pop() if empty else next_page(pages)
+    def empty_page_first(*arguments: Any) -> list[PackageDownloads] | None:
+        return empty.pop() if empty else next_page(*arguments)
 
     monkeypatch.setattr(bigquery_source, "_next_page", empty_page_first)
     assert set(await table.read(table.source())) == {"flask"}

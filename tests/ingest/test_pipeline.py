@@ -13,7 +13,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.breakdowns import PYTHON_MAJOR, PYTHON_MINOR, SYSTEM
+from app.breakdowns import OPTIONAL_COLUMNS, PYTHON_MAJOR, PYTHON_MINOR, SYSTEM
 from app.db import ingest_repository
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.downloads_repository import DownloadsRepository
@@ -213,8 +213,10 @@ async def test_rows_are_staged_as_they_come(
     steps = []
     stage = IngestRepository.stage
 
-    async def stage_and_tell(self: IngestRepository, rows: Sequence[PackageDownloads]) -> None:
-        await stage(self, rows)
+    async def stage_and_tell(
+        self: IngestRepository, rows: Sequence[PackageDownloads], columns: Sequence[str]
+    ) -> None:
+        await stage(self, rows, columns)
         steps.append("staged")
 
     class TellingSource(GivenSource):
@@ -609,3 +611,133 @@ async def test_the_servers_default_isolation_does_not_matter(
     )
     assert await repository(others).recent("flask") == RecentDownloads(1, 2**6 - 1, 2**6 - 1)
     await others.dispose()
+
+
+# Breakdowns that a setting chooses
+
+
+def _with_all(package: str, count: int) -> PackageDownloads:
+    return downloads(
+        package,
+        count,
+        installer={"pip": count - 1, "uv": 1},
+        ci={"null": count},
+        country={"DE": 1, "US": count - 1},
+        version={f"{package}-1.0": count},
+        implementation={"cpython": count},
+    )
+
+
+async def _stored(engine: AsyncEngine, *columns: str) -> dict[str, tuple[object, ...]]:
+    async with connect(engine) as connection:
+        rows = await connection.execute(
+            select(packages.c.name, *(daily_downloads.c[column] for column in columns)).join(
+                packages, packages.c.id == daily_downloads.c.package_id
+            )
+        )
+        return {name: tuple(values) for name, *values in rows}
+
+
+async def test_a_day_has_the_breakdowns_that_its_source_gives(engine: AsyncEngine) -> None:
+    published = await publish(engine, days_ago(0), _with_all("flask", 3), _with_all("numpy", 5))
+    assert list(published.breakdowns) == list(OPTIONAL_COLUMNS)
+    assert await _stored(engine, *OPTIONAL_COLUMNS) == {
+        "flask": (
+            {"pip": 2, "uv": 1},
+            {"null": 3},
+            {"DE": 1, "US": 2},
+            {"flask-1.0": 3},
+            {"cpython": 3},
+        ),
+        "numpy": (
+            {"pip": 4, "uv": 1},
+            {"null": 5},
+            {"DE": 1, "US": 4},
+            {"numpy-1.0": 5},
+            {"cpython": 5},
+        ),
+        # A release is one of its package: together they mean nothing.
+        ALL_PACKAGES: ({"pip": 6, "uv": 2}, {"null": 8}, {"DE": 2, "US": 6}, None, {"cpython": 8}),
+    }
+
+
+async def test_what_is_not_ingested_is_unknown(engine: AsyncEngine) -> None:
+    only_mirrors = downloads("mirrored", 0, mirrors=1, installer={})
+    published = await publish(
+        engine, days_ago(0), downloads("flask", 3, installer={"pip": 3}), only_mirrors
+    )
+    assert list(published.breakdowns) == ["installer"]
+    assert await _stored(engine, "installer", "ci") == {
+        "flask": ({"pip": 3}, None),
+        "mirrored": ({}, None),
+        ALL_PACKAGES: ({"pip": 3}, None),
+    }
+
+
+async def test_breakdowns_come_and_go_with_the_day(engine: AsyncEngine) -> None:
+    """As the setting was when it was ingested last, and each time the same as the first."""
+    states = []
+    for _ in range(2):
+        for rows in (
+            [downloads("flask", 3)],
+            [downloads("flask", 3, ci={"true": 3})],
+            [downloads("flask", 3, ci={"true": 3}, installer={"pip": 3})],
+        ):
+            for _ in range(2):
+                await publish(engine, days_ago(0), *rows)
+                states.append(await everything(engine))
+    assert states[0:6:2] == states[1:6:2]
+    assert states[:6] == states[6:]
+
+
+async def test_which_breakdowns_there_are_is_in_the_digest_and_no_more(engine: AsyncEngine) -> None:
+    rows = [
+        downloads("flask", {"3.9": 1, "null": 2}, {"linux": 3}, mirrors=4),
+        downloads("numpy", 5),
+    ]
+    before_there_were_any = "f1ee4ec8bedeb6db7cbc20817dfcd1d21c2cdb737fbf9df32f6f9f316e208891"
+    assert (await publish(engine, days_ago(0), *rows)).digest == before_there_were_any
+    digests = {before_there_were_any}
+    for column in OPTIONAL_COLUMNS:
+        # The same object, elsewhere.
+        row = downloads("flask", 3, mirrors=0, **{column: {"x": 3}})
+        published = await publish(engine, days_ago(0), row)
+        digests.add(published.digest)
+    assert len(digests) == 1 + len(OPTIONAL_COLUMNS)
+
+
+async def test_what_is_held_keeps_its_breakdowns(engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(7), _with_all("flask", 100))
+    rows = [_with_all("flask", 3), _with_all("new", 1)]
+    without = [downloads("flask", 3), downloads("new", 1)]
+    for reading, breakdowns in ((rows, OPTIONAL_COLUMNS), (without, ()), (rows, OPTIONAL_COLUMNS)):
+        for _ in range(2):
+            with pytest.raises(HeldDayError):
+                await judged(engine, days_ago(0), *reading)
+            (held,) = await repository(engine).held_days()
+            assert tuple(held.breakdowns) == breakdowns
+    forced = await release(engine, days_ago(0), force=True)
+    assert forced
+    assert tuple(forced.breakdowns) == OPTIONAL_COLUMNS
+    published = await everything(engine)
+    # As if it had been published at once.
+    await publish(engine, days_ago(0), *rows)
+    again = await everything(engine)
+    assert (again["rows"], again["packages"]) == (published["rows"], published["packages"])
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        (downloads("flask", 3), "installer is missing"),
+        (downloads("flask", 3, installer={"pip": 2}), "installer does not add up"),
+        (downloads("flask", 3, installer={}), "installer does not add up"),
+        (downloads("flask", 3, installer={"pip": 4, "uv": -1}), "installer has what is no number"),
+    ],
+)
+async def test_a_row_without_what_its_day_has_is_wrong(
+    engine: AsyncEngine, row: PackageDownloads, fault: str
+) -> None:
+    right = downloads("numpy", 3, installer={"pip": 3})
+    with pytest.raises(HeldDayError, match=f"1 rows are wrong: {fault}"):
+        await judged(engine, days_ago(0), right, row)

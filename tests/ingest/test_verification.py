@@ -319,3 +319,65 @@ async def test_a_month_is_dropped_between_steps_and_not_in_one(
     steps = [step async for step in verification.verify(engine, days, packages=True)]
     assert [step.day for step in steps if step.day] == [LATEST]
     assert all(step.differences == [] for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        pytest.param(
+            f"""UPDATE daily_downloads SET installer = '{{"pip": 3}}' WHERE {_A_ROW}""",
+            [
+                _DIGEST,
+                f"{OLD} __all__ installer pip: recorded 8, found 7",
+                f"{OLD} installer of a row: recorded 4, found 3 for flask, 1 of 1 packages",
+            ],
+            id="a count",
+        ),
+        pytest.param(
+            f"UPDATE daily_downloads SET installer = NULL WHERE {_A_ROW}",
+            [_DIGEST, f"{OLD} __all__ installer pip: recorded 8, found 4"],
+            id="of one row",
+        ),
+        pytest.param(
+            f"UPDATE daily_downloads SET installer = NULL WHERE date = '{OLD}'",
+            [_DIGEST, f"{OLD} breakdowns: recorded installer version, found version"],
+            id="of all rows",
+        ),
+        pytest.param(
+            f"UPDATE daily_downloads SET installer = NULL WHERE {_ALL_PACKAGES_ROW}",
+            [
+                f"{OLD} __all__ installer pip: recorded none, found 8",
+                f"{OLD} __all__ installer uv: recorded none, found 1",
+            ],
+            id="of all packages",
+        ),
+        pytest.param(
+            f"""UPDATE daily_downloads SET version = '{{"2.0": 4}}' WHERE {_A_ROW}""",
+            [_DIGEST],
+            id="another release",
+        ),
+        pytest.param(
+            f"UPDATE daily_downloads SET ci = version WHERE date = '{OLD}'",
+            [
+                _DIGEST,
+                f"{OLD} breakdowns: recorded installer version, found installer ci version",
+                f"{OLD} __all__ ci 1.0: recorded none, found 9",
+            ],
+            id="one that the day does not have",
+        ),
+    ],
+)
+async def test_what_differs_of_an_optional_breakdown(
+    engine: AsyncEngine, statement: str, found: list[str]
+) -> None:
+    await publish(
+        engine,
+        OLD,
+        downloads("flask", 4, installer={"pip": 4}, version={"1.0": 4}),
+        downloads("numpy", 5, installer={"pip": 4, "uv": 1}, version={"1.0": 5}),
+    )
+    await publish(engine, LATEST, downloads("flask", 1), downloads("numpy", 1))
+    assert await differences(engine) == []
+    await corrupt(engine, statement)
+    told = [re.sub(r"[0-9a-f]{64}", "DIGEST", one) for one in await differences(engine)]
+    assert told == found

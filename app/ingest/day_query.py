@@ -1,0 +1,67 @@
+"""The query of a day in BigQuery, which reads the columns of the breakdowns that are ingested."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from app.breakdowns import IMPLEMENTATIONS, INSTALLERS
+
+TEMPLATE = (Path(__file__).parent / "bigquery.sql").read_text()
+
+MAX_VERSIONS = 100
+"""Releases of a package that are kept apart for a day."""
+
+
+def _known(value: str, names: Iterable[str]) -> str:
+    listed = ", ".join(f"'{name}'" for name in names)
+    return f"IF({value} IS NULL OR LOWER({value}) IN ({listed}), LOWER({value}), 'other')"
+
+
+CATEGORIES: Mapping[str, str] = {
+    "python_minor": r"REGEXP_EXTRACT(details.python, r'^[0-9]\.[0-9]+')",
+    "system": (
+        "CASE WHEN details.system.name IN ('Windows', 'Linux', 'Darwin') "
+        "THEN LOWER(details.system.name) "
+        "WHEN details.system.name IS NOT NULL THEN 'other' END"
+    ),
+    "installer": _known("details.installer.name", INSTALLERS),
+    "ci": "CAST(details.ci AS STRING)",
+    "country": "REGEXP_EXTRACT(country_code, r'^[A-Z]{2}$')",
+    # What is no version that a release could have is not worth its bytes in every row.
+    "version": (
+        "IF(file.version IS NULL OR REGEXP_CONTAINS(file.version, r'^[!-~]{1,64}$'), "
+        "file.version, 'other')"
+    ),
+    "implementation": _known("details.implementation.name", IMPLEMENTATIONS),
+}
+"""By column, the category of a raw download; NULL where it is `null`."""
+
+
+def day_query(table: str, columns: Iterable[str]) -> str:
+    """The query of a day whose rows have these columns."""
+    columns = tuple(columns)
+    parts = {
+        "table": table,
+        "max_versions": str(MAX_VERSIONS),
+        "columns": ", ".join(columns),
+        "sets": ", ".join(f"(package, {column})" for column in columns),
+        "categories": _lines(10, (f"{CATEGORIES[column]} AS {column}" for column in columns), ","),
+        "breakdowns": _lines(
+            10, (f"WHEN GROUPING({column}) = 0 THEN '{column}'" for column in columns)
+        ),
+        "objects": _lines(2, map(_object, columns), ","),
+    }
+    return re.sub(r"\{(\w+)\}", lambda part: parts[part[1]], TEMPLATE)
+
+
+def _object(column: str) -> str:
+    """The inside of a JSON object: categories without a download that counts are left out."""
+    return (
+        f"STRING_AGG(IF(breakdown = '{column}' AND without_mirrors > 0, "
+        "CONCAT(TO_JSON_STRING(category), ':', CAST(without_mirrors AS STRING)), NULL), ',') "
+        f"AS {column}"
+    )
+
+
+def _lines(indent: int, lines: Iterable[str], separator: str = "") -> str:
+    return f"{separator}\n{' ' * indent}".join(lines)
