@@ -6,6 +6,7 @@ A new breakdown is one entry here, its column in `app.db.tables` with a migratio
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
 NULL_CATEGORY = "null"
 """The category of downloads whose value is missing in the source."""
@@ -13,46 +14,53 @@ NULL_CATEGORY = "null"
 OTHER_CATEGORY = "other"
 """The category of downloads whose value is none of those that are kept apart."""
 
-INSTALLERS = (
-    "artifactory",
-    "bandersnatch",
-    "bazel",
-    "browser",
-    "conda",
-    "devpi",
-    "distribute",
-    "hatch",
-    "homebrew",
-    "maturin",
-    "nexus",
-    "os",
-    "pdm",
-    "pep381client",
-    "pex",
-    "pip",
-    "pipenv",
-    "poetry",
-    "requests",
-    "setuptools",
-    "twine",
-    "uv",
-    "uv-pip",
-    "z3c.pypimirror",
-)
-"""Those that PyPI recognises by their user agent. It takes the names that pip, uv and hatch give of
-themselves as they come, so that anybody can make up more."""
 
-IMPLEMENTATIONS = (
-    "cpython",
-    "graalpy",
-    "graalvm",
-    "ironpython",
-    "jython",
-    "micropython",
-    "pypy",
-    "pyston",
-    "rustpython",
-)
+class Installer(StrEnum):
+    """Those that PyPI recognises by their user agent. It takes the names that pip, uv and hatch
+    give of themselves as they come, so that anybody can make up more: these are `other`.
+    """
+
+    ARTIFACTORY = "artifactory"
+    BANDERSNATCH = "bandersnatch"
+    BAZEL = "bazel"
+    BROWSER = "browser"
+    CONDA = "conda"
+    DEVPI = "devpi"
+    DISTRIBUTE = "distribute"
+    HATCH = "hatch"
+    HOMEBREW = "homebrew"
+    MATURIN = "maturin"
+    NEXUS = "nexus"
+    OS = "os"
+    PDM = "pdm"
+    PEP381CLIENT = "pep381client"
+    PEX = "pex"
+    PIP = "pip"
+    PIPENV = "pipenv"
+    POETRY = "poetry"
+    REQUESTS = "requests"
+    SETUPTOOLS = "setuptools"
+    TWINE = "twine"
+    UV = "uv"
+    UV_PIP = "uv-pip"
+    Z3C_PYPIMIRROR = "z3c.pypimirror"
+    OTHER = "other"
+
+
+class Implementation(StrEnum):
+    """Of Python. Anybody can make up more of these too."""
+
+    CPYTHON = "cpython"
+    GRAALPY = "graalpy"
+    GRAALVM = "graalvm"
+    IRONPYTHON = "ironpython"
+    JYTHON = "jython"
+    MICROPYTHON = "micropython"
+    PYPY = "pypy"
+    PYSTON = "pyston"
+    RUSTPYTHON = "rustpython"
+    OTHER = "other"
+    NULL = "null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,9 @@ class Breakdown:
 
     billed_bytes: int = 0
     """What BigQuery bills for it more, about, for each download of any package."""
+
+    shown_categories: int | None = None
+    """How many are told apart, those with most downloads, unless all are asked for."""
 
     is_of_one_package: bool = False
     """Whether its categories mean nothing across packages: `__all__` has none."""
@@ -106,6 +117,7 @@ VERSION = Breakdown(
     argument="version",
     is_optional=True,
     billed_bytes=8,
+    shown_categories=20,
     is_of_one_package=True,
 )
 IMPLEMENTATION = Breakdown(

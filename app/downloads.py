@@ -1,10 +1,12 @@
 """What the parts hand each other: downloads of a package, and days that were published."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
+
+from app.breakdowns import Breakdown
 
 Counts = Mapping[str, int]
 """Downloads by category."""
@@ -163,6 +165,9 @@ class Publication:
     days: tuple[date, ...]
     """Those of the days served that are published, in order."""
 
+    breakdowns: Mapping[str, tuple[date, ...]] = field(default_factory=dict)
+    """By the column of an optional breakdown, those of `days` that have it."""
+
     window: Window
     """The days served."""
 
@@ -174,6 +179,12 @@ class Publication:
 
     held_days: int
     """How many days wait to become plausible."""
+
+    def days_with(self, breakdown: Breakdown | None) -> tuple[date, ...]:
+        """Those that have a breakdown; without one all, since each has the totals."""
+        if breakdown is None or not breakdown.is_optional:
+            return self.days
+        return self.breakdowns.get(breakdown.column, ())
 
     @property
     def latest_day(self) -> date:

@@ -30,6 +30,12 @@ class PackageNotFoundError(StatsError):
     status = 404
 
 
+class BreakdownNotFoundError(StatsError):
+    """A breakdown that no day has, or that does not apply to what is asked for."""
+
+    status = 404
+
+
 @dataclass(frozen=True, slots=True)
 class ArgumentError:
     """One argument of a request with a value that is not right, and what would be."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from enum import StrEnum
 
+from app.breakdowns import OTHER_CATEGORY
 from app.downloads import Series
 
 
@@ -42,6 +43,22 @@ def sum_by(interval: Interval, series: Series, days: Sequence[date]) -> Series:
         if within:
             summed[category] = within
     return summed
+
+
+def most_downloaded(series: Series, count: int) -> Series:
+    """So many categories, those with most downloads, and all the rest as `other`."""
+    totals = {
+        category: sum(downloads for _, downloads in items)
+        for category, items in series.items()
+        if category != OTHER_CATEGORY
+    }
+    kept = sorted(totals, key=lambda category: (-totals[category], category))[:count]
+    rest: Counter[date] = Counter()
+    for category in series.keys() - set(kept):
+        for day, downloads in series[category]:
+            rest[day] += downloads
+    shown = {category: series[category] for category in kept}
+    return shown | {OTHER_CATEGORY: sorted(rest.items())} if rest else shown
 
 
 def _first_day(interval: Interval, day: date) -> date:

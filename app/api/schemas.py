@@ -46,6 +46,12 @@ class OperatingSystem(StrEnum):
     NULL = "null"
 
 
+class ContinuousIntegration(StrEnum):
+    TRUE = "true"
+    FALSE = "false"
+    NULL = "null"
+
+
 def _optional(schema: JsonDict) -> None:
     # Not required, yet never null: the key is there with a number, or it is not there.
     schema.pop("default", None)
@@ -193,6 +199,46 @@ class SystemDownloads(Series):
     model_config = _series_example("system_downloads", "darwin", "linux", "windows")
 
     type: Literal["system_downloads"]
+
+
+class InstallerDownloads(Series):
+    """Downloads by day and installer, known mirrors excluded."""
+
+    model_config = _series_example("installer_downloads", "other", "pip", "uv")
+
+    type: Literal["installer_downloads"]
+
+
+class CIDownloads(Series):
+    """Downloads by day and whether continuous integration made them, known mirrors excluded."""
+
+    model_config = _series_example("ci_downloads", "null", "true")
+
+    type: Literal["ci_downloads"]
+
+
+class CountryDownloads(Series):
+    """Downloads by day and country, known mirrors excluded."""
+
+    model_config = _series_example("country_downloads", "DE", "US", "null")
+
+    type: Literal["country_downloads"]
+
+
+class VersionDownloads(Series):
+    """Downloads by day and release of the package, known mirrors excluded."""
+
+    model_config = _series_example("version_downloads", "2.31.0", "2.32.3", "other")
+
+    type: Literal["version_downloads"]
+
+
+class ImplementationDownloads(Series):
+    """Downloads by day and implementation of Python, known mirrors excluded."""
+
+    model_config = _series_example("implementation_downloads", "cpython", "null", "pypy")
+
+    type: Literal["implementation_downloads"]
 
 
 class RecentDay(BaseModel):

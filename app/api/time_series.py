@@ -19,20 +19,40 @@ from app.api.formats import CSV, FORMAT, FORMATS
 from app.api.problem_details import documented
 from app.api.questions import Argument, Endpoint, Question, Rendered, choice, text
 from app.api.schemas import (
+    CIDownloads,
+    ContinuousIntegration,
+    CountryDownloads,
     Fill,
     Format,
+    ImplementationDownloads,
+    InstallerDownloads,
     Mirrors,
     OperatingSystem,
     OverallDownloads,
     PythonMajorDownloads,
     PythonMinorDownloads,
     SystemDownloads,
+    VersionDownloads,
 )
-from app.breakdowns import PYTHON_MAJOR, PYTHON_MINOR, SYSTEM, Breakdown
+from app.breakdowns import (
+    CI,
+    COUNTRY,
+    IMPLEMENTATION,
+    INSTALLER,
+    NULL_CATEGORY,
+    PYTHON_MAJOR,
+    PYTHON_MINOR,
+    SYSTEM,
+    VERSION,
+    Breakdown,
+    Implementation,
+    Installer,
+)
 from app.db.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS
 from app.downloads import Publication, Series, Window
-from app.errors import ArgumentError, InvalidArgumentsError
-from app.series import Interval, fill_with_zero, sum_by
+from app.errors import ArgumentError, BreakdownNotFoundError, InvalidArgumentsError
+from app.package_name import ALL_PACKAGES
+from app.series import Interval, fill_with_zero, most_downloaded, sum_by
 
 router = APIRouter(
     prefix="/api/packages/{package}",
@@ -42,6 +62,11 @@ router = APIRouter(
 )
 
 _CATEGORY_OF_MIRRORS = {"true": WITH_MIRRORS, "false": WITHOUT_MIRRORS}
+
+ALL_CATEGORIES = "all"
+"""Asks for all of a breakdown that shows the most downloaded ones otherwise."""
+
+_COUNTRY = "^([A-Z]{2}|null)$"
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
@@ -54,6 +79,13 @@ def day_of(value: str) -> date:
     except ValueError:
         pass
     raise ValueError("should be a day such as 2026-11-20")
+
+
+def country_of(value: str) -> str:
+    """Raises `ValueError` that says what a country looks like."""
+    if value != NULL_CATEGORY and not re.fullmatch("[A-Z]{2}", value):
+        raise ValueError("should be two capital letters such as US, or null")
+    return value
 
 
 def _first_day(value: str, window: Window) -> str | None:
@@ -234,6 +266,151 @@ async def system(
     return await respond(request, package)
 
 
+@router.get(
+    "/installer",
+    operation_id="get_installer",
+    summary="By day and installer",
+    response_model=InstallerDownloads,
+    responses=_CSV_TOO,
+)
+async def installer(
+    request: Request,
+    package: PackageArgument,
+    installer: Annotated[
+        Installer | None, Query(description="One installer. All when left out.")
+    ] = None,
+    start_date: StartDateArgument = None,
+    end_date: EndDateArgument = None,
+    fill: FillArgument = None,
+    interval: IntervalArgument = None,
+    format_: FormatArgument = None,
+) -> Response:
+    """Downloads by day and by what made them, known mirrors excluded.
+
+    404 also where this instance does not ingest it.
+    """
+    return await respond(request, package)
+
+
+@router.get(
+    "/ci",
+    operation_id="get_ci",
+    summary="By day and continuous integration",
+    response_model=CIDownloads,
+    responses=_CSV_TOO,
+)
+async def ci(
+    request: Request,
+    package: PackageArgument,
+    ci: Annotated[
+        ContinuousIntegration | None,
+        Query(description="Whether made there; `null` where that is unknown. All when left out."),
+    ] = None,
+    start_date: StartDateArgument = None,
+    end_date: EndDateArgument = None,
+    fill: FillArgument = None,
+    interval: IntervalArgument = None,
+    format_: FormatArgument = None,
+) -> Response:
+    """Downloads by day and whether continuous integration made them, known mirrors excluded.
+
+    404 also where this instance does not ingest it.
+    """
+    return await respond(request, package)
+
+
+@router.get(
+    "/country",
+    operation_id="get_country",
+    summary="By day and country",
+    response_model=CountryDownloads,
+    responses=_CSV_TOO,
+)
+async def country(
+    request: Request,
+    package: PackageArgument,
+    country: Annotated[
+        str | None,
+        BeforeValidator(country_of),
+        Query(
+            description="One country, by its two letters of ISO 3166, or `null`. All when left "
+            "out.",
+            examples=["US"],
+            pattern=_COUNTRY,
+        ),
+    ] = None,
+    start_date: StartDateArgument = None,
+    end_date: EndDateArgument = None,
+    fill: FillArgument = None,
+    interval: IntervalArgument = None,
+    format_: FormatArgument = None,
+) -> Response:
+    """Downloads by day and country, known mirrors excluded.
+
+    404 also where this instance does not ingest it.
+    """
+    return await respond(request, package)
+
+
+@router.get(
+    "/version",
+    operation_id="get_version",
+    summary="By day and release of the package",
+    response_model=VersionDownloads,
+    responses=_CSV_TOO,
+)
+async def version(
+    request: Request,
+    package: PackageArgument,
+    version: Annotated[
+        str | None,
+        Query(
+            description="One release; `all` that are kept, which are the 100 with most downloads "
+            "of each day, or `other` for the rest. When left out, the 20 with most downloads in "
+            "the range, and all else as `other`.",
+            examples=["2.31.0"],
+            min_length=1,
+        ),
+    ] = None,
+    start_date: StartDateArgument = None,
+    end_date: EndDateArgument = None,
+    fill: FillArgument = None,
+    interval: IntervalArgument = None,
+    format_: FormatArgument = None,
+) -> Response:
+    """Downloads by day and release of the package, known mirrors excluded.
+
+    404 also where this instance does not ingest it, and for `__all__`.
+    """
+    return await respond(request, package)
+
+
+@router.get(
+    "/implementation",
+    operation_id="get_implementation",
+    summary="By day and implementation of Python",
+    response_model=ImplementationDownloads,
+    responses=_CSV_TOO,
+)
+async def implementation(
+    request: Request,
+    package: PackageArgument,
+    implementation: Annotated[
+        Implementation | None, Query(description="One implementation. All when left out.")
+    ] = None,
+    start_date: StartDateArgument = None,
+    end_date: EndDateArgument = None,
+    fill: FillArgument = None,
+    interval: IntervalArgument = None,
+    format_: FormatArgument = None,
+) -> Response:
+    """Downloads by day and implementation of Python, known mirrors excluded.
+
+    404 also where this instance does not ingest it.
+    """
+    return await respond(request, package)
+
+
 async def _answer(
     breakdown: Breakdown | None,
     argument: str,
@@ -242,6 +419,8 @@ async def _answer(
     publication: Publication,
 ) -> Rendered:
     """Of a breakdown; None is `overall`."""
+    if breakdown and breakdown.is_optional:
+        _check_ingested(breakdown, question.package, publication)
     asked = range_of(question, publication.window)
     package = question.package, publication.window, asked
     series = (
@@ -252,7 +431,13 @@ async def _answer(
     if series is None:
         raise not_found(question.package)
     if breakdown:
-        series = _asked(series, question, publication, question.get(argument))
+        category = question.get(argument)
+        if breakdown.shown_categories:
+            if category is None:
+                series = most_downloaded(series, breakdown.shown_categories)
+            elif category == ALL_CATEGORIES:
+                category = None
+        series = _asked(series, question, publication.days_with(breakdown), category)
     else:
         series = overall_asked(series, question, publication)
     payload_type = breakdown.payload_type if breakdown else "overall_downloads"
@@ -260,6 +445,19 @@ async def _answer(
         return Rendered(_csv(series), CSV, is_kept=bool(series))
     body = orjson.dumps(payload(payload_type, question.package, series))
     return Rendered(body, is_kept=bool(series))
+
+
+def _check_ingested(breakdown: Breakdown, package: str, publication: Publication) -> None:
+    """Raises `BreakdownNotFoundError` where no day could say anything."""
+    if breakdown.is_of_one_package and package == ALL_PACKAGES:
+        raise BreakdownNotFoundError(
+            f"Of {ALL_PACKAGES} there is no {breakdown.name}: it is a package's own."
+        )
+    if not publication.days_with(breakdown):
+        raise BreakdownNotFoundError(
+            f"No day that is held tells of the {breakdown.name}: this instance does not ingest it. "
+            f"Who runs it may add {breakdown.name} to its setting INGEST_BREAKDOWNS."
+        )
 
 
 def range_of(question: Question, window: Window) -> Window:
@@ -274,19 +472,19 @@ def range_of(question: Question, window: Window) -> Window:
 def overall_asked(series: Series, question: Question, publication: Publication) -> Series:
     mirrors = question.get("mirrors")
     category = _CATEGORY_OF_MIRRORS[mirrors] if mirrors else None
-    return _asked(series, question, publication, category)
+    return _asked(series, question, publication.days, category)
 
 
 def _asked(
-    series: Series, question: Question, publication: Publication, category: str | None
+    series: Series, question: Question, days: Sequence[date], category: str | None
 ) -> Series:
-    """Of one category or all, filled and summed as the question says."""
+    """Of one category or all, filled and summed as the question says: `days` are known."""
     if category is not None:
         series = {category: series[category]} if category in series else {}
     fill, interval = question.get("fill"), question.get("interval")
     if fill or interval:
-        first, last = range_of(question, publication.window)
-        days = [day for day in publication.days if first <= day <= last]
+        first, last = range_of(question, Window(days[0], days[-1]))
+        days = [day for day in days if first <= day <= last]
         if fill:
             series = fill_with_zero(series, days)
         if interval:
@@ -325,7 +523,12 @@ def _endpoint(name: str, breakdown: Breakdown | None, argument: Argument) -> End
 
 ENDPOINTS = (
     _endpoint("overall", None, MIRRORS),
-    _endpoint("python_major", PYTHON_MAJOR, text("version")),
-    _endpoint("python_minor", PYTHON_MINOR, text("version")),
-    _endpoint("system", SYSTEM, choice("os", OperatingSystem)),
+    _endpoint("python_major", PYTHON_MAJOR, text(PYTHON_MAJOR.argument)),
+    _endpoint("python_minor", PYTHON_MINOR, text(PYTHON_MINOR.argument)),
+    _endpoint("system", SYSTEM, choice(SYSTEM.argument, OperatingSystem)),
+    _endpoint("installer", INSTALLER, choice(INSTALLER.argument, Installer)),
+    _endpoint("ci", CI, choice(CI.argument, ContinuousIntegration)),
+    _endpoint("country", COUNTRY, Argument(COUNTRY.argument, lambda value, _: country_of(value))),
+    _endpoint("version", VERSION, text(VERSION.argument)),
+    _endpoint("implementation", IMPLEMENTATION, choice(IMPLEMENTATION.argument, Implementation)),
 )

@@ -47,7 +47,9 @@ _is_asked = packages.c.name == func.any(bindparam("packages", type_=ARRAY(Text))
 
 
 def _series_of_each(
-    columns: Sequence[ColumnElement[Any]], join: Callable[[ColumnElement[Any]], ColumnElement[Any]]
+    columns: Sequence[ColumnElement[Any]],
+    join: Callable[[ColumnElement[Any]], ColumnElement[Any]],
+    *where: ColumnElement[bool],
 ) -> Select[Any]:
     """A row for each package: its name, and what its days have one after the other in order, since
     taking in a row a day costs several times as much. That is NULL when none of its days is asked
@@ -61,6 +63,7 @@ def _series_of_each(
         .where(
             daily_downloads.c.package_id == packages.c.id,
             daily_downloads.c.date.between(bindparam("first"), bindparam("last")),
+            *where,
         )
         .order_by(daily_downloads.c.date)
         .correlate(packages)
@@ -81,12 +84,15 @@ def _comma_separated(texts: ColumnElement[str]) -> ColumnElement[str]:
 _OVERALL = _series_of_each(
     [daily_downloads.c.with_mirrors, daily_downloads.c.without_mirrors], func.array_agg
 )
-_BREAKDOWNS = {
-    breakdown.name: _series_of_each(
-        [cast(daily_downloads.c[breakdown.column], Text)], _comma_separated
-    )
-    for breakdown in BREAKDOWNS
-}
+
+
+def _breakdown(breakdown: Breakdown) -> Select[Any]:
+    counts = daily_downloads.c[breakdown.column]
+    ingested = [counts.is_not(None)] if breakdown.is_optional else []
+    return _series_of_each([cast(counts, Text)], _comma_separated, *ingested)
+
+
+_BREAKDOWNS = {breakdown.name: _breakdown(breakdown) for breakdown in BREAKDOWNS}
 
 
 def _arguments(names: Sequence[str], served: Window, asked: Window) -> dict[str, object]:

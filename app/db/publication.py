@@ -10,6 +10,7 @@ from sqlalchemy import Row, Select, func, select, text
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.breakdowns import OPTIONAL_COLUMNS
 from app.db.engine import close, connect, create_engine
 from app.db.tables import held_days, ingested_days
 from app.downloads import Publication, served_days
@@ -63,6 +64,12 @@ def publication_query(retention_days: int) -> Select[Any]:
     )
     return select(
         func.array_agg(aggregate_order_by(ingested_days.c.day, ingested_days.c.day)),
+        # As text: lists of different lengths make no array.
+        func.array_agg(
+            aggregate_order_by(
+                func.array_to_string(ingested_days.c.breakdowns, " "), ingested_days.c.day
+            )
+        ),
         func.max(ingested_days.c.published_at),
         func.encode(func.sha256(func.convert_to(digests, "UTF8")), "hex"),
         select(func.count()).select_from(held_days).scalar_subquery(),
@@ -71,11 +78,19 @@ def publication_query(retention_days: int) -> Select[Any]:
 
 def publication_of(row: Row[*tuple[Any, ...]], retention_days: int) -> Publication | None:
     """None while nothing is published."""
-    days, published_at, version, held = row
+    days, breakdowns, published_at, version, held = row
     if not days:
         return None
     return Publication(
         days=tuple(days),
+        breakdowns={
+            column: tuple(
+                day
+                for day, of_the_day in zip(days, breakdowns, strict=True)
+                if column in of_the_day.split()
+            )
+            for column in OPTIONAL_COLUMNS
+        },
         window=served_days(days[-1], retention_days),
         published_at=published_at,
         version=version,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from app.breakdowns import IMPLEMENTATIONS, INSTALLERS
+from app.breakdowns import NULL_CATEGORY, OTHER_CATEGORY, Implementation, Installer
 
 TEMPLATE = (Path(__file__).parent / "bigquery.sql").read_text()
 
@@ -13,7 +13,7 @@ MAX_VERSIONS = 100
 
 
 def _known(value: str, names: Iterable[str]) -> str:
-    listed = ", ".join(f"'{name}'" for name in names)
+    listed = ", ".join(f"'{name}'" for name in names if name not in (OTHER_CATEGORY, NULL_CATEGORY))
     return f"IF({value} IS NULL OR LOWER({value}) IN ({listed}), LOWER({value}), 'other')"
 
 
@@ -24,7 +24,7 @@ CATEGORIES: Mapping[str, str] = {
         "THEN LOWER(details.system.name) "
         "WHEN details.system.name IS NOT NULL THEN 'other' END"
     ),
-    "installer": _known("details.installer.name", INSTALLERS),
+    "installer": _known("details.installer.name", Installer),
     "ci": "CAST(details.ci AS STRING)",
     "country": "REGEXP_EXTRACT(country_code, r'^[A-Z]{2}$')",
     # What is no version that a release could have is not worth its bytes in every row.
@@ -32,7 +32,7 @@ CATEGORIES: Mapping[str, str] = {
         "IF(file.version IS NULL OR REGEXP_CONTAINS(file.version, r'^[!-~]{1,64}$'), "
         "file.version, 'other')"
     ),
-    "implementation": _known("details.implementation.name", IMPLEMENTATIONS),
+    "implementation": _known("details.implementation.name", Implementation),
 }
 """By column, the category of a raw download; NULL where it is `null`."""
 

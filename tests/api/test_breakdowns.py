@@ -1,0 +1,272 @@
+"""The breakdowns that a setting chooses: payloads, what is not ingested, and which releases."""
+
+from datetime import date, timedelta
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.api import schemas
+from app.breakdowns import OPTIONAL_BREAKDOWNS, VERSION
+from tests.days import days_ago, downloads, publish
+from tests.waiting import until
+
+D0, D1, D2 = (str(days_ago(ago)) for ago in range(3))
+
+MODELS: dict[str, type[BaseModel]] = {
+    "installer": schemas.InstallerDownloads,
+    "ci": schemas.CIDownloads,
+    "country": schemas.CountryDownloads,
+    "version": schemas.VersionDownloads,
+    "implementation": schemas.ImplementationDownloads,
+}
+
+NAMES = tuple(breakdown.name for breakdown in OPTIONAL_BREAKDOWNS)
+
+
+@pytest.fixture
+async def some_days(app: FastAPI, engine: AsyncEngine) -> None:
+    """All breakdowns the day before yesterday and yesterday, the installer alone today."""
+    await publish(
+        engine,
+        days_ago(2),
+        downloads(
+            "flask",
+            7,
+            installer={"pip": 4, "uv": 3},
+            ci={"true": 5, "null": 2},
+            country={"US": 6, "null": 1},
+            version={"3.1.0": 7},
+            implementation={"cpython": 7},
+        ),
+    )
+    await publish(
+        engine,
+        days_ago(1),
+        downloads(
+            "flask",
+            10,
+            installer={"pip": 9, "other": 1},
+            ci={"false": 10},
+            country={"DE": 8, "US": 2},
+            version={"3.1.0": 4, "3.0.3": 5, "other": 1},
+            implementation={"cpython": 6, "pypy": 1, "other": 1, "null": 2},
+        ),
+        downloads("numpy", 1, mirrors=0, installer={"uv": 1}, **_all_but_installer("2.0", 1)),
+    )
+    await publish(
+        engine,
+        days_ago(0),
+        downloads("flask", 3, installer={"pip": 3}),
+        downloads("new", 2, installer={"uv": 2}),
+    )
+    await until(lambda: app.state.freshness.publication)
+    await until(lambda: app.state.freshness.publication.latest_day == days_ago(0))
+
+
+def _all_but_installer(release: str, count: int) -> dict[str, dict[str, int]]:
+    return {
+        "ci": {"null": count},
+        "country": {"US": count},
+        "version": {release: count},
+        "implementation": {"cpython": count},
+    }
+
+
+def _payload(name: str, *items: tuple[str, str, int], package: str = "flask") -> str:
+    data = ",".join(
+        f'{{"category":"{category}","date":"{day}","downloads":{count}}}'
+        for category, day, count in items
+    )
+    return f'{{"data":[{data}],"package":"{package}","type":"{name}_downloads"}}'
+
+
+GOLDENS = {
+    "installer": [("other", D1, 1), ("pip", D2, 4), ("pip", D1, 9), ("pip", D0, 3), ("uv", D2, 3)],
+    "installer?installer=uv": [("uv", D2, 3)],
+    "installer?installer=poetry": [],
+    "installer?installer=uv&fill=zero": [("uv", D2, 3), ("uv", D1, 0), ("uv", D0, 0)],
+    f"installer?start_date={D1}": [("other", D1, 1), ("pip", D1, 9), ("pip", D0, 3)],
+    "ci": [("false", D1, 10), ("null", D2, 2), ("true", D2, 5)],
+    "ci?ci=true": [("true", D2, 5)],
+    "ci?ci=false": [("false", D1, 10)],
+    "ci?ci=null": [("null", D2, 2)],
+    # Of today it is not known.
+    "ci?ci=true&fill=zero": [("true", D2, 5), ("true", D1, 0)],
+    f"ci?start_date={D0}": [],
+    f"ci?start_date={D0}&fill=zero": [],
+    "country": [("DE", D1, 8), ("US", D2, 6), ("US", D1, 2), ("null", D2, 1)],
+    "country?country=DE": [("DE", D1, 8)],
+    "country?country=null": [("null", D2, 1)],
+    "country?country=FR": [],
+    "version": [("3.0.3", D1, 5), ("3.1.0", D2, 7), ("3.1.0", D1, 4), ("other", D1, 1)],
+    "version?version=3.0.3": [("3.0.3", D1, 5)],
+    "version?version=4.0": [],
+    "version?version=other": [("other", D1, 1)],
+    "version?version=all": [("3.0.3", D1, 5), ("3.1.0", D2, 7), ("3.1.0", D1, 4), ("other", D1, 1)],
+    "implementation": [
+        ("cpython", D2, 7),
+        ("cpython", D1, 6),
+        ("null", D1, 2),
+        ("other", D1, 1),
+        ("pypy", D1, 1),
+    ],
+    "implementation?implementation=pypy": [("pypy", D1, 1)],
+}
+
+
+@pytest.mark.usefixtures("some_days")
+@pytest.mark.parametrize("path", GOLDENS)
+async def test_payload(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(f"/api/packages/Flask/{path}")
+    assert response.status_code == 200
+    name = path.partition("?")[0]
+    assert response.text == _payload(name, *GOLDENS[path])
+    MODELS[name].model_validate_json(response.content, strict=True, extra="forbid")
+
+
+@pytest.mark.usefixtures("some_days")
+@pytest.mark.parametrize("name", NAMES)
+async def test_of_all_packages(client: httpx.AsyncClient, name: str) -> None:
+    response = await client.get(f"/api/packages/__all__/{name}?start_date={D1}&end_date={D1}")
+    if name == VERSION.name:
+        assert response.status_code == 404
+        detail = "Of __all__ there is no version: it is a package's own."
+        assert response.json()["detail"] == detail
+        return
+    assert sum(item["downloads"] for item in response.json()["data"]) == 11
+
+
+@pytest.mark.usefixtures("some_days")
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_package_of_other_days_has_no_item(client: httpx.AsyncClient, name: str) -> None:
+    """It is known, and of its days this breakdown is not."""
+    response = await client.get(f"/api/packages/new/{name}")
+    items = [("uv", D0, 2)] if name == "installer" else []
+    assert (response.status_code, response.text) == (200, _payload(name, *items, package="new"))
+    assert (await client.get(f"/api/packages/never/{name}")).status_code == 404
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize("name", NAMES)
+async def test_what_is_not_ingested(
+    client: httpx.AsyncClient, queries: list[str], name: str
+) -> None:
+    for package in ("requests", "never"):
+        response = await client.get(f"/api/packages/{package}/{name}")
+        assert response.status_code == 404
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["detail"] == (
+            f"No day that is held tells of the {name}: this instance does not ingest it. "
+            f"Who runs it may add {name} to its setting INGEST_BREAKDOWNS."
+        )
+    assert queries == []
+
+
+async def test_it_is_there_as_soon_as_one_day_has_it(
+    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 3))
+    await until(lambda: app.state.freshness.publication)
+    before = app.state.freshness.publication
+    assert (await client.get("/api/packages/flask/ci")).status_code == 404
+    await publish(engine, days_ago(0), downloads("flask", 3, ci={"true": 3}))
+    await until(lambda: app.state.freshness.publication != before)
+    response = await client.get("/api/packages/flask/ci")
+    assert response.text == _payload("ci", ("true", D0, 3))
+
+
+@pytest.mark.usefixtures("some_days")
+@pytest.mark.parametrize(
+    ("query", "parameter", "right"),
+    [
+        ("installer?installer=Pip", "installer", "'pip'"),
+        ("installer?installer=", "installer", "'uv'"),
+        ("ci?ci=yes", "ci", "'true', 'false' or 'null'"),
+        ("country?country=us", "country", "two capital letters such as US, or null"),
+        ("country?country=USA", "country", "two capital letters such as US, or null"),
+        ("country?country=US%0A", "country", "two capital letters such as US, or null"),
+        ("country?country=US&country=DE", "country", "should have one value"),
+        ("version?version=", "version", "should not be empty"),
+        ("implementation?implementation=CPython", "implementation", "'cpython'"),
+        ("version?start_date=yesterday", "start_date", "2026-11-20"),
+    ],
+)
+async def test_bad_argument(
+    client: httpx.AsyncClient, query: str, parameter: str, right: str
+) -> None:
+    response = await client.get(f"/api/packages/flask/{query}")
+    assert response.status_code == 422
+    (error,) = response.json()["errors"]
+    assert error["parameter"] == parameter
+    assert right in error["message"]
+
+
+async def test_a_week_with_a_day_that_is_not_known_is_left_out(
+    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    """By installer, and not by Python version, which each day has."""
+    monday = next(days_ago(ago) for ago in range(14, 21) if days_ago(ago).weekday() == 0)
+    for passed in range(14):
+        day = monday + timedelta(days=passed)
+        known = {} if passed == 10 else {"installer": {"pip": 2}}
+        await publish(engine, day, downloads("flask", 2, mirrors=0, **known))
+    await until(
+        lambda: app.state.freshness.publication and len(app.state.freshness.publication.days) == 14
+    )
+    path = "/api/packages/flask/{}?interval=week"
+    response = await client.get(path.format("installer"))
+    assert response.text == _payload("installer", ("pip", str(monday), 14))
+    response = await client.get(path.format("python_minor"))
+    assert [item["date"] for item in response.json()["data"]] == [
+        str(monday),
+        str(monday + timedelta(days=7)),
+    ]
+
+
+async def test_releases_with_most_downloads_are_told_apart(
+    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    """Over the range that is asked for; of those with as many, the first as text."""
+
+    def day_of_releases(bonus: int) -> dict[str, int]:
+        # 30 releases, of which the even ones have more on one day, and the odd ones on the other.
+        return {
+            f"1.{number:02}": 10 + (5 if number % 2 == bonus else 0) for number in range(30)
+        } | {"other": 1}
+
+    days: dict[date, dict[str, int]] = {
+        days_ago(1): day_of_releases(0),
+        days_ago(0): day_of_releases(1),
+    }
+    for day, counts in days.items():
+        await publish(engine, day, downloads("flask", sum(counts.values()), version=counts))
+    await until(
+        lambda: app.state.freshness.publication and len(app.state.freshness.publication.days) == 2
+    )
+
+    async def shown(query: str = "") -> dict[str, dict[str, int]]:
+        response = await client.get(f"/api/packages/flask/version?{query}")
+        found: dict[str, dict[str, int]] = {}
+        for item in response.json()["data"]:
+            found.setdefault(item["category"], {})[item["date"]] = item["downloads"]
+        return found
+
+    every = await shown()
+    assert list(every) == [f"1.{number:02}" for number in range(20)] + ["other"]
+    assert every["other"] == {D1: 5 * 10 + 5 * 15 + 1, D0: 5 * 10 + 5 * 15 + 1}
+    today = await shown(f"start_date={D0}")
+    most = [f"1.{number:02}" for number in range(1, 30, 2)]
+    as_many = ["1.00", "1.02", "1.04", "1.06", "1.08"]
+    assert sorted(today) == sorted([*most, *as_many, "other"])
+    assert today["other"] == {D0: 10 * 10 + 1}
+    everything = await shown("version=all")
+    assert len(everything) == 31
+    for found in (every, everything):
+        for day, counts in days.items():
+            assert sum(of.get(str(day), 0) for of in found.values()) == sum(counts.values())
+    assert await shown("version=1.29") == {"1.29": everything["1.29"]}
+    # What `all` has of it, not what is left out above.
+    assert await shown("version=other") == {"other": {D1: 1, D0: 1}}
