@@ -209,7 +209,7 @@ class InstallerDownloads(Series):
     type: Literal["installer_downloads"]
 
 
-class CIDownloads(Series):
+class CiDownloads(Series):
     """Downloads by day and whether continuous integration made them, known mirrors excluded."""
 
     model_config = _series_example("ci_downloads", "null", "true")

@@ -19,7 +19,7 @@ from app.api.formats import CSV, FORMAT, FORMATS
 from app.api.problem_details import documented
 from app.api.questions import Argument, Endpoint, Question, Rendered, choice, text
 from app.api.schemas import (
-    CIDownloads,
+    CiDownloads,
     ContinuousIntegration,
     CountryDownloads,
     Fill,
@@ -296,7 +296,7 @@ async def installer(
     "/ci",
     operation_id="get_ci",
     summary="By day and continuous integration",
-    response_model=CIDownloads,
+    response_model=CiDownloads,
     responses=_CSV_TOO,
 )
 async def ci(

@@ -17,7 +17,7 @@ D0, D1, D2 = (str(days_ago(ago)) for ago in range(3))
 
 MODELS: dict[str, type[BaseModel]] = {
     "installer": schemas.InstallerDownloads,
-    "ci": schemas.CIDownloads,
+    "ci": schemas.CiDownloads,
     "country": schemas.CountryDownloads,
     "version": schemas.VersionDownloads,
     "implementation": schemas.ImplementationDownloads,

@@ -5,11 +5,16 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from pydantic import TypeAdapter
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import schemas
+from app.breakdowns import OPTIONAL_COLUMNS, Implementation, Installer
 from app.main import create_app
 from app.settings import Settings
+from tests.days import days_ago, downloads, publish
+from tests.waiting import until
 
 SEVERAL = {
     "recent_of_many": "RecentDownloadsOfMany",
@@ -23,6 +28,11 @@ SERIES = {
     "python_major": "PythonMajorDownloads",
     "python_minor": "PythonMinorDownloads",
     "system": "SystemDownloads",
+    "installer": "InstallerDownloads",
+    "ci": "CiDownloads",
+    "country": "CountryDownloads",
+    "version": "VersionDownloads",
+    "implementation": "ImplementationDownloads",
 }
 
 
@@ -73,6 +83,9 @@ def test_each_answer_has_its_schema(document: dict[str, Any], endpoint: str) -> 
         ("Period", ["day", "week", "month"]),
         ("Mirrors", ["true", "false"]),
         ("OperatingSystem", ["windows", "linux", "darwin", "other", "null"]),
+        ("Installer", list(Installer)),
+        ("Implementation", list(Implementation)),
+        ("ContinuousIntegration", ["true", "false", "null"]),
     ],
 )
 def test_arguments_are_enumerated(document: dict[str, Any], name: str, values: list[str]) -> None:
@@ -87,6 +100,7 @@ def test_arguments_are_left_out_and_never_null(document: dict[str, Any]) -> None
     ]
     assert {parameter["name"] for parameter in parameters if not parameter["required"]} == {
         *("period", "mirrors", "version", "os"),
+        *("installer", "ci", "country", "implementation"),
         *("start_date", "end_date", "fill", "interval", "format"),
     }
     for parameter in parameters:
@@ -101,7 +115,7 @@ def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
         *("Fill", "Format", "Interval"),
         *("DailyDownloads", "Fault", "Health", "HeldDay", "Index", "Mirrors", "OperatingSystem"),
         *("Period", "Problem", "Readiness", "RecentCounts", "LastRun", "RecentDay", "RunOutcome"),
-        "Status",
+        *("Status", "Installer", "Implementation", "ContinuousIntegration"),
     }
 
 
@@ -167,8 +181,11 @@ async def test_headers_that_users_are_told_of_are_sent(database_url: str) -> Non
 @pytest.mark.usefixtures("known_days")
 @pytest.mark.parametrize("settings", [Settings(rate_limits="100/hour")])
 async def test_answers_have_the_headers_that_are_documented(
-    document: dict[str, Any], client: httpx.AsyncClient
+    app: FastAPI, document: dict[str, Any], client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
+    by_all = {column: {"other": 1} for column in OPTIONAL_COLUMNS}
+    await publish(engine, days_ago(2), downloads("zope-interface", 1, mirrors=0, **by_all))
+    await until(lambda: len(app.state.freshness.publication.days) == 3)
     for template, operations in document["paths"].items():
         required = {
             parameter["name"]: parameter["example"]

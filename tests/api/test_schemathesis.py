@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 
+from app.breakdowns import OPTIONAL_COLUMNS
 from app.db.engine import create_engine
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 from tests.processes import served
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+
+
+def _by_all_else(count: int) -> dict[str, dict[str, int]]:
+    return {column: {"other": count} if count else {} for column in OPTIONAL_COLUMNS}
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +33,9 @@ async def _days(module_database_url: str) -> None:
         await publish(
             engine,
             days_ago(ago),
-            downloads("requests", minors, systems, mirrors=50),
-            downloads("zope-interface", ago),
-            downloads("mirrored-only", 0, mirrors=3),
+            downloads("requests", minors, systems, mirrors=50, **_by_all_else(4321)),
+            downloads("zope-interface", ago, mirrors=1, **_by_all_else(ago)),
+            downloads("mirrored-only", 0, mirrors=3, **_by_all_else(0)),
         )
     await engine.dispose()
 

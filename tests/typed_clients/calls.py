@@ -10,11 +10,16 @@ import sys
 import httpx
 from pypi_stats_client import Client
 from pypi_stats_client.api.packages import (
+    get_ci,
+    get_country,
+    get_implementation,
+    get_installer,
     get_overall,
     get_python_major,
     get_python_minor,
     get_recent,
     get_system,
+    get_version,
 )
 from pypi_stats_client.api.status import (
     get_health,
@@ -24,10 +29,17 @@ from pypi_stats_client.api.status import (
     get_status,
 )
 from pypi_stats_client.models import (
+    CiDownloads,
+    ContinuousIntegration,
+    CountryDownloads,
     DailyDownloads,
     Fault,
     Health,
+    Implementation,
+    ImplementationDownloads,
     Index,
+    Installer,
+    InstallerDownloads,
     Mirrors,
     OperatingSystem,
     OverallDownloads,
@@ -39,6 +51,7 @@ from pypi_stats_client.models import (
     RecentDownloads,
     Status,
     SystemDownloads,
+    VersionDownloads,
 )
 from pypi_stats_client.types import UNSET
 
@@ -101,6 +114,44 @@ def call_packages(client: Client) -> None:
     assert {item.category for item in linux.data} == {"linux"}
 
 
+def call_chosen_breakdowns(client: Client) -> None:
+    recent = get_recent.sync("requests", client=client, period=Period.MONTH)
+    assert isinstance(recent, RecentDownloads)
+    month = recent.data.last_month
+
+    installer = get_installer.sync("requests", client=client)
+    assert isinstance(installer, InstallerDownloads)
+    assert _sum(installer.data) == month
+    uv = get_installer.sync("requests", client=client, installer=Installer.UV)
+    assert isinstance(uv, InstallerDownloads)
+    assert uv.data == [item for item in installer.data if item.category == "uv"]
+
+    ci = get_ci.sync("requests", client=client)
+    assert isinstance(ci, CiDownloads)
+    assert _sum(ci.data) == month
+    machines = get_ci.sync("requests", client=client, ci=ContinuousIntegration.TRUE)
+    assert isinstance(machines, CiDownloads)
+    assert {item.category for item in machines.data} == {"true"}
+
+    country = get_country.sync("requests", client=client)
+    assert isinstance(country, CountryDownloads)
+    assert _sum(country.data) == month
+    ireland = get_country.sync("requests", client=client, country="IE")
+    assert isinstance(ireland, CountryDownloads)
+    assert len(ireland.data) == DAYS
+
+    release = get_version.sync("requests", client=client, version="all")
+    assert isinstance(release, VersionDownloads)
+    assert _sum(release.data) == month
+
+    implementation = get_implementation.sync("requests", client=client)
+    assert isinstance(implementation, ImplementationDownloads)
+    assert _sum(implementation.data) == month
+    pypy = get_implementation.sync("requests", client=client, implementation=Implementation.PYPY)
+    assert isinstance(pypy, ImplementationDownloads)
+    assert len(pypy.data) == DAYS
+
+
 def call_status(client: Client) -> None:
     status = get_status.sync(client=client)
     assert isinstance(status, Status)
@@ -148,6 +199,7 @@ def main(address: str) -> None:
         address, raise_on_unexpected_status=True, httpx_args={"event_hooks": hooks}
     ) as client:
         call_packages(client)
+        call_chosen_breakdowns(client)
         call_status(client)
         call_in_vain(client)
     asyncio.run(call_asynchronously(Client(address, raise_on_unexpected_status=True)))

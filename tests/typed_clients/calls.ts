@@ -82,6 +82,37 @@ async function callPackages(): Promise<void> {
   assert.deepEqual(new Set(linux.data.map((item) => item.category)), new Set(["linux"]));
 }
 
+async function callChosenBreakdowns(): Promise<void> {
+  const { data } = given(await client.GET("/api/packages/{package}/recent", { params }));
+
+  const installer = given(await client.GET("/api/packages/{package}/installer", { params }));
+  assert.equal(sum(installer.data), data.last_month);
+  const uv = given(
+    await client.GET("/api/packages/{package}/installer", {
+      params: { ...params, query: { installer: "uv" } },
+    }),
+  );
+  assert.deepEqual(uv.data, installer.data.filter((item) => item.category === "uv"));
+
+  const ci = given(await client.GET("/api/packages/{package}/ci", { params }));
+  assert.equal(sum(ci.data), data.last_month);
+
+  const country = given(await client.GET("/api/packages/{package}/country", { params }));
+  assert.equal(sum(country.data), data.last_month);
+
+  const release = given(
+    await client.GET("/api/packages/{package}/version", {
+      params: { ...params, query: { version: "all" } },
+    }),
+  );
+  assert.equal(sum(release.data), data.last_month);
+
+  const implementation = given(
+    await client.GET("/api/packages/{package}/implementation", { params }),
+  );
+  assert.equal(sum(implementation.data), data.last_month);
+}
+
 async function callStatus(): Promise<void> {
   const status = given(await client.GET("/api/status"));
   assert.equal(status.sample, true);
@@ -119,5 +150,6 @@ async function callInVain(): Promise<void> {
 }
 
 await callPackages();
+await callChosenBreakdowns();
 await callStatus();
 await callInVain();
