@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from app.breakdowns import OPTIONAL_BREAKDOWNS
+from app.breakdowns import OPTIONAL_BREAKDOWNS, columns_with
 from app.db.advisory_lock import HeldLock
 from app.db.downloads_repository import DownloadsRepository
 from app.db.embedded import embedded_postgres
@@ -379,7 +379,11 @@ async def _seed(settings: Settings, engine: AsyncEngine) -> None:
     retention_days = settings.retention_days
     source = open_source(settings, IngestSource.SAMPLE)
     async with ingest_lock(engine) as lock:
-        days = days_to_seed(await published_days(engine), retention_days=retention_days)
+        days = days_to_seed(
+            await published_days(engine),
+            retention_days=retention_days,
+            columns=columns_with(settings.breakdowns_of(IngestSource.SAMPLE)),
+        )
         if days:
             log.info("making %d days of sample data", len(days))
         # Made up as they are, these days have nothing to be judged for.

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
+from app.breakdowns import OPTIONAL_BREAKDOWNS
 from app.db.downloads_repository import Size
 from app.downloads import RECENT_STATUS_DAYS, HeldDay, IngestRun, PublishedDay, gaps
 from app.ingest.plan import Cadence, next_firing, read_again_at
@@ -27,6 +28,7 @@ def status_report(
         "latest day": str(latest.day) if latest else "",
         "published": _moment(latest.published_at) if latest else "",
         "gaps": ", ".join(_spans(gaps(days))),
+        "breakdowns": ", ".join(_ingested(days)),
         "packages": f"{size.packages:,}"
         + (f", {latest.packages:,} of them on the latest day" if latest else ""),
         "size": f"{size.size_bytes / 2**20:,.1f} MiB",
@@ -62,6 +64,14 @@ def history_report(runs: Sequence[IngestRun]) -> str:
             f"{_or_dash(run.bytes_billed, ','):>16}  {_outcome(run)}"
         )
     return "\n".join(lines)
+
+
+def _ingested(days: Sequence[PublishedDay]) -> Iterator[str]:
+    """The breakdowns that a setting chooses, and how many days have each."""
+    for breakdown in OPTIONAL_BREAKDOWNS:
+        count = sum(breakdown.column in day.breakdowns for day in days)
+        if count:
+            yield f"{breakdown.name} on {count} days"
 
 
 def _spans(days: Sequence[date]) -> Iterator[str]:

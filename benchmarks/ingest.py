@@ -201,6 +201,8 @@ def _ingest(url: str, pages: Path, counts: int) -> Ingested:
     settings = {name.upper(): "" for name in Settings.model_fields} | {
         "DATABASE_URL": url,
         "BIGQUERY_EMULATOR_HOST": address,
+        # The synthetic data has those that every day has.
+        "INGEST_BREAKDOWNS": "none",
     }
     with (
         _source(pages, port),

@@ -11,7 +11,7 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 CADENCE = Cadence("0 1 * * *", 180, timedelta(minutes=30), None)
 
 
-def published(day: date) -> PublishedDay:
+def published(day: date, *breakdowns: str) -> PublishedDay:
     return PublishedDay(
         day=day,
         source="given",
@@ -22,6 +22,7 @@ def published(day: date) -> PublishedDay:
         published_at=NOON,
         checked_at=NOON,
         was_implausible=False,
+        breakdowns=breakdowns,
     )
 
 
@@ -33,6 +34,18 @@ def test_gaps_are_told_by_their_ends() -> None:
     assert "gaps         2026-11-03, 2026-11-05 to 2026-11-07" in report
     assert "last run     none" in report
     assert report[-1] == "2026-11-01     700,000    3,000,000,000  2026-11-20 12:00 UTC"
+
+
+def test_breakdowns_are_told_by_the_days_that_have_them() -> None:
+    days = [
+        published(date(2026, 11, 1)),
+        published(date(2026, 11, 2), "installer"),
+        published(date(2026, 11, 3), "installer", "version"),
+    ]
+    report = status_report(
+        CADENCE, ingests=True, days=days, held=[], last_run=None, size=Size(5, 2**20)
+    )
+    assert "breakdowns   installer on 2 days, version on 1 days\n" in report
 
 
 def test_nothing_is_told_of_an_empty_database() -> None:

@@ -1,5 +1,6 @@
 """Zeros where there is nothing, and sums of weeks and months: properties of any series."""
 
+from collections import Counter
 from datetime import date, timedelta
 from itertools import groupby
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.downloads import Series
-from app.series import Interval, fill_with_zero, sum_by
+from app.series import Interval, fill_with_zero, most_downloaded, sum_by
 
 FIRST = date(2026, 1, 28)
 
@@ -102,3 +103,42 @@ def test_a_day_is_its_own_sum(example: tuple[Series, list[date]]) -> None:
 def test_edges_of_the_calendar(interval: Interval, day: date, first: date) -> None:
     days = [first + timedelta(days=passed) for passed in range(31)]
     assert sum_by(interval, {"all": [(day, 5)]}, days) == {"all": [(first, 5)]}
+
+
+@given(published_series(), st.integers(1, 4), st.booleans())
+def test_the_most_downloaded_and_the_rest_are_the_whole(
+    example: tuple[Series, list[date]], count: int, has_other: bool
+) -> None:
+    """Day by day, whether or not there were others before."""
+    series, _ = example
+    if has_other and "c" in series:
+        series = {category if category != "c" else "other": of for category, of in series.items()}
+    shown = most_downloaded(series, count)
+    assert _by_day(shown) == _by_day(series)
+    kept = shown.keys() - {"other"}
+    assert len(kept) <= count
+    assert all(shown[category] == series[category] for category in kept)
+    left_out = series.keys() - kept - {"other"}
+    assert bool(left_out) <= (len(kept) == count)
+    for category in left_out:
+        assert all(_total(series[one]) >= _total(series[category]) for one in kept)
+    assert all(items == sorted(items) for items in shown.values())
+
+
+def _by_day(series: Series) -> Counter[date]:
+    return Counter(
+        {
+            day: sum(dict(items).get(day, 0) for items in series.values())
+            for items in series.values()
+            for day, _ in items
+        }
+    )
+
+
+def test_of_releases_with_as_many_the_first_ones_are_told_apart() -> None:
+    series = {name: [(FIRST, 5)] for name in ("1.9", "1.10", "2.0")}
+    assert most_downloaded(series, 2) == {
+        "1.10": [(FIRST, 5)],
+        "1.9": [(FIRST, 5)],
+        "other": [(FIRST, 5)],
+    }

@@ -1,11 +1,12 @@
 """Which days to ask a source for, and when."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
 from apscheduler.triggers.cron import CronTrigger
 
+from app.breakdowns import REQUIRED_COLUMNS
 from app.db.runs_repository import Failures
 from app.downloads import HeldDay, PublishedDay, RunOutcome
 from app.errors import DayOutsideWindowError
@@ -192,13 +193,21 @@ def days_to_backfill(
     return [day for day in days if again or day not in kept]
 
 
-def days_to_seed(published: Mapping[date, PublishedDay], *, retention_days: int) -> list[date]:
-    """The days that a full window of sample data lacks, latest first.
+def days_to_seed(
+    published: Mapping[date, PublishedDay], *, retention_days: int, columns: Sequence[str]
+) -> list[date]:
+    """The days that a full window of sample data lacks, latest first; also those that were made
+    with other breakdowns than these columns.
 
     It ends with the latest day published, so that what is there stays as it is; in an empty
     database with the latest complete one.
     """
     end = max(published, default=latest_complete_day())
+    as_chosen = {
+        day: one
+        for day, one in published.items()
+        if (*REQUIRED_COLUMNS, *one.breakdowns) == tuple(columns)
+    }
     return days_to_backfill(
-        published, None, end, retention_days=retention_days, again=False, replace_sample=False
+        as_chosen, None, end, retention_days=retention_days, again=False, replace_sample=False
     )

@@ -14,6 +14,7 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import retries
+from app.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
 from app.db.advisory_lock import LockKey, try_lock
 from app.db.downloads_repository import DownloadsRepository
 from app.db.runs_repository import RunsRepository
@@ -136,10 +137,13 @@ async def test_backfill_can_replace_the_sample(engine: AsyncEngine) -> None:
 
 
 async def test_seeding_fills_the_window(engine: AsyncEngine) -> None:
-    days = days_to_seed({}, retention_days=30)
+    days = days_to_seed({}, retention_days=30, columns=BREAKDOWN_COLUMNS)
     assert days == [days_ago(ago) for ago in range(30)]
     await ingest(engine, SampleSource(), days[:2])
-    assert days_to_seed(await published_days(engine), retention_days=30) == days[2:]
+    published = await published_days(engine)
+    assert days_to_seed(published, retention_days=30, columns=BREAKDOWN_COLUMNS) == days[2:]
+    # Made anew, where others are chosen now.
+    assert days_to_seed(published, retention_days=30, columns=REQUIRED_COLUMNS) == days
     assert (days_ago(0) - timedelta(days=29)) == days[-1]
 
 
