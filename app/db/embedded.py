@@ -31,6 +31,13 @@ START_TIMEOUT_SECONDS = 60
 SOCKET_DIR_LINE = 4
 """Of `postmaster.pid`, counted from 0."""
 
+LEAST_SHARED_BUFFERS_BYTES = 128 * 2**20
+"""Postgres's own default."""
+
+MOST_SHARED_BUFFERS_BYTES = 2**30
+
+CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
+
 MAX_SOCKET_PATH_BYTES = 100
 """Of a Unix socket's path: the system's limit is 108 on Linux, 104 on macOS."""
 
@@ -162,6 +169,7 @@ class _Server:
             *("-c", "listen_addresses="),
             *("-c", f"unix_socket_directories={socket_dir}"),
             *("-c", "unix_socket_permissions=0700"),
+            *("-c", f"shared_buffers={_shared_buffers_bytes() // 1024}kB"),
         ]
         logged = self._log.stat().st_size if self._log.exists() else 0
         started = self._pg_ctl(
@@ -227,6 +235,17 @@ class _Server:
 
 def _open_lock(path: Path) -> int:
     return os.open(path, os.O_CREAT | os.O_RDONLY, 0o644)
+
+
+def _shared_buffers_bytes() -> int:
+    """An eighth of the memory, that of a container where there is one. Pages that are not found
+    there cost a system call each, which is most of what a package that is asked for rarely takes.
+    They are taken from the system as they are used, and not before.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # No limit is "max".
+        memory = min(memory, int(CGROUP_MEMORY.read_text()))
+    return min(max(memory // 8, LEAST_SHARED_BUFFERS_BYTES), MOST_SHARED_BUFFERS_BYTES)
 
 
 def _unprivileged_user(cluster: Path) -> pwd.struct_passwd:
