@@ -84,7 +84,7 @@ def day_of(value: str) -> date:
 def country_of(value: str) -> str:
     """Raises `ValueError` that says what a country looks like."""
     if value != NULL_CATEGORY and not re.fullmatch("[A-Z]{2}", value):
-        raise ValueError("should be two capital letters such as US, or null")
+        raise ValueError("should be two capital letters such as 'US', or 'null'")
     return value
 
 

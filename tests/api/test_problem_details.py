@@ -32,6 +32,11 @@ ARGUMENTS = {
     "python_major": ("version", "2", "3"),
     "python_minor": ("version", "2.7", "3.12"),
     "system": ("os", "linux", "windows"),
+    "installer": ("installer", "pip", "uv"),
+    "ci": ("ci", "true", "false"),
+    "country": ("country", "null", "US"),
+    "version": ("version", "2.31.0", "2.32.0"),
+    "implementation": ("implementation", "cpython", "pypy"),
 }
 
 

@@ -137,11 +137,13 @@ async def test_days_are_served_while_they_are_converted(
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT_MILLISECONDS", 100)
     await publish(engine, days_ago(0), downloads("flask", 1))
     await _downgrade(engine, "0002")
+    # As the version before asks, which knows no later column.
+    served = text("SELECT CAST(python_minor AS jsonb) FROM daily_downloads")
     await connection.execute(text("SELECT * FROM daily_downloads"))
     migrating = asyncio.create_task(migrate(engine))
     for _ in range(5):
-        async with asyncio.timeout(0.5):
-            assert await by_category(engine, "flask", PYTHON_MINOR) == {"3.12": [(days_ago(0), 1)]}
+        async with asyncio.timeout(0.5), connect(engine) as reader:
+            assert (await reader.scalars(served)).all() == [{"3.12": 1}] * 2
         await asyncio.sleep(0.05)
     assert not migrating.done()
     await connection.rollback()
