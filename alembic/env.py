@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from app.db.embedded import embedded_postgres
 from app.db.engine import connect, job_engine
 from app.db.partitions import is_partition
-from app.db.tables import metadata
+from app.db.tables import TRIGRAM_INDEX, metadata
 from app.settings import load_settings
 
 
@@ -18,8 +18,10 @@ def run(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=metadata,
-        # Partitions come and go with the data.
-        include_name=lambda name, kind, _: kind != "table" or not is_partition(name or ""),
+        # Partitions come and go with the data, and that index depends on the server.
+        include_name=lambda name, kind, _: (
+            not (kind == "table" and is_partition(name or "")) and name != TRIGRAM_INDEX
+        ),
     )
     with context.begin_transaction():
         context.run_migrations()

@@ -3,7 +3,15 @@
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.tables import daily_downloads, held_days, held_downloads, ingested_days, packages
+from app.db.tables import (
+    daily_downloads,
+    held_days,
+    held_downloads,
+    ingested_days,
+    packages,
+    top_packages,
+    trending_packages,
+)
 
 Everything = dict[str, list[tuple[object, ...]]]
 
@@ -30,9 +38,17 @@ async def everything(engine: AsyncEngine) -> Everything:
         waiting = await connection.execute(
             select(held_downloads).order_by(held_downloads.c.day, held_downloads.c.name)
         )
+        top = await connection.execute(
+            select(top_packages).order_by(top_packages.c.period, top_packages.c.rank)
+        )
+        trending = await connection.execute(
+            select(trending_packages).order_by(trending_packages.c.rank)
+        )
         return {
             "rows": [tuple(row) for row in rows],
             "packages": [tuple(row) for row in known],
+            "top": [tuple(row) for row in top],
+            "trending": [tuple(row) for row in trending],
             "days": [tuple(row) for row in days],
             "held days": [tuple(row) for row in held],
             "held rows": [tuple(row) for row in waiting],

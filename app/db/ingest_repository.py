@@ -18,16 +18,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS, REQUIRED_COLUMNS
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.day_digest import describe
+from app.db.package_figures import RECENT_DAYS, are_of, move_figures, sum_figures
 from app.db.partitions import ensure_partition
 from app.db.publication import announce
+from app.db.rankings import delete_rankings, rewrite_rankings
 from app.db.steps import Step, enter
 from app.db.tables import daily_downloads, held_days, held_downloads, ingested_days, packages
 from app.downloads import Counts, DayFigures, HeldDay, PackageDownloads, PublishedDay
 from app.errors import DuplicatePackageError
 from app.package_name import ALL_PACKAGES
-
-RECENT_DAYS = 30
-"""The longest period of `recent`."""
 
 UNIQUE_VIOLATION = "23505"
 
@@ -218,6 +217,7 @@ class IngestRepository:
         """
         for table in (daily_downloads, packages, ingested_days):
             await self._connection.execute(delete(table))
+        await delete_rankings(self._connection)
         await self._forget_held()
 
     async def publish(
@@ -334,15 +334,13 @@ class IngestRepository:
         )
 
     async def _update_packages(self, day: date, latest_before: date | None) -> None:
-        """Bring `last_seen` and the figures of `recent` up to date, in one pass over the packages.
+        """Bring `last_seen`, the figures of packages and the rankings up to date.
 
         A day that is later than all moves the periods on. Any other, new or replaced, has them
-        summed anew, and one before those that `recent` looks at can only have shown that its
-        packages existed.
+        summed anew, and one before those that they look at can only have shown that its packages
+        existed.
         """
-        if latest_before and day > latest_before:
-            await self._move_recent(latest_before, day)
-        elif latest_before and day <= latest_before - timedelta(days=RECENT_DAYS):
+        if latest_before and day <= latest_before - timedelta(days=RECENT_DAYS):
             await self._connection.execute(
                 text(
                     "UPDATE packages SET last_seen = :day FROM staged_downloads AS staged "
@@ -350,88 +348,18 @@ class IngestRepository:
                 ),
                 {"day": day},
             )
+            return
+        latest = max(day, latest_before or day)
+        if (
+            latest_before
+            and latest > latest_before
+            and await are_of(self._connection, latest_before)
+        ):
+            await move_figures(self._connection, latest_before, latest)
         else:
-            await self._sum_recent(latest_before or day)
-
-    async def _sum_recent(self, latest: date) -> None:
-        await self._connection.execute(
-            text(
-                "UPDATE packages SET"
-                " last_seen = greatest(packages.last_seen, fresh.last_seen),"
-                " last_day = fresh.last_day,"
-                " last_week = fresh.last_week,"
-                " last_month = fresh.last_month "
-                "FROM ("
-                " SELECT id, sums.last_seen,"
-                "  coalesce(sums.last_day, 0) AS last_day,"
-                "  coalesce(sums.last_week, 0) AS last_week,"
-                "  coalesce(sums.last_month, 0) AS last_month"
-                " FROM packages LEFT JOIN ("
-                "  SELECT package_id,"
-                "   max(date) AS last_seen,"
-                "   sum(without_mirrors) FILTER (WHERE date = :latest) AS last_day,"
-                "   sum(without_mirrors) FILTER (WHERE date > :week) AS last_week,"
-                "   sum(without_mirrors) AS last_month"
-                "  FROM daily_downloads WHERE date > :month AND date <= :latest"
-                "  GROUP BY package_id"
-                " ) AS sums ON package_id = id"
-                ") AS fresh "
-                "WHERE packages.id = fresh.id AND ("
-                " packages.last_seen < fresh.last_seen"
-                " OR (packages.last_day, packages.last_week, packages.last_month)"
-                " IS DISTINCT FROM (fresh.last_day, fresh.last_week, fresh.last_month))"
-            ),
-            {
-                "latest": latest,
-                "week": latest - timedelta(days=7),
-                "month": latest - timedelta(days=RECENT_DAYS),
-            },
-        )
-
-    async def _move_recent(self, before: date, latest: date) -> None:
-        """Make the periods end with `latest` instead of `before`: what is published of the days
-        that they leave behind is taken away from them. That reads 3 days, where no day is missing,
-        instead of 30.
-        """
-        await self._connection.execute(
-            text(
-                "UPDATE packages SET"
-                " last_seen = greatest(packages.last_seen, moved.last_seen),"
-                " last_day = moved.last_day,"
-                " last_week = packages.last_week + moved.last_day - moved.left_week,"
-                " last_month = packages.last_month + moved.last_day - moved.left_month "
-                "FROM ("
-                " SELECT id, sums.last_seen,"
-                "  coalesce(sums.last_day, 0) AS last_day,"
-                "  coalesce(sums.left_week, 0) AS left_week,"
-                "  coalesce(sums.left_month, 0) AS left_month"
-                " FROM packages LEFT JOIN ("
-                "  SELECT package_id,"
-                "   max(date) AS last_seen,"
-                "   sum(without_mirrors) FILTER (WHERE date = :latest) AS last_day,"
-                "   sum(without_mirrors) FILTER"
-                "    (WHERE date > :week AND date <= :week_end) AS left_week,"
-                "   sum(without_mirrors) FILTER"
-                "    (WHERE date > :month AND date <= :month_end) AS left_month"
-                "  FROM daily_downloads WHERE date = :latest"
-                "   OR date > :week AND date <= :week_end"
-                "   OR date > :month AND date <= :month_end"
-                "  GROUP BY package_id"
-                " ) AS sums ON package_id = id"
-                ") AS moved "
-                "WHERE packages.id = moved.id AND ("
-                " packages.last_seen < moved.last_seen"
-                " OR (packages.last_day, moved.last_day, moved.left_week, moved.left_month)"
-                " <> (0, 0, 0, 0))"
-            ),
-            {
-                "latest": latest,
-                "week": before - timedelta(days=7),
-                "week_end": min(before, latest - timedelta(days=7)),
-                "month": before - timedelta(days=RECENT_DAYS),
-                "month_end": min(before, latest - timedelta(days=RECENT_DAYS)),
-            },
-        )
+            await sum_figures(self._connection, latest)
+        enter(Step.RANK, day)
+        await rewrite_rankings(self._connection, latest)
 
 
 def _sum_of_all(column: str) -> str:

@@ -1,5 +1,6 @@
 """Brings a database's schema up to date with this code."""
 
+import logging
 from functools import cache
 from pathlib import Path
 
@@ -8,16 +9,20 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.engine import connect, ended_by_server, fetch
+from app.db.tables import TRIGRAM_INDEX
 from app.errors import MigrationError
 from app.retries import attempts
 
 ALEMBIC_INI = Path(__file__).parents[2] / "alembic.ini"
 
 LOCK_TIMEOUT_MILLISECONDS = 1000
+
+log = logging.getLogger(__name__)
 
 
 async def migrate(engine: AsyncEngine) -> None:
@@ -79,3 +84,31 @@ def _upgrade(connection: Connection) -> None:
             f"knows ({known[-1]}): run the version that migrated it, or a later one"
         )
     command.upgrade(config, "head")
+    _index_trigrams(connection)
+
+
+def _index_trigrams(connection: Connection) -> None:
+    """Index names by their trigrams where the server has pg_trgm and lets us use it.
+
+    No migration, which would run once: whoever installs the extension later has it from the next
+    start on.
+    """
+    is_there = select(func.to_regclass(TRIGRAM_INDEX))
+    is_available = text("SELECT name FROM pg_available_extensions WHERE name = 'pg_trgm'")
+    if connection.scalar(is_there) or not connection.execute(is_available).first():
+        return
+    try:
+        with connection.begin_nested():
+            connection.execute(text("CREATE EXTENSION IF NOT EXISTS pg_trgm"))
+            # Without a list of what is pending, which every search would read.
+            connection.execute(
+                text(
+                    f"CREATE INDEX {TRIGRAM_INDEX} ON packages USING gin (name gin_trgm_ops) "
+                    "WITH (fastupdate = off) WHERE is_popular"
+                )
+            )
+    except DBAPIError as error:
+        if ended_by_server(error):
+            raise
+        reason = error.orig and error.orig.__cause__
+        log.warning("search finds no misspelt names: pg_trgm can't be used: %s", reason)

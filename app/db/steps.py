@@ -25,6 +25,7 @@ class Step(StrEnum):
     ROWS = "adding rows"
     RECORD = "recording the day"
     RECENT = "bringing recent up to date"
+    RANK = "ranking packages"
     ANNOUNCE = "announcing the publish"
     COMMIT = "committing"
     FORGET = "forgetting packages"

@@ -60,19 +60,72 @@ def _breakdowns() -> Column[Any]:
 
 
 # Every publish rewrites the figures of most packages. None of them is indexed and the pages are
-# half empty, so the new version of a row lands beside the old one and no index grows.
+# half empty, so the new version of a row lands beside the old one and no index grows. An index may
+# have `is_popular`, which stays the same for nearly all of them.
 packages = Table(
     "packages",
     metadata,
     Column("id", Integer, Identity(always=True), primary_key=True),
-    Column("name", Text, nullable=False, unique=True, comment="Normalised, or __all__."),
+    # By its bytes, whatever the database's collation: so its index finds prefixes too.
+    Column(
+        "name",
+        Text(collation="C"),
+        nullable=False,
+        unique=True,
+        comment="Normalised, or __all__.",
+    ),
     Column("last_seen", Date, nullable=False, comment="Latest day with a row in daily_downloads."),
     Column("last_day", BigInteger, nullable=False, server_default=text("0")),
     Column("last_week", BigInteger, nullable=False, server_default=text("0")),
     Column("last_month", BigInteger, nullable=False, server_default=text("0")),
+    Column(
+        "previous_week",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Downloads in the 7 days before those of last_week.",
+    ),
+    Column(
+        "month_rank",
+        Integer,
+        comment="By last_month, 1 is most. NULL without downloads in it, and for __all__.",
+    ),
+    Column(
+        "is_popular",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Among the first by month_rank, in which search looks first.",
+    ),
     comment="Packages with a row in daily_downloads, and their downloads, mirrors excluded, in the "
     "1, 7 and 30 days that end with the latest published one.",
     postgresql_with={"fillfactor": 50},
+)
+
+Index("ix_packages_popular", packages.c.name, postgresql_where=packages.c.is_popular)
+
+TRIGRAM_INDEX = "ix_packages_popular_trigrams"
+"""Of the same names, by their trigrams. It is there where the server has pg_trgm."""
+
+# Rewritten by each publish, in its transaction.
+top_packages = Table(
+    "top_packages",
+    metadata,
+    Column("period", Text, primary_key=True, comment="day, week or month."),
+    Column("rank", Integer, primary_key=True, autoincrement=False, comment="1 is most."),
+    Column("name", Text, nullable=False),
+    Column("downloads", BigInteger, nullable=False, comment="In the period."),
+    comment="The packages with most downloads, mirrors excluded.",
+)
+
+trending_packages = Table(
+    "trending_packages",
+    metadata,
+    Column("rank", Integer, primary_key=True, autoincrement=False, comment="1 grew most."),
+    Column("name", Text, nullable=False),
+    Column("last_week", BigInteger, nullable=False),
+    Column("previous_week", BigInteger, nullable=False),
+    comment="The packages whose downloads grew most from week to week, mirrors excluded.",
 )
 
 # One row a package and day, in a partition a month: a day is added or replaced without touching

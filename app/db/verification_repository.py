@@ -13,10 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS
 from app.db.day_digest import describe
-from app.db.ingest_repository import RECENT_DAYS
+from app.db.package_figures import RECENT_DAYS
 from app.db.partitions import stored_months
+from app.db.rankings import TOP, TRENDING, trend_arguments
 from app.db.tables import ingested_days
 from app.package_name import ALL_PACKAGES
+from app.rankings import POPULAR_PACKAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ WITH series AS (
     SELECT package_id,
         sum(without_mirrors) FILTER (WHERE date = :latest) AS last_day,
         sum(without_mirrors) FILTER (WHERE date > :week) AS last_week,
+        sum(without_mirrors) FILTER (WHERE date > :trend AND date <= :week) AS previous_week,
         sum(without_mirrors) AS last_month
     FROM daily_downloads WHERE date > :month AND date <= :latest
     GROUP BY package_id
@@ -146,11 +149,57 @@ differing AS (
     CROSS JOIN LATERAL (VALUES
         ('last_day', packages.last_day, series.last_day),
         ('last_week', packages.last_week, series.last_week),
+        ('previous_week', packages.previous_week, series.previous_week),
         ('last_month', packages.last_month, series.last_month)
     ) AS figures (what, recorded, found)
     WHERE recorded <> coalesce(found, 0)
 )
 {_ONE_OF_MANY}
+"""
+
+# What ranks say is held against the figures that they rank.
+_RANKS = f"""
+WITH ranked AS (
+    SELECT name, month_rank, is_popular,
+        CASE WHEN last_month > 0 AND name <> :all_packages THEN row_number() OVER
+            (ORDER BY name = :all_packages, last_month DESC, name) END AS rank
+    FROM packages
+),
+differing AS (
+    SELECT CAST(:latest AS date) AS day, name, what,
+        coalesce(recorded, 'none') AS recorded, coalesce(found, 'none') AS found
+    FROM ranked CROSS JOIN LATERAL (VALUES
+        ('month_rank', CAST(month_rank AS text), CAST(rank AS text)),
+        ('is_popular', CAST(is_popular AS text),
+            CAST(coalesce(rank <= {POPULAR_PACKAGES}, false) AS text))
+    ) AS ranks (what, recorded, found)
+    WHERE recorded IS DISTINCT FROM found
+)
+{_ONE_OF_MANY}
+"""
+
+_RANKINGS = f"""
+WITH recorded AS (
+    SELECT 'top of ' || period AS what, rank, name, concat_ws(' ', name, downloads) AS entry
+    FROM top_packages
+    UNION ALL
+    SELECT 'trending', rank, name, concat_ws(' ', name, last_week, previous_week)
+    FROM trending_packages
+),
+found AS (
+    SELECT 'top of ' || period AS what, rank, name, concat_ws(' ', name, downloads) AS entry
+    FROM ({TOP}) AS top
+    UNION ALL
+    SELECT 'trending', rank, name, concat_ws(' ', name, last_week, previous_week)
+    FROM ({TRENDING}) AS trending
+),
+differing AS (
+    SELECT CAST(:latest AS date) AS day, what || ', rank ' || rank AS what,
+        coalesce(recorded.entry, 'none') AS recorded, coalesce(found.entry, 'none') AS found
+    FROM recorded FULL JOIN found USING (what, rank)
+    WHERE recorded.entry IS DISTINCT FROM found.entry
+)
+SELECT day, what, recorded, found, NULL, NULL FROM differing ORDER BY what
 """
 
 _LAST_SEEN = f"""
@@ -202,18 +251,28 @@ class VerificationRepository:
         return await self._differences(_DAY, {"day": day, "all_packages": ALL_PACKAGES})
 
     async def differences_of_recent(self) -> list[Difference]:
-        """What is stored for `recent` against the series."""
-        latest = await self._connection.scalar(select(func.max(ingested_days.c.day)))
+        """What is stored for `recent`, and for the week before, against the series."""
+        latest = await self._latest_day()
         if latest is None:
             return []
         return await self._differences(
             _RECENT,
             {
-                "latest": latest,
+                **trend_arguments(latest),
                 "week": latest - timedelta(days=7),
                 "month": latest - timedelta(days=RECENT_DAYS),
             },
         )
+
+    async def differences_of_rankings(self) -> list[Difference]:
+        """Ranks and rankings against the stored figures."""
+        latest = await self._latest_day()
+        if latest is None:
+            return []
+        return [
+            *await self._differences(_RANKS, {"latest": latest, "all_packages": ALL_PACKAGES}),
+            *await self._differences(_RANKINGS, trend_arguments(latest)),
+        ]
 
     async def differences_of_last_seen(self) -> list[Difference]:
         """When packages were seen last against their rows; some may have none."""
@@ -223,6 +282,10 @@ class VerificationRepository:
         """Rows of days that are not published, in a month."""
         first, following = month
         return await self._differences(_LEFT_OVER, {"first": first, "next": following})
+
+    async def _latest_day(self) -> date | None:
+        latest: date | None = await self._connection.scalar(select(func.max(ingested_days.c.day)))
+        return latest
 
     async def _differences(self, query: str, arguments: Mapping[str, object]) -> list[Difference]:
         return [Difference(*row) for row in await self._connection.execute(text(query), arguments)]

@@ -55,7 +55,10 @@ async def verify(
     if not packages:
         return
     async with _snapshot(engine) as repository:
-        differences = await repository.differences_of_recent()
+        differences = [
+            *await repository.differences_of_recent(),
+            *await repository.differences_of_rankings(),
+        ]
     yield Verified(None, differences)
     async with _snapshot(engine) as repository:
         differences = await repository.differences_of_last_seen()

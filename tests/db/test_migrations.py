@@ -1,12 +1,14 @@
 """The schema: what migrations build is what the code says, both ways."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import inspect, text
+from sqlalchemy import func, inspect, select, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -16,12 +18,17 @@ from app.db import migrations
 from app.db.engine import connect, create_engine
 from app.db.ingest_repository import IngestRepository
 from app.db.migrations import ALEMBIC_INI, migrate
+from app.db.tables import TRIGRAM_INDEX
 from app.errors import MigrationError
 from app.ingest.verification import days_to_verify, verify
+from app.rankings import TREND_DAYS
+from tests.contents import everything
 from tests.days import by_category, days_ago, downloads, publish
 
 TABLES = {
     "packages",
+    "top_packages",
+    "trending_packages",
     "daily_downloads",
     "ingested_days",
     "held_days",
@@ -151,6 +158,45 @@ async def test_days_are_served_while_they_are_converted(
     assert await by_category(engine, "flask", PYTHON_MINOR) == {"3.12": [(days_ago(0), 1)]}
 
 
+async def test_ranks_of_what_was_published_before(engine: AsyncEngine) -> None:
+    """They are those that a publish would have made."""
+    for ago in range(TREND_DAYS + 2, -1, -1):
+        rows = [downloads("flask", 3_000 - 100 * ago), downloads("numpy", 2_500)]
+        await publish(engine, days_ago(ago), *rows, downloads("mirrored", 0, mirrors=1))
+    before = await everything(engine)
+    assert [name for _, name, *_ in before["trending"]] == ["flask"]
+    await _downgrade(engine, "0004")
+    await migrate(engine)
+    assert await everything(engine) == before
+
+
+async def test_a_server_without_trigrams(
+    unmigrated_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who may not use the extension goes without, and has it once it is there."""
+    admin = create_engine(unmigrated_url)
+    async with admin.begin() as connection:
+        role = "test_without_trigrams"
+        await connection.execute(text(f"CREATE ROLE {role} LOGIN"))
+        await connection.execute(text(f"GRANT ALL ON SCHEMA public TO {role}"))
+    engine = create_engine(make_url(unmigrated_url).set(username=role).render_as_string())
+    index = select(func.to_regclass(TRIGRAM_INDEX))
+    await migrate(engine)
+    async with connect(engine) as connection:
+        assert await connection.scalar(index) is None
+    assert "pg_trgm can't be used: permission denied to create extension" in caplog.text
+    async with admin.begin() as connection:
+        await connection.execute(text("CREATE EXTENSION pg_trgm"))
+    await migrate(engine)
+    async with connect(engine) as connection:
+        assert await connection.scalar(index) == TRIGRAM_INDEX
+    await engine.dispose()
+    async with admin.begin() as connection:
+        await connection.execute(text(f"DROP OWNED BY {role}"))
+        await connection.execute(text(f"DROP ROLE {role}"))
+    await admin.dispose()
+
+
 async def test_no_drift_with_data_in_place(engine: AsyncEngine) -> None:
     """Partitions are not drift, and neither is anything else."""
     await publish(engine, days_ago(0), downloads("flask", 1))
@@ -179,6 +225,12 @@ async def test_what_drift_does_not_show_is_there(
     assert [index.partition(" USING ")[2] for index in indexes] == [
         "brin (date) WITH (autosummarize='on')"
     ]
+    # What a publish rewrites of every package would no longer be rewritten in place.
+    definitions = await connection.scalars(
+        text("SELECT indexdef FROM pg_indexes WHERE tablename = 'packages'")
+    )
+    for definition in definitions:
+        assert not re.search("last_|previous_week|month_rank", definition)
     with pytest.raises(IntegrityError, match="ck_daily_downloads_counts"):
         await connection.execute(text("UPDATE daily_downloads SET without_mirrors = 2"))
 

@@ -151,10 +151,10 @@ async def test_recent_is_right_after_any_order(engine: AsyncEngine, order: list[
     week = 2**1 + 2**6
     month = week + 2**7 + 2**29
     assert (await everything(engine))["packages"] == [
-        (ALL_PACKAGES, days_ago(0), 1, week + 2 + 3, month + 4 + 5),
-        ("flask", days_ago(1), 0, week, month),
-        ("numpy", days_ago(0), 1, 3, 5),
-        ("rare", days_ago(1), 0, 2, 4),
+        (ALL_PACKAGES, days_ago(0), 1, week + 2 + 3, month + 4 + 5, 2**7 + 2, None, False),
+        ("flask", days_ago(1), 0, week, month, 2**7, 1, True),
+        ("numpy", days_ago(0), 1, 3, 5, 1, 2, True),
+        ("rare", days_ago(1), 0, 2, 4, 1, 3, True),
     ]
 
 

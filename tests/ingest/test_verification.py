@@ -213,11 +213,54 @@ _NO_ROW = f"{OLD} last_seen, without a row"
         ),
         *(
             pytest.param(
-                f"UPDATE packages SET {column} = 1 WHERE name <> '__all__'",
-                [f"{LATEST} {column}: recorded 1, found {found} for flask, 1 of 2 packages"],
+                f"UPDATE packages SET {column} = {column} / 10 WHERE name <> '__all__'",
+                [
+                    f"{LATEST} {column}: recorded 1, found {flask} for flask, 1 of 2 packages",
+                    f"{LATEST} top of {period}, rank 1: recorded numpy {numpy}, found numpy 2",
+                    f"{LATEST} top of {period}, rank 2: recorded flask {flask}, found flask 1",
+                ],
                 id=column,
             )
-            for column, found in (("last_day", 10), ("last_week", 12), ("last_month", 12))
+            for column, period, flask, numpy in (
+                ("last_day", "day", 10, 20),
+                ("last_week", "week", 12, 26),
+                ("last_month", "month", 12, 26),
+            )
+        ),
+        pytest.param(
+            "UPDATE packages SET previous_week = 1 WHERE name = 'flask'",
+            [f"{LATEST} previous_week: recorded 1, found 0 for flask, 1 of 1 packages"],
+            id="previous_week",
+        ),
+        pytest.param(
+            "UPDATE packages SET month_rank = 3 - month_rank",
+            [f"{LATEST} month_rank: recorded 1, found 2 for flask, 1 of 2 packages"],
+            id="month_rank",
+        ),
+        pytest.param(
+            "UPDATE packages SET month_rank = 1 WHERE name = '__all__'",
+            [f"{LATEST} month_rank: recorded 1, found none for __all__, 1 of 1 packages"],
+            id="a rank of all packages",
+        ),
+        pytest.param(
+            "UPDATE packages SET is_popular = false WHERE name = 'numpy'",
+            [f"{LATEST} is_popular: recorded false, found true for numpy, 1 of 1 packages"],
+            id="is_popular",
+        ),
+        pytest.param(
+            "DELETE FROM top_packages WHERE period = 'day' AND rank = 1",
+            [f"{LATEST} top of day, rank 1: recorded none, found numpy 20"],
+            id="a rank that is missing",
+        ),
+        pytest.param(
+            "UPDATE top_packages SET downloads = 27 WHERE period = 'month' AND rank = 1",
+            [f"{LATEST} top of month, rank 1: recorded numpy 27, found numpy 26"],
+            id="a ranking",
+        ),
+        pytest.param(
+            "INSERT INTO trending_packages VALUES (1, 'gone', 30000, 20000)",
+            [f"{LATEST} trending, rank 1: recorded gone 30000 20000, found none"],
+            id="a trend",
         ),
         pytest.param(
             f"UPDATE packages SET last_seen = '{OLD}' WHERE name = 'flask'",
@@ -250,8 +293,12 @@ async def test_a_package_that_is_gone(engine: AsyncEngine) -> None:
     """Its rows count still, and are not the same without their name."""
     await publish(engine, LATEST, downloads("flask", 10), downloads("numpy", 20))
     await corrupt(engine, "DELETE FROM packages WHERE name = 'flask'")
-    digest, rows = await differences(engine)
+    digest, rows, *ranks = await differences(engine)
     assert digest.startswith(f"{LATEST} digest: ")
+    assert ranks == [
+        f"{LATEST} top of {period}, rank 2: recorded flask 10, found none"
+        for period in ("day", "month", "week")
+    ]
     assert rows.startswith(f"{LATEST} rows of no package: recorded 0, found 1 for package_id ")
 
 

@@ -1,0 +1,224 @@
+"""Reads rankings, finds packages by name, and sums one up: one query an answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from sqlalchemy import Row, TextClause, func, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.engine import fetch
+from app.db.tables import TRIGRAM_INDEX, packages, top_packages, trending_packages
+from app.downloads import RecentDownloads
+from app.package_name import ALL_PACKAGES
+from app.rankings import (
+    TREND_DAYS,
+    UNRANKED,
+    Match,
+    SearchPosition,
+    Tier,
+    TopPackage,
+    TrendingPackage,
+)
+
+MONTH_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A package's downloads in the days served, known mirrors excluded."""
+
+    recent: RecentDownloads
+    previous_week: int | None
+    """In the 7 days before the last 7; None when one of the 14 is not published."""
+
+    previous_month: int | None
+    """In the 30 days before the last 30; None as well when they are not all served."""
+
+    month_rank: int | None
+    """By `last_month`; None without a download in it, and for all packages together."""
+
+    downloads: int
+    first_date: date | None
+    """The first day with a download; None when there is none."""
+
+    latest_date: date | None
+    peak_date: date | None
+    """The first of the days with most downloads."""
+
+    peak_downloads: int
+
+
+# Each part is limited, and asked only when those before it leave room: the popular packages that
+# begin so all come before the others that do. Whether there is room is asked around what is
+# limited, so that not even workers are started for what is not. Names are of letters, digits and
+# "-", which all come before "~".
+_SEARCH = """
+WITH popular AS MATERIALIZED (
+    SELECT * FROM (
+        SELECT 1 AS tier, month_rank AS rank, name, last_month
+        FROM packages
+        WHERE is_popular AND name > :text AND name < :text || '~'
+            AND (1, month_rank, name) > (:tier, :rank, :name)
+        ORDER BY rank
+        LIMIT :limit
+    ) AS first
+    WHERE CAST(:tier AS integer) < 2
+),
+others AS MATERIALIZED (
+    SELECT * FROM (
+        SELECT 1 AS tier, coalesce(month_rank, {unranked}) AS rank, name, last_month
+        FROM packages
+        WHERE NOT is_popular AND name > :text AND name < :text || '~'
+            AND last_seen > (SELECT max(day) FROM ingested_days) - {retention_days}
+            AND (1, coalesce(month_rank, {unranked}), name) > (:tier, :rank, :name)
+        ORDER BY rank, name
+        LIMIT :limit
+    ) AS first
+    WHERE CAST(:tier AS integer) < 2 AND (SELECT count(*) FROM popular) < :limit
+),
+similar_ones AS MATERIALIZED (
+    SELECT * FROM (
+        SELECT 2 AS tier, month_rank AS rank, name, last_month
+        FROM packages
+        WHERE {similar} AND NOT starts_with(name, :text)
+            AND (2, month_rank, name) > (:tier, :rank, :name)
+        ORDER BY rank
+        LIMIT :limit
+    ) AS first
+    WHERE (SELECT count(*) FROM popular) + (SELECT count(*) FROM others) < :limit
+)
+SELECT 0, coalesce(month_rank, {unranked}), name, last_month
+FROM packages
+WHERE CAST(:tier AS integer) < 0 AND name = :text AND name <> '{all_packages}'
+    AND last_seen > (SELECT max(day) FROM ingested_days) - {retention_days}
+UNION ALL SELECT * FROM popular
+UNION ALL SELECT * FROM others
+UNION ALL SELECT * FROM similar_ones
+ORDER BY 1, 2, 3
+LIMIT :limit
+"""
+
+_BY_TRIGRAMS = "is_popular AND name % :text"
+
+# Without pg_trgm, those that contain it. The names are read from their index alone, then the rows
+# of those found.
+_BY_SUBSTRING = (
+    "name = ANY (ARRAY(SELECT name FROM packages WHERE is_popular AND strpos(name, :text) > 0))"
+)
+
+_SUMMARY = """
+SELECT last_day, last_week, last_month, previous_week, month_rank,
+    downloads, first_date, latest_date, peak_date, peak_downloads, previous_month,
+    trend_days, month_days
+FROM packages
+CROSS JOIN (
+    SELECT max(day) AS latest,
+        count(*) FILTER (WHERE day > latest - {trend_days}) AS trend_days,
+        count(*) FILTER (WHERE day > latest - 2 * {month_days}) AS month_days
+    FROM ingested_days, (SELECT max(day) AS latest FROM ingested_days) AS of_all
+    WHERE day > latest - {retention_days}
+) AS days
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(without_mirrors), 0) AS downloads,
+        min(date) FILTER (WHERE without_mirrors > 0) AS first_date,
+        max(date) FILTER (WHERE without_mirrors > 0) AS latest_date,
+        (array_agg(date ORDER BY without_mirrors DESC, date)
+            FILTER (WHERE without_mirrors > 0))[1] AS peak_date,
+        coalesce(max(without_mirrors), 0) AS peak_downloads,
+        coalesce(sum(without_mirrors) FILTER (
+            WHERE date > latest - 2 * {month_days} AND date <= latest - {month_days}
+        ), 0) AS previous_month
+    FROM daily_downloads
+    WHERE package_id = packages.id
+        AND date > (SELECT max(day) FROM ingested_days) - {retention_days}
+) AS series
+WHERE name = :package AND last_seen > latest - {retention_days}
+"""
+
+
+class RankingsRepository:
+    """The days served are the `retention_days` that end with the latest published one."""
+
+    def __init__(self, engine: AsyncEngine, retention_days: int) -> None:
+        self._engine = engine
+        self._has_trigrams: bool | None = None
+        """None until somebody searches."""
+
+        search = {
+            "all_packages": ALL_PACKAGES,
+            "unranked": UNRANKED,
+            "retention_days": retention_days,
+        }
+        self._search_by_trigrams = text(_SEARCH.format(similar=_BY_TRIGRAMS, **search))
+        self._search_by_substring = text(_SEARCH.format(similar=_BY_SUBSTRING, **search))
+        self._summary = text(
+            _SUMMARY.format(
+                trend_days=TREND_DAYS, month_days=MONTH_DAYS, retention_days=retention_days
+            )
+        )
+
+    async def top(self, period: str, limit: int) -> list[TopPackage]:
+        """The packages with most downloads in the latest `day`, `week` or `month`."""
+        every = select(packages.c[f"last_{period}"]).where(packages.c.name == ALL_PACKAGES)
+        query = (
+            select(
+                top_packages.c.rank,
+                top_packages.c.name,
+                top_packages.c.downloads,
+                every.scalar_subquery(),
+            )
+            .where(top_packages.c.period == period, top_packages.c.rank <= limit)
+            .order_by(top_packages.c.rank)
+        )
+        return [TopPackage(*row) for row in await fetch(self._engine, query)]
+
+    async def trending(self, limit: int) -> list[TrendingPackage]:
+        """The packages that grew most from week to week."""
+        query = (
+            select(trending_packages)
+            .where(trending_packages.c.rank <= limit)
+            .order_by(trending_packages.c.rank)
+        )
+        return [TrendingPackage(*row) for row in await fetch(self._engine, query)]
+
+    async def search(self, name: str, limit: int, after: SearchPosition) -> list[Match]:
+        """The matches of the beginning of a normalised name that come after a position."""
+        arguments = {
+            "text": name,
+            "limit": limit,
+            "tier": after.tier,
+            "rank": after.rank,
+            "name": after.package,
+        }
+        rows = await fetch(self._engine, await self._search(), arguments)
+        return [
+            Match(SearchPosition(Tier(tier), rank, package), downloads)
+            for tier, rank, package, downloads in rows
+        ]
+
+    async def _search(self) -> TextClause:
+        # The index is made as the service starts, or not at all.
+        if self._has_trigrams is None:
+            ((index,),) = await fetch(self._engine, select(func.to_regclass(TRIGRAM_INDEX)))
+            self._has_trigrams = index is not None
+        return self._search_by_trigrams if self._has_trigrams else self._search_by_substring
+
+    async def summary(self, package: str) -> Summary | None:
+        """None when the package had no download in the days served."""
+        rows: Sequence[Row[Any]] = await fetch(self._engine, self._summary, {"package": package})
+        if not rows:
+            return None
+        row = rows[0]
+        return Summary(
+            recent=RecentDownloads(row.last_day, row.last_week, row.last_month),
+            previous_week=row.previous_week if row.trend_days == TREND_DAYS else None,
+            previous_month=(int(row.previous_month) if row.month_days == 2 * MONTH_DAYS else None),
+            month_rank=row.month_rank,
+            downloads=int(row.downloads),
+            first_date=row.first_date,
+            latest_date=row.latest_date,
+            peak_date=row.peak_date,
+            peak_downloads=row.peak_downloads,
+        )

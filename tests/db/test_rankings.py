@@ -1,0 +1,376 @@
+"""Rankings, search and summaries are what the daily rows say, and indexes find them."""
+
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from random import Random
+from typing import Any
+
+import pytest
+from sqlalchemy import event, func, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app import rankings
+from app.db import package_figures
+from app.db.engine import connect, create_engine
+from app.db.rankings_repository import RankingsRepository, Summary
+from app.db.tables import daily_downloads, ingested_days, packages
+from app.downloads import RecentDownloads
+from app.ingest.retention import expire
+from app.package_name import ALL_PACKAGES
+from app.rankings import PERIODS, START, TREND_DAYS, TREND_FLOOR_DOWNLOADS
+from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+
+DAYS_OF = {"day": 1, "week": 7, "month": 30}
+
+
+def repository(engine: AsyncEngine) -> RankingsRepository:
+    return RankingsRepository(engine, RETENTION_DAYS)
+
+
+async def _series(engine: AsyncEngine) -> dict[str, dict[int, int]]:
+    """Downloads by package and by the days that have passed since the latest published day."""
+    latest = select(func.max(ingested_days.c.day)).scalar_subquery()
+    async with connect(engine) as connection:
+        rows = await connection.execute(
+            select(
+                packages.c.name,
+                latest - daily_downloads.c.date,
+                daily_downloads.c.without_mirrors,
+            ).join(packages, packages.c.id == daily_downloads.c.package_id)
+        )
+        series: defaultdict[str, dict[int, int]] = defaultdict(dict)
+        for name, ago, count in rows:
+            series[name][ago] = count
+        return series
+
+
+def _sum(series: dict[int, int], first: int, days: int) -> int:
+    return sum(count for ago, count in series.items() if first <= ago < first + days)
+
+
+async def _check(engine: AsyncEngine, days: set[int]) -> None:
+    """Compare all that is ranked with the daily rows, `days` being those that are published."""
+    read = repository(engine)
+    series = await _series(engine)
+    every = series.pop(ALL_PACKAGES)
+    for period in PERIODS:
+        sums = {name: _sum(one, 0, DAYS_OF[period]) for name, one in series.items()}
+        ranked = sorted((name for name in sums if sums[name]), key=lambda name: (-sums[name], name))
+        all_downloads = _sum(every, 0, DAYS_OF[period])
+        assert await read.top(period, 1000) == [
+            (rank, name, sums[name], all_downloads) for rank, name in enumerate(ranked, 1)
+        ]
+    ranks = {name: rank for rank, name in enumerate(ranked, 1)}
+    growth = {}
+    for name, one in series.items():
+        last, before = _sum(one, 0, 7), _sum(one, 7, 7)
+        if days.issuperset(range(TREND_DAYS)) and last > before >= TREND_FLOOR_DOWNLOADS:
+            growth[name] = Fraction(last, before)
+    growing = sorted(growth, key=lambda name: (-growth[name], name))
+    assert await read.trending(1000) == [
+        (rank, name, _sum(series[name], 0, 7), _sum(series[name], 7, 7))
+        for rank, name in enumerate(growing, 1)
+    ]
+    for name, one in (series | {ALL_PACKAGES: every}).items():
+        counted = {ago: count for ago, count in one.items() if count}
+        peak = max(counted, key=lambda ago: (counted[ago], ago), default=None)
+        assert await read.summary(name) == Summary(
+            recent=RecentDownloads(*(_sum(one, 0, count) for count in DAYS_OF.values())),
+            previous_week=_sum(one, 7, 7) if days.issuperset(range(14)) else None,
+            previous_month=_sum(one, 30, 30) if days.issuperset(range(60)) else None,
+            month_rank=ranks.get(name),
+            downloads=sum(one.values()),
+            first_date=days_ago(max(counted)) if counted else None,
+            latest_date=days_ago(min(counted)) if counted else None,
+            peak_date=None if peak is None else days_ago(peak),
+            peak_downloads=0 if peak is None else counted[peak],
+        )
+
+
+NAMES = ["a", "a-b", "b", "b2", "c", "flask", "numpy", "zope-interface"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_they_are_those_of_the_daily_rows(engine: AsyncEngine, seed: int) -> None:
+    """After days in any order, some of them replaced, with packages that tie, grow and go."""
+    random = Random(seed)
+    # The oldest goes first: later it would be outside the window.
+    agos = [70, *random.sample(range(16), 16), 29, 30, 59, *random.choices(range(60), k=3)]
+    published: set[int] = set()
+    for ago in agos:
+        rows = [
+            downloads(name, random.choice([0, 1, 1500, 1600, 10**6 // (ago + 1)]), mirrors=1)
+            for name in random.sample(NAMES, 6)
+        ]
+        await publish(engine, days_ago(ago), *rows)
+        published.add(ago)
+        if 0 in published:
+            await _check(engine, published)
+
+
+async def test_figures_that_the_version_before_left_are_made_right(engine: AsyncEngine) -> None:
+    """While one version takes the place of the other, it publishes without knowing of ranks."""
+    for ago in range(20, 1, -1):
+        await publish(engine, days_ago(ago), downloads("flask", 5000 - ago), downloads("numpy", 1))
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE figures AS SELECT * FROM packages"))
+    await publish(engine, days_ago(1), downloads("numpy", 10**6))
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "UPDATE packages SET previous_week = figures.previous_week,"
+                " month_rank = figures.month_rank FROM figures WHERE figures.id = packages.id"
+            )
+        )
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    await _check(engine, set(range(21)))
+
+
+async def test_two_whole_months(engine: AsyncEngine) -> None:
+    for ago in range(60, -1, -1):
+        await publish(engine, days_ago(ago), downloads("flask", 61 - ago), downloads("numpy", 2))
+    await _check(engine, set(range(61)))
+    summary = await repository(engine).summary("numpy")
+    assert summary
+    assert summary.previous_month == 60
+    # Where two months are not served there is nothing to compare with.
+    short = await RankingsRepository(engine, 59).summary("numpy")
+    assert short == replace(
+        summary,
+        downloads=2 * 59,
+        previous_month=None,
+        first_date=days_ago(58),
+        peak_date=days_ago(58),
+    )
+
+
+async def test_what_retention_forgets_is_in_no_ranking(engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(RETENTION_DAYS + 31), downloads("gone", 9), downloads("kept", 1))
+    await publish(engine, days_ago(0), downloads("kept", 2), downloads("new", 1))
+    read = repository(engine)
+
+    async def check() -> None:
+        for period in PERIODS:
+            top = await read.top(period, 10)
+            assert [(one.rank, one.package) for one in top] == [(1, "kept"), (2, "new")]
+        assert await read.summary("gone") is None
+        assert [one.position for one in await read.search("gone", 10, START)] == []
+        assert [one.position for one in await read.search("g", 10, START)] == []
+
+    await check()
+    await expire(engine, retention_days=RETENTION_DAYS)
+    await check()
+    await _check(engine, {0})
+
+
+async def test_a_ranking_has_no_more_than_it_may(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"p{number:04}" for number in range(rankings.RANKED_PACKAGES + 1)]
+    await publish(engine, days_ago(0), *(downloads(name, 5) for name in reversed(names)))
+    top = await repository(engine).top("month", 2000)
+    assert [one.package for one in top] == names[:-1], "equal downloads are ranked by name"
+    assert [one.rank for one in top] == [*range(1, 1001)]
+    assert len(await repository(engine).top("month", 7)) == 7
+
+
+# Search
+
+
+def _ranked(*names: str) -> list[Any]:
+    """The first has most downloads."""
+    return [downloads(name, 10**6 - place) for place, name in enumerate(names)]
+
+
+async def _found(engine: AsyncEngine, name: str, limit: int = 100) -> list[str]:
+    return [one.position.package for one in await repository(engine).search(name, limit, START)]
+
+
+@pytest.fixture(params=["trigrams", "substrings"])
+async def either(request: pytest.FixtureRequest, engine: AsyncEngine) -> AsyncEngine:
+    """A server that has pg_trgm, and one that has not."""
+    if request.param == "substrings":
+        async with engine.begin() as connection:
+            await connection.execute(text("DROP EXTENSION pg_trgm CASCADE"))
+    return engine
+
+
+@pytest.fixture(params=[1, 3, 20_000])
+def popular(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many packages search looks in first: what is found does not depend on that."""
+    count: int = request.param
+    monkeypatch.setattr(package_figures, "POPULAR_PACKAGES", count)
+    return count
+
+
+async def test_the_name_then_what_begins_so_by_downloads(either: AsyncEngine, popular: int) -> None:
+    names = ("requests-oauthlib", "requests", "numpy", "requests2", "request", "requests-toolbelt")
+    await publish(
+        either, days_ago(0), *_ranked(*names), downloads("requests-mirrored", 0, mirrors=1)
+    )
+    in_order = [
+        "requests",
+        "requests-oauthlib",
+        "requests2",
+        "requests-toolbelt",
+        "requests-mirrored",
+    ]
+    assert (await _found(either, "requests"))[:5] == in_order
+    assert (await _found(either, "requests-"))[:3] == [
+        "requests-oauthlib",
+        "requests-toolbelt",
+        "requests-mirrored",
+    ]
+    assert await _found(either, "n") == ["numpy"]
+    assert await _found(either, "zzz") == []
+    found = await repository(either).search("requests", 5, START)
+    assert [(one.rank, one.last_month) for one in found] == [
+        (2, 10**6 - 1),
+        (1, 10**6),
+        (4, 10**6 - 3),
+        (6, 10**6 - 5),
+        (None, 0),
+    ]
+
+
+async def test_what_is_misspelt(engine: AsyncEngine) -> None:
+    await publish(
+        engine, days_ago(0), *_ranked("pandas", "requests", "scikit-learn", "requests-oauthlib")
+    )
+    assert (await _found(engine, "reqeusts"))[0] == "requests"
+    assert (await _found(engine, "scikit-lern"))[0] == "scikit-learn"
+    assert (await _found(engine, "pandsa"))[0] == "pandas"
+
+
+async def test_without_trigrams_what_contains_it(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP EXTENSION pg_trgm CASCADE"))
+    await publish(engine, days_ago(0), *_ranked("types-requests", "requests", "requests-mock"))
+    assert await _found(engine, "requests") == ["requests", "requests-mock", "types-requests"]
+    assert await _found(engine, "reqeusts") == []
+
+
+async def test_all_packages_together_are_never_found(either: AsyncEngine) -> None:
+    await publish(either, days_ago(0), *_ranked("all", "all-in", "flask"))
+    for name in ("all", "a", "-", "9", "z", ALL_PACKAGES):
+        assert ALL_PACKAGES not in await _found(either, name)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 50])
+async def test_pages_add_up_to_the_whole(either: AsyncEngine, popular: int, limit: int) -> None:
+    names = ["flask", "flask-sqlalchemy", "flask2", "flasq", "pyflask", "flaskr", "flas", "fl"]
+    await publish(either, days_ago(40), downloads("flask-old", 1), downloads("flask-older", 1))
+    await publish(either, days_ago(0), *_ranked(*Random(limit).sample(names, len(names))))
+    read = repository(either)
+    whole = await read.search("flask", 100, START)
+    assert len(whole) >= 6
+    assert [one.position for one in whole] == sorted(one.position for one in whole)
+    pages = []
+    after = START
+    while page := await read.search("flask", limit, after):
+        pages += page
+        after = page[-1].position
+    assert pages == whole
+
+
+async def test_an_extension_that_comes_later(engine: AsyncEngine) -> None:
+    """It is used by who starts after it."""
+    await publish(engine, days_ago(0), *_ranked("requests"))
+    index = "SELECT pg_get_indexdef(CAST('ix_packages_popular_trigrams' AS regclass))"
+    async with engine.begin() as connection:
+        definition = await connection.scalar(text(index))
+        await connection.execute(text("DROP EXTENSION pg_trgm CASCADE"))
+    assert await _found(engine, "reqeusts") == []
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE EXTENSION pg_trgm"))
+        await connection.execute(text(definition or ""))
+    assert await _found(engine, "reqeusts") == ["requests"]
+
+
+# Plans, at 100,000 packages
+
+MANY = 100_000
+
+
+@pytest.fixture(scope="module")
+async def many(module_database_url: str) -> AsyncIterator[AsyncEngine]:
+    """So many packages, with two days of downloads, summed and ranked as a publish does."""
+    engine = create_engine(module_database_url, statement_timeout_seconds=60)
+    async with engine.begin() as connection:
+        # What a publish of so many rows takes is no matter here.
+        await connection.execute(
+            text(
+                "INSERT INTO packages (name, last_seen) SELECT md5(CAST(n AS text)), :day "
+                "FROM generate_series(1, CAST(:many AS integer)) AS n"
+            ),
+            {"day": days_ago(1), "many": MANY},
+        )
+    for ago in (1, 0):
+        await publish(engine, days_ago(ago), downloads("requests", 10**6))
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO daily_downloads "
+                "(package_id, date, with_mirrors, without_mirrors, python_minor, system) "
+                "SELECT id, :day, id, id, CAST(:counts AS json), CAST(:counts AS json) "
+                "FROM packages WHERE name NOT IN ('requests', '__all__')"
+            ),
+            {"day": days_ago(1), "counts": '{"3.12": 1}'},
+        )
+    # Once more, which sums all anew.
+    await publish(engine, days_ago(0), downloads("requests", 10**6))
+    async with connect(engine) as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text("VACUUM ANALYZE"))
+    yield engine
+    await engine.dispose()
+
+
+@contextmanager
+def _statements(engine: AsyncEngine) -> Iterator[list[tuple[str, Any]]]:
+    sent: list[tuple[str, Any]] = []
+
+    def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+        sent.append((statement, parameters))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(engine.sync_engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize(
+    ("method", "arguments", "indexes"),
+    [
+        ("top", ("week", 100), {"pk_top_packages", "uq_packages_name"}),
+        ("trending", (100,), set()),
+        ("search", ("a", 20, START), {"uq_packages_name", "ix_packages_popular"}),
+        ("search", ("abc", 100, START), {"uq_packages_name", "ix_packages_popular"}),
+        ("search", ("reqeusts", 20, START), {"uq_packages_name", "ix_packages_popular_trigrams"}),
+        ("summary", ("requests",), {"uq_packages_name"}),
+    ],
+)
+async def test_indexes_find_it(
+    many: AsyncEngine, method: str, arguments: tuple[Any, ...], indexes: set[str], plan: str
+) -> None:
+    read = repository(many)
+    await read.search("warm", 1, START)
+    with _statements(many) as sent:
+        found = await getattr(read, method)(*arguments)
+    assert found or method == "trending"
+    ((statement, parameters),) = sent
+    async with connect(many) as connection:
+        await connection.execute(text(f"SET LOCAL plan_cache_mode = {plan}"))
+        rows = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE) {statement}", parameters)
+        lines = "\n".join(row[0] for row in rows)
+    used = set(re.findall(r"Index (?:Only )?Scan using (\S+)|Bitmap Index Scan on (\S+)", lines))
+    assert {name for names in used for name in names} >= indexes, lines
+    for table in re.findall(r"Seq Scan on (\S+)", lines):
+        assert table in {"ingested_days", "trending_packages"}, lines
+    # However many begin so.
+    visited = [int(float(count)) for count in re.findall(r"Rows Removed by Filter: (\d+)", lines)]
+    assert sum(visited) <= 25_000, lines
