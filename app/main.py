@@ -11,7 +11,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app.api import bulk, docs_page, problem_details, recent, status, time_series
+from app.api import (
+    badges,
+    bulk,
+    docs_page,
+    problem_details,
+    rankings,
+    recent,
+    search,
+    status,
+    summary,
+    time_series,
+)
 from app.api.answering import RENDERING
 from app.api.dependencies import Repositories
 from app.api.fast_path import FastPath
@@ -27,6 +38,7 @@ from app.api.request_guard import RequestGuardMiddleware
 from app.api.request_log import RequestLog, RequestLogMiddleware
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import close, count_connections, create_engine
+from app.db.rankings_repository import RankingsRepository
 from app.db.runs_repository import RunsRepository
 from app.errors import SettingsError
 from app.ingest.plan import cadence_of, due_at, read_again_at
@@ -35,7 +47,11 @@ from app.logs import RequestLineWriter, configure_logging
 from app.metrics import forget_ended_processes
 from app.settings import IngestSource, Settings, load_settings
 
-ENDPOINTS = Endpoints([*bulk.ENDPOINTS, *recent.ENDPOINTS, *time_series.ENDPOINTS])
+# In the order in which they are documented. What takes many packages comes before what takes any
+# name: `recent` of many is not the package of that name.
+_ENDPOINT_MODULES = (bulk, summary, recent, time_series, rankings, search, badges)
+
+ENDPOINTS = Endpoints(endpoint for module in _ENDPOINT_MODULES for endpoint in module.ENDPOINTS)
 
 
 def create_app_from_environment() -> FastAPI:
@@ -98,7 +114,10 @@ def create_app(settings: Settings, database_url: str) -> Service:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = create_engine(database_url, autocommit=True)
         count_connections(engine)
-        app.state.repositories = Repositories(DownloadsRepository(engine, settings.retention_days))
+        app.state.repositories = Repositories(
+            DownloadsRepository(engine, settings.retention_days),
+            RankingsRepository(engine, settings.retention_days),
+        )
         app.state.runs = RunsRepository(engine)
         app.state.readiness = ReadinessCheck(engine)
         if scheduler:
@@ -131,9 +150,8 @@ def create_app(settings: Settings, database_url: str) -> Service:
     app.state.freshness = freshness
     app.state.scheduler = scheduler
     app.state.read_again_at = partial(read_again_at, cadence_of(settings))
-    # Before what takes any name: `recent` of many is not the package of that name.
-    for endpoints in (bulk, recent, time_series):
-        app.include_router(endpoints.router)
+    for module in _ENDPOINT_MODULES:
+        app.include_router(module.router)
     app.include_router(status.router)
     docs_page.install(app)
     describe(app, settings, ENDPOINTS)

@@ -60,7 +60,7 @@ def test_make_run_and_the_first_answers(data_dir: Path, tmp_path: Path) -> None:
         wait_for(port, process)
         shown = [(kind, block) for kind, block in BLOCKS if kind in ("json", "csv")]
         called = [shlex.split(command)[1] for command in COMMANDS if command.startswith("curl ")]
-        assert len(shown) == len(called) == 4
+        assert len(shown) == len(called) == 5
         for url, (kind, answer) in zip(called, shown, strict=True):
             assert urlsplit(url).netloc == "127.0.0.1:8000"
             here = url.replace("127.0.0.1:8000", f"127.0.0.1:{port}")

@@ -11,6 +11,7 @@ from fastapi import Path, Request, Response
 from fastapi.routing import APIRoute
 
 from app.db.downloads_repository import DownloadsRepository
+from app.db.rankings_repository import RankingsRepository
 from app.errors import ArgumentError, InvalidArgumentsError, PackageNotFoundError
 from app.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
 
@@ -26,6 +27,7 @@ PackageArgument = Annotated[
 @dataclass(frozen=True, slots=True)
 class Repositories:
     downloads: DownloadsRepository
+    rankings: RankingsRepository
 
 
 def repositories_of(request: Request) -> Repositories:

@@ -4,6 +4,7 @@ An endpoint is declared once. From that, what is asked as it should be is answer
 and its route there says what is wrong with all else.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from app.api.formats import FORMAT, JSON
 from app.downloads import Publication, Window
 from app.errors import ArgumentError, InvalidArgumentsError
 from app.package_name import ALL_PACKAGES, is_valid, normalise
+
+_COUNT = re.compile("[0-9]{1,9}")
 
 _PACKAGE = "{package}"
 _PACKAGE_SEGMENT = 3
@@ -86,6 +89,25 @@ def text(name: str) -> Argument:
         return value
 
     return Argument(name, normalised)
+
+
+def count(name: str, most: int, default: int) -> Argument:
+    """From 1 to `most`; the default is the same as leaving it out."""
+
+    def normalised(value: str, _: Window) -> str | None:
+        number = int(value) if _COUNT.fullmatch(value) else 0
+        if not 1 <= number <= most:
+            raise ValueError(f"should be a number from 1 to {most}")
+        return None if number == default else str(number)
+
+    return Argument(name, normalised)
+
+
+def is_usual(number: int) -> bool:
+    """Whether many are likely to ask for so many. What others ask for is not kept: one client could
+    ask for each of a thousand numbers.
+    """
+    return number % 100 == 0 or (number < 100 and number % 10 == 0)
 
 
 def _nothing_to_check(_: Mapping[str, Sequence[str]]) -> None:
@@ -163,7 +185,11 @@ class Endpoints:
         segments = path.split("/")
         if len(segments) <= _PACKAGE_SEGMENT:
             return None
-        package = normalise(segments[_PACKAGE_SEGMENT])
+        package = segments[_PACKAGE_SEGMENT] = normalise(segments[_PACKAGE_SEGMENT])
+        # `recent` of many, in another spelling of that word, is not the package of that name.
+        endpoint = self._by_path.get("/".join(segments))
+        if endpoint:
+            return endpoint, ""
         segments[_PACKAGE_SEGMENT] = _PACKAGE
         endpoint = self._by_path.get("/".join(segments))
         if endpoint is None or not (is_valid(package) or package == ALL_PACKAGES):

@@ -20,6 +20,14 @@ SEVERAL = {
     "recent_of_many": "RecentDownloadsOfMany",
     "overall_of_many": "OverallDownloadsOfMany",
 }
+# Their models stand with their endpoints.
+RANKINGS = {
+    "summary": "PackageSummary",
+    "top": "TopPackages",
+    "trending": "TrendingPackages",
+    "search": "SearchResults",
+    "badge": "Badge",
+}
 OTHERS = ("index", "status", "health", "readiness", "metrics")
 
 SERIES = {
@@ -47,7 +55,7 @@ def test_operations_have_short_names(document: dict[str, Any]) -> None:
         for path in document["paths"].values()
         for operation in path.values()
     }
-    assert names == {f"get_{name}" for name in (*SERIES, *SEVERAL, *OTHERS)}
+    assert names == {f"get_{name}" for name in (*SERIES, *SEVERAL, *RANKINGS, *OTHERS)}
 
 
 @pytest.mark.parametrize("endpoint", SERIES)
@@ -102,6 +110,7 @@ def test_arguments_are_left_out_and_never_null(document: dict[str, Any]) -> None
         *("period", "mirrors", "version", "os"),
         *("installer", "ci", "country", "implementation"),
         *("start_date", "end_date", "fill", "interval", "format"),
+        *("limit", "cursor"),
     }
     for parameter in parameters:
         assert {"type", "$ref"} & parameter["schema"].keys()
@@ -113,6 +122,9 @@ def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
         *SERIES.values(),
         *SEVERAL.values(),
         *("Fill", "Format", "Interval"),
+        *RANKINGS.values(),
+        *("AllRecentCounts", "BreakdownLink", "Change", "Peak", "SearchResult", "Summary"),
+        *("TopPackage", "TrendingPackage"),
         *("DailyDownloads", "Fault", "Health", "HeldDay", "Index", "Mirrors", "OperatingSystem"),
         *("Period", "Problem", "Readiness", "RecentCounts", "LastRun", "RecentDay", "RunOutcome"),
         *("Status", "Installer", "Implementation", "ContinuousIntegration"),
@@ -192,7 +204,7 @@ async def test_answers_have_the_headers_that_are_documented(
             for parameter in operations["get"].get("parameters", ())
             if parameter["required"] and parameter["in"] == "query"
         }
-        path = template.replace("{package}", "zope-interface")
+        path = template.replace("{package}", "zope-interface").replace("{period}", "month")
         response = await client.get(path, params=required)
         assert response.status_code == 200
         documented = operations["get"]["responses"]["200"]["headers"]

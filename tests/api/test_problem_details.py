@@ -18,9 +18,12 @@ from tests.days import days_ago, downloads, publish
 from tests.processes import free_port
 
 TEMPLATES = list(create_app(Settings(), "postgresql:///unused").openapi()["paths"])
-ROUTES = [path.replace("{package}", "requests") for path in TEMPLATES]
-PACKAGE_ROUTES = [path.replace("{package}", "requests") for path in TEMPLATES if "{" in path]
+ROUTES = [path.replace("{package}", "requests").replace("{period}", "month") for path in TEMPLATES]
+PACKAGE_ROUTES = [path for path, template in zip(ROUTES, TEMPLATES, strict=True) if "{" in template]
 OTHER_DATA_ROUTES = [
+    "/api/top",
+    "/api/trending",
+    "/api/search?q=requests",
     "/api/packages/recent?package=requests",
     "/api/packages/overall?package=requests",
 ]
@@ -38,6 +41,7 @@ ARGUMENTS = {
     "version": ("version", "2.31.0", "2.32.0"),
     "implementation": ("implementation", "cpython", "pypy"),
 }
+WITHOUT_ARGUMENTS = ["/api/packages/requests", "/api/badges/requests/month"]
 
 
 def _check(response: httpx.Response, status: int, *, title: str) -> Problem:
@@ -59,16 +63,20 @@ def _check(response: httpx.Response, status: int, *, title: str) -> Problem:
 
 
 def test_the_walk_knows_all_routes_and_arguments() -> None:
-    assert {path.rpartition("/")[2] for path in PACKAGE_ROUTES} == set(ARGUMENTS)
+    series = {f"/api/packages/requests/{name}" for name in ARGUMENTS}
+    assert set(PACKAGE_ROUTES) == {*series, *WITHOUT_ARGUMENTS}
     others = {path.partition("?")[0] for path in OTHER_DATA_ROUTES}
     quiet = {"/", "/health", "/metrics", "/ready", "/api/status"}
     assert set(ROUTES) == {*PACKAGE_ROUTES, *others, *quiet}
 
 
-async def test_unknown_paths(client: httpx.AsyncClient) -> None:
+async def test_unknown_paths(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
+    # A path may be that of a package, and so an unknown one that of an unknown package.
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    no_period = "/api/badges/requests/monthx"
     for path in ROUTES:
         for unknown in ("/nothing", "x", "/"):
-            if (path, unknown) != ("/", "/"):
+            if path + unknown not in ("//", no_period):
                 _check(await client.get(path.rstrip("/") + unknown), 404, title="Not Found")
 
 
@@ -89,7 +97,7 @@ async def test_methods(client: httpx.AsyncClient) -> None:
 
 
 async def test_wrong_and_contradictory_arguments(client: httpx.AsyncClient) -> None:
-    for path in PACKAGE_ROUTES:
+    for path in set(PACKAGE_ROUTES) - set(WITHOUT_ARGUMENTS):
         name, one, other = ARGUMENTS[path.rpartition("/")[2]]
         response = await client.get(f"{path}?{name}={one}&{name}={other}")
         problem = _check(response, 422, title="Unprocessable Content")
@@ -123,10 +131,11 @@ def repository_does(
         async def method(*_: object) -> None:
             await behaviour()
 
-        repository = app.state.repositories.downloads
-        for name, original in vars(type(repository)).items():
-            if iscoroutinefunction(original):
-                monkeypatch.setattr(repository, name, method)
+        repositories = app.state.repositories
+        for repository in (repositories.downloads, repositories.rankings):
+            for name, original in vars(type(repository)).items():
+                if iscoroutinefunction(original):
+                    monkeypatch.setattr(repository, name, method)
 
     return replace
 

@@ -9,6 +9,7 @@ import sys
 
 import httpx
 from pypi_stats_client import Client
+from pypi_stats_client.api.badges import get_badge
 from pypi_stats_client.api.packages import (
     get_ci,
     get_country,
@@ -18,9 +19,11 @@ from pypi_stats_client.api.packages import (
     get_python_major,
     get_python_minor,
     get_recent,
+    get_summary,
     get_system,
     get_version,
 )
+from pypi_stats_client.api.rankings import get_search, get_top, get_trending
 from pypi_stats_client.api.status import (
     get_health,
     get_index,
@@ -29,6 +32,7 @@ from pypi_stats_client.api.status import (
     get_status,
 )
 from pypi_stats_client.models import (
+    Badge,
     CiDownloads,
     ContinuousIntegration,
     CountryDownloads,
@@ -43,14 +47,18 @@ from pypi_stats_client.models import (
     Mirrors,
     OperatingSystem,
     OverallDownloads,
+    PackageSummary,
     Period,
     Problem,
     PythonMajorDownloads,
     PythonMinorDownloads,
     Readiness,
     RecentDownloads,
+    SearchResults,
     Status,
     SystemDownloads,
+    TopPackages,
+    TrendingPackages,
     VersionDownloads,
 )
 from pypi_stats_client.types import UNSET
@@ -152,6 +160,45 @@ def call_chosen_breakdowns(client: Client) -> None:
     assert len(pypy.data) == DAYS
 
 
+def call_rankings(client: Client) -> None:
+    recent = get_recent.sync("requests", client=client)
+    assert isinstance(recent, RecentDownloads)
+    top = get_top.sync(client=client, period=Period.WEEK, limit=200)
+    assert isinstance(top, TopPackages)
+    assert [one.rank for one in top.data] == list(range(1, len(top.data) + 1))
+    assert sum(one.share for one in top.data) <= 1.001
+    (requests,) = (one for one in top.data if one.package == "requests")
+    assert requests.downloads == recent.data.last_week
+
+    trending = get_trending.sync(client=client)
+    assert isinstance(trending, TrendingPackages)
+    assert all(one.last_week > one.previous_week for one in trending.data)
+
+    found = get_search.sync(client=client, q="reqeusts", limit=1)
+    assert isinstance(found, SearchResults)
+    assert [one.package for one in found.data] == ["requests"]
+    page = get_search.sync(client=client, q="p", limit=2)
+    assert isinstance(page, SearchResults)
+    assert page.next_cursor
+    following = get_search.sync(client=client, q="p", limit=2, cursor=page.next_cursor)
+    assert isinstance(following, SearchResults)
+    assert len({one.package for one in (*page.data, *following.data)}) == 4
+
+    summary = get_summary.sync("requests", client=client)
+    assert isinstance(summary, PackageSummary)
+    assert summary.data.recent.last_month == summary.data.downloads == recent.data.last_month
+    assert summary.data.rank == found.data[0].rank
+    assert summary.data.peak is not None
+    assert isinstance(summary.data.peak.date, dt.date)
+    assert summary.data.change.week is not None
+    assert summary.data.change.month is None
+
+    badge = get_badge.sync("requests", Period.MONTH, client=client)
+    assert isinstance(badge, Badge)
+    assert (badge.schema_version, badge.label) == (1, "downloads")
+    assert badge.message.endswith("/month")
+
+
 def call_status(client: Client) -> None:
     status = get_status.sync(client=client)
     assert isinstance(status, Status)
@@ -200,6 +247,7 @@ def main(address: str) -> None:
     ) as client:
         call_packages(client)
         call_chosen_breakdowns(client)
+        call_rankings(client)
         call_status(client)
         call_in_vain(client)
     asyncio.run(call_asynchronously(Client(address, raise_on_unexpected_status=True)))

@@ -113,6 +113,43 @@ async function callChosenBreakdowns(): Promise<void> {
   assert.equal(sum(implementation.data), data.last_month);
 }
 
+async function callRankings(): Promise<void> {
+  const top = given(
+    await client.GET("/api/top", { params: { query: { period: "week", limit: 200 } } }),
+  );
+  const type: "top_packages" = top.type;
+  assert.equal(type, "top_packages");
+  assert.deepEqual(
+    top.data.map((one) => one.rank),
+    top.data.map((_, index) => index + 1),
+  );
+
+  const trending = given(await client.GET("/api/trending"));
+  assert(trending.data.every((one) => one.last_week > one.previous_week));
+
+  const found = given(
+    await client.GET("/api/search", { params: { query: { q: "reqeusts", limit: 1 } } }),
+  );
+  assert.deepEqual(found.data.map((one) => one.package), ["requests"]);
+  // @ts-expect-error: there is no search for nothing.
+  const nothing = await client.GET("/api/search");
+  assert.equal(nothing.error?.status, 422);
+
+  const summary = given(await client.GET("/api/packages/{package}", { params })).data;
+  assert.equal(summary.rank, found.data[0]?.rank);
+  assert.equal(summary.recent.last_month, summary.downloads);
+  assert.equal(summary.change.month, null);
+  assert(summary.peak !== null && summary.peak.downloads > 0);
+
+  const badge = given(
+    await client.GET("/api/badges/{package}/{period}", {
+      params: { path: { package: "requests", period: "month" } },
+    }),
+  );
+  assert.equal(badge.schemaVersion, 1);
+  assert.match(badge.message, /^[0-9.]+[kMBT]\/month$/);
+}
+
 async function callStatus(): Promise<void> {
   const status = given(await client.GET("/api/status"));
   assert.equal(status.sample, true);
@@ -151,5 +188,6 @@ async function callInVain(): Promise<void> {
 
 await callPackages();
 await callChosenBreakdowns();
+await callRankings();
 await callStatus();
 await callInVain();

@@ -1,0 +1,417 @@
+"""Rankings, search, summaries and badges, as they are answered."""
+
+import re
+from urllib.parse import quote
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, TypeAdapter
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.api.badges import Badge, color_of, in_short
+from app.api.rankings import TopPackages, TrendingPackages
+from app.api.search import SearchResults, beginning_of_name, cursor_of
+from app.api.summary import PackageSummary
+from app.downloads import Window
+from app.errors import DatabaseUnavailableError
+from app.package_name import ALL_PACKAGES, is_valid, normalise
+from app.rankings import SearchPosition, Tier
+from tests.days import days_ago, downloads, publish
+from tests.waiting import until
+
+D0, D1, D13 = days_ago(0), days_ago(1), days_ago(13)
+
+# 14 days of two packages of which one grows, and on the last day of some more.
+GOLDENS = {
+    "top": (
+        '{"data":['
+        '{"downloads":43200,"package":"flask","rank":1,"share":0.506596},'
+        '{"downloads":41975,"package":"numpy","rank":2,"share":0.492231},'
+        '{"downloads":50,"package":"flask-login","rank":3,"share":0.000586},'
+        '{"downloads":50,"package":"requests","rank":4,"share":0.000586}'
+        '],"type":"top_packages"}'
+    ),
+    "top?period=day&limit=1": (
+        '{"data":[{"downloads":5500,"package":"flask","rank":1,"share":0.67734}],'
+        '"type":"top_packages"}'
+    ),
+    "trending": (
+        '{"data":[{"growth":0.2442,"last_week":23950,"package":"flask",'
+        '"previous_week":19250,"rank":1}],"type":"trending_packages"}'
+    ),
+    "search?q=Flas": (
+        '{"data":[{"last_month":43200,"package":"flask","rank":1},'
+        '{"last_month":50,"package":"flask-login","rank":3},'
+        '{"last_month":0,"package":"flask-mirrored","rank":null}],'
+        '"next_cursor":null,"type":"search_results"}'
+    ),
+    "search?q=reqeusts": (
+        '{"data":[{"last_month":50,"package":"requests","rank":4}],'
+        '"next_cursor":null,"type":"search_results"}'
+    ),
+    "packages/Flask": (
+        '{"data":{"breakdowns":['
+        '{"name":"python_major","path":"/api/packages/flask/python_major"},'
+        '{"name":"python_minor","path":"/api/packages/flask/python_minor"},'
+        '{"name":"system","path":"/api/packages/flask/system"}],'
+        '"change":{"month":null,"week":0.2442},"downloads":43200,'
+        f'"first_date":"{D13}","latest_date":"{D0}",'
+        f'"peak":{{"date":"{D0}","downloads":5500}},"rank":1,'
+        '"recent":{"last_day":5500,"last_month":43200,"last_week":23950}},'
+        '"package":"flask","type":"package_summary"}'
+    ),
+    "packages/flask_mirrored": (
+        '{"data":{"breakdowns":['
+        '{"name":"python_major","path":"/api/packages/flask-mirrored/python_major"},'
+        '{"name":"python_minor","path":"/api/packages/flask-mirrored/python_minor"},'
+        '{"name":"system","path":"/api/packages/flask-mirrored/system"}],'
+        '"change":{"month":null,"week":null},"downloads":0,'
+        '"first_date":null,"latest_date":null,"peak":null,"rank":null,'
+        '"recent":{"last_day":0,"last_month":0,"last_week":0}},'
+        '"package":"flask-mirrored","type":"package_summary"}'
+    ),
+    "badges/flask/month": (
+        '{"schemaVersion":1,"label":"downloads","message":"43k/month","color":"brightgreen",'
+        '"cacheSeconds":3600}'
+    ),
+    "badges/Requests/day": (
+        '{"schemaVersion":1,"label":"downloads","message":"50/day","color":"yellowgreen",'
+        '"cacheSeconds":3600}'
+    ),
+    "badges/flask-mirrored/week": (
+        '{"schemaVersion":1,"label":"downloads","message":"0/week","color":"red",'
+        '"cacheSeconds":3600}'
+    ),
+}
+MODELS: dict[str, type[BaseModel]] = {
+    "top": TopPackages,
+    "trending": TrendingPackages,
+    "search": SearchResults,
+    "packages": PackageSummary,
+    "badges": Badge,
+}
+
+
+@pytest.fixture
+async def ranked(app: FastAPI, engine: AsyncEngine) -> None:
+    for ago in range(13, -1, -1):
+        rows = [downloads("flask", 2600 + 50 * (13 - ago)), downloads("numpy", 3000 + 5 * ago)]
+        if ago == 0:
+            rows = [downloads("flask", 5500), downloads("numpy", 2520)]
+            rows += [downloads(name, 50) for name in ("requests", "flask-login")]
+        await publish(engine, days_ago(ago), *rows, downloads("flask-mirrored", 0, mirrors=3))
+    known = app.state.freshness
+    await until(lambda: known.publication and len(known.publication.days) == 14)
+
+
+@pytest.mark.usefixtures("ranked")
+@pytest.mark.parametrize("path", GOLDENS)
+async def test_payload(client: httpx.AsyncClient, queries: list[str], path: str) -> None:
+    await client.get("/api/search?q=warm")
+    queries.clear()
+    response = await client.get(f"/api/{path}")
+    assert response.status_code == 200
+    assert response.text == GOLDENS[path]
+    assert len(queries) == 1
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-data-as-of"] == str(D0)
+    assert response.headers["access-control-allow-origin"] == "*"
+    model = MODELS[re.split("[/?]", path)[0]]
+    model.model_validate_json(response.content, strict=True, extra="forbid")
+    # Kept, and confirmed without a query.
+    again = await client.get(f"/api/{path}", headers={"If-None-Match": response.headers["etag"]})
+    assert again.status_code == 304
+    assert len(queries) == 1
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize(
+    ("path", "faults"),
+    [
+        ("top?period=year", {"period": "Input should be 'day', 'week' or 'month'"}),
+        ("top?limit=0", {"limit": "Input should be greater than or equal to 1"}),
+        ("top?limit=1001", {"limit": "Input should be less than or equal to 1000"}),
+        ("top?limit=1.0", {"limit": "should be a number from 1 to 1000"}),
+        ("top?limit=1&limit=2", {"limit": "should have one value, and was given several"}),
+        ("trending?limit=1001", {"limit": "Input should be less than or equal to 1000"}),
+        (
+            "trending?limit=many",
+            {"limit": "Input should be a valid integer, unable to parse string as an integer"},
+        ),
+        ("search", {"q": "Field required"}),
+        ("search?q=", {"q": "Input should not be empty"}),
+        ("search?q=-._%00é", {"q": "should have a letter from a to z or a digit"}),
+        (f"search?q={'x' * 201}", {"q": "String should have at most 200 characters"}),
+        ("search?q=flask&limit=101", {"limit": "Input should be less than or equal to 100"}),
+        *(
+            (f"search?q=flask&cursor={quote(cursor)}", {"cursor": wrong_cursor})
+            for wrong_cursor in ["should be the next_cursor of another page"]
+            for cursor in (
+                "",
+                "x",
+                "%",
+                "ü",
+                cursor_of(SearchPosition(Tier.BEGINS, 1, "flask")) + "=",
+                cursor_of(SearchPosition(Tier.BEGINS, 1, "flask"))[:-1],
+                cursor_of(SearchPosition(Tier.BEFORE_ALL, 1, "flask")),
+                cursor_of(SearchPosition(Tier.BEGINS, 2**31, "flask")),
+                cursor_of(SearchPosition(Tier.BEGINS, 1, "x" * 201)),
+                cursor_of(SearchPosition(Tier.BEGINS, 1, "fla'sk")),
+            )
+        ),
+        ("badges/flask/year", {"period": "Input should be 'day', 'week' or 'month'"}),
+        ("packages/recent", {"package": "Field required"}),
+    ],
+)
+async def test_wrong_arguments(
+    client: httpx.AsyncClient, queries: list[str], path: str, faults: dict[str, str]
+) -> None:
+    response = await client.get(f"/api/{path}")
+    assert response.status_code == 422, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert {fault["parameter"]: fault["message"] for fault in problem["errors"]} == faults
+    assert all(fault in problem["detail"] for fault in faults.values())
+    assert queries == []
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize("path", ["packages/unknown", "badges/unknown/month", "badges/-/day"])
+async def test_an_unknown_package(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(f"/api/{path}")
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+PATHS = ("top", "trending", "search?q=flask", "packages/flask", "badges/flask/month")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_before_the_first_publish(client: httpx.AsyncClient, path: str) -> None:
+    """Never an empty 200, which clients may keep for the day."""
+    response = await client.get(f"/api/{path}")
+    assert response.status_code == 503
+    assert response.json()["detail"] == "No day has been published yet."
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize("path", PATHS)
+async def test_without_a_database(
+    client: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    async def fail(*_: object) -> None:
+        raise DatabaseUnavailableError
+
+    for name in ("top", "trending", "search", "summary"):
+        monkeypatch.setattr(app.state.repositories.rankings, name, fail)
+    monkeypatch.setattr(app.state.repositories.downloads, "recent", fail)
+    response = await client.get(f"/api/{path}")
+    assert response.status_code == 503
+    assert response.json()["detail"] == "The database can't be reached at the moment."
+
+
+@pytest.mark.usefixtures("ranked")
+async def test_all_packages_together(client: httpx.AsyncClient) -> None:
+    """They can be asked for by their name, and are nowhere else."""
+    summary = (await client.get(f"/api/packages/{ALL_PACKAGES}")).json()["data"]
+    assert (summary["rank"], summary["recent"]["last_day"]) == (None, 8120)
+    badge = (await client.get(f"/api/badges/{ALL_PACKAGES}/day")).json()
+    assert badge["message"] == "8.1k/day"
+    for path in ("top", "trending", "search?q=all", f"search?q={ALL_PACKAGES}", "search?q=_"):
+        assert ALL_PACKAGES not in (await client.get(f"/api/{path}")).text
+
+
+@pytest.mark.usefixtures("ranked")
+async def test_a_trend_has_all_of_its_days(
+    client: httpx.AsyncClient, app: FastAPI, engine: AsyncEngine
+) -> None:
+    """Nothing is told of two weeks of which a day is missing: a later day, and not the one after
+    the latest.
+    """
+    assert len((await client.get("/api/trending")).json()["data"]) == 1
+    # As if today were over: days that are yet to come are not published.
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql(f"DELETE FROM ingested_days WHERE day = '{days_ago(5)}'")
+    await publish(engine, D0, downloads("flask", 5501), downloads("numpy", 1))
+    known = app.state.freshness
+    await until(lambda: known.publication and len(known.publication.days) == 13)
+    response = await client.get("/api/trending")
+    assert response.text == '{"data":[],"type":"trending_packages"}'
+    summary = (await client.get("/api/packages/flask")).json()
+    assert summary["data"]["change"] == {"month": None, "week": None}
+
+
+@pytest.mark.usefixtures("known_days")
+async def test_pages(client: httpx.AsyncClient, app: FastAPI, engine: AsyncEngine) -> None:
+    """They add up to the whole, and a cursor from before a publish goes on."""
+    names = [f"page-{number}" for number in range(7)]
+    latest = app.state.freshness.publication.version
+    await publish(engine, D0, *(downloads(name, 100 - place) for place, name in enumerate(names)))
+    await until(lambda: app.state.freshness.publication.version != latest)
+    whole = (await client.get("/api/search?q=page")).json()
+    assert [one["package"] for one in whole["data"]] == names
+    assert whole["next_cursor"] is None
+    found, cursor, cursors = [], "", []
+    while cursor is not None:
+        asked = f"&cursor={cursor}" if cursor else ""
+        page = (await client.get(f"/api/search?q=page&limit=3{asked}")).json()
+        found += page["data"]
+        cursor = page["next_cursor"]
+        cursors.append(cursor)
+    assert found == whole["data"]
+    assert len(cursors) == 3
+    latest = app.state.freshness.publication.version
+    await publish(engine, D0, *(downloads(name, 100) for name in names))
+    await until(lambda: app.state.freshness.publication.version != latest)
+    page = (await client.get(f"/api/search?q=page&cursor={cursors[0]}")).json()
+    assert [one["package"] for one in page["data"]] == names[3:]
+
+
+@pytest.mark.usefixtures("ranked")
+async def test_spellings_of_a_question_are_one(
+    client: httpx.AsyncClient, queries: list[str]
+) -> None:
+    for paths in (
+        ["top", "top?period=month", "top?limit=100", "top?&limit=0100&x=y"],
+        ["search?q=flask", "search?q=FLASK&limit=20", "search?q=.flask"],
+        ["badges/flask/day", "badges/Flask/day"],
+    ):
+        await client.get("/api/search?q=warm")
+        queries.clear()
+        answers = [await client.get(f"/api/{path}") for path in paths]
+        assert len({answer.headers["etag"] for answer in answers}) == 1
+        assert len(queries) == 1
+
+
+@pytest.mark.usefixtures("ranked")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "top?limit=37",
+        "trending?limit=101",
+        "search?q=flaks",
+        "search?q=flask&limit=3",
+        "search?q=flask&cursor=MDoxOmZsYXNr",
+    ],
+)
+async def test_what_can_be_asked_without_end_is_not_kept(
+    client: httpx.AsyncClient, queries: list[str], path: str
+) -> None:
+    await client.get("/api/search?q=warm")
+    queries.clear()
+    for _ in range(2):
+        assert (await client.get(f"/api/{path}")).json()["data"]
+    assert len(queries) == 2
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize("name", ["Recent", "OVERALL"])
+async def test_a_package_named_as_what_takes_many(client: httpx.AsyncClient, name: str) -> None:
+    """Its summary is not what is kept for those."""
+    response = await client.get(f"/api/packages/{name}?package=requests")
+    expected = await client.get(f"/api/packages/{name.lower()}?package=requests")
+    assert response.json() == expected.json()
+    assert expected.json()["data"][0]["package"] == "requests"
+
+
+# Formatting
+
+
+@given(st.text(min_size=1, max_size=200))
+def test_a_text_is_brought_to_the_spelling_of_names(text: str) -> None:
+    window = Window(D0, D0)
+    try:
+        beginning = beginning_of_name(text, window)
+    except ValueError:
+        assert not re.search("[a-zA-Z0-9]", text)
+    else:
+        assert re.fullmatch("[a-z0-9][a-z0-9-]*", beginning)
+        assert "--" not in beginning
+        assert beginning_of_name(beginning, window) == beginning
+
+
+@given(st.from_regex(r"[a-zA-Z0-9]([a-zA-Z0-9._-]{0,30}[a-zA-Z0-9])?", fullmatch=True))
+def test_a_name_is_its_own_beginning(name: str) -> None:
+    assert beginning_of_name(name, Window(D0, D0)) == normalise(name)
+    assert is_valid(normalise(name))
+
+
+_COUNTS = st.one_of(
+    st.integers(0, 10**13),
+    # Around what is rounded to the next unit.
+    st.builds(
+        lambda power, off: max(0, 10**power + off), st.integers(0, 13), st.integers(-600, 600)
+    ),
+    st.builds(lambda digits, power: digits * 10**power, st.integers(0, 99999), st.integers(0, 9)),
+)
+
+
+def _value(short: str) -> float:
+    units = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+    return float(short.rstrip("kMBT")) * units.get(short[-1], 1)
+
+
+@given(_COUNTS)
+def test_a_count_in_short_is_near_it(count: int) -> None:
+    short = in_short(count)
+    assert re.fullmatch(r"\d\.[1-9][kMBT]|\d{1,3}[kMB]?|\d{1,5}T", short)
+    unit = max(one for one in (1, 10**3, 10**6, 10**9, 10**12) if one == 1 or count >= one)
+    rounding = 0.5 if count >= 9.95 * unit else 0.05
+    assert abs(_value(short) - count) <= rounding * unit * (1 + 1e-9)
+
+
+@given(_COUNTS, _COUNTS)
+def test_more_is_not_less_in_short(one: int, other: int) -> None:
+    less, more = sorted([one, other])
+    assert _value(in_short(less)) <= _value(in_short(more))
+
+
+@pytest.mark.parametrize(
+    ("count", "short"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1k"),
+        (1049, "1k"),
+        (1250, "1.3k"),
+        (9949, "9.9k"),
+        (9950, "10k"),
+        (10_500, "11k"),
+        (999_499, "999k"),
+        (999_500, "1M"),
+        (1_940_000_000, "1.9B"),
+        (12_300_000_000_000, "12T"),
+    ],
+)
+def test_a_count_in_short(count: int, short: str) -> None:
+    assert in_short(count) == short
+
+
+@pytest.mark.parametrize(
+    ("count", "color"),
+    [
+        (0, "red"),
+        (1, "yellow"),
+        (9, "yellow"),
+        (10, "yellowgreen"),
+        (99, "yellowgreen"),
+        (100, "green"),
+        (999, "green"),
+        (1000, "brightgreen"),
+    ],
+)
+def test_the_color_of_a_badge(count: int, color: str) -> None:
+    assert color_of(count) == color
+
+
+@pytest.mark.parametrize("model", MODELS.values())
+def test_examples_are_what_they_are_examples_of(model: type[BaseModel]) -> None:
+    extra = model.model_config["json_schema_extra"]
+    assert isinstance(extra, dict)
+    examples = extra["examples"]
+    assert isinstance(examples, list)
+    for example in examples:
+        TypeAdapter(model).validate_python(example)
