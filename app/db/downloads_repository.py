@@ -10,7 +10,6 @@ import orjson
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
-    Select,
     Text,
     bindparam,
     cast,
@@ -22,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWNS, Breakdown
-from app.db.engine import fetch
+from app.db.engine import Statement, fetch, fetch_raw
 from app.db.publication import publication_of, publication_query
 from app.db.tables import daily_downloads, held_days, ingested_days, packages
 from app.downloads import (
@@ -50,7 +49,7 @@ def _series_of_each(
     columns: Sequence[ColumnElement[Any]],
     join: Callable[[ColumnElement[Any]], ColumnElement[Any]],
     *where: ColumnElement[bool],
-) -> Select[Any]:
+) -> Statement:
     """A row for each package: its name, and what its days have one after the other in order, since
     taking in a row a day costs several times as much. That is NULL when none of its days is asked
     for.
@@ -72,8 +71,10 @@ def _series_of_each(
     every_day, *of_a_day = days.c
     joined = (join(column).label(f"joined_{column.name}") for column in of_a_day)
     together = select(func.array_agg(every_day).label("days"), *joined).lateral()
-    return select(packages.c.name, together).where(
-        _is_asked, packages.c.last_seen >= bindparam("first_served")
+    return Statement(
+        select(packages.c.name, together).where(
+            _is_asked, packages.c.last_seen >= bindparam("first_served")
+        )
     )
 
 
@@ -86,7 +87,7 @@ _OVERALL = _series_of_each(
 )
 
 
-def _breakdown(breakdown: Breakdown) -> Select[Any]:
+def _breakdown(breakdown: Breakdown) -> Statement:
     counts = daily_downloads.c[breakdown.column]
     ingested = [counts.is_not(None)] if breakdown.is_optional else []
     return _series_of_each([cast(counts, Text)], _comma_separated, *ingested)
@@ -120,35 +121,35 @@ class DownloadsRepository:
         self._engine = engine
         self._retention_days = retention_days
         self._before_window = _latest_day - retention_days
-        self._recent = select(
-            packages.c.last_day, packages.c.last_week, packages.c.last_month
-        ).where(packages.c.name == bindparam("package"), packages.c.last_seen > self._before_window)
-        self._recent_of_many = select(
-            packages.c.name, packages.c.last_day, packages.c.last_week, packages.c.last_month
-        ).where(_is_asked, packages.c.last_seen > self._before_window)
+        sums = packages.c.last_day, packages.c.last_week, packages.c.last_month
+        is_served = packages.c.last_seen > self._before_window
+        self._recent = Statement(
+            select(*sums).where(packages.c.name == bindparam("package"), is_served)
+        )
+        self._recent_of_many = Statement(select(packages.c.name, *sums).where(_is_asked, is_served))
 
     async def recent(self, package: str) -> RecentDownloads | None:
         """None when the package had no download in the days served."""
-        rows = await fetch(self._engine, self._recent, {"package": package})
+        rows = await fetch_raw(self._engine, self._recent, {"package": package})
         return RecentDownloads(*rows[0]) if rows else None
 
     async def recent_of_many(self, names: Sequence[str]) -> dict[str, RecentDownloads]:
         """By package. Those without a download in the days served are left out."""
-        rows = await fetch(self._engine, self._recent_of_many, {"packages": names})
+        rows = await fetch_raw(self._engine, self._recent_of_many, {"packages": names})
         return {name: RecentDownloads(*counts) for name, *counts in rows}
 
     async def overall(self, package: str, served: Window, asked: Window) -> Series | None:
         """Categories `with_mirrors` and `without_mirrors` on the days that are asked for, of those
         served; None when the package had no download on any of these.
         """
-        rows = await fetch(self._engine, _OVERALL, _arguments([package], served, asked))
+        rows = await fetch_raw(self._engine, _OVERALL, _arguments([package], served, asked))
         return _overall(*rows[0][1:]) if rows else None
 
     async def overall_of_many(
         self, names: Sequence[str], served: Window, asked: Window
     ) -> dict[str, Series]:
         """By package; those without a download on any of the days served are left out."""
-        rows = await fetch(self._engine, _OVERALL, _arguments(names, served, asked))
+        rows = await fetch_raw(self._engine, _OVERALL, _arguments(names, served, asked))
         return {name: _overall(*row) for name, *row in rows}
 
     async def breakdown(
@@ -156,7 +157,7 @@ class DownloadsRepository:
     ) -> Series | None:
         """The breakdown's categories; as for `overall`."""
         query = _BREAKDOWNS[breakdown.name]
-        rows = await fetch(self._engine, query, _arguments([package], served, asked))
+        rows = await fetch_raw(self._engine, query, _arguments([package], served, asked))
         if not rows:
             return None
         _, days, stored = rows[0]
@@ -206,11 +207,11 @@ def _overall(
     with_mirrors: Sequence[int] | None,
     without_mirrors: Sequence[int] | None,
 ) -> Series:
-    counts = (
-        {WITH_MIRRORS: one, WITHOUT_MIRRORS: other}
-        for one, other in zip(with_mirrors or (), without_mirrors or (), strict=True)
-    )
-    return _series(days or (), counts)
+    series = {
+        category: [item for item in zip(days or (), counts or (), strict=True) if item[1]]
+        for category, counts in ((WITH_MIRRORS, with_mirrors), (WITHOUT_MIRRORS, without_mirrors))
+    }
+    return {category: items for category, items in series.items() if items}
 
 
 def _merge(stored: Counts, category_of: Callable[[str], str]) -> Counts:

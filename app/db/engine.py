@@ -10,12 +10,14 @@ from weakref import WeakSet
 
 import asyncpg
 import orjson
-from sqlalchemy import Executable, Row
+from sqlalchemy import Executable, Row, Select
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.sql.compiler import SQLCompiler
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -60,6 +62,9 @@ REFUSED = ("28", "3D", "42501")
 """What the SQLSTATEs begin with of a user, a password, or a database that the server does not know,
 and of a user who may not use it.
 """
+
+LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
+"""What the driver raises on a connection that is none any more."""
 
 POOL_SIZE = 10
 """Connections that a process opens as it needs them, and keeps. A query takes about a millisecond
@@ -170,7 +175,7 @@ def _why_unavailable(error: Exception) -> str | None:
         lost = error.connection_invalidated
     else:
         # COPY goes to the driver past SQLAlchemy, which would have wrapped it.
-        lost = isinstance(error, (asyncpg.PostgresConnectionError, asyncpg.InterfaceError))
+        lost = isinstance(error, LOST)
     if lost:
         return "went away"
     # Postgres tells in lines of their own what may be done about it.
@@ -205,6 +210,49 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     finally:
         await connection.close()
         _note_connections(engine)
+
+
+class Statement:
+    """A query that is put into words once, for `fetch_raw`."""
+
+    def __init__(self, query: Select[Any]) -> None:
+        dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call] # SQLAlchemy's own
+        compiled = query.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)
+        self.text = str(compiled)
+        self._given = compiled.params
+        self._order = compiled.positiontup or ()
+
+    def in_order(self, arguments: Mapping[str, object]) -> list[object]:
+        given = self._given | arguments
+        return [given[name] for name in self._order]
+
+
+async def fetch_raw(
+    engine: AsyncEngine, statement: Statement, arguments: Mapping[str, object]
+) -> list[asyncpg.Record]:
+    """As `fetch`, past SQLAlchemy's execution, which takes longer than the driver and Postgres do
+    for a row.
+    """
+    for is_last in (False, True):
+        try:
+            async with connect(engine) as connection:
+                assert connection.sync_connection
+                driver = connection.sync_connection.connection.driver_connection
+                assert isinstance(driver, asyncpg.Connection)
+                rows: list[asyncpg.Record]
+                try:
+                    rows = await driver.fetch(statement.text, *statement.in_order(arguments))
+                except BaseException as error:
+                    # Whatever state it is in, nobody else gets it.
+                    if driver.is_closed() or not isinstance(error, asyncpg.PostgresError):
+                        await connection.invalidate()
+                    raise
+                return rows
+        except DatabaseUnavailableError as error:
+            if is_last or not isinstance(error.__cause__, LOST):
+                raise
+    raise AssertionError
 
 
 async def fetch(

@@ -1,5 +1,7 @@
 from collections.abc import Iterator
+from typing import Any
 
+import asyncpg
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import event
@@ -48,9 +50,16 @@ async def known_days(app: FastAPI, two_days: None) -> None:
 
 
 @pytest.fixture
-def queries(app: FastAPI) -> Iterator[list[str]]:
-    """The statements that requests send to the database."""
+def queries(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The statements that requests send to the database, by SQLAlchemy or the driver itself."""
     sent: list[str] = []
+    fetch = asyncpg.Connection.fetch
+
+    async def note_and_fetch(driver: asyncpg.Connection, statement: str, *arguments: Any) -> Any:
+        sent.append(statement)
+        return await fetch(driver, statement, *arguments)
+
+    monkeypatch.setattr(asyncpg.Connection, "fetch", note_and_fetch)
 
     def note(_: object, __: object, statement: str, *___: object) -> None:
         sent.append(statement)

@@ -8,7 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import asyncpg_url, connect, count_connections, create_engine
+from app.downloads import RecentDownloads
 from app.errors import DatabaseUnavailableError
+from tests.days import days_ago, downloads, publish
 from tests.waiting import until
 
 
@@ -79,6 +81,43 @@ async def test_a_restart_of_the_server_is_not_seen(database_url: str, engine: As
     assert ended
     for _ in range(10):
         assert await repository.publication() is None
+        assert await repository.recent("flask") is None
+    await serving.dispose()
+
+
+async def test_a_request_that_is_given_up_leaves_no_connection_behind_that_is_in_use(
+    database_url: str, engine: AsyncEngine
+) -> None:
+    serving = create_engine(database_url, autocommit=True, statement_timeout_seconds=0.5)
+    repository = DownloadsRepository(serving, 180)
+    async with connect(engine) as blocking:
+        await blocking.execute(text("LOCK TABLE packages"))
+        asking = [asyncio.create_task(repository.recent("flask")) for _ in range(10)]
+        await asyncio.sleep(0.2)
+        for task in asking[:5]:
+            task.cancel()
+        ended = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(one) for one in ended] == [
+        *[asyncio.CancelledError] * 5,
+        *[DatabaseUnavailableError] * 5,
+    ]
+    for _ in range(10):
+        assert await asyncio.gather(*(repository.recent("flask") for _ in range(5))) == [None] * 5
+    await serving.dispose()
+
+
+async def test_a_query_is_answered_on_a_schema_that_has_changed(
+    database_url: str, engine: AsyncEngine
+) -> None:
+    """By the plan that the connection has made before, a column would be of another type."""
+    serving = create_engine(database_url, autocommit=True)
+    repository = DownloadsRepository(serving, 180)
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    for _ in range(3):
+        assert await repository.recent("flask") == RecentDownloads(1, 1, 1)
+    async with engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE packages ALTER last_day TYPE numeric"))
+    assert await repository.recent("flask") == RecentDownloads(1, 1, 1)
     await serving.dispose()
 
 
