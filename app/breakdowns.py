@@ -83,9 +83,6 @@ class Breakdown:
     """Whether it is ingested only where INGEST_BREAKDOWNS says so. Of a day without it the column
     is NULL: how its downloads divide is unknown."""
 
-    billed_bytes: int = 0
-    """What BigQuery bills for it more, about, for each download of any package."""
-
     shown_categories: int | None = None
     """How many are told apart, those with most downloads, unless all are asked for."""
 
@@ -107,16 +104,13 @@ PYTHON_MINOR = Breakdown("python_minor", column="python_minor", argument="versio
 SYSTEM = Breakdown("system", column="system", argument="os")
 # The installer's name is read in any case, to leave out mirrors.
 INSTALLER = Breakdown("installer", column="installer", argument="installer", is_optional=True)
-CI = Breakdown("ci", column="ci", argument="ci", is_optional=True, billed_bytes=1)
-COUNTRY = Breakdown(
-    "country", column="country", argument="country", is_optional=True, billed_bytes=4
-)
+CI = Breakdown("ci", column="ci", argument="ci", is_optional=True)
+COUNTRY = Breakdown("country", column="country", argument="country", is_optional=True)
 VERSION = Breakdown(
     "version",
     column="version",
     argument="version",
     is_optional=True,
-    billed_bytes=8,
     shown_categories=20,
     is_of_one_package=True,
 )
@@ -125,7 +119,6 @@ IMPLEMENTATION = Breakdown(
     column="implementation",
     argument="implementation",
     is_optional=True,
-    billed_bytes=9,
 )
 
 BREAKDOWNS = (

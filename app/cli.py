@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from contextlib import contextmanager, nullcontext
 from datetime import date
 from functools import partial, wraps
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -27,7 +28,11 @@ from app.db.engine import job_engine, wait_for_database
 from app.db.migrations import migrate as migrate_database
 from app.db.runs_repository import RunsRepository
 from app.db.verification_repository import Difference
-from app.errors import StatsError
+from app.dumps.export import Exported, days_to_export, forget_dropped
+from app.dumps.export import export as export_days
+from app.dumps.folder import DumpFolder
+from app.dumps.listing import DumpFormat
+from app.errors import DayNotPublishedError, StatsError
 from app.ingest import pipeline, verification
 from app.ingest.plan import cadence_of, days_to_backfill, days_to_seed
 from app.ingest.plausibility import thresholds_of
@@ -78,7 +83,7 @@ def _with_settings(command: Command) -> Command:
 
 _source = click.option(
     "--source",
-    type=click.Choice([IngestSource.BIGQUERY.value, IngestSource.SAMPLE.value]),
+    type=click.Choice(["bigquery", "file", "sample"]),
     help="Where the downloads come from. Default: INGEST_SOURCE.",
 )
 _replace_sample = click.option(
@@ -235,8 +240,8 @@ async def _release_plausible(settings: Settings, engine: AsyncEngine, lock: Held
 
 
 def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
-    if kind is IngestSource.SAMPLE:
-        return f"{day}: sample data bills nothing"
+    if kind in {IngestSource.SAMPLE, IngestSource.FILE}:
+        return f"{day}: {kind} data bills nothing"
     # Slow to import, as `open_source` tells.
     from app.ingest.bigquery import USD_PER_TIB_BILLED, cost_usd, create_source  # noqa: PLC0415
 
@@ -482,6 +487,83 @@ async def _report_differences(
         found = "all as published" if verified else "nothing is published"
     click.echo(f"{verified} days verified: {found}")
     return not differences
+
+
+@cli.command(short_help="Write published days to files.")
+@click.option("--date", "day", type=Day(), help="UTC day. Default: all that are served.")
+@click.option("--start", type=Day(), help="First UTC day of several. Default: the first served.")
+@click.option("--end", type=Day(), help="Last UTC day of several. Default: the latest published.")
+@click.option(
+    "--to", type=click.Path(file_okay=False, path_type=Path), help="Folder. Default: DUMPS_DIR."
+)
+@click.option(
+    "--format",
+    "dump_format",
+    type=click.Choice([one.value for one in DumpFormat]),
+    default=DumpFormat.PARQUET.value,
+    show_default=True,
+    help="Of the files.",
+)
+@_with_settings
+def export(
+    settings: Settings,
+    *,
+    day: date | None,
+    start: date | None,
+    end: date | None,
+    to: Path | None,
+    dump_format: str,
+) -> None:
+    """Write published days to files, one a day, and a list of them.
+
+    A day whose file is right already is not written again, and the files of days that are not
+    served any more go. Stopped at any point, the same command goes on where it was.
+
+    Example: python -m app export --to /srv/dumps
+    """
+    if day and (start or end):
+        raise click.BadParameter("--start and --end go without it.", param_hint="--date")
+    if start and end and start > end:
+        raise click.BadParameter(f"{start} is after --end {end}.", param_hint="--start")
+    folder = DumpFolder(to or settings.dumps_dir)
+    first, last = day or start or date.min, day or end or date.max
+
+    async def work(engine: AsyncEngine) -> None:
+        published = await days_to_export(engine, settings.retention_days)
+        days = [one for one in published if first <= one.day <= last]
+        if not days:
+            raise DayNotPublishedError(day or start or last)
+        with folder.locked():
+            forget_dropped(folder, published)
+            exported = export_days(
+                engine,
+                folder,
+                days,
+                DumpFormat(dump_format),
+                retention_days=settings.retention_days,
+            )
+            await _report_exported(exported, folder, [one.day for one in days])
+
+    with _database_url(settings) as url:
+        _run(url, work)
+
+
+async def _report_exported(
+    exported: AsyncIterator[Exported], folder: DumpFolder, days: Sequence[date]
+) -> None:
+    """Show each file as it is written and a summary in the end."""
+    written = unchanged = 0
+    try:
+        with _progress(days) as progress:
+            async for one in exported:
+                written += one.is_new
+                unchanged += not one.is_new
+                # The bar tells of what went well.
+                if progress.disable and one.is_new:
+                    progress.write(str(one), file=sys.stderr)
+                progress.update()
+    finally:
+        click.echo(f"{written} of {len(days)} days written to {folder.path}, {unchanged} unchanged")
 
 
 @cli.command(short_help="Print the OpenAPI document.")

@@ -220,6 +220,29 @@ class SourceDayError(SourceError):
     """The source refused one day, and may give others."""
 
 
+class DumpsError(StatsError):
+    """The folder of dumps can't be written to, or read."""
+
+
+class DumpsUnavailableError(UnavailableError):
+    retry_after_seconds = 60
+
+    @property
+    def detail(self) -> str:
+        return "The dumps can't be read at the moment."
+
+
+class DumpNotFoundError(StatsError):
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("There is no such dump: /api/dumps lists those that there are.")
+
+
+class MalformedDumpError(StatsError):
+    """A file, or a list of files, is not what it should be."""
+
+
 class LockLostError(StatsError):
     may_pass = True
 

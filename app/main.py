@@ -16,6 +16,7 @@ from app.api import (
     badges,
     bulk,
     docs_page,
+    dumps,
     problem_details,
     rankings,
     recent,
@@ -41,6 +42,7 @@ from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import close, count_connections, create_engine
 from app.db.rankings_repository import RankingsRepository
 from app.db.runs_repository import RunsRepository
+from app.dumps.folder import DumpFolder
 from app.errors import SettingsError
 from app.ingest.plan import cadence_of, due_at, read_again_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
@@ -160,10 +162,7 @@ def create_app(settings: Settings, database_url: str) -> Service:
     app.state.freshness = freshness
     app.state.scheduler = scheduler
     app.state.read_again_at = partial(read_again_at, cadence_of(settings))
-    for module in _ENDPOINT_MODULES:
-        app.include_router(module.router)
-    app.include_router(status.router)
-    docs_page.install(app)
+    _install_routes(app, settings)
     describe(app, settings, ENDPOINTS)
     problem_details.install(app)
     app.add_middleware(RequestGuardMiddleware, timeout_seconds=settings.request_timeout_seconds)
@@ -204,6 +203,15 @@ def _entrance(
             list(settings.trusted_proxies),
         )
     return entrance
+
+
+def _install_routes(app: FastAPI, settings: Settings) -> None:
+    app.state.dumps = dumps.ListedDumps(
+        DumpFolder(settings.dumps_dir), settings.dumps_url or dumps.SERVED_URL
+    )
+    for module in (*_ENDPOINT_MODULES, dumps, status):
+        app.include_router(module.router)
+    docs_page.install(app)
 
 
 def _rate_limits(settings: Settings) -> RateLimits | None:

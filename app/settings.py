@@ -9,7 +9,7 @@ import json
 import os
 import re
 from enum import StrEnum
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
@@ -48,10 +48,17 @@ REDIS_SCHEMES = ("redis", "rediss", UNIX_REDIS_SCHEME)
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
+DAY_FIELD = "{day}"
+
+FILE_SUFFIXES = (".parquet", ".csv", ".csv.gz", ".ndjson", ".ndjson.gz")
+"""What the names of files that can be read end with."""
+
+
 class IngestSource(StrEnum):
     AUTO = "auto"
     BIGQUERY = "bigquery"
     SAMPLE = "sample"
+    FILE = "file"
     NONE = "none"
 
 
@@ -103,6 +110,48 @@ def _bigquery_table(value: str) -> str:
 def _http_address(value: str | None) -> str | None:
     if value is not None and not value.startswith(("http://", "https://")):
         raise ValueError("should look like http://127.0.0.1:9050")
+    return value
+
+
+def is_secure(address: str) -> bool:
+    """Whether nobody on the way can change what comes from an address: it has TLS, or does not
+    leave the machine.
+    """
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError:
+        return False
+    if parts.scheme != "http":
+        return parts.scheme == "https" and bool(host)
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _files(value: SecretStr | None) -> SecretStr | None:
+    if value is None:
+        return None
+    location = value.get_secret_value()
+    is_url = "://" in location
+    if is_url and not is_secure(location):
+        raise ValueError(
+            "should be a folder, or begin with https:// (with http:// on this machine alone: "
+            "others could change the figures on their way)"
+        )
+    path = urlsplit(location).path if is_url else location
+    if DAY_FIELD in location and not path.endswith(FILE_SUFFIXES):
+        raise ValueError(f"should end with one of {', '.join(FILE_SUFFIXES)} when it has {{day}}")
+    return value
+
+
+def _base_url(value: str | None) -> str | None:
+    if value is not None:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.netloc or not value.endswith("/"):
+            raise ValueError("should look like https://bucket.example/dumps/, with the last /")
     return value
 
 
@@ -222,10 +271,16 @@ class Settings(BaseSettings):
     )
     ingest_source: IngestSource = Field(
         default=IngestSource.AUTO,
-        description="Where downloads come from: `bigquery`, `sample`, or `auto`, which is "
+        description="Where downloads come from: `bigquery`, `file`, `sample`, or `auto`, which is "
         "`bigquery` when `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_SERVICE_ACCOUNT_JSON` or "
-        "`BIGQUERY_EMULATOR_HOST` is set and `sample` otherwise. `none` only serves: another "
-        "process ingests.",
+        "`BIGQUERY_EMULATOR_HOST` is set, `file` when `INGEST_FILES` is, and `sample` otherwise. "
+        "`none` only serves: another process ingests.",
+    )
+    ingest_files: Annotated[SecretStr | None, AfterValidator(_files)] = Field(
+        default=None,
+        description="Where the files of `INGEST_SOURCE=file` are: a folder of dumps, the "
+        "`https://host/api/dumps` of another instance, an `https://` folder of dumps with its last "
+        "`/`, or a path or `https://` address with `{day}` in it.",
     )
     ingest_breakdowns: Annotated[
         tuple[str, ...] | None, NoDecode, BeforeValidator(_breakdown_names)
@@ -233,8 +288,8 @@ class Settings(BaseSettings):
         default=None,
         description="Breakdowns that are ingested besides those by Python version and system, "
         "separated by commas: `installer`, `ci`, `country`, `version`, `implementation`, or `none` "
-        "of them. Left out, it is `installer`, which costs nothing more, and all where the data is "
-        "the sample.",
+        "of them. Left out, it is `installer`, which costs nothing more, and all that there are "
+        "where the data is the sample, or in files.",
     )
     ingest_max_days_per_run: int = Field(
         default=7,
@@ -315,6 +370,15 @@ class Settings(BaseSettings):
             "their downloads count in `with_mirrors` only.",
         )
     )
+    dumps_dir: Path = Field(
+        default=Path(".data/dumps"),
+        description="Folder that `export` writes dumps to, and that `/api/dumps` lists.",
+    )
+    dumps_url: Annotated[str | None, AfterValidator(_base_url)] = Field(
+        default=None,
+        description="Where others hand out the same files, `https://bucket.example/dumps/`. "
+        "Left out, the service does.",
+    )
     trusted_proxies: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(_comma_separated), AfterValidator(_networks)
     ] = Field(
@@ -369,13 +433,16 @@ class Settings(BaseSettings):
             self.google_service_account_json,
             self.bigquery_emulator_host,
         )
-        return IngestSource.BIGQUERY if any(credentials) else IngestSource.SAMPLE
+        if any(credentials):
+            return IngestSource.BIGQUERY
+        return IngestSource.FILE if self.ingest_files else IngestSource.SAMPLE
 
     def breakdowns_of(self, source: IngestSource) -> tuple[Breakdown, ...]:
         """The optional breakdowns that are ingested from a source."""
         names = self.ingest_breakdowns
         if names is None:
-            return OPTIONAL_BREAKDOWNS if source is IngestSource.SAMPLE else (INSTALLER,)
+            is_free = source in {IngestSource.SAMPLE, IngestSource.FILE}
+            return OPTIONAL_BREAKDOWNS if is_free else (INSTALLER,)
         return tuple(breakdown for breakdown in OPTIONAL_BREAKDOWNS if breakdown.name in names)
 
 

@@ -89,6 +89,9 @@ class SyntheticSource:
     def __init__(self, packages: int) -> None:
         self._packages = packages
 
+    async def origin(self, _: date) -> str:
+        return self.name
+
     async def begin(self, _: date) -> None:
         """It costs nothing."""
 

@@ -37,6 +37,9 @@ class TimedSource:
         self.waited_seconds = 0.0
         self.taken_seconds = 0.0
 
+    async def origin(self, day: date) -> str:
+        return await self._source.origin(day)
+
     async def begin(self, day: date) -> str | None:
         return await self._source.begin(day)
 

@@ -151,6 +151,9 @@ class _PreparedDay:
     rows: Sequence[Sequence[PackageDownloads]]
     name: str = SyntheticSource.name
 
+    async def origin(self, _: date) -> str:
+        return self.name
+
     async def begin(self, _: date) -> None:
         """It costs nothing."""
 

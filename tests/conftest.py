@@ -25,7 +25,7 @@ from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
 from app.main import create_app
 from app.settings import IngestSource, Settings
-from tests.processes import free_port, served, wait_for
+from tests.processes import free_port, run, served, wait_for
 
 TEMPLATE = "migrated"
 
@@ -42,6 +42,7 @@ def _environment() -> Iterator[None]:
             # Empty counts as left out, and goes before a file.
             patch.setenv(name.upper(), field.default if name == "rate_limits" else "")
         patch.setenv("CLOUDSDK_CONFIG", nothing)
+        patch.setenv("DUMPS_DIR", str(Path(nothing) / "dumps"))
         for name in ("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT"):
             patch.delenv(name, raising=False)
         # What `make test` passes on is not meant for a make that a test runs.
@@ -63,11 +64,17 @@ def data_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a running service, with 30 days of sample data, that no test changes."""
+    """Of a running service, with 30 days of sample data and a dump of the latest, that no test
+    changes.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder,
         served(Path(folder), tmp_path_factory.mktemp("log") / "log") as (address, _),
     ):
+        latest = httpx.get(f"{address}/api/status").json()["latest_day"]
+        dumps = str(Path(folder) / "dumps")
+        exported = run("export", "--date", latest, "--to", dumps, DATA_DIR=folder)
+        assert exported.returncode == 0, exported.stderr
         yield address
 
 

@@ -59,6 +59,9 @@ class GivenSource:
     asked_days: list[date] = field(default_factory=list)
     """What would be billed."""
 
+    async def origin(self, day: date) -> str:
+        return self.name
+
     async def begin(self, day: date) -> str | None:
         self.asked_days.append(day)
         return f"query {len(self.asked_days)}"

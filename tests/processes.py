@@ -67,7 +67,8 @@ def served(
             [*before, sys.executable, "-m", "app", "serve"],
             cwd=ROOT,
             env=os.environ
-            | {"DATA_DIR": str(data_dir), "PORT": str(port), "RATE_LIMITS": ""}
+            | {"DATA_DIR": str(data_dir), "DUMPS_DIR": str(data_dir / "dumps")}
+            | {"PORT": str(port), "RATE_LIMITS": ""}
             | {"RETENTION_DAYS": "30", **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli import cli
 from app.db.downloads_repository import DownloadsRepository
+from app.ingest import pipeline
+from app.ingest.sample import SampleSource
 from tests.bigquery_table import NOON, Event, Table
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 from tests.processes import ROOT, assert_fails, free_port, run
@@ -38,10 +41,14 @@ from tests.processes import ROOT, assert_fails, free_port, run
         (("fetch",), ["fetch"]),
         (("ingest", "--date", "yesterday"), ["--date", "yesterday", "YYYY-MM-DD"]),
         (("ingest", "--date", "2026-02-30"), ["--date", "2026-02-30"]),
-        (("ingest", "--source", "csv"), ["--source", "'bigquery', 'sample'"]),
+        (("ingest", "--source", "csv"), ["--source", "'bigquery', 'file', 'sample'"]),
         (("ingest", "2026-11-20"), ["2026-11-20"]),
         (("backfill", "--start"), ["--start"]),
         (("backfill", "--start", "2026-06-02", "--end", "2026-06-01"), ["after --end"]),
+        (("export", "--start", "2026-06-02", "--end", "2026-06-01"), ["after --end"]),
+        (("export", "--date", "2026-06-02", "--end", "2026-06-01"), ["--date", "without"]),
+        (("export", "--format", "xml"), ["--format", "'parquet', 'csv', 'ndjson'"]),
+        (("export", "--to", "README.md"), ["--to", "is a file"]),
     ],
 )
 def test_wrong_arguments(arguments: tuple[str, ...], parts: list[str]) -> None:
@@ -53,7 +60,8 @@ def test_a_wrong_setting_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "migrate", "ingest", "expire", "seed", "status", "history", "verify"]
+    "command",
+    ["serve", "migrate", "ingest", "expire", "seed", "status", "history", "verify", "export"],
 )
 def test_a_database_that_is_not_there(command: str) -> None:
     port = free_port()
@@ -427,6 +435,97 @@ async def test_verify(database_url: str, engine: AsyncEngine) -> None:
 async def test_seed_is_refused_beside_real_data(database_url: str, engine: AsyncEngine) -> None:
     await publish(engine, days_ago(0), downloads("flask", 1))
     assert_fails(run("seed", DATABASE_URL=database_url), 1, "holds real data")
+
+
+async def test_export(database_url: str, engine: AsyncEngine, tmp_path: Path) -> None:
+    to = ("--to", str(tmp_path / "dumps"))
+    assert_fails(run("export", *to, DATABASE_URL=database_url), 1, "nothing is published")
+    for ago in (2, 1, 0):
+        await publish(engine, days_ago(ago), downloads("flask", 1 + ago))
+    result = run("export", "--date", str(days_ago(1)), *to, DATABASE_URL=database_url)
+    assert result.returncode == 0
+    assert result.stdout == f"1 of 1 days written to {tmp_path}/dumps, 0 unchanged\n"
+    wrote = rf"wrote downloads-{days_ago(1)}-[0-9a-f]{{12}}\.parquet: 1 packages, [\d,]+ bytes\n"
+    assert re.fullmatch(wrote, result.stderr)
+    result = run("export", DATABASE_URL=database_url, DUMPS_DIR=str(tmp_path / "dumps"))
+    assert result.stdout == f"2 of 3 days written to {tmp_path}/dumps, 1 unchanged\n"
+    result = run("export", "--end", str(days_ago(1)), *to, DATABASE_URL=database_url)
+    assert result.stdout == f"0 of 2 days written to {tmp_path}/dumps, 2 unchanged\n"
+    result = run(
+        "export", "--start", str(days_ago(0)), *to, "--format", "csv", DATABASE_URL=database_url
+    )
+    assert result.stdout == f"1 of 1 days written to {tmp_path}/dumps, 0 unchanged\n"
+    suffixes = sorted(name.rpartition(".")[2] for name in _names(tmp_path / "dumps"))
+    assert suffixes == ["gz", "json", "parquet", "parquet"]
+    result = run("export", "--date", str(days_ago(3)), *to, DATABASE_URL=database_url)
+    assert_fails(result, 1, f"{days_ago(3)} is not published")
+    (tmp_path / "file").touch()
+    below = str(tmp_path / "file" / "dumps")
+    assert_fails(run("export", "--to", below, DATABASE_URL=database_url), 1, "Not a directory")
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def _export_in_files_of_no_size(folder: str, database_url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", f"ulimit -f 0; exec {sys.executable} -m app export --to {folder}"],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": database_url, "LOG_LEVEL": "warning"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+async def test_export_to_a_full_disk(database_url: str, engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    with tempfile.TemporaryDirectory() as folder:
+        result = _export_in_files_of_no_size(folder, database_url)
+        assert_fails(result, 1, folder, "File too large")
+        assert _names(Path(folder)) == []
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
+async def test_export_goes_on_where_it_was_stopped(
+    database_url: str, engine: AsyncEngine, tmp_path: Path, stop: signal.Signals
+) -> None:
+    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=RETENTION_DAYS)
+    for ago in range(1, 20):
+        await pipeline.ingest_day(
+            engine, SampleSource(), days_ago(ago), retention_days=RETENTION_DAYS
+        )
+    process = psutil.Popen(
+        [sys.executable, "-m", "app", "export", "--to", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(2):
+        assert process.stderr.readline().startswith("wrote sample-")
+    process.send_signal(stop)
+    _, told = process.communicate(timeout=30)
+    assert "Traceback" not in told
+    result = run("export", "--to", str(tmp_path), DATABASE_URL=database_url)
+    match = re.fullmatch(r"(\d+) of 20 days written to .*, (\d+) unchanged\n", result.stdout)
+    assert match
+    assert int(match[2]) >= 2
+    assert int(match[1]) + int(match[2]) == 20
+    assert len(_names(tmp_path)) == 21
+
+
+def test_a_source_of_files_has_to_say_where(database_url: str, tmp_path: Path) -> None:
+    for command in ("serve", "ingest", "backfill"):
+        result = run(command, DATABASE_URL=database_url, INGEST_SOURCE="file")
+        assert_fails(result, 1, "INGEST_FILES: should be set")
+        nowhere = str(tmp_path / "nowhere")
+        result = run(command, DATABASE_URL=database_url, INGEST_FILES=nowhere)
+        assert_fails(result, 1, f"INGEST_FILES: there is no folder {nowhere}")
+    result = run("ingest", "--dry-run", INGEST_FILES=str(tmp_path))
+    assert result.stdout == f"{days_ago(0)}: file data bills nothing\n"
 
 
 def test_openapi_needs_no_database() -> None:

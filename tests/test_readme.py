@@ -17,12 +17,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli import cli
 from app.db.downloads_repository import DownloadsRepository
+from app.db.engine import create_engine
 from app.ingest import pipeline
 from app.ingest.sample import SampleSource
 from app.main import create_app
 from app.settings import Settings
 from tests.bigquery_table import DAY, NOON, Event, Table
-from tests.processes import ROOT, free_port, run, servers, wait_for
+from tests.contents import everything
+from tests.days import days_ago, downloads, publish
+from tests.processes import ROOT, free_port, run, served, servers, wait_for
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^ *```(\w+)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
@@ -101,7 +104,7 @@ def test_make_test_runs_all_tests() -> None:
 
 def test_commands_have_the_options_that_the_readme_uses() -> None:
     calls = [command for command in COMMANDS if "-m app" in command]
-    assert len(calls) == 2
+    assert len(calls) == 4
     for call in calls:
         name, *arguments = shlex.split(call.partition("-m app ")[2])
         cli.commands[name].make_context(name, arguments)
@@ -123,7 +126,7 @@ async def test_from_the_sample_to_real_data_in_the_words_of_the_readme(
     dry_run, backfill = (
         run(*shlex.split(command.partition("-m app ")[2]), **environment)
         for command in COMMANDS
-        if "-m app" in command
+        if "-m app ingest" in command or command.endswith("--replace-sample")
     )
     assert "USD" in dry_run.stdout
     assert backfill.stdout == "30 of 30 missing days published, 0 failed\n"
@@ -131,6 +134,67 @@ async def test_from_the_sample_to_real_data_in_the_words_of_the_readme(
     days = await DownloadsRepository(engine, 30).published_days()
     assert [day.source for day in days] == ["bigquery"] * 30
     emulator_client.delete_table(table.id)
+
+
+async def test_one_instance_seeds_another_in_the_words_of_the_readme(
+    database_url: str, unmigrated_url: str, engine: AsyncEngine, tmp_path: Path
+) -> None:
+    """Its commands of the section on dumps. What the second holds and answers is the same."""
+    for ago in range(30):
+        rows = [
+            downloads(f"package-{number}", {"3.12": 50 + number, "null": 1 + ago}, mirrors=number)
+            for number in range(20)
+        ]
+        await publish(engine, days_ago(ago), *rows)
+    export, backfill = (
+        command
+        for command in COMMANDS
+        if "-m app export" in command or command.endswith("--source file")
+    )
+    common = {
+        "RETENTION_DAYS": "30",
+        "DUMPS_DIR": str(tmp_path / "dumps"),
+        "INGEST_SOURCE": "none",
+    }
+    exported = run(
+        *shlex.split(export.partition("-m app ")[2]), DATABASE_URL=database_url, **common
+    )
+    assert exported.stdout == f"30 of 30 days written to {tmp_path}/dumps, 0 unchanged\n"
+    name, _, location = backfill.partition(" ")[0].partition("=")
+    with served(tmp_path, tmp_path / "log", (), DATABASE_URL=database_url, **common) as (first, _):
+        seeded = run(
+            *shlex.split(backfill.partition("-m app ")[2]),
+            DATABASE_URL=unmigrated_url,
+            **common,
+            **{name: location.replace("https://stats.example", first)},
+        )
+        assert seeded.stdout == "30 of 30 missing days published, 0 failed\n", seeded.stderr
+        verified = run("verify", DATABASE_URL=unmigrated_url, **common)
+        assert verified.stdout == "30 days verified: all as published\n"
+        other = create_engine(unmigrated_url)
+        copied, original = await everything(other), await everything(engine)
+        days = await DownloadsRepository(other, 30).published_days()
+        await other.dispose()
+        assert {day.source for day in days} == {"file"}
+        assert [day.digest for day in days] == [
+            day.digest for day in await DownloadsRepository(engine, 30).published_days()
+        ]
+        for table in ("rows", "packages", "held days", "held rows"):
+            assert copied[table] == original[table]
+        with served(tmp_path, tmp_path / "log", (), DATABASE_URL=unmigrated_url, **common) as (
+            second,
+            _,
+        ):
+            _assert_answers_are_equal(first, second)
+
+
+def _assert_answers_are_equal(first: str, second: str) -> None:
+    for endpoint in ("recent", "overall", "python_major", "python_minor", "system"):
+        for package in ("package-7", "__all__"):
+            path = f"/api/packages/{package}/{endpoint}"
+            one, two = (httpx.get(f"{address}{path}") for address in (first, second))
+            assert one.status_code == 200
+            assert (one.content, one.headers["etag"]) == (two.content, two.headers["etag"])
 
 
 def test_make_targets_of_the_readme_are_there() -> None:
@@ -149,5 +213,5 @@ def test_endpoints_of_the_readme_are_those_of_the_document() -> None:
 def test_folders_of_the_readme_are_there() -> None:
     table = README.partition("| folder | holds |")[2]
     folders = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
-    assert len(folders) == 7
+    assert len(folders) == 8
     assert all((ROOT / folder).is_dir() for folder in folders)

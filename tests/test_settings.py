@@ -31,10 +31,20 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("INGEST_SCHEDULE", "at one", "five cron fields"),
         ("INGEST_SCHEDULE", "99 * * * *", "five cron fields"),
         ("INGEST_SCHEDULE", "0 1 * * 0", "name weekdays"),
-        ("INGEST_SOURCE", "csv", "'auto', 'bigquery', 'sample' or 'none'"),
+        ("INGEST_SOURCE", "csv", "'auto', 'bigquery', 'sample', 'file' or 'none'"),
         ("INGEST_BREAKDOWNS", "installer,os", "installer, ci, country, version, implementation"),
         ("INGEST_BREAKDOWNS", "none,ci", "installer, ci, country, version, implementation"),
         ("INGEST_BREAKDOWNS", ",", "installer, ci, country, version, implementation"),
+        ("INGEST_FILES", "http://secret.example/api/dumps", "https://"),
+        ("INGEST_FILES", "http://127.0.0.1.secret.example/", "https://"),
+        ("INGEST_FILES", "gs://secret/dumps", "https://"),
+        ("INGEST_FILES", "https://", "https://"),
+        ("INGEST_FILES", "https://host:port/secret", "https://"),
+        ("INGEST_FILES", "/srv/secret/{day}.txt", "one of .parquet, .csv, .csv.gz, .ndjson, "),
+        ("INGEST_FILES", "https://host/{day}?token=secret.csv", "one of .parquet"),
+        ("DUMPS_URL", "bucket.example/dumps/", "https://bucket.example/dumps/"),
+        ("DUMPS_URL", "https://bucket.example/dumps", "with the last /"),
+        ("DUMPS_URL", "javascript://bucket/", "https://bucket.example/dumps/"),
         ("GOOGLE_SERVICE_ACCOUNT_JSON", '{"private_key": "secret"}', "service account's key"),
         ("GOOGLE_SERVICE_ACCOUNT_JSON", "secret", "service account's key"),
         ("BIGQUERY_TABLE", "file_downloads", "project.dataset.table"),
@@ -146,6 +156,22 @@ def test_credentials_decide_the_source(
     assert load_settings().source is IngestSource.BIGQUERY
     monkeypatch.setenv("INGEST_SOURCE", "sample")
     assert load_settings().source is IngestSource.SAMPLE
+
+
+def test_files_are_the_source_where_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for location in (
+        "dumps",
+        "/srv/{day}.ndjson.gz",
+        "https://host/api/dumps",
+        "https://user:password@host/{day}.parquet?token=x",
+        "http://127.0.0.1:8000/api/dumps",
+        "http://[::1]:8000/dumps/",
+        "http://localhost/{day}.csv",
+    ):
+        monkeypatch.setenv("INGEST_FILES", location)
+        assert load_settings().source is IngestSource.FILE
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:9050")
+    assert load_settings().source is IngestSource.BIGQUERY
 
 
 def _documented() -> str:

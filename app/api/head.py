@@ -2,6 +2,9 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+WITHOUT_BODY = "pypi_stats.without_body"
+"""In a request's scope: true where nobody gets the body, for what would have to read a file."""
+
 
 class HeadMiddleware:
     """Answers HEAD with what GET answers, body left out. Routes know GET alone."""
@@ -20,7 +23,7 @@ class HeadMiddleware:
             await send(message)
 
         # Not in the server's own, which tells it that no body follows.
-        as_get = {**scope, "method": "GET"}
+        as_get = {**scope, "method": "GET", WITHOUT_BODY: True}
         await self._app(as_get, receive, send_without_body)
         if "route" in as_get:
             scope["route"] = as_get["route"]

@@ -9,7 +9,7 @@ import limits
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.api.problem_details import MEDIA_TYPE, problem
+from app.api.problem_details import MEANINGS, MEDIA_TYPE, problem
 from app.api.questions import Endpoints
 from app.api.rate_limit import LIMITED_PREFIX, in_words
 from app.errors import ArgumentError, InvalidArgumentsError
@@ -50,7 +50,7 @@ little of a package's use. So are downloads by an unknown installer. Only the ca
 
 Figures change once a day, so please keep an answer for as long as its `Cache-Control` says, and \
 then send its `ETag` in `If-None-Match`: while nothing is new, the answer is an empty `304`. Ask \
-for up to 100 packages at once; to look at thousands, query the BigQuery table itself.
+for up to 100 packages at once; for more, fetch whole days: `/api/dumps` lists their files.
 {limits}
 ## Errors
 
@@ -77,6 +77,9 @@ _EXAMPLE_DETAILS = {
     429: "One client may make 10 requests per second: wait 1 s.",
     503: "The database can't be reached at the moment.",
 }
+
+_VALIDATION_SCHEMAS = ("HTTPValidationError", "ValidationError")
+"""Of FastAPI's own errors, which nobody is sent."""
 
 _EVERY_ANSWER = {"X-Request-ID": ("Of this request: its line in the log has it too.", _TEXT)}
 _LIMITED = {
@@ -109,6 +112,7 @@ def describe(app: FastAPI, settings: Settings, endpoints: Endpoints) -> None:
             )
             for path, operations in app.openapi_schema["paths"].items():
                 for operation in operations.values():
+                    _forget_validation(operation)
                     _mend_arguments(operation)
                     _name_problems(operation)
                     _tell_headers(
@@ -117,6 +121,8 @@ def describe(app: FastAPI, settings: Settings, endpoints: Endpoints) -> None:
                         limited=bool(settings.rate_limits),
                         is_data=path in data_paths,
                     )
+            for name in _VALIDATION_SCHEMAS:
+                app.openapi_schema["components"]["schemas"].pop(name, None)
             app.openapi_schema["components"]["headers"] = {
                 name: {"description": meaning, "schema": schema}
                 for headers in (_EVERY_ANSWER, _LIMITED, _REFUSED, _DATA)
@@ -156,6 +162,15 @@ def _mend_arguments(operation: dict[str, Any]) -> None:
             schema.pop("title")
 
 
+def _forget_validation(operation: dict[str, Any]) -> None:
+    """FastAPI documents that of every route with an argument, those that take any text included."""
+    responses = operation["responses"]
+    if "422" in responses and "application/json" in responses["422"]["content"]:
+        schema = responses["422"]["content"]["application/json"]["schema"]
+        if schema["$ref"].endswith(_VALIDATION_SCHEMAS):
+            del responses["422"]
+
+
 def _name_problems(operation: dict[str, Any]) -> None:
     for status, response in operation["responses"].items():
         if status >= "400":
@@ -186,7 +201,8 @@ def _problem(status: int, detail: str) -> object:
         errors = [ArgumentError("period", "Input should be 'day', 'week' or 'month'")]
         detail = InvalidArgumentsError(errors).detail
     else:
-        detail = _EXAMPLE_DETAILS.get(status, detail)
+        # Where the route gives a meaning of its own, that is the better example.
+        detail = _EXAMPLE_DETAILS.get(status, detail) if detail == MEANINGS[status] else detail
     example = json.loads(bytes(problem(status, detail, errors).body))
     # Not that of the request which asks for the document first.
     return {**example, "request_id": "5f0c1f3b9a6e4d72"}

@@ -32,7 +32,7 @@ _TITLES = {status: status.phrase for status in HTTPStatus} | {
     422: "Unprocessable Content",
 }
 
-_MEANINGS = {
+MEANINGS = {
     404: "There is no such package.",
     414: "The path with its query is too long.",
     422: "An argument has a value that is not right.",
@@ -50,9 +50,10 @@ _DETAILS = {
 }
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These errors as FastAPI documents a route's responses."""
-    return {status: {"model": Problem, "description": _MEANINGS[status]} for status in statuses}
+def documented(*statuses: int, not_found: str = MEANINGS[404]) -> dict[int | str, dict[str, Any]]:
+    """These errors as FastAPI documents a route's responses; `not_found` is what 404 means."""
+    meanings = {**MEANINGS, 404: not_found}
+    return {status: {"model": Problem, "description": meanings[status]} for status in statuses}
 
 
 def problem(

@@ -1,4 +1,4 @@
-"""Ends what takes too long, and answers what fails unexpectedly."""
+"""Ends what takes too long to be answered, and answers what fails unexpectedly."""
 
 import asyncio
 import logging
@@ -26,7 +26,11 @@ class RequestGuardMiddleware:
 
         async def note_and_send(message: Message) -> None:
             nonlocal started
-            started = True
+            if not started:
+                started = True
+                # A file takes as long as its client does, and one that does not read is for the
+                # server to end.
+                deadline.reschedule(None)
             await send(message)
 
         deadline = asyncio.timeout(self._timeout_seconds)

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
+from app.breakdowns import REQUIRED_COLUMNS
 from app.downloads import RECENT_STATUS_DAYS, RunOutcome
+from app.dumps import listing
 
 PackageField = Annotated[
     str, Field(description="Normalised name (PEP 503), or `__all__`.", examples=["requests"])
@@ -299,6 +301,38 @@ class Status(BaseModel):
     last_run: LastRun | None = Field(description="The last ingest; null before the first.")
     next_run: dt.datetime | None = Field(
         description="When this process next looks for what is missing; null when it only serves."
+    )
+
+
+class Dumps(listing.Dumps):
+    """The published days that there are files of, latest first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "data": [
+                        {
+                            "day": "2026-11-20",
+                            "name": "downloads-2026-11-20-5d41402abc4b.parquet",
+                            "url": "dumps/downloads-2026-11-20-5d41402abc4b.parquet",
+                            "format": "parquet",
+                            "bytes": 10240113,
+                            "sha256": "9f86d081884c7d659a2feaa0c55ad015"
+                            "a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                            "source": "bigquery",
+                            "packages": 712034,
+                            "downloads": 3120554871,
+                            "downloads_with_mirrors": 3410977120,
+                            "digest": "5d41402abc4b2a76b9719d911017c592"
+                            "ae1e2b7a0c8f6b0e9d3c5f4a7b6e8d90",
+                            "columns": [*listing.TOTAL_COLUMNS, *REQUIRED_COLUMNS],
+                        }
+                    ],
+                    "type": "dumps",
+                }
+            ]
+        }
     )
 
 

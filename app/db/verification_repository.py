@@ -230,14 +230,6 @@ class VerificationRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def hold_months(self) -> None:
-        """Keep months from being dropped, until the transaction ends.
-
-        Comes before any query: a drop is seen at once also where what a transaction sees is
-        settled, and a day would be recorded and its rows gone.
-        """
-        await self._connection.execute(text("LOCK TABLE ONLY daily_downloads IN ACCESS SHARE MODE"))
-
     async def published_days(self) -> list[date]:
         """Also those before the window, oldest first."""
         days = await self._connection.scalars(select(ingested_days.c.day).order_by("day"))

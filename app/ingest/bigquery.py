@@ -100,6 +100,9 @@ class BigQuerySource:
         ).hexdigest()
         """What has been asked by others is not to be gone on with."""
 
+    async def origin(self, _: date) -> str:
+        return self.name
+
     async def begin(self, day: date) -> str:
         with _source_errors():
             job = await _in_thread(self._submit, day)

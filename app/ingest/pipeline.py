@@ -128,12 +128,13 @@ async def ingest_day(
     progress = progress or Progress()
     async with connect(engine) as connection:
         repository = IngestRepository(connection)
+        origin = await source.origin(day)
         # Asked before anything is spent on the source, and again when nobody else can publish.
-        await _check_admissible(repository, source.name, day, retention_days, replace_sample)
+        await _check_admissible(repository, origin, day, retention_days, replace_sample)
         await repository.begin_staging()
         read_at = datetime.now(UTC)
         rejected = await _stage(repository, source, day, lock, progress)
-        figures = await repository.figures_of_staged(day, source.name)
+        figures = await repository.figures_of_staged(day, origin)
         await connection.commit()
         publish = _Publish(
             connection,

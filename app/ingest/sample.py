@@ -143,6 +143,9 @@ class SampleSource:
     def __init__(self, breakdowns: Iterable[Breakdown] = OPTIONAL_BREAKDOWNS) -> None:
         self._columns = columns_with(breakdowns)
 
+    async def origin(self, _: date) -> str:
+        return self.name
+
     async def begin(self, _: date) -> None:
         """It costs nothing."""
 

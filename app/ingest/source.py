@@ -23,13 +23,18 @@ class Reading:
 
     bytes_billed: int = 0
     columns: Sequence[str] = REQUIRED_COLUMNS
-    """Of the breakdowns that every one of its packages has."""
+    """Of the breakdowns that every one of its packages has. Right once there is a batch."""
 
 
 class Source(Protocol):
     @property
     def name(self) -> str:
-        """As recorded with each day that it gave."""
+        """As recorded with each run that asked it."""
+
+    async def origin(self, day: date) -> str:
+        """As recorded with the day: the name, but where the source only hands on what another made
+        up. Costs nothing. Raises `SourceError`.
+        """
 
     async def begin(self, day: date) -> str | None:
         """Ask for a day, which is what is billed. Gives by what its rows can be read, and read
@@ -51,6 +56,10 @@ def open_source(settings: Settings, kind: IngestSource) -> Source:
         from app.ingest.sample import SampleSource  # noqa: PLC0415
 
         return SampleSource(settings.breakdowns_of(kind))
+    if kind is IngestSource.FILE:
+        from app.ingest.file import create_source as create_file_source  # noqa: PLC0415
+
+        return create_file_source(settings)
     # Google's client takes longer to import than everything else together.
     from app.ingest.bigquery import create_source  # noqa: PLC0415
 

@@ -11,7 +11,7 @@ from datetime import date
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.engine import connect
+from app.db.snapshot import snapshot
 from app.db.verification_repository import Difference, VerificationRepository
 from app.errors import DayNotPublishedError
 
@@ -29,7 +29,7 @@ async def days_to_verify(engine: AsyncEngine, day: date | None) -> list[date]:
 
     Raises `DayNotPublishedError` when that is not one of them.
     """
-    async with _snapshot(engine) as repository:
+    async with _reading(engine) as repository:
         days = await repository.published_days()
     if day is None:
         return days
@@ -47,35 +47,30 @@ async def verify(
     A day that retention has dropped since it was listed is left out.
     """
     for day in days:
-        async with _snapshot(engine) as repository:
+        async with _reading(engine) as repository:
             if day not in await repository.published_days():
                 continue
             differences = await repository.differences_of_day(day)
         yield Verified(day, differences)
     if not packages:
         return
-    async with _snapshot(engine) as repository:
+    async with _reading(engine) as repository:
         differences = [
             *await repository.differences_of_recent(),
             *await repository.differences_of_rankings(),
         ]
     yield Verified(None, differences)
-    async with _snapshot(engine) as repository:
+    async with _reading(engine) as repository:
         differences = await repository.differences_of_last_seen()
         months = await repository.stored_months()
     yield Verified(None, differences)
     for month in months:
-        async with _snapshot(engine) as repository:
+        async with _reading(engine) as repository:
             differences = await repository.left_over(month)
         yield Verified(None, differences)
 
 
 @asynccontextmanager
-async def _snapshot(engine: AsyncEngine) -> AsyncIterator[VerificationRepository]:
-    async with connect(engine) as connection:
-        await connection.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
-        repository = VerificationRepository(connection)
-        await repository.hold_months()
-        yield repository
+async def _reading(engine: AsyncEngine) -> AsyncIterator[VerificationRepository]:
+    async with snapshot(engine) as connection:
+        yield VerificationRepository(connection)

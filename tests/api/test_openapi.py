@@ -28,7 +28,7 @@ RANKINGS = {
     "search": "SearchResults",
     "badge": "Badge",
 }
-OTHERS = ("index", "status", "health", "readiness", "metrics")
+OTHERS = ("dump", "dumps", "index", "status", "health", "readiness", "metrics")
 
 SERIES = {
     "recent": "RecentDownloads",
@@ -121,7 +121,7 @@ def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
     assert set(document["components"]["schemas"]) == {
         *SERIES.values(),
         *SEVERAL.values(),
-        *("Fill", "Format", "Interval"),
+        *("Dump", "DumpFormat", "Dumps", "Fill", "Format", "Interval"),
         *RANKINGS.values(),
         *("AllRecentCounts", "BreakdownLink", "Change", "Peak", "SearchResult", "Summary"),
         *("TopPackage", "TrendingPackage"),
@@ -132,7 +132,7 @@ def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
 
 
 def test_examples_are_what_they_are_examples_of(document: dict[str, Any]) -> None:
-    for name in (*SERIES.values(), *SEVERAL.values()):
+    for name in (*SERIES.values(), *SEVERAL.values(), "Dumps"):
         (example,) = document["components"]["schemas"][name]["examples"]
         TypeAdapter(getattr(schemas, name)).validate_python(example)
 
@@ -206,8 +206,16 @@ async def test_answers_have_the_headers_that_are_documented(
         }
         path = template.replace("{package}", "zope-interface").replace("{period}", "month")
         response = await client.get(path, params=required)
-        assert response.status_code == 200
-        documented = operations["get"]["responses"]["200"]["headers"]
+        # Nothing was exported.
+        assert response.status_code == (404 if "{name}" in path else 200)
+        documented = operations["get"]["responses"][str(response.status_code)]["headers"]
         assert documented.keys() <= document["components"]["headers"].keys()
         for name in documented:
             assert name in response.headers, (path, name)
+
+
+def test_a_dump_that_is_not_there_is_told_in_words_of_its_own(document: dict[str, Any]) -> None:
+    missing = document["paths"]["/api/dumps/{name}"]["get"]["responses"]["404"]
+    assert missing["description"].startswith("There is no such dump")
+    example = missing["content"]["application/problem+json"]["example"]
+    assert example["detail"] == missing["description"]

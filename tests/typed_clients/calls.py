@@ -10,6 +10,7 @@ import sys
 import httpx
 from pypi_stats_client import Client
 from pypi_stats_client.api.badges import get_badge
+from pypi_stats_client.api.dumps import get_dump, get_dumps
 from pypi_stats_client.api.packages import (
     get_ci,
     get_country,
@@ -37,6 +38,8 @@ from pypi_stats_client.models import (
     ContinuousIntegration,
     CountryDownloads,
     DailyDownloads,
+    DumpFormat,
+    Dumps,
     Fault,
     Health,
     Implementation,
@@ -61,7 +64,7 @@ from pypi_stats_client.models import (
     TrendingPackages,
     VersionDownloads,
 )
-from pypi_stats_client.types import UNSET
+from pypi_stats_client.types import UNSET, File
 
 DAYS = 30
 
@@ -219,6 +222,18 @@ def call_status(client: Client) -> None:
     assert "pypi_stats_requests_total" in (get_metrics.sync(client=client) or "")
 
 
+def call_dumps(client: Client) -> None:
+    dumps = get_dumps.sync(client=client)
+    assert isinstance(dumps, Dumps)
+    (dump,) = dumps.data
+    assert (dump.format_, dump.source) == (DumpFormat.PARQUET, "sample")
+    assert dump.day <= dt.datetime.now(dt.UTC).date()
+    file = get_dump.sync(dump.name, client=client)
+    assert isinstance(file, File)
+    content = file.payload.read()
+    assert (len(content), content[:4]) == (dump.bytes_, b"PAR1")
+
+
 def call_in_vain(client: Client) -> None:
     missing = get_recent.sync_detailed("no-such-package", client=client)
     assert missing.status_code == 404
@@ -249,6 +264,7 @@ def main(address: str) -> None:
         call_chosen_breakdowns(client)
         call_rankings(client)
         call_status(client)
+        call_dumps(client)
         call_in_vain(client)
     asyncio.run(call_asynchronously(Client(address, raise_on_unexpected_status=True)))
 

@@ -168,6 +168,20 @@ async function callStatus(): Promise<void> {
   assert.match(metrics, /^pypi_stats_requests_total/m);
 }
 
+async function callDumps(): Promise<void> {
+  const dumps = given(await client.GET("/api/dumps"));
+  const [dump] = dumps.data;
+  assert(dump && dumps.data.length === 1);
+  assert.equal(dump.source, "sample");
+  const file = given(
+    await client.GET("/api/dumps/{name}", {
+      params: { path: { name: dump.name } },
+      parseAs: "arrayBuffer",
+    }),
+  );
+  assert.equal(file.byteLength, dump.bytes);
+}
+
 async function callInVain(): Promise<void> {
   const missing = await client.GET("/api/packages/{package}/recent", {
     params: { path: { package: "no-such-package" } },
@@ -190,4 +204,5 @@ await callPackages();
 await callChosenBreakdowns();
 await callRankings();
 await callStatus();
+await callDumps();
 await callInVain();

@@ -1,0 +1,254 @@
+"""What is told of dumps, and the files themselves."""
+
+import gzip
+from datetime import date
+from hashlib import sha256
+from pathlib import Path
+
+import httpx
+import pytest
+import zstandard
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.api import schemas
+from app.dumps.export import days_to_export, export
+from app.dumps.folder import DumpFolder
+from app.dumps.listing import INDEX_NAME, Dump, DumpFormat
+from app.settings import IngestSource, Settings
+from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+
+EMPTY = b'{"data":[],"type":"dumps"}'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> DumpFolder:
+    return DumpFolder(tmp_path / "dumps")
+
+
+@pytest.fixture
+def settings(folder: DumpFolder) -> Settings:
+    return Settings(
+        rate_limits="",
+        ingest_source=IngestSource.NONE,
+        dumps_dir=folder.path,
+        request_timeout_seconds=1,
+    )
+
+
+@pytest.fixture
+async def dumps(engine: AsyncEngine, folder: DumpFolder) -> list[Dump]:
+    """Two days, and one of them large."""
+    rows = [downloads(f"p{number:06}", 1 + number) for number in range(5_000)]
+    await publish(engine, days_ago(1), downloads("flask", {"3.12": 2, "3.9": 1}, mirrors=4))
+    await publish(engine, days_ago(0), *rows)
+    return await _export(engine, folder)
+
+
+async def _export(engine: AsyncEngine, folder: DumpFolder) -> list[Dump]:
+    days = await days_to_export(engine, RETENTION_DAYS)
+    with folder.locked():
+        written = export(engine, folder, days, DumpFormat.NDJSON, retention_days=RETENTION_DAYS)
+        return [one.dump async for one in written]
+
+
+def _golden(dump: Dump, day: date, packages: int, downloads: int, with_mirrors: int) -> str:
+    return (
+        f'{{"day":"{day}","name":"{dump.name}","url":"dumps/{dump.name}","format":"ndjson",'
+        f'"bytes":{dump.bytes},"sha256":"{dump.sha256}","source":"given","packages":{packages},'
+        f'"downloads":{downloads},"downloads_with_mirrors":{with_mirrors},'
+        f'"digest":"{dump.digest}","columns":["package","with_mirrors","without_mirrors",'
+        '"python_minor","system"]}'
+    )
+
+
+async def test_the_list(client: httpx.AsyncClient, dumps: list[Dump]) -> None:
+    response = await client.get("/api/dumps", headers={"Accept-Encoding": "identity"})
+    assert response.status_code == 200
+    latest, before = dumps
+    assert response.text == (
+        f'{{"data":[{_golden(latest, days_ago(0), 5000, 12502500, 12502500)},'
+        f'{_golden(before, days_ago(1), 1, 3, 7)}],"type":"dumps"}}'
+    )
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["cache-control"].startswith("public, max-age=60, ")
+    assert response.headers["vary"] == "Accept-Encoding"
+    schemas.Dumps.model_validate(response.json())
+
+
+async def test_files_are_what_is_listed(client: httpx.AsyncClient, dumps: list[Dump]) -> None:
+    """By the addresses that the list gives, relative to its own."""
+    listed = await client.get("/api/dumps")
+    for entry, dump in zip(listed.json()["data"], dumps, strict=True):
+        response = await client.get(listed.url.join(entry["url"]))
+        assert response.status_code == 200
+        assert sha256(response.content).hexdigest() == entry["sha256"]
+        assert response.headers["content-length"] == str(entry["bytes"])
+        assert response.headers["etag"] == f'"{entry["sha256"]}"'
+        assert response.headers["content-type"] == "application/octet-stream"
+        assert "content-encoding" not in response.headers
+        assert response.headers["content-disposition"] == f'attachment; filename="{dump.name}"'
+        assert gzip.decompress(response.content).count(b"\n") == entry["packages"]
+
+
+async def test_nothing_was_exported_yet(client: httpx.AsyncClient) -> None:
+    response = await client.get("/api/dumps")
+    assert (response.status_code, response.content) == (200, EMPTY)
+
+
+async def test_the_list_is_asked_for_again_by_its_tag(
+    client: httpx.AsyncClient, engine: AsyncEngine, folder: DumpFolder, dumps: list[Dump]
+) -> None:
+    for number, encoding in enumerate(("identity", "zstd", "gzip"), 1):
+        first = await client.get("/api/dumps", headers={"Accept-Encoding": encoding})
+        tag = first.headers["etag"]
+        assert first.headers.get("content-encoding", "identity") == encoding
+        same = await client.get(
+            "/api/dumps", headers={"Accept-Encoding": encoding, "If-None-Match": f'"x", W/{tag}'}
+        )
+        assert (same.status_code, same.content) == (304, b"")
+        assert same.headers["etag"] == tag
+        await publish(engine, days_ago(2), downloads("flask", number))
+        await _export(engine, folder)
+        other = await client.get(
+            "/api/dumps", headers={"Accept-Encoding": encoding, "If-None-Match": tag}
+        )
+        assert other.status_code == 200
+        assert other.headers["etag"] != tag
+        assert len(other.json()["data"]) == 3
+
+
+async def test_tags_tell_encodings_apart(client: httpx.AsyncClient, dumps: list[Dump]) -> None:
+    plain, packed = [
+        await client.get("/api/dumps", headers={"Accept-Encoding": encoding})
+        for encoding in ("identity", "zstd")
+    ]
+    assert plain.headers["etag"] != packed.headers["etag"]
+    assert plain.content == packed.content
+    assert len(zstandard.compress(plain.content)) == int(packed.headers["content-length"])
+
+
+async def test_a_file_by_its_tag_and_by_range(client: httpx.AsyncClient, dumps: list[Dump]) -> None:
+    dump = dumps[0]
+    path = f"/api/dumps/{dump.name}"
+    whole = (await client.get(path)).content
+    tag = f'"{dump.sha256}"'
+    same = await client.get(path, headers={"If-None-Match": tag})
+    assert (same.status_code, same.content) == (304, b"")
+    part = await client.get(path, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, whole[10:20])
+    assert part.headers["content-range"] == f"bytes 10-19/{dump.bytes}"
+    # Goes on with what was broken off, as long as that is the same file.
+    rest = await client.get(path, headers={"Range": "bytes=10-", "If-Range": tag})
+    assert (rest.status_code, rest.content) == (206, whole[10:])
+    other = await client.get(path, headers={"Range": "bytes=10-", "If-Range": '"x"'})
+    assert (other.status_code, other.content) == (200, whole)
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "told"),
+    [
+        ("bytes=999999999-", 416, "Range asks for what is beyond the end of the file."),
+        ("lines=1-2", 400, "Range should be like bytes=0-1023."),
+        ("bytes=9-1", 400, "Range should be like bytes=0-1023."),
+    ],
+)
+async def test_a_range_that_is_none(
+    client: httpx.AsyncClient, dumps: list[Dump], given: str, status: int, told: str
+) -> None:
+    response = await client.get(f"/api/dumps/{dumps[0].name}", headers={"Range": given})
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["detail"] == told
+    if status == 416:
+        assert response.headers["content-range"] == f"bytes */{dumps[0].bytes}"
+
+
+async def test_heads(
+    client: httpx.AsyncClient, dumps: list[Dump], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file is read for nobody."""
+    for path in ("/api/dumps", f"/api/dumps/{dumps[0].name}"):
+        full = await client.get(path)
+        with monkeypatch.context() as patch:
+            patch.setattr("anyio.open_file", None)
+            head = await client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        for name in ("etag", "content-length", "content-type", "cache-control"):
+            assert head.headers[name] == full.headers[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        INDEX_NAME,
+        "stranger.txt",
+        "downloads-2026-11-20-000000000000.parquet",
+        "..%2Fsecret.txt",
+        "%2e%2e%2fsecret.txt",
+        "..%5Csecret.txt",
+        "%2Fetc%2Fpasswd",
+        "%00",
+        "a" * 3000,
+    ],
+)
+async def test_only_what_is_listed_is_handed_out(
+    client: httpx.AsyncClient, folder: DumpFolder, dumps: list[Dump], name: str
+) -> None:
+    (folder.path / "stranger.txt").write_text("secret")
+    (folder.path.parent / "secret.txt").write_text("secret")
+    response = await client.get(f"/api/dumps/{name}")
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "secret" not in response.json()["detail"]
+
+
+async def test_an_unknown_dump_is_told_in_the_shape_of_all_errors(
+    client: httpx.AsyncClient,
+) -> None:
+    response = await client.get("/api/dumps/nothing", headers={"X-Request-ID": "one"})
+    assert response.json() == {
+        "type": "about:blank",
+        "title": "Not Found",
+        "status": 404,
+        "detail": "There is no such dump: /api/dumps lists those that there are.",
+        "request_id": "one",
+    }
+
+
+async def test_a_list_that_can_not_be_read(
+    client: httpx.AsyncClient, folder: DumpFolder, dumps: list[Dump]
+) -> None:
+    """It is no empty list."""
+    (folder.path / INDEX_NAME).write_text("no list")
+    for path in ("/api/dumps", f"/api/dumps/{dumps[0].name}"):
+        response = await client.get(path)
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "60"
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["detail"] == "The dumps can't be read at the moment."
+        assert str(folder.path) not in response.text
+
+
+async def test_a_file_that_was_lost(
+    client: httpx.AsyncClient, folder: DumpFolder, dumps: list[Dump]
+) -> None:
+    (folder.path / dumps[0].name).unlink()
+    assert (await client.get(f"/api/dumps/{dumps[0].name}")).status_code == 503
+
+
+async def test_files_elsewhere(app: FastAPI, folder: DumpFolder, dumps: list[Dump]) -> None:
+    base = "https://bucket.example/dumps/"
+    app.state.dumps = type(app.state.dumps)(folder, base)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        listed = (await client.get("/api/dumps")).json()
+    assert [one["url"] for one in listed["data"]] == [base + dump.name for dump in dumps]
+
+
+@pytest.mark.parametrize(
+    "settings", [Settings(rate_limits="2/hour", ingest_source=IngestSource.NONE)]
+)
+async def test_they_are_limited_like_the_rest(client: httpx.AsyncClient) -> None:
+    paths = ("/api/dumps", "/api/dumps/x", "/api/dumps")
+    assert [(await client.get(path)).status_code for path in paths] == [200, 404, 429]

@@ -1,0 +1,350 @@
+"""Days on their way from the database to a folder."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.dump_repository import DumpRepository
+from app.downloads import PackageDownloads, PublishedDay
+from app.dumps import formats
+from app.dumps.export import days_to_export, export, forget_dropped
+from app.dumps.folder import DumpFolder
+from app.dumps.listing import INDEX_NAME, Dump, DumpFormat, parse
+from app.errors import DumpsError
+from app.ingest import pipeline
+from app.ingest.sample import SampleSource
+from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+
+ROWS = [
+    downloads("a-first", {"3.12": 2, "3.9": 1}, mirrors=4),
+    downloads("b", 0, mirrors=1),
+    downloads("zope-interface", 7),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> DumpFolder:
+    return DumpFolder(tmp_path / "deep" / "dumps")
+
+
+async def _export(
+    engine: AsyncEngine,
+    folder: DumpFolder,
+    dump_format: DumpFormat = DumpFormat.PARQUET,
+    retention_days: int = RETENTION_DAYS,
+) -> list[Dump]:
+    """As the command does. Those that were written."""
+    days = await days_to_export(engine, retention_days)
+    with folder.locked():
+        forget_dropped(folder, days)
+        exported = export(engine, folder, days, dump_format, retention_days=retention_days)
+        return [one.dump async for one in exported if one.is_new]
+
+
+def _content(folder: DumpFolder, dump: Dump) -> list[PackageDownloads]:
+    with (folder.path / dump.name).open("rb") as file:
+        return [row for rows in formats.read(file, dump.format) for row in rows]
+
+
+def _state(folder: DumpFolder) -> dict[str, tuple[int, int]]:
+    """Each file with what tells it from another one of the same name."""
+    return {
+        path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.path.iterdir()
+    }
+
+
+def _assert_whole(folder: DumpFolder) -> None:
+    """What is listed is there, and nothing else is."""
+    dumps = folder.dumps().data
+    for dump in dumps:
+        content = (folder.path / dump.name).read_bytes()
+        assert (dump.bytes, dump.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        rows = _content(folder, dump)
+        assert len(rows) == dump.packages
+        assert sum(row.without_mirrors for row in rows) == dump.downloads
+        assert sum(row.with_mirrors for row in rows) == dump.downloads_with_mirrors
+    assert {path.name for path in folder.path.iterdir()} == {
+        *(dump.name for dump in dumps),
+        INDEX_NAME,
+    }
+
+
+@pytest.mark.parametrize("dump_format", DumpFormat)
+async def test_each_day_is_a_file(
+    engine: AsyncEngine, folder: DumpFolder, dump_format: DumpFormat
+) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 5))
+    published = await publish(engine, days_ago(0), *reversed(ROWS))
+    latest, before = await _export(engine, folder, dump_format)
+    assert latest.model_dump(exclude={"bytes", "sha256"}) == {
+        "day": days_ago(0),
+        "name": f"downloads-{days_ago(0)}-{published.digest[:12]}{dump_format.suffix}",
+        "url": latest.name,
+        "format": dump_format,
+        "source": "given",
+        "packages": 3,
+        "downloads": 10,
+        "downloads_with_mirrors": 15,
+        "digest": published.digest,
+        "columns": ("package", "with_mirrors", "without_mirrors", "python_minor", "system"),
+    }
+    assert _content(folder, latest) == ROWS
+    assert _content(folder, before) == [downloads("flask", 5)]
+    assert parse((folder.path / INDEX_NAME).read_bytes()).data == (latest, before)
+    _assert_whole(folder)
+
+
+async def test_a_day_has_the_breakdowns_that_were_ingested(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    row = downloads("flask", 5, country={"US": 3, "null": 2}, ci={"null": 5})
+    await publish(engine, days_ago(1), row)
+    await publish(engine, days_ago(0), *ROWS)
+    latest, before = await _export(engine, folder)
+    assert latest.columns[3:] == ("python_minor", "system")
+    assert before.columns[3:] == ("python_minor", "system", "ci", "country")
+    assert _content(folder, before) == [row]
+    # What is ingested of a day later is exported later.
+    await publish(engine, days_ago(0), downloads("flask", 5, installer={"pip": 5}))
+    (again,) = await _export(engine, folder)
+    assert again.columns[3:] == ("python_minor", "system", "installer")
+
+
+async def test_twice_is_once(engine: AsyncEngine, folder: DumpFolder) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 5))
+    await publish(engine, days_ago(0), *ROWS)
+    assert len(await _export(engine, folder)) == 2
+    state = _state(folder)
+    assert await _export(engine, folder) == []
+    assert _state(folder) == state
+
+
+async def test_the_same_rows_are_not_written_again(engine: AsyncEngine, folder: DumpFolder) -> None:
+    await publish(engine, days_ago(0), *ROWS)
+    await _export(engine, folder)
+    state = _state(folder)
+    await publish(engine, days_ago(0), *reversed(ROWS))
+    assert await _export(engine, folder) == []
+    assert _state(folder) == state
+
+
+async def test_a_day_that_changed_takes_the_place_of_its_file(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 5))
+    await publish(engine, days_ago(0), *ROWS)
+    before = await _export(engine, folder)
+    await publish(engine, days_ago(1), downloads("flask", 6))
+    (changed,) = await _export(engine, folder)
+    assert changed.day == days_ago(1)
+    assert changed.name not in {dump.name for dump in before}
+    assert len(folder.dumps().data) == 2
+    _assert_whole(folder)
+
+
+async def test_another_format_takes_the_place_of_all(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 5))
+    await publish(engine, days_ago(0), *ROWS)
+    await _export(engine, folder)
+    assert len(await _export(engine, folder, DumpFormat.NDJSON)) == 2
+    assert {dump.format for dump in folder.dumps().data} == {DumpFormat.NDJSON}
+    _assert_whole(folder)
+
+
+async def test_what_is_not_served_any_more_goes_and_nothing_else(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    for ago in (40, 29, 0):
+        await publish(engine, days_ago(ago), downloads("flask", 5))
+    await _export(engine, folder)
+    strangers = ["README.md", "downloads-2026-11-20.parquet", "index.json.bak"]
+    for name in strangers:
+        (folder.path / name).touch()
+    assert await _export(engine, folder, retention_days=30) == []
+    assert [dump.day for dump in folder.dumps().data] == [days_ago(0), days_ago(29)]
+    for name in strangers:
+        (folder.path / name).unlink()
+    _assert_whole(folder)
+
+
+async def test_an_empty_database_leaves_what_is_there(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    with pytest.raises(DumpsError, match="nothing is published"):
+        await _export(engine, folder)
+    assert not folder.path.exists()
+
+
+async def test_samples_are_named_so(engine: AsyncEngine, folder: DumpFolder) -> None:
+    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=RETENTION_DAYS)
+    (dump,) = await _export(engine, folder)
+    assert dump.is_sample
+    assert dump.name.startswith(f"sample-{days_ago(0)}-")
+    assert len(_content(folder, dump)) == 200
+
+
+async def test_a_publish_meanwhile_does_no_harm(
+    engine: AsyncEngine, folder: DumpFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has the rows that its digest is of, and the next export those after."""
+    day = days_ago(0)
+    rows = [downloads(f"p{number:05}", 1) for number in range(5000)]
+    published = await publish(engine, day, *rows)
+    days = await days_to_export(engine, RETENTION_DAYS)
+    with folder.locked():
+        read = DumpRepository.rows
+
+        async def publish_between(self: DumpRepository, *arguments: Any) -> Any:
+            first = True
+            async for batch in read(self, *arguments):
+                yield batch
+                if first:
+                    first = False
+                    await publish(engine, day, downloads("p00000", 2), downloads("new", 3))
+
+        monkeypatch.setattr(DumpRepository, "rows", publish_between)
+        (one,) = [
+            one
+            async for one in export(
+                engine, folder, days, DumpFormat.NDJSON, retention_days=RETENTION_DAYS
+            )
+        ]
+    assert one.dump.digest == published.digest
+    assert _content(folder, one.dump) == rows
+    _assert_whole(folder)
+    monkeypatch.undo()
+    (after,) = await _export(engine, folder, DumpFormat.NDJSON)
+    assert after.packages == 2
+    _assert_whole(folder)
+
+
+class _KilledError(BaseException):
+    """Ends what runs as it is: nothing that is written after it, as after a SIGKILL."""
+
+
+STEPS: list[tuple[Any, str]] = [
+    (os, "fsync"),
+    (Path, "replace"),
+    (Path, "iterdir"),
+    (Path, "unlink"),
+    (hashlib, "file_digest"),
+    (Dump, "model_dump"),
+]
+
+
+async def test_killed_at_any_step_a_second_run_mends_it(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    """Of every call that changes the folder: before it, and after it. What was listed stays whole
+    until what takes its place is.
+    """
+    await publish(engine, days_ago(1), downloads("flask", 5))
+    await publish(engine, days_ago(0), *ROWS)
+    await _export(engine, folder)
+    kills = 0
+    for owner, name in STEPS:
+        for after in (False, True):
+            number = 0
+            while True:
+                number += 1
+                flask = 1000 + kills
+                old = await publish(engine, days_ago(1), downloads("flask", flask))
+                is_killed = await _killed_at(engine, folder, owner, name, number, after=after)
+                # Whoever reads now finds all that is listed, as it is listed.
+                for dump in folder.dumps().data:
+                    content = (folder.path / dump.name).read_bytes()
+                    assert hashlib.sha256(content).hexdigest() == dump.sha256
+                await _export(engine, folder)
+                _assert_whole(folder)
+                new = folder.dumps().of(days_ago(1))
+                assert new
+                assert new.digest == old.digest
+                kills += 1
+                if not is_killed:
+                    break
+    assert kills > 2 * len(STEPS)
+
+
+async def _killed_at(
+    engine: AsyncEngine, folder: DumpFolder, owner: Any, name: str, number: int, *, after: bool
+) -> bool:
+    """Whether the export came so far."""
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+    is_dead = False
+
+    def killed(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls, is_dead
+        if is_dead:
+            raise _KilledError
+        calls += 1
+        if calls < number:
+            return original(*arguments, **named)
+        is_dead = True
+        if after:
+            original(*arguments, **named)
+        raise _KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        if (owner, name) != (Path, "unlink"):
+            # What is killed does not tidy up.
+            unlink = Path.unlink
+
+            def unlink_alive(self: Path, **named: bool) -> None:
+                if is_dead:
+                    raise _KilledError
+                unlink(self, **named)
+
+            patch.setattr(Path, "unlink", unlink_alive)
+        try:
+            await _export(engine, folder)
+        except _KilledError:
+            return True
+    return False
+
+
+async def test_a_file_that_was_lost_or_cut_is_written_again(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 5))
+    await publish(engine, days_ago(0), *ROWS)
+    latest, before = await _export(engine, folder)
+    (folder.path / latest.name).unlink()
+    os.truncate(folder.path / before.name, 10)
+    assert len(await _export(engine, folder)) == 2
+    _assert_whole(folder)
+
+
+async def test_one_export_at_a_time(engine: AsyncEngine, folder: DumpFolder) -> None:
+    await publish(engine, days_ago(0), *ROWS)
+    with folder.locked(), pytest.raises(DumpsError, match="another export writes to"):
+        await _export(engine, folder)
+    assert len(await _export(engine, folder)) == 1
+
+
+async def test_a_list_that_is_none_of_ours_stays(engine: AsyncEngine, folder: DumpFolder) -> None:
+    await publish(engine, days_ago(0), *ROWS)
+    folder.path.mkdir(parents=True)
+    for content in (b"{}", b"[]", b"not json", b'{"data":[{"day":"x"}],"type":"dumps"}'):
+        (folder.path / INDEX_NAME).write_bytes(content)
+        with pytest.raises(DumpsError, match=r"index\.json is no list of dumps"):
+            await _export(engine, folder)
+        assert (folder.path / INDEX_NAME).read_bytes() == content
+
+
+async def test_a_day_that_retention_dropped_meanwhile_is_left_out(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    gone: PublishedDay = await publish(engine, days_ago(40), downloads("flask", 5))
+    await publish(engine, days_ago(0), *ROWS)
+    with folder.locked():
+        exported = export(engine, folder, [gone], DumpFormat.CSV, retention_days=30)
+        assert [one async for one in exported] == []

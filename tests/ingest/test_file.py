@@ -1,0 +1,575 @@
+"""Files as a source: dumps of another instance, and people's own."""
+
+import asyncio
+import gzip
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as example_settings
+from hypothesis import strategies as st
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.downloads_repository import DownloadsRepository
+from app.db.runs_repository import RunsRepository
+from app.db.tables import daily_downloads, ingested_days, packages
+from app.downloads import PackageDownloads, PublishedDay
+from app.dumps import formats
+from app.dumps.export import days_to_export, export
+from app.dumps.folder import DumpFolder
+from app.dumps.listing import INDEX_NAME, DumpFormat, Dumps
+from app.errors import (
+    DuplicatePackageError,
+    HeldDayError,
+    RealDataHeldError,
+    SampleDataHeldError,
+    SettingsError,
+    SourceDayError,
+    SourceError,
+    SourceUnavailableError,
+)
+from app.ingest import file, pipeline
+from app.ingest.file import FileSource, create_source
+from app.ingest.runs import Run, ingest_lock
+from app.ingest.sample import SampleSource
+from app.ingest.scheduler import run_ingest_job
+from app.settings import Settings
+from tests.contents import everything
+from tests.days import RETENTION_DAYS, THRESHOLDS, GivenSource, days_ago, downloads, publish
+from tests.dumps.rows import DAYS
+
+ROWS = [
+    downloads("flask", {"3.12": 2, "3.9": 1}, mirrors=4),
+    downloads("mirrored-only", 0, mirrors=1),
+    downloads("requests", {"null": 7}),
+]
+DAY = days_ago(0)
+
+
+def source_of(location: Path | str) -> FileSource:
+    return create_source(Settings.model_validate({"ingest_files": str(location)}))
+
+
+async def read(source: FileSource, day: date = DAY) -> list[PackageDownloads]:
+    """As the pipeline does."""
+    await source.origin(day)
+    await source.begin(day)
+    reading = await source.read(day)
+    return [row async for rows in reading.batches for row in rows]
+
+
+async def ingest(engine: AsyncEngine, source: FileSource, day: date = DAY) -> PublishedDay:
+    published = await pipeline.ingest_day(engine, source, day, retention_days=RETENTION_DAYS)
+    assert isinstance(published, PublishedDay)
+    return published
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> DumpFolder:
+    return DumpFolder(tmp_path / "dumps")
+
+
+async def export_all(
+    engine: AsyncEngine, folder: DumpFolder, dump_format: DumpFormat = DumpFormat.PARQUET
+) -> None:
+    days = await days_to_export(engine, RETENTION_DAYS)
+    with folder.locked():
+        exported = export(engine, folder, days, dump_format, retention_days=RETENTION_DAYS)
+        assert len([one async for one in exported]) == len(days)
+
+
+# What export writes
+
+
+@pytest.mark.parametrize("dump_format", DumpFormat)
+async def test_exported_and_ingested_it_is_the_same(
+    engine: AsyncEngine, folder: DumpFolder, dump_format: DumpFormat
+) -> None:
+    await publish(engine, days_ago(3), downloads("flask", 1))
+    published = await publish(engine, DAY, *ROWS)
+    before = await everything(engine)
+    await export_all(engine, folder, dump_format)
+    source = source_of(folder.path)
+    for _ in range(2):
+        assert (await ingest(engine, source)).digest == published.digest
+    again = await ingest(engine, source, days_ago(3))
+    assert again.source == "file"
+    after = await everything(engine)
+    assert {name: rows for name, rows in after.items() if name != "days"} == {
+        name: rows for name, rows in before.items() if name != "days"
+    }
+
+
+@example_settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(day=DAYS, dump_format=st.sampled_from(DumpFormat))
+async def test_any_day_exported_and_ingested_is_the_same(
+    day: list[PackageDownloads],
+    dump_format: DumpFormat,
+    engine: AsyncEngine,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = DumpFolder(tmp_path_factory.mktemp("dumps"))
+    published = await publish(engine, DAY, *day)
+    before = await everything(engine)
+    await export_all(engine, folder, dump_format)
+    assert (await ingest(engine, source_of(folder.path))).digest == published.digest
+    after = await everything(engine)
+    assert (after["rows"], after["packages"]) == (before["rows"], before["packages"])
+
+
+async def test_the_breakdowns_that_are_wanted(engine: AsyncEngine, folder: DumpFolder) -> None:
+    """All that a file has, unless a setting says which."""
+    row = downloads("flask", 5, ci={"null": 5}, country={"US": 3, "null": 2})
+    published = await publish(engine, DAY, row)
+    await export_all(engine, folder)
+    again = await ingest(engine, source_of(folder.path))
+    assert (again.digest, list(again.breakdowns)) == (published.digest, ["ci", "country"])
+    settings = {"ingest_files": str(folder.path), "ingest_breakdowns": "version,country"}
+    fewer = await ingest(engine, create_source(Settings.model_validate(settings)))
+    assert list(fewer.breakdowns) == ["country"]
+
+
+async def test_samples_stay_samples(engine: AsyncEngine, folder: DumpFolder) -> None:
+    """So they are told to be made up, and never beside what is real."""
+    for ago in (1, 0):
+        await pipeline.ingest_day(
+            engine, SampleSource(), days_ago(ago), retention_days=RETENTION_DAYS
+        )
+    await export_all(engine, folder)
+    before = await everything(engine)
+    source = source_of(folder.path)
+    for ago in (0, 1):
+        assert (await ingest(engine, source, days_ago(ago))).source == "sample"
+    assert await everything(engine) == before
+    # A real one among them is refused, and no file calls itself so.
+    (tmp := folder.path / f"{DAY}.ndjson").write_bytes(_line("flask"))
+    with pytest.raises(SampleDataHeldError):
+        await ingest(engine, source_of(folder.path / "{day}.ndjson"))
+    tmp.unlink()
+
+
+async def test_samples_are_refused_where_data_is_real(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    await pipeline.ingest_day(engine, SampleSource(), DAY, retention_days=RETENTION_DAYS)
+    await export_all(engine, folder)
+    real = GivenSource({DAY: ROWS})
+    await pipeline.ingest_day(engine, real, DAY, retention_days=RETENTION_DAYS, replace_sample=True)
+    before = await everything(engine)
+    with pytest.raises(RealDataHeldError):
+        await ingest(engine, source_of(folder.path))
+    assert await everything(engine) == before
+
+
+# People's own
+
+
+def _line(package: str = "a", **values: object) -> bytes:
+    row: dict[str, object] = {
+        "package": package,
+        "with_mirrors": 1,
+        "without_mirrors": 1,
+        "python_minor": {"3.9": 1},
+        "system": {"linux": 1},
+    }
+    return orjson.dumps(row | values) + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        (".ndjson", _line("flask") + _line("requests")),
+        (".ndjson.gz", gzip.compress(_line("flask") + _line("requests"))),
+        (
+            ".csv",
+            b"""system,package,python_minor,without_mirrors,with_mirrors,more
+"{""linux"":1}",flask,"{""3.9"":1}",1,1,x
+"{""linux"":1}",requests,"{""3.9"":1}",1,1,
+""",
+        ),
+    ],
+)
+async def test_a_file_named_by_its_day(
+    engine: AsyncEngine, tmp_path: Path, suffix: str, content: bytes
+) -> None:
+    (tmp_path / f"of-{DAY}{suffix}").write_bytes(content)
+    source = source_of(tmp_path / f"of-{{day}}{suffix}")
+    published = await ingest(engine, source)
+    assert (published.source, published.packages, published.downloads) == ("file", 2, 2)
+
+
+async def test_a_day_that_is_not_there_yet(
+    engine: AsyncEngine, folder: DumpFolder, tmp_path: Path
+) -> None:
+    """Others may be, so the job goes on to them and comes back to it."""
+    await publish(engine, days_ago(1), *ROWS)
+    await export_all(engine, folder)
+    with pytest.raises(SourceDayError, match=rf"index\.json lists no file of {DAY} yet"):
+        await read(source_of(folder.path))
+    with pytest.raises(SourceDayError, match=f"there is no file of {DAY} yet at .*{DAY}.csv"):
+        await read(source_of(tmp_path / "{day}.csv"))
+
+
+BAD_FILES: dict[str, tuple[bytes, type[Exception], str]] = {
+    "of nothing": (b"", Exception, "no rows"),
+    "that is cut off": (_line() + _line("b")[:20], SourceDayError, "line 2 is no JSON"),
+    "of another kind": (b"<html>\n", SourceDayError, "line 1 is no JSON"),
+    "without a column": (
+        _line(system=None),
+        SourceDayError,
+        "line 1 should have an object for system",
+    ),
+    "with a number below zero": (
+        _line() + _line("b", with_mirrors=-1),
+        HeldDayError,
+        "1 rows are wrong: an impossible number of downloads",
+    ),
+    "with numbers that do not add up": (
+        _line() + _line("b", system={"linux": 2}),
+        HeldDayError,
+        "1 rows are wrong: system does not add up to the downloads",
+    ),
+    "with a number that is none": (
+        _line() + _line("b", system={"linux": "1"}),
+        HeldDayError,
+        "system has what is no number of downloads",
+    ),
+    "with a package twice": (_line() + _line(), DuplicatePackageError, "more than once"),
+    "with a name that is none": (_line("a" * 2**20), SourceDayError, "more than 1,048,576 bytes"),
+    "with names that are none": (_line("a" * 10**5) + _line("A.B"), Exception, "2 rejected"),
+    "with what a database can't keep": (
+        _line(system={"\0": 1}),
+        SourceDayError,
+        "line 1 has a category",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_FILES)
+async def test_a_bad_file_is_one_line_and_loses_nothing(
+    engine: AsyncEngine, tmp_path: Path, fault: str
+) -> None:
+    content, error, told = BAD_FILES[fault]
+    await publish(engine, days_ago(7), *ROWS)
+    before = await everything(engine)
+    (tmp_path / f"{DAY}.ndjson").write_bytes(content)
+    with pytest.raises(error, match=told) as caught:
+        await pipeline.ingest_day(
+            engine,
+            source_of(tmp_path / "{day}.ndjson"),
+            DAY,
+            retention_days=RETENTION_DAYS,
+            thresholds=THRESHOLDS if error is HeldDayError else None,
+        )
+    assert "\n" not in str(caught.value)
+    after = await everything(engine)
+    assert {name: rows for name, rows in after.items() if not name.startswith("held")} == {
+        name: rows for name, rows in before.items() if not name.startswith("held")
+    }
+
+
+async def test_a_file_that_is_not_what_is_listed(engine: AsyncEngine, folder: DumpFolder) -> None:
+    await publish(engine, DAY, *ROWS)
+    await export_all(engine, folder, DumpFormat.NDJSON)
+    (dump,) = folder.dumps().data
+    path = folder.path / dump.name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"x")
+    with pytest.raises(SourceUnavailableError, match="is not what is listed"):
+        await read(source_of(folder.path))
+    path.write_bytes(content + b"x")
+    with pytest.raises(SourceDayError, match=f"has more than {dump.bytes} bytes"):
+        await read(source_of(folder.path))
+    path.unlink()
+    with pytest.raises(SourceUnavailableError, match="is listed and not there"):
+        await read(source_of(folder.path))
+
+
+@pytest.mark.parametrize("figure", ["packages", "downloads", "downloads_with_mirrors"])
+async def test_a_list_that_counts_otherwise(
+    engine: AsyncEngine, folder: DumpFolder, figure: str
+) -> None:
+    """Not one row of it is published."""
+    await publish(engine, DAY, *ROWS)
+    await export_all(engine, folder)
+    before = await everything(engine)
+    listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
+    listed["data"][0][figure] += 1
+    (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
+    with pytest.raises(SourceDayError, match="are listed"):
+        await ingest(engine, source_of(folder.path))
+    assert await everything(engine) == before
+
+
+async def test_a_list_names_no_file_elsewhere(engine: AsyncEngine, folder: DumpFolder) -> None:
+    await publish(engine, DAY, *ROWS)
+    await export_all(engine, folder)
+    listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
+    listed["data"][0]["url"] = "/etc/passwd"
+    (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
+    assert len(await read(source_of(folder.path))) == 3
+    listed["data"][0]["name"] = "../../etc/passwd"
+    (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
+    with pytest.raises(SourceError, match=r"is no list of dumps: data\.0\.name"):
+        await read(source_of(folder.path))
+
+
+async def test_a_folder_without_a_list(folder: DumpFolder) -> None:
+    with pytest.raises(SettingsError, match="INGEST_FILES: there is no folder"):
+        source_of(folder.path)
+    folder.path.mkdir()
+    with pytest.raises(SourceError, match=r"there is no list of dumps at .*index\.json"):
+        await read(source_of(folder.path))
+
+
+async def test_what_can_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / f"{DAY}.csv").mkdir()
+    with pytest.raises(SourceError, match="can't be read: Is a directory"):
+        await read(source_of(tmp_path / "{day}.csv"))
+
+
+def test_where_the_files_are_has_to_be_set() -> None:
+    with pytest.raises(SettingsError, match="INGEST_FILES: should be set"):
+        create_source(Settings())
+
+
+# Over HTTP
+
+Answers = Mapping[str, bytes | Callable[[], bytes]]
+
+
+@asynccontextmanager
+async def server(answers: Answers) -> AsyncIterator[str]:
+    """Answers each path with these bytes, as they are, and closes the connection."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        path = request.split()[1].decode()
+        found = answers.get(path, _response(404, b"no"))
+        writer.write(found if isinstance(found, bytes) else found())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    running = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with running:
+        yield f"http://127.0.0.1:{running.sockets[0].getsockname()[1]}"
+
+
+def _response(status: int, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
+    head = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body) if length is None else length}"]
+    return "\r\n".join([*head, *headers, "", ""]).encode() + body
+
+
+OWN = f"/{DAY}.ndjson"
+
+
+async def _read_from(answers: Answers, path: str = "/{day}.ndjson") -> list[PackageDownloads]:
+    async with server(answers) as address:
+        return await read(source_of(f"{address}{path}"))
+
+
+async def test_a_file_over_http() -> None:
+    rows = await _read_from({OWN: _response(200, _line("flask") + _line("numpy"))})
+    assert [row.package for row in rows] == ["flask", "numpy"]
+
+
+async def test_a_file_to_which_one_is_sent_on() -> None:
+    answers = {OWN: _response(302, b"", "Location: /there"), "/there": _response(200, _line())}
+    assert len(await _read_from(answers)) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "told"),
+    [
+        (_response(404), SourceDayError, f"there is no file of {DAY} yet at http://127"),
+        (_response(410), SourceDayError, f"there is no file of {DAY} yet"),
+        (_response(403), SourceError, "answers with status 403"),
+        (_response(204), SourceError, "answers with status 204"),
+        (_response(500), SourceUnavailableError, "answers with status 500"),
+        (_response(503, b"", "Retry-After: 0"), SourceUnavailableError, "status 503"),
+        (_response(429, b"", "Retry-After: soon"), SourceUnavailableError, "status 429"),
+        (_response(302, b"", f"Location: {OWN}"), SourceError, "redirects"),
+        (_response(302, b"", "Location: http://example.com/"), SourceError, "only https://"),
+        (_response(302, b"", "Location: file:///etc/passwd"), SourceError, "only https://"),
+        (_response(200, _line(), length=999), SourceUnavailableError, "peer closed connection"),
+        (b"", SourceUnavailableError, "disconnected"),
+        (b"no HTTP\r\n\r\n", SourceUnavailableError, "illegal"),
+        (
+            _response(200, gzip.compress(_line()), "Content-Encoding: gzip"),
+            SourceError,
+            "an encoding that was not asked for",
+        ),
+        (_response(200, b"<html>\n"), SourceDayError, "line 1 is no JSON"),
+    ],
+    ids=lambda value: value[9:12].decode() if isinstance(value, bytes) else "",
+)
+async def test_a_server_at_fault(answer: bytes, error: type[SourceError], told: str) -> None:
+    with pytest.raises(error, match=told) as caught:
+        await _read_from({OWN: answer})
+    assert type(caught.value) is error
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_server_that_is_away() -> None:
+    async with server({}) as address:
+        pass
+    with pytest.raises(SourceUnavailableError, match="connection"):
+        await read(source_of(f"{address}/{{day}}.csv"))
+
+
+async def test_a_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file, "TIMEOUT_SECONDS", 0.2)
+    given_up, closed = asyncio.Event(), asyncio.Event()
+
+    async def wait(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await given_up.wait()
+        writer.close()
+        closed.set()
+
+    running = await asyncio.start_server(wait, "127.0.0.1", 0)
+    port = running.sockets[0].getsockname()[1]
+    with pytest.raises(SourceUnavailableError, match="ReadTimeout"):
+        await read(source_of(f"http://127.0.0.1:{port}/{{day}}.csv"))
+    given_up.set()
+    await closed.wait()
+    running.close()
+
+
+async def test_more_than_a_file_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file, "MAX_FILE_BYTES", 100)
+    with pytest.raises(SourceDayError, match="has more than 100 bytes"):
+        await _read_from({OWN: _response(200, _line() * 2)})
+
+
+async def test_secrets_of_an_address_are_not_told() -> None:
+    async with server({}) as address:
+        host = address.removeprefix("http://")
+        source = source_of(f"http://user:secret@{host}/{{day}}.csv?token=secret")
+        with pytest.raises(SourceDayError, match="yet at") as caught:
+            await read(source)
+    assert "secret" not in str(caught.value)
+    assert f"http://{host}/{DAY}.csv" in str(caught.value)
+
+
+async def test_what_passes_is_tried_again(
+    engine: AsyncEngine, folder: DumpFolder, quick_retries: None
+) -> None:
+    """A list that is a moment old, a server that asks to wait, and one that breaks off."""
+    await publish(engine, DAY, *ROWS)
+    await export_all(engine, folder)
+    (dump,) = folder.dumps().data
+    before = await everything(engine)
+    content = (folder.path / dump.name).read_bytes()
+    stale = {"sha256": hashlib.sha256(b"").hexdigest()}
+    lists = [
+        orjson.dumps({"data": [{**dump.model_dump(mode="json"), **stale}], "type": "dumps"}),
+        (folder.path / INDEX_NAME).read_bytes(),
+    ]
+    files = [
+        _response(200, content),
+        _response(429, b"", "Retry-After: 0"),
+        _response(200, content[:50], length=len(content)),
+        _response(200, content),
+    ]
+    answers: Answers = {
+        "/dumps/index.json": lambda: _response(200, lists.pop(0) if len(lists) > 1 else lists[0]),
+        f"/dumps/{dump.name}": lambda: files.pop(0),
+    }
+    async with server(answers) as address, ingest_lock(engine) as lock:
+        source = source_of(f"{address}/dumps/")
+        run = Run(engine, source, lock, retention_days=RETENTION_DAYS, thresholds=None)
+        published = await run.ingest_day(DAY)
+    assert isinstance(published, PublishedDay)
+    assert published.digest == dump.digest
+    assert files == []
+    assert (await everything(engine))["rows"] == before["rows"]
+
+
+async def test_a_list_is_asked_for_once_in_a_while(
+    engine: AsyncEngine, folder: DumpFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ago in range(3):
+        await publish(engine, days_ago(ago), *ROWS)
+    await export_all(engine, folder)
+    asked = 0
+
+    def listed() -> bytes:
+        nonlocal asked
+        asked += 1
+        return _response(200, (folder.path / INDEX_NAME).read_bytes())
+
+    answers: dict[str, bytes | Callable[[], bytes]] = {"/index.json": listed}
+    for dump in folder.dumps().data:
+        answers[f"/{dump.name}"] = _response(200, (folder.path / dump.name).read_bytes())
+    async with server(answers) as address:
+        source = source_of(f"{address}/index.json")
+        for ago in range(3):
+            assert len(await read(source, days_ago(ago))) == 3
+        assert asked == 1
+        monkeypatch.setattr(file, "LISTING_LASTS_SECONDS", -1)
+        await read(source)
+        assert asked == 2
+
+
+async def test_stopped_while_it_reads(tmp_path: Path) -> None:
+    lines = b"".join(_line(f"p{number}") for number in range(20_000))
+    (tmp_path / f"{DAY}.ndjson").write_bytes(lines)
+    reading = await source_of(tmp_path / "{day}.ndjson").read(DAY)
+    task = asyncio.ensure_future(anext(aiter(reading.batches)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert formats.BATCH_ROWS < 20_000
+
+
+async def test_the_job_comes_back_to_a_day_that_is_not_there_yet(
+    database_url: str, engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    """The days that are there are published meanwhile, and it is when it comes."""
+    for ago in (0, 1, 2):
+        await publish(engine, days_ago(ago), *ROWS)
+    await export_all(engine, folder)
+    listed = folder.dumps()
+    folder.write_list(Dumps.listed(dump for dump in listed.data if dump.day != DAY))
+    async with engine.begin() as connection:
+        for table in (daily_downloads, packages, ingested_days):
+            await connection.execute(delete(table))
+    settings = Settings.model_validate(
+        {"ingest_files": str(folder.path), "ingest_max_days_per_run": 3}
+    )
+    now = datetime.now(UTC)
+    again = await run_ingest_job(settings, database_url)
+    repository = DownloadsRepository(engine, RETENTION_DAYS)
+    assert [one.day for one in await repository.published_days()] == [days_ago(2), days_ago(1)]
+    (failed,) = (run for run in await RunsRepository(engine).latest(9) if run.day == DAY)
+    assert failed.error == f"{folder.path}/index.json lists no file of {DAY} yet"
+    assert again
+    assert timedelta(minutes=29) < again - now < timedelta(minutes=32)
+
+
+async def test_the_job_tries_again_what_is_away(
+    database_url: str, engine: AsyncEngine, quick_retries: None
+) -> None:
+    async with server({}) as address:
+        pass
+    settings = Settings.model_validate({"ingest_files": f"{address}/dumps/"})
+    now = datetime.now(UTC)
+    again = await run_ingest_job(settings, database_url)
+    # The other days would meet the same.
+    (failed,) = await RunsRepository(engine).latest(9)
+    assert failed.error
+    assert f"{address}/dumps/index.json: " in failed.error
+    assert again
+    assert timedelta(minutes=29) < again - now < timedelta(minutes=32)
