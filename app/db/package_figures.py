@@ -43,13 +43,14 @@ WHERE packages.id = ranked.id AND (
 )
 """
 
+# Sums are numeric, which takes longer to sort and to compare than what they are stored as.
 _SUM = _UPDATE.format(
     figures="""
     SELECT id, name, sums.last_seen,
-        coalesce(sums.last_day, 0) AS last_day,
-        coalesce(sums.last_week, 0) AS last_week,
-        coalesce(sums.previous_week, 0) AS previous_week,
-        coalesce(sums.last_month, 0) AS last_month
+        coalesce(CAST(sums.last_day AS bigint), 0) AS last_day,
+        coalesce(CAST(sums.last_week AS bigint), 0) AS last_week,
+        coalesce(CAST(sums.previous_week AS bigint), 0) AS previous_week,
+        coalesce(CAST(sums.last_month AS bigint), 0) AS last_month
     FROM packages LEFT JOIN (
         SELECT package_id,
             max(date) AS last_seen,
@@ -66,11 +67,13 @@ _SUM = _UPDATE.format(
 _MOVE = _UPDATE.format(
     figures="""
     SELECT id, name, moved.last_seen,
-        coalesce(moved.last_day, 0) AS last_day,
-        packages.last_week + coalesce(moved.last_day - moved.left_week, 0) AS last_week,
-        packages.previous_week + coalesce(moved.joined_trend - moved.left_trend, 0)
-            AS previous_week,
-        packages.last_month + coalesce(moved.last_day - moved.left_month, 0) AS last_month
+        coalesce(CAST(moved.last_day AS bigint), 0) AS last_day,
+        packages.last_week
+            + coalesce(CAST(moved.last_day - moved.left_week AS bigint), 0) AS last_week,
+        packages.previous_week
+            + coalesce(CAST(moved.joined_trend - moved.left_trend AS bigint), 0) AS previous_week,
+        packages.last_month
+            + coalesce(CAST(moved.last_day - moved.left_month AS bigint), 0) AS last_month
     FROM packages LEFT JOIN (
         SELECT package_id,
             max(date) AS last_seen,
