@@ -69,6 +69,11 @@ OVERALL = "/api/packages/{}/overall"
 PYTHON_MINOR = "/api/packages/{}/python_minor"
 MONTHS_AS_CSV = f"{OVERALL}?interval=month&format=csv"
 RECENT_OF_20 = f"/api/packages/recent?{'&'.join(['package={}'] * 20)}"
+SUMMARY = "/api/packages/{}"
+BADGE = "/api/badges/{}/month"
+TOP = "/api/top?limit=100"
+TRENDING = "/api/trending?limit=100"
+SEARCH = "/api/search?q={}"
 
 HOT = (
     Case("recent", RECENT, least=0.5),
@@ -78,6 +83,10 @@ HOT = (
     Case("python_minor, zstd", PYTHON_MINOR, least=0.6, headers={"accept-encoding": "zstd"}),
     Case("overall, months as CSV", MONTHS_AS_CSV),
     Case("recent of 20", RECENT_OF_20),
+    Case("summary", SUMMARY),
+    Case("badge", BADGE),
+    Case("top 100", TOP),
+    Case("search", SEARCH),
     Case("recent, 304", RECENT, status=304),
     Case("unknown package, 404", "/api/packages/no-such-package/recent", status=404),
 )
@@ -88,6 +97,11 @@ COLD = (
     Case("python_minor, cold", PYTHON_MINOR, least=0.02),
     Case("overall, months as CSV, cold", MONTHS_AS_CSV),
     Case("recent of 20, cold", RECENT_OF_20),
+    Case("summary, cold", SUMMARY),
+    Case("badge, cold", BADGE),
+    Case("top 100, cold", TOP),
+    Case("trending 100, cold", TRENDING),
+    Case("search, cold", SEARCH),
 )
 
 
