@@ -33,6 +33,7 @@ from app.dumps.export import export as export_days
 from app.dumps.folder import DumpFolder
 from app.dumps.listing import DumpFormat
 from app.errors import DayNotPublishedError, StatsError
+from app.garbage import look_for_garbage_less_often
 from app.ingest import pipeline, verification
 from app.ingest.plan import cadence_of, days_to_backfill, days_to_seed
 from app.ingest.plausibility import thresholds_of
@@ -607,6 +608,7 @@ def _run(
 
         # An exception out of a signal's handler may come up where nobody passes it on.
         loop.add_signal_handler(signal.SIGTERM, stop)
+        look_for_garbage_less_often()
         async with job_engine(url) as engine:
             await wait_for_database(engine, wait_seconds)
             await migrate_database(engine)

@@ -1,7 +1,6 @@
 """Puts the service together."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -44,14 +43,12 @@ from app.db.rankings_repository import RankingsRepository
 from app.db.runs_repository import RunsRepository
 from app.dumps.folder import DumpFolder
 from app.errors import SettingsError
+from app.garbage import look_for_garbage_less_often
 from app.ingest.plan import cadence_of, due_at, read_again_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.logs import RequestLineWriter, configure_logging
 from app.metrics import forget_ended_processes
 from app.settings import IngestSource, Settings, load_settings
-
-YOUNG_OBJECTS = 20_000
-"""That may be made before the garbage among them is looked for; Python's own choice is 700."""
 
 # In the order in which they are documented. What takes many packages comes before what takes any
 # name: `recent` of many is not the package of that name.
@@ -68,11 +65,7 @@ def create_app_from_environment() -> FastAPI:
         raise SettingsError("DATABASE_URL: should be set, or use `python -m app serve`")
     forget_ended_processes()
     app = create_app(settings, settings.database_url.get_secret_value())
-    # What is there now stays: to look through all of it for garbage makes whoever asks wait for
-    # some 50 ms. And an answer of 2,000 items is made without being looked through on the way.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS)
+    look_for_garbage_less_often()
     return app
 
 

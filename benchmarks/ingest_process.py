@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import job_engine
 from app.downloads import PackageDownloads, PublishedDay
+from app.garbage import look_for_garbage_less_often
 from app.ingest.pipeline import ingest_day
 from app.ingest.plausibility import thresholds_of
 from app.ingest.source import Reading, Source, open_source
@@ -84,6 +85,7 @@ async def ingest(day: date) -> dict[str, object]:
     settings = load_settings()
     assert settings.database_url is not None
     source = TimedSource(open_source(settings, IngestSource.BIGQUERY))
+    look_for_garbage_less_often()
     async with job_engine(settings.database_url.get_secret_value()) as engine:
         statements = time_statements(engine)
         published = await ingest_day(
