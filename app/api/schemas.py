@@ -30,7 +30,7 @@ class Fill(StrEnum):
     ZERO = "zero"
 
 
-class Format(StrEnum):
+class SeriesFormat(StrEnum):
     JSON = "json"
     CSV = "csv"
 

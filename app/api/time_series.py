@@ -23,7 +23,7 @@ from app.api.schemas import (
     ContinuousIntegration,
     CountryDownloads,
     Fill,
-    Format,
+    SeriesFormat,
     ImplementationDownloads,
     InstallerDownloads,
     Mirrors,
@@ -148,7 +148,7 @@ IntervalArgument = Annotated[
     ),
 ]
 FormatArgument = Annotated[
-    Format | None,
+    SeriesFormat | None,
     Query(alias=FORMAT, description="Instead of the Accept header, where `text/csv` asks for CSV."),
 ]
 

@@ -121,7 +121,7 @@ def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
     assert set(document["components"]["schemas"]) == {
         *SERIES.values(),
         *SEVERAL.values(),
-        *("Dump", "DumpFormat", "Dumps", "Fill", "Format", "Interval"),
+        *("Dump", "DumpFormat", "Dumps", "Fill", "SeriesFormat", "Interval"),
         *RANKINGS.values(),
         *("AllRecentCounts", "BreakdownLink", "Change", "Peak", "SearchResult", "Summary"),
         *("TopPackage", "TrendingPackage"),

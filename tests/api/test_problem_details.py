@@ -18,8 +18,13 @@ from tests.days import days_ago, downloads, publish
 from tests.processes import free_port
 
 TEMPLATES = list(create_app(Settings(), "postgresql:///unused").openapi()["paths"])
-ROUTES = [path.replace("{package}", "requests").replace("{period}", "month") for path in TEMPLATES]
-PACKAGE_ROUTES = [path for path, template in zip(ROUTES, TEMPLATES, strict=True) if "{" in template]
+ROUTES = [
+    path.replace("{package}", "requests").replace("{period}", "month").replace("{name}", "x.parquet")
+    for path in TEMPLATES
+]
+PACKAGE_ROUTES = [
+    path for path, template in zip(ROUTES, TEMPLATES, strict=True) if "{package}" in template
+]
 OTHER_DATA_ROUTES = [
     "/api/top",
     "/api/trending",
@@ -66,7 +71,8 @@ def test_the_walk_knows_all_routes_and_arguments() -> None:
     series = {f"/api/packages/requests/{name}" for name in ARGUMENTS}
     assert set(PACKAGE_ROUTES) == {*series, *WITHOUT_ARGUMENTS}
     others = {path.partition("?")[0] for path in OTHER_DATA_ROUTES}
-    quiet = {"/", "/health", "/metrics", "/ready", "/api/status"}
+    dumps = {"/api/dumps", "/api/dumps/x.parquet"}
+    quiet = {"/", "/health", "/metrics", "/ready", "/api/status", *dumps}
     assert set(ROUTES) == {*PACKAGE_ROUTES, *others, *quiet}
 
 

@@ -17,9 +17,11 @@ from pypi_stats_client.api.packages import (
     get_implementation,
     get_installer,
     get_overall,
+    get_overall_of_many,
     get_python_major,
     get_python_minor,
     get_recent,
+    get_recent_of_many,
     get_summary,
     get_system,
     get_version,
@@ -50,6 +52,7 @@ from pypi_stats_client.models import (
     Mirrors,
     OperatingSystem,
     OverallDownloads,
+    OverallDownloadsOfMany,
     PackageSummary,
     Period,
     Problem,
@@ -57,6 +60,7 @@ from pypi_stats_client.models import (
     PythonMinorDownloads,
     Readiness,
     RecentDownloads,
+    RecentDownloadsOfMany,
     SearchResults,
     Status,
     SystemDownloads,
@@ -123,6 +127,21 @@ def call_packages(client: Client) -> None:
     linux = get_system.sync("requests", client=client, os=OperatingSystem.LINUX)
     assert isinstance(linux, SystemDownloads)
     assert {item.category for item in linux.data} == {"linux"}
+
+
+def call_many_packages(client: Client) -> None:
+    recent = get_recent_of_many.sync(client=client, package=["requests", "reqeusts"])
+    assert isinstance(recent, RecentDownloadsOfMany)
+    assert recent.missing == ["reqeusts"]
+    assert recent.data == [get_recent.sync("requests", client=client)]
+
+    day = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=3)
+    overall = get_overall_of_many.sync(
+        client=client, package=["requests", "flask"], start_date=day, end_date=day
+    )
+    assert isinstance(overall, OverallDownloadsOfMany)
+    assert [series.package for series in overall.data] == ["flask", "requests"]
+    assert {item.date for series in overall.data for item in series.data} == {day}
 
 
 def call_chosen_breakdowns(client: Client) -> None:
@@ -261,6 +280,7 @@ def main(address: str) -> None:
         address, raise_on_unexpected_status=True, httpx_args={"event_hooks": hooks}
     ) as client:
         call_packages(client)
+        call_many_packages(client)
         call_chosen_breakdowns(client)
         call_rankings(client)
         call_status(client)

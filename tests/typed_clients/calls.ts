@@ -10,7 +10,7 @@ type Problem = components["schemas"]["Problem"];
 
 const DAYS = 30;
 
-const client = createClient<paths>({ baseUrl: process.argv[2] });
+const client = createClient<paths, `application/${string}json`>({ baseUrl: process.argv[2] });
 client.use({
   onResponse({ request, response }) {
     console.log(request.method, new URL(request.url).pathname, response.status);
@@ -28,6 +28,24 @@ function given<Data>({ data }: { data?: Data }): Data {
 function sum(data: DailyDownloads[]): number {
   assert(data.every((item) => /^\d{4}-\d{2}-\d{2}$/.test(item.date)));
   return data.reduce((total, item) => total + item.downloads, 0);
+}
+
+async function callManyPackages(): Promise<void> {
+  const recent = given(
+    await client.GET("/api/packages/recent", {
+      params: { query: { package: ["requests", "reqeusts"], period: "month" } },
+    }),
+  );
+  assert.deepEqual(recent.missing, ["reqeusts"]);
+  assert.equal(recent.data[0].package, "requests");
+
+  const overall = given(
+    await client.GET("/api/packages/overall", {
+      params: { query: { package: ["requests", "flask"], mirrors: "false", fill: "zero" } },
+    }),
+  );
+  assert.deepEqual(overall.data.map((series) => series.package), ["flask", "requests"]);
+  assert.equal(sum(overall.data[1].data), recent.data[0].data.last_month);
 }
 
 async function callPackages(): Promise<void> {
@@ -201,6 +219,7 @@ async function callInVain(): Promise<void> {
 }
 
 await callPackages();
+await callManyPackages();
 await callChosenBreakdowns();
 await callRankings();
 await callStatus();
