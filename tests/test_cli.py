@@ -418,6 +418,9 @@ async def test_verify(database_url: str, engine: AsyncEngine) -> None:
             text("UPDATE ingested_days SET downloads = 2 WHERE day = :day"), {"day": first}
         )
         await connection.execute(text("UPDATE packages SET last_week = 7 WHERE name = 'flask'"))
+        await connection.execute(
+            text("UPDATE top_packages SET downloads = 7 WHERE period = 'week'")
+        )
     result = run("verify", DATABASE_URL=database_url)
     assert result.returncode == 1
     assert result.stdout.splitlines() == [

@@ -19,7 +19,9 @@ from tests.processes import free_port
 
 TEMPLATES = list(create_app(Settings(), "postgresql:///unused").openapi()["paths"])
 ROUTES = [
-    path.replace("{package}", "requests").replace("{period}", "month").replace("{name}", "x.parquet")
+    path.replace("{package}", "requests")
+    .replace("{period}", "month")
+    .replace("{name}", "x.parquet")
     for path in TEMPLATES
 ]
 PACKAGE_ROUTES = [

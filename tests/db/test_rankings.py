@@ -1,21 +1,18 @@
 """Rankings, search and summaries are what the daily rows say, and indexes find them."""
 
-import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from random import Random
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import rankings
 from app.db import package_figures
-from app.db.engine import connect, create_engine
+from app.db.engine import connect
 from app.db.rankings_repository import RankingsRepository, Summary
 from app.db.tables import daily_downloads, ingested_days, packages
 from app.downloads import RecentDownloads
@@ -289,88 +286,3 @@ async def test_an_extension_that_comes_later(engine: AsyncEngine) -> None:
         await connection.execute(text("CREATE EXTENSION pg_trgm"))
         await connection.execute(text(definition or ""))
     assert await _found(engine, "reqeusts") == ["requests"]
-
-
-# Plans, at 100,000 packages
-
-MANY = 100_000
-
-
-@pytest.fixture(scope="module")
-async def many(module_database_url: str) -> AsyncIterator[AsyncEngine]:
-    """So many packages, with two days of downloads, summed and ranked as a publish does."""
-    engine = create_engine(module_database_url, statement_timeout_seconds=60)
-    async with engine.begin() as connection:
-        # What a publish of so many rows takes is no matter here.
-        await connection.execute(
-            text(
-                "INSERT INTO packages (name, last_seen) SELECT md5(CAST(n AS text)), :day "
-                "FROM generate_series(1, CAST(:many AS integer)) AS n"
-            ),
-            {"day": days_ago(1), "many": MANY},
-        )
-    for ago in (1, 0):
-        await publish(engine, days_ago(ago), downloads("requests", 10**6))
-    async with engine.begin() as connection:
-        await connection.execute(
-            text(
-                "INSERT INTO daily_downloads "
-                "(package_id, date, with_mirrors, without_mirrors, python_minor, system) "
-                "SELECT id, :day, id, id, CAST(:counts AS json), CAST(:counts AS json) "
-                "FROM packages WHERE name NOT IN ('requests', '__all__')"
-            ),
-            {"day": days_ago(1), "counts": '{"3.12": 1}'},
-        )
-    # Once more, which sums all anew.
-    await publish(engine, days_ago(0), downloads("requests", 10**6))
-    async with connect(engine) as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
-        await connection.execute(text("VACUUM ANALYZE"))
-    yield engine
-    await engine.dispose()
-
-
-@contextmanager
-def _statements(engine: AsyncEngine) -> Iterator[list[tuple[str, Any]]]:
-    sent: list[tuple[str, Any]] = []
-
-    def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
-        sent.append((statement, parameters))
-
-    event.listen(engine.sync_engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(engine.sync_engine, "before_cursor_execute", note)
-
-
-@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize(
-    ("method", "arguments", "indexes"),
-    [
-        ("top", ("week", 100), {"pk_top_packages", "uq_packages_name"}),
-        ("trending", (100,), set()),
-        ("search", ("a", 20, START), {"uq_packages_name", "ix_packages_popular"}),
-        ("search", ("abc", 100, START), {"uq_packages_name", "ix_packages_popular"}),
-        ("search", ("reqeusts", 20, START), {"uq_packages_name", "ix_packages_popular_trigrams"}),
-        ("summary", ("requests",), {"uq_packages_name"}),
-    ],
-)
-async def test_indexes_find_it(
-    many: AsyncEngine, method: str, arguments: tuple[Any, ...], indexes: set[str], plan: str
-) -> None:
-    read = repository(many)
-    await read.search("warm", 1, START)
-    with _statements(many) as sent:
-        found = await getattr(read, method)(*arguments)
-    assert found or method == "trending"
-    ((statement, parameters),) = sent
-    async with connect(many) as connection:
-        await connection.execute(text(f"SET LOCAL plan_cache_mode = {plan}"))
-        rows = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE) {statement}", parameters)
-        lines = "\n".join(row[0] for row in rows)
-    used = set(re.findall(r"Index (?:Only )?Scan using (\S+)|Bitmap Index Scan on (\S+)", lines))
-    assert {name for names in used for name in names} >= indexes, lines
-    for table in re.findall(r"Seq Scan on (\S+)", lines):
-        assert table in {"ingested_days", "trending_packages"}, lines
-    # However many begin so.
-    visited = [int(float(count)) for count in re.findall(r"Rows Removed by Filter: (\d+)", lines)]
-    assert sum(visited) <= 25_000, lines

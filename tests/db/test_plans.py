@@ -1,0 +1,139 @@
+"""The plans of queries, at 100,000 packages: an index finds what is asked for."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from hashlib import md5
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.api.bulk import MAX_PACKAGES
+from app.db.downloads_repository import DownloadsRepository
+from app.db.engine import connect, create_engine
+from app.db.rankings_repository import RankingsRepository
+from app.downloads import served_days
+from app.rankings import START
+from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+
+MANY = 100_000
+
+
+@pytest.fixture(scope="module")
+async def many(module_database_url: str) -> AsyncIterator[AsyncEngine]:
+    """So many packages, with two days of downloads, summed and ranked as a publish does."""
+    engine = create_engine(module_database_url, statement_timeout_seconds=60)
+    async with engine.begin() as connection:
+        # What a publish of so many rows takes is no matter here.
+        await connection.execute(
+            text(
+                "INSERT INTO packages (name, last_seen) SELECT md5(CAST(n AS text)), :day "
+                "FROM generate_series(1, CAST(:many AS integer)) AS n"
+            ),
+            {"day": days_ago(1), "many": MANY},
+        )
+    for ago in (1, 0):
+        await publish(engine, days_ago(ago), downloads("requests", 10**6))
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO daily_downloads "
+                "(package_id, date, with_mirrors, without_mirrors, python_minor, system) "
+                "SELECT id, :day, id, id, CAST(:counts AS json), CAST(:counts AS json) "
+                "FROM packages WHERE name NOT IN ('requests', '__all__')"
+            ),
+            {"day": days_ago(1), "counts": '{"3.12": 1}'},
+        )
+    # Once more, which sums all anew.
+    await publish(engine, days_ago(0), downloads("requests", 10**6))
+    async with connect(engine) as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text("VACUUM ANALYZE"))
+    yield engine
+    await engine.dispose()
+
+
+@contextmanager
+def _statements(engine: AsyncEngine) -> Iterator[list[tuple[str, Any]]]:
+    sent: list[tuple[str, Any]] = []
+
+    def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+        sent.append((statement, parameters))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(engine.sync_engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize(
+    ("method", "arguments", "indexes"),
+    [
+        ("top", ("week", 100), {"pk_top_packages", "uq_packages_name"}),
+        ("trending", (100,), set()),
+        ("search", ("a", 20, START), {"uq_packages_name", "ix_packages_popular"}),
+        ("search", ("abc", 100, START), {"uq_packages_name", "ix_packages_popular"}),
+        ("search", ("reqeusts", 20, START), {"uq_packages_name", "ix_packages_popular_trigrams"}),
+        ("summary", ("requests",), {"uq_packages_name"}),
+    ],
+)
+async def test_indexes_find_it(
+    many: AsyncEngine, method: str, arguments: tuple[Any, ...], indexes: set[str], plan: str
+) -> None:
+    read = RankingsRepository(many, RETENTION_DAYS)
+    await read.search("warm", 1, START)
+    with _statements(many) as sent:
+        found = await getattr(read, method)(*arguments)
+    assert found or method == "trending"
+    ((statement, parameters),) = sent
+    async with connect(many) as connection:
+        await connection.execute(text(f"SET LOCAL plan_cache_mode = {plan}"))
+        rows = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE) {statement}", parameters)
+        lines = "\n".join(row[0] for row in rows)
+    assert _indexes(lines) >= indexes, lines
+    for table in re.findall(r"Seq Scan on (\S+)", lines):
+        assert table in {"ingested_days", "trending_packages"}, lines
+    # However many begin so.
+    visited = [int(float(count)) for count in re.findall(r"Rows Removed by Filter: (\d+)", lines)]
+    assert sum(visited) <= 25_000, lines
+
+
+@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("method", ["recent_of_many", "overall_of_many"])
+async def test_indexes_find_many_packages(
+    many: AsyncEngine, monkeypatch: pytest.MonkeyPatch, method: str, plan: str
+) -> None:
+    names = [md5(str(number).encode()).hexdigest() for number in range(1, MAX_PACKAGES + 1)]
+    sent: list[tuple[Any, ...]] = []
+    fetch = asyncpg.Connection.fetch
+
+    async def note_and_fetch(driver: asyncpg.Connection, *asked: Any) -> Any:
+        sent.append(asked)
+        return await fetch(driver, *asked)
+
+    monkeypatch.setattr(asyncpg.Connection, "fetch", note_and_fetch)
+    read = DownloadsRepository(many, RETENTION_DAYS)
+    window = served_days(days_ago(0), RETENTION_DAYS)
+    windows = (window, window) if method == "overall_of_many" else ()
+    assert (await getattr(read, method)(names, *windows)).keys() == set(names)
+    monkeypatch.undo()
+    ((statement, *arguments),) = sent
+    async with connect(many) as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, asyncpg.Connection)
+        await driver.execute(f"SET plan_cache_mode = {plan}")
+        rows = await driver.fetch(f"EXPLAIN (ANALYZE) {statement}", *arguments)
+        await driver.execute("RESET plan_cache_mode")
+    lines = "\n".join(row[0] for row in rows)
+    assert "uq_packages_name" in _indexes(lines), lines
+    assert set(re.findall(r"Seq Scan on (\S+)", lines)) <= {"ingested_days"}, lines
+    # The months' keys give the days in order.
+    assert "Sort" not in lines, lines
+
+
+def _indexes(plan: str) -> set[str]:
+    used = re.findall(r"Index (?:Only )?Scan using (\S+)|Bitmap Index Scan on (\S+)", plan)
+    return {name for names in used for name in names if name}
