@@ -175,10 +175,13 @@ class Publication:
     """When the last of the days was published."""
 
     version: str
-    """Depends on the days' rows alone, as their digests do."""
+    """Depends on the days' rows, as their digests do, and on what can be searched for."""
 
     held_days: int
     """How many days wait to become plausible."""
+
+    has_trigrams: bool = False
+    """Whether misspelt names can be looked for."""
 
     def days_with(self, breakdown: Breakdown | None) -> tuple[date, ...]:
         """Those that have a breakdown; without one all, since each has the totals."""

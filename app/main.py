@@ -187,7 +187,7 @@ def _entrance(
     )
     if rate_limits:
         entrance = RateLimitMiddleware(entrance, rate_limits)
-    entrance = FixedHeadersMiddleware(HeadMiddleware(entrance))
+    entrance = FixedHeadersMiddleware(HeadMiddleware(entrance), freshness.as_of)
     entrance = RequestLogMiddleware(entrance, request_log)
     if settings.trusted_proxies:
         # uvicorn has types of its own for what both take from ASGI.

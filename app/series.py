@@ -28,9 +28,10 @@ def fill_with_zero(series: Series, days: Sequence[date]) -> Series:
 
 def sum_by(interval: Interval, series: Series, days: Sequence[date]) -> Series:
     """Each week or month by its first day. One of which not all days are among the published `days`
-    is left out: what it would add up to is not what it had.
+    is left out: what it would add up to is not what it had. The series has items of `days` alone.
     """
-    published = Counter(_first_day(interval, day) for day in days)
+    first_days = {day: _first_day(interval, day) for day in days}
+    published = Counter(first_days.values())
     complete = {
         first for first, count in published.items() if count == _number_of_days(interval, first)
     }
@@ -38,7 +39,7 @@ def sum_by(interval: Interval, series: Series, days: Sequence[date]) -> Series:
     for category, items in series.items():
         sums: Counter[date] = Counter()
         for day, downloads in items:
-            sums[_first_day(interval, day)] += downloads
+            sums[first_days[day]] += downloads
         within = [(first, downloads) for first, downloads in sums.items() if first in complete]
         if within:
             summed[category] = within

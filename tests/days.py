@@ -91,7 +91,9 @@ async def overall(
     publication = await repository.publication()
     if publication is None:
         return None
-    return await repository.overall(package, publication.window, publication.window)
+    window = publication.window
+    found = (await repository.overall([package], window, window)).get(package)
+    return found.series if found else None
 
 
 async def by_category(engine: AsyncEngine, package: str, breakdown: Breakdown) -> Series | None:
@@ -101,7 +103,8 @@ async def by_category(engine: AsyncEngine, package: str, breakdown: Breakdown) -
     if publication is None:
         return None
     window = publication.window
-    return await repository.breakdown(package, window, window, breakdown)
+    found = await repository.breakdown(package, window, window, breakdown)
+    return found.series if found else None
 
 
 async def publish(engine: AsyncEngine, day: date, *rows: PackageDownloads) -> PublishedDay:

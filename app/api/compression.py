@@ -20,7 +20,8 @@ COMPRESSED_FROM_BYTES = 500
 
 def compressed(body: bytes, encoding: str) -> bytes:
     """`encoding` is one that `preferred_encoding` returns, and not empty."""
-    return _COMPRESSORS[encoding](body)
+    # zstandard leaves room behind what it returns, as much as the body might have taken.
+    return bytes(memoryview(_COMPRESSORS[encoding](body)))
 
 
 @lru_cache(maxsize=256)

@@ -126,9 +126,10 @@ async def dumps(request: Request) -> Response:
     tag = f'"{listed.digest}-{encoding}"' if encoding else f'"{listed.digest}"'
     headers = {"ETag": tag, "Cache-Control": LIST_CACHING}
     if _is_known(request, tag):
-        return Response(status_code=304, headers=headers)
+        return Response(status_code=304, headers={**headers, "Vary": "Accept-Encoding"})
     if encoding:
-        headers["Content-Encoding"] = encoding
+        # What is not compressed yet, the middleware that might do it adds this to.
+        headers |= {"Content-Encoding": encoding, "Vary": "Accept-Encoding"}
     body = compressed(listed.body, encoding) if encoding else listed.body
     return Response(body, headers=headers, media_type="application/json")
 

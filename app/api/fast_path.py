@@ -110,7 +110,8 @@ class FastPath:
         common_of = publication, server_headers, int(time())
         if common_of != self._common_of:
             self._common_of = common_of
-            ours = completed(validity_headers(publication, self._freshness))
+            validity = validity_headers(publication, self._freshness)
+            ours = completed([*validity, *self._freshness.as_of()])
             self._common = lines([*server_headers, *ours])
         return self._common
 

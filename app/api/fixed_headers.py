@@ -4,6 +4,8 @@ CORS without Starlette's middleware: that answers to the Origin header and says 
 makes a cache in front keep every answer once for each page that asks.
 """
 
+from collections.abc import Callable
+
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -57,17 +59,21 @@ def lines(headers: Headers) -> bytes:
 
 
 class FixedHeadersMiddleware:
-    """Adds them, and answers the preflights that browsers send before some requests."""
+    """Adds them, and those of the moment; and answers the preflights that browsers send before some
+    requests.
+    """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, of_the_moment: Callable[[], Headers]) -> None:
         self._app = app
+        self._of_the_moment = of_the_moment
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         added = scope[ADDED_HEADERS]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = completed([*message["headers"], *added])
+                headers = [*message["headers"], *self._of_the_moment(), *added]
+                message["headers"] = completed(headers)
             await send(message)
 
         answer = _preflight if _is_preflight(scope) else self._app

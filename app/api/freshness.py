@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 from time import time
 
+from app.api.fixed_headers import Headers
 from app.db.publication import publication_listener
 from app.downloads import Publication
 from app.errors import DatabaseUnavailableError
@@ -89,6 +90,12 @@ class Freshness:
             self.publication = publication
             self._due = self._due_at(publication.latest_day).timestamp() if publication else 0.0
         self._confirmed = time()
+
+    def as_of(self) -> Headers:
+        """On every answer: the latest published day, as soon as one is known."""
+        if self.publication is None:
+            return []
+        return [(b"x-data-as-of", self.publication.latest_day.isoformat().encode())]
 
     def figures(self) -> PublishedData:
         """Of what is published, for the metrics."""

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.compression import COMPRESSED_FROM_BYTES, compressed, preferred_encoding
 from app.api.dependencies import Repositories
-from app.api.fixed_headers import ADDED_HEADERS, Headers, lines
+from app.api.fixed_headers import Headers, lines
 from app.api.formats import accepted_format
 from app.api.freshness import Freshness
 from app.api.problem_details import error_answer
@@ -31,8 +31,6 @@ from app.api.request_guard import RequestGuardMiddleware
 from app.downloads import Publication
 from app.errors import InvalidArgumentsError, StatsError
 from app.metrics import RESPONSE_CACHE, RESPONSE_CACHE_BYTES
-
-_DATA_PREFIX = "/api/"
 
 ENTRY_BYTES = 600
 """Of an entry besides its body: the key, the headers, the objects that hold them."""
@@ -123,14 +121,15 @@ class ResponseCache:
     def keep(self, version: str, target: bytes, encoding: str, answer: Answer) -> None:
         """The answer is one of a version of what is published, which may have changed since."""
         self._forget_what_was_published_before()
-        if version != self._version or _size(answer) > self._max_bytes:
+        size = _size(target, answer)
+        if version != self._version or size > self._max_bytes:
             return
         # Never there yet: of those who ask at a time, one asks the database.
         self._answers[target, encoding] = answer
-        self._bytes += _size(answer)
+        self._bytes += size
         while self._bytes > self._max_bytes:
-            _, forgotten = self._answers.popitem(last=False)
-            self._bytes -= _size(forgotten)
+            (target, _), forgotten = self._answers.popitem(last=False)
+            self._bytes -= _size(target, forgotten)
         RESPONSE_CACHE_BYTES.set(self._bytes)
 
     def _forget_what_was_published_before(self) -> None:
@@ -175,8 +174,6 @@ class HTTPCacheMiddleware:
         conditions = _Conditions(scope["headers"])
         asked = self._asked(scope, publication, conditions) if publication else None
         if publication is None or asked is None:
-            if publication and scope["path"].startswith(_DATA_PREFIX):
-                scope[ADDED_HEADERS].append(_as_of(publication))
             await self._app(scope, receive, send)
             return
         endpoint, question = asked
@@ -331,15 +328,7 @@ def _joined(value: bytes, more: bytes) -> bytes:
 
 def validity_headers(publication: Publication, freshness: Freshness) -> Headers:
     """Since when an answer is right, and for how long."""
-    return [
-        (b"last-modified", _http_date(publication.published_at)),
-        _as_of(publication),
-        *freshness.headers(),
-    ]
-
-
-def _as_of(publication: Publication) -> tuple[bytes, bytes]:
-    return b"x-data-as-of", publication.latest_day.isoformat().encode()
+    return [(b"last-modified", _http_date(publication.published_at)), *freshness.headers()]
 
 
 @lru_cache(maxsize=8)
@@ -347,5 +336,5 @@ def _http_date(moment: datetime) -> bytes:
     return format_datetime(moment.astimezone(UTC), usegmt=True).encode()
 
 
-def _size(answer: Answer) -> int:
-    return len(answer.body) + ENTRY_BYTES
+def _size(target: bytes, answer: Answer) -> int:
+    return len(target) + len(answer.body) + ENTRY_BYTES

@@ -81,7 +81,13 @@ _EXAMPLE_DETAILS = {
 _VALIDATION_SCHEMAS = ("HTTPValidationError", "ValidationError")
 """Of FastAPI's own errors, which nobody is sent."""
 
-_EVERY_ANSWER = {"X-Request-ID": ("Of this request: its line in the log has it too.", _TEXT)}
+_EVERY_ANSWER = {
+    "X-Request-ID": ("Of this request: its line in the log has it too.", _TEXT),
+    "X-Data-As-Of": (
+        "Latest published day, UTC: on every answer, as soon as there is one.",
+        {**_TEXT, "format": "date"},
+    ),
+}
 _LIMITED = {
     "X-RateLimit-Limit": ("Requests that the limit you are closest to allows.", _NUMBER),
     "X-RateLimit-Remaining": ("How many of them are left.", _NUMBER),
@@ -92,7 +98,6 @@ _DATA = {
     "Cache-Control": ("For how long the answer may be kept.", _TEXT),
     "ETag": ("For `If-None-Match`: the same as long as the answer is.", _TEXT),
     "Last-Modified": ("When the data was published.", _TEXT),
-    "X-Data-As-Of": ("Latest published day, UTC.", {**_TEXT, "format": "date"}),
 }
 
 

@@ -112,7 +112,8 @@ class RequestLogMiddleware:
             if status:
                 raise
             log.exception("a request failed unexpectedly")
-            await FixedHeadersMiddleware(unexpected_answer())(scope, receive, note_and_send)
+            answer = FixedHeadersMiddleware(unexpected_answer(), list)
+            await answer(scope, receive, note_and_send)
         finally:
             route = scope.get("route")
             self._log.note(

@@ -30,6 +30,7 @@ router = APIRouter(
     responses=documented(422, 429, 500, 503),
 )
 
+_BEHIND_NAMES = re.compile("[^a-z0-9_.-]+$")
 _NOT_IN_NAMES = re.compile("[^a-z0-9]+")
 _POSITION = re.compile(r"([0-2]):(\d{1,10}):([a-z0-9-]+)", re.ASCII)
 
@@ -112,12 +113,16 @@ async def search(
     return await respond(request)
 
 
-async def _answer(repositories: Repositories, question: Question, _: Publication) -> Rendered:
+async def _answer(
+    repositories: Repositories, question: Question, publication: Publication
+) -> Rendered:
     limit = int(question.get("limit") or DEFAULT_LIMIT)
     cursor = question.get("cursor")
     after = _position(cursor) if cursor else START
     # One more than is asked for tells whether there are more.
-    matches = await repositories.rankings.search(question.get("q") or "", limit + 1, after)
+    matches = await repositories.rankings.search(
+        question.get("q") or "", limit + 1, after, by_trigrams=publication.has_trigrams
+    )
     page = matches[:limit]
     data = [
         {"last_month": one.last_month, "package": one.position.package, "rank": one.rank}
@@ -131,8 +136,9 @@ async def _answer(repositories: Repositories, question: Question, _: Publication
 
 
 def beginning_of_name(text: str, _: Window) -> str:
-    """As names are normalised, whatever is between letters and digits; what is in front of the
-    first of them begins no name.
+    """As names are normalised, whatever is between letters and digits. What is in front of the
+    first of them begins no name, and behind the last only what may be in names is more of one:
+    `flask-` is not `flask`, and `flask!` is.
     """
     if not text:
         raise ValueError("should not be empty")
@@ -140,7 +146,8 @@ def beginning_of_name(text: str, _: Window) -> str:
         raise ValueError(f"should have at most {MAX_NAME_CHARACTERS} characters")
     # Of ASCII letters alone: the Kelvin sign's lower case is the letter k.
     lower = "".join(character.lower() if character.isascii() else "-" for character in text)
-    beginning = _NOT_IN_NAMES.sub("-", lower).removeprefix("-")
+    ending = _BEHIND_NAMES.sub("", lower)
+    beginning = _NOT_IN_NAMES.sub("-", ending).removeprefix("-")
     if not beginning:
         raise ValueError(EMPTY_TEXT)
     return beginning

@@ -23,7 +23,6 @@ from app.api.schemas import (
     ContinuousIntegration,
     CountryDownloads,
     Fill,
-    SeriesFormat,
     ImplementationDownloads,
     InstallerDownloads,
     Mirrors,
@@ -31,6 +30,7 @@ from app.api.schemas import (
     OverallDownloads,
     PythonMajorDownloads,
     PythonMinorDownloads,
+    SeriesFormat,
     SystemDownloads,
     VersionDownloads,
 )
@@ -48,7 +48,7 @@ from app.breakdowns import (
     Implementation,
     Installer,
 )
-from app.db.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS
+from app.db.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS, Found
 from app.downloads import Publication, Series, Window
 from app.errors import ArgumentError, BreakdownNotFoundError, InvalidArgumentsError
 from app.package_name import ALL_PACKAGES
@@ -67,6 +67,13 @@ ALL_CATEGORIES = "all"
 """Asks for all of a breakdown that shows the most downloaded ones otherwise."""
 
 _COUNTRY = "^([A-Z]{2}|null)$"
+
+MAX_FILLED_ITEMS = 50_000
+"""All countries on 180 days are less. Releases that were made up could be any number."""
+
+TOO_MANY_ITEMS = (
+    f"would make {{:,}} items, of {MAX_FILLED_ITEMS:,} at most: ask for one category or fewer days"
+)
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
@@ -422,24 +429,27 @@ async def _answer(
     if breakdown and breakdown.is_optional:
         _check_ingested(breakdown, question.package, publication)
     asked = range_of(question, publication.window)
-    package = question.package, publication.window, asked
-    series = (
-        await repositories.downloads.breakdown(*package, breakdown)
-        if breakdown
-        else await repositories.downloads.overall(*package)
-    )
-    if series is None:
-        raise not_found(question.package)
+    package, served, with_known = question.package, publication.window, needs_known(question)
+    downloads = repositories.downloads
+    if breakdown:
+        found = await downloads.breakdown(package, served, asked, breakdown, with_known=with_known)
+    else:
+        found = (await downloads.overall([package], served, asked, with_known=with_known)).get(
+            package
+        )
+    if found is None:
+        raise not_found(package)
     if breakdown:
         category = question.get(argument)
         if breakdown.shown_categories:
             if category is None:
-                series = most_downloaded(series, breakdown.shown_categories)
+                series = most_downloaded(found.series, breakdown.shown_categories)
+                found = found._replace(series=series)
             elif category == ALL_CATEGORIES:
                 category = None
-        series = _asked(series, question, publication.days_with(breakdown), category)
+        series = _asked(found, question, category)
     else:
-        series = overall_asked(series, question, publication)
+        series = overall_asked(found, question)
     payload_type = breakdown.payload_type if breakdown else "overall_downloads"
     if question.get(FORMAT) == "csv":
         return Rendered(_csv(series), CSV, is_kept=bool(series))
@@ -469,27 +479,30 @@ def range_of(question: Question, window: Window) -> Window:
     )
 
 
-def overall_asked(series: Series, question: Question, publication: Publication) -> Series:
+def needs_known(question: Question) -> bool:
+    """Whether the answer depends on which days are published, and not on their downloads alone."""
+    return bool(question.get("fill") or question.get("interval"))
+
+
+def overall_asked(found: Found, question: Question) -> Series:
     mirrors = question.get("mirrors")
-    category = _CATEGORY_OF_MIRRORS[mirrors] if mirrors else None
-    return _asked(series, question, publication.days, category)
+    return _asked(found, question, _CATEGORY_OF_MIRRORS[mirrors] if mirrors else None)
 
 
-def _asked(
-    series: Series, question: Question, days: Sequence[date], category: str | None
-) -> Series:
-    """Of one category or all, filled and summed as the question says: `days` are known."""
+def _asked(found: Found, question: Question, category: str | None) -> Series:
+    """Of one category or all, filled and summed as the question says. Raises
+    `InvalidArgumentsError` when that would be too much.
+    """
+    series, known = found
     if category is not None:
         series = {category: series[category]} if category in series else {}
-    fill, interval = question.get("fill"), question.get("interval")
-    if fill or interval:
-        first, last = range_of(question, Window(days[0], days[-1]))
-        days = [day for day in days if first <= day <= last]
-        if fill:
-            series = fill_with_zero(series, days)
-        if interval:
-            series = sum_by(Interval(interval), series, days)
-    return series
+    interval = question.get("interval")
+    if question.get("fill"):
+        items = len(series) * len(known)
+        if items > MAX_FILLED_ITEMS:
+            raise InvalidArgumentsError([ArgumentError("fill", TOO_MANY_ITEMS.format(items))])
+        series = fill_with_zero(series, known)
+    return sum_by(Interval(interval), series, known) if interval else series
 
 
 def payload(payload_type: str, package: str, series: Series) -> dict[str, object]:

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import (
@@ -15,9 +15,11 @@ from sqlalchemy import (
     cast,
     column,
     func,
+    literal,
     literal_column,
     select,
 )
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWNS, Breakdown
@@ -45,11 +47,26 @@ _is_asked = packages.c.name == func.any(bindparam("packages", type_=ARRAY(Text))
 """One parameter, however many they are."""
 
 
+class Found(NamedTuple):
+    series: Series
+    known: Sequence[date]
+    """The days that are asked for and published, in order, in the same state of the database; empty
+    where they were not wanted. Of an optional breakdown, those that have it."""
+
+
+class _Statements(NamedTuple):
+    series: Statement
+    series_and_known: Statement
+
+    def asked(self, *, with_known: bool) -> Statement:
+        return self.series_and_known if with_known else self.series
+
+
 def _series_of_each(
     columns: Sequence[ColumnElement[Any]],
     join: Callable[[ColumnElement[Any]], ColumnElement[Any]],
-    *where: ColumnElement[bool],
-) -> Statement:
+    breakdown: Breakdown | None = None,
+) -> _Statements:
     """A row for each package: its name, and what its days have one after the other in order, since
     taking in a row a day costs several times as much. That is NULL when none of its days is asked
     for.
@@ -57,12 +74,18 @@ def _series_of_each(
     The partitions' keys give the order, month by month, as long as no aggregate asks for it and
     the days are joined to nothing: then nothing is sorted.
     """
+    tells: list[ColumnElement[bool]] = []
+    of_range = bindparam("first"), bindparam("last")
+    is_known: ColumnElement[bool] = ingested_days.c.day.between(*of_range)
+    if breakdown and breakdown.is_optional:
+        tells = [daily_downloads.c[breakdown.column].is_not(None)]
+        is_known &= literal(breakdown.column) == func.any(ingested_days.c.breakdowns)
     days = (
         select(daily_downloads.c.date, *columns)
         .where(
             daily_downloads.c.package_id == packages.c.id,
             daily_downloads.c.date.between(bindparam("first"), bindparam("last")),
-            *where,
+            *tells,
         )
         .order_by(daily_downloads.c.date)
         .correlate(packages)
@@ -71,11 +94,13 @@ def _series_of_each(
     every_day, *of_a_day = days.c
     joined = (join(column).label(f"joined_{column.name}") for column in of_a_day)
     together = select(func.array_agg(every_day).label("days"), *joined).lateral()
-    return Statement(
-        select(packages.c.name, together).where(
-            _is_asked, packages.c.last_seen >= bindparam("first_served")
-        )
+    series = select(packages.c.name, together).where(
+        _is_asked, packages.c.last_seen >= bindparam("first_served")
     )
+    known = select(
+        func.array_agg(aggregate_order_by(ingested_days.c.day, ingested_days.c.day))
+    ).where(is_known)
+    return _Statements(Statement(series), Statement(series.add_columns(known.scalar_subquery())))
 
 
 def _comma_separated(texts: ColumnElement[str]) -> ColumnElement[str]:
@@ -87,10 +112,9 @@ _OVERALL = _series_of_each(
 )
 
 
-def _breakdown(breakdown: Breakdown) -> Statement:
+def _breakdown(breakdown: Breakdown) -> _Statements:
     counts = daily_downloads.c[breakdown.column]
-    ingested = [counts.is_not(None)] if breakdown.is_optional else []
-    return _series_of_each([cast(counts, Text)], _comma_separated, *ingested)
+    return _series_of_each([cast(counts, Text)], _comma_separated, breakdown)
 
 
 _BREAKDOWNS = {breakdown.name: _breakdown(breakdown) for breakdown in BREAKDOWNS}
@@ -138,33 +162,38 @@ class DownloadsRepository:
         rows = await fetch_raw(self._engine, self._recent_of_many, {"packages": names})
         return {name: RecentDownloads(*counts) for name, *counts in rows}
 
-    async def overall(self, package: str, served: Window, asked: Window) -> Series | None:
-        """Categories `with_mirrors` and `without_mirrors` on the days that are asked for, of those
-        served; None when the package had no download on any of these.
+    async def overall(
+        self, names: Sequence[str], served: Window, asked: Window, *, with_known: bool = False
+    ) -> dict[str, Found]:
+        """By package, its categories `with_mirrors` and `without_mirrors` on the days that are
+        asked for, of those served. Packages without a download on any of these are left out.
         """
-        rows = await fetch_raw(self._engine, _OVERALL, _arguments([package], served, asked))
-        return _overall(*rows[0][1:]) if rows else None
-
-    async def overall_of_many(
-        self, names: Sequence[str], served: Window, asked: Window
-    ) -> dict[str, Series]:
-        """By package; those without a download on any of the days served are left out."""
-        rows = await fetch_raw(self._engine, _OVERALL, _arguments(names, served, asked))
-        return {name: _overall(*row) for name, *row in rows}
+        query = _OVERALL.asked(with_known=with_known)
+        rows = await fetch_raw(self._engine, query, _arguments(names, served, asked))
+        return {
+            name: Found(_overall(days, *counts[:2]), counts[2] or () if with_known else ())
+            for name, days, *counts in rows
+        }
 
     async def breakdown(
-        self, package: str, served: Window, asked: Window, breakdown: Breakdown
-    ) -> Series | None:
-        """The breakdown's categories; as for `overall`."""
-        query = _BREAKDOWNS[breakdown.name]
+        self,
+        package: str,
+        served: Window,
+        asked: Window,
+        breakdown: Breakdown,
+        *,
+        with_known: bool = False,
+    ) -> Found | None:
+        """The breakdown's categories, as for `overall`; None where that leaves the package out."""
+        query = _BREAKDOWNS[breakdown.name].asked(with_known=with_known)
         rows = await fetch_raw(self._engine, query, _arguments([package], served, asked))
         if not rows:
             return None
-        _, days, stored = rows[0]
+        _, days, stored, *known = rows[0]
         counts = orjson.loads(f"[{stored or ''}]")
         if breakdown.category_of:
             counts = (_merge(of_a_day, breakdown.category_of) for of_a_day in counts)
-        return _series(days or (), counts)
+        return Found(_series(days or (), counts), known[0] or () if with_known else ())
 
     async def publication(self) -> Publication | None:
         """What is published now; None while nothing is."""

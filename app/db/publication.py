@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.breakdowns import OPTIONAL_COLUMNS
 from app.db.engine import close, connect, create_engine
-from app.db.tables import held_days, ingested_days
+from app.db.tables import TRIGRAM_INDEX, held_days, ingested_days
 from app.downloads import Publication, served_days
 
 CHANNEL = "pypi_stats_published"
@@ -73,12 +73,13 @@ def publication_query(retention_days: int) -> Select[Any]:
         func.max(ingested_days.c.published_at),
         func.encode(func.sha256(func.convert_to(digests, "UTF8")), "hex"),
         select(func.count()).select_from(held_days).scalar_subquery(),
+        func.to_regclass(TRIGRAM_INDEX).is_not(None),
     ).where(ingested_days.c.day > latest - retention_days)
 
 
 def publication_of(row: Row[*tuple[Any, ...]], retention_days: int) -> Publication | None:
     """None while nothing is published."""
-    days, breakdowns, published_at, version, held = row
+    days, breakdowns, published_at, digest, held, has_trigrams = row
     if not days:
         return None
     return Publication(
@@ -93,8 +94,9 @@ def publication_of(row: Row[*tuple[Any, ...]], retention_days: int) -> Publicati
         },
         window=served_days(days[-1], retention_days),
         published_at=published_at,
-        version=version,
+        version=f"{digest}{' trigrams' if has_trigrams else ''}",
         held_days=held,
+        has_trigrams=has_trigrams,
     )
 
 

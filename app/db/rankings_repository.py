@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Row, TextClause, func, select, text
+from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import fetch
-from app.db.tables import TRIGRAM_INDEX, packages, top_packages, trending_packages
+from app.db.tables import packages, top_packages, trending_packages
 from app.downloads import RecentDownloads
 from app.package_name import ALL_PACKAGES
 from app.rankings import (
@@ -143,9 +143,6 @@ class RankingsRepository:
 
     def __init__(self, engine: AsyncEngine, retention_days: int) -> None:
         self._engine = engine
-        self._has_trigrams: bool | None = None
-        """None until somebody searches."""
-
         search = {
             "all_packages": ALL_PACKAGES,
             "unranked": UNRANKED,
@@ -183,8 +180,12 @@ class RankingsRepository:
         )
         return [TrendingPackage(*row) for row in await fetch(self._engine, query)]
 
-    async def search(self, name: str, limit: int, after: SearchPosition) -> list[Match]:
-        """The matches of the beginning of a normalised name that come after a position."""
+    async def search(
+        self, name: str, limit: int, after: SearchPosition, *, by_trigrams: bool
+    ) -> list[Match]:
+        """The matches of the beginning of a normalised name that come after a position. Last comes
+        what resembles it by trigrams, where there is that index, or else what contains it.
+        """
         arguments = {
             "text": name,
             "limit": limit,
@@ -192,18 +193,12 @@ class RankingsRepository:
             "rank": after.rank,
             "name": after.package,
         }
-        rows = await fetch(self._engine, await self._search(), arguments)
+        query = self._search_by_trigrams if by_trigrams else self._search_by_substring
+        rows = await fetch(self._engine, query, arguments)
         return [
             Match(SearchPosition(Tier(tier), rank, package), downloads)
             for tier, rank, package, downloads in rows
         ]
-
-    async def _search(self) -> TextClause:
-        # The index is made as the service starts, or not at all.
-        if self._has_trigrams is None:
-            ((index,),) = await fetch(self._engine, select(func.to_regclass(TRIGRAM_INDEX)))
-            self._has_trigrams = index is not None
-        return self._search_by_trigrams if self._has_trigrams else self._search_by_substring
 
     async def summary(self, package: str) -> Summary | None:
         """None when the package had no download in the days served."""

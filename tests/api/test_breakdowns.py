@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api import schemas
+from app.api import schemas, time_series
 from app.breakdowns import OPTIONAL_BREAKDOWNS, VERSION
 from tests.days import days_ago, downloads, publish
 from tests.waiting import until
@@ -270,3 +270,24 @@ async def test_releases_with_most_downloads_are_told_apart(
     assert await shown("version=1.29") == {"1.29": everything["1.29"]}
     # What `all` has of it, not what is left out above.
     assert await shown("version=other") == {"other": {D1: 1, D0: 1}}
+
+
+async def test_what_was_made_up_is_not_filled(
+    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many releases there are, an answer has its bounds."""
+    monkeypatch.setattr(time_series, "MAX_FILLED_ITEMS", 5)
+    for ago in (1, 0):
+        releases = {f"{ago}.{number}": 1 for number in range(3)}
+        await publish(engine, days_ago(ago), downloads("flask", 3, version=releases))
+    await until(lambda: app.state.freshness.publication)
+    await until(lambda: app.state.freshness.publication.latest_day == days_ago(0))
+    path = "/api/packages/flask/version?version=all"
+    assert len((await client.get(path)).json()["data"]) == 6
+    for interval in ("", "&interval=week"):
+        response = await client.get(f"{path}&fill=zero{interval}")
+        assert response.status_code == 422
+        (error,) = response.json()["errors"]
+        assert error["parameter"] == "fill"
+        assert error["message"].startswith("would make 12 items")
+    assert (await client.get(f"{path}&fill=zero&start_date={D0}")).status_code == 200

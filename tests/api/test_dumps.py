@@ -72,7 +72,12 @@ async def test_the_list(client: httpx.AsyncClient, dumps: list[Dump]) -> None:
     )
     assert response.headers["content-type"] == "application/json"
     assert response.headers["cache-control"].startswith("public, max-age=60, ")
-    assert response.headers["vary"] == "Accept-Encoding"
+    for encoding in ("identity", "gzip", "zstd"):
+        again = await client.get("/api/dumps", headers={"Accept-Encoding": encoding})
+        assert again.headers["vary"] == "Accept-Encoding"
+        known = {"Accept-Encoding": encoding, "If-None-Match": again.headers["etag"]}
+        unchanged = await client.get("/api/dumps", headers=known)
+        assert (unchanged.status_code, unchanged.headers["vary"]) == (304, "Accept-Encoding")
     schemas.Dumps.model_validate(response.json())
 
 

@@ -5,6 +5,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.settings import Settings
+from tests.days import days_ago
 
 EXPOSED = {
     "age",
@@ -72,3 +73,26 @@ async def test_preflights_are_answered_and_not_counted(client: httpx.AsyncClient
         assert response.headers["access-control-allow-methods"] == "GET, HEAD"
     response = await client.get("/api/status")
     assert response.headers["x-ratelimit-remaining"] == "3"
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/packages/requests/recent", 200),
+        ("/api/packages/reqeusts/recent", 404),
+        ("/api/packages/requests/recent?period=year", 422),
+        ("/api/nothing", 404),
+        # The limit is 4 an hour.
+        ("/api/status", 429),
+        ("/health", 200),
+    ],
+)
+async def test_every_answer_tells_the_latest_day(
+    client: httpx.AsyncClient, path: str, status: int
+) -> None:
+    for _ in range(4 if status == 429 else 0):
+        await client.get(path)
+    response = await client.get(path)
+    assert response.status_code == status
+    assert response.headers.get_list("x-data-as-of") == [str(days_ago(0))]

@@ -202,7 +202,7 @@ async def test_before_the_first_publish(client: httpx.AsyncClient, path: str) ->
 async def test_without_a_database(
     client: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    async def fail(*_: object) -> None:
+    async def fail(*_: object, **__: object) -> None:
         raise DatabaseUnavailableError
 
     for name in ("top", "trending", "search", "summary"):
@@ -415,3 +415,18 @@ def test_examples_are_what_they_are_examples_of(model: type[BaseModel]) -> None:
     assert isinstance(examples, list)
     for example in examples:
         TypeAdapter(model).validate_python(example)
+
+
+@pytest.mark.parametrize(
+    ("text", "beginning"),
+    [
+        ("requests ", "requests"),
+        ("requests!", "requests"),
+        (" Requests\t", "requests"),
+        ("requests-", "requests-"),
+        ("requests_ ", "requests-"),
+        ("scikit learn", "scikit-learn"),
+    ],
+)
+def test_what_can_not_be_in_a_name_ends_it(text: str, beginning: str) -> None:
+    assert beginning_of_name(text, Window(D0, D0)) == beginning

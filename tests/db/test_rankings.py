@@ -12,13 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import rankings
 from app.db import package_figures
+from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
 from app.db.rankings_repository import RankingsRepository, Summary
 from app.db.tables import daily_downloads, ingested_days, packages
 from app.downloads import RecentDownloads
 from app.ingest.retention import expire
 from app.package_name import ALL_PACKAGES
-from app.rankings import PERIODS, START, TREND_DAYS, TREND_FLOOR_DOWNLOADS
+from app.rankings import PERIODS, START, TREND_DAYS, TREND_FLOOR_DOWNLOADS, Match, SearchPosition
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 
 DAYS_OF = {"day": 1, "week": 7, "month": 30}
@@ -155,8 +156,10 @@ async def test_what_retention_forgets_is_in_no_ranking(engine: AsyncEngine) -> N
             top = await read.top(period, 10)
             assert [(one.rank, one.package) for one in top] == [(1, "kept"), (2, "new")]
         assert await read.summary("gone") is None
-        assert [one.position for one in await read.search("gone", 10, START)] == []
-        assert [one.position for one in await read.search("g", 10, START)] == []
+        assert [
+            one.position for one in await read.search("gone", 10, START, by_trigrams=True)
+        ] == []
+        assert [one.position for one in await read.search("g", 10, START, by_trigrams=True)] == []
 
     await check()
     await expire(engine, retention_days=RETENTION_DAYS)
@@ -184,7 +187,16 @@ def _ranked(*names: str) -> list[Any]:
 
 
 async def _found(engine: AsyncEngine, name: str, limit: int = 100) -> list[str]:
-    return [one.position.package for one in await repository(engine).search(name, limit, START)]
+    return [one.position.package for one in await _search(engine, name, limit)]
+
+
+async def _search(
+    engine: AsyncEngine, name: str, limit: int, after: SearchPosition = START
+) -> list[Match]:
+    """As a service that knows of the index that is there."""
+    publication = await DownloadsRepository(engine, RETENTION_DAYS).publication()
+    by_trigrams = publication is not None and publication.has_trigrams
+    return await repository(engine).search(name, limit, after, by_trigrams=by_trigrams)
 
 
 @pytest.fixture(params=["trigrams", "substrings"])
@@ -224,7 +236,7 @@ async def test_the_name_then_what_begins_so_by_downloads(either: AsyncEngine, po
     ]
     assert await _found(either, "n") == ["numpy"]
     assert await _found(either, "zzz") == []
-    found = await repository(either).search("requests", 5, START)
+    found = await _search(either, "requests", 5)
     assert [(one.rank, one.last_month) for one in found] == [
         (2, 10**6 - 1),
         (1, 10**6),
@@ -262,26 +274,31 @@ async def test_pages_add_up_to_the_whole(either: AsyncEngine, popular: int, limi
     names = ["flask", "flask-sqlalchemy", "flask2", "flasq", "pyflask", "flaskr", "flas", "fl"]
     await publish(either, days_ago(40), downloads("flask-old", 1), downloads("flask-older", 1))
     await publish(either, days_ago(0), *_ranked(*Random(limit).sample(names, len(names))))
-    read = repository(either)
-    whole = await read.search("flask", 100, START)
+    whole = await _search(either, "flask", 100)
     assert len(whole) >= 6
     assert [one.position for one in whole] == sorted(one.position for one in whole)
     pages = []
     after = START
-    while page := await read.search("flask", limit, after):
+    while page := await _search(either, "flask", limit, after):
         pages += page
         after = page[-1].position
     assert pages == whole
 
 
 async def test_an_extension_that_comes_later(engine: AsyncEngine) -> None:
-    """It is used by who starts after it."""
+    """It is used from then on, and makes answers that have other tags."""
+    read = DownloadsRepository(engine, RETENTION_DAYS)
     await publish(engine, days_ago(0), *_ranked("requests"))
+    before = await read.publication()
     index = "SELECT pg_get_indexdef(CAST('ix_packages_popular_trigrams' AS regclass))"
     async with engine.begin() as connection:
         definition = await connection.scalar(text(index))
         await connection.execute(text("DROP EXTENSION pg_trgm CASCADE"))
     assert await _found(engine, "reqeusts") == []
+    without = await read.publication()
+    assert before
+    assert without
+    assert before.version != without.version
     async with engine.begin() as connection:
         await connection.execute(text("CREATE EXTENSION pg_trgm"))
         await connection.execute(text(definition or ""))
