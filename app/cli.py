@@ -28,10 +28,12 @@ from app.db.engine import job_engine, wait_for_database
 from app.db.migrations import migrate as migrate_database
 from app.db.runs_repository import RunsRepository
 from app.db.verification_repository import Difference
+from app.dumps.bucket import ADDRESS, DumpBucket
 from app.dumps.export import Exported, days_to_export, forget_dropped
 from app.dumps.export import export as export_days
 from app.dumps.folder import DumpFolder
 from app.dumps.listing import DumpFormat
+from app.dumps.store import DumpStore
 from app.errors import DayNotPublishedError, StatsError
 from app.garbage import look_for_garbage_less_often
 from app.ingest import pipeline, verification
@@ -68,6 +70,28 @@ class Day(click.ParamType[date]):
             return date.fromisoformat(value)
         except ValueError:
             self.fail(f"{value!r} should be a UTC day, YYYY-MM-DD.", param, ctx)
+
+
+class Destination(click.Path):
+    """A folder, or the address of a bucket."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | Path:
+        if isinstance(value, str) and "://" in value:
+            if not ADDRESS.fullmatch(value):
+                # What is given may have a password in it.
+                self.fail(
+                    "should be a folder, s3://bucket/prefix or gs://bucket/prefix", param, ctx
+                )
+            return value
+        return Path(os.fsdecode(super().convert(value, param, ctx)))
 
 
 def _with_settings(command: Command) -> Command:
@@ -495,7 +519,10 @@ async def _report_differences(
 @click.option("--start", type=Day(), help="First UTC day of several. Default: the first served.")
 @click.option("--end", type=Day(), help="Last UTC day of several. Default: the latest published.")
 @click.option(
-    "--to", type=click.Path(file_okay=False, path_type=Path), help="Folder. Default: DUMPS_DIR."
+    "--to",
+    type=Destination(),
+    metavar="PLACE",
+    help="Folder, s3://bucket/prefix or gs://bucket/prefix. Default: DUMPS_DIR.",
 )
 @click.option(
     "--format",
@@ -512,7 +539,7 @@ def export(
     day: date | None,
     start: date | None,
     end: date | None,
-    to: Path | None,
+    to: str | Path | None,
     dump_format: str,
 ) -> None:
     """Write published days to files, one a day, and a list of them.
@@ -526,7 +553,6 @@ def export(
         raise click.BadParameter("--start and --end go without it.", param_hint="--date")
     if start and end and start > end:
         raise click.BadParameter(f"{start} is after --end {end}.", param_hint="--start")
-    folder = DumpFolder(to or settings.dumps_dir)
     first, last = day or start or date.min, day or end or date.max
 
     async def work(engine: AsyncEngine) -> None:
@@ -534,23 +560,30 @@ def export(
         days = [one for one in published if first <= one.day <= last]
         if not days:
             raise DayNotPublishedError(day or start or last)
-        with folder.locked():
-            forget_dropped(folder, published)
+        store = _store(to or settings.dumps_dir)
+        with store.opened():
+            forget_dropped(store, published)
             exported = export_days(
                 engine,
-                folder,
+                store,
                 days,
                 DumpFormat(dump_format),
                 retention_days=settings.retention_days,
             )
-            await _report_exported(exported, folder, [one.day for one in days])
+            await _report_exported(exported, store, [one.day for one in days])
 
     with _database_url(settings) as url:
         _run(url, work)
 
 
+def _store(destination: str | Path) -> DumpStore:
+    if isinstance(destination, Path):
+        return DumpFolder(destination)
+    return DumpBucket.at(destination)
+
+
 async def _report_exported(
-    exported: AsyncIterator[Exported], folder: DumpFolder, days: Sequence[date]
+    exported: AsyncIterator[Exported], store: DumpStore, days: Sequence[date]
 ) -> None:
     """Show each file as it is written and a summary in the end."""
     written = unchanged = 0
@@ -564,7 +597,7 @@ async def _report_exported(
                     progress.write(str(one), file=sys.stderr)
                 progress.update()
     finally:
-        click.echo(f"{written} of {len(days)} days written to {folder.path}, {unchanged} unchanged")
+        click.echo(f"{written} of {len(days)} days written to {store}, {unchanged} unchanged")
 
 
 @cli.command(short_help="Print the OpenAPI document.")

@@ -221,7 +221,7 @@ class SourceDayError(SourceError):
 
 
 class DumpsError(StatsError):
-    """The folder of dumps can't be written to, or read."""
+    """The folder or bucket of dumps can't be written to, or read."""
 
 
 class DumpsUnavailableError(UnavailableError):

@@ -147,6 +147,13 @@ def _files(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _folder(value: Path) -> Path:
+    # A path has one slash where an address has two.
+    if re.match(r"\w+:/", value.as_posix()):
+        raise ValueError("should be a folder: `export --to` writes to buckets")
+    return value
+
+
 def _base_url(value: str | None) -> str | None:
     if value is not None:
         parts = urlsplit(value)
@@ -370,9 +377,10 @@ class Settings(BaseSettings):
             "their downloads count in `with_mirrors` only.",
         )
     )
-    dumps_dir: Path = Field(
+    dumps_dir: Annotated[Path, AfterValidator(_folder)] = Field(
         default=Path(".data/dumps"),
-        description="Folder that `export` writes dumps to, and that `/api/dumps` lists.",
+        description="Folder that `export` writes dumps to where it is not told another place, and "
+        "that `/api/dumps` lists.",
     )
     dumps_url: Annotated[str | None, AfterValidator(_base_url)] = Field(
         default=None,

@@ -35,7 +35,7 @@ _numbers = count(1)
 @pytest.fixture(autouse=True, scope="session")
 def _environment() -> Iterator[None]:
     """No setting of the machine or of a `.env` file reaches a test or a process that it starts, and
-    Google's library finds no credentials and looks for no cloud.
+    the clouds' libraries find no credentials and look for no cloud.
     """
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as nothing:
         for name, field in Settings.model_fields.items():
@@ -49,6 +49,11 @@ def _environment() -> Iterator[None]:
         for name in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS"):
             patch.delenv(name, raising=False)
         patch.setenv("NO_GCE_CHECK", "true")
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            patch.setenv(name, str(Path(nothing) / "none"))
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         yield
 
 

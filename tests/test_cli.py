@@ -49,6 +49,8 @@ from tests.processes import ROOT, assert_fails, free_port, run
         (("export", "--date", "2026-06-02", "--end", "2026-06-01"), ["--date", "without"]),
         (("export", "--format", "xml"), ["--format", "'parquet', 'csv', 'ndjson'"]),
         (("export", "--to", "README.md"), ["--to", "is a file"]),
+        (("export", "--to", "ftp://host/x"), ["--to", "s3://bucket/prefix or gs://bucket/prefix"]),
+        (("export", "--to", "s3:///x"), ["--to", "s3://bucket/prefix"]),
     ],
 )
 def test_wrong_arguments(arguments: tuple[str, ...], parts: list[str]) -> None:

@@ -42,6 +42,7 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("INGEST_FILES", "https://host:port/secret", "https://"),
         ("INGEST_FILES", "/srv/secret/{day}.txt", "one of .parquet, .csv, .csv.gz, .ndjson, "),
         ("INGEST_FILES", "https://host/{day}?token=secret.csv", "one of .parquet"),
+        ("DUMPS_DIR", "s3://bucket/dumps", "`export --to` writes to buckets"),
         ("DUMPS_URL", "bucket.example/dumps/", "https://bucket.example/dumps/"),
         ("DUMPS_URL", "https://bucket.example/dumps", "with the last /"),
         ("DUMPS_URL", "javascript://bucket/", "https://bucket.example/dumps/"),

@@ -1,4 +1,4 @@
-"""Writes published days to a folder of dumps."""
+"""Writes published days to a folder or a bucket of dumps."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.dump_repository import DumpRepository
 from app.db.snapshot import snapshot
 from app.downloads import PublishedDay
-from app.dumps.folder import DumpFolder
 from app.dumps.formats import writer
 from app.dumps.listing import (
     TOTAL_COLUMNS,
@@ -19,6 +18,7 @@ from app.dumps.listing import (
     breakdowns_of,
     name_of,
 )
+from app.dumps.store import DumpStore
 from app.errors import DumpsError
 
 
@@ -47,39 +47,39 @@ async def days_to_export(engine: AsyncEngine, retention_days: int) -> list[Publi
     return days
 
 
-def forget_dropped(folder: DumpFolder, published: Sequence[PublishedDay]) -> None:
+def forget_dropped(store: DumpStore, published: Sequence[PublishedDay]) -> None:
     """Remove the dumps of days that are not published any more, and what a killed export left."""
-    dumps = folder.dumps()
+    dumps = store.dumps()
     served = {day.day for day in published}
     kept = Dumps.listed(dump for dump in dumps.data if dump.day in served)
     if kept == dumps:
-        folder.sweep(dumps)
+        store.sweep(dumps)
     else:
-        folder.write_list(kept)
+        store.write_list(kept)
 
 
 async def export(
     engine: AsyncEngine,
-    folder: DumpFolder,
+    store: DumpStore,
     days: Sequence[PublishedDay],
     dump_format: DumpFormat,
     *,
     retention_days: int,
 ) -> AsyncIterator[Exported]:
-    """Write the days that the folder does not have as they are published, each with the list anew,
-    so that what is stopped has lost one day's work at most. The caller has locked the folder.
+    """Write the days that the store does not have as they are published, each with the list anew,
+    so that what is stopped has lost one day's work at most. The caller has locked the store.
 
     A day that retention has dropped since it was listed is left out.
     """
     for day in days:
-        dumps = folder.dumps()
+        dumps = store.dumps()
         dump = dumps.of(day.day)
-        if dump and _is_current(dump, day, dump_format) and folder.holds(dump):
+        if dump and _is_current(dump, day, dump_format) and store.holds(dump):
             yield Exported(dump, is_new=False)
             continue
-        dump = await _write(engine, folder, day.day, dump_format, retention_days)
+        dump = await _write(engine, store, day.day, dump_format, retention_days)
         if dump:
-            folder.write_list(dumps.with_dump(dump))
+            store.write_list(dumps.with_dump(dump))
             yield Exported(dump, is_new=True)
 
 
@@ -90,7 +90,7 @@ def _is_current(dump: Dump, day: PublishedDay, dump_format: DumpFormat) -> bool:
 
 async def _write(
     engine: AsyncEngine,
-    folder: DumpFolder,
+    store: DumpStore,
     day: date,
     dump_format: DumpFormat,
     retention_days: int,
@@ -104,7 +104,7 @@ async def _write(
         name = name_of(published, dump_format)
         breakdowns = breakdowns_of(published)
         with (
-            folder.new_file(name) as (file, written),
+            store.new_file(name) as (file, written),
             writer(file, dump_format, breakdowns) as write,
         ):
             async for rows in repository.rows(day, breakdowns):

@@ -147,7 +147,7 @@ def _read_parquet(file: BinaryIO) -> Iterator[PackageDownloads]:
                 yield _row(f"row {row}", package, with_mirrors, without_mirrors, breakdowns)
     except (pa.ArrowException, OSError, ValueError) as error:
         # What Arrow says may have lines of its own, and a dump of its memory.
-        raise MalformedDumpError(f"no Parquet that can be read: {_first_line(error)}") from error
+        raise MalformedDumpError(f"no Parquet that can be read: {first_line(error)}") from error
 
 
 def _parquet_columns(schema: Any, pa: Any) -> list[str]:
@@ -287,7 +287,7 @@ def _read_csv(file: BinaryIO) -> Iterator[PackageDownloads]:
                 breakdowns,
             )
     except (csv.Error, UnicodeDecodeError) as error:
-        raise MalformedDumpError(f"line {number} is no CSV: {_first_line(error)}") from error
+        raise MalformedDumpError(f"line {number} is no CSV: {first_line(error)}") from error
 
 
 def _integer(text: str) -> int | None:
@@ -299,7 +299,7 @@ def _json(where: str, text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise MalformedDumpError(f"{where} is no JSON: {_first_line(error)}") from None
+        raise MalformedDumpError(f"{where} is no JSON: {first_line(error)}") from None
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -318,7 +318,7 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
                 raise MalformedDumpError(f"it unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
             yield number, line
     except (EOFError, OSError, zlib.error) as error:
-        told = _first_line(error)
+        told = first_line(error)
         raise MalformedDumpError(f"line {number + 1} can't be unpacked: {told}") from error
 
 
@@ -358,7 +358,7 @@ def _check_categories(where: str, column: str, counts: object) -> None:
             raise MalformedDumpError(f"{where} has a category for {column} that is none")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:200]
 
 

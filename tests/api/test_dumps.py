@@ -47,7 +47,7 @@ async def dumps(engine: AsyncEngine, folder: DumpFolder) -> list[Dump]:
 
 async def _export(engine: AsyncEngine, folder: DumpFolder) -> list[Dump]:
     days = await days_to_export(engine, RETENTION_DAYS)
-    with folder.locked():
+    with folder.opened():
         written = export(engine, folder, days, DumpFormat.NDJSON, retention_days=RETENTION_DAYS)
         return [one.dump async for one in written]
 

@@ -46,7 +46,7 @@ async def _days(module_database_url: str, dumps: DumpFolder) -> None:
             downloads("mirrored-only", 0, mirrors=3, **_by_all_else(0)),
         )
     published = await days_to_export(engine, RETENTION_DAYS)
-    with dumps.locked():
+    with dumps.opened():
         exported = export(engine, dumps, published, DumpFormat.CSV, retention_days=RETENTION_DAYS)
         assert len([one async for one in exported]) == 3
     await engine.dispose()

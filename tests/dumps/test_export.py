@@ -40,7 +40,7 @@ async def _export(
 ) -> list[Dump]:
     """As the command does. Those that were written."""
     days = await days_to_export(engine, retention_days)
-    with folder.locked():
+    with folder.opened():
         forget_dropped(folder, days)
         exported = export(engine, folder, days, dump_format, retention_days=retention_days)
         return [one.dump async for one in exported if one.is_new]
@@ -198,7 +198,7 @@ async def test_a_publish_meanwhile_does_no_harm(
     rows = [downloads(f"p{number:05}", 1) for number in range(5000)]
     published = await publish(engine, day, *rows)
     days = await days_to_export(engine, RETENTION_DAYS)
-    with folder.locked():
+    with folder.opened():
         read = DumpRepository.rows
 
         async def publish_between(self: DumpRepository, *arguments: Any) -> Any:
@@ -325,7 +325,7 @@ async def test_a_file_that_was_lost_or_cut_is_written_again(
 
 async def test_one_export_at_a_time(engine: AsyncEngine, folder: DumpFolder) -> None:
     await publish(engine, days_ago(0), *ROWS)
-    with folder.locked(), pytest.raises(DumpsError, match="another export writes to"):
+    with folder.opened(), pytest.raises(DumpsError, match="another export writes to"):
         await _export(engine, folder)
     assert len(await _export(engine, folder)) == 1
 
@@ -345,6 +345,6 @@ async def test_a_day_that_retention_dropped_meanwhile_is_left_out(
 ) -> None:
     gone: PublishedDay = await publish(engine, days_ago(40), downloads("flask", 5))
     await publish(engine, days_ago(0), *ROWS)
-    with folder.locked():
+    with folder.opened():
         exported = export(engine, folder, [gone], DumpFormat.CSV, retention_days=30)
         assert [one async for one in exported] == []

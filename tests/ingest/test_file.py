@@ -79,7 +79,7 @@ async def export_all(
     engine: AsyncEngine, folder: DumpFolder, dump_format: DumpFormat = DumpFormat.PARQUET
 ) -> None:
     days = await days_to_export(engine, RETENTION_DAYS)
-    with folder.locked():
+    with folder.opened():
         exported = export(engine, folder, days, dump_format, retention_days=RETENTION_DAYS)
         assert len([one async for one in exported]) == len(days)
 
