@@ -36,6 +36,14 @@ MAX_LINE_BYTES = 2**20
 MAX_UNPACKED_BYTES = 8 * 2**30
 """A day of PyPI has some hundred million."""
 
+MAX_CHUNK_BYTES = 256 * 2**20
+"""Unpacked, of a column in a row group of Parquet, which is unpacked page by page and may be a
+single one. A day of PyPI in one row group has some 50 MB.
+"""
+
+MAX_BATCH_BYTES = 256 * 2**20
+"""Of the rows that are read at a time, before they are Python's. Usual ones have some 500 kB."""
+
 MAX_CATEGORIES = 1_000
 """Of one breakdown of a row. Countries are some 250."""
 
@@ -140,6 +148,11 @@ def _read_parquet(file: BinaryIO) -> Iterator[PackageDownloads]:
         _check_footer(source.metadata)
         row = 0
         for batch in source.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
+            if batch.nbytes > MAX_BATCH_BYTES:
+                raise MalformedDumpError(
+                    f"the {batch.num_rows:,} rows after row {row} have more than "
+                    f"{MAX_BATCH_BYTES:,} bytes"
+                )
             values = [_values(batch.column(name), pa) for name in columns]
             for package, with_mirrors, without_mirrors, *counts in zip(*values, strict=True):
                 row += 1
@@ -186,6 +199,10 @@ def _check_footer(metadata: Any) -> None:
         for position in range(group.num_columns):
             chunk = group.column(position)
             unpacked += chunk.total_uncompressed_size
+            if chunk.total_uncompressed_size > MAX_CHUNK_BYTES:
+                raise MalformedDumpError(
+                    f"a row group has more than {MAX_CHUNK_BYTES:,} bytes of {chunk.path_in_schema}"
+                )
             if chunk.num_values > MAX_CATEGORIES * max(group.num_rows, 1):
                 raise MalformedDumpError("a row has more categories than it may")
     if unpacked > MAX_UNPACKED_BYTES:

@@ -233,6 +233,25 @@ def test_a_file_that_unpacks_to_too_much(
         read(dump_format, content)
 
 
+def test_parquet_that_unpacks_to_too_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it says of itself, and by what comes of it: a value that is stored once may be that
+    of every row.
+    """
+    names = pa.array(["a" * 1000] * 5_000)
+    content = _parquet(
+        package=names,
+        **{name: pa.array([1] * 5_000) for name in ("with_mirrors", "without_mirrors")},
+        **{name: pa.array([[("x", 1)]] * 5_000, MAP) for name in ("python_minor", "system")},
+    )
+    assert len(read(DumpFormat.PARQUET, content)) == 5_000
+    monkeypatch.setattr(formats, "MAX_BATCH_BYTES", 2**20)
+    with pytest.raises(MalformedDumpError, match="the 2,000 rows after row 0 have more than"):
+        read(DumpFormat.PARQUET, content)
+    monkeypatch.setattr(formats, "MAX_CHUNK_BYTES", 1000)
+    with pytest.raises(MalformedDumpError, match="row group has more than 1,000 bytes of package"):
+        read(DumpFormat.PARQUET, content)
+
+
 @pytest.mark.parametrize("dump_format", FORMATS)
 def test_damage_anywhere_is_no_crash(dump_format: DumpFormat) -> None:
     """Of a byte in any place: what is read has been checked, or the rest was not read."""
