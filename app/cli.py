@@ -556,12 +556,13 @@ def export(
     first, last = day or start or date.min, day or end or date.max
 
     async def work(engine: AsyncEngine) -> None:
-        published = await days_to_export(engine, settings.retention_days)
-        days = [one for one in published if first <= one.day <= last]
-        if not days:
-            raise DayNotPublishedError(day or start or last)
         store = _store(to or settings.dumps_dir)
         with store.opened():
+            # Listed now, when no other export can have written a later day meanwhile.
+            published = await days_to_export(engine, settings.retention_days)
+            days = [one for one in published if first <= one.day <= last]
+            if not days:
+                raise DayNotPublishedError(day or start or last)
             forget_dropped(store, published)
             exported = export_days(
                 engine,

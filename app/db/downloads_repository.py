@@ -75,8 +75,8 @@ def _series_of_each(
     the days are joined to nothing: then nothing is sorted.
     """
     tells: list[ColumnElement[bool]] = []
-    of_range = bindparam("first"), bindparam("last")
-    is_known: ColumnElement[bool] = ingested_days.c.day.between(*of_range)
+    day = ingested_days.c.day
+    is_known: ColumnElement[bool] = day.between(bindparam("first"), bindparam("last"))
     if breakdown and breakdown.is_optional:
         tells = [daily_downloads.c[breakdown.column].is_not(None)]
         is_known &= literal(breakdown.column) == func.any(ingested_days.c.breakdowns)
