@@ -67,8 +67,12 @@ class Case:
 RECENT = "/api/packages/{}/recent"
 OVERALL = "/api/packages/{}/overall"
 PYTHON_MINOR = "/api/packages/{}/python_minor"
+# As installer, ci, country and implementation are read and rendered, where they are ingested.
+SYSTEM = "/api/packages/{}/system"
 MONTHS_AS_CSV = f"{OVERALL}?interval=month&format=csv"
-RECENT_OF_20 = f"/api/packages/recent?{'&'.join(['package={}'] * 20)}"
+TWENTY = "&".join(["package={}"] * 20)
+RECENT_OF_20 = f"/api/packages/recent?{TWENTY}"
+OVERALL_OF_20 = f"/api/packages/overall?{TWENTY}"
 SUMMARY = "/api/packages/{}"
 BADGE = "/api/badges/{}/month"
 TOP = "/api/top?limit=100"
@@ -81,11 +85,14 @@ HOT = (
     Case("python_minor", PYTHON_MINOR, least=0.6),
     Case("python_minor, gzip", PYTHON_MINOR, least=0.6, headers={"accept-encoding": "gzip"}),
     Case("python_minor, zstd", PYTHON_MINOR, least=0.6, headers={"accept-encoding": "zstd"}),
+    Case("system", SYSTEM),
     Case("overall, months as CSV", MONTHS_AS_CSV),
     Case("recent of 20", RECENT_OF_20),
+    Case("overall of 20", OVERALL_OF_20),
     Case("summary", SUMMARY),
     Case("badge", BADGE),
     Case("top 100", TOP),
+    Case("trending 100", TRENDING),
     Case("search", SEARCH),
     Case("recent, 304", RECENT, status=304),
     Case("unknown package, 404", "/api/packages/no-such-package/recent", status=404),
@@ -95,8 +102,10 @@ COLD = (
     Case("recent, cold", RECENT, least=0.07),
     Case("overall, cold", OVERALL, least=0.05),
     Case("python_minor, cold", PYTHON_MINOR, least=0.02),
+    Case("system, cold", SYSTEM),
     Case("overall, months as CSV, cold", MONTHS_AS_CSV),
     Case("recent of 20, cold", RECENT_OF_20),
+    Case("overall of 20, cold", OVERALL_OF_20),
     Case("summary, cold", SUMMARY),
     Case("badge, cold", BADGE),
     Case("top 100, cold", TOP),
