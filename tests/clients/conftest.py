@@ -23,10 +23,10 @@ PUBLISHED = (0, 1, 2, 4, 6, 7, 9, 20, 21, 29, 30, 33, 34, 50, 70, 179)
 CATEGORIES = {
     "overall": "VALUES ('with_mirrors', with_mirrors), ('without_mirrors', without_mirrors)",
     "python_major": (
-        "SELECT split_part(key, '.', 1), value::bigint FROM jsonb_each_text(python_minor)"
+        "SELECT split_part(key, '.', 1), value::bigint FROM json_each_text(python_minor)"
     ),
-    "python_minor": "SELECT key, value::bigint FROM jsonb_each_text(python_minor)",
-    "system": "SELECT key, value::bigint FROM jsonb_each_text(system)",
+    "python_minor": "SELECT key, value::bigint FROM json_each_text(python_minor)",
+    "system": "SELECT key, value::bigint FROM json_each_text(system)",
 }
 
 PERIODS = {"daily": "date::text", "monthly": "to_char(date, 'YYYY-MM')", "all": "NULL::text"}
