@@ -18,6 +18,8 @@ def run(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=metadata,
+        # No lock is kept from one to the next. Who hands a connection over sees to that.
+        transaction_per_migration=True,
         # Partitions come and go with the data, and that index depends on the server.
         include_name=lambda name, kind, _: (
             not (kind == "table" and is_partition(name or "")) and name != TRIGRAM_INDEX

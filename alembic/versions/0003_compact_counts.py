@@ -3,21 +3,12 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.db.advisory_lock import LockKey
+from app.db.migration_locks import lock_out_readers, lock_publish
 
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
-
-PUBLISH_LOCK_TIMEOUT_SECONDS = 120
-"""A publish may be on its way. Nobody who reads waits behind this lock."""
-
-LOCK_ATTEMPTS = 60
-LOCK_PAUSE_SECONDS = 1.0
-"""For a long query to end, which has all tables in use. What was converted is kept meanwhile."""
-
-LOCK_NOT_AVAILABLE = "55P03"
 
 # The text that ingests write: keys in the order of their characters, and no spaces.
 COMPACT = """
@@ -49,7 +40,7 @@ WHERE days.day = described.day
 
 
 def upgrade() -> None:
-    _lock_publish(op.get_bind())
+    lock_publish()
     # Keeps only those from writing who are kept from it already. The new months get it as well.
     op.create_index(
         "ix_daily_downloads_date",
@@ -69,7 +60,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    _lock_publish(op.get_bind())
+    lock_publish()
     _convert("jsonb", "CAST({} AS jsonb)")
     op.drop_index("ix_daily_downloads_date", "daily_downloads")
 
@@ -109,7 +100,7 @@ def _convert(kind: str, conversion: str) -> None:
         )
         op.execute(DIGESTS.format(days="ingested_days", rows=rows))
     op.execute(DIGESTS.format(days="held_days", rows="SELECT * FROM held_downloads_new"))
-    _lock_out_readers(connection)
+    lock_out_readers("daily_downloads", "held_downloads")
     op.execute("DROP TABLE held_downloads")
     op.execute("ALTER TABLE held_downloads_new RENAME TO held_downloads")
     op.create_table_comment("held_downloads", "The rows of held days, which nobody is served.")
@@ -133,24 +124,3 @@ def _retype(empty_table: str, kind: str) -> None:
         f"ALTER python_minor TYPE {kind} USING CAST(python_minor AS {kind}), "
         f"ALTER system TYPE {kind} USING CAST(system AS {kind})"
     )
-
-
-def _lock_publish(connection: sa.Connection) -> None:
-    """No day may be published, held or dropped that has been converted, or is about to be."""
-    timeout = connection.scalar(sa.text("SELECT current_setting('lock_timeout')"))
-    op.execute(f"SET LOCAL lock_timeout = '{PUBLISH_LOCK_TIMEOUT_SECONDS}s'")
-    op.execute(f"SELECT pg_advisory_xact_lock({int(LockKey.PUBLISH)})")
-    op.execute(f"SET LOCAL lock_timeout = '{timeout}'")
-
-
-def _lock_out_readers(connection: sa.Connection) -> None:
-    for attempts_left in reversed(range(LOCK_ATTEMPTS)):
-        try:
-            with connection.begin_nested():
-                op.execute("LOCK TABLE daily_downloads, held_downloads IN ACCESS EXCLUSIVE MODE")
-        except sa.exc.DBAPIError as error:
-            if not attempts_left or getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
-                raise
-            op.execute(f"SELECT pg_sleep({LOCK_PAUSE_SECONDS})")
-        else:
-            return

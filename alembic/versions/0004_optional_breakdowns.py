@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from app.db.migration_locks import lock_out_readers, lock_publish
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -11,8 +13,13 @@ depends_on = None
 
 BREAKDOWNS = ("installer", "ci", "country", "version", "implementation")
 
+TABLES = ("daily_downloads", "held_downloads", "ingested_days", "held_days")
+"""In the order of readers."""
+
 
 def upgrade() -> None:
+    lock_publish()
+    lock_out_readers(*TABLES)
     for table in ("daily_downloads", "held_downloads"):
         for name in BREAKDOWNS:
             op.add_column(
@@ -35,6 +42,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    lock_publish()
+    lock_out_readers(*TABLES)
     for table in ("held_days", "ingested_days"):
         op.drop_column(table, "breakdowns")
     for table in ("held_downloads", "daily_downloads"):

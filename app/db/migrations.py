@@ -26,25 +26,28 @@ log = logging.getLogger(__name__)
 
 
 async def migrate(engine: AsyncEngine) -> None:
-    """Run the migrations that are missing, all in one transaction.
+    """Run the migrations that are missing, each in a transaction of its own: who is ended in
+    between goes on from there.
 
     Of several processes that start together one migrates and the others wait for it. Where others
-    still serve, a long query of theirs may be in the way, and nobody is kept waiting behind it for
-    longer than a moment. Raises `MigrationError` when the database is ahead of this code.
+    still serve, a migration does what takes long before it locks them out, and lets them pass again
+    when it can't do so at once. Raises `MigrationError` when the database is ahead of this code.
     """
     async with connect(engine) as connection:
-        async for attempt in attempts("migrating", ended_by_server):
-            with attempt:
-                try:
-                    await lock_for_transaction(connection, LockKey.MIGRATE)
-                    await connection.execute(
-                        text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}")
-                    )
-                    await connection.run_sync(_upgrade)
-                    await connection.commit()
-                except BaseException:
-                    await connection.rollback()
-                    raise
+        is_done = False
+        while not is_done:
+            async for attempt in attempts("migrating", ended_by_server):
+                with attempt:
+                    try:
+                        await lock_for_transaction(connection, LockKey.MIGRATE)
+                        await connection.execute(
+                            text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}")
+                        )
+                        is_done = await connection.run_sync(_upgrade)
+                        await connection.commit()
+                    except BaseException:
+                        await connection.rollback()
+                        raise
 
 
 async def check_migrated(engine: AsyncEngine) -> None:
@@ -73,7 +76,8 @@ def _revisions() -> list[str]:
     return [revision.revision for revision in script.walk_revisions()][::-1]
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection) -> bool:
+    """Run the next migration; with none left, see to the trigrams and say that this was all."""
     config = Config(ALEMBIC_INI)
     config.attributes["connection"] = connection
     known = _revisions()
@@ -83,8 +87,11 @@ def _upgrade(connection: Connection) -> None:
             f"the database was migrated to {', '.join(held)}, which is further than this code "
             f"knows ({known[-1]}): run the version that migrated it, or a later one"
         )
-    command.upgrade(config, "head")
+    if held != (known[-1],):
+        command.upgrade(config, "+1")
+        return False
     _index_trigrams(connection)
+    return True
 
 
 def _index_trigrams(connection: Connection) -> None:

@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db.tables import BY_BYTES
 from app.package_name import ALL_PACKAGES
 from app.rankings import POPULAR_PACKAGES, TREND_DAYS
 
@@ -30,7 +31,7 @@ FROM (
     SELECT *,
         -- All packages together, and those without a download, come after all ranks.
         CASE WHEN last_month > 0 AND name <> '{ALL_PACKAGES}' THEN row_number() OVER (
-            ORDER BY name = '{ALL_PACKAGES}', last_month DESC, name
+            ORDER BY name = '{ALL_PACKAGES}', last_month DESC, name {BY_BYTES}
         ) END AS month_rank
     FROM ({{figures}}) AS figures
 ) AS ranked

@@ -9,24 +9,24 @@ from datetime import date, timedelta
 from sqlalchemy import delete, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.tables import top_packages, trending_packages
+from app.db.tables import BY_BYTES, top_packages, trending_packages
 from app.package_name import ALL_PACKAGES
 from app.rankings import PERIODS, RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
 
-# By the bytes of the names where downloads are equal: "C" is the collation of `packages.name`, so
-# that every database ranks alike.
+# By the bytes of the names where downloads are equal, so that every database ranks alike.
 TOP = " UNION ALL ".join(
-    f"SELECT '{period}' AS period, row_number() OVER (ORDER BY downloads DESC, name) AS rank,"
-    " name, downloads "
+    f"SELECT '{period}' AS period,"
+    f" row_number() OVER (ORDER BY downloads DESC, name {BY_BYTES}) AS rank, name, downloads "
     f"FROM (SELECT name, last_{period} AS downloads FROM packages"
     f" WHERE last_{period} > 0 AND name <> '{ALL_PACKAGES}'"
-    f" ORDER BY downloads DESC, name LIMIT {RANKED_PACKAGES}) AS of_{period}"
+    f" ORDER BY downloads DESC, name {BY_BYTES} LIMIT {RANKED_PACKAGES}) AS of_{period}"
     for period in PERIODS
 )
 """The rows of `top_packages`."""
 
 TRENDING = f"""
-SELECT row_number() OVER (ORDER BY growth DESC, name) AS rank, name, last_week, previous_week
+SELECT row_number() OVER (ORDER BY growth DESC, name {BY_BYTES}) AS rank, name, last_week,
+    previous_week
 FROM (
     SELECT name, last_week, previous_week,
         CAST(last_week AS double precision) / previous_week AS growth
@@ -35,7 +35,7 @@ FROM (
         AND name <> '{ALL_PACKAGES}'
         AND {TREND_DAYS} =
             (SELECT count(*) FROM ingested_days WHERE day > :trend AND day <= :latest)
-    ORDER BY growth DESC, name LIMIT {RANKED_PACKAGES}
+    ORDER BY growth DESC, name {BY_BYTES} LIMIT {RANKED_PACKAGES}
 ) AS growing
 """
 """The rows of `trending_packages`, by `trend_arguments`. None while a day of the two weeks is

@@ -9,7 +9,7 @@ from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import fetch
-from app.db.tables import packages, top_packages, trending_packages
+from app.db.tables import BY_BYTES, packages, top_packages, trending_packages
 from app.downloads import RecentDownloads
 from app.package_name import ALL_PACKAGES
 from app.rankings import (
@@ -57,10 +57,10 @@ class Summary:
 _SEARCH = """
 WITH popular AS MATERIALIZED (
     SELECT * FROM (
-        SELECT 1 AS tier, month_rank AS rank, name, last_month
+        SELECT 1 AS tier, month_rank AS rank, name {by_bytes} AS name, last_month
         FROM packages
-        WHERE is_popular AND name > :text AND name < :text || '~'
-            AND (1, month_rank, name) > (:tier, :rank, :name)
+        WHERE is_popular AND name {by_bytes} > :text AND name {by_bytes} < :text || '~'
+            AND (1, month_rank, name {by_bytes}) > (:tier, :rank, :name)
         ORDER BY rank
         LIMIT :limit
     ) AS first
@@ -68,11 +68,12 @@ WITH popular AS MATERIALIZED (
 ),
 others AS MATERIALIZED (
     SELECT * FROM (
-        SELECT 1 AS tier, coalesce(month_rank, {unranked}) AS rank, name, last_month
+        SELECT 1 AS tier, coalesce(month_rank, {unranked}) AS rank, name {by_bytes} AS name,
+            last_month
         FROM packages
-        WHERE NOT is_popular AND name > :text AND name < :text || '~'
+        WHERE NOT is_popular AND name {by_bytes} > :text AND name {by_bytes} < :text || '~'
             AND last_seen > (SELECT max(day) FROM ingested_days) - {retention_days}
-            AND (1, coalesce(month_rank, {unranked}), name) > (:tier, :rank, :name)
+            AND (1, coalesce(month_rank, {unranked}), name {by_bytes}) > (:tier, :rank, :name)
         ORDER BY rank, name
         LIMIT :limit
     ) AS first
@@ -80,16 +81,16 @@ others AS MATERIALIZED (
 ),
 similar_ones AS MATERIALIZED (
     SELECT * FROM (
-        SELECT 2 AS tier, month_rank AS rank, name, last_month
+        SELECT 2 AS tier, month_rank AS rank, name {by_bytes} AS name, last_month
         FROM packages
         WHERE {similar} AND NOT starts_with(name, :text)
-            AND (2, month_rank, name) > (:tier, :rank, :name)
+            AND (2, month_rank, name {by_bytes}) > (:tier, :rank, :name)
         ORDER BY rank
         LIMIT :limit
     ) AS first
     WHERE (SELECT count(*) FROM popular) + (SELECT count(*) FROM others) < :limit
 )
-SELECT 0, coalesce(month_rank, {unranked}), name, last_month
+SELECT 0, coalesce(month_rank, {unranked}), name {by_bytes}, last_month
 FROM packages
 WHERE CAST(:tier AS integer) < 0 AND name = :text AND name <> '{all_packages}'
     AND last_seen > (SELECT max(day) FROM ingested_days) - {retention_days}
@@ -144,6 +145,7 @@ class RankingsRepository:
     def __init__(self, engine: AsyncEngine, retention_days: int) -> None:
         self._engine = engine
         search = {
+            "by_bytes": BY_BYTES,
             "all_packages": ALL_PACKAGES,
             "unranked": UNRANKED,
             "retention_days": retention_days,

@@ -66,14 +66,7 @@ packages = Table(
     "packages",
     metadata,
     Column("id", Integer, Identity(always=True), primary_key=True),
-    # By its bytes, whatever the database's collation: so its index finds prefixes too.
-    Column(
-        "name",
-        Text(collation="C"),
-        nullable=False,
-        unique=True,
-        comment="Normalised, or __all__.",
-    ),
+    Column("name", Text, nullable=False, unique=True, comment="Normalised, or __all__."),
     Column("last_seen", Date, nullable=False, comment="Latest day with a row in daily_downloads."),
     Column("last_day", BigInteger, nullable=False, server_default=text("0")),
     Column("last_week", BigInteger, nullable=False, server_default=text("0")),
@@ -102,7 +95,17 @@ packages = Table(
     postgresql_with={"fillfactor": 50},
 )
 
-Index("ix_packages_popular", packages.c.name, postgresql_where=packages.c.is_popular)
+# By their bytes, whatever the database's collation, so that these find prefixes too. The column
+# keeps its own: with another, queries that a process of the version before has prepared would fail.
+BY_BYTES = 'COLLATE "C"'
+_by_bytes = {"name": BY_BYTES}
+Index("ix_packages_name", packages.c.name, postgresql_ops=_by_bytes)
+Index(
+    "ix_packages_popular",
+    packages.c.name,
+    postgresql_ops=_by_bytes,
+    postgresql_where=packages.c.is_popular,
+)
 
 TRIGRAM_INDEX = "ix_packages_popular_trigrams"
 """Of the same names, by their trigrams. It is there where the server has pg_trgm."""

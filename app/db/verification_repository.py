@@ -16,7 +16,7 @@ from app.db.day_digest import describe
 from app.db.package_figures import RECENT_DAYS
 from app.db.partitions import stored_months
 from app.db.rankings import TOP, TRENDING, trend_arguments
-from app.db.tables import ingested_days
+from app.db.tables import BY_BYTES, ingested_days
 from app.package_name import ALL_PACKAGES
 from app.rankings import POPULAR_PACKAGES
 
@@ -162,7 +162,7 @@ _RANKS = f"""
 WITH ranked AS (
     SELECT name, month_rank, is_popular,
         CASE WHEN last_month > 0 AND name <> :all_packages THEN row_number() OVER
-            (ORDER BY name = :all_packages, last_month DESC, name) END AS rank
+            (ORDER BY name = :all_packages, last_month DESC, name {BY_BYTES}) END AS rank
     FROM packages
 ),
 differing AS (

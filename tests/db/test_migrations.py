@@ -3,6 +3,7 @@
 import asyncio
 import re
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 from alembic import command
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app import retries
 from app.breakdowns import PYTHON_MINOR
 from app.db import migrations
-from app.db.engine import connect, create_engine
+from app.db.engine import connect, create_engine, fetch
 from app.db.ingest_repository import IngestRepository
 from app.db.migrations import ALEMBIC_INI, migrate
 from app.db.tables import TRIGRAM_INDEX
@@ -24,6 +25,9 @@ from app.ingest.verification import days_to_verify, verify
 from app.rankings import TREND_DAYS
 from tests.contents import everything
 from tests.days import by_category, days_ago, downloads, publish
+
+LONGEST_WAIT_SECONDS = 1.5
+"""Of a reader, on a machine that has other things to do as well."""
 
 TABLES = {
     "packages",
@@ -225,6 +229,11 @@ async def test_what_drift_does_not_show_is_there(
     assert [index.partition(" USING ")[2] for index in indexes] == [
         "brin (date) WITH (autosummarize='on')"
     ]
+    # Names that begin alike lie side by side, whatever the database's collation.
+    by_bytes = await connection.scalars(
+        text("SELECT indexname FROM pg_indexes WHERE indexdef LIKE '%(name COLLATE \"C\")%'")
+    )
+    assert set(by_bytes) >= {"ix_packages_name", "ix_packages_popular"}
     # What a publish rewrites of every package would no longer be rewritten in place.
     definitions = await connection.scalars(
         text("SELECT indexdef FROM pg_indexes WHERE tablename = 'packages'")
@@ -269,6 +278,86 @@ async def test_a_migration_keeps_nobody_waiting_behind_a_long_query(
     await connection.rollback()
     await migrating
     assert await _tables(engine) >= TABLES
+
+
+OLD_QUERIES = {
+    "recent": "SELECT last_day, last_week, last_month FROM packages WHERE name = 'package-7'"
+    " AND last_seen > (SELECT max(day) FROM ingested_days) - 180",
+    "publication": "SELECT array_agg(day ORDER BY day), max(published_at),"
+    " encode(sha256(convert_to(string_agg(concat_ws(' ', day, digest), ',' ORDER BY day),"
+    " 'UTF8')), 'hex'), (SELECT count(*) FROM held_days) "
+    "FROM ingested_days WHERE day > (SELECT max(day) FROM ingested_days) - 180",
+    "overall": "SELECT packages.name, of_package.* FROM packages, LATERAL ("
+    " SELECT array_agg(date), array_agg(with_mirrors), array_agg(without_mirrors) FROM ("
+    "  SELECT date, with_mirrors, without_mirrors FROM daily_downloads"
+    "  WHERE package_id = packages.id AND date BETWEEN :first AND :last ORDER BY date) AS days"
+    ") AS of_package WHERE name = ANY ('{package-7}') AND last_seen >= :first",
+    "breakdown": "SELECT packages.name, of_package.* FROM packages, LATERAL ("
+    " SELECT array_agg(date), string_agg(python_minor, ',') FROM ("
+    "  SELECT date, CAST(python_minor AS text) AS python_minor FROM daily_downloads"
+    "  WHERE package_id = packages.id AND date BETWEEN :first AND :last ORDER BY date) AS days"
+    ") AS of_package WHERE name = ANY ('{package-7}') AND last_seen >= :first",
+}
+"""As the version of migration 0002 asks."""
+
+
+async def test_the_version_before_answers_all_the_while(unmigrated_url: str) -> None:
+    """None of its queries is ended, and none waits for longer than a moment."""
+    engine = create_engine(unmigrated_url)
+    await migrate(engine)
+    rows = [downloads(f"package-{number}", 1 + number % 7) for number in range(3_000)]
+    for ago in range(40, -1, -20):
+        await publish(engine, days_ago(ago), *rows)
+    await _downgrade(engine, "0002")
+    served = create_engine(unmigrated_url, autocommit=True)
+    waits: dict[str, list[float]] = {name: [] for name in OLD_QUERIES}
+    migrating = asyncio.Event()
+    migrating.set()
+
+    async def ask(name: str) -> None:
+        arguments = {"first": days_ago(60), "last": days_ago(0)}
+        while migrating.is_set():
+            query = text(OLD_QUERIES[name])
+            started = perf_counter()
+            asked = arguments if ":first" in OLD_QUERIES[name] else None
+            assert await fetch(served, query, asked)
+            waits[name].append(perf_counter() - started)
+
+    async with asyncio.TaskGroup() as readers:
+        for name in [*OLD_QUERIES, *OLD_QUERIES]:
+            readers.create_task(ask(name))
+        await asyncio.sleep(0.2)
+        await migrate(engine)
+        migrating.clear()
+    assert all(len(times) > 10 for times in waits.values())
+    assert max(max(times) for times in waits.values()) < LONGEST_WAIT_SECONDS
+    await served.dispose()
+    async for step in verify(engine, await days_to_verify(engine, None), packages=True):
+        assert list(step.differences) == []
+    await engine.dispose()
+
+
+async def test_who_is_ended_in_between_goes_on_from_there(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    before = await everything(engine)
+    await _downgrade(engine, "0002")
+    await connection.execute(text("SELECT * FROM held_days"))
+    migrating = asyncio.create_task(migrate(engine))
+    at = text("SELECT version_num FROM alembic_version")
+    async with asyncio.timeout(10), connect(engine) as another:
+        while await another.scalar(at) != "0003":
+            await another.rollback()
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(0.3)
+    migrating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await migrating
+    assert await connection.scalar(at) == "0003"
+    await connection.rollback()
+    await migrate(engine)
+    assert await everything(engine) == before
 
 
 async def test_a_database_that_is_further_than_the_code(engine: AsyncEngine) -> None:
