@@ -1,5 +1,7 @@
 """Counts as the text of JSON, a third smaller than jsonb, and an index that finds a day's rows"""
 
+import logging
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -21,22 +23,30 @@ $$
 """
 
 # As `app.db.day_digest` had it when this was written.
-DIGESTS = """
-UPDATE {days} AS days SET digest = described.digest FROM (
-    SELECT day, encode(sha256(convert_to(concat_ws(' ',
-        count(*),
-        sum(CAST(CAST('x' || substr(hash, 1, 16) AS bit(64)) AS bigint)),
-        sum(CAST(CAST('x' || substr(hash, 17, 16) AS bit(64)) AS bigint))
-    ), 'UTF8')), 'hex') AS digest
-    FROM (
-        SELECT day, encode(sha256(convert_to(concat_ws(' ', name, with_mirrors, without_mirrors,
-            CAST(python_minor AS text), CAST(system AS text)), 'UTF8')), 'hex') AS hash
-        FROM ({rows}) AS rows
-    ) AS hashed
-    GROUP BY day
-) AS described
-WHERE days.day = described.day
+DESCRIBED = """
+SELECT day, encode(sha256(convert_to(concat_ws(' ',
+    count(*),
+    sum(CAST(CAST('x' || substr(hash, 1, 16) AS bit(64)) AS bigint)),
+    sum(CAST(CAST('x' || substr(hash, 17, 16) AS bit(64)) AS bigint))
+), 'UTF8')), 'hex') AS digest
+FROM (
+    SELECT day, encode(sha256(convert_to(concat_ws(' ', name, with_mirrors, without_mirrors,
+        CAST(python_minor AS text), CAST(system AS text)), 'UTF8')), 'hex') AS hash
+    FROM ({rows}) AS rows
+) AS hashed
+GROUP BY day
 """
+
+# Of days whose rows are those that were recorded.
+DIGESTS = f"""
+UPDATE {{days}} AS days SET digest = converted.digest
+FROM ({DESCRIBED.format(rows="{stored}")}) AS stored
+JOIN ({DESCRIBED.format(rows="{converted}")}) AS converted USING (day)
+WHERE days.day = stored.day AND days.digest = stored.digest
+RETURNING days.day
+"""
+
+log = logging.getLogger(__name__)
 
 
 def upgrade() -> None:
@@ -94,12 +104,12 @@ def _convert(kind: str, conversion: str) -> None:
             f"ALTER TABLE {name}_new ADD CONSTRAINT month "
             f"CHECK (date >= '{first}' AND date < '{following}')"
         )
-        rows = (
-            f"SELECT date AS day, packages.name, {name}_new.* FROM {name}_new "
-            "JOIN packages ON packages.id = package_id WHERE packages.name <> '__all__'"
-        )
-        op.execute(DIGESTS.format(days="ingested_days", rows=rows))
-    op.execute(DIGESTS.format(days="held_days", rows="SELECT * FROM held_downloads_new"))
+    rows = (
+        "SELECT date AS day, packages.name, {0}.* FROM {0} "
+        "JOIN packages ON packages.id = package_id WHERE packages.name <> '__all__'"
+    )
+    _describe("ingested_days", {name: rows for name, *_ in months})
+    _describe("held_days", {"held_downloads": "SELECT * FROM {}"})
     lock_out_readers("daily_downloads", "held_downloads")
     op.execute("DROP TABLE held_downloads")
     op.execute("ALTER TABLE held_downloads_new RENAME TO held_downloads")
@@ -116,6 +126,22 @@ def _convert(kind: str, conversion: str) -> None:
             f"FOR VALUES FROM ('{first}') TO ('{following}')"
         )
         op.execute(f"ALTER TABLE {name} DROP CONSTRAINT month")
+
+
+def _describe(days: str, tables: dict[str, str]) -> None:
+    """Record the digests that converted rows have, given how each table's rows are asked for.
+
+    A day that was damaged before stays different from its record, so that `verify` tells.
+    """
+    connection = op.get_bind()
+    different = set(connection.scalars(sa.text(f"SELECT day FROM {days}")))
+    for table, rows in tables.items():
+        digests = DIGESTS.format(
+            days=days, stored=rows.format(table), converted=rows.format(f"{table}_new")
+        )
+        different -= set(connection.scalars(sa.text(digests)))
+    for day in sorted(different):
+        log.warning("%s: the rows are not those that %s has recorded", day, days)
 
 
 def _retype(empty_table: str, kind: str) -> None:

@@ -128,6 +128,31 @@ async def test_counts_are_converted_there_and_back(
         assert list(step.differences) == []
 
 
+async def test_damage_from_before_is_told_after_as_well(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    for ago in (40, 1, 0):
+        await publish(engine, days_ago(ago), downloads("flask", 2), downloads("numpy", 1))
+    await _downgrade(engine, "0002")
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "UPDATE daily_downloads SET with_mirrors = 9 FROM packages"
+                " WHERE packages.id = package_id AND name = 'numpy' AND date = :day"
+            ),
+            {"day": days_ago(1)},
+        )
+    await migrate(engine)
+    assert f"{days_ago(1)}: the rows are not those that ingested_days has recorded" in caplog.text
+    assert f"{days_ago(0)}: the rows" not in caplog.text
+    different = [
+        step.day
+        async for step in verify(engine, await days_to_verify(engine, None), packages=False)
+        if any(difference.what == "digest" for difference in step.differences)
+    ]
+    assert different == [days_ago(1)]
+
+
 async def test_days_from_before_there_were_optional_breakdowns_are_as_published(
     engine: AsyncEngine, connection: AsyncConnection
 ) -> None:
