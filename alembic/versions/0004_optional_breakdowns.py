@@ -16,6 +16,28 @@ BREAKDOWNS = ("installer", "ci", "country", "version", "implementation")
 TABLES = ("daily_downloads", "held_downloads", "ingested_days", "held_days")
 """In the order of readers."""
 
+# As `app.db.day_digest` had it when this was written, with the optional breakdowns and without.
+DESCRIBED = """
+SELECT encode(sha256(convert_to(concat_ws(' ',
+    count(*),
+    sum(CAST(CAST('x' || substr(hash, 1, 16) AS bit(64)) AS bigint)),
+    sum(CAST(CAST('x' || substr(hash, 17, 16) AS bit(64)) AS bigint))
+), 'UTF8')), 'hex')
+FROM (
+    SELECT encode(sha256(convert_to(concat_ws(' ', name, with_mirrors, without_mirrors,
+        CAST(python_minor AS text), CAST(system AS text){optional}), 'UTF8')), 'hex') AS hash
+    FROM ({rows}) AS rows
+) AS hashed
+"""
+OPTIONAL = "".join(f", '{name} ' || CAST({name} AS text)" for name in BREAKDOWNS)
+
+PUBLISHED_ROWS = (
+    "SELECT packages.name, daily_downloads.* FROM daily_downloads "
+    "JOIN packages ON packages.id = package_id "
+    "WHERE packages.name <> '__all__' AND date = days.day"
+)
+HELD_ROWS = "SELECT held_downloads.* FROM held_downloads WHERE held_downloads.day = days.day"
+
 
 def upgrade() -> None:
     lock_publish()
@@ -43,6 +65,13 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     lock_publish()
+    # The digest of a day is that of the columns which stay. One that was damaged stays different.
+    for table, rows in (("ingested_days", PUBLISHED_ROWS), ("held_days", HELD_ROWS)):
+        op.execute(
+            f"UPDATE {table} AS days SET digest = ({DESCRIBED.format(optional='', rows=rows)}) "
+            "WHERE breakdowns <> '{}' AND digest = "
+            f"({DESCRIBED.format(optional=OPTIONAL, rows=rows)})"
+        )
     lock_out_readers(*TABLES)
     for table in ("held_days", "ingested_days"):
         op.drop_column(table, "breakdowns")

@@ -128,6 +128,38 @@ async def test_counts_are_converted_there_and_back(
         assert list(step.differences) == []
 
 
+async def test_days_that_lose_optional_breakdowns_are_as_if_they_never_had_them(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> None:
+    """And one that was damaged is damaged still."""
+    flask = downloads("flask", {"3.12": 2}, installer={"pip": 2}, ci={"true": 2})
+    for ago in (2, 1, 0):
+        await publish(engine, days_ago(ago), flask)
+    await publish(engine, days_ago(3), downloads("flask", 2))
+    repository = IngestRepository(connection)
+    await repository.begin_staging()
+    await repository.stage([flask], ["python_minor", "system", "installer", "ci"])
+    figures = await repository.figures_of_staged(days_ago(4), "given")
+    await repository.hold(figures, "for a test", 0)
+    damage = "UPDATE daily_downloads SET with_mirrors = 9 WHERE date = :day"
+    await connection.execute(text(damage), {"day": days_ago(1)})
+    await connection.commit()
+    digests = text(
+        "SELECT digest FROM (SELECT day, digest FROM ingested_days"
+        " UNION SELECT day, digest FROM held_days) AS days ORDER BY day"
+    )
+    await _downgrade(engine, "0003")
+    await migrate(engine)
+    held, plain, older, damaged, latest = (await connection.scalars(digests)).all()
+    assert held == plain == older == latest != damaged
+    different = [
+        step.day
+        async for step in verify(engine, await days_to_verify(engine, None), packages=False)
+        if any(difference.what == "digest" for difference in step.differences)
+    ]
+    assert different == [days_ago(1)]
+
+
 async def test_damage_from_before_is_told_after_as_well(
     engine: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
