@@ -97,16 +97,6 @@ _MOVE = _UPDATE.format(
     """
 )
 
-_ARE_OF = f"""
-SELECT (last_week, last_month, previous_week) = (
-    SELECT coalesce(sum(without_mirrors) FILTER (WHERE date > :week), 0),
-        coalesce(sum(without_mirrors), 0),
-        coalesce(sum(without_mirrors) FILTER (WHERE date > :trend AND date <= :week), 0)
-    FROM daily_downloads WHERE package_id = id AND date > :month AND date <= :latest
-)
-FROM packages WHERE name = '{ALL_PACKAGES}'
-"""
-
 
 def _periods(latest: date) -> dict[str, date]:
     """By their names, the days before the periods that end with `latest`."""
@@ -140,11 +130,3 @@ async def move_figures(connection: AsyncConnection, before: date, latest: date) 
         "trend_end": min(old["week"], new["trend"]),
     }
     await connection.execute(text(_MOVE), _arguments(latest, old | bounds))
-
-
-async def are_of(connection: AsyncConnection, latest: date) -> bool:
-    """Whether the figures are those of this latest day, judged by those of all packages together.
-    They are not when the version before published it, which knows some of them only.
-    """
-    of_day = await connection.scalar(text(_ARE_OF), {"latest": latest, **_periods(latest)})
-    return bool(of_day)

@@ -7,6 +7,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
     Date,
     DateTime,
     Identity,
@@ -15,6 +16,8 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    func,
+    select,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
@@ -46,17 +49,6 @@ def _counts() -> list[Column[Any]]:
             for name in OPTIONAL_COLUMNS
         ),
     ]
-
-
-def _breakdowns() -> Column[Any]:
-    # The default is for processes of the version before, which ingest none of them.
-    return Column(
-        "breakdowns",
-        ARRAY(Text),
-        nullable=False,
-        server_default=text("'{}'"),
-        comment="The optional columns that the day's rows have.",
-    )
 
 
 # Every publish rewrites the figures of most packages. None of them is indexed and the pages are
@@ -179,9 +171,35 @@ ingested_days = Table(
         server_default=text("false"),
         comment="Published all the same: as a new level, or by hand.",
     ),
-    _breakdowns(),
+    Column(
+        "recorded_as",
+        Text,
+        comment="The digest of the rows as they were published, and their optional columns. Of "
+        "another digest, or NULL, where a process of an earlier version has published the day.",
+    ),
+    Column(
+        "breakdowns",
+        ARRAY(Text),
+        Computed(
+            "CASE WHEN split_part(recorded_as, ' '::text, 1) = digest"
+            " THEN (string_to_array(recorded_as, ' '::text))[2:] ELSE '{}'::text[] END",
+            persisted=True,
+        ),
+        nullable=False,
+        comment="The optional columns that the day's rows have.",
+    ),
     comment="Published days: those with rows in daily_downloads.",
 )
+
+published_days = select(*(column for column in ingested_days.c if column.name != "recorded_as"))
+"""What a `PublishedDay` is made of."""
+
+is_recorded = func.coalesce(
+    func.split_part(ingested_days.c.recorded_as, " ", 1) == ingested_days.c.digest, False
+)
+"""Whether figures and rankings know the day as it is published: no process of an earlier version,
+which has not heard of all of them, has published it since.
+"""
 
 # A day that was read and did not look plausible. Its rows wait in held_downloads.
 held_days = Table(
@@ -209,7 +227,14 @@ held_days = Table(
         nullable=False,
         comment="Rows that were left out, since their counts are wrong.",
     ),
-    _breakdowns(),
+    # The default is for processes of the version before, which ingest none of them.
+    Column(
+        "breakdowns",
+        ARRAY(Text),
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="The optional columns that the day's rows have.",
+    ),
     comment="Days that were read and are not published, since they do not look plausible.",
 )
 

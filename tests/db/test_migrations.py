@@ -16,15 +16,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app import retries
 from app.breakdowns import PYTHON_MINOR
 from app.db import migrations
+from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect, create_engine, fetch
 from app.db.ingest_repository import IngestRepository
 from app.db.migrations import ALEMBIC_INI, migrate
 from app.db.tables import TRIGRAM_INDEX
+from app.downloads import Publication
 from app.errors import MigrationError
 from app.ingest.verification import days_to_verify, verify
 from app.rankings import TREND_DAYS
 from tests.contents import everything
-from tests.days import by_category, days_ago, downloads, publish
+from tests.days import RETENTION_DAYS, by_category, days_ago, downloads, publish
 
 LONGEST_WAIT_SECONDS = 1.5
 """Of a reader, on a machine that has other things to do as well."""
@@ -45,6 +47,12 @@ TABLES = {
 async def _tables(engine: AsyncEngine) -> set[str]:
     async with connect(engine) as connection:
         return set(await connection.run_sync(lambda sync: inspect(sync).get_table_names()))
+
+
+async def _publication(engine: AsyncEngine) -> Publication:
+    publication = await DownloadsRepository(engine, RETENTION_DAYS).publication()
+    assert publication
+    return publication
 
 
 async def _downgrade(engine: AsyncEngine, revision: str) -> None:
@@ -229,6 +237,41 @@ async def test_ranks_of_what_was_published_before(engine: AsyncEngine) -> None:
     await _downgrade(engine, "0004")
     await migrate(engine)
     assert await everything(engine) == before
+
+
+async def test_what_the_version_before_publishes_meanwhile(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It knows neither optional breakdowns nor ranks: nothing is said of it that is not so, and the
+    next start ranks.
+    """
+    for ago in range(TREND_DAYS, 0, -1):
+        await publish(engine, days_ago(ago), downloads("flask", 20_000 - 1_000 * ago))
+    plain = await publish(engine, days_ago(0), downloads("flask", 7))
+    before = await everything(engine)
+    with_installer = downloads("flask", {"3.12": 7}, installer={"pip": 7})
+    await publish(engine, days_ago(0), with_installer)
+    assert (await _publication(engine)).breakdowns["installer"] == (days_ago(0),)
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE daily_downloads SET installer = NULL"))
+        await connection.execute(
+            text("UPDATE ingested_days SET digest = :digest WHERE day = :day"),
+            {"digest": plain.digest, "day": days_ago(0)},
+        )
+        await connection.execute(text("UPDATE packages SET previous_week = 1, month_rank = NULL"))
+        await connection.execute(text("UPDATE top_packages SET name = 'sample'"))
+    stale = await _publication(engine)
+    assert stale.breakdowns["installer"] == ()
+    await migrate(engine)
+    assert "packages were ranked again" in caplog.text
+    assert await everything(engine) == before
+    # Who keeps answers for as long as the version stays asks for these again.
+    assert (await _publication(engine)).version != stale.version
+    async for step in verify(engine, await days_to_verify(engine, None), packages=True):
+        assert list(step.differences) == []
+    caplog.clear()
+    await migrate(engine)
+    assert not caplog.text
 
 
 async def test_a_server_without_trigrams(

@@ -124,6 +124,10 @@ async def test_figures_that_the_version_before_left_are_made_right(engine: Async
                 " month_rank = figures.month_rank FROM figures WHERE figures.id = packages.id"
             )
         )
+        await connection.execute(
+            text("UPDATE ingested_days SET recorded_as = NULL WHERE day = :day"),
+            {"day": days_ago(1)},
+        )
     await publish(engine, days_ago(0), downloads("flask", 1))
     await _check(engine, set(range(21)))
 
