@@ -74,6 +74,9 @@ def configure_logging(level: str, log_format: str) -> None:
                 "alembic": {"level": "WARNING"},
                 "apscheduler": {"level": "WARNING"},
                 "google.auth": {"level": "ERROR"},
+                # Of every request they tell the whole address, with the password and token in it.
+                "httpcore": {"level": "WARNING"},
+                "httpx": {"level": "WARNING"},
             },
         }
     )

@@ -533,6 +533,44 @@ def test_a_source_of_files_has_to_say_where(database_url: str, tmp_path: Path) -
     assert result.stdout == f"{days_ago(0)}: file data bills nothing\n"
 
 
+@pytest.fixture
+def file_host() -> Iterator[str]:
+    """A server that has every file, of one package, where it sends on to with another secret."""
+    content = (
+        b'{"package":"flask","with_mirrors":1,"without_mirrors":1,'
+        b'"python_minor":{"3.9":1},"system":{"linux":1}}\n'
+    )
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_there = self.path.startswith("/there/")
+            self.send_response(200 if is_there else 302)
+            self.send_header("Content-Length", str(len(content) if is_there else 0))
+            if not is_there:
+                self.send_header("Location", f"/there{self.path}&signature=secret-3")
+            self.end_headers()
+            if is_there:
+                self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_secrets_of_where_files_are_stay_out_of_the_log(
+    database_url: str, file_host: str, level: str
+) -> None:
+    location = f"http://user:secret-1@{file_host}/{{day}}.ndjson?token=secret-2"
+    result = run("ingest", DATABASE_URL=database_url, INGEST_FILES=location, LOG_LEVEL=level)
+    assert result.stdout.startswith(f"published {days_ago(0)} from file: 1 packages"), result.stderr
+    assert "secret" not in result.stdout + result.stderr
+
+
 def test_openapi_needs_no_database() -> None:
     document = json.loads(run("openapi", DATABASE_URL="postgresql://nobody@127.0.0.1:1/x").stdout)
     assert document["openapi"].startswith("3.")
