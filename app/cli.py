@@ -265,7 +265,9 @@ async def _release_plausible(settings: Settings, engine: AsyncEngine, lock: Held
 
 
 def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
-    if kind in {IngestSource.SAMPLE, IngestSource.FILE}:
+    if kind is not IngestSource.BIGQUERY:
+        # What is missing shows here as it would without --dry-run.
+        open_source(settings, kind)
         return f"{day}: {kind} data bills nothing"
     # Slow to import, as `open_source` tells.
     from app.ingest.bigquery import USD_PER_TIB_BILLED, cost_usd, create_source  # noqa: PLC0415

@@ -127,6 +127,14 @@ def test_dry_run_of_the_sample_needs_nothing() -> None:
     assert result.stdout == f"{days_ago(0)}: sample data bills nothing\n"
 
 
+def test_dry_run_of_no_source_asks_for_one() -> None:
+    assert_fails(run("ingest", "--dry-run", INGEST_SOURCE="none"), 1, "INGEST_SOURCE=none")
+
+
+def test_dry_run_of_files_says_where_they_should_be() -> None:
+    assert_fails(run("ingest", "--dry-run", INGEST_SOURCE="file"), 1, "INGEST_FILES: should be set")
+
+
 def test_bigquery_without_credentials_fails_at_start(database_url: str) -> None:
     for command in ("serve", "ingest"):
         result = run(command, DATABASE_URL=database_url, INGEST_SOURCE="bigquery", HOME="/nowhere")
