@@ -30,8 +30,8 @@ ROW_GROUP_ROWS = 50_000
 MAX_ROWS = 5_000_000
 """Of a day. PyPI has less than a million packages."""
 
-MAX_LINE_BYTES = 2**20
-"""Of text. A row has some hundred bytes."""
+MAX_LINE_BYTES = 4 * 2**20
+"""Of a row as text, however many lines it has in CSV. Most have some hundred bytes."""
 
 MAX_UNPACKED_BYTES = 8 * 2**30
 """A day of PyPI has some hundred million."""
@@ -41,13 +41,30 @@ MAX_CHUNK_BYTES = 256 * 2**20
 single one. A day of PyPI in one row group has some 50 MB.
 """
 
-MAX_BATCH_BYTES = 256 * 2**20
-"""Of the rows that are read at a time, before they are Python's. Usual ones have some 500 kB."""
+MAX_PACKAGE_CHARACTERS = 1_000
+"""More than a name may have, which the pipeline judges."""
 
-MAX_CATEGORIES = 1_000
-"""Of one breakdown of a row. Countries are some 250."""
+MAX_BREAKDOWN_WEIGHT = 2**20
+"""Of one breakdown of a row, in characters of its categories, each with `CATEGORY_WEIGHT`: some
+10,000 categories. What Python version downloads were made with anybody can make up, so this is far
+more than there are of any."""
 
-MAX_CATEGORY_CHARACTERS = 200
+CATEGORY_WEIGHT = 100
+"""What a category takes besides its characters, about."""
+
+MAX_BATCH_WEIGHT = 2**24
+"""Held at a time. 2,000 rows of PyPI have a third."""
+
+MAX_BATCH_CATEGORIES = 1_000_000
+"""In a column of Parquet, of rows that are read at a time."""
+
+MAX_BATCH_BYTES = 64 * 2**20
+"""Of these rows before they are Python's, and of the texts of a column. Usual ones have some
+500 kB."""
+
+TOO_MANY: Counts = {"": 0}
+"""In place of a breakdown that has more than it may. No count is zero, so that the pipeline
+counts the row as wrong; the rest of the file is read."""
 
 GZIP_LEVEL = 6
 GZIP_MAGIC = b"\x1f\x8b"
@@ -79,7 +96,7 @@ def read(file: BinaryIO, dump_format: DumpFormat) -> Iterator[Rows]:
     rows = _READERS[dump_format](file)
     count = 0
     breakdowns = None
-    while batch := list(islice(rows, BATCH_ROWS)):
+    while batch := _batch(rows):
         count += len(batch)
         if count > MAX_ROWS:
             raise MalformedDumpError(f"there are more than {MAX_ROWS:,} rows")
@@ -88,6 +105,21 @@ def read(file: BinaryIO, dump_format: DumpFormat) -> Iterator[Rows]:
             if row.breakdowns.keys() != breakdowns:
                 raise MalformedDumpError(f"{row.package} has other breakdowns than the first row")
         yield batch
+
+
+def _batch(rows: Iterator[PackageDownloads]) -> list[PackageDownloads]:
+    batch = []
+    weight = 0
+    for row in islice(rows, BATCH_ROWS):
+        batch.append(row)
+        weight += sum(map(_weight, row.breakdowns.values()))
+        if weight >= MAX_BATCH_WEIGHT:
+            break
+    return batch
+
+
+def _weight(counts: Counts) -> int:
+    return len(counts) * CATEGORY_WEIGHT + sum(map(len, counts))
 
 
 # Parquet
@@ -135,19 +167,19 @@ def _read_parquet(file: BinaryIO) -> Iterator[PackageDownloads]:
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow import parquet  # noqa: PLC0415
 
+    # What a footer claims is not taken at its word.
+    limits = {"thrift_string_size_limit": 2**20, "thrift_container_size_limit": 2**20}
     try:
+        with parquet.ParquetFile(file, **limits) as source:
+            columns = _parquet_columns(source.schema_arrow, pa)
+            _check_footer(source.metadata)
+            texts = _texts(source.schema, columns)
+        # A text that many rows have stays one in memory, until it is known to be short.
         source = parquet.ParquetFile(
-            file,
-            # What a footer claims is not taken at its word.
-            thrift_string_size_limit=2**20,
-            thrift_container_size_limit=2**20,
-            buffer_size=2**20,
-            pre_buffer=False,
+            file, read_dictionary=texts, buffer_size=2**20, pre_buffer=False, **limits
         )
-        columns = _parquet_columns(source.schema_arrow, pa)
-        _check_footer(source.metadata)
         row = 0
-        for batch in source.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
+        for batch in _parquet_batches(source, columns):
             if batch.nbytes > MAX_BATCH_BYTES:
                 raise MalformedDumpError(
                     f"the {batch.num_rows:,} rows after row {row} have more than "
@@ -161,6 +193,14 @@ def _read_parquet(file: BinaryIO) -> Iterator[PackageDownloads]:
     except (pa.ArrowException, OSError, ValueError) as error:
         # What Arrow says may have lines of its own, and a dump of its memory.
         raise MalformedDumpError(f"no Parquet that can be read: {first_line(error)}") from error
+
+
+def _parquet_batches(source: Any, columns: list[str]) -> Iterator[Any]:
+    # Group by group: each has dictionaries of its own, which Arrow does not merge in maps.
+    for group in range(source.num_row_groups):
+        yield from source.iter_batches(
+            BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False
+        )
 
 
 def _parquet_columns(schema: Any, pa: Any) -> list[str]:
@@ -203,20 +243,34 @@ def _check_footer(metadata: Any) -> None:
                 raise MalformedDumpError(
                     f"a row group has more than {MAX_CHUNK_BYTES:,} bytes of {chunk.path_in_schema}"
                 )
-            if chunk.num_values > MAX_CATEGORIES * max(group.num_rows, 1):
+            if chunk.num_values > MAX_BATCH_CATEGORIES * (1 + group.num_rows // BATCH_ROWS):
                 raise MalformedDumpError("a row has more categories than it may")
     if unpacked > MAX_UNPACKED_BYTES:
         raise MalformedDumpError(f"there are more than {MAX_UNPACKED_BYTES:,} bytes in it")
 
 
+def _texts(schema: Any, columns: list[str]) -> list[str]:
+    """The paths of the packages, and of the categories: in a map its keys. Read as dictionaries
+    they can't be in the encodings of differences, which make long texts of few bytes.
+    """
+    paths = (schema.column(number) for number in range(len(schema)))
+    return [
+        one.path
+        for one in paths
+        if one.physical_type == "BYTE_ARRAY" and one.path.partition(".")[0] in columns
+    ]
+
+
 def _values(array: Any, pa: Any) -> list[Any]:
     """Of a column, with maps as objects."""
+    if pa.types.is_dictionary(array.type):
+        return _short(array)
     if not pa.types.is_map(array.type):
         values: list[Any] = array.to_pylist()
         return values
     # Key by key in one list, which takes a fraction of the time of a list for each row.
     offsets = array.offsets.to_pylist()
-    keys, counts = array.keys.to_pylist(), array.items.to_pylist()
+    keys, counts = _short(array.keys), array.items.to_pylist()
     present = array.is_valid().to_pylist()
     return [
         _unique(keys[start:end], counts[start:end]) if is_there else None
@@ -224,10 +278,25 @@ def _values(array: Any, pa: Any) -> list[Any]:
     ]
 
 
+def _short(array: Any) -> list[Any]:
+    """Texts, once it is known how much they are: each takes its whole length from here on."""
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    lengths = pc.binary_length(array.dictionary).take(array.indices)
+    total = pc.sum(lengths).as_py() or 0
+    if len(array) > MAX_BATCH_CATEGORIES or total > MAX_BATCH_BYTES:
+        raise MalformedDumpError(
+            f"{BATCH_ROWS:,} rows have {len(array):,} texts of {total:,} bytes in one column, "
+            f"where {MAX_BATCH_CATEGORIES:,} of {MAX_BATCH_BYTES:,} are the most"
+        )
+    values: list[Any] = array.dictionary_decode().to_pylist()
+    return values
+
+
 def _unique(keys: list[str], counts: list[int]) -> dict[str, int]:
     merged = dict(zip(keys, counts, strict=True))
     if len(merged) < len(keys):
-        raise MalformedDumpError(f"a row has a category twice, of {keys[:20]}")
+        raise MalformedDumpError("a row has a category twice")
     return merged
 
 
@@ -272,21 +341,30 @@ def _read_ndjson(file: BinaryIO) -> Iterator[PackageDownloads]:
 
 
 def _read_csv(file: BinaryIO) -> Iterator[PackageDownloads]:
-    numbered = _lines(file)
-    number = 0
+    number = size = 0
 
     def lines() -> Iterator[str]:
-        nonlocal number
-        for number, line in numbered:  # noqa: B007 - told when something is wrong
+        nonlocal number, size
+        for number, line in _lines(file):
+            # What is quoted goes on from line to line.
+            size += len(line)
+            if size > MAX_LINE_BYTES:
+                raise MalformedDumpError(
+                    f"the row until line {number} has more than {MAX_LINE_BYTES:,} bytes"
+                )
             yield line.decode()
 
+    # Of all of this process, which reads CSV nowhere else.
+    csv.field_size_limit(MAX_LINE_BYTES)
     try:
         rows = csv.reader(lines(), strict=True)
         head = next(rows, [])
         missing = [name for name in TOTAL_COLUMNS if head.count(name) != 1]
         if missing:
             raise MalformedDumpError(f"the first line should name the column {missing[0]} once")
+        size = 0
         for row in rows:
+            size = 0
             where = f"line {number}"
             if len(row) != len(head):
                 raise MalformedDumpError(f"{where} has {len(row)} of {len(head)} columns")
@@ -351,6 +429,10 @@ def _row(
     """
     if type(package) is not str:
         raise MalformedDumpError(f"{where} has no package")
+    if len(package) > MAX_PACKAGE_CHARACTERS:
+        raise MalformedDumpError(
+            f"{where} has a package with a name of more than {MAX_PACKAGE_CHARACTERS:,} characters"
+        )
     for name, count in (("with_mirrors", with_mirrors), ("without_mirrors", without_mirrors)):
         if type(count) is not int:
             raise MalformedDumpError(f"{where} should have an integer for {name}")
@@ -359,7 +441,11 @@ def _row(
         if column not in breakdowns:
             raise MalformedDumpError(f"{where} should have an object for {column}")
     for column, counts in breakdowns.items():
+        if counts is TOO_MANY:
+            continue
         _check_categories(where, column, counts)
+        if _weight(counts) > MAX_BREAKDOWN_WEIGHT:
+            breakdowns[column] = TOO_MANY
     return PackageDownloads(
         package, cast("int", with_mirrors), cast("int", without_mirrors), breakdowns
     )
@@ -368,10 +454,8 @@ def _row(
 def _check_categories(where: str, column: str, counts: object) -> None:
     if type(counts) is not dict:
         raise MalformedDumpError(f"{where} should have an object for {column}")
-    if len(counts) > MAX_CATEGORIES:
-        raise MalformedDumpError(f"{where} has more categories for {column} than it may")
     for category in counts:
-        if not (0 < len(category) <= MAX_CATEGORY_CHARACTERS and category.isprintable()):
+        if not (category and category.isprintable()):
             raise MalformedDumpError(f"{where} has a category for {column} that is none")
 
 

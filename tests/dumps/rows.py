@@ -6,12 +6,11 @@ from hypothesis import strategies as st
 
 from app.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from app.downloads import PackageDownloads
-from app.dumps.formats import MAX_CATEGORY_CHARACTERS
 
 NAMES = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+){0,3}", fullmatch=True).filter(
     lambda name: len(name) <= 100
 )
-CATEGORIES = st.text(min_size=1, max_size=MAX_CATEGORY_CHARACTERS).filter(str.isprintable)
+CATEGORIES = st.text(min_size=1, max_size=200).filter(str.isprintable)
 
 
 @st.composite

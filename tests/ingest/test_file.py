@@ -245,8 +245,8 @@ BAD_FILES: dict[str, tuple[bytes, type[Exception], str]] = {
         "system has what is no number of downloads",
     ),
     "with a package twice": (_line() + _line(), DuplicatePackageError, "more than once"),
-    "with a name that is none": (_line("a" * 2**20), SourceDayError, "more than 1,048,576 bytes"),
-    "with names that are none": (_line("a" * 10**5) + _line("A.B"), Exception, "2 rejected"),
+    "with a name that is none": (_line("a" * 2**20), SourceDayError, "more than 1,000 characters"),
+    "with names that are none": (_line("a" * 201) + _line("a b"), Exception, "2 rejected"),
     "with what a database can't keep": (
         _line(system={"\0": 1}),
         SourceDayError,
