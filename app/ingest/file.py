@@ -153,7 +153,9 @@ class FileSource:
 
     async def _fetch(self, day: date, address: str, dump: Dump | None) -> BinaryIO:
         try:
-            fetched = await self._files.fetch(address, dump.bytes if dump else MAX_FILE_BYTES)
+            # Whoever writes the list says how large its files are, and may say anything.
+            max_bytes = min(dump.bytes, MAX_FILE_BYTES) if dump else MAX_FILE_BYTES
+            fetched = await self._files.fetch(address, max_bytes)
         except _NotThereError:
             if dump:
                 self._forget_list()

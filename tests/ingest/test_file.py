@@ -311,6 +311,18 @@ async def test_a_list_that_counts_otherwise(
     assert await everything(engine) == before
 
 
+async def test_a_list_that_claims_too_much(
+    engine: AsyncEngine, folder: DumpFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No list makes a file larger than any may be."""
+    await publish(engine, DAY, *ROWS)
+    await export_all(engine, folder)
+    monkeypatch.setattr(file, "MAX_FILE_BYTES", 100)
+    assert folder.dumps().data[0].bytes > 100
+    with pytest.raises(SourceDayError, match="has more than 100 bytes"):
+        await read(source_of(folder.path))
+
+
 async def test_a_list_names_no_file_elsewhere(engine: AsyncEngine, folder: DumpFolder) -> None:
     await publish(engine, DAY, *ROWS)
     await export_all(engine, folder)
