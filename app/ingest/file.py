@@ -113,7 +113,11 @@ class FileSource:
 
     def _address_of(self, dump: Dump) -> str:
         if "://" in self._location:
-            return urljoin(self._location, dump.url)
+            try:
+                return urljoin(self._location, dump.url)
+            except ValueError as error:
+                told = f"{_shown(self._location)} lists an address for {dump.day} that is none"
+                raise SourceDayError(f"{told}: {error}") from error
         # Beside the list, and nowhere else on this machine.
         return str(Path(self._location).parent / dump.name)
 

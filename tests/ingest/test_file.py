@@ -323,6 +323,30 @@ async def test_a_list_that_claims_too_much(
         await read(source_of(folder.path))
 
 
+@pytest.mark.parametrize("url", ["https://[", "//[::1", "http://x:y@[/"])
+async def test_a_list_with_an_address_that_is_none(
+    engine: AsyncEngine, folder: DumpFolder, url: str
+) -> None:
+    """The other days are read."""
+    for ago in (0, 1):
+        await publish(engine, days_ago(ago), *ROWS)
+    await export_all(engine, folder)
+    listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
+    bad, good = listed["data"]
+    bad["url"] = url
+    content = (folder.path / good["name"]).read_bytes()
+    answers = {
+        "/index.json": _response(200, orjson.dumps(listed)),
+        f"/{good['name']}": _response(200, content),
+    }
+    async with server(answers) as address:
+        source = source_of(f"{address}/")
+        told = f"lists an address for {DAY} that is none"
+        with pytest.raises(SourceDayError, match=told):
+            await read(source)
+        assert len(await read(source, days_ago(1))) == 3
+
+
 async def test_a_list_names_no_file_elsewhere(engine: AsyncEngine, folder: DumpFolder) -> None:
     await publish(engine, DAY, *ROWS)
     await export_all(engine, folder)
