@@ -4,6 +4,7 @@ A new breakdown is one entry here, its column in `app.db.tables` with a migratio
 `app.ingest.day_query`, and its response model in `app.api.schemas`.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -76,6 +77,9 @@ class Breakdown:
     argument: str
     """The query argument that asks for one category."""
 
+    is_category: Callable[[str], object]
+    """Whether a stored category is one that there can be. True or what is as good."""
+
     category_of: Callable[[str], str] | None = None
     """From the stored category to the one that is served; None where they are the same."""
 
@@ -86,6 +90,9 @@ class Breakdown:
     shown_categories: int | None = None
     """How many are told apart, those with most downloads, unless all are asked for."""
 
+    max_categories: int | None = None
+    """Of a row, where it is not by what a category can be."""
+
     is_of_one_package: bool = False
     """Whether its categories mean nothing across packages: `__all__` has none."""
 
@@ -94,22 +101,55 @@ class Breakdown:
         return f"{self.name}_downloads"
 
 
+_is_python_minor = re.compile(r"[0-9]\.[0-9]+|null").fullmatch
+
+MAX_VERSIONS = 100
+"""Releases of a package that are kept apart for a day. The rest is `OTHER_CATEGORY`."""
+
 PYTHON_MAJOR = Breakdown(
     "python_major",
     column="python_minor",
     argument="version",
+    is_category=_is_python_minor,
     category_of=lambda minor: minor.partition(".")[0],
 )
-PYTHON_MINOR = Breakdown("python_minor", column="python_minor", argument="version")
-SYSTEM = Breakdown("system", column="system", argument="os")
+PYTHON_MINOR = Breakdown(
+    "python_minor", column="python_minor", argument="version", is_category=_is_python_minor
+)
+SYSTEM = Breakdown(
+    "system",
+    column="system",
+    argument="os",
+    is_category={"windows", "linux", "darwin", OTHER_CATEGORY, NULL_CATEGORY}.__contains__,
+)
 # The installer's name is read in any case, to leave out mirrors.
-INSTALLER = Breakdown("installer", column="installer", argument="installer", is_optional=True)
-CI = Breakdown("ci", column="ci", argument="ci", is_optional=True)
-COUNTRY = Breakdown("country", column="country", argument="country", is_optional=True)
+INSTALLER = Breakdown(
+    "installer",
+    column="installer",
+    argument="installer",
+    is_category=frozenset(map(str, Installer)).__contains__,
+    is_optional=True,
+)
+CI = Breakdown(
+    "ci",
+    column="ci",
+    argument="ci",
+    is_category={"true", "false", NULL_CATEGORY}.__contains__,
+    is_optional=True,
+)
+COUNTRY = Breakdown(
+    "country",
+    column="country",
+    argument="country",
+    is_category=re.compile(r"[A-Z]{2}|null").fullmatch,
+    is_optional=True,
+)
 VERSION = Breakdown(
     "version",
     column="version",
     argument="version",
+    is_category=re.compile(r"[!-~]{1,64}").fullmatch,
+    max_categories=MAX_VERSIONS + 1,
     is_optional=True,
     shown_categories=20,
     is_of_one_package=True,
@@ -118,6 +158,7 @@ IMPLEMENTATION = Breakdown(
     "implementation",
     column="implementation",
     argument="implementation",
+    is_category=frozenset(map(str, Implementation)).__contains__,
     is_optional=True,
 )
 

@@ -4,12 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from app.breakdowns import NULL_CATEGORY, OTHER_CATEGORY, Implementation, Installer
+from app.breakdowns import MAX_VERSIONS, NULL_CATEGORY, OTHER_CATEGORY, Implementation, Installer
 
 TEMPLATE = (Path(__file__).parent / "bigquery.sql").read_text()
-
-MAX_VERSIONS = 100
-"""Releases of a package that are kept apart for a day."""
 
 
 def _known(value: str, names: Iterable[str]) -> str:

@@ -4,13 +4,21 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from app.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from app.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Implementation, Installer
 from app.downloads import PackageDownloads
 
 NAMES = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+){0,3}", fullmatch=True).filter(
     lambda name: len(name) <= 100
 )
-CATEGORIES = st.text(min_size=1, max_size=200).filter(str.isprintable)
+CATEGORIES = {
+    "python_minor": st.from_regex(r"[0-9]\.[0-9]{1,300}|null", fullmatch=True),
+    "system": st.sampled_from(["windows", "linux", "darwin", "other", "null"]),
+    "installer": st.sampled_from(list(map(str, Installer))),
+    "ci": st.sampled_from(["true", "false", "null"]),
+    "country": st.from_regex(r"[A-Z]{2}|null", fullmatch=True),
+    "version": st.from_regex(r"[!-~]{1,64}", fullmatch=True),
+    "implementation": st.sampled_from(list(map(str, Implementation))),
+}
 
 
 @st.composite
@@ -20,7 +28,7 @@ def _row(draw: st.DrawFn, name: str, columns: Sequence[str]) -> PackageDownloads
     mirrors = draw(st.integers(0 if total else 1, 10**10))
     breakdowns = {}
     for column in columns:
-        categories = draw(st.lists(CATEGORIES, min_size=1, max_size=8, unique=True))
+        categories = draw(st.lists(CATEGORIES[column], min_size=1, max_size=8, unique=True))
         counts = {}
         left = total
         for category in categories[1:]:

@@ -30,6 +30,7 @@ from app.breakdowns import (
     COUNTRY,
     IMPLEMENTATION,
     INSTALLER,
+    MAX_VERSIONS,
     OPTIONAL_BREAKDOWNS,
     PYTHON_MINOR,
     VERSION,
@@ -47,7 +48,7 @@ from app.errors import (
 from app.ingest import bigquery as bigquery_source
 from app.ingest import pipeline
 from app.ingest.bigquery import BigQuerySource, create_source
-from app.ingest.day_query import MAX_VERSIONS, day_query
+from app.ingest.day_query import day_query
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.source import open_source
 from app.settings import IngestSource, Settings, load_settings

@@ -244,6 +244,22 @@ BAD_FILES: dict[str, tuple[bytes, type[Exception], str]] = {
         HeldDayError,
         "system has what is no number of downloads",
     ),
+    "with what is no system": (
+        _line() + _line("b", system={"BeOS": 1}),
+        HeldDayError,
+        "1 rows are wrong: system has a category that there is not, or too many, such as that of b",
+    ),
+    "with what is no country": (
+        _line("b", country={"US": 1}) + _line("c", country={"Atlantis": 1}),
+        HeldDayError,
+        "country has a category that there is not",
+    ),
+    "with more versions of Python than it may": (
+        _line()
+        + _line("b", python_minor=dict.fromkeys((f"3.{number}" for number in range(20_000)), 1)),
+        HeldDayError,
+        "python_minor has a category that there is not, or too many",
+    ),
     "with a package twice": (_line() + _line(), DuplicatePackageError, "more than once"),
     "with a name that is none": (_line("a" * 2**20), SourceDayError, "more than 1,000 characters"),
     "with names that are none": (_line("a" * 201) + _line("a b"), Exception, "2 rejected"),

@@ -13,7 +13,14 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.breakdowns import OPTIONAL_COLUMNS, PYTHON_MAJOR, PYTHON_MINOR, SYSTEM
+from app.breakdowns import (
+    MAX_VERSIONS,
+    OPTIONAL_COLUMNS,
+    PYTHON_MAJOR,
+    PYTHON_MINOR,
+    REQUIRED_COLUMNS,
+    SYSTEM,
+)
 from app.db import ingest_repository
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.downloads_repository import DownloadsRepository
@@ -699,8 +706,9 @@ async def test_which_breakdowns_there_are_is_in_the_digest_and_no_more(engine: A
     assert (await publish(engine, days_ago(0), *rows)).digest == before_there_were_any
     digests = {before_there_were_any}
     for column in OPTIONAL_COLUMNS:
-        # The same object, elsewhere.
-        row = downloads("flask", 3, mirrors=0, **{column: {"x": 3}})
+        # The same object, elsewhere: one that most of them may have.
+        category = "other" if column == "installer" else "null"
+        row = downloads("flask", 3, mirrors=0, **{column: {category: 3}})
         published = await publish(engine, days_ago(0), row)
         digests.add(published.digest)
     assert len(digests) == 1 + len(OPTIONAL_COLUMNS)
@@ -741,3 +749,51 @@ async def test_a_row_without_what_its_day_has_is_wrong(
     right = downloads("numpy", 3, installer={"pip": 3})
     with pytest.raises(HeldDayError, match=f"1 rows are wrong: {fault}"):
         await judged(engine, days_ago(0), right, row)
+
+
+@pytest.mark.parametrize(
+    ("column", "right", "wrong"),
+    [
+        (
+            "python_minor",
+            ["3.9", "3.14", "0.123456", "null"],
+            ["3", "3.9.1", "3.x", "unknown", "٣.9"],
+        ),
+        ("system", ["windows", "linux", "darwin", "other", "null"], ["BeOS", "Linux", ""]),
+        ("installer", ["pip", "uv", "z3c.pypimirror", "other"], ["mine", "Pip", "null"]),
+        ("ci", ["true", "false", "null"], ["True", "1", "other"]),
+        ("country", ["US", "DE", "null"], ["Atlantis", "us", "U", "US\n"]),
+        ("version", ["1.0", "2!1.0.dev1+x", "other", "null"], ["1 0", "", "a" * 65, "é"]),
+        ("implementation", ["cpython", "pypy", "other", "null"], ["CPython", "mine"]),
+    ],
+)
+def test_categories_are_those_that_there_can_be(
+    column: str, right: list[str], wrong: list[str]
+) -> None:
+    columns = [*REQUIRED_COLUMNS, column]
+
+    def fault(categories: list[str]) -> str | None:
+        row = downloads("flask", len(categories))
+        counts = dict.fromkeys(categories, 1)
+        return pipeline.fault_of(
+            row._replace(breakdowns={**row.breakdowns, column: counts}), columns
+        )
+
+    # What was seen once is looked at no more, which should make no difference.
+    for _ in range(2):
+        assert fault(right) is None
+        for category in wrong:
+            assert (
+                fault([right[0], category])
+                == f"{column} has a category that there is not, or too many"
+            )
+
+
+def test_a_row_has_the_versions_that_are_kept_apart_and_no_more() -> None:
+    def fault(count: int) -> str | None:
+        versions = {f"1.{number}": 1 for number in range(count)} | {"other": 1}
+        row = downloads("flask", count + 1, version=versions)
+        return pipeline.fault_of(row, list(row.breakdowns))
+
+    assert fault(MAX_VERSIONS) is None
+    assert fault(MAX_VERSIONS + 1) == "version has a category that there is not, or too many"
