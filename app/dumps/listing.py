@@ -10,7 +10,14 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from app.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from app.downloads import DayFigures
@@ -85,6 +92,14 @@ class Dump(BaseModel):
     def is_sample(self) -> bool:
         return self.source == SAMPLE
 
+    @model_validator(mode="after")
+    def _check_name(self) -> "Dump":
+        """Whoever has the file without the list takes it for what its name says."""
+        name = _name(self.source, self.day, self.digest, self.format)
+        if self.name != name:
+            raise ValueError(f"the name should be {name[:100]}, by what is told of the file")
+        return self
+
 
 class Dumps(BaseModel):
     """The days that there are files of, latest first."""
@@ -115,9 +130,12 @@ class Dumps(BaseModel):
 
 
 def name_of(figures: DayFigures, dump_format: DumpFormat) -> str:
-    kind = SAMPLE if figures.source == SAMPLE else "downloads"
-    digest = figures.digest[:NAMED_DIGEST_CHARACTERS]
-    return f"{kind}-{figures.day}-{digest}{dump_format.suffix}"
+    return _name(figures.source, figures.day, figures.digest, dump_format)
+
+
+def _name(source: str, day: dt.date, digest: str, dump_format: DumpFormat) -> str:
+    kind = SAMPLE if source == SAMPLE else "downloads"
+    return f"{kind}-{day}-{digest[:NAMED_DIGEST_CHARACTERS]}{dump_format.suffix}"
 
 
 def parse(text: bytes) -> Dumps:

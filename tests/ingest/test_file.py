@@ -327,6 +327,29 @@ async def test_a_list_that_counts_otherwise(
     assert await everything(engine) == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"source": "sample"}, "the name should be sample-"),
+        ({"day": str(days_ago(1))}, f"the name should be downloads-{days_ago(1)}-"),
+        ({"format": "csv"}, "the name should be .*csv.gz"),
+        ({"digest": "0" * 64}, f"the name should be downloads-{DAY}-000000000000.ndjson.gz"),
+        ({"name": f"sample-{DAY}-000000000000.ndjson.gz"}, "the name should be downloads-"),
+    ],
+    ids=str,
+)
+async def test_a_list_that_contradicts_itself(
+    engine: AsyncEngine, folder: DumpFolder, changes: dict[str, str], told: str
+) -> None:
+    await publish(engine, DAY, *ROWS)
+    await export_all(engine, folder, DumpFormat.NDJSON)
+    listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
+    listed["data"][0] |= changes
+    (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
+    with pytest.raises(SourceError, match=rf"is no list of dumps: data\.0: .*{told}"):
+        await read(source_of(folder.path))
+
+
 async def test_a_list_that_claims_too_much(
     engine: AsyncEngine, folder: DumpFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
