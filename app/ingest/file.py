@@ -241,9 +241,10 @@ def _local_errors(address: str) -> Iterator[None]:
 
 
 class WebFiles:
-    """Over HTTPS, into a file that has no name."""
+    """Over HTTPS, into a file that has no name. Plain HTTP may be allowed within this machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, allows_http: bool) -> None:
+        self._allows_http = allows_http
         self._tls = httpx.create_ssl_context()
 
     async def fetch(self, address: str, max_bytes: int) -> Fetched:
@@ -266,8 +267,16 @@ class WebFiles:
                 "Accept-Encoding": "identity",
                 "User-Agent": f"pypi-stats-api/{version('pypi-stats-api')}",
             },
-            event_hooks={"request": [_check_secure]},
+            event_hooks={"request": [self._check_secure]},
         )
+
+    async def _check_secure(self, request: httpx.Request) -> None:
+        """Of every address that is asked, those that a server redirects to included: a server far
+        away has no say in what is asked of this machine.
+        """
+        is_allowed = request.url.scheme == "https" or self._allows_http
+        if not (is_allowed and is_secure(str(request.url))):
+            raise SourceError(f"{_shown(str(request.url))}: only https:// is asked for files")
 
     async def _save(self, response: httpx.Response, max_bytes: int, address: str) -> Fetched:
         digest = hashlib.sha256()
@@ -287,12 +296,6 @@ class WebFiles:
 def _check_size(size: int, max_bytes: int, address: str) -> None:
     if size > max_bytes:
         raise SourceDayError(f"{_shown(address)} has more than {max_bytes:,} bytes")
-
-
-async def _check_secure(request: httpx.Request) -> None:
-    """Of every address that is asked, those that a server redirects to included."""
-    if not is_secure(str(request.url)):
-        raise SourceError(f"{_shown(str(request.url))}: only https:// is asked for files")
 
 
 async def _check_status(response: httpx.Response, address: str) -> None:
@@ -335,12 +338,15 @@ def create_source(settings: Settings) -> FileSource:
     if "://" in location:
         if location.endswith("/"):
             location += INDEX_NAME
-        return FileSource(WebFiles(), location, breakdowns)
-    folder = Path(location)
-    if DAY_FIELD not in location:
+        files = WebFiles(allows_http=urlsplit(location).scheme == "http")
+        return FileSource(files, location, breakdowns)
+    before, day, _ = location.partition(DAY_FIELD)
+    # What is named by the day may come later.
+    folder = Path(f"{before}-").parent if day else Path(location)
+    if not folder.is_dir():
+        raise SettingsError(f"INGEST_FILES: there is no folder {folder}")
+    if not day:
         location = str(folder / INDEX_NAME)
-        if not folder.is_dir():
-            raise SettingsError(f"INGEST_FILES: there is no folder {folder}")
     return FileSource(LocalFiles(), location, breakdowns)
 
 

@@ -386,6 +386,24 @@ async def test_a_list_with_an_address_that_is_none(
         assert len(await read(source, days_ago(1))) == 3
 
 
+async def test_no_server_far_away_has_this_machine_asked(tmp_path: Path) -> None:
+    """What is listed there, or redirected to, is not asked for within."""
+    async with server({OWN: _response(200, _line())}) as address:
+        for files, error in (
+            (file.WebFiles(allows_http=False), "only https:// is asked for files"),
+            (file.WebFiles(allows_http=True), None),
+        ):
+            source = FileSource(files, f"{address}/{{day}}.ndjson")
+            if error:
+                with pytest.raises(SourceError, match=error):
+                    await read(source)
+            else:
+                assert len(await read(source)) == 1
+    remote = source_of("https://stats.example/api/dumps")
+    assert isinstance(remote._files, file.WebFiles)
+    assert not remote._files._allows_http
+
+
 async def test_a_list_names_no_file_elsewhere(engine: AsyncEngine, folder: DumpFolder) -> None:
     await publish(engine, DAY, *ROWS)
     await export_all(engine, folder)
@@ -402,7 +420,11 @@ async def test_a_list_names_no_file_elsewhere(engine: AsyncEngine, folder: DumpF
 async def test_a_folder_without_a_list(folder: DumpFolder) -> None:
     with pytest.raises(SettingsError, match="INGEST_FILES: there is no folder"):
         source_of(folder.path)
+    for named in ("{day}.csv", "{day}/downloads.csv", "of/{day}.csv"):
+        with pytest.raises(SettingsError, match="INGEST_FILES: there is no folder"):
+            source_of(folder.path / named)
     folder.path.mkdir()
+    source_of(folder.path / "{day}/downloads.csv")
     with pytest.raises(SourceError, match=r"there is no list of dumps at .*index\.json"):
         await read(source_of(folder.path))
 
