@@ -27,6 +27,7 @@ from app.errors import (
     SourceUnavailableError,
 )
 from app.ingest.source import Reading
+from app.package_name import is_valid, normalise
 from app.settings import DAY_FIELD, IngestSource, Settings, is_secure
 
 Result = TypeVar("Result")
@@ -184,7 +185,7 @@ class FileSource:
         batches = formats.read(file, dump_format)
         packages = downloads = downloads_with_mirrors = 0
         try:
-            while rows := await _in_thread(lambda: next(batches, ())):
+            while rows := await _in_thread(lambda: _named(next(batches, ()), dump)):
                 packages += len(rows)
                 downloads += sum(row.without_mirrors for row in rows)
                 downloads_with_mirrors += sum(row.with_mirrors for row in rows)
@@ -198,6 +199,18 @@ class FileSource:
                 f"{_shown(address)} has {packages:,} packages and {downloads:,} downloads, "
                 f"and {dump.packages:,} and {dump.downloads:,} are listed"
             )
+
+
+def _named(rows: formats.Rows, dump: Dump | None) -> formats.Rows:
+    """Rows with normalised names. In what an instance wrote they are so, and none is left out: what
+    is published then adds up to what is listed.
+    """
+    if all(is_valid(row.package) for row in rows):
+        return rows
+    if dump:
+        wrong = next(row.package for row in rows if not is_valid(row.package))
+        raise MalformedDumpError(f"{wrong[:100]!r} is not the normalised name of a package")
+    return [row._replace(package=normalise(row.package)) for row in rows]
 
 
 class LocalFiles:

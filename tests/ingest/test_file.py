@@ -208,6 +208,17 @@ async def test_a_file_named_by_its_day(
     assert (published.source, published.packages, published.downloads) == ("file", 2, 2)
 
 
+async def test_names_are_normalised(engine: AsyncEngine, tmp_path: Path) -> None:
+    (tmp_path / f"{DAY}.ndjson").write_bytes(
+        _line("Flask") + _line("zope.interface") + _line("no name")
+    )
+    published = await ingest(engine, source_of(tmp_path / "{day}.ndjson"))
+    assert published.packages == 2
+    figures = DownloadsRepository(engine, RETENTION_DAYS)
+    for package in ("flask", "zope-interface"):
+        assert (await figures.recent(package)) is not None
+
+
 async def test_a_day_that_is_not_there_yet(
     engine: AsyncEngine, folder: DumpFolder, tmp_path: Path
 ) -> None:
@@ -259,6 +270,11 @@ BAD_FILES: dict[str, tuple[bytes, type[Exception], str]] = {
         + _line("b", python_minor=dict.fromkeys((f"3.{number}" for number in range(20_000)), 1)),
         HeldDayError,
         "python_minor has a category that there is not, or too many",
+    ),
+    "with two spellings of a package": (
+        _line("zope.interface") + _line("Zope-Interface"),
+        DuplicatePackageError,
+        "more than once",
     ),
     "with a package twice": (_line() + _line(), DuplicatePackageError, "more than once"),
     "with a name that is none": (_line("a" * 2**20), SourceDayError, "more than 1,000 characters"),
@@ -325,6 +341,23 @@ async def test_a_list_that_counts_otherwise(
     with pytest.raises(SourceDayError, match="are listed"):
         await ingest(engine, source_of(folder.path))
     assert await everything(engine) == before
+
+
+async def test_a_listed_file_with_a_name_that_is_none(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    """Its row would be left out, and the rest would not be what is listed."""
+    await publish(engine, DAY, *ROWS)
+    await export_all(engine, folder, DumpFormat.NDJSON)
+    listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
+    path = folder.path / listed["data"][0]["name"]
+    content = gzip.compress(gzip.decompress(path.read_bytes()).replace(b'"flask"', b'"Flask"'))
+    path.write_bytes(content)
+    listed["data"][0]["bytes"] = len(content)
+    listed["data"][0]["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
+    with pytest.raises(SourceDayError, match="'Flask' is not the normalised name of a package"):
+        await ingest(engine, source_of(folder.path))
 
 
 @pytest.mark.parametrize(
