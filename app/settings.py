@@ -144,6 +144,10 @@ def _files(value: SecretStr | None) -> SecretStr | None:
     path = urlsplit(location).path if is_url else location
     if DAY_FIELD in location and not path.endswith(FILE_SUFFIXES):
         raise ValueError(f"should end with one of {', '.join(FILE_SUFFIXES)} when it has {{day}}")
+    if re.search(r"\{\w*\}", path.replace(DAY_FIELD, "")):
+        raise ValueError("should have nothing in braces but {day}, which stands for the day")
+    if DAY_FIELD not in location and path.endswith(FILE_SUFFIXES):
+        raise ValueError("should have {day} in it when it names a file: there is one a day")
     return value
 
 
