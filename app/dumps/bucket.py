@@ -44,8 +44,8 @@ class DumpBucket(DumpStore):
     def at(cls, address: str) -> Self:
         """Raises `DumpsError`."""
         # It takes longer to import than the rest of a command.
-        import pyarrow as pa  # noqa: PLC0415
-        from pyarrow.fs import FileSystem  # noqa: PLC0415
+        import pyarrow as pa  # noqa: PLC0415 - slow to import
+        from pyarrow.fs import FileSystem  # noqa: PLC0415 - slow to import
 
         scheme = address.partition("://")[0]
         if scheme == "gs" and "retry_limit_seconds=" not in address:
@@ -79,7 +79,7 @@ class DumpBucket(DumpStore):
         """It is written on this machine's disk, and copied from there: what fails before leaves
         nothing in the bucket.
         """
-        from pyarrow.fs import LocalFileSystem, copy_files  # noqa: PLC0415
+        from pyarrow.fs import LocalFileSystem, copy_files  # noqa: PLC0415 - slow to import
 
         written = Written()
         with self._errors(), tempfile.NamedTemporaryFile() as file:
@@ -103,7 +103,7 @@ class DumpBucket(DumpStore):
         return None
 
     def _names(self) -> Iterable[str]:
-        from pyarrow.fs import FileSelector  # noqa: PLC0415
+        from pyarrow.fs import FileSelector  # noqa: PLC0415 - slow to import
 
         until = datetime.now(UTC) - UNLISTED_KEPT
         with self._errors():
@@ -122,7 +122,7 @@ class DumpBucket(DumpStore):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        import pyarrow as pa  # noqa: PLC0415
+        import pyarrow as pa  # noqa: PLC0415 - slow to import
 
         try:
             yield

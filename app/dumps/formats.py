@@ -128,8 +128,8 @@ def _weight(counts: Counts) -> int:
 @contextmanager
 def _parquet_writer(file: BinaryIO, breakdowns: Sequence[str]) -> Iterator[Write]:
     # It takes longer to import than the rest of a command.
-    import pyarrow as pa  # noqa: PLC0415
-    from pyarrow import parquet  # noqa: PLC0415
+    import pyarrow as pa  # noqa: PLC0415 - slow to import
+    from pyarrow import parquet  # noqa: PLC0415 - slow to import
 
     counts = pa.map_(pa.string(), pa.int64())
     schema = pa.schema(
@@ -164,8 +164,8 @@ def _parquet_writer(file: BinaryIO, breakdowns: Sequence[str]) -> Iterator[Write
 
 
 def _read_parquet(file: BinaryIO) -> Iterator[PackageDownloads]:
-    import pyarrow as pa  # noqa: PLC0415
-    from pyarrow import parquet  # noqa: PLC0415
+    import pyarrow as pa  # noqa: PLC0415 - slow to import
+    from pyarrow import parquet  # noqa: PLC0415 - slow to import
 
     # What a footer claims is not taken at its word.
     limits = {"thrift_string_size_limit": 2**20, "thrift_container_size_limit": 2**20}
@@ -280,7 +280,7 @@ def _values(array: Any, pa: Any) -> list[Any]:
 
 def _short(array: Any) -> list[Any]:
     """Texts, once it is known how much they are: each takes its whole length from here on."""
-    import pyarrow.compute as pc  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415 - slow to import
 
     lengths = pc.binary_length(array.dictionary).take(array.indices)
     total = pc.sum(lengths).as_py() or 0
