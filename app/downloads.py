@@ -6,6 +6,8 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+import orjson
+
 from app.breakdowns import Breakdown
 
 Counts = Mapping[str, int]
@@ -23,6 +25,25 @@ class PackageDownloads(NamedTuple):
 
     breakdowns: Mapping[str, Counts]
     """By column, `without_mirrors` divided into categories. None is zero."""
+
+
+class UnparsedDownloads(NamedTuple):
+    """The same, from a source that has counts as text. Of many packages it is the same text."""
+
+    package: str
+    with_mirrors: int
+    without_mirrors: int
+
+    breakdowns: Sequence[str | None]
+    """By the columns of the reading, the inside of a JSON object of downloads by category. None is
+    that of an empty one."""
+
+    def parsed(self, columns: Sequence[str]) -> PackageDownloads:
+        objects = (orjson.loads(f"{{{inside or ''}}}") for inside in self.breakdowns)
+        return PackageDownloads(*self[:3], dict(zip(columns, objects, strict=True)))
+
+
+Row = PackageDownloads | UnparsedDownloads
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from app.downloads import PackageDownloads
 from benchmarks.command_line import bench_dir, progress
 from benchmarks.data import SEED, batches
 
-PAGE_ROWS = 20_000
+PAGE_ROWS = 10_000
 """As many as are asked for: what BigQuery sends at most in one answer is more than they take."""
 
 JOB = {"projectId": "emulator", "jobId": "benchmark", "location": "US"}

@@ -72,12 +72,13 @@ _COPY_ROWS = (
     "FROM daily_downloads WHERE date = :source ORDER BY package_id"
 )
 _COPY_RECORD = (
-    "INSERT INTO ingested_days (day, source, packages, downloads, published_at, digest) "
-    "SELECT CAST(:day AS date), source, packages, downloads, published_at, digest "
+    "INSERT INTO ingested_days "
+    "(day, source, packages, downloads, published_at, digest, recorded_as) "
+    "SELECT CAST(:day AS date), source, packages, downloads, published_at, digest, recorded_as "
     "FROM ingested_days WHERE day = :source"
 )
 _SUM_EQUAL_DAYS = (
-    "UPDATE packages SET last_seen = :day, last_week = 7 * last_day, "
+    "UPDATE packages SET last_seen = :day, last_week = 7 * last_day, previous_week = 7 * last_day, "
     "last_month = CAST(:days AS int) * last_day"
 )
 _SIZE_OF_DAYS = (

@@ -12,7 +12,7 @@ from app.breakdowns import Breakdown
 from app.downloads import PackageDownloads
 from app.ingest.bigquery import BigQuerySource
 from app.settings import Settings
-from tests.days import days_ago
+from tests.days import days_ago, rows_of
 
 # As the public table has it, with the columns that matter here.
 SCHEMA = [
@@ -131,6 +131,6 @@ class Table:
     @staticmethod
     async def read(source: BigQuerySource, day: date = DAY) -> dict[str, PackageDownloads]:
         reading = await source.read(day, await source.begin(day))
-        rows = [row async for batch in reading.batches for row in batch]
+        rows = await rows_of(reading)
         assert len(rows) == len({row.package for row in rows}), "one row a package"
         return {row.package: row for row in rows}

@@ -8,10 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS, Breakdown
 from app.db.downloads_repository import DownloadsRepository
-from app.downloads import PackageDownloads, PublishedDay, Series
+from app.downloads import PackageDownloads, PublishedDay, Row, Series, UnparsedDownloads
 from app.ingest import pipeline
 from app.ingest.pipeline import latest_complete_day
 from app.ingest.plausibility import thresholds_of
+from app.ingest.rows import Rejected, RowCheck
 from app.ingest.source import Reading
 from app.settings import Settings
 
@@ -48,6 +49,21 @@ def downloads(
         total,
         {"python_minor": python_minor, "system": system, **optional},
     )
+
+
+async def rows_of(reading: Reading) -> list[PackageDownloads]:
+    """All of them, parsed where the source has not done that."""
+    return [
+        row.parsed(reading.columns) if isinstance(row, UnparsedDownloads) else row
+        async for batch in reading.batches
+        for row in batch
+    ]
+
+
+def fault_of(row: Row, columns: Sequence[str] = REQUIRED_COLUMNS) -> str | None:
+    """What is wrong with a row's counts; None when nothing is."""
+    outcome = RowCheck(columns, Rejected()).check(row)
+    return outcome if isinstance(outcome, str) else None
 
 
 @dataclass

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from app.downloads import PackageDownloads
-from app.ingest.pipeline import fault_of
 from benchmarks.data import (
     BATCH_PACKAGES,
     DAILY_DOWNLOADS_OF_TAIL,
@@ -19,6 +18,7 @@ from benchmarks.data import (
     monthly_downloads,
     package_name,
 )
+from tests.days import fault_of
 
 
 def _day(packages: int, days_ago: int = 0) -> list[PackageDownloads]:

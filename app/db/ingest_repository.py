@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS, REQUIRED_COLUMNS
 from app.db.advisory_lock import LockKey, lock_for_transaction
-from app.db.day_digest import describe
+from app.db.day_digest import describe, describe_part
 from app.db.package_figures import RECENT_DAYS, move_figures, sum_figures
 from app.db.partitions import ensure_partition
 from app.db.publication import announce
@@ -32,7 +32,7 @@ from app.db.tables import (
     packages,
     published_days,
 )
-from app.downloads import Counts, DayFigures, HeldDay, PackageDownloads, PublishedDay
+from app.downloads import Counts, DayFigures, HeldDay, PublishedDay
 from app.errors import DuplicatePackageError
 from app.package_name import ALL_PACKAGES
 
@@ -41,10 +41,13 @@ UNIQUE_VIOLATION = "23505"
 LOCK_TIMEOUT_SECONDS = 60
 """Of a publish, which takes some seconds and waits for others that do."""
 
-WORK_MEMORY_MEGABYTES = 64
+WORK_MEMORY_MEGABYTES = 128
 """Of a statement of a publish. With less, sums over 30 days are read by way of an index, one row
 after the other from all over the disk.
 """
+
+PART_ROWS = 20_000
+"""Rows that are described at a time."""
 
 _STAGED_COLUMNS = ("name", "with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS)
 _COLUMNS = ", ".join(_STAGED_COLUMNS[1:])
@@ -52,7 +55,11 @@ _COLUMNS = ", ".join(_STAGED_COLUMNS[1:])
 _OF_ONE_PACKAGE = {breakdown.column for breakdown in BREAKDOWNS if breakdown.is_of_one_package}
 
 
-def _counts_text(counts: Counts) -> str:
+StagedRow = Sequence[str | int]
+"""A package, its downloads with and without mirrors, and its counts of each breakdown as text."""
+
+
+def counts_text(counts: Counts) -> str:
     """As it is stored: equal counts are equal texts, which the day's digest relies on."""
     return orjson.dumps(counts, option=orjson.OPT_SORT_KEYS).decode()
 
@@ -62,6 +69,8 @@ class IngestRepository:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
+        self._arrived = 0
+        """Rows that are copied and not yet described."""
 
     async def published(self) -> dict[date, PublishedDay]:
         """The published days, also those before the window."""
@@ -81,57 +90,72 @@ class IngestRepository:
             f"{column} json{' NOT NULL' if column in REQUIRED_COLUMNS else ''}"
             for column in BREAKDOWN_COLUMNS
         )
-        await self._connection.execute(text("DROP TABLE IF EXISTS pg_temp.staged_downloads"))
-        await self._connection.execute(
-            text(
-                "CREATE TEMPORARY TABLE staged_downloads (name text NOT NULL, "
-                f"with_mirrors bigint NOT NULL, without_mirrors bigint NOT NULL, {breakdowns})"
-            )
+        columns = (
+            "name text NOT NULL, with_mirrors bigint NOT NULL, without_mirrors bigint NOT NULL, "
+            f"{breakdowns}"
         )
+        for statement in (
+            "DROP TABLE IF EXISTS pg_temp.staged_downloads, pg_temp.arrived, pg_temp.parts",
+            f"CREATE TEMPORARY TABLE staged_downloads ({columns})",
+            f"CREATE TEMPORARY TABLE arrived ({columns})",
+            f"CREATE TEMPORARY TABLE parts AS {describe_part('arrived')}",
+        ):
+            await self._connection.execute(text(statement))
         await self._connection.commit()
+        self._arrived = 0
 
     async def stage(
-        self, rows: Sequence[PackageDownloads], columns: Sequence[str] = REQUIRED_COLUMNS
+        self, rows: Sequence[StagedRow], columns: Sequence[str] = REQUIRED_COLUMNS
     ) -> None:
         """Add rows to what is staged, with COPY: all of the day have these columns."""
-        driver = (await self._connection.get_raw_connection()).driver_connection
-        assert isinstance(driver, asyncpg.Connection)
+        driver = await self._driver()
         await driver.copy_records_to_table(
-            "staged_downloads",
+            "arrived",
             schema_name="pg_temp",
             columns=("name", "with_mirrors", "without_mirrors", *columns),
-            records=[
-                (
-                    row.package,
-                    row.with_mirrors,
-                    row.without_mirrors,
-                    *(_counts_text(row.breakdowns[column]) for column in columns),
-                )
-                for row in rows
-            ],
+            records=rows,
         )
+        self._arrived += len(rows)
+        if self._arrived >= PART_ROWS:
+            await self._take_in()
 
     async def stage_held(self, day: date) -> None:
         """Stage the rows of a held day."""
         await self._connection.execute(
             text(
-                f"INSERT INTO staged_downloads (name, {_COLUMNS}) "
+                f"INSERT INTO arrived (name, {_COLUMNS}) "
                 f"SELECT name, {_COLUMNS} FROM held_downloads WHERE day = :day"
             ),
             {"day": day},
         )
         await self._connection.commit()
 
+    async def _take_in(self) -> None:
+        """Describe what has arrived, and put it with what is staged: in one message, so that it is
+        done while the source's next rows are made.
+        """
+        driver = await self._driver()
+        await driver.execute(
+            f"INSERT INTO pg_temp.parts {describe_part('pg_temp.arrived')};"
+            "INSERT INTO pg_temp.staged_downloads SELECT * FROM pg_temp.arrived;"
+            "TRUNCATE pg_temp.arrived"
+        )
+        self._arrived = 0
+
+    async def _driver(self) -> asyncpg.Connection:
+        driver = (await self._connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, asyncpg.Connection)
+        return driver
+
     async def figures_of_staged(self, day: date, source: str) -> DayFigures:
         enter(Step.DESCRIBE, day)
+        await self._take_in()
         await self._connection.execute(text("ANALYZE staged_downloads"))
-        figures = (
-            (await self._connection.execute(text(describe("staged_downloads")))).mappings().one()
-        )
+        figures = (await self._connection.execute(text(describe("parts")))).mappings().one()
         return DayFigures(
             day=day,
             source=source,
-            packages=figures["packages"],
+            packages=int(figures["packages"]),
             downloads=int(figures["downloads"]),
             downloads_with_mirrors=int(figures["downloads_with_mirrors"]),
             digest=figures["digest"],
@@ -253,7 +277,7 @@ class IngestRepository:
         await self.forget_held(day)
         enter(Step.RECENT, day)
         await self._update_packages(day, latest_before, are_current=are_current)
-        await self._connection.execute(text("DROP TABLE staged_downloads"))
+        await self._connection.execute(text("DROP TABLE staged_downloads, arrived, parts"))
         enter(Step.ANNOUNCE, day)
         await announce(self._connection)
         return published
@@ -371,7 +395,7 @@ class IngestRepository:
     ) -> None:
         """Bring `last_seen`, the figures of packages and the rankings up to date.
 
-        A day that is later than all moves the periods on. Any other, new or replaced, has them
+        The day after the latest one moves the periods on. Any other, new or replaced, has them
         summed anew, and one before those that they look at can only have shown that its packages
         existed.
         """
@@ -385,10 +409,11 @@ class IngestRepository:
             )
             if are_current:
                 return
-        latest = max(day, latest_before or day)
-        if latest_before and latest > latest_before and are_current:
-            await move_figures(self._connection, latest_before, latest)
+        if latest_before and day == latest_before + timedelta(days=1) and are_current:
+            latest = day
+            await move_figures(self._connection, latest)
         else:
+            latest = max(day, latest_before or day)
             await self._sum_figures(latest)
         enter(Step.RANK, day)
         await rewrite_rankings(self._connection, latest)

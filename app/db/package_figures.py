@@ -18,6 +18,8 @@ RECENT_DAYS = 30
 
 WEEK_DAYS = 7
 
+# All packages together, and those without a download, have no rank: they come after all others.
+# In the order of the ids, which by and large is that of the pages, each page is written once.
 _UPDATE = f"""
 UPDATE packages SET
     last_seen = greatest(packages.last_seen, ranked.last_seen),
@@ -28,12 +30,15 @@ UPDATE packages SET
     month_rank = ranked.month_rank,
     is_popular = coalesce(ranked.month_rank <= :popular, false)
 FROM (
-    SELECT *,
-        -- All packages together, and those without a download, come after all ranks.
-        CASE WHEN last_month > 0 AND name <> '{ALL_PACKAGES}' THEN row_number() OVER (
-            ORDER BY name = '{ALL_PACKAGES}', last_month DESC, name {BY_BYTES}
-        ) END AS month_rank
-    FROM ({{figures}}) AS figures
+    SELECT id, last_seen, last_day, last_week, last_month, previous_week,
+        CASE WHEN ranked_by > 0 THEN
+            row_number() OVER (ORDER BY ranked_by DESC, name {BY_BYTES})
+        END AS month_rank
+    FROM (
+        SELECT *, CASE WHEN name <> '{ALL_PACKAGES}' THEN last_month ELSE 0 END AS ranked_by
+        FROM ({{figures}}) AS figures
+    ) AS to_rank
+    ORDER BY id
 ) AS ranked
 WHERE packages.id = ranked.id AND (
     packages.last_seen < ranked.last_seen
@@ -67,66 +72,45 @@ _SUM = _UPDATE.format(
 
 _MOVE = _UPDATE.format(
     figures="""
-    SELECT id, name, moved.last_seen,
-        coalesce(CAST(moved.last_day AS bigint), 0) AS last_day,
-        packages.last_week
-            + coalesce(CAST(moved.last_day - moved.left_week AS bigint), 0) AS last_week,
-        packages.previous_week
-            + coalesce(CAST(moved.joined_trend - moved.left_trend AS bigint), 0) AS previous_week,
-        packages.last_month
-            + coalesce(CAST(moved.last_day - moved.left_month AS bigint), 0) AS last_month
-    FROM packages LEFT JOIN (
-        SELECT package_id,
-            max(date) AS last_seen,
-            coalesce(sum(without_mirrors) FILTER (WHERE date = :latest), 0) AS last_day,
-            coalesce(sum(without_mirrors) FILTER
-                (WHERE date > :week AND date <= :week_end), 0) AS left_week,
-            coalesce(sum(without_mirrors) FILTER
-                (WHERE date > :joined AND date <= :week_end), 0)
-                AS joined_trend,
-            coalesce(sum(without_mirrors) FILTER
-                (WHERE date > :trend AND date <= :trend_end), 0) AS left_trend,
-            coalesce(sum(without_mirrors) FILTER
-                (WHERE date > :month AND date <= :month_end), 0) AS left_month
-        FROM daily_downloads WHERE date = :latest
-            OR date > :week AND date <= :week_end
-            OR date > :trend AND date <= :trend_end
-            OR date > :month AND date <= :month_end
-        GROUP BY package_id
-    ) AS moved ON package_id = id
+    SELECT id, name,
+        CASE WHEN latest.package_id IS NOT NULL THEN CAST(:latest AS date) END AS last_seen,
+        coalesce(latest.without_mirrors, 0) AS last_day,
+        last_week + coalesce(latest.without_mirrors, 0) - coalesce(week.without_mirrors, 0)
+            AS last_week,
+        previous_week + coalesce(week.without_mirrors, 0) - coalesce(trend.without_mirrors, 0)
+            AS previous_week,
+        last_month + coalesce(latest.without_mirrors, 0) - coalesce(month.without_mirrors, 0)
+            AS last_month
+    FROM packages
     """
+    + "".join(
+        f"""
+    LEFT JOIN (SELECT package_id, without_mirrors FROM daily_downloads WHERE date = :{day})
+        AS {day} ON {day}.package_id = id
+    """
+        for day in ("latest", "week", "trend", "month")
+    )
 )
 
 
-def _periods(latest: date) -> dict[str, date]:
-    """By their names, the days before the periods that end with `latest`."""
+def _arguments(latest: date) -> dict[str, object]:
+    """With the days before the periods that end with `latest`, by the names of the periods."""
     return {
+        "popular": POPULAR_PACKAGES,
+        "latest": latest,
         "week": latest - timedelta(days=WEEK_DAYS),
         "trend": latest - timedelta(days=TREND_DAYS),
         "month": latest - timedelta(days=RECENT_DAYS),
     }
 
 
-def _arguments(latest: date, periods: dict[str, date]) -> dict[str, object]:
-    return {"latest": latest, "popular": POPULAR_PACKAGES, **periods}
-
-
 async def sum_figures(connection: AsyncConnection, latest: date) -> None:
     """From the rows of all days that the figures are about."""
-    await connection.execute(text(_SUM), _arguments(latest, _periods(latest)))
+    await connection.execute(text(_SUM), _arguments(latest))
 
 
-async def move_figures(connection: AsyncConnection, before: date, latest: date) -> None:
-    """Make the periods end with `latest` instead of `before`: what is published of the days that
-    they leave behind is taken away from them. That reads 4 days, where no day is missing, instead
-    of 30.
+async def move_figures(connection: AsyncConnection, latest: date) -> None:
+    """Make the periods that ended a day before `latest` end with it: each gains a day, and loses
+    one. That reads 4 days instead of 30.
     """
-    old, new = _periods(before), _periods(latest)
-    # What the week leaves behind joins the week before it, unless that has moved on further.
-    bounds = {
-        "week_end": min(before, new["week"]),
-        "month_end": min(before, new["month"]),
-        "joined": max(old["week"], new["trend"]),
-        "trend_end": min(old["week"], new["trend"]),
-    }
-    await connection.execute(text(_MOVE), _arguments(latest, old | bounds))
+    await connection.execute(text(_MOVE), _arguments(latest))

@@ -52,10 +52,13 @@ def day_query(table: str, columns: Iterable[str]) -> str:
 
 
 def _object(column: str) -> str:
-    """The inside of a JSON object: categories without a download that counts are left out."""
+    """The inside of a JSON object: categories without a download that counts are left out. In one
+    order, so that equal counts are equal texts.
+    """
     return (
         f"STRING_AGG(IF(breakdown = '{column}' AND without_mirrors > 0, "
-        "CONCAT(TO_JSON_STRING(category), ':', CAST(without_mirrors AS STRING)), NULL), ',') "
+        "CONCAT(TO_JSON_STRING(category), ':', CAST(without_mirrors AS STRING)), NULL), ',' "
+        "ORDER BY category) "
         f"AS {column}"
     )
 

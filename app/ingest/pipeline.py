@@ -1,19 +1,17 @@
 """Brings a day from a source to what is served: stage, judge, publish or hold."""
 
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.breakdowns import BREAKDOWNS, REQUIRED_COLUMNS
 from app.db.advisory_lock import HeldLock
 from app.db.engine import connect, ended_by_server
 from app.db.ingest_repository import IngestRepository
 from app.db.steps import Step, enter
-from app.downloads import Counts, DayFigures, PackageDownloads, PublishedDay
+from app.downloads import DayFigures, PublishedDay
 from app.errors import (
     DayOutsideWindowError,
     DayWithoutDownloadsError,
@@ -25,8 +23,8 @@ from app.errors import (
     ShrunkDayError,
 )
 from app.ingest.plausibility import Thresholds, Verdict, judge
+from app.ingest.rows import Rejected, RowCheck
 from app.ingest.source import Source
-from app.package_name import is_valid
 from app.retries import attempts
 from app.settings import IngestSource
 
@@ -38,9 +36,6 @@ FIRST_DAY = date(2016, 1, 1)
 STAGED_ROWS = 2_000
 """Rows that are validated and copied at a time. In between, the service's process answers requests:
 this many keep it from that for some 10 ms."""
-
-MAX_DAILY_DOWNLOADS = 10**11
-"""Of one package. All of PyPI together has some 10**9 to 10**10 a day."""
 
 
 def latest_complete_day() -> date:
@@ -79,26 +74,6 @@ class UnchangedDay:
 
     def __str__(self) -> str:
         return f"unchanged {self.published.day}: {DayFigures.__str__(self.published)}"
-
-
-@dataclass(slots=True)
-class _Rejected:
-    """Rows that were not staged."""
-
-    names: int = 0
-    """Without the name of a package. Of these there always are some."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    """By what is wrong with their counts. Of these there is none in a day that is right."""
-
-    examples: dict[str, PackageDownloads] = field(default_factory=dict)
-
-    def describe_counts(self) -> str | None:
-        if not self.counts:
-            return None
-        fault, _ = self.counts.most_common(1)[0]
-        package = self.examples[fault].package
-        return f"{self.counts.total():,} rows are wrong: {fault}, such as that of {package}"
 
 
 async def ingest_day(
@@ -314,7 +289,7 @@ async def _stage(
     day: date,
     lock: HeldLock | None,
     progress: Progress,
-) -> _Rejected:
+) -> Rejected:
     enter(Step.READ, day)
     if progress.query is None:
         progress.query = await source.begin(day)
@@ -329,87 +304,21 @@ async def _stage(
         await progress.note_billed(reading.bytes_billed)
         progress.billed_query = progress.query
     staged = 0
-    rejected = _Rejected()
+    rejected = Rejected()
+    check: RowCheck | None = None
     async for batch in reading.batches:
         enter(Step.STAGE, day)
+        check = check or RowCheck(reading.columns, rejected)
         progress.rows += len(batch)
         for start in range(0, len(batch), STAGED_ROWS):
             if lock:
                 lock.check()
-            accepted = [
-                row
-                for row in batch[start : start + STAGED_ROWS]
-                if _is_accepted(row, reading.columns, rejected)
-            ]
-            await repository.stage(accepted, reading.columns)
-            staged += len(accepted)
+            rows = check.staged(batch[start : start + STAGED_ROWS])
+            await repository.stage(rows, reading.columns)
+            staged += len(rows)
     for fault, example in rejected.examples.items():
         count = rejected.counts[fault] or rejected.names
         log.warning("%s: rejected %d rows: %s, such as %.300r", day, count, fault, example)
     if not staged:
-        raise EmptyDayError(day, source.name, rejected.names + rejected.counts.total())
+        raise EmptyDayError(day, source.name, rejected.rows)
     return rejected
-
-
-def _is_accepted(row: PackageDownloads, columns: Sequence[str], rejected: _Rejected) -> bool:
-    if not is_valid(row.package):
-        fault = "not the name of a package"
-        rejected.names += 1
-    else:
-        counts_fault = fault_of(row, columns)
-        if counts_fault is None:
-            return True
-        fault = counts_fault
-        rejected.counts[fault] += 1
-    rejected.examples.setdefault(fault, row)
-    return False
-
-
-_INTEGERS = frozenset({int})
-"""Without `bool`, which is one by inheritance."""
-
-
-_BREAKDOWNS = {breakdown.column: breakdown for breakdown in BREAKDOWNS}
-
-MAX_SEEN_CATEGORIES = 10_000
-
-_seen: Mapping[str, set[str]] = {column: set() for column in _BREAKDOWNS}
-"""By column, categories that there are. Nearly all of a row's are among them, which takes a
-fraction of the time of looking at each.
-"""
-
-
-def _are_categories(column: str, counts: Counts) -> bool:
-    breakdown = _BREAKDOWNS[column]
-    if breakdown.max_categories and len(counts) > breakdown.max_categories:
-        return False
-    seen = _seen[column]
-    if seen.issuperset(counts):
-        return True
-    for category in counts:
-        if category not in seen:
-            if not breakdown.is_category(category):
-                return False
-            if len(seen) < MAX_SEEN_CATEGORIES:
-                seen.add(category)
-    return True
-
-
-def fault_of(row: PackageDownloads, columns: Sequence[str] = REQUIRED_COLUMNS) -> str | None:
-    """What is wrong with a row's counts; None when nothing is. All rows of a day have the same
-    columns.
-    """
-    counts_agree = 0 <= row.without_mirrors <= row.with_mirrors
-    if not (counts_agree and 1 <= row.with_mirrors <= MAX_DAILY_DOWNLOADS):
-        return "an impossible number of downloads"
-    for column in columns:
-        if column not in row.breakdowns:
-            return f"{column} is missing"
-        if not _are_categories(column, row.breakdowns[column]):
-            return f"{column} has a category that there is not, or too many"
-        counts = row.breakdowns[column].values()
-        if not (_INTEGERS.issuperset(map(type, counts)) and min(counts, default=1) > 0):
-            return f"{column} has what is no number of downloads"
-        if sum(counts) != row.without_mirrors:
-            return f"{column} does not add up to the downloads"
-    return None

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import retries
-from app.breakdowns import PYTHON_MINOR
+from app.breakdowns import PYTHON_MINOR, REQUIRED_COLUMNS
 from app.db import migrations
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect, create_engine, fetch
@@ -23,6 +23,7 @@ from app.db.migrations import ALEMBIC_INI, migrate
 from app.db.tables import TRIGRAM_INDEX
 from app.downloads import Publication
 from app.errors import MigrationError
+from app.ingest.rows import Rejected, RowCheck
 from app.ingest.verification import days_to_verify, verify
 from app.rankings import TREND_DAYS
 from tests.contents import everything
@@ -106,7 +107,7 @@ async def test_counts_are_converted_there_and_back(
     await publish(engine, days_ago(0), downloads("numpy", 0, mirrors=4), flask)
     repository = IngestRepository(connection)
     await repository.begin_staging()
-    await repository.stage([flask])
+    await repository.stage(RowCheck(REQUIRED_COLUMNS, Rejected()).staged([flask]))
     held = await repository.figures_of_staged(days_ago(1), "given")
     await repository.hold(held, "for a test", 0)
     await connection.commit()
@@ -146,7 +147,8 @@ async def test_days_that_lose_optional_breakdowns_are_as_if_they_never_had_them(
     await publish(engine, days_ago(3), downloads("flask", 2))
     repository = IngestRepository(connection)
     await repository.begin_staging()
-    await repository.stage([flask], ["python_minor", "system", "installer", "ci"])
+    columns = [*REQUIRED_COLUMNS, "installer", "ci"]
+    await repository.stage(RowCheck(columns, Rejected()).staged([flask]), columns)
     figures = await repository.figures_of_staged(days_ago(4), "given")
     await repository.hold(figures, "for a test", 0)
     damage = "UPDATE daily_downloads SET with_mirrors = 9 WHERE date = :day"

@@ -18,8 +18,7 @@ from app.downloads import PackageDownloads
 from app.dumps import formats
 from app.dumps.listing import DumpFormat
 from app.errors import MalformedDumpError
-from app.ingest import pipeline
-from tests.days import downloads
+from tests.days import downloads, fault_of
 from tests.dumps.rows import DAYS
 
 FORMATS = list(DumpFormat)
@@ -242,7 +241,7 @@ def test_a_row_with_too_many_categories_is_none_that_the_pipeline_takes(
     assert right == rows[2]
     for row in too_many:
         assert row.breakdowns["python_minor"] is formats.TOO_MANY
-        assert pipeline.fault_of(row)
+        assert fault_of(row)
 
 
 PEAK = """

@@ -37,7 +37,7 @@ from app.breakdowns import (
     Breakdown,
     columns_with,
 )
-from app.downloads import PackageDownloads, PublishedDay
+from app.downloads import PublishedDay, UnparsedDownloads
 from app.errors import (
     EmptyDayError,
     QueryLostError,
@@ -53,7 +53,7 @@ from app.ingest.runs import Run, ingest_lock
 from app.ingest.source import open_source
 from app.settings import IngestSource, Settings, load_settings
 from tests.bigquery_table import DAY, Event, Table
-from tests.days import RETENTION_DAYS, by_category, days_ago, overall
+from tests.days import RETENTION_DAYS, by_category, days_ago, fault_of, overall
 from tests.processes import free_port
 
 
@@ -130,7 +130,7 @@ async def test_every_rule(table: Table) -> None:
         }
         assert row is not None, event
         assert row[1:] == (with_mirrors, without_mirrors, breakdowns), event
-        assert pipeline.fault_of(row) is None
+        assert fault_of(row) is None
     assert rows == {}
 
 
@@ -225,7 +225,7 @@ async def test_every_rule_of_an_optional_breakdown(table: Table, breakdown: Brea
     columns = columns_with([breakdown])
     for row in rows.values():
         assert tuple(row.breakdowns) == columns
-        assert pipeline.fault_of(row, columns) is None
+        assert fault_of(row, columns) is None
     assert rows.pop("all").breakdowns[breakdown.column] == Counter(name for _, name in rules)
     for number, (said, category) in enumerate(rules):
         row = rows.pop(f"p{number}")
@@ -389,7 +389,7 @@ async def test_fewer_rows_than_announced_are_an_error(
     table.insert(*(Event(project=f"p{number}") for number in range(25)))
     next_page = bigquery_source._next_page
 
-    def lose_a_row(*arguments: Any) -> list[PackageDownloads] | None:
+    def lose_a_row(*arguments: Any) -> list[UnparsedDownloads] | None:
         page = next_page(*arguments)
         return page[1:] if page else page
 
@@ -417,9 +417,9 @@ async def test_a_query_is_read_again_and_not_by_other_rules(table: Table) -> Non
 async def test_an_empty_page_is_not_the_end(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     table.insert(Event())
     next_page = bigquery_source._next_page
-    empty: list[list[PackageDownloads]] = [[]]
+    empty: list[list[UnparsedDownloads]] = [[]]
 
-    def empty_page_first(*arguments: Any) -> list[PackageDownloads] | None:
+    def empty_page_first(*arguments: Any) -> list[UnparsedDownloads] | None:
         return empty.pop() if empty else next_page(*arguments)
 
     monkeypatch.setattr(bigquery_source, "_next_page", empty_page_first)

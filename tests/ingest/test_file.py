@@ -41,7 +41,15 @@ from app.ingest.sample import SampleSource
 from app.ingest.scheduler import run_ingest_job
 from app.settings import Settings
 from tests.contents import everything
-from tests.days import RETENTION_DAYS, THRESHOLDS, GivenSource, days_ago, downloads, publish
+from tests.days import (
+    RETENTION_DAYS,
+    THRESHOLDS,
+    GivenSource,
+    days_ago,
+    downloads,
+    publish,
+    rows_of,
+)
 from tests.dumps.rows import DAYS
 
 ROWS = [
@@ -60,8 +68,7 @@ async def read(source: FileSource, day: date = DAY) -> list[PackageDownloads]:
     """As the pipeline does."""
     await source.origin(day)
     await source.begin(day)
-    reading = await source.read(day)
-    return [row async for rows in reading.batches for row in rows]
+    return await rows_of(await source.read(day))
 
 
 async def ingest(engine: AsyncEngine, source: FileSource, day: date = DAY) -> PublishedDay:

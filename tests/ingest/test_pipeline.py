@@ -25,7 +25,7 @@ from app.db import ingest_repository
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect, create_engine
-from app.db.ingest_repository import IngestRepository
+from app.db.ingest_repository import IngestRepository, StagedRow
 from app.db.partitions import ensure_partition
 from app.db.tables import daily_downloads, packages
 from app.db.verification_repository import VerificationRepository
@@ -56,6 +56,7 @@ from tests.days import (
     by_category,
     days_ago,
     downloads,
+    fault_of,
     overall,
     publish,
 )
@@ -221,7 +222,7 @@ async def test_rows_are_staged_as_they_come(
     stage = IngestRepository.stage
 
     async def stage_and_tell(
-        self: IngestRepository, rows: Sequence[PackageDownloads], columns: Sequence[str]
+        self: IngestRepository, rows: Sequence[StagedRow], columns: Sequence[str]
     ) -> None:
         await stage(self, rows, columns)
         steps.append("staged")
@@ -775,9 +776,7 @@ def test_categories_are_those_that_there_can_be(
     def fault(categories: list[str]) -> str | None:
         row = downloads("flask", len(categories))
         counts = dict.fromkeys(categories, 1)
-        return pipeline.fault_of(
-            row._replace(breakdowns={**row.breakdowns, column: counts}), columns
-        )
+        return fault_of(row._replace(breakdowns={**row.breakdowns, column: counts}), columns)
 
     # What was seen once is looked at no more, which should make no difference.
     for _ in range(2):
@@ -793,7 +792,7 @@ def test_a_row_has_the_versions_that_are_kept_apart_and_no_more() -> None:
     def fault(count: int) -> str | None:
         versions = {f"1.{number}": 1 for number in range(count)} | {"other": 1}
         row = downloads("flask", count + 1, version=versions)
-        return pipeline.fault_of(row, list(row.breakdowns))
+        return fault_of(row, list(row.breakdowns))
 
     assert fault(MAX_VERSIONS) is None
     assert fault(MAX_VERSIONS + 1) == "version has a category that there is not, or too many"

@@ -14,8 +14,8 @@ from app.breakdowns import (
     columns_with,
 )
 from app.downloads import PackageDownloads
-from app.ingest.pipeline import fault_of
 from app.ingest.sample import PACKAGES, SampleSource
+from tests.days import fault_of, rows_of
 
 MONDAY = date(2026, 11, 16)
 
@@ -25,7 +25,7 @@ async def _rows(
 ) -> list[PackageDownloads]:
     reading = await SampleSource(breakdowns).read(day)
     assert tuple(reading.columns) == columns_with(breakdowns)
-    return [row async for batch in reading.batches for row in batch]
+    return await rows_of(reading)
 
 
 async def test_every_day_is_consistent() -> None:
