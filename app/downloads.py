@@ -34,12 +34,11 @@ class UnparsedDownloads(NamedTuple):
     with_mirrors: int
     without_mirrors: int
 
-    breakdowns: Sequence[str | None]
-    """By the columns of the reading, the inside of a JSON object of downloads by category. None is
-    that of an empty one."""
+    breakdowns: Sequence[str]
+    """By the columns of the reading, the inside of a JSON object of downloads by category."""
 
     def parsed(self, columns: Sequence[str]) -> PackageDownloads:
-        objects = (orjson.loads(f"{{{inside or ''}}}") for inside in self.breakdowns)
+        objects = (orjson.loads(f"{{{inside}}}") for inside in self.breakdowns)
         return PackageDownloads(*self[:3], dict(zip(columns, objects, strict=True)))
 
 

@@ -46,7 +46,7 @@ WORK_MEMORY_MEGABYTES = 128
 after the other from all over the disk.
 """
 
-PART_ROWS = 20_000
+PART_ROWS = 10_000
 """Rows that are described at a time."""
 
 _STAGED_COLUMNS = ("name", "with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS)

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, time, timedelta
 from hashlib import blake2b
-from operator import itemgetter
 from typing import TypeVar, cast
 
 import google.auth
@@ -43,8 +42,8 @@ from app.settings import IngestSource, Settings
 Result = TypeVar("Result")
 
 PAGE_ROWS = 10_000
-"""Rows asked for at a time; BigQuery may send fewer. Two pages are held in memory, and to take the
-JSON of one apart keeps the service's process from answering for some 20 ms.
+"""Rows asked for at a time; BigQuery may send fewer. To take the JSON of a page apart keeps the
+service's process from answering for some 20 ms.
 """
 
 RETRY_SECONDS = 60
@@ -121,16 +120,10 @@ class BigQuerySource:
     ) -> AsyncIterator[Sequence[UnparsedDownloads]]:
         received = 0
         with _source_errors():
-            pages, cells = rows.pages, len(rows.schema)
-            upcoming = asyncio.create_task(_in_thread(_next_page, pages, cells))
-            try:
-                while (page := await upcoming) is not None:
-                    # It comes while this one is staged.
-                    upcoming = asyncio.create_task(_in_thread(_next_page, pages, cells))
-                    received += len(page)
-                    yield page
-            finally:
-                upcoming.cancel()
+            pages = rows.pages
+            while (page := await _in_thread(_next_page, pages, len(self._columns))) is not None:
+                received += len(page)
+                yield page
         if received != rows.total_rows:
             raise SourceUnavailableError(
                 f"BigQuery announced {rows.total_rows} rows and sent {received}"
@@ -320,7 +313,7 @@ async def _in_thread(function: Callable[..., Result], *arguments: object) -> Res
         return await outcome
 
 
-def _next_page(pages: Iterator[Page], cells: int) -> list[UnparsedDownloads] | None:
+def _next_page(pages: Iterator[Page], columns: int) -> list[UnparsedDownloads] | None:
     """The next page, which may be empty; None after the last.
 
     Taken from the response as it came: to make rows of it, by its schema, takes Google's client
@@ -331,16 +324,12 @@ def _next_page(pages: Iterator[Page], cells: int) -> list[UnparsedDownloads] | N
         return None
     # Google's client would keep it until the next one is there.
     rows = page.raw_page.pop("rows", ())
-    if any(len(row["f"]) != cells for row in rows):
-        raise ValueError("a row of other columns")
-    return [_downloads(*map(_value, row["f"])) for row in rows]
+    return [_downloads(row["f"][0]["v"], columns) for row in rows]
 
 
-_value = itemgetter("v")
-
-
-def _downloads(
-    package: str | None, with_mirrors: str, without_mirrors: str, *breakdowns: str | None
-) -> UnparsedDownloads:
+def _downloads(line: str, columns: int) -> UnparsedDownloads:
     # A download without a name has no package to count for: the pipeline rejects it.
-    return UnparsedDownloads(package or "", int(with_mirrors), int(without_mirrors), breakdowns)
+    with_mirrors, without_mirrors, *breakdowns, package = line.split("\t", columns + 2)
+    if len(breakdowns) != columns:
+        raise ValueError("a row of other columns")
+    return UnparsedDownloads(package, int(with_mirrors), int(without_mirrors), breakdowns)

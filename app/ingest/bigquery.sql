@@ -18,10 +18,12 @@
 --
 -- Parameters: the day's bounds, start and end, and mirror_installers.
 SELECT
-  package,
-  SUM(IF(breakdown IS NULL, with_mirrors, 0)) AS with_mirrors,
-  SUM(IF(breakdown IS NULL, without_mirrors, 0)) AS without_mirrors,
-  {objects}
+  CONCAT(
+    CAST(SUM(IF(breakdown IS NULL, with_mirrors, 0)) AS STRING), '\t',
+    CAST(SUM(IF(breakdown IS NULL, without_mirrors, 0)) AS STRING), '\t',
+    {objects}, '\t',
+    IFNULL(package, '')
+  ) AS line
 FROM (
   SELECT
     package,

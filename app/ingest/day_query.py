@@ -46,7 +46,7 @@ def day_query(table: str, columns: Iterable[str]) -> str:
         "breakdowns": _lines(
             10, (f"WHEN GROUPING({column}) = 0 THEN '{column}'" for column in columns)
         ),
-        "objects": _lines(2, map(_object, columns), ","),
+        "objects": _lines(4, map(_object, columns), r", '\t',"),
     }
     return re.sub(r"\{(\w+)\}", lambda part: parts[part[1]], TEMPLATE)
 
@@ -56,10 +56,9 @@ def _object(column: str) -> str:
     order, so that equal counts are equal texts.
     """
     return (
-        f"STRING_AGG(IF(breakdown = '{column}' AND without_mirrors > 0, "
+        f"IFNULL(STRING_AGG(IF(breakdown = '{column}' AND without_mirrors > 0, "
         "CONCAT(TO_JSON_STRING(category), ':', CAST(without_mirrors AS STRING)), NULL), ',' "
-        "ORDER BY category) "
-        f"AS {column}"
+        "ORDER BY category), '')"
     )
 
 

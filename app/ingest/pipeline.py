@@ -1,15 +1,18 @@
 """Brings a day from a source to what is served: stage, judge, publish or hold."""
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.advisory_lock import HeldLock
 from app.db.engine import connect, ended_by_server
-from app.db.ingest_repository import IngestRepository
+from app.db.ingest_repository import IngestRepository, StagedRow
 from app.db.steps import Step, enter
 from app.downloads import DayFigures, PublishedDay
 from app.errors import (
@@ -24,18 +27,16 @@ from app.errors import (
 )
 from app.ingest.plausibility import Thresholds, Verdict, judge
 from app.ingest.rows import Rejected, RowCheck
-from app.ingest.source import Source
+from app.ingest.source import Reading, Source
 from app.retries import attempts
 from app.settings import IngestSource
 
 log = logging.getLogger(__name__)
 
+Batch = TypeVar("Batch")
+
 FIRST_DAY = date(2016, 1, 1)
 """PyPI's table of downloads begins in this year."""
-
-STAGED_ROWS = 2_000
-"""Rows that are validated and copied at a time. In between, the service's process answers requests:
-this many keep it from that for some 10 ms."""
 
 
 def latest_complete_day() -> date:
@@ -305,15 +306,12 @@ async def _stage(
         progress.billed_query = progress.query
     staged = 0
     rejected = Rejected()
-    check: RowCheck | None = None
-    async for batch in reading.batches:
-        enter(Step.STAGE, day)
-        check = check or RowCheck(reading.columns, rejected)
-        progress.rows += len(batch)
-        for start in range(0, len(batch), STAGED_ROWS):
+    async with aclosing(_one_ahead(_checked(reading, rejected))) as batches:
+        async for given, rows in batches:
+            enter(Step.STAGE, day)
             if lock:
                 lock.check()
-            rows = check.staged(batch[start : start + STAGED_ROWS])
+            progress.rows += given
             await repository.stage(rows, reading.columns)
             staged += len(rows)
     for fault, example in rejected.examples.items():
@@ -322,3 +320,27 @@ async def _stage(
     if not staged:
         raise EmptyDayError(day, source.name, rejected.rows)
     return rejected
+
+
+async def _checked(
+    reading: Reading, rejected: Rejected
+) -> AsyncGenerator[tuple[int, list[StagedRow]], None]:
+    """Of each batch how many rows the source gave, and what is staged of them."""
+    check: RowCheck | None = None
+    async for batch in reading.batches:
+        check = check or RowCheck(reading.columns, rejected)
+        # In a thread, so that the service's process answers requests meanwhile.
+        yield len(batch), await asyncio.to_thread(check.staged, batch)
+
+
+async def _one_ahead(batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[Batch, None]:
+    """The same, of which the next is made while one is worked with."""
+    async with aclosing(batches):
+        upcoming = asyncio.ensure_future(anext(batches, None))
+        try:
+            while (batch := await upcoming) is not None:
+                upcoming = asyncio.ensure_future(anext(batches, None))
+                yield batch
+        finally:
+            upcoming.cancel()
+            await asyncio.gather(upcoming, return_exceptions=True)

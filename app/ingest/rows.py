@@ -112,15 +112,15 @@ fraction of the time of looking at each.
 """
 
 
-def _check_of(column: str) -> Callable[[str | None], _Checked]:
+def _check_of(column: str) -> Callable[[str], _Checked]:
     """The check of a column's texts. It remembers those that are not of one package alone."""
     check = partial(_check_text, column)
     return check if _BREAKDOWNS[column].is_of_one_package else lru_cache(KNOWN_TEXTS)(check)
 
 
-def _check_text(column: str, inside: str | None) -> _Checked:
+def _check_text(column: str, inside: str) -> _Checked:
     try:
-        counts = orjson.loads(f"{{{inside or ''}}}")
+        counts = orjson.loads(f"{{{inside}}}")
     except ValueError:
         return _Checked(f"{column} is no object")
     return _check_counts(column, counts)

@@ -118,10 +118,21 @@ def lose_the_rows(answer: Any) -> None:
     del answer["rows"]
 
 
-def name_an_unknown_type(answer: Any) -> None:
-    # Of a type that it does not know the client warns, and leaves the text.
-    answer["schema"]["fields"][1]["type"] = "STRING"
-    answer["rows"][0]["f"][1]["v"] = "many"
+def change_value(answer: Any, place: int, change: Callable[[str], str]) -> None:
+    """Of the first row: with mirrors, without, python_minor, system, and the package."""
+    cell = answer["rows"][0]["f"][0]
+    values = cell["v"].split("\t")
+    values[place] = change(values[place])
+    cell["v"] = "\t".join(values)
+
+
+def lose_a_number(answer: Any) -> None:
+    change_value(answer, 0, lambda _: "many")
+
+
+def lose_a_column(answer: Any) -> None:
+    cell = answer["rows"][0]["f"][0]
+    cell["v"] = cell["v"].partition("\t")[2]
 
 
 def repeat_a_row(answer: Any) -> None:
@@ -129,13 +140,15 @@ def repeat_a_row(answer: Any) -> None:
 
 
 def change_a_digit(answer: Any) -> None:
-    cell = answer["rows"][0]["f"][2]
-    cell["v"] = str(int(cell["v"]) + 1)
+    change_value(answer, 1, lambda downloads: str(int(downloads) + 1))
 
 
 def lose_a_category(answer: Any) -> None:
-    cell = answer["rows"][0]["f"][3]
-    cell["v"] = cell["v"].rpartition(",")[0]
+    change_value(answer, 2, lambda counts: counts.rpartition(",")[0])
+
+
+def garble_a_category(answer: Any) -> None:
+    change_value(answer, 2, lambda counts: counts.replace(":", "=", 1))
 
 
 @dataclass(frozen=True)
@@ -186,7 +199,8 @@ LASTING = [
     Case("more is announced", changed(announce_more), FIRST_PAGE, reason="announced"),
     Case("nonsense is announced", changed(announce_nonsense), FIRST_PAGE, reason="no sense"),
     Case("nothing is announced", changed(lose_the_announcement), FIRST_PAGE, reason="no sense"),
-    Case("a column is no number", changed(name_an_unknown_type), FIRST_PAGE, reason="no sense"),
+    Case("a number is none", changed(lose_a_number), FIRST_PAGE, reason="no sense"),
+    Case("a column is lost", changed(lose_a_column), FIRST_PAGE, reason="no sense"),
     Case("a row comes twice", changed(repeat_a_row), LATER_PAGE, reason="more than once"),
     Case(
         "a row does not add up",
@@ -200,6 +214,13 @@ LASTING = [
         changed(lose_a_category),
         LATER_PAGE,
         reason="does not add up",
+        outcome=RunOutcome.HELD,
+    ),
+    Case(
+        "a category is garbled",
+        changed(garble_a_category),
+        LATER_PAGE,
+        reason="python_minor is no object",
         outcome=RunOutcome.HELD,
     ),
 ]
