@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import asyncpg
 import orjson
@@ -14,7 +14,6 @@ from sqlalchemy import Executable, Row, Select
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -73,6 +72,11 @@ of one; more would be opened and closed for one query each, which takes several.
 
 POOL_TIMEOUT_SECONDS = 5
 
+_turns: WeakKeyDictionary[Engine, asyncio.Semaphore] = WeakKeyDictionary()
+"""At each engine's connections. The pool has no order of its own: under load whoever has just come
+takes what was given back, before one who waits has woken up, and some wait for a second.
+"""
+
 WAIT_PAUSE_SECONDS = 0.5
 """Between two attempts to reach a database that has yet to start."""
 
@@ -93,7 +97,6 @@ def create_engine(
         asyncpg_url(database_url),
         pool_size=POOL_SIZE,
         max_overflow=0,
-        pool_timeout=POOL_TIMEOUT_SECONDS,
         # Also where the server's default is another: a publish that waited for the one before it
         # has to see what that has done.
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
@@ -184,32 +187,40 @@ def _why_unavailable(error: Exception) -> str | None:
 
 @asynccontextmanager
 async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection from the pool. What is not committed when it ends is rolled back.
+    """A connection from the pool, for those who wait in their order. What is not committed when it
+    ends is rolled back.
 
     Raises `DatabaseUnavailableError` when Postgres can't be reached, or goes away.
     """
     database = f"the database at {engine.url.host or engine.url.query.get('host')}"
+    turns = _turns.setdefault(engine.sync_engine, asyncio.Semaphore(POOL_SIZE))
     try:
-        connection = await engine.connect()
-    except PoolTimeoutError as error:
+        async with asyncio.timeout(POOL_TIMEOUT_SECONDS if turns.locked() else None):
+            await turns.acquire()
+    except TimeoutError as error:
         raise DatabaseUnavailableError(f"{database} has no connection free") from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        kind = DatabaseUnavailableError
-        if (getattr(cause, "sqlstate", None) or "").startswith(REFUSED):
-            kind = DatabaseRefusedError
-        raise kind(f"{database} can't be reached: {cause}") from error
     try:
-        _note_connections(engine)
-        yield connection
-    except (DBAPIError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        reason = _why_unavailable(error)
-        if reason is None:
-            raise
-        raise DatabaseUnavailableError(f"{database} {reason}") from error
+        try:
+            connection = await engine.connect()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            kind = DatabaseUnavailableError
+            if (getattr(cause, "sqlstate", None) or "").startswith(REFUSED):
+                kind = DatabaseRefusedError
+            raise kind(f"{database} can't be reached: {cause}") from error
+        try:
+            _note_connections(engine)
+            yield connection
+        except (DBAPIError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            reason = _why_unavailable(error)
+            if reason is None:
+                raise
+            raise DatabaseUnavailableError(f"{database} {reason}") from error
+        finally:
+            await connection.close()
+            _note_connections(engine)
     finally:
-        await connection.close()
-        _note_connections(engine)
+        turns.release()
 
 
 class Statement:

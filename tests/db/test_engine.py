@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 from prometheus_client import REGISTRY
@@ -7,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.downloads_repository import DownloadsRepository
-from app.db.engine import asyncpg_url, connect, count_connections, create_engine
+from app.db.engine import POOL_SIZE, asyncpg_url, connect, count_connections, create_engine
 from app.downloads import RecentDownloads
 from app.errors import DatabaseUnavailableError
 from tests.days import days_ago, downloads, publish
@@ -164,3 +165,37 @@ async def test_connections_in_use_are_counted(database_url: str, engine: AsyncEn
         assert in_use() == 1
     assert in_use() == 0
     await serving.dispose()
+
+
+async def test_connections_are_given_in_the_order_of_asking(engine: AsyncEngine) -> None:
+    """Whoever comes when one is given back does not get it before those who wait."""
+    order: list[str] = []
+
+    async def take(name: str) -> None:
+        async with connect(engine) as connection:
+            order.append(name)
+            await connection.execute(text("SELECT 1"))
+
+    async with AsyncExitStack() as held:
+        for _ in range(POOL_SIZE - 1):
+            await held.enter_async_context(connect(engine))
+        async with connect(engine):
+            waiting = [asyncio.create_task(take(name)) for name in ("first", "second")]
+            await asyncio.sleep(0)
+        await take("third")
+        await asyncio.gather(*waiting)
+    assert order == ["first", "second", "third"]
+
+
+async def test_a_connection_is_waited_for_no_longer_than_it_is_worth(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.db.engine.POOL_TIMEOUT_SECONDS", 0.01)
+    async with AsyncExitStack() as held:
+        for _ in range(POOL_SIZE):
+            await held.enter_async_context(connect(engine))
+        with pytest.raises(DatabaseUnavailableError, match="no connection free"):
+            async with connect(engine):
+                pytest.fail("there was one")
+    async with connect(engine) as connection:
+        assert await connection.scalar(text("SELECT 1")) == 1
