@@ -6,8 +6,6 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-import orjson
-
 from app.breakdowns import Breakdown
 
 Counts = Mapping[str, int]
@@ -28,7 +26,9 @@ class PackageDownloads(NamedTuple):
 
 
 class UnparsedDownloads(NamedTuple):
-    """The same, from a source that has counts as text. Of many packages it is the same text."""
+    """One package's downloads of one day, from a source that has counts as text. Most packages have
+    few downloads, and so the same text as many others.
+    """
 
     package: str
     with_mirrors: int
@@ -37,12 +37,8 @@ class UnparsedDownloads(NamedTuple):
     breakdowns: Sequence[str]
     """By the columns of the reading, the inside of a JSON object of downloads by category."""
 
-    def parsed(self, columns: Sequence[str]) -> PackageDownloads:
-        objects = (orjson.loads(f"{{{inside}}}") for inside in self.breakdowns)
-        return PackageDownloads(*self[:3], dict(zip(columns, objects, strict=True)))
 
-
-Row = PackageDownloads | UnparsedDownloads
+DownloadsRow = PackageDownloads | UnparsedDownloads
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def prepare_pages(packages: int, day: date) -> tuple[Path, int]:
     """A folder with the day as pages of a query's result, kept between runs; and how many category
     counts it has.
     """
-    folder = bench_dir() / f"pages_{packages}"
+    folder = bench_dir() / f"pages_{packages}_of_{PAGE_ROWS}_lines"
     if not folder.exists():
         progress(f"making the source's answers for {packages:,} packages")
         unfinished = folder.with_suffix(".unfinished")

@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import job_engine
-from app.downloads import PublishedDay, Row
+from app.downloads import DownloadsRow, PublishedDay
 from app.garbage import look_for_garbage_less_often
 from app.ingest.pipeline import ingest_day
 from app.ingest.plausibility import thresholds_of
@@ -48,7 +48,9 @@ class TimedSource:
         reading = await self._source.read(day, query)
         return replace(reading, batches=self._timed(reading.batches))
 
-    async def _timed(self, batches: AsyncIterator[Sequence[Row]]) -> AsyncIterator[Sequence[Row]]:
+    async def _timed(
+        self, batches: AsyncIterator[Sequence[DownloadsRow]]
+    ) -> AsyncIterator[Sequence[DownloadsRow]]:
         asked = time.perf_counter()
         async for page in batches:
             handed = time.perf_counter()
@@ -96,8 +98,8 @@ async def ingest(day: date) -> dict[str, object]:
         assert isinstance(published, PublishedDay)
         total = time.perf_counter() - source.first_row
     stages = {
-        "waiting for pages": source.waited_seconds,
-        "checking and copying rows": source.taken_seconds,
+        "fetching and reading pages": source.waited_seconds,
+        "checking rows, and until Postgres has them": source.taken_seconds,
         **statements,
     }
     return {

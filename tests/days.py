@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
+import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS, Breakdown
 from app.db.downloads_repository import DownloadsRepository
-from app.downloads import PackageDownloads, PublishedDay, Row, Series, UnparsedDownloads
+from app.downloads import DownloadsRow, PackageDownloads, PublishedDay, Series
 from app.ingest import pipeline
 from app.ingest.pipeline import latest_complete_day
 from app.ingest.plausibility import thresholds_of
@@ -51,16 +52,19 @@ def downloads(
     )
 
 
+def parsed(row: DownloadsRow, columns: Sequence[str]) -> PackageDownloads:
+    if isinstance(row, PackageDownloads):
+        return row
+    objects = (orjson.loads(f"{{{inside}}}") for inside in row.breakdowns)
+    return PackageDownloads(*row[:3], dict(zip(columns, objects, strict=True)))
+
+
 async def rows_of(reading: Reading) -> list[PackageDownloads]:
     """All of them, parsed where the source has not done that."""
-    return [
-        row.parsed(reading.columns) if isinstance(row, UnparsedDownloads) else row
-        async for batch in reading.batches
-        for row in batch
-    ]
+    return [parsed(row, reading.columns) async for batch in reading.batches for row in batch]
 
 
-def fault_of(row: Row, columns: Sequence[str] = REQUIRED_COLUMNS) -> str | None:
+def fault_of(row: DownloadsRow, columns: Sequence[str] = REQUIRED_COLUMNS) -> str | None:
     """What is wrong with a row's counts; None when nothing is."""
     outcome = RowCheck(columns, Rejected()).check(row)
     return outcome if isinstance(outcome, str) else None

@@ -14,6 +14,7 @@ from sqlalchemy import Executable, Row, Select
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -97,6 +98,7 @@ def create_engine(
         asyncpg_url(database_url),
         pool_size=POOL_SIZE,
         max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
         # Also where the server's default is another: a publish that waited for the one before it
         # has to see what that has done.
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
@@ -177,7 +179,7 @@ def _why_unavailable(error: Exception) -> str | None:
         cause = error.orig and error.orig.__cause__
         lost = error.connection_invalidated
     else:
-        # COPY goes to the driver past SQLAlchemy, which would have wrapped it.
+        # What goes to the driver past SQLAlchemy, which would have wrapped it.
         lost = isinstance(error, LOST)
     if lost:
         return "went away"
@@ -202,6 +204,8 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
         try:
             connection = await engine.connect()
+        except PoolTimeoutError as error:
+            raise DatabaseUnavailableError(f"{database} has no connection free") from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             kind = DatabaseUnavailableError

@@ -322,13 +322,16 @@ def _next_page(pages: Iterator[Page], columns: int) -> list[UnparsedDownloads] |
     page = next(pages, None)
     if page is None:
         return None
-    # Google's client would keep it until the next one is there.
-    rows = page.raw_page.pop("rows", ())
-    return [_downloads(row["f"][0]["v"], columns) for row in rows]
+    rows = page.raw_page.get("rows", [])
+    downloads = [_downloads(row["f"][0]["v"], columns) for row in rows]
+    # Google's client would keep them until the next page is there.
+    rows.clear()
+    return downloads
 
 
 def _downloads(line: str, columns: int) -> UnparsedDownloads:
-    # A download without a name has no package to count for: the pipeline rejects it.
+    # The name comes last, and may be any text. A download without one has no package to count for:
+    # the pipeline rejects it.
     with_mirrors, without_mirrors, *breakdowns, package = line.split("\t", columns + 2)
     if len(breakdowns) != columns:
         raise ValueError("a row of other columns")

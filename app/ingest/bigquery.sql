@@ -8,7 +8,11 @@
 --
 -- The table is read once, one day's partition of it: GROUPING SETS counts the package as a whole
 -- and by each breakdown from the same scan. A breakdown leaves here as the inside of a JSON object,
--- which is far shorter on the way than an array of structs, and nothing has to take it apart twice.
+-- which is far shorter on the way than an array of structs.
+--
+-- A row leaves as one text, with tabs between: with_mirrors, without_mirrors, each breakdown in the
+-- order of the columns, package. Each value of an answer is an object of its own, which takes longer
+-- to read than all that is in it. TO_JSON_STRING escapes tabs, and a name that has one comes last.
 --
 -- A package may have thousands of releases: the most downloaded ones of the day are kept apart, the
 -- rest is `other`. Every other breakdown has few categories by its expression.

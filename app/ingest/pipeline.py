@@ -336,11 +336,15 @@ async def _checked(
 async def _one_ahead(batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[Batch, None]:
     """The same, of which the next is made while one is worked with."""
     async with aclosing(batches):
-        upcoming = asyncio.ensure_future(anext(batches, None))
+        upcoming = asyncio.create_task(_next(batches))
         try:
             while (batch := await upcoming) is not None:
-                upcoming = asyncio.ensure_future(anext(batches, None))
+                upcoming = asyncio.create_task(_next(batches))
                 yield batch
         finally:
             upcoming.cancel()
             await asyncio.gather(upcoming, return_exceptions=True)
+
+
+async def _next(batches: AsyncGenerator[Batch, None]) -> Batch | None:
+    return await anext(batches, None)

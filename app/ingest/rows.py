@@ -11,15 +11,15 @@ import orjson
 
 from app.breakdowns import BREAKDOWNS, Breakdown
 from app.db.ingest_repository import StagedRow, counts_text
-from app.downloads import Counts, Row, UnparsedDownloads
+from app.downloads import Counts, DownloadsRow, UnparsedDownloads
 from app.package_name import is_valid
 
 MAX_DAILY_DOWNLOADS = 10**11
 """Of one package. All of PyPI together has some 10**9 to 10**10 a day."""
 
 KNOWN_TEXTS = 16_000
-"""Different texts of a column's counts that are kept for rows to come: most packages have few
-downloads, and so the same counts as many others.
+"""Different texts of a column's counts that are kept for rows to come, with what was found out
+about them: some 10 MB a column.
 """
 
 MAX_SEEN_CATEGORIES = 10_000
@@ -38,7 +38,7 @@ class Rejected:
     counts: Counter[str] = field(default_factory=Counter)
     """By what is wrong with their counts. Of these there is none in a day that is right."""
 
-    examples: dict[str, Row] = field(default_factory=dict)
+    examples: dict[str, DownloadsRow] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -60,7 +60,7 @@ class RowCheck:
         self._columns = columns
         self._check_texts = [_check_of(column) for column in columns]
 
-    def staged(self, rows: Sequence[Row]) -> list[StagedRow]:
+    def staged(self, rows: Sequence[DownloadsRow]) -> list[StagedRow]:
         """What is staged of the rows. Those that are wrong are noted, and left out."""
         staged: list[StagedRow] = []
         for row in rows:
@@ -76,7 +76,7 @@ class RowCheck:
             self._rejected.examples.setdefault(outcome, row)
         return staged
 
-    def check(self, row: Row) -> StagedRow | str:
+    def check(self, row: DownloadsRow) -> StagedRow | str:
         """The row as it is staged, or what is wrong with its counts."""
         package, with_mirrors, without_mirrors, _ = row
         if not (0 <= without_mirrors <= with_mirrors and 1 <= with_mirrors <= MAX_DAILY_DOWNLOADS):

@@ -199,3 +199,27 @@ async def test_a_connection_is_waited_for_no_longer_than_it_is_worth(
                 pytest.fail("there was one")
     async with connect(engine) as connection:
         assert await connection.scalar(text("SELECT 1")) == 1
+
+
+async def test_who_fails_or_gives_up_gives_back_its_turn(engine: AsyncEngine) -> None:
+    nowhere = create_engine("postgresql://u@127.0.0.1:1/d")
+    for _ in range(POOL_SIZE + 1):
+        with pytest.raises(DatabaseUnavailableError, match="can't be reached"):
+            async with connect(nowhere):
+                pytest.fail("there was one")
+
+    async def take() -> None:
+        async with connect(engine):
+            pass
+
+    async with AsyncExitStack() as held:
+        for _ in range(POOL_SIZE):
+            await held.enter_async_context(connect(engine))
+        waiting = [asyncio.create_task(take()) for _ in range(3)]
+        await asyncio.sleep(0)
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+    async with AsyncExitStack() as held:
+        for _ in range(POOL_SIZE):
+            await held.enter_async_context(connect(engine))

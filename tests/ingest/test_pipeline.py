@@ -29,8 +29,9 @@ from app.db.ingest_repository import IngestRepository, StagedRow
 from app.db.partitions import ensure_partition
 from app.db.tables import daily_downloads, packages
 from app.db.verification_repository import VerificationRepository
-from app.downloads import PackageDownloads, PublishedDay, RecentDownloads
+from app.downloads import PackageDownloads, PublishedDay, RecentDownloads, UnparsedDownloads
 from app.errors import (
+    DatabaseUnavailableError,
     DayOutsideWindowError,
     DayWithoutDownloadsError,
     DuplicatePackageError,
@@ -45,8 +46,10 @@ from app.errors import (
 from app.ingest import pipeline
 from app.ingest.pipeline import UnchangedDay
 from app.ingest.plausibility import Thresholds
+from app.ingest.rows import Rejected, RowCheck
 from app.ingest.sample import SampleSource
 from app.ingest.source import Source
+from app.ingest.verification import days_to_verify, verify
 from app.package_name import ALL_PACKAGES
 from tests.contents import everything
 from tests.days import (
@@ -801,3 +804,101 @@ def test_a_row_has_the_versions_that_are_kept_apart_and_no_more() -> None:
 
     assert fault(MAX_VERSIONS) is None
     assert fault(MAX_VERSIONS + 1) == "version has a category that there is not, or too many"
+
+
+def _unparsed(package: str, total: int, *breakdowns: str) -> UnparsedDownloads:
+    return UnparsedDownloads(package, total, total, breakdowns)
+
+
+def test_a_text_that_was_seen_is_looked_at_with_the_row_that_has_it() -> None:
+    rejected = Rejected()
+    check = RowCheck(["python_minor", "system"], rejected)
+    inside, system = '"3.9":1,"3.10":2', '"linux":3'
+    staged = [["flask", 3, 3, '{"3.10":2,"3.9":1}', '{"linux":3}']]
+    as_objects = downloads("flask", {"3.9": 1, "3.10": 2})._replace(
+        breakdowns={"python_minor": {"3.9": 1, "3.10": 2}, "system": {"linux": 3}}
+    )
+    assert check.staged([as_objects]) == staged
+    for _ in range(2):
+        assert check.staged([_unparsed("flask", 3, inside, system)]) == staged
+        assert check.staged([_unparsed("numpy", 4, inside, system)]) == []
+        assert check.staged([_unparsed("numpy", 3, inside, '"beos":3')]) == []
+        assert check.staged([_unparsed("no name!", 3, inside, system)]) == []
+    assert check.staged([_unparsed("numpy", 3, inside, "")]) == []
+    assert rejected.names == 2
+    assert rejected.counts == {
+        "python_minor does not add up to the downloads": 2,
+        "system has a category that there is not, or too many": 2,
+        "system does not add up to the downloads": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("inside", "fault"),
+    [
+        ('"linux":3', None),
+        ('"linux":2,"darwin":1', None),
+        ('"linux":3.0', "system has what is no number of downloads"),
+        ('"linux":true', "system has what is no number of downloads"),
+        ('"linux":3,"darwin":0', "system has what is no number of downloads"),
+        ('"linux":null', "system has what is no number of downloads"),
+        ('"linux":[3]', "system has what is no number of downloads"),
+        ('"Linux":3', "system has a category that there is not, or too many"),
+        ('"linux":3}', "system is no object"),
+        ('"linux"', "system is no object"),
+    ],
+)
+def test_counts_as_text_are_as_strictly_looked_at(inside: str, fault: str | None) -> None:
+    assert fault_of(_unparsed("flask", 3, inside), ["system"]) == fault
+
+
+@pytest.mark.parametrize("part_rows", [1, 2, 3, 100])
+async def test_a_day_in_parts_is_the_same_day(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, part_rows: int
+) -> None:
+    """Published and held, whether all of its rows have what some have."""
+    monkeypatch.setattr(ingest_repository, "COPIED_ROWS", 2)
+    rows = [
+        downloads(f"p{number}", number, mirrors=1, installer={"pip": number} if number else {})
+        for number in range(7)
+    ]
+    whole = await publish(engine, days_ago(1), *rows)
+    monkeypatch.setattr(ingest_repository, "PART_ROWS", part_rows)
+    in_parts = await publish(engine, days_ago(0), *rows)
+    assert in_parts.packages == 7
+    assert (in_parts.digest, in_parts.downloads, in_parts.downloads_with_mirrors) == (
+        whole.digest,
+        whole.downloads,
+        whole.downloads_with_mirrors,
+    )
+    assert list(in_parts.breakdowns) == ["installer"]
+    async for step in verify(engine, await days_to_verify(engine, None), packages=True):
+        assert list(step.differences) == []
+
+
+async def test_a_failure_while_the_next_batch_is_fetched_is_the_one_that_is_told(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whatever becomes of the next batch, nobody waits for it."""
+    fetching = asyncio.Event()
+    ended = []
+
+    class WaitingSource(GivenSource):
+        async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+            yield [downloads("flask", 1)]
+            fetching.set()
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                ended.append(day)
+
+    async def fail(*_: object) -> None:
+        await fetching.wait()
+        raise DatabaseUnavailableError("went away")
+
+    monkeypatch.setattr(IngestRepository, "stage", fail)
+    with pytest.raises(DatabaseUnavailableError, match="went away"):
+        await pipeline.ingest_day(
+            engine, WaitingSource({}), days_ago(0), retention_days=RETENTION_DAYS
+        )
+    assert ended == [days_ago(0)]
