@@ -437,7 +437,19 @@ async def test_without_mirrors_a_download_still_needs_an_installer(table: Table)
 
 
 @pytest.fixture
-def silent_host() -> Iterator[str]:
+def _threads_end() -> Iterator[None]:
+    """Those of calls that were given up, too: Google's client waits for random times, and tests with
+    random data find out that somebody else has drawn.
+    """
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "bigquery":
+            thread.join(timeout=10)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def silent_host(_threads_end: None) -> Iterator[str]:
     """A server that takes connections and never says a word."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -456,7 +468,7 @@ async def test_a_silent_server_is_given_up(
 
 
 @pytest.fixture
-def unfinished_host() -> Iterator[str]:
+def unfinished_host(_threads_end: None) -> Iterator[str]:
     """A server that takes every query and never finishes one."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -491,6 +503,7 @@ async def test_a_query_that_never_ends_fails_its_day_and_no_other(
 ) -> None:
     monkeypatch.setattr(retries, "ATTEMPTS", 1)
     monkeypatch.setattr(bigquery_source, "QUERY_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 1)
     source = create_source(Settings(bigquery_emulator_host=unfinished_host))
     days = [days_ago(0), days_ago(1)]
     async with ingest_lock(engine) as lock:
@@ -502,7 +515,10 @@ async def test_a_query_that_never_ends_fails_its_day_and_no_other(
         assert "no answer within 1 s" in str(outcome.result)
 
 
-async def test_nothing_waits_for_a_server_that_was_given_up(silent_host: str) -> None:
+async def test_nothing_waits_for_a_server_that_was_given_up(
+    silent_host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 1)
     source = create_source(Settings(bigquery_emulator_host=silent_host))
     reading = asyncio.ensure_future(source.begin(DAY))
     await asyncio.sleep(0.2)
