@@ -438,8 +438,8 @@ async def test_without_mirrors_a_download_still_needs_an_installer(table: Table)
 
 @pytest.fixture
 def _threads_end() -> Iterator[None]:
-    """Those of calls that were given up, too: Google's client waits for random times, and tests with
-    random data find out that somebody else has drawn.
+    """Those of calls that were given up, too: Google's client waits for random times, and a test
+    with random data notices who else draws.
     """
     yield
     for thread in threading.enumerate():
