@@ -106,11 +106,19 @@ def _arguments(latest: date) -> dict[str, object]:
 
 async def sum_figures(connection: AsyncConnection, latest: date) -> None:
     """From the rows of all days that the figures are about."""
-    await connection.execute(text(_SUM), _arguments(latest))
+    await _update(connection, _SUM, latest)
 
 
 async def move_figures(connection: AsyncConnection, latest: date) -> None:
     """Make the periods that ended a day before `latest` end with it: each gains a day, and loses
     one. That reads 4 days instead of 30.
     """
-    await connection.execute(text(_MOVE), _arguments(latest))
+    await _update(connection, _MOVE, latest)
+
+
+async def _update(connection: AsyncConnection, statement: str, latest: date) -> None:
+    # Postgres has yet to find out that there are rows of a new day. A loop through those of every
+    # package, which is right for one row, would take hours.
+    await connection.execute(text("SET LOCAL enable_nestloop = off"))
+    await connection.execute(text(statement), _arguments(latest))
+    await connection.execute(text("SET LOCAL enable_nestloop = DEFAULT"))

@@ -9,9 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.api.bulk import MAX_PACKAGES
+from app.db import package_figures
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect, create_engine
 from app.db.rankings_repository import RankingsRepository
@@ -137,3 +138,29 @@ async def test_indexes_find_many_packages(
 def _indexes(plan: str) -> set[str]:
     used = re.findall(r"Index (?:Only )?Scan using (\S+)|Bitmap Index Scan on (\S+)", plan)
     return {name for names in used for name in names if name}
+
+
+@pytest.mark.parametrize("statement", ["_SUM", "_MOVE"])
+async def test_the_figures_of_packages_are_not_looked_for_one_by_one(
+    many: AsyncEngine, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    explained = f"EXPLAIN (SETTINGS) {getattr(package_figures, statement)}"
+    monkeypatch.setattr(package_figures, statement, explained)
+    update = package_figures.sum_figures if statement == "_SUM" else package_figures.move_figures
+    lines: list[str] = []
+    execute = AsyncConnection.execute
+
+    async def execute_and_note(*arguments: Any, **options: Any) -> Any:
+        result = await execute(*arguments, **options)
+        if result.returns_rows:
+            lines.extend(row[0] for row in result)
+        return result
+
+    async with connect(many) as connection:
+        monkeypatch.setattr(AsyncConnection, "execute", execute_and_note)
+        await update(connection, days_ago(0))
+        assert await connection.scalar(text("SHOW enable_nestloop")) == "on"
+    plan = "\n".join(lines)
+    assert "Update on packages" in plan
+    assert "enable_nestloop = 'off'" in plan
+    assert "Nested Loop" not in plan, plan

@@ -902,3 +902,13 @@ async def test_a_failure_while_the_next_batch_is_fetched_is_the_one_that_is_told
             engine, WaitingSource({}), days_ago(0), retention_days=RETENTION_DAYS
         )
     assert ended == [days_ago(0)]
+
+
+async def test_what_is_downloaded_most_is_numbered_first(engine: AsyncEngine) -> None:
+    """And stays so, whatever comes later."""
+    first = [downloads("a", 1), downloads("b", 3), downloads("c", 2, mirrors=9)]
+    await publish(engine, days_ago(1), *first)
+    await publish(engine, days_ago(0), downloads("a", 9), downloads("d", 5), downloads("e", 7))
+    async with connect(engine) as connection:
+        names = await connection.scalars(select(packages.c.name).order_by(packages.c.id))
+    assert list(names) == [ALL_PACKAGES, "b", "c", "a", "e", "d"]
