@@ -159,6 +159,7 @@ async def test_the_figures_of_packages_are_not_looked_for_one_by_one(
     async with connect(many) as connection:
         monkeypatch.setattr(AsyncConnection, "execute", execute_and_note)
         await update(connection, days_ago(0))
+        monkeypatch.undo()
         assert await connection.scalar(text("SHOW enable_nestloop")) == "on"
     plan = "\n".join(lines)
     assert "Update on packages" in plan
