@@ -214,6 +214,14 @@ async def test_a_young_day_is_read_again_and_replaced_when_it_grew(
     }
 
 
+def _daily_from_now_on() -> str:
+    """A schedule by which yesterday is due, and today will not be when the clock is moved on past
+    midnight.
+    """
+    now = datetime.now(UTC)
+    return f"{now.minute} {now.hour} * * *"
+
+
 def _later(passed: timedelta) -> type[datetime]:
     class Later(datetime):
         @classmethod
@@ -230,7 +238,7 @@ async def test_late_data_that_arrives_in_three_parts(
     """Held, held again with more, published: never a part of it served."""
     settings = Settings(
         ingest_source=IngestSource.SAMPLE,
-        ingest_schedule="0 0 * * *",
+        ingest_schedule=_daily_from_now_on(),
         ingest_max_days_per_run=1,
         ingest_retry_after_minutes=30,
     )
@@ -270,7 +278,7 @@ async def test_a_new_level_is_taken_once_it_has_held_for_some_days(
     """Three times as much from one day on: held, read again, and then all of it is published."""
     settings = Settings(
         ingest_source=IngestSource.SAMPLE,
-        ingest_schedule="0 0 * * *",
+        ingest_schedule=_daily_from_now_on(),
         ingest_max_days_per_run=4,
         retention_days=30,
         ingest_recheck_after_hours=0,
@@ -398,7 +406,9 @@ async def test_a_day_that_costs_and_fails_is_asked_for_less_and_less_often(
 ) -> None:
     """However often the process is started anew. The days before it come in meanwhile."""
     settings = Settings(
-        ingest_source=IngestSource.SAMPLE, ingest_schedule="0 0 * * *", ingest_max_days_per_run=1
+        ingest_source=IngestSource.SAMPLE,
+        ingest_schedule=_daily_from_now_on(),
+        ingest_max_days_per_run=1,
     )
     twice = [downloads("flask", 1), downloads("flask", 1)]
     source = GivenSource(
