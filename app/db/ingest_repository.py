@@ -58,8 +58,8 @@ NO_WAIT = "SET LOCAL synchronous_commit = off"
 
 _STAGING = "pg_temp.staged_downloads, pg_temp.arrived_downloads, pg_temp.staged_parts"
 
-_STAGED_COLUMNS = ("name", "with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS)
-_COLUMNS = ", ".join(_STAGED_COLUMNS[1:])
+_COLUMNS = ", ".join(["with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS])
+"""Of what is staged, besides the name."""
 
 _OF_ONE_PACKAGE = {breakdown.column for breakdown in BREAKDOWNS if breakdown.is_of_one_package}
 
