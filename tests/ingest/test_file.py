@@ -684,7 +684,11 @@ async def test_the_job_comes_back_to_a_day_that_is_not_there_yet(
         for table in (daily_downloads, packages, ingested_days):
             await connection.execute(delete(table))
     settings = Settings.model_validate(
-        {"ingest_files": str(folder.path), "ingest_max_days_per_run": 3}
+        {
+            "ingest_files": str(folder.path),
+            "ingest_max_days_per_run": 3,
+            "ingest_schedule": "0 0 * * *",
+        }
     )
     now = datetime.now(UTC)
     again = await run_ingest_job(settings, database_url)
@@ -701,7 +705,9 @@ async def test_the_job_tries_again_what_is_away(
 ) -> None:
     async with server({}) as address:
         pass
-    settings = Settings.model_validate({"ingest_files": f"{address}/dumps/"})
+    settings = Settings.model_validate(
+        {"ingest_files": f"{address}/dumps/", "ingest_schedule": "0 0 * * *"}
+    )
     now = datetime.now(UTC)
     again = await run_ingest_job(settings, database_url)
     # The other days would meet the same.
