@@ -24,7 +24,8 @@ def describe_part(rows: str) -> str:
     of staging that holds them without `__all__`.
     """
     # Each row is hashed as text and the hashes are added up, so that order does not matter and
-    # nothing has to be sorted. Equal counts are stored as equal texts.
+    # nothing has to be sorted. Equal counts are stored as equal texts. Without the OFFSET Postgres
+    # would put the hash in the place of each mention of it, and so make it twice.
     return f"""
 SELECT
     count(*) AS packages,
@@ -40,6 +41,7 @@ FROM (
         {", ".join(OPTIONAL_COLUMNS)},
         encode(sha256(convert_to(concat_ws(' ', {_ROW_TEXT}), 'UTF8')), 'hex') AS hash
     FROM {rows}
+    OFFSET 0
 ) AS hashed
 """
 
