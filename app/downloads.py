@@ -25,20 +25,27 @@ class PackageDownloads(NamedTuple):
     """By column, `without_mirrors` divided into categories. None is zero."""
 
 
-class UnparsedDownloads(NamedTuple):
-    """One package's downloads of one day, from a source that has counts as text. Most packages have
-    few downloads, and so the same text as many others.
+@dataclass(frozen=True, slots=True)
+class UnparsedDownloads:
+    """Some packages' downloads of one day, column by column, from a source that has counts as text.
+    Most packages have few downloads, and so the same text as many others.
     """
 
-    package: str
-    with_mirrors: int
-    without_mirrors: int
+    packages: Sequence[str]
+    with_mirrors: Sequence[int]
+    without_mirrors: Sequence[int]
 
-    breakdowns: Sequence[str]
-    """By the columns of the reading, the inside of a JSON object of downloads by category."""
+    breakdowns: Sequence[Sequence[str]]
+    """By the columns of the reading, of each package the inside of a JSON object of downloads by
+    category.
+    """
+
+    def __len__(self) -> int:
+        return len(self.packages)
 
 
-DownloadsRow = PackageDownloads | UnparsedDownloads
+Batch = Sequence[PackageDownloads] | UnparsedDownloads
+"""Some rows of a day."""
 
 
 @dataclass(frozen=True, slots=True)

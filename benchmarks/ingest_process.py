@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import job_engine
-from app.downloads import DownloadsRow, PublishedDay
+from app.downloads import Batch, PublishedDay
 from app.garbage import look_for_garbage_less_often
 from app.ingest.pipeline import ingest_day
 from app.ingest.plausibility import thresholds_of
@@ -48,9 +48,7 @@ class TimedSource:
         reading = await self._source.read(day, query)
         return replace(reading, batches=self._timed(reading.batches))
 
-    async def _timed(
-        self, batches: AsyncIterator[Sequence[DownloadsRow]]
-    ) -> AsyncIterator[Sequence[DownloadsRow]]:
+    async def _timed(self, batches: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
         asked = time.perf_counter()
         async for page in batches:
             handed = time.perf_counter()

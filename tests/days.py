@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS, Breakdown
 from app.db.downloads_repository import DownloadsRepository
-from app.downloads import DownloadsRow, PackageDownloads, PublishedDay, Series
+from app.downloads import Batch, PackageDownloads, PublishedDay, Series, UnparsedDownloads
 from app.ingest import pipeline
 from app.ingest.pipeline import latest_complete_day
 from app.ingest.plausibility import thresholds_of
@@ -52,22 +52,36 @@ def downloads(
     )
 
 
-def parsed(row: DownloadsRow, columns: Sequence[str]) -> PackageDownloads:
-    if isinstance(row, PackageDownloads):
-        return row
-    objects = (orjson.loads(f"{{{inside}}}") for inside in row.breakdowns)
-    return PackageDownloads(*row[:3], dict(zip(columns, objects, strict=True)))
+def parsed(batch: Batch, columns: Sequence[str]) -> Sequence[PackageDownloads]:
+    if not isinstance(batch, UnparsedDownloads):
+        return batch
+    totals = zip(batch.packages, batch.with_mirrors, batch.without_mirrors, strict=True)
+    insides = zip(*batch.breakdowns, strict=True)
+    return [
+        PackageDownloads(
+            *total,
+            {
+                column: orjson.loads(f"{{{inside}}}")
+                for column, inside in zip(columns, texts, strict=True)
+            },
+        )
+        for total, texts in zip(totals, insides, strict=True)
+    ]
 
 
 async def rows_of(reading: Reading) -> list[PackageDownloads]:
     """All of them, parsed where the source has not done that."""
-    return [parsed(row, reading.columns) async for batch in reading.batches for row in batch]
+    return [row async for batch in reading.batches for row in parsed(batch, reading.columns)]
 
 
-def fault_of(row: DownloadsRow, columns: Sequence[str] = REQUIRED_COLUMNS) -> str | None:
-    """What is wrong with a row's counts; None when nothing is."""
-    outcome = RowCheck(columns, Rejected()).check(row)
-    return outcome if isinstance(outcome, str) else None
+def fault_of(
+    row: PackageDownloads | UnparsedDownloads, columns: Sequence[str] = REQUIRED_COLUMNS
+) -> str | None:
+    """What is wrong with a row, or with the only one of a batch; None when nothing is."""
+    rejected = Rejected()
+    staged = RowCheck(columns, rejected).staged([row] if isinstance(row, PackageDownloads) else row)
+    assert len(staged) + rejected.rows == 1
+    return next(iter(rejected.examples), None)
 
 
 @dataclass

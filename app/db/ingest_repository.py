@@ -4,7 +4,7 @@ Staging is a temporary table. It belongs to one connection, Postgres drops it wi
 else ever sees it: whatever happens before the publish commits, what is served stays as it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 
@@ -51,7 +51,7 @@ PART_ROWS = 5_000
 """Rows that are described at a time."""
 
 COPIED_ROWS = 2_000
-"""Rows that are put into the protocol's words at a time, which takes a millisecond."""
+"""Rows that are put into COPY's words at a time, which takes a millisecond."""
 
 NO_WAIT = "SET LOCAL synchronous_commit = off"
 """A temporary table has no need to outlive a crash, so nothing waits for the disk."""
@@ -64,8 +64,23 @@ _COLUMNS = ", ".join(["with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS])
 _OF_ONE_PACKAGE = {breakdown.column for breakdown in BREAKDOWNS if breakdown.is_of_one_package}
 
 
-StagedRow = Sequence[str | int]
-"""A package, its downloads with and without mirrors, and its counts of each breakdown as text."""
+StagedRow = str
+"""A package, its downloads with and without mirrors, and its counts of each breakdown as text, with
+tabs between: a line of COPY's text, whose backslashes are not doubled yet.
+"""
+
+
+def staged_rows(
+    packages: Iterable[str],
+    with_mirrors: Iterable[int],
+    without_mirrors: Iterable[int],
+    counts: Iterable[Iterable[str]],
+) -> Iterator[StagedRow]:
+    """Of values without tabs and ends of lines: names of packages, and by column the texts of
+    `counts_text`.
+    """
+    columns = packages, map(str, with_mirrors), map(str, without_mirrors), *counts
+    return map("\t".join, zip(*columns, strict=True))
 
 
 def counts_text(counts: Counts) -> str:
@@ -117,15 +132,18 @@ class IngestRepository:
     ) -> None:
         """Add rows to what is staged, with COPY. All of the day have these columns, whose texts are
         those of `counts_text`: by them the day's digest tells equal counts.
+
+        COPY's text takes a third of the time of its binary form to make.
         """
         driver = await self._driver()
         for start in range(0, len(rows), COPIED_ROWS):
             copied = rows[start : start + COPIED_ROWS]
-            await driver.copy_records_to_table(
+            await driver.copy_to_table(
                 "arrived_downloads",
                 schema_name="pg_temp",
                 columns=("name", "with_mirrors", "without_mirrors", *columns),
-                records=copied,
+                # What is bytes would be taken for a file's path.
+                source=memoryview("\n".join(copied).replace("\\", r"\\").encode()),
             )
             self._arrived += len(copied)
             if self._arrived >= PART_ROWS:

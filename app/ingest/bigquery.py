@@ -115,9 +115,7 @@ class BigQuerySource:
             job, rows = await _in_thread(self._results, query)
         return Reading(self._batches(rows), job.total_bytes_billed or 0, self._columns)
 
-    async def _batches(
-        self, rows: bigquery.table.RowIterator
-    ) -> AsyncIterator[Sequence[UnparsedDownloads]]:
+    async def _batches(self, rows: bigquery.table.RowIterator) -> AsyncIterator[UnparsedDownloads]:
         received = 0
         with _source_errors():
             pages = rows.pages
@@ -313,7 +311,7 @@ async def _in_thread(function: Callable[..., Result], *arguments: object) -> Res
         return await outcome
 
 
-def _next_page(pages: Iterator[Page], columns: int) -> list[UnparsedDownloads] | None:
+def _next_page(pages: Iterator[Page], columns: int) -> UnparsedDownloads | None:
     """The next page, which may be empty; None after the last.
 
     Taken from the response as it came: to make rows of it, by its schema, takes Google's client
@@ -323,16 +321,21 @@ def _next_page(pages: Iterator[Page], columns: int) -> list[UnparsedDownloads] |
     if page is None:
         return None
     rows = page.raw_page.get("rows", [])
-    downloads = [_downloads(row["f"][0]["v"], columns) for row in rows]
+    lines = [row["f"][0]["v"] for row in rows]
     # Google's client would keep them until the next page is there.
     rows.clear()
-    return downloads
+    return _downloads(lines, columns)
 
 
-def _downloads(line: str, columns: int) -> UnparsedDownloads:
+def _downloads(lines: Sequence[str], columns: int) -> UnparsedDownloads:
     # The name comes last, and may be any text. A download without one has no package to count for:
     # the pipeline rejects it.
-    with_mirrors, without_mirrors, *breakdowns, package = line.split("\t", columns + 2)
-    if len(breakdowns) != columns:
+    values = [line.split("\t", columns + 2) for line in lines]
+    if not all(len(row) == columns + 3 for row in values):
         raise ValueError("a row of other columns")
-    return UnparsedDownloads(package, int(with_mirrors), int(without_mirrors), breakdowns)
+    if not values:
+        return UnparsedDownloads((), (), (), ((),) * columns)
+    with_mirrors, without_mirrors, *breakdowns, packages = zip(*values, strict=True)
+    return UnparsedDownloads(
+        packages, tuple(map(int, with_mirrors)), tuple(map(int, without_mirrors)), breakdowns
+    )

@@ -33,7 +33,7 @@ from app.settings import IngestSource
 
 log = logging.getLogger(__name__)
 
-Batch = TypeVar("Batch")
+Item = TypeVar("Item")
 
 FIRST_DAY = date(2016, 1, 1)
 """PyPI's table of downloads begins in this year."""
@@ -333,18 +333,18 @@ async def _checked(
         yield len(batch), await asyncio.to_thread(check.staged, batch)
 
 
-async def _one_ahead(batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[Batch, None]:
+async def _one_ahead(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
     """The same, of which the next is made while one is worked with."""
-    async with aclosing(batches):
-        upcoming = asyncio.create_task(_next(batches))
+    async with aclosing(items):
+        upcoming = asyncio.create_task(_next(items))
         try:
-            while (batch := await upcoming) is not None:
-                upcoming = asyncio.create_task(_next(batches))
-                yield batch
+            while (item := await upcoming) is not None:
+                upcoming = asyncio.create_task(_next(items))
+                yield item
         finally:
             upcoming.cancel()
             await asyncio.gather(upcoming, return_exceptions=True)
 
 
-async def _next(batches: AsyncGenerator[Batch, None]) -> Batch | None:
-    return await anext(batches, None)
+async def _next(items: AsyncGenerator[Item, None]) -> Item | None:
+    return await anext(items, None)

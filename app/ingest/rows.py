@@ -4,14 +4,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from operator import call
-from typing import NamedTuple
+from itertools import compress
+from operator import le
+from typing import Any, NamedTuple
 
 import orjson
 
 from app.breakdowns import BREAKDOWNS, Breakdown
-from app.db.ingest_repository import StagedRow, counts_text
-from app.downloads import Counts, DownloadsRow, UnparsedDownloads
+from app.db.ingest_repository import StagedRow, counts_text, staged_rows
+from app.downloads import Batch, Counts, UnparsedDownloads
 from app.package_name import is_valid
 
 MAX_DAILY_DOWNLOADS = 10**11
@@ -23,6 +24,8 @@ about them: some 10 MB a column.
 """
 
 MAX_SEEN_CATEGORIES = 10_000
+
+NOT_A_NAME = "not the name of a package"
 
 _INTEGERS = frozenset({int})
 """Without `bool`, which is one by inheritance."""
@@ -38,7 +41,8 @@ class Rejected:
     counts: Counter[str] = field(default_factory=Counter)
     """By what is wrong with their counts. Of these there is none in a day that is right."""
 
-    examples: dict[str, DownloadsRow] = field(default_factory=dict)
+    examples: dict[str, Sequence[object]] = field(default_factory=dict)
+    """By what is wrong, the values of a row, of which the package is the first."""
 
     @property
     def rows(self) -> int:
@@ -48,7 +52,7 @@ class Rejected:
         if not self.counts:
             return None
         fault, _ = self.counts.most_common(1)[0]
-        package = self.examples[fault].package
+        package, *_ = self.examples[fault]
         return f"{self.counts.total():,} rows are wrong: {fault}, such as that of {package}"
 
 
@@ -59,38 +63,76 @@ class RowCheck:
         self._rejected = rejected
         self._columns = columns
         self._check_texts = [_check_of(column) for column in columns]
+        self._check_counts = [partial(_check_counts, column) for column in columns]
 
-    def staged(self, rows: Sequence[DownloadsRow]) -> list[StagedRow]:
+    def staged(self, batch: Batch) -> list[StagedRow]:
         """What is staged of the rows. Those that are wrong are noted, and left out."""
-        staged: list[StagedRow] = []
-        for row in rows:
-            if is_valid(row.package):
-                outcome = self.check(row)
-                if not isinstance(outcome, str):
-                    staged.append(outcome)
-                    continue
-                self._rejected.counts[outcome] += 1
-            else:
-                outcome = "not the name of a package"
-                self._rejected.names += 1
-            self._rejected.examples.setdefault(outcome, row)
-        return staged
+        if not batch:
+            return []
+        packages, with_mirrors, without_mirrors, breakdowns = self._by_column(batch)
+        checks: Sequence[Callable[[Any], _Checked]] = (
+            self._check_texts if isinstance(batch, UnparsedDownloads) else self._check_counts
+        )
+        checked = [
+            list(map(check, counts)) for check, counts in zip(checks, breakdowns, strict=True)
+        ]
+        texts = []
+        are_right = all(map(is_valid, packages)) and _are_possible(with_mirrors, without_mirrors)
+        for column in checked:
+            faults, downloads, column_texts = zip(*column, strict=True)
+            are_right = are_right and not any(faults) and downloads == tuple(without_mirrors)
+            texts.append(column_texts)
+        staged = staged_rows(packages, with_mirrors, without_mirrors, texts)
+        # Nearly always they are, which takes a third of the time to find out column by column.
+        if are_right:
+            return list(staged)
+        totals = packages, with_mirrors, without_mirrors
+        given = zip(*totals, *breakdowns, strict=True)
+        values = zip(*totals, *checked, strict=True)
+        right = [self._is_right(*known) for known in zip(given, values, strict=True)]
+        return list(compress(staged, right))
 
-    def check(self, row: DownloadsRow) -> StagedRow | str:
-        """The row as it is staged, or what is wrong with its counts."""
-        package, with_mirrors, without_mirrors, _ = row
-        if not (0 <= without_mirrors <= with_mirrors and 1 <= with_mirrors <= MAX_DAILY_DOWNLOADS):
-            return "an impossible number of downloads"
-        if isinstance(row, UnparsedDownloads):
-            checked = map(call, self._check_texts, row.breakdowns)
+    def _by_column(
+        self, batch: Batch
+    ) -> tuple[Sequence[str], Sequence[int], Sequence[int], Sequence[Sequence[Any]]]:
+        if isinstance(batch, UnparsedDownloads):
+            return batch.packages, batch.with_mirrors, batch.without_mirrors, batch.breakdowns
+        packages, with_mirrors, without_mirrors, breakdowns = zip(*batch, strict=True)
+        by_column = [[counts.get(column) for counts in breakdowns] for column in self._columns]
+        return packages, with_mirrors, without_mirrors, by_column
+
+    def _is_right(self, given: Sequence[object], values: Sequence[Any]) -> bool:
+        fault = self._fault(*values)
+        if fault is None:
+            return True
+        if fault == NOT_A_NAME:
+            self._rejected.names += 1
         else:
-            checked = map(_check_counts, self._columns, map(row.breakdowns.get, self._columns))
-        staged: list[str | int] = [package, with_mirrors, without_mirrors]
-        for column, (fault, downloads, text) in zip(self._columns, checked, strict=True):
-            if fault or downloads != without_mirrors:
-                return fault or f"{column} does not add up to the downloads"
-            staged.append(text)
-        return staged
+            self._rejected.counts[fault] += 1
+        self._rejected.examples.setdefault(fault, given)
+        return False
+
+    def _fault(
+        self, package: str, with_mirrors: int, without_mirrors: int, *checked: "_Checked"
+    ) -> str | None:
+        """What is wrong with a row."""
+        if not is_valid(package):
+            return NOT_A_NAME
+        if not _are_possible([with_mirrors], [without_mirrors]):
+            return "an impossible number of downloads"
+        for column, counts in zip(self._columns, checked, strict=True):
+            if counts.fault or counts.downloads != without_mirrors:
+                return counts.fault or f"{column} does not add up to the downloads"
+        return None
+
+
+def _are_possible(with_mirrors: Sequence[int], without_mirrors: Sequence[int]) -> bool:
+    return (
+        min(without_mirrors) >= 0
+        and min(with_mirrors) >= 1
+        and max(with_mirrors) <= MAX_DAILY_DOWNLOADS
+        and all(map(le, without_mirrors, with_mirrors))
+    )
 
 
 class _Checked(NamedTuple):

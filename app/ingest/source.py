@@ -6,7 +6,7 @@ from datetime import date
 from typing import Protocol
 
 from app.breakdowns import REQUIRED_COLUMNS
-from app.downloads import DownloadsRow
+from app.downloads import Batch
 from app.errors import NoSourceError
 from app.settings import IngestSource, Settings
 
@@ -15,7 +15,7 @@ from app.settings import IngestSource, Settings
 class Reading:
     """A day that a source has begun to give."""
 
-    batches: AsyncIterator[Sequence[DownloadsRow]]
+    batches: AsyncIterator[Batch]
     """The day's packages, each once, in batches of any size and in any order.
 
     Raises `SourceError` when not all of them come.

@@ -23,7 +23,7 @@ from app.dumps.store import DumpStore
 from app.errors import DumpsError
 from app.ingest.file import create_source
 from app.settings import Settings
-from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+from tests.days import RETENTION_DAYS, days_ago, downloads, publish, rows_of
 from tests.dumps.s3 import CHANGES, KEY, KEY_ID, S3Server, s3_server
 from tests.processes import assert_fails, free_port, run, wait_for
 
@@ -383,4 +383,4 @@ async def test_what_is_in_a_bucket_is_ingested_by_its_public_address(
     )
     await source.origin(days_ago(0))
     reading = await source.read(days_ago(0))
-    assert [row async for rows in reading.batches for row in rows] == [downloads("flask", 5)]
+    assert await rows_of(reading) == [downloads("flask", 5)]

@@ -18,6 +18,7 @@ import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.api_core.exceptions import GoogleAPICallError, RetryError, from_http_status
+from google.api_core.page_iterator import Page
 from google.auth.exceptions import RefreshError, TransportError
 from google.cloud import bigquery
 from pydantic import SecretStr
@@ -53,7 +54,7 @@ from app.ingest.runs import Run, ingest_lock
 from app.ingest.source import open_source
 from app.settings import IngestSource, Settings, load_settings
 from tests.bigquery_table import DAY, Event, Table
-from tests.days import RETENTION_DAYS, by_category, days_ago, fault_of, overall
+from tests.days import RETENTION_DAYS, by_category, days_ago, fault_of, overall, rows_of
 from tests.processes import free_port
 
 
@@ -389,9 +390,12 @@ async def test_fewer_rows_than_announced_are_an_error(
     table.insert(*(Event(project=f"p{number}") for number in range(25)))
     next_page = bigquery_source._next_page
 
-    def lose_a_row(*arguments: Any) -> list[UnparsedDownloads] | None:
-        page = next_page(*arguments)
-        return page[1:] if page else page
+    def lose_a_row(pages: Iterator[Page], columns: int) -> UnparsedDownloads | None:
+        page = next(pages, None)
+        if page is None:
+            return None
+        page.raw_page["rows"].pop()
+        return next_page(iter([page]), columns)
 
     monkeypatch.setattr(bigquery_source, "_next_page", lose_a_row)
     with pytest.raises(SourceError, match="announced 25 rows and sent 22"):
@@ -405,7 +409,7 @@ async def test_a_query_is_read_again_and_not_by_other_rules(table: Table) -> Non
     table.insert(Event())
     for _ in range(2):
         reading = await source.read(DAY, query)
-        ((row,),) = [batch async for batch in reading.batches if batch]
+        (row,) = await rows_of(reading)
         assert (row.with_mirrors, row.without_mirrors) == (2, 1), "as it was when it was asked"
     for other in (table.source(mirror_installers=[]), table.source(table="a.b.c")):
         with pytest.raises(QueryLostError, match="other rules"):
@@ -417,10 +421,10 @@ async def test_a_query_is_read_again_and_not_by_other_rules(table: Table) -> Non
 async def test_an_empty_page_is_not_the_end(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     table.insert(Event())
     next_page = bigquery_source._next_page
-    empty: list[list[UnparsedDownloads]] = [[]]
+    before = [Page(None, [], lambda *_: None, raw_page={})]
 
-    def empty_page_first(*arguments: Any) -> list[UnparsedDownloads] | None:
-        return empty.pop() if empty else next_page(*arguments)
+    def empty_page_first(pages: Iterator[Page], columns: int) -> UnparsedDownloads | None:
+        return next_page(iter([before.pop()]) if before else pages, columns)
 
     monkeypatch.setattr(bigquery_source, "_next_page", empty_page_first)
     assert set(await table.read(table.source())) == {"flask"}

@@ -807,24 +807,24 @@ def test_a_row_has_the_versions_that_are_kept_apart_and_no_more() -> None:
 
 
 def _unparsed(package: str, total: int, *breakdowns: str) -> UnparsedDownloads:
-    return UnparsedDownloads(package, total, total, breakdowns)
+    return UnparsedDownloads([package], [total], [total], [[inside] for inside in breakdowns])
 
 
 def test_a_text_that_was_seen_is_looked_at_with_the_row_that_has_it() -> None:
     rejected = Rejected()
     check = RowCheck(["python_minor", "system"], rejected)
     inside, system = '"3.9":1,"3.10":2', '"linux":3'
-    staged = [["flask", 3, 3, '{"3.10":2,"3.9":1}', '{"linux":3}']]
+    staged = ['flask\t3\t3\t{"3.10":2,"3.9":1}\t{"linux":3}']
     as_objects = downloads("flask", {"3.9": 1, "3.10": 2})._replace(
         breakdowns={"python_minor": {"3.9": 1, "3.10": 2}, "system": {"linux": 3}}
     )
     assert check.staged([as_objects]) == staged
     for _ in range(2):
-        assert check.staged([_unparsed("flask", 3, inside, system)]) == staged
-        assert check.staged([_unparsed("numpy", 4, inside, system)]) == []
-        assert check.staged([_unparsed("numpy", 3, inside, '"beos":3')]) == []
-        assert check.staged([_unparsed("no name!", 3, inside, system)]) == []
-    assert check.staged([_unparsed("numpy", 3, inside, "")]) == []
+        assert check.staged(_unparsed("flask", 3, inside, system)) == staged
+        assert check.staged(_unparsed("numpy", 4, inside, system)) == []
+        assert check.staged(_unparsed("numpy", 3, inside, '"beos":3')) == []
+        assert check.staged(_unparsed("no name!", 3, inside, system)) == []
+    assert check.staged(_unparsed("numpy", 3, inside, "")) == []
     assert rejected.names == 2
     assert rejected.counts == {
         "python_minor does not add up to the downloads": 2,
