@@ -50,9 +50,6 @@ other from all over it.
 PART_ROWS = 5_000
 """Rows that are described at a time."""
 
-COPIED_ROWS = 2_000
-"""Rows that are put into COPY's words at a time, which takes a millisecond."""
-
 NO_WAIT = "SET LOCAL synchronous_commit = off"
 """A temporary table has no need to outlive a crash, so nothing waits for the disk."""
 
@@ -136,18 +133,17 @@ class IngestRepository:
         COPY's text takes a third of the time of its binary form to make.
         """
         driver = await self._driver()
-        for start in range(0, len(rows), COPIED_ROWS):
-            copied = rows[start : start + COPIED_ROWS]
-            await driver.copy_to_table(
-                "arrived_downloads",
-                schema_name="pg_temp",
-                columns=("name", "with_mirrors", "without_mirrors", *columns),
-                # What is bytes would be taken for a file's path.
-                source=memoryview("\n".join(copied).replace("\\", r"\\").encode()),
-            )
-            self._arrived += len(copied)
-            if self._arrived >= PART_ROWS:
-                await self._take_in()
+        # What is bytes would be taken for a file's path.
+        lines = memoryview("\n".join(rows).replace("\\", r"\\").encode())
+        await driver.copy_to_table(
+            "arrived_downloads",
+            schema_name="pg_temp",
+            columns=("name", "with_mirrors", "without_mirrors", *columns),
+            source=lines,
+        )
+        self._arrived += len(rows)
+        if self._arrived >= PART_ROWS:
+            await self._take_in()
 
     async def stage_held(self, day: date) -> None:
         """Stage the rows of a held day."""

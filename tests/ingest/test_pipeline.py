@@ -20,6 +20,7 @@ from app.breakdowns import (
     PYTHON_MINOR,
     REQUIRED_COLUMNS,
     SYSTEM,
+    VERSION,
 )
 from app.db import ingest_repository
 from app.db.advisory_lock import LockKey, lock_for_transaction
@@ -857,7 +858,6 @@ async def test_a_day_in_parts_is_the_same_day(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, part_rows: int
 ) -> None:
     """Published and held, whether all of its rows have what some have."""
-    monkeypatch.setattr(ingest_repository, "COPIED_ROWS", 2)
     rows = [
         downloads(f"p{number}", number, mirrors=1, installer={"pip": number} if number else {})
         for number in range(7)
@@ -874,6 +874,14 @@ async def test_a_day_in_parts_is_the_same_day(
     assert list(in_parts.breakdowns) == ["installer"]
     async for step in verify(engine, await days_to_verify(engine, None), packages=True):
         assert list(step.differences) == []
+
+
+async def test_a_category_may_have_characters_that_copy_escapes(engine: AsyncEngine) -> None:
+    versions = {r"1\2": 1, r"1\n": 2, '"': 3, "\\": 4}
+    await publish(engine, days_ago(0), downloads("flask", 10, version=versions))
+    assert await by_category(engine, "flask", VERSION) == {
+        version: [(days_ago(0), count)] for version, count in versions.items()
+    }
 
 
 async def test_a_failure_while_the_next_batch_is_fetched_is_the_one_that_is_told(
