@@ -54,7 +54,10 @@ VERSION = 2
 READERS = Load(connections=8, pause_ms=38)
 """About 200 requests a second, however many of them have to wait."""
 
-READERS_BEFORE_SECONDS = 10
+WARM_UP_SECONDS = 5
+"""In which the service opens its connections, and the first to ask wait for them."""
+
+READERS_BEFORE_SECONDS = 20
 READ_PATHS = 50_000
 
 FULL_PACKAGES = 700_000
@@ -148,13 +151,16 @@ def run(packages: int) -> Result:
             with service(url) as server:
                 readers = Load("/", {}, paths, READERS.connections, READERS.pause_ms)
                 progress("reading, before the ingest")
-                before = measure(server, readers, READERS_BEFORE_SECONDS)
+                asked = measure(server, readers, WARM_UP_SECONDS).requests
+                before = measure(server, readers, READERS_BEFORE_SECONDS, skip=asked)
+                asked += before.requests
                 progress("reading, and ingesting")
-                with loading(server, readers, skip=before.requests) as load:
+                with loading(server, readers, skip=asked) as load:
                     ingested = _ingest(url, pages, counts)
                     during = load.stop()
+                asked += during.requests
                 progress(f"published after {ingested.seconds:.1f} s; retention is next")
-                with loading(server, readers, skip=before.requests + during.requests):
+                with loading(server, readers, skip=asked):
                     retention, day_bytes = asyncio.run(_retain(url))
         finally:
             asyncio.run(drop(server_url, database))

@@ -1,7 +1,7 @@
 """What is recorded of a day's rows: how many packages, their downloads, and a digest.
 
-A publish takes it from what is staged, part by part as it arrives, and a verification from what is
-stored: one definition, so that nothing but the rows can make the two differ.
+A publish takes it from what is staged, and a verification from what is stored: one definition, so
+that nothing but the rows can make the two differ.
 """
 
 from app.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
@@ -17,11 +17,15 @@ _ROW_TEXT = ", ".join(
         *(f"'{column} ' || CAST({column} AS text)" for column in OPTIONAL_COLUMNS),
     ]
 )
+_BREAKDOWNS = ", ".join(
+    f"CASE WHEN bool_or({column} IS NOT NULL) THEN '{column}' END" for column in OPTIONAL_COLUMNS
+)
 
 
-def describe_part(rows: str) -> str:
-    """The query of what some of a day's rows amount to, by the name of a relation with the columns
-    of staging that holds them without `__all__`.
+def describe(rows: str) -> str:
+    """The query of `packages`, `downloads`, `downloads_with_mirrors`, `digest` and `breakdowns` of
+    a day's rows, by the name of a relation with the columns of staging that holds them without
+    `__all__`.
     """
     # Each row is hashed as text and the hashes are added up, so that order does not matter and
     # nothing has to be sorted. Equal counts are stored as equal texts. Without the OFFSET Postgres
@@ -31,9 +35,12 @@ SELECT
     count(*) AS packages,
     coalesce(sum(without_mirrors), 0) AS downloads,
     coalesce(sum(with_mirrors), 0) AS downloads_with_mirrors,
-    sum(CAST(CAST('x' || substr(hash, 1, 16) AS bit(64)) AS bigint)) AS first_half,
-    sum(CAST(CAST('x' || substr(hash, 17, 16) AS bit(64)) AS bigint)) AS second_half,
-    {", ".join(f"bool_or({column} IS NOT NULL) AS has_{column}" for column in OPTIONAL_COLUMNS)}
+    encode(sha256(convert_to(concat_ws(' ',
+        count(*),
+        sum(CAST(CAST('x' || substr(hash, 1, 16) AS bit(64)) AS bigint)),
+        sum(CAST(CAST('x' || substr(hash, 17, 16) AS bit(64)) AS bigint))
+    ), 'UTF8')), 'hex') AS digest,
+    array_remove(ARRAY[{_BREAKDOWNS}], NULL) AS breakdowns
 FROM (
     SELECT
         with_mirrors,
@@ -43,24 +50,4 @@ FROM (
     FROM {rows}
     OFFSET 0
 ) AS hashed
-"""
-
-
-def describe(parts: str) -> str:
-    """The query of `packages`, `downloads`, `downloads_with_mirrors`, `digest` and `breakdowns` of
-    a day, by the name of a relation with what its parts amount to.
-    """
-    breakdowns = ", ".join(
-        f"CASE WHEN bool_or(has_{column}) THEN '{column}' END" for column in OPTIONAL_COLUMNS
-    )
-    return f"""
-SELECT
-    sum(packages) AS packages,
-    sum(downloads) AS downloads,
-    sum(downloads_with_mirrors) AS downloads_with_mirrors,
-    encode(sha256(convert_to(
-        concat_ws(' ', sum(packages), sum(first_half), sum(second_half)), 'UTF8'
-    )), 'hex') AS digest,
-    array_remove(ARRAY[{breakdowns}], NULL) AS breakdowns
-FROM {parts}
 """

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS, REQUIRED_COLUMNS
 from app.db.advisory_lock import LockKey, lock_for_transaction
-from app.db.day_digest import describe, describe_part
+from app.db.day_digest import describe
 from app.db.package_figures import RECENT_DAYS, move_figures, sum_figures
 from app.db.partitions import ensure_partition
 from app.db.publication import announce
@@ -46,14 +46,6 @@ WORK_MEMORY_MEGABYTES = 128
 takes a twentieth of an ingest; and sums over 30 days are read by way of an index, one row after the
 other from all over it.
 """
-
-PART_ROWS = 5_000
-"""Rows that are described at a time."""
-
-NO_WAIT = "SET LOCAL synchronous_commit = off"
-"""A temporary table has no need to outlive a crash, so nothing waits for the disk."""
-
-_STAGING = "pg_temp.staged_downloads, pg_temp.arrived_downloads, pg_temp.staged_parts"
 
 _COLUMNS = ", ".join(["with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS])
 """Of what is staged, besides the name."""
@@ -90,8 +82,6 @@ class IngestRepository:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self._arrived = 0
-        """Rows that are copied and not yet described."""
 
     async def published(self) -> dict[date, PublishedDay]:
         """The published days, also those before the window."""
@@ -105,24 +95,18 @@ class IngestRepository:
     # Staging
 
     async def begin_staging(self) -> None:
-        await self._connection.execute(text(NO_WAIT))
         breakdowns = ", ".join(
             f"{column} json{' NOT NULL' if column in REQUIRED_COLUMNS else ''}"
             for column in BREAKDOWN_COLUMNS
         )
-        columns = (
-            "name text NOT NULL, with_mirrors bigint NOT NULL, without_mirrors bigint NOT NULL, "
-            f"{breakdowns}"
+        await self._connection.execute(text("DROP TABLE IF EXISTS pg_temp.staged_downloads"))
+        await self._connection.execute(
+            text(
+                "CREATE TEMPORARY TABLE staged_downloads (name text NOT NULL, "
+                f"with_mirrors bigint NOT NULL, without_mirrors bigint NOT NULL, {breakdowns})"
+            )
         )
-        for statement in (
-            f"DROP TABLE IF EXISTS {_STAGING}",
-            f"CREATE TEMPORARY TABLE staged_downloads ({columns})",
-            f"CREATE TEMPORARY TABLE arrived_downloads ({columns})",
-            f"CREATE TEMPORARY TABLE staged_parts AS {describe_part('arrived_downloads')}",
-        ):
-            await self._connection.execute(text(statement))
         await self._connection.commit()
-        self._arrived = 0
 
     async def stage(
         self, rows: Sequence[StagedRow], columns: Sequence[str] = REQUIRED_COLUMNS
@@ -132,52 +116,33 @@ class IngestRepository:
 
         COPY's text takes a third of the time of its binary form to make.
         """
-        driver = await self._driver()
+        driver = (await self._connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, asyncpg.Connection)
         # What is bytes would be taken for a file's path.
         lines = memoryview("\n".join(rows).replace("\\", r"\\").encode())
         await driver.copy_to_table(
-            "arrived_downloads",
+            "staged_downloads",
             schema_name="pg_temp",
             columns=("name", "with_mirrors", "without_mirrors", *columns),
             source=lines,
         )
-        self._arrived += len(rows)
-        if self._arrived >= PART_ROWS:
-            await self._take_in()
 
     async def stage_held(self, day: date) -> None:
         """Stage the rows of a held day."""
         await self._connection.execute(
             text(
-                f"INSERT INTO arrived_downloads (name, {_COLUMNS}) "
+                f"INSERT INTO staged_downloads (name, {_COLUMNS}) "
                 f"SELECT name, {_COLUMNS} FROM held_downloads WHERE day = :day"
             ),
             {"day": day},
         )
         await self._connection.commit()
 
-    async def _take_in(self) -> None:
-        """Describe what has arrived, and put it with what is staged: in one message, so that it is
-        done while the source's next rows are made.
-        """
-        driver = await self._driver()
-        arrived = "pg_temp.arrived_downloads"
-        await driver.execute(
-            f"{NO_WAIT}; INSERT INTO pg_temp.staged_parts {describe_part(arrived)}; "
-            f"INSERT INTO pg_temp.staged_downloads SELECT * FROM {arrived}; TRUNCATE {arrived}"
-        )
-        self._arrived = 0
-
-    async def _driver(self) -> asyncpg.Connection:
-        driver = (await self._connection.get_raw_connection()).driver_connection
-        assert isinstance(driver, asyncpg.Connection)
-        return driver
-
     async def figures_of_staged(self, day: date, source: str) -> DayFigures:
         enter(Step.DESCRIBE, day)
-        await self._take_in()
         await self._connection.execute(text("ANALYZE staged_downloads"))
-        figures = (await self._connection.execute(text(describe("staged_parts")))).mappings().one()
+        described = await self._connection.execute(text(describe("staged_downloads")))
+        figures = described.mappings().one()
         return DayFigures(
             day=day,
             source=source,
@@ -303,7 +268,7 @@ class IngestRepository:
         await self.forget_held(day)
         enter(Step.RECENT, day)
         await self._update_packages(day, latest_before, are_current=are_current)
-        await self._connection.execute(text(f"DROP TABLE {_STAGING}"))
+        await self._connection.execute(text("DROP TABLE pg_temp.staged_downloads"))
         enter(Step.ANNOUNCE, day)
         await announce(self._connection)
         return published

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS
-from app.db.day_digest import describe, describe_part
+from app.db.day_digest import describe
 from app.db.package_figures import RECENT_DAYS
 from app.db.partitions import stored_months
 from app.db.rankings import TOP, TRENDING, trend_arguments
@@ -112,7 +112,7 @@ differing AS (
 )
 SELECT CAST(:day AS date), what, recorded, found, CAST(NULL AS bigint), NULL
 FROM ingested_days AS record
-CROSS JOIN ({describe(f"({describe_part('of_packages')}) AS part")}) AS described
+CROSS JOIN ({describe("of_packages")}) AS described
 CROSS JOIN LATERAL (VALUES
     ('digest', record.digest, described.digest),
     ('packages', CAST(record.packages AS text), CAST(described.packages AS text)),

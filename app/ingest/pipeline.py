@@ -2,17 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.advisory_lock import HeldLock
 from app.db.engine import connect, ended_by_server
-from app.db.ingest_repository import IngestRepository, StagedRow
+from app.db.ingest_repository import IngestRepository
 from app.db.steps import Step, enter
 from app.downloads import DayFigures, PublishedDay
 from app.errors import (
@@ -27,13 +25,11 @@ from app.errors import (
 )
 from app.ingest.plausibility import Thresholds, Verdict, judge
 from app.ingest.rows import Rejected, RowCheck
-from app.ingest.source import Reading, Source
+from app.ingest.source import Source
 from app.retries import attempts
 from app.settings import IngestSource
 
 log = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
 
 FIRST_DAY = date(2016, 1, 1)
 """PyPI's table of downloads begins in this year."""
@@ -306,45 +302,20 @@ async def _stage(
         progress.billed_query = progress.query
     staged = 0
     rejected = Rejected()
-    async with aclosing(_one_ahead(_checked(reading, rejected))) as batches:
-        async for given, rows in batches:
-            enter(Step.STAGE, day)
-            if lock:
-                lock.check()
-            progress.rows += given
-            await repository.stage(rows, reading.columns)
-            staged += len(rows)
+    check: RowCheck | None = None
+    async for batch in reading.batches:
+        check = check or RowCheck(reading.columns, rejected)
+        # In a thread, so that the service's process answers requests meanwhile.
+        rows = await asyncio.to_thread(check.staged, batch)
+        enter(Step.STAGE, day)
+        if lock:
+            lock.check()
+        progress.rows += len(batch)
+        await repository.stage(rows, reading.columns)
+        staged += len(rows)
     for fault, example in rejected.examples.items():
         count = rejected.counts[fault] or rejected.names
         log.warning("%s: rejected %d rows: %s, such as %.300r", day, count, fault, example)
     if not staged:
         raise EmptyDayError(day, source.name, rejected.rows)
     return rejected
-
-
-async def _checked(
-    reading: Reading, rejected: Rejected
-) -> AsyncGenerator[tuple[int, list[StagedRow]], None]:
-    """Of each batch how many rows the source gave, and what is staged of them."""
-    check: RowCheck | None = None
-    async for batch in reading.batches:
-        check = check or RowCheck(reading.columns, rejected)
-        # In a thread, so that the service's process answers requests meanwhile.
-        yield len(batch), await asyncio.to_thread(check.staged, batch)
-
-
-async def _one_ahead(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
-    """The same, of which the next is made while one is worked with."""
-    async with aclosing(items):
-        upcoming = asyncio.create_task(_next(items))
-        try:
-            while (item := await upcoming) is not None:
-                upcoming = asyncio.create_task(_next(items))
-                yield item
-        finally:
-            upcoming.cancel()
-            await asyncio.gather(upcoming, return_exceptions=True)
-
-
-async def _next(items: AsyncGenerator[Item, None]) -> Item | None:
-    return await anext(items, None)

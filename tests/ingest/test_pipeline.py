@@ -32,7 +32,6 @@ from app.db.tables import daily_downloads, packages
 from app.db.verification_repository import VerificationRepository
 from app.downloads import PackageDownloads, PublishedDay, RecentDownloads, UnparsedDownloads
 from app.errors import (
-    DatabaseUnavailableError,
     DayOutsideWindowError,
     DayWithoutDownloadsError,
     DuplicatePackageError,
@@ -50,7 +49,6 @@ from app.ingest.plausibility import Thresholds
 from app.ingest.rows import Rejected, RowCheck
 from app.ingest.sample import SampleSource
 from app.ingest.source import Source
-from app.ingest.verification import days_to_verify, verify
 from app.package_name import ALL_PACKAGES
 from tests.contents import everything
 from tests.days import (
@@ -221,7 +219,7 @@ async def test_the_day_is_seen_whole_or_not_at_all(engine: AsyncEngine) -> None:
 async def test_rows_are_staged_as_they_come(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one batch is, the source is asked for the next, and for no more."""
+    """The source is asked for the next batch when one is staged."""
     steps = []
     stage = IngestRepository.stage
 
@@ -240,12 +238,7 @@ async def test_rows_are_staged_as_they_come(
     monkeypatch.setattr(IngestRepository, "stage", stage_and_tell)
     source = TellingSource({days_ago(0): [downloads(name, 1) for name in "abcd"]})
     await pipeline.ingest_day(engine, source, days_ago(0), retention_days=RETENTION_DAYS)
-    assert sorted(steps) == ["asked"] * 4 + ["staged"] * 4
-    waiting = [
-        steps[:end].count("asked") - steps[:end].count("staged") for end in range(1, len(steps))
-    ]
-    assert min(waiting) >= 0
-    assert max(waiting) == 2
+    assert steps == ["asked", "staged"] * 4
 
 
 async def test_a_source_that_breaks_off_publishes_nothing(engine: AsyncEngine) -> None:
@@ -853,63 +846,12 @@ def test_counts_as_text_are_as_strictly_looked_at(inside: str, fault: str | None
     assert fault_of(_unparsed("flask", 3, inside), ["system"]) == fault
 
 
-@pytest.mark.parametrize("part_rows", [1, 2, 3, 100])
-async def test_a_day_in_parts_is_the_same_day(
-    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, part_rows: int
-) -> None:
-    """Published and held, whether all of its rows have what some have."""
-    rows = [
-        downloads(f"p{number}", number, mirrors=1, installer={"pip": number} if number else {})
-        for number in range(7)
-    ]
-    whole = await publish(engine, days_ago(1), *rows)
-    monkeypatch.setattr(ingest_repository, "PART_ROWS", part_rows)
-    in_parts = await publish(engine, days_ago(0), *rows)
-    assert in_parts.packages == 7
-    assert (in_parts.digest, in_parts.downloads, in_parts.downloads_with_mirrors) == (
-        whole.digest,
-        whole.downloads,
-        whole.downloads_with_mirrors,
-    )
-    assert list(in_parts.breakdowns) == ["installer"]
-    async for step in verify(engine, await days_to_verify(engine, None), packages=True):
-        assert list(step.differences) == []
-
-
 async def test_a_category_may_have_characters_that_copy_escapes(engine: AsyncEngine) -> None:
     versions = {r"1\2": 1, r"1\n": 2, '"': 3, "\\": 4}
     await publish(engine, days_ago(0), downloads("flask", 10, version=versions))
     assert await by_category(engine, "flask", VERSION) == {
         version: [(days_ago(0), count)] for version, count in versions.items()
     }
-
-
-async def test_a_failure_while_the_next_batch_is_fetched_is_the_one_that_is_told(
-    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And whatever becomes of the next batch, nobody waits for it."""
-    fetching = asyncio.Event()
-    ended = []
-
-    class WaitingSource(GivenSource):
-        async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
-            yield [downloads("flask", 1)]
-            fetching.set()
-            try:
-                await asyncio.sleep(3600)
-            finally:
-                ended.append(day)
-
-    async def fail(*_: object) -> None:
-        await fetching.wait()
-        raise DatabaseUnavailableError("went away")
-
-    monkeypatch.setattr(IngestRepository, "stage", fail)
-    with pytest.raises(DatabaseUnavailableError, match="went away"):
-        await pipeline.ingest_day(
-            engine, WaitingSource({}), days_ago(0), retention_days=RETENTION_DAYS
-        )
-    assert ended == [days_ago(0)]
 
 
 async def test_what_is_downloaded_most_is_numbered_first(engine: AsyncEngine) -> None:
