@@ -284,7 +284,9 @@ def _chart(sizes: Sequence[Size]) -> Figure:
     bytes_.set(title="Size, MB", xlabel="days held")
     for axes in (reads, publishes, bytes_):
         axes.set_ylim(bottom=0)
-        axes.legend()
+    # The last one's holds for both.
+    reads.legend()
+    bytes_.legend()
     return figure
 
 
