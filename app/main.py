@@ -162,7 +162,7 @@ def create_app(settings: Settings, database_url: str) -> Service:
     app.add_middleware(CompressMiddleware)
     app.entrance = _entrance(app, settings, cache, freshness, rate_limits, request_log)
     app.fast_path = FastPath(
-        cache, freshness, rate_limits, request_log, list(settings.trusted_proxies)
+        cache, ENDPOINTS, freshness, rate_limits, request_log, list(settings.trusted_proxies)
     )
     return app
 

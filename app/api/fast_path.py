@@ -4,6 +4,7 @@ Nothing has to be waited for then, and the way through the middlewares takes sev
 as all of this. It does what they would do, or leaves it to them.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from time import perf_counter, time
 
@@ -14,7 +15,8 @@ from app.api.compression import preferred_encoding
 from app.api.fixed_headers import Headers, completed, lines
 from app.api.formats import accepted_format
 from app.api.freshness import Freshness
-from app.api.http_cache import HIT, TAG_MATCH, ResponseCache, validity_headers
+from app.api.http_cache import HIT, TAG_MATCH, Answer, ResponseCache, validity_headers
+from app.api.questions import Endpoints
 from app.api.rate_limit import STANDING, RateLimits, client_of
 from app.api.request_log import RequestLog, id_of
 from app.downloads import Publication
@@ -26,12 +28,14 @@ class FastPath:
     def __init__(
         self,
         cache: ResponseCache,
+        endpoints: Endpoints,
         freshness: Freshness,
         rate_limits: RateLimits | None,
         log: RequestLog,
         trusted_proxies: list[str],
     ) -> None:
         self._cache = cache
+        self._endpoints = endpoints
         self._freshness = freshness
         self._rate_limits = rate_limits
         self._log = log
@@ -61,12 +65,11 @@ class FastPath:
             or (self._rate_limits and self._rate_limits.waits)
         ):
             return None
-        encoding = preferred_encoding(headers.get(b"accept-encoding", b""))
-        kept = self._cache.get(target, encoding)
-        if kept is None or accepted_format(headers.get(b"accept", b"")):
+        kept = self._kept(target, headers, publication)
+        if kept is None:
             return None
         tag = headers.get(b"if-none-match")
-        if b"if-modified-since" in headers if tag is None else tag != kept.tag:
+        if not _is_simple(tag, kept, headers):
             return None
         if self._proxy_headers:
             # It waits for nothing, so that its first step is its last. uvicorn has types of its own
@@ -105,6 +108,22 @@ class FastPath:
         said = _STATUS_LINES[status], common, content, kept.tag_lines, lines(own), b"\r\n"
         return b"".join(said), body
 
+    def _kept(
+        self, target: bytes, headers: Mapping[bytes, bytes], publication: Publication
+    ) -> Answer | None:
+        encoding = preferred_encoding(headers.get(b"accept-encoding", b""))
+        accepted = accepted_format(headers.get(b"accept", b""))
+        kept = None if accepted else self._cache.get(target, encoding)
+        if kept:
+            return kept
+        # It may have been asked for in another spelling.
+        path, _, query = target.partition(b"?")
+        if not path.isascii() or b"%" in path or b"#" in query:
+            # The server takes these apart.
+            return None
+        asked = self._endpoints.asked(path.decode(), query, publication.window, accepted)
+        return asked and self._cache.get(asked.target, encoding)
+
     def _common_lines(self, publication: Publication, server_headers: Headers) -> bytes:
         """What all answers say in this second."""
         common_of = publication, server_headers, int(time())
@@ -114,6 +133,15 @@ class FastPath:
             ours = completed([*validity, *self._freshness.as_of()])
             self._common = lines([*server_headers, *ours])
         return self._common
+
+
+def _is_simple(tag: bytes | None, kept: Answer, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the client has no copy of its own, or by its tag this one. Proxies that compress make
+    the tag a weak one.
+    """
+    if tag is None:
+        return b"if-modified-since" not in headers
+    return tag.removeprefix(b"W/") == kept.tag
 
 
 async def _nothing(*_: object) -> None:

@@ -26,10 +26,10 @@ from app.api.fixed_headers import Headers, lines
 from app.api.formats import accepted_format
 from app.api.freshness import Freshness
 from app.api.problem_details import error_answer
-from app.api.questions import Endpoint, Endpoints, Question
+from app.api.questions import Asked, Endpoint, Endpoints, Question
 from app.api.request_guard import RequestGuardMiddleware
 from app.downloads import Publication
-from app.errors import InvalidArgumentsError, StatsError
+from app.errors import StatsError
 from app.metrics import RESPONSE_CACHE, RESPONSE_CACHE_BYTES
 
 ENTRY_BYTES = 600
@@ -176,39 +176,32 @@ class HTTPCacheMiddleware:
         if publication is None or asked is None:
             await self._app(scope, receive, send)
             return
-        endpoint, question = asked
         # As the router does, for those around who count by route.
-        scope["route"] = endpoint.route
-        key = Key(publication.version, question, preferred_encoding(conditions.accept_encoding))
+        scope["route"] = asked.endpoint.route
+        encoding = preferred_encoding(conditions.accept_encoding)
+        key = Key(publication.version, asked.question, encoding)
         tag = self._matching_tag(key, conditions.tags) if conditions.tags else None
-        answer = self._cache.get(question.target, key.encoding)
+        answer = self._cache.get(asked.target, encoding)
         if tag:
             TAG_MATCH.inc()
-            await self._send(send, publication, 304, _tag_headers(tag, endpoint))
+            await self._send(send, publication, 304, _tag_headers(tag, asked.endpoint))
         elif answer:
             HIT.inc()
             await self._send_answer(send, publication, conditions, answer)
         else:
             _MISS.inc()
-            miss = partial(self._find_and_send, endpoint, key, publication, conditions)
+            miss = partial(self._find_and_send, asked, key, publication, conditions)
             await RequestGuardMiddleware(miss, self._timeout_seconds)(scope, receive, send)
 
     def _asked(
         self, scope: Scope, publication: Publication, conditions: "_Conditions"
-    ) -> tuple[Endpoint, Question] | None:
-        """None where there is no such endpoint, and where a route has to say what is wrong."""
-        found = self._endpoints.at(scope["path"]) if scope["method"] == "GET" else None
-        if found is None:
+    ) -> Asked | None:
+        if scope["method"] != "GET":
             return None
-        endpoint, package = found
-        accepted = accepted_format(conditions.accept) if endpoint.has_formats else None
-        try:
-            question = endpoint.question(
-                package, scope["query_string"], publication.window, accepted
-            )
-        except InvalidArgumentsError:
-            return None
-        return endpoint, question
+        accepted = accepted_format(conditions.accept)
+        return self._endpoints.asked(
+            scope["path"], scope["query_string"], publication.window, accepted
+        )
 
     def _matching_tag(self, key: Key, tags: bytes) -> bytes | None:
         """Whichever of the tags is that of the answer: compressed as the client likes best, or, as
@@ -228,7 +221,7 @@ class HTTPCacheMiddleware:
 
     async def _find_and_send(
         self,
-        endpoint: Endpoint,
+        asked: Asked,
         key: Key,
         publication: Publication,
         conditions: "_Conditions",
@@ -241,9 +234,7 @@ class HTTPCacheMiddleware:
             # not want to wait any longer does not keep the others from it.
             task = self._pending.get(key)
             if task is None:
-                task = self._pending[key] = asyncio.create_task(
-                    self._find(endpoint, key, publication)
-                )
+                task = self._pending[key] = asyncio.create_task(self._find(asked, key, publication))
                 task.add_done_callback(partial(self._found, key))
             answer = await asyncio.shield(task)
         except StatsError as error:
@@ -251,16 +242,17 @@ class HTTPCacheMiddleware:
         else:
             await self._send_answer(send, publication, conditions, answer)
 
-    async def _find(self, endpoint: Endpoint, key: Key, publication: Publication) -> Answer:
+    async def _find(self, asked: Asked, key: Key, publication: Publication) -> Answer:
+        endpoint = asked.endpoint
         body, media_type, is_kept = await endpoint.answer(
-            self._repositories(), key.question, publication
+            self._repositories(), asked.question, publication
         )
         encoding = key.encoding if len(body) >= COMPRESSED_FROM_BYTES else ""
         # orjson leaves room for more behind what it returns, several times as much as is used.
         body = compressed(body, encoding) if encoding else bytes(memoryview(body))
         answer = Answer.of(endpoint, encoding, self._tag(key, encoding), body, media_type)
         if is_kept:
-            self._cache.keep(key.version, key.question.target, key.encoding, answer)
+            self._cache.keep(key.version, asked.target, key.encoding, answer)
         return answer
 
     def _found(self, key: Key, task: asyncio.Task[Answer]) -> None:

@@ -7,6 +7,7 @@ and its route there says what is wrong with all else.
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
@@ -17,6 +18,14 @@ from app.errors import ArgumentError, InvalidArgumentsError
 from app.package_name import ALL_PACKAGES, is_valid, normalise
 
 _COUNT = re.compile("[0-9]{1,9}")
+
+KNOWN_SPELLINGS = 1_000
+"""Of questions, for which a process remembers what they are. Whoever makes up others costs those
+who repeat theirs the time to read them again, and takes some 10 MB.
+"""
+
+LONGEST_KNOWN_SPELLING = 2048
+"""In bytes of path and query. A hundred packages of usual names are shorter."""
 
 _PACKAGE = "{package}"
 _PACKAGE_SEGMENT = 3
@@ -46,6 +55,14 @@ class Question(NamedTuple):
         """Its plainest spelling in a request."""
         path = self.path.replace(_PACKAGE, self.package)
         return f"{path}?{urlencode(self.arguments)}".encode() if self.arguments else path.encode()
+
+
+class Asked(NamedTuple):
+    endpoint: "Endpoint"
+    question: Question
+
+    target: bytes
+    """The question's plainest spelling in a request."""
 
 
 class Rendered(NamedTuple):
@@ -171,9 +188,33 @@ class Endpoint:
 class Endpoints:
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
         self._by_path = {endpoint.path: endpoint for endpoint in endpoints}
+        self._remembered = lru_cache(KNOWN_SPELLINGS)(self._asked)
 
     def __iter__(self) -> Iterator[Endpoint]:
         return iter(self._by_path.values())
+
+    def asked(
+        self, path: str, query: bytes, window: Window, accepted_format: str | None
+    ) -> Asked | None:
+        """What a request asks, as `Endpoint.question` has it. None where there is no such endpoint,
+        and where a route has to say what is wrong.
+        """
+        is_short = len(path) + len(query) <= LONGEST_KNOWN_SPELLING
+        find = self._remembered if is_short else self._asked
+        return find(path, query, window, accepted_format)
+
+    def _asked(
+        self, path: str, query: bytes, window: Window, accepted_format: str | None
+    ) -> Asked | None:
+        found = self.at(path)
+        if found is None:
+            return None
+        endpoint, package = found
+        try:
+            question = endpoint.question(package, query, window, accepted_format)
+        except InvalidArgumentsError:
+            return None
+        return Asked(endpoint, question, question.target)
 
     def at(self, path: str) -> tuple[Endpoint, str] | None:
         """The endpoint of a request's path, and the package in it: normalised, or empty. None where

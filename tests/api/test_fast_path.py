@@ -24,7 +24,22 @@ PEER = ("127.0.0.1", 123)
 
 RECENT = "/api/packages/long/recent"
 
-TARGETS = (RECENT, f"{RECENT}?period=day", "/api/packages/long/python_minor")
+TARGETS = (
+    RECENT,
+    f"{RECENT}?period=day",
+    "/api/packages/long/python_minor",
+    # Spelled otherwise.
+    "/api/packages/LONG/recent?&period=day&nonce=1",
+    f"{RECENT}?",
+    "/api/packages/recent?package=Long&package=long",
+    "/api/packages/long/overall?start_date=2005-01-01&format=json",
+    "/api/top?limit=100",
+)
+
+CSV = ("/api/packages/long/system?os=linux", [("accept", "text/csv")])
+"""Asked for by a header, which changes nothing of what has one format."""
+
+ASKED = [*((target, []) for target in TARGETS), CSV, (RECENT, [("accept", "text/csv")])]
 
 PLAIN = {"accept-encoding": "identity"}
 
@@ -98,7 +113,7 @@ def _figures() -> dict[tuple[object, ...], float]:
     }
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("target", "accept"), ASKED)
 @pytest.mark.parametrize("accept_encoding", ["identity", "gzip", "gzip, deflate, br, zstd"])
 @pytest.mark.parametrize("is_known", [False, True])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -107,6 +122,7 @@ async def test_it_answers_as_the_middlewares_do(
     client: httpx.AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
     target: str,
+    accept: list[tuple[str, str]],
     accept_encoding: str,
     is_known: bool,
     method: str,
@@ -117,10 +133,10 @@ async def test_it_answers_as_the_middlewares_do(
         # In the same second, by which `Cache-Control` is told.
         monkeypatch.setattr(module, "time", lambda: now)
     lines: list[RequestLine] = []
-    headers = [("accept-encoding", accept_encoding)]
+    headers = [("accept-encoding", accept_encoding), *accept]
     tag = (await client.get(target, headers=headers)).headers["etag"]
     if is_known:
-        headers.append(("if-none-match", tag))
+        headers.append(("if-none-match", tag if method == "GET" else f"W/{tag}"))
     monkeypatch.setattr(app.fast_path._log, "_write_line", lines.append)
     figures = [_figures()]
     usual = await _ask_middlewares(client, target, method, headers)
@@ -158,10 +174,13 @@ async def test_what_is_not_kept_or_unusual_is_for_the_middlewares(
     assert given_id is not None
     assert given_id.headers["x-request-id"] == "given"
     for target in (
-        "/api/packages/Long/recent",
-        f"{RECENT}?",
         f"{RECENT}?period=week",
-        f"{RECENT}?nonce=1",
+        f"{RECENT}?period=year",
+        f"{RECENT}?period=day&period=week",
+        # What follows a # is not sent by anybody, and left out by the server.
+        f"{RECENT}?nonce=1#&period=day",
+        "/api/packages/lon%67/recent",
+        "/api/packages/long\u00df/recent",
         "/api/packages/unknown/recent",
         "/api/status",
         "/",
