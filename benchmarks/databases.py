@@ -6,17 +6,43 @@ from datetime import date
 
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.downloads_repository import DownloadsRepository
 from app.db.embedded import embedded_postgres
 from app.db.engine import connect, job_engine
+from app.db.ingest_repository import IngestRepository
 from app.db.migrations import migrate
+from app.db.partitions import ensure_partition
 from app.ingest.pipeline import ingest_day
 from benchmarks.command_line import bench_dir, progress
 from benchmarks.data import LAST_DAY, SyntheticSource, days_before
 
 SERVED_DAYS = 180
+
+# With the product's tables, and past its pipeline, which would take many times as long.
+_TAKE_ROWS = (
+    "CREATE TEMPORARY TABLE copied ON COMMIT DROP AS "
+    "SELECT package_id, with_mirrors, without_mirrors, python_minor, system "
+    "FROM daily_downloads WHERE date = :source ORDER BY package_id"
+)
+_COPY_ROWS = (
+    "INSERT INTO daily_downloads "
+    "(package_id, date, with_mirrors, without_mirrors, python_minor, system) "
+    "SELECT package_id, CAST(:day AS date), with_mirrors, without_mirrors, python_minor, system "
+    "FROM copied"
+)
+_COPY_RECORD = (
+    "INSERT INTO ingested_days "
+    "(day, source, packages, downloads, published_at, digest, recorded_as) "
+    "SELECT CAST(:day AS date), source, packages, downloads, published_at, digest, recorded_as "
+    "FROM ingested_days WHERE day = :source"
+)
+_SUM_EQUAL_DAYS = (
+    "UPDATE packages SET last_seen = :day, last_week = least(:days, 7) * last_day, "
+    "previous_week = least(greatest(:days - 7, 0), 7) * last_day, "
+    "last_month = least(:days, 30) * last_day"
+)
 
 
 @contextmanager
@@ -93,3 +119,42 @@ async def fill(engine: AsyncEngine, packages: int, days: list[date]) -> int:
             progress(f"publishing {packages:,} packages: {len(missing) - number} days to go")
         await ingest_day(engine, source, day, retention_days=SERVED_DAYS)
     return len(missing)
+
+
+async def fill_with_copies(engine: AsyncEngine, packages: int, days: list[date]) -> None:
+    """Publish the first of the days that are missing, and the rows of a day that is there for the
+    others: as large and as many as their own would be.
+    """
+    held = [day.day for day in await DownloadsRepository(engine, SERVED_DAYS).published_days()]
+    if not held:
+        progress(f"publishing {packages:,} packages: the first day")
+        source = SyntheticSource(packages)
+        await ingest_day(engine, source, days[0], retention_days=SERVED_DAYS)
+        held = [days[0]]
+    missing = [day for day in days if day not in held]
+    if not missing:
+        return
+    progress(f"publishing {packages:,} packages: {len(missing)} more days, with the same rows")
+    # Each in a transaction of its own: whoever runs out of disk keeps what there is.
+    for day in missing:
+        async with connect(engine) as connection:
+            await copy_day(connection, held[0], day)
+            await connection.commit()
+    if missing[-1] > max(held):
+        async with connect(engine) as connection:
+            await connection.execute(
+                text(_SUM_EQUAL_DAYS), {"day": missing[-1], "days": len(missing) + len(held)}
+            )
+            await connection.commit()
+    await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
+
+
+async def copy_day(connection: AsyncConnection, source: date, day: date) -> None:
+    """Publish a day with the rows of another, but for the figures of its packages, in the
+    transaction of the caller.
+    """
+    await IngestRepository(connection).lock_publish(day)
+    await ensure_partition(connection, day)
+    await connection.execute(text(_TAKE_ROWS), {"source": source})
+    await connection.execute(text(_COPY_ROWS), {"day": day})
+    await connection.execute(text(_COPY_RECORD), {"source": source, "day": day})

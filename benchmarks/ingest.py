@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -16,11 +16,7 @@ from matplotlib.figure import Figure
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect, job_engine
-from app.db.ingest_repository import IngestRepository
-from app.db.partitions import ensure_partition
-from app.ingest.pipeline import ingest_day
 from app.ingest.retention import expire
 from app.settings import Settings
 from benchmarks.bigquery_server import PAGE_ROWS, prepare_pages
@@ -32,11 +28,12 @@ from benchmarks.command_line import (
     progress,
     results_folder,
 )
-from benchmarks.data import LAST_DAY, SEED, SyntheticSource, days_before, package_name
+from benchmarks.data import LAST_DAY, SEED, days_before, package_name
 from benchmarks.databases import (
-    SERVED_DAYS,
     copy,
+    copy_day,
     drop,
+    fill_with_copies,
     in_autocommit,
     opened,
     postgres,
@@ -70,23 +67,6 @@ MOST_RSS_BYTES = 300e6
 MOST_P99_RATIO = 2
 LONGEST_RETENTION_SECONDS = 1
 
-# With the product's tables, and past its pipeline, which would take many times as long.
-_COPY_ROWS = (
-    "INSERT INTO daily_downloads "
-    "(package_id, date, with_mirrors, without_mirrors, python_minor, system) "
-    "SELECT package_id, CAST(:day AS date), with_mirrors, without_mirrors, python_minor, system "
-    "FROM daily_downloads WHERE date = :source ORDER BY package_id"
-)
-_COPY_RECORD = (
-    "INSERT INTO ingested_days "
-    "(day, source, packages, downloads, published_at, digest, recorded_as) "
-    "SELECT CAST(:day AS date), source, packages, downloads, published_at, digest, recorded_as "
-    "FROM ingested_days WHERE day = :source"
-)
-_SUM_EQUAL_DAYS = (
-    "UPDATE packages SET last_seen = :day, last_week = 7 * last_day, previous_week = 7 * last_day, "
-    "last_month = CAST(:days AS int) * last_day"
-)
 _SIZE_OF_DAYS = (
     "SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('daily_downloads')"
 )
@@ -181,32 +161,10 @@ def _write_paths(packages: int) -> Path:
 async def _earlier_days(server_url: str, packages: int) -> str:
     """The name of a database with the days before, made where it is not there."""
     database = f"ingest_{packages}_v{VERSION}"
-    first, *others = days_before(LAST_DAY - timedelta(days=1), EARLIER_DAYS)
     async with opened(server_url, database) as engine:
-        held = await DownloadsRepository(engine, SERVED_DAYS).published_days()
-        if not held:
-            progress(f"publishing the first of {EARLIER_DAYS} earlier days")
-            source = SyntheticSource(packages)
-            await ingest_day(engine, source, first, retention_days=SERVED_DAYS)
-        if len(held) < EARLIER_DAYS:
-            progress("copying it to the others")
-            async with connect(engine) as connection:
-                await IngestRepository(connection).lock_publish(first)
-                for day in others:
-                    await _copy_day(connection, first, day)
-                await connection.execute(
-                    text(_SUM_EQUAL_DAYS), {"day": others[-1], "days": EARLIER_DAYS}
-                )
-                await connection.commit()
-            await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
+        days = days_before(LAST_DAY - timedelta(days=1), EARLIER_DAYS)
+        await fill_with_copies(engine, packages, days)
     return database
-
-
-async def _copy_day(connection: AsyncConnection, source: date, day: date) -> None:
-    """Publish a day with the rows of another, but for the figures of its packages."""
-    await ensure_partition(connection, day)
-    for statement in (_COPY_ROWS, _COPY_RECORD):
-        await connection.execute(text(statement), {"source": source, "day": day})
 
 
 def _ingest(url: str, pages: Path, counts: int) -> Ingested:
@@ -246,8 +204,7 @@ async def _retain(url: str) -> tuple[Retention, float]:
     async with job_engine(url) as engine:
         async with connect(engine) as connection:
             month_bytes = await _scalar(connection, _SIZE_OF_DAYS)
-            await IngestRepository(connection).lock_publish(LAST_DAY)
-            await _copy_day(connection, LAST_DAY, LAST_DAY + timedelta(days=1))
+            await copy_day(connection, LAST_DAY, LAST_DAY + timedelta(days=1))
             await connection.execute(text(_SEEN_A_DAY_LATER), {"day": LAST_DAY})
             await connection.commit()
         await in_autocommit(engine, "VACUUM")

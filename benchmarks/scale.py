@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from shutil import disk_usage
 from statistics import median
 from time import perf_counter
 
@@ -29,7 +30,7 @@ from benchmarks.data import LAST_DAY, SEED, SyntheticSource, batches, days_befor
 from benchmarks.databases import (
     SERVED_DAYS,
     drop,
-    fill,
+    fill_with_copies,
     in_autocommit,
     opened,
     postgres,
@@ -41,6 +42,14 @@ from benchmarks.report import Report, Table, megabytes, verdict
 from benchmarks.servers import service
 
 ENDPOINTS = ("recent", "overall", "python_minor")
+
+PACKAGES = (5_000, 20_000, 80_000)
+
+ALL_PACKAGES = 700_000
+"""As many as PyPI has downloads of in a day."""
+
+DISK_BYTES_OF_PACKAGE_DAY = 350
+"""Of the rows, the log of their making, and what is made over again."""
 
 PUBLISHES = 3
 """Days that are published to tell how long one takes."""
@@ -56,12 +65,13 @@ MOST_PUBLISH_GROWTH = 1.2
 LEAST_NARROW_TO_OURS = 5
 
 METHOD = (
-    "Each size is filled through the pipeline, from an empty database. The last {publishes} of its "
-    "days are timed, from rows that are ready, and the median is told. Then one connection asks "
-    "the service, its cache off, for {seconds} s an endpoint: packages in any order, and of every "
-    "size only those that the smallest has too. Bytes are those of the tables, indexes included. "
-    "The conventional layout is five tables with one row a date, package and category, keyed by "
-    "text, made of the same rows."
+    "Each size is filled from an empty database: a day goes through the pipeline, and its rows "
+    "stand for all others but the last {publishes}. Those are made of their own, go through the "
+    "pipeline and are timed, from rows that are ready; the median is told. Then one connection "
+    "asks the service, its cache off, for {seconds} s an endpoint: packages in any order, and of "
+    "every size only those that the smallest has too. Bytes are those of the tables, indexes "
+    "included. The conventional layout is five tables with one row a date, package and category, "
+    "keyed by text, made of the same rows."
 )
 
 
@@ -170,8 +180,7 @@ async def _grow(server_url: str, database: str, packages: int, days: int, last: 
     wanted = days_before(last, days)
     seconds = []
     async with opened(server_url, database) as engine:
-        await fill(engine, packages, wanted[:-PUBLISHES])
-        await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
+        await fill_with_copies(engine, packages, wanted[:-PUBLISHES])
         for day in wanted[-PUBLISHES:]:
             source = _PreparedDay(list(batches(packages, day)))
             began = perf_counter()
@@ -290,14 +299,19 @@ def _chart(sizes: Sequence[Size]) -> Figure:
     return figure
 
 
+def _packages_that_fit(days: int) -> int:
+    """On the disk, in thousands."""
+    free = disk_usage(bench_dir()).free
+    return min(ALL_PACKAGES, free // (days * DISK_BYTES_OF_PACKAGE_DAY) // 1000 * 1000)
+
+
 @click.command()
 @click.option(
     "--packages",
     type=click.IntRange(min=1_000),
     multiple=True,
-    default=(5_000, 20_000, 80_000),
-    show_default=True,
-    help="Given once for each size.",
+    help="Given once for each size. Default: 5,000, 20,000, 80,000 and what the disk holds, of "
+    f"{ALL_PACKAGES:,} at most.",
 )
 @click.option(
     "--days",
@@ -311,7 +325,8 @@ def _chart(sizes: Sequence[Size]) -> Figure:
 def scale(packages: tuple[int, ...], days: tuple[int, ...], output: Path | None) -> None:
     """Measure how reads, publishes and size grow with packages and days."""
     check_installed()
-    report(run(sorted(set(packages)), sorted(set(days)))).save(results_folder(output))
+    sizes = set(packages) or {*PACKAGES, _packages_that_fit(max(days))}
+    report(run(sorted(sizes), sorted(set(days)))).save(results_folder(output))
 
 
 if __name__ == "__main__":
