@@ -157,9 +157,15 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         ):
             return False
         scope = cast("Scope", self.scope)
-        answer = self._fast_path.answer(
-            scope, parser.get_method().decode(), self.url, self.server_state.default_headers
-        )
+        method = parser.get_method().decode()
+        try:
+            answer = self._fast_path.answer(
+                scope, method, self.url, self.server_state.default_headers
+            )
+        except Exception:
+            # The parser would take it for a request that is none.
+            log.exception("a request could not be answered at once")
+            return False
         if answer is None:
             return False
         self._unwritten = answer

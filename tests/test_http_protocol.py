@@ -315,3 +315,27 @@ async def test_a_connection_is_kept_for_a_slow_answer_after_one_at_once() -> Non
             while await reader.read(65536):
                 pass
         writer.close()
+
+
+class _Broken:
+    """Has a defect in what answers at once."""
+
+    def __init__(self) -> None:
+        self.fast_path = self
+
+    def answer(self, *_: object) -> tuple[bytes, bytes] | None:
+        raise KeyError("defect")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(b"the usual way")(scope, receive, send)
+
+
+async def test_a_defect_of_the_short_way_is_told_and_the_usual_one_is_taken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with _serving(_Broken()) as (host, port), httpx.AsyncClient() as client:
+        response = await client.get(f"http://{host}:{port}/")
+    assert (response.status_code, response.content) == (200, b"the usual way")
+    (record,) = (record for record in caplog.records if record.exc_info)
+    assert record.getMessage() == "a request could not be answered at once"
+    assert "KeyError: 'defect'" in caplog.text

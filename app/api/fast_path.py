@@ -16,10 +16,13 @@ from app.api.fixed_headers import Headers, completed, lines
 from app.api.formats import accepted_format
 from app.api.freshness import Freshness
 from app.api.http_cache import HIT, TAG_MATCH, Answer, ResponseCache, validity_headers
-from app.api.questions import Endpoints
-from app.api.rate_limit import STANDING, RateLimits, client_of
+from app.api.questions import LONGEST_KNOWN_SPELLING, Endpoints
+from app.api.rate_limit import LIMITED_PREFIX, STANDING, RateLimits, client_of
 from app.api.request_log import RequestLog, id_of
 from app.downloads import Publication
+
+_LIMITED_PREFIX = LIMITED_PREFIX.encode()
+"""All that is kept is below it."""
 
 _STATUS_LINES = {200: b"HTTP/1.1 200 OK\r\n", 304: b"HTTP/1.1 304 Not Modified\r\n"}
 
@@ -60,10 +63,15 @@ class FastPath:
         if (
             publication is None
             or method not in {"GET", "HEAD"}
+            or not target.startswith(_LIMITED_PREFIX)
             # Of a header that is there twice both count.
             or len(headers) != len(given)
             or (self._rate_limits and self._rate_limits.waits)
         ):
+            return None
+        # First: what a client asks beyond its limits is not looked at.
+        standing = self._count(scope)
+        if standing is None:
             return None
         kept = self._kept(target, headers, publication)
         if kept is None:
@@ -71,19 +79,7 @@ class FastPath:
         tag = headers.get(b"if-none-match")
         if not _is_simple(tag, kept, headers):
             return None
-        if self._proxy_headers:
-            # It waits for nothing, so that its first step is its last. uvicorn has types of its own
-            # for what both take from ASGI.
-            with suppress(StopIteration):
-                self._proxy_headers(scope, _nothing, _nothing).send(None)  # type: ignore[arg-type]
         request_id = id_of(headers)
-        own = [(b"x-request-id", request_id.encode())]
-        if self._rate_limits:
-            standing = self._rate_limits.count_at_once(client_of(scope))
-            if standing.exceeded:
-                scope[STANDING] = standing
-                return None
-            own += standing.headers
         if tag:
             TAG_MATCH.inc()
             status, content, body = 304, b"", b""
@@ -105,8 +101,23 @@ class FastPath:
             request_id=request_id,
         )
         common = self._common_lines(publication, server_headers)
-        said = _STATUS_LINES[status], common, content, kept.tag_lines, lines(own), b"\r\n"
+        own = lines([(b"x-request-id", request_id.encode()), *standing])
+        said = _STATUS_LINES[status], common, content, kept.tag_lines, own, b"\r\n"
         return b"".join(said), body
+
+    def _count(self, scope: Scope) -> Headers | None:
+        """Count the request, and say where its client stands; None where that may not ask more. The
+        middlewares then need not count it.
+        """
+        if self._proxy_headers:
+            # It waits for nothing, so that its first step is its last. uvicorn has types of its own
+            # for what both take from ASGI.
+            with suppress(StopIteration):
+                self._proxy_headers(scope, _nothing, _nothing).send(None)  # type: ignore[arg-type]
+        if not self._rate_limits:
+            return []
+        standing = scope[STANDING] = self._rate_limits.count_at_once(client_of(scope))
+        return None if standing.exceeded else standing.headers
 
     def _kept(
         self, target: bytes, headers: Mapping[bytes, bytes], publication: Publication
@@ -114,14 +125,12 @@ class FastPath:
         encoding = preferred_encoding(headers.get(b"accept-encoding", b""))
         accepted = accepted_format(headers.get(b"accept", b""))
         kept = None if accepted else self._cache.get(target, encoding)
-        if kept:
+        # What follows a # is no part of a request.
+        if kept or len(target) > LONGEST_KNOWN_SPELLING or b"#" in target:
             return kept
         # It may have been asked for in another spelling.
         path, _, query = target.partition(b"?")
-        if not path.isascii() or b"%" in path or b"#" in query:
-            # The server takes these apart.
-            return None
-        asked = self._endpoints.asked(path.decode(), query, publication.window, accepted)
+        asked = self._endpoints.asked(path.decode("latin-1"), query, publication.window, accepted)
         return asked and self._cache.get(asked.target, encoding)
 
     def _common_lines(self, publication: Publication, server_headers: Headers) -> bytes:

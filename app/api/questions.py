@@ -19,12 +19,12 @@ from app.package_name import ALL_PACKAGES, is_valid, normalise
 
 _COUNT = re.compile("[0-9]{1,9}")
 
-KNOWN_SPELLINGS = 1_000
-"""Of questions, for which a process remembers what they are. Whoever makes up others costs those
-who repeat theirs the time to read them again, and takes some 10 MB.
+KNOWN_SPELLINGS = 500
+"""Of questions, for which a process remembers what they are. Whoever makes up others has those of
+all forgotten, which costs them microseconds, and takes some 15 MB.
 """
 
-LONGEST_KNOWN_SPELLING = 2048
+LONGEST_KNOWN_SPELLING = 4096
 """In bytes of path and query. A hundred packages of usual names are shorter."""
 
 _PACKAGE = "{package}"

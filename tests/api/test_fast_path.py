@@ -9,9 +9,11 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.types import Receive, Scope, Send
 
 from app.api import fast_path, freshness
 from app.api.fast_path import FastPath
+from app.api.questions import LONGEST_KNOWN_SPELLING
 from app.logs import RequestLine
 from app.main import Service, create_app
 from app.settings import Settings
@@ -173,12 +175,16 @@ async def test_what_is_not_kept_or_unusual_is_for_the_middlewares(
     given_id = _ask(app.fast_path, headers=[("x-request-id", "given")])
     assert given_id is not None
     assert given_id.headers["x-request-id"] == "given"
+    # This one is kept too.
+    await client.get(f"{RECENT}?period=day")
+    assert _ask(app.fast_path, f"{RECENT}?nonce=1&period=day") is not None
     for target in (
         f"{RECENT}?period=week",
         f"{RECENT}?period=year",
         f"{RECENT}?period=day&period=week",
         # What follows a # is not sent by anybody, and left out by the server.
         f"{RECENT}?nonce=1#&period=day",
+        f"{RECENT}?nonce={'x' * LONGEST_KNOWN_SPELLING}",
         "/api/packages/lon%67/recent",
         "/api/packages/long\u00df/recent",
         "/api/packages/unknown/recent",
@@ -218,12 +224,48 @@ async def test_a_request_is_counted_once(app: Service, client: httpx.AsyncClient
     await client.get(RECENT)
     left = [answer and answer.headers["x-ratelimit-remaining"] for answer in _thrice(app)]
     assert left == ["2", "1", "0"]
-    scope = {"type": "http", "headers": [], "client": PEER}
-    assert app.fast_path.answer(scope, "GET", RECENT.encode(), []) is None
-    # The server passes the same scope on.
-    assert "pypi_stats.standing" in scope
     assert (await client.get(RECENT)).status_code == 429
     assert _ask(app.fast_path, peer=("192.0.2.1", 1)) is not None
+
+
+@pytest.mark.parametrize("settings", [Settings(rate_limits="5/hour")])
+async def test_a_request_that_is_passed_on_is_counted_once(app: Service) -> None:
+    async def as_served(scope: Scope, receive: Receive, send: Send) -> None:
+        target = scope["raw_path"] + b"?" + scope["query_string"]
+        assert app.fast_path.answer(scope, scope["method"], target, []) is None
+        # The server passes the same scope on.
+        await app(scope, receive, send)
+
+    transport = httpx.ASGITransport(as_served)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        shown = []
+        for path in (
+            RECENT,
+            "/api/nothing",
+            "/api/status",
+            f"{RECENT}?period=year",
+            "/health",
+            "/api",
+        ):
+            answer = await client.get(path)
+            shown.append((answer.status_code, answer.headers.get("x-ratelimit-remaining")))
+        assert shown == [(200, "4"), (404, "3"), (200, "2"), (422, "1"), (200, None), (404, None)]
+        shown = [
+            (answer.status_code, answer.headers["x-ratelimit-remaining"])
+            for answer in [await client.head(f"{RECENT}?period=day"), await client.get("/api/top")]
+        ]
+    assert shown == [(200, "0"), (429, "0")]
+
+
+@pytest.mark.parametrize("settings", [Settings(rate_limits="1/hour")])
+async def test_what_is_asked_beyond_the_limits_is_not_looked_at(
+    app: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[object] = []
+    monkeypatch.setattr(app.fast_path._endpoints, "asked", lambda *asked: looked_at.append(asked))
+    for _ in range(5):
+        assert _ask(app.fast_path, f"{RECENT}?{'a&' * 1000}") is None
+    assert len(looked_at) == 1
 
 
 def _thrice(app: Service) -> list[httpx.Response | None]:
