@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 from fastapi import FastAPI
 from google.auth.credentials import AnonymousCredentials
@@ -30,6 +31,12 @@ from tests.processes import free_port, run, served, wait_for
 TEMPLATE = "migrated"
 
 _numbers = count(1)
+
+# How long an example takes says more of the machine than of what is tested.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")

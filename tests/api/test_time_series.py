@@ -78,7 +78,7 @@ async def test_any_split_of_a_range_adds_up_to_the_whole(client: httpx.AsyncClie
 
     loop = asyncio.get_running_loop()
 
-    @hypothesis_settings(max_examples=15, deadline=None)
+    @hypothesis_settings(max_examples=15)
     @given(st.sets(st.sampled_from(days[1:-1]), max_size=4), st.sampled_from(ENDPOINTS))
     def check(cuts: set[date], endpoint: str) -> None:
         parts = asyncio.run_coroutine_threadsafe(split(cuts, endpoint), loop).result()

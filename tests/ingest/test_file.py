@@ -115,7 +115,6 @@ async def test_exported_and_ingested_it_is_the_same(
 
 @example_settings(
     max_examples=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(day=DAYS, dump_format=st.sampled_from(DumpFormat))
