@@ -1,6 +1,6 @@
 """Days of downloads to ingest, and a source that hands them out."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
@@ -110,7 +110,7 @@ class GivenSource:
         ordered = [column for column in BREAKDOWN_COLUMNS if column in columns]
         return Reading(self._batches(day), columns=ordered or REQUIRED_COLUMNS)
 
-    async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+    async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         for row in self.days.get(day, ()):
             if isinstance(row, Exception):
                 raise row

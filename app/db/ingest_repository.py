@@ -54,8 +54,8 @@ _OF_ONE_PACKAGE = {breakdown.column for breakdown in BREAKDOWNS if breakdown.is_
 
 
 StagedRow = str
-"""A package, its downloads with and without mirrors, and its counts of each breakdown as text, with
-tabs between: a line of COPY's text, whose backslashes are not doubled yet.
+"""A line of COPY's text: a package, its downloads with and without mirrors, and its counts of each
+breakdown.
 """
 
 
@@ -65,7 +65,7 @@ def staged_rows(
     without_mirrors: Iterable[int],
     counts: Iterable[Iterable[str]],
 ) -> Iterator[StagedRow]:
-    """Of values without tabs and ends of lines: names of packages, and by column the texts of
+    """Of names of packages, which have nothing to escape, and by column the texts of
     `counts_text`.
     """
     columns = packages, map(str, with_mirrors), map(str, without_mirrors), *counts
@@ -73,8 +73,10 @@ def staged_rows(
 
 
 def counts_text(counts: Counts) -> str:
-    """As it is stored: equal counts are equal texts, which the day's digest relies on."""
-    return orjson.dumps(counts, option=orjson.OPT_SORT_KEYS).decode()
+    """The JSON that is stored, as COPY's text has it. Equal counts are equal texts, which the day's
+    digest relies on.
+    """
+    return orjson.dumps(counts, option=orjson.OPT_SORT_KEYS).decode().replace("\\", r"\\")
 
 
 class IngestRepository:
@@ -119,7 +121,7 @@ class IngestRepository:
         driver = (await self._connection.get_raw_connection()).driver_connection
         assert isinstance(driver, asyncpg.Connection)
         # What is bytes would be taken for a file's path.
-        lines = memoryview("\n".join(rows).replace("\\", r"\\").encode())
+        lines = memoryview("\n".join(rows).encode())
         await driver.copy_to_table(
             "staged_downloads",
             schema_name="pg_temp",

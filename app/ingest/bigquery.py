@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, time, timedelta
 from hashlib import blake2b
@@ -115,7 +115,9 @@ class BigQuerySource:
             job, rows = await _in_thread(self._results, query)
         return Reading(self._batches(rows), job.total_bytes_billed or 0, self._columns)
 
-    async def _batches(self, rows: bigquery.table.RowIterator) -> AsyncIterator[UnparsedDownloads]:
+    async def _batches(
+        self, rows: bigquery.table.RowIterator
+    ) -> AsyncGenerator[UnparsedDownloads, None]:
         received = 0
         with _source_errors():
             pages = rows.pages

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -139,7 +139,7 @@ class FileSource:
 
     async def _batches(
         self, day: date, columns: list[str]
-    ) -> AsyncIterator[Sequence[PackageDownloads]]:
+    ) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         """What is wrong is told here, where a day that failed is known to have been asked for. The
         columns are filled in before the first batch.
         """

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -303,16 +304,18 @@ async def _stage(
     staged = 0
     rejected = Rejected()
     check: RowCheck | None = None
-    async for batch in reading.batches:
-        check = check or RowCheck(reading.columns, rejected)
-        # In a thread, so that the service's process answers requests meanwhile.
-        rows = await asyncio.to_thread(check.staged, batch)
-        enter(Step.STAGE, day)
-        if lock:
-            lock.check()
-        progress.rows += len(batch)
-        await repository.stage(rows, reading.columns)
-        staged += len(rows)
+    # Whatever ends it, the source then lets go of what it reads from.
+    async with aclosing(reading.batches) as batches:
+        async for batch in batches:
+            check = check or RowCheck(reading.columns, rejected)
+            # In a thread, so that the service's process answers requests meanwhile.
+            rows = await asyncio.to_thread(check.staged, batch)
+            enter(Step.STAGE, day)
+            if lock:
+                lock.check()
+            progress.rows += len(batch)
+            await repository.stage(rows, reading.columns)
+            staged += len(rows)
     for fault, example in rejected.examples.items():
         count = rejected.counts[fault] or rejected.names
         log.warning("%s: rejected %d rows: %s, such as %.300r", day, count, fault, example)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import compress
 from operator import le
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
@@ -63,19 +63,12 @@ class RowCheck:
         self._rejected = rejected
         self._columns = columns
         self._check_texts = [_check_of(column) for column in columns]
-        self._check_counts = [partial(_check_counts, column) for column in columns]
 
     def staged(self, batch: Batch) -> list[StagedRow]:
         """What is staged of the rows. Those that are wrong are noted, and left out."""
         if not batch:
             return []
-        packages, with_mirrors, without_mirrors, breakdowns = self._by_column(batch)
-        checks: Sequence[Callable[[Any], _Checked]] = (
-            self._check_texts if isinstance(batch, UnparsedDownloads) else self._check_counts
-        )
-        checked = [
-            list(map(check, counts)) for check, counts in zip(checks, breakdowns, strict=True)
-        ]
+        packages, with_mirrors, without_mirrors, given, checked = self._by_column(batch)
         texts = []
         are_right = all(map(is_valid, packages)) and _are_possible(with_mirrors, without_mirrors)
         for column in checked:
@@ -86,34 +79,54 @@ class RowCheck:
         # Nearly always they are, which takes a third of the time to find out column by column.
         if are_right:
             return list(staged)
-        totals = packages, with_mirrors, without_mirrors
-        given = zip(*totals, *breakdowns, strict=True)
-        values = zip(*totals, *checked, strict=True)
-        right = [self._is_right(*known) for known in zip(given, values, strict=True)]
+        of_rows = zip(*given, strict=True), zip(*checked, strict=True)
+        rows = zip(packages, with_mirrors, without_mirrors, *of_rows, strict=True)
+        right = [self._is_right(*row) for row in rows]
         return list(compress(staged, right))
 
-    def _by_column(
-        self, batch: Batch
-    ) -> tuple[Sequence[str], Sequence[int], Sequence[int], Sequence[Sequence[Any]]]:
+    def _by_column(self, batch: Batch) -> "_Columns":
         if isinstance(batch, UnparsedDownloads):
-            return batch.packages, batch.with_mirrors, batch.without_mirrors, batch.breakdowns
+            checks = zip(self._check_texts, batch.breakdowns, strict=True)
+            return _Columns(
+                batch.packages,
+                batch.with_mirrors,
+                batch.without_mirrors,
+                batch.breakdowns,
+                [list(map(check, texts)) for check, texts in checks],
+            )
         packages, with_mirrors, without_mirrors, breakdowns = zip(*batch, strict=True)
-        by_column = [[counts.get(column) for counts in breakdowns] for column in self._columns]
-        return packages, with_mirrors, without_mirrors, by_column
+        given = [[counts.get(column) for counts in breakdowns] for column in self._columns]
+        checked = [
+            [_check_counts(column, counts) for counts in of_column]
+            for column, of_column in zip(self._columns, given, strict=True)
+        ]
+        return _Columns(packages, with_mirrors, without_mirrors, given, checked)
 
-    def _is_right(self, given: Sequence[object], values: Sequence[Any]) -> bool:
-        fault = self._fault(*values)
+    def _is_right(
+        self,
+        package: str,
+        with_mirrors: int,
+        without_mirrors: int,
+        given: Sequence[object],
+        checked: Sequence["_Checked"],
+    ) -> bool:
+        fault = self._fault(package, with_mirrors, without_mirrors, checked)
         if fault is None:
             return True
         if fault == NOT_A_NAME:
             self._rejected.names += 1
         else:
             self._rejected.counts[fault] += 1
-        self._rejected.examples.setdefault(fault, given)
+        example = package, with_mirrors, without_mirrors, *given
+        self._rejected.examples.setdefault(fault, example)
         return False
 
     def _fault(
-        self, package: str, with_mirrors: int, without_mirrors: int, *checked: "_Checked"
+        self,
+        package: str,
+        with_mirrors: int,
+        without_mirrors: int,
+        checked: Sequence["_Checked"],
     ) -> str | None:
         """What is wrong with a row."""
         if not is_valid(package):
@@ -143,7 +156,21 @@ class _Checked(NamedTuple):
     """Their sum."""
 
     text: str = ""
-    """As they are stored."""
+    """As they are staged."""
+
+
+class _Columns(NamedTuple):
+    """Of a batch."""
+
+    packages: Sequence[str]
+    with_mirrors: Sequence[int]
+    without_mirrors: Sequence[int]
+
+    given: Sequence[Sequence[object]]
+    """By column, each package's counts as the source has them."""
+
+    checked: Sequence[Sequence[_Checked]]
+    """The same, looked at."""
 
 
 _BREAKDOWNS = {breakdown.column: breakdown for breakdown in BREAKDOWNS}

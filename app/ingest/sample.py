@@ -3,7 +3,7 @@
 A day's figures depend on nothing but the day: every run makes the same ones.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import accumulate
@@ -152,7 +152,7 @@ class SampleSource:
     async def read(self, day: date, _: str | None = None) -> Reading:
         return Reading(self._batches(day), columns=self._columns)
 
-    async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+    async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         python_shares = _python_shares(day)
         yield [
             _downloads(character, day, python_shares, self._columns) for character in _CHARACTERS

@@ -1,6 +1,6 @@
 """Where a day's downloads come from."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
@@ -15,7 +15,7 @@ from app.settings import IngestSource, Settings
 class Reading:
     """A day that a source has begun to give."""
 
-    batches: AsyncIterator[Batch]
+    batches: AsyncGenerator[Batch, None]
     """The day's packages, each once, in batches of any size and in any order.
 
     Raises `SourceError` when not all of them come.

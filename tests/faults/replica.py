@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from unittest.mock import patch
@@ -31,7 +31,7 @@ BATCH_SECONDS = 0.03
 
 
 class SlowSource(GivenSource):
-    async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+    async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         async for batch in super()._batches(day):
             await asyncio.sleep(BATCH_SECONDS)
             yield batch

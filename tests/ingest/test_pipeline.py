@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from datetime import date
 from random import Random
@@ -32,6 +32,7 @@ from app.db.tables import daily_downloads, packages
 from app.db.verification_repository import VerificationRepository
 from app.downloads import PackageDownloads, PublishedDay, RecentDownloads, UnparsedDownloads
 from app.errors import (
+    DatabaseUnavailableError,
     DayOutsideWindowError,
     DayWithoutDownloadsError,
     DuplicatePackageError,
@@ -230,7 +231,7 @@ async def test_rows_are_staged_as_they_come(
         steps.append("staged")
 
     class TellingSource(GivenSource):
-        async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+        async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
             async for batch in super()._batches(day):
                 steps.append("asked")
                 yield batch
@@ -827,6 +828,23 @@ def test_a_text_that_was_seen_is_looked_at_with_the_row_that_has_it() -> None:
     }
 
 
+def test_of_a_page_with_wrong_rows_the_right_ones_are_staged() -> None:
+    rejected = Rejected()
+    names = ["a", "no name!", "b", "c", "d"]
+    totals = [3, 3, 3, 3, 5]
+    systems = ['"linux":3', '"linux":3', '"linux":2', '"beos":3', '"linux":5']
+    page = UnparsedDownloads(names, totals, totals, [systems])
+    staged = RowCheck(["system"], rejected).staged(page)
+    assert staged == ['a\t3\t3\t{"linux":3}', 'd\t5\t5\t{"linux":5}']
+    assert rejected.names == 1
+    assert rejected.counts.total() == 2
+    assert rejected.examples == {
+        "not the name of a package": ("no name!", 3, 3, '"linux":3'),
+        "system does not add up to the downloads": ("b", 3, 3, '"linux":2'),
+        "system has a category that there is not, or too many": ("c", 3, 3, '"beos":3'),
+    }
+
+
 @pytest.mark.parametrize(
     ("inside", "fault"),
     [
@@ -852,6 +870,31 @@ async def test_a_category_may_have_characters_that_copy_escapes(engine: AsyncEng
     assert await by_category(engine, "flask", VERSION) == {
         version: [(days_ago(0), count)] for version, count in versions.items()
     }
+
+
+async def test_a_source_lets_go_of_what_it_reads_when_staging_fails(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+
+    class OpenSource(GivenSource):
+        async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+            try:
+                yield [downloads("flask", 1)]
+            finally:
+                ended.append(day)
+
+    async def fail(*_: object) -> None:
+        raise DatabaseUnavailableError("went away")
+
+    monkeypatch.setattr(IngestRepository, "stage", fail)
+    with pytest.raises(DatabaseUnavailableError) as raised:
+        await pipeline.ingest_day(
+            engine, OpenSource({}), days_ago(0), retention_days=RETENTION_DAYS
+        )
+    # Also while somebody has the failure, and all that led to it.
+    assert raised.value.__traceback__ is not None
+    assert ended == [days_ago(0)]
 
 
 async def test_what_is_downloaded_most_is_numbered_first(engine: AsyncEngine) -> None:

@@ -3,7 +3,7 @@ it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -189,7 +189,7 @@ async def test_who_loses_the_lock_publishes_nothing(
     before = await everything(engine)
 
     class LosingSource(GivenSource):
-        async def _batches(self, _: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+        async def _batches(self, _: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
             yield [downloads("flask", 1)]
             await _end_lock_connection(engine)
             if is_heard_of:
@@ -335,7 +335,7 @@ async def test_a_reading_that_breaks_off_goes_on_with_the_same_query(
             self.queries.append(query)
             return Reading(self._batches(day), bytes_billed=200)
 
-        async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+        async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
             yield [downloads("flask", 1)]
             if len(self.queries) < 3:
                 raise SourceUnavailableError("broke off")
@@ -494,7 +494,7 @@ async def test_a_run_that_is_stopped_says_so(engine: AsyncEngine) -> None:
     waiting = asyncio.Event()
 
     class WaitingSource(GivenSource):
-        async def _batches(self, _: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+        async def _batches(self, _: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
             yield [downloads("flask", 1)]
             waiting.set()
             await asyncio.sleep(3600)

@@ -5,7 +5,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 
 import pytest
@@ -500,7 +500,7 @@ async def test_a_job_that_is_stopped_says_so(
     begun = asyncio.Event()
 
     class HangingSource(GivenSource):
-        async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+        async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
             begun.set()
             await asyncio.sleep(3600)
             yield [downloads(str(day), 1)]
