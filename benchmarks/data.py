@@ -5,7 +5,7 @@ handful a day. The figures of a day depend on the seed, the day and the rank alo
 20,000 packages holds, of its first 2,000, exactly what one of 2,000 holds.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 
 import numpy as np
@@ -98,7 +98,7 @@ class SyntheticSource:
     async def read(self, day: date, _: str | None) -> Reading:
         return Reading(self._batches(day))
 
-    async def _batches(self, day: date) -> AsyncIterator[Sequence[PackageDownloads]]:
+    async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         for batch in batches(self._packages, day):
             yield batch
 

@@ -132,19 +132,15 @@ async def fill_with_copies(engine: AsyncEngine, packages: int, days: list[date])
         await ingest_day(engine, source, days[0], retention_days=SERVED_DAYS)
         held = [days[0]]
     missing = [day for day in days if day not in held]
-    if not missing:
-        return
-    progress(f"publishing {packages:,} packages: {len(missing)} more days, with the same rows")
-    # Each in a transaction of its own: whoever runs out of disk keeps what there is.
+    if missing:
+        progress(f"publishing {packages:,} packages: {len(missing)} more days, with the same rows")
+    # Each in a transaction of its own: where that ends before the last, the next run goes on.
     for day in missing:
         async with connect(engine) as connection:
             await copy_day(connection, held[0], day)
-            await connection.commit()
-    if missing[-1] > max(held):
-        async with connect(engine) as connection:
-            await connection.execute(
-                text(_SUM_EQUAL_DAYS), {"day": missing[-1], "days": len(missing) + len(held)}
-            )
+            if day == missing[-1] > max(held):
+                figures = {"day": day, "days": len(missing) + len(held)}
+                await connection.execute(text(_SUM_EQUAL_DAYS), figures)
             await connection.commit()
     await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
 

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -48,7 +48,7 @@ class TimedSource:
         reading = await self._source.read(day, query)
         return replace(reading, batches=self._timed(reading.batches))
 
-    async def _timed(self, batches: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
+    async def _timed(self, batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[Batch, None]:
         asked = time.perf_counter()
         async for page in batches:
             handed = time.perf_counter()

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from app.downloads import PackageDownloads
 from app.ingest.pipeline import ingest_day
 from app.ingest.source import Reading
 from benchmarks.command_line import (
+    BenchmarkError,
     bench_dir,
     main,
     output_option,
@@ -45,7 +46,7 @@ ENDPOINTS = ("recent", "overall", "python_minor")
 
 PACKAGES = (5_000, 20_000, 80_000)
 
-ALL_PACKAGES = 700_000
+PYPI_PACKAGES = 700_000
 """As many as PyPI has downloads of in a day."""
 
 DISK_BYTES_OF_PACKAGE_DAY = 350
@@ -170,7 +171,7 @@ class _PreparedDay:
     async def read(self, _: date, __: str | None) -> Reading:
         return Reading(self._batches())
 
-    async def _batches(self) -> AsyncIterator[Sequence[PackageDownloads]]:
+    async def _batches(self) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         for batch in self.rows:
             yield batch
 
@@ -299,10 +300,13 @@ def _chart(sizes: Sequence[Size]) -> Figure:
     return figure
 
 
-def _packages_that_fit(days: int) -> int:
-    """On the disk, in thousands."""
-    free = disk_usage(bench_dir()).free
-    return min(ALL_PACKAGES, free // (days * DISK_BYTES_OF_PACKAGE_DAY) // 1000 * 1000)
+def _sizes_that_fit(days: int) -> set[int]:
+    """The usual ones, and as many thousand as the disk holds."""
+    most = disk_usage(bench_dir()).free // (days * DISK_BYTES_OF_PACKAGE_DAY) // 1000 * 1000
+    fitting = {packages for packages in PACKAGES if packages <= most}
+    if not fitting:
+        raise BenchmarkError(f"{bench_dir()} has no room for {min(PACKAGES):,} packages")
+    return fitting | {min(most, PYPI_PACKAGES)}
 
 
 @click.command()
@@ -311,7 +315,7 @@ def _packages_that_fit(days: int) -> int:
     type=click.IntRange(min=1_000),
     multiple=True,
     help="Given once for each size. Default: 5,000, 20,000, 80,000 and what the disk holds, of "
-    f"{ALL_PACKAGES:,} at most.",
+    f"{PYPI_PACKAGES:,} at most.",
 )
 @click.option(
     "--days",
@@ -325,7 +329,7 @@ def _packages_that_fit(days: int) -> int:
 def scale(packages: tuple[int, ...], days: tuple[int, ...], output: Path | None) -> None:
     """Measure how reads, publishes and size grow with packages and days."""
     check_installed()
-    sizes = set(packages) or {*PACKAGES, _packages_that_fit(max(days))}
+    sizes = set(packages) or _sizes_that_fit(max(days))
     report(run(sorted(sizes), sorted(set(days)))).save(results_folder(output))
 
 
