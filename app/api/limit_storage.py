@@ -1,12 +1,18 @@
 """Where requests are counted: in this process, or in a Redis that several share."""
 
+import asyncio
+from asyncio import Future, Task
 from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from threading import Lock
 from time import time
-from typing import Any
+from typing import Any, NamedTuple
 
+from limits import RateLimitItem
 from limits.errors import StorageError
-from limits.storage import Storage
+from limits.storage import RedisStorage, Storage
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -17,6 +23,14 @@ longest are forgotten, and their clients begin anew.
 
 SHARED_TIMEOUT_SECONDS = 0.25
 """For counting a request in a shared storage, which takes a millisecond or two."""
+
+
+class Counted(NamedTuple):
+    """What a counter says."""
+
+    requests: int
+    resets_at: float
+    """In seconds since 1970."""
 
 
 class BoundedMemoryStorage(Storage):
@@ -39,7 +53,7 @@ class BoundedMemoryStorage(Storage):
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         return self.count(key, expiry, amount)[0]
 
-    def count(self, key: str, expiry: int, amount: int = 1) -> tuple[int, float]:
+    def count(self, key: str, expiry: int, amount: int = 1) -> Counted:
         """What `incr` returns, and `get_expiry` after it. limits wraps a function around each of
         those, which takes as long as counting does.
         """
@@ -52,7 +66,7 @@ class BoundedMemoryStorage(Storage):
             if len(self._counters) > MAX_COUNTERS:
                 self._counters.popitem(last=False)
             counter.count += amount
-            return counter.count, counter.expires_at
+            return Counted(counter.count, counter.expires_at)
 
     def get(self, key: str) -> int:
         counter = self._counters.get(key)
@@ -91,3 +105,99 @@ SHARED_OPTIONS: dict[str, Any] = {
     "retry": Retry(NoBackoff(), 0),
 }
 """For Redis."""
+
+# The counters of those who ask, one for each limit; the number of limits, and of each how many it
+# allows in how many seconds. What a limit refuses does not count for those after it.
+_COUNT = b"""
+local limits = tonumber(ARGV[1])
+local counted = {}
+local refused
+for place, key in ipairs(KEYS) do
+  local limit = (place - 1) % limits
+  if limit == 0 then refused = false end
+  local count
+  if refused then
+    count = tonumber(redis.call("GET", key) or 0)
+  else
+    count = redis.call("INCR", key)
+    if count == 1 then redis.call("EXPIRE", key, ARGV[2 * limit + 3]) end
+    refused = count > tonumber(ARGV[2 * limit + 2])
+  end
+  counted[2 * place - 1] = count
+  counted[2 * place] = redis.call("PTTL", key)
+end
+return counted
+"""
+
+
+class SharedCounters:
+    """In a Redis, those that limits has there: other processes, and other versions, count with it.
+
+    Those who ask while others are counted are counted together after them, which takes one way to
+    Redis and back however many they are. limits takes three for each.
+    """
+
+    def __init__(self, storage: RedisStorage, items: Sequence[RateLimitItem]) -> None:
+        self._storage = storage
+        self._limits = len(items)
+        self._count_all = storage.get_connection().register_script(_COUNT)
+        self._arguments = [
+            self._limits,
+            *(number for item in items for number in (item.amount, item.get_expiry())),
+        ]
+        # Of its own, that nothing else has to wait for in an outage.
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: list[tuple[Sequence[str], Future[list[Counted]]]] = []
+        self._counting: Task[None] | None = None
+
+    async def count(self, keys: Sequence[str]) -> list[Counted]:
+        """Count a request in the counters of these keys, one for each limit.
+
+        Raises `StorageError`, and `TimeoutError` after `SHARED_TIMEOUT_SECONDS`.
+        """
+        loop = asyncio.get_running_loop()
+        counted: Future[list[Counted]] = loop.create_future()
+        self._waiting.append((keys, counted))
+        if self._counting is None or self._counting.done():
+            # Not in the context of the request that happened to be the first.
+            self._counting = loop.create_task(self._count_waiting(), context=Context())
+        async with asyncio.timeout(SHARED_TIMEOUT_SECONDS):
+            return await counted
+
+    def close(self) -> None:
+        if self._counting:
+            self._counting.cancel()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _count_waiting(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            # Who has given up was counted elsewhere.
+            asked = [one for one in self._waiting if not one[1].done()]
+            self._waiting = []
+            keys = [key for of_one, _ in asked for key in of_one]
+            try:
+                counted = await loop.run_in_executor(self._thread, self._count, keys)
+            except StorageError as error:
+                for _, waiting in asked:
+                    if not waiting.done():
+                        waiting.set_exception(error)
+            else:
+                for number, (_, waiting) in enumerate(asked):
+                    if not waiting.done():
+                        first = number * self._limits
+                        waiting.set_result(counted[first : first + self._limits])
+
+    def _count(self, keys: Sequence[str]) -> list[Counted]:
+        if not keys:
+            return []
+        prefixed = [self._storage.prefixed_key(key) for key in keys]
+        try:
+            told: list[int] = self._count_all(prefixed, self._arguments)
+        except self._storage.base_exceptions as error:
+            raise StorageError(error) from error
+        now = time()
+        return [
+            Counted(requests, now + max(milliseconds, 0) / 1000)
+            for requests, milliseconds in zip(told[::2], told[1::2], strict=True)
+        ]

