@@ -283,7 +283,7 @@ def _chart(sizes: Sequence[Size]) -> Figure:
         reads.plot(
             packages, [size.reads[endpoint].p50_ms for size in longest], "o-", label=endpoint
         )
-    reads.set(title=f"A cold read, {days} days: p50, ms", xlabel="packages")
+    reads.set(title=f"A cold read, {days} days: p50, ms", xlabel="packages", xscale="log")
     for number in packages:
         same = [size for size in sizes if size.packages == number]
         held = [size.days for size in same]
