@@ -405,8 +405,8 @@ class Settings(BaseSettings):
     )
     rate_limit_storage_uri: Annotated[SecretStr | None, AfterValidator(_redis_uri)] = Field(
         default=None,
-        description="Redis in which processes and machines count together, "
-        "`redis://:password@host:6379/0`. Left out, each process counts for itself.",
+        description="Redis in which processes and machines count together, one server and no "
+        "cluster, `redis://:password@host:6379/0`. Left out, each process counts for itself.",
     )
     response_cache_max_bytes: int = Field(
         default=64 * 2**20,

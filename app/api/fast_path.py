@@ -106,8 +106,8 @@ class FastPath:
         return b"".join(said), body
 
     def _count(self, scope: Scope) -> Headers | None:
-        """Count the request, and say where its client stands; None where that may not ask more. The
-        middlewares then need not count it.
+        """Count the request, which the middlewares then do not, and say where its client stands;
+        None where that may not ask more.
         """
         if self._proxy_headers:
             # It waits for nothing, so that its first step is its last. uvicorn has types of its own

@@ -14,6 +14,7 @@ from limits import RateLimitItem
 from limits.errors import StorageError
 from limits.storage import RedisStorage, Storage
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 MAX_COUNTERS = 100_000
@@ -98,7 +99,6 @@ class _Counter:
 
 
 SHARED_OPTIONS: dict[str, Any] = {
-    "wrap_exceptions": True,
     "socket_timeout": SHARED_TIMEOUT_SECONDS,
     "socket_connect_timeout": SHARED_TIMEOUT_SECONDS,
     # Its own would let a request wait for seconds.
@@ -134,7 +134,8 @@ class SharedCounters:
     """In a Redis, those that limits has there: other processes, and other versions, count with it.
 
     Those who ask while others are counted are counted together after them, which takes one way to
-    Redis and back however many they are. limits takes three for each.
+    Redis and back, however many they are and whatever their limits. By itself limits takes one for
+    each limit and request, and one more.
     """
 
     def __init__(self, storage: RedisStorage, items: Sequence[RateLimitItem]) -> None:
@@ -175,6 +176,8 @@ class SharedCounters:
             # Who has given up was counted elsewhere.
             asked = [one for one in self._waiting if not one[1].done()]
             self._waiting = []
+            if not asked:
+                continue
             keys = [key for of_one, _ in asked for key in of_one]
             try:
                 counted = await loop.run_in_executor(self._thread, self._count, keys)
@@ -189,12 +192,11 @@ class SharedCounters:
                         waiting.set_result(counted[first : first + self._limits])
 
     def _count(self, keys: Sequence[str]) -> list[Counted]:
-        if not keys:
-            return []
         prefixed = [self._storage.prefixed_key(key) for key in keys]
         try:
             told: list[int] = self._count_all(prefixed, self._arguments)
-        except self._storage.base_exceptions as error:
+        # A host that can't be one is found out by the encoding of names.
+        except (RedisError, UnicodeError) as error:
             raise StorageError(error) from error
         now = time()
         return [

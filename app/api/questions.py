@@ -20,8 +20,8 @@ from app.package_name import ALL_PACKAGES, is_valid, normalise
 _COUNT = re.compile("[0-9]{1,9}")
 
 KNOWN_SPELLINGS = 500
-"""Of questions, for which a process remembers what they are. Whoever makes up others has those of
-all forgotten, which costs them microseconds, and takes some 15 MB.
+"""Of questions, for which a process remembers what they are, in 15 MB at most. Whoever makes up
+others has those of all forgotten, and read again: in 10 µs, or 0.7 ms of a hundred packages.
 """
 
 LONGEST_KNOWN_SPELLING = 4096

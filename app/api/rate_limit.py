@@ -7,7 +7,6 @@ check as counting takes.
 
 import asyncio
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import Context
@@ -128,7 +127,7 @@ class RateLimits:
 
     def _standing(self, counted: Sequence[Counted]) -> Standing:
         """By what was counted of each limit."""
-        closest, resets_at, fewest = self._items[0], 0.0, math.inf
+        closest, resets_at, fewest = self._items[0], 0.0, self._items[0].amount
         for item, of_limit in zip(self._items, counted, strict=True):
             remaining = item.amount - of_limit.requests
             if remaining < 0:
@@ -136,7 +135,7 @@ class RateLimits:
             # Of two that are as close, the one that lasts longer: the shortest comes first.
             if remaining <= fewest:
                 closest, resets_at, fewest = item, of_limit.resets_at, remaining
-        return Standing(closest, int(fewest), resets_at, exceeded=False)
+        return Standing(closest, fewest, resets_at, exceeded=False)
 
     def _exceeded(self, counted: Sequence[Counted]) -> Standing:
         """By the limit that lasts longest, of those that are used up: until then all is refused."""
@@ -175,10 +174,11 @@ class RateLimits:
         log.info("the storage of the rate limits is back")
 
     def close(self) -> None:
-        if self._recovery:
-            self._recovery.cancel()
         if self._shared:
             self._shared.close()
+        # Last: who was still waiting may have begun it.
+        if self._recovery:
+            self._recovery.cancel()
 
 
 def _storage(rate_limits: str, storage_uri: str, options: dict[str, Any]) -> Storage:

