@@ -13,6 +13,7 @@ from app.db.embedded import embedded_postgres
 from app.db.engine import connect, job_engine
 from app.db.ingest_repository import IngestRepository
 from app.db.migrations import migrate
+from app.db.package_figures import sum_figures
 from app.db.partitions import ensure_partition
 from app.ingest.pipeline import ingest_day
 from benchmarks.command_line import bench_dir, progress
@@ -37,11 +38,6 @@ _COPY_RECORD = (
     "(day, source, packages, downloads, published_at, digest, recorded_as) "
     "SELECT CAST(:day AS date), source, packages, downloads, published_at, digest, recorded_as "
     "FROM ingested_days WHERE day = :source"
-)
-_SUM_EQUAL_DAYS = (
-    "UPDATE packages SET last_seen = :day, last_week = least(:days, 7) * last_day, "
-    "previous_week = least(greatest(:days - 7, 0), 7) * last_day, "
-    "last_month = least(:days, 30) * last_day"
 )
 
 
@@ -122,8 +118,8 @@ async def fill(engine: AsyncEngine, packages: int, days: list[date]) -> int:
 
 
 async def fill_with_copies(engine: AsyncEngine, packages: int, days: list[date]) -> None:
-    """Publish the first of the days that are missing, and the rows of a day that is there for the
-    others: as large and as many as their own would be.
+    """Publish those of the days that are missing with the rows of one that is there, which are as
+    many and as large as their own would be. Where none is, the first is published as it is.
     """
     held = [day.day for day in await DownloadsRepository(engine, SERVED_DAYS).published_days()]
     if not held:
@@ -138,9 +134,8 @@ async def fill_with_copies(engine: AsyncEngine, packages: int, days: list[date])
     for day in missing:
         async with connect(engine) as connection:
             await copy_day(connection, held[0], day)
-            if day == missing[-1] > max(held):
-                figures = {"day": day, "days": len(missing) + len(held)}
-                await connection.execute(text(_SUM_EQUAL_DAYS), figures)
+            if day == missing[-1]:
+                await sum_figures(connection, max(*missing, *held))
             await connection.commit()
     await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
 
