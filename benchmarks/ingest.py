@@ -65,15 +65,15 @@ READ_PATHS = 50_000
 FULL_PACKAGES = 700_000
 
 LONGEST_SECONDS = 45
-LEAST_CONVENTIONAL_RATES = 10
-"""Times as many counts a second as the conventional way inserts in the same run."""
+LEAST_COUNTS_PER_SECOND = 300_000
+"""Ten times what the public service's own code ingested on such a machine, when it was quiet."""
 
 MOST_RSS_BYTES = 300e6
 MOST_P99_RATIO = 2
 LONGEST_RETENTION_SECONDS = 1
 
 NARROW_PACKAGES = 20_000
-"""Whose rows are inserted the conventional way: the most popular ones, into empty tables."""
+"""Whose rows are inserted plainly: the most popular ones."""
 
 NARROW_DATABASE = "ingest_narrow"
 
@@ -98,8 +98,9 @@ METHOD = (
     "random, and so did they before. Retention then drops this month, while they go on asking: "
     "others go on as soon as its locks are gone, when Postgres has yet to delete the files. "
     "Category counts are those of the rows: with and without mirrors, and each of python_minor "
-    "and system. The conventional way, before all of this, inserts rows of a date, package and "
-    "category into narrow tables, {statement} a statement, and sums nothing up."
+    "and system. Plain inserts, before all of this, are rows of a date, package and category for "
+    "empty narrow tables, {statement} a statement, without any sum: they tell how fast the machine "
+    "is on the day."
 )
 
 
@@ -137,7 +138,9 @@ class Retention:
 @dataclass(frozen=True, slots=True)
 class Result:
     ingested: Ingested
-    conventional_rows_per_second: float
+    plain_rows_per_second: float
+    """Of a narrow table a breakdown: a yardstick of the machine, which sums nothing up."""
+
     before: Measured
     during: Measured
     retention: Retention
@@ -151,8 +154,8 @@ def run(packages: int) -> Result:
     database = f"ingest_{packages}_run"
     with postgres() as server_url:
         template = asyncio.run(_earlier_days(server_url, packages))
-        progress("inserting rows the conventional way")
-        conventional = asyncio.run(_insert_conventionally(server_url))
+        progress("inserting plain rows")
+        plain = asyncio.run(_insert_plainly(server_url))
         progress("copying the database of the earlier days")
         asyncio.run(copy(server_url, database, template))
         url = url_of(server_url, database)
@@ -173,7 +176,7 @@ def run(packages: int) -> Result:
                     retention, day_bytes = asyncio.run(_retain(url))
         finally:
             asyncio.run(drop(server_url, database))
-    return Result(ingested, conventional, before, during, retention, day_bytes)
+    return Result(ingested, plain, before, during, retention, day_bytes)
 
 
 def _write_paths(packages: int) -> Path:
@@ -228,7 +231,7 @@ def _source(pages: Path, port: int) -> Iterator[None]:
         yield
 
 
-async def _insert_conventionally(server_url: str) -> float:
+async def _insert_plainly(server_url: str) -> float:
     """Rows a second, in a database of their own."""
     packages = [row for batch in batches(NARROW_PACKAGES, LAST_DAY) for row in batch]
     await drop(server_url, NARROW_DATABASE)
@@ -307,7 +310,6 @@ async def _scalar(connection: AsyncConnection, query: str) -> int:
 def report(result: Result) -> Report:
     ingested, before, during = result.ingested, result.before, result.during
     retention = result.retention
-    rates = ingested.counts_per_second / result.conventional_rows_per_second
     tail = during.p99_ms / before.p99_ms
     outcome = [
         ["category counts", f"{ingested.category_counts:,}", ""],
@@ -316,12 +318,18 @@ def report(result: Result) -> Report:
             f"{ingested.seconds:.1f} s",
             verdict(ingested.seconds <= LONGEST_SECONDS, f"≤ {LONGEST_SECONDS} s"),
         ],
-        ["category counts a second", f"{ingested.counts_per_second:,.0f}", ""],
-        ["rows a second, the conventional way", f"{result.conventional_rows_per_second:,.0f}", ""],
         [
-            "the first to the second",
-            f"{rates:.1f}",
-            verdict(rates >= LEAST_CONVENTIONAL_RATES, f"≥ {LEAST_CONVENTIONAL_RATES}"),
+            "category counts a second",
+            f"{ingested.counts_per_second:,.0f}",
+            verdict(
+                ingested.counts_per_second >= LEAST_COUNTS_PER_SECOND,
+                f"≥ {LEAST_COUNTS_PER_SECOND:,}",
+            ),
+        ],
+        [
+            "rows a second of plain inserts, to tell the machine's pace",
+            f"{result.plain_rows_per_second:,.0f}",
+            "",
         ],
         [
             "peak RSS of the ingesting process",

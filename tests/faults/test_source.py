@@ -48,6 +48,8 @@ PAGE_ROWS = 2
 
 RANDOM_ROUNDS = 12
 
+PATIENCE_SECONDS = 4.0
+
 
 @pytest.fixture(scope="module")
 def table(emulator_client: bigquery.Client, settled: Settled) -> Table:
@@ -67,11 +69,11 @@ async def proxy(emulator_host: str) -> AsyncIterator[Proxy]:
 def settings(
     table: Table, proxy: Proxy, quick_retries: None, monkeypatch: pytest.MonkeyPatch
 ) -> Settings:
-    """With less patience than in life."""
+    """With less patience than in life, and more than a slow machine takes for an answer."""
     monkeypatch.setattr(bigquery_source, "PAGE_ROWS", PAGE_ROWS)
     monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.1)
-    monkeypatch.setattr(bigquery_source, "REQUEST_TIMEOUT_SECONDS", 1.0)
-    monkeypatch.setattr(bigquery_source, "QUERY_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(bigquery_source, "REQUEST_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(bigquery_source, "QUERY_TIMEOUT_SECONDS", PATIENCE_SECONDS)
     return Settings(
         bigquery_emulator_host=f"http://127.0.0.1:{proxy.port}",
         bigquery_table=table.id,
