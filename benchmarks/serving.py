@@ -320,7 +320,9 @@ def _chart(results: Sequence[Result]) -> Figure:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="In half a minute: what has a target, of few packages.")
+@click.option(
+    "--quick", is_flag=True, help="In about a minute: what has a target, of few packages."
+)
 @click.option("--packages", type=click.IntRange(min=1_000), help="Default: 20,000; quick 2,000.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Default: 5; quick 2.")
 @click.option("--seconds", type=float, help="Of each load. Default: 3; quick 1.")
