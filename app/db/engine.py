@@ -4,19 +4,19 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import asyncpg
 import orjson
-from sqlalchemy import Executable, Row, Select
+from sqlalchemy import Executable, Row, Select, event
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.compiler import SQLCompiler
 from tenacity import (
     AsyncRetrying,
@@ -63,7 +63,12 @@ REFUSED = ("28", "3D", "42501")
 and of a user who may not use it.
 """
 
-LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
+LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    # Where it has read that the server ends it, and not yet that it has ended.
+    asyncpg.InternalClientError,
+)
 """What the driver raises on a connection that is none any more."""
 
 POOL_SIZE = 10
@@ -73,10 +78,25 @@ of one; more would be opened and closed for one query each, which takes several.
 
 POOL_TIMEOUT_SECONDS = 5
 
-_turns: WeakKeyDictionary[Engine, asyncio.Semaphore] = WeakKeyDictionary()
-"""At each engine's connections. The pool has no order of its own: under load whoever has just come
-takes what was given back, before one who waits has woken up, and some wait for a second.
-"""
+
+@dataclass(slots=True)
+class _Shared:
+    """What those share who use the connections of an engine."""
+
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(POOL_SIZE))
+    """The pool has no order of its own: under load whoever has just come takes what was given
+    back, before one who waits has woken up, and some wait for a second.
+    """
+
+    kept: list[AsyncConnection] = field(default_factory=list)
+    """Taken from the pool, by `fetch_raw`, and not in use. To give one back and take it again takes
+    longer than all else that SQLAlchemy and the driver do for a row.
+    """
+
+    in_use: int = 0
+
+
+_shared: WeakKeyDictionary[Engine, _Shared] = WeakKeyDictionary()
 
 WAIT_PAUSE_SECONDS = 0.5
 """Between two attempts to reach a database that has yet to start."""
@@ -94,7 +114,7 @@ def create_engine(
 
     With `autocommit` no transaction is begun, or ended, around the one statement of an answer.
     """
-    return create_async_engine(
+    engine = create_async_engine(
         asyncpg_url(database_url),
         pool_size=POOL_SIZE,
         max_overflow=0,
@@ -110,6 +130,18 @@ def create_engine(
         },
         json_deserializer=orjson.loads,
     )
+    event.listen(engine.sync_engine, "engine_disposed", _close_kept)
+    return engine
+
+
+def _close_kept(engine: Engine) -> None:
+    kept = _shared[engine].kept if engine in _shared else []
+    while kept:
+        connection = kept.pop().sync_connection
+        assert connection
+        # The pool that it would go back to is none any more.
+        connection.invalidate()
+        connection.close()
 
 
 _counted: WeakSet[Engine] = WeakSet()
@@ -119,13 +151,6 @@ def count_connections(engine: AsyncEngine) -> None:
     """Keep the metrics of the connections that the engine's pool hands out."""
     DATABASE_CONNECTIONS_LIMIT.set(POOL_SIZE)
     _counted.add(engine.sync_engine)
-
-
-def _note_connections(engine: AsyncEngine) -> None:
-    pool = engine.sync_engine.pool
-    # The pool's own count: events of a checkout that was cancelled do not come in pairs.
-    if engine.sync_engine in _counted and isinstance(pool, QueuePool):
-        DATABASE_CONNECTIONS.set(pool.checkedout())
 
 
 @asynccontextmanager
@@ -170,19 +195,27 @@ def ended_by_server(error: BaseException) -> bool:
     )
 
 
+def _cause(error: BaseException) -> BaseException | None:
+    """What the driver has raised. What goes to it past SQLAlchemy is not wrapped."""
+    return error.orig and error.orig.__cause__ if isinstance(error, DBAPIError) else error
+
+
+def _is_lost(error: BaseException | None) -> bool:
+    """Whether it tells of a connection that is none any more."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or isinstance(
+            _cause(error), asyncpg.InternalClientError
+        )
+    return isinstance(error, LOST)
+
+
 def _why_unavailable(error: Exception) -> str | None:
     """What became of the database; None when the statement itself was at fault."""
     if isinstance(error, TimeoutError):
         return "takes too long to answer"
-    cause: BaseException | None = error
-    if isinstance(error, DBAPIError):
-        cause = error.orig and error.orig.__cause__
-        lost = error.connection_invalidated
-    else:
-        # What goes to the driver past SQLAlchemy, which would have wrapped it.
-        lost = isinstance(error, LOST)
-    if lost:
+    if _is_lost(error):
         return "went away"
+    cause = _cause(error)
     # Postgres tells in lines of their own what may be done about it.
     return f"gave up: {' '.join(str(cause).split())}" if _is_passing(cause) else None
 
@@ -194,37 +227,96 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
     Raises `DatabaseUnavailableError` when Postgres can't be reached, or goes away.
     """
-    database = f"the database at {engine.url.host or engine.url.query.get('host')}"
-    turns = _turns.setdefault(engine.sync_engine, asyncio.Semaphore(POOL_SIZE))
-    try:
-        async with asyncio.timeout(POOL_TIMEOUT_SECONDS if turns.locked() else None):
-            await turns.acquire()
-    except TimeoutError as error:
-        raise DatabaseUnavailableError(f"{database} has no connection free") from error
-    try:
+    async with _Turn(engine) as shared:
+        connection = await _take(engine, shared)
         try:
-            connection = await engine.connect()
-        except PoolTimeoutError as error:
-            raise DatabaseUnavailableError(f"{database} has no connection free") from error
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError) as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
-            kind = DatabaseUnavailableError
-            if (getattr(cause, "sqlstate", None) or "").startswith(REFUSED):
-                kind = DatabaseRefusedError
-            raise kind(f"{database} can't be reached: {cause}") from error
-        try:
-            _note_connections(engine)
             yield connection
-        except (DBAPIError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            reason = _why_unavailable(error)
-            if reason is None:
-                raise
-            raise DatabaseUnavailableError(f"{database} {reason}") from error
+        except (DBAPIError, TimeoutError, asyncpg.PostgresError, *LOST) as error:
+            _check_available(engine, error)
+            raise
         finally:
             await connection.close()
-            _note_connections(engine)
-    finally:
-        turns.release()
+
+
+class _Turn:
+    """A turn at one of the engine's connections, which nobody has who came later."""
+
+    __slots__ = ("_engine", "_shared")
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._shared = _shared.setdefault(engine.sync_engine, _Shared())
+
+    async def __aenter__(self) -> _Shared:
+        turns = self._shared.turns
+        try:
+            async with asyncio.timeout(POOL_TIMEOUT_SECONDS if turns.locked() else None):
+                await turns.acquire()
+        except TimeoutError as error:
+            raise _none_is_free(self._engine) from error
+        self._count(1)
+        return self._shared
+
+    async def __aexit__(self, *_: object) -> None:
+        self._count(-1)
+        self._shared.turns.release()
+
+    def _count(self, more: int) -> None:
+        self._shared.in_use += more
+        if self._engine.sync_engine in _counted:
+            DATABASE_CONNECTIONS.set(self._shared.in_use)
+
+
+async def _take(engine: AsyncEngine, shared: _Shared) -> AsyncConnection:
+    """One that is kept, or one from the pool, which has one for each turn."""
+    while True:
+        connection = shared.kept.pop() if shared.kept else await _from_pool(engine)
+        # After a restart of the server none is open any more.
+        if not driver_of(connection).is_closed():
+            return connection
+        await _give_up(connection)
+
+
+async def _from_pool(engine: AsyncEngine) -> AsyncConnection:
+    try:
+        return await engine.connect()
+    except PoolTimeoutError as error:
+        raise _none_is_free(engine) from error
+    except (OSError, asyncpg.PostgresError, DBAPIError, *LOST) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        kind = DatabaseUnavailableError
+        if (getattr(cause, "sqlstate", None) or "").startswith(REFUSED):
+            kind = DatabaseRefusedError
+        raise kind(f"{_database(engine)} can't be reached: {cause}") from error
+
+
+async def _give_up(connection: AsyncConnection) -> None:
+    """Whatever state it is in, nobody else gets it."""
+    await connection.invalidate()
+    await connection.close()
+
+
+def driver_of(connection: AsyncConnection) -> asyncpg.Connection:
+    """The driver's own connection."""
+    assert connection.sync_connection
+    driver = connection.sync_connection.connection.driver_connection
+    assert isinstance(driver, asyncpg.Connection)
+    return driver
+
+
+def _check_available(engine: AsyncEngine, error: Exception) -> None:
+    """Raises `DatabaseUnavailableError` from an error of a statement that was not at fault."""
+    reason = _why_unavailable(error)
+    if reason:
+        raise DatabaseUnavailableError(f"{_database(engine)} {reason}") from error
+
+
+def _none_is_free(engine: AsyncEngine) -> DatabaseUnavailableError:
+    return DatabaseUnavailableError(f"{_database(engine)} has no connection free")
+
+
+def _database(engine: AsyncEngine) -> str:
+    return f"the database at {engine.url.host or engine.url.query.get('host')}"
 
 
 class Statement:
@@ -246,28 +338,40 @@ class Statement:
 async def fetch_raw(
     engine: AsyncEngine, statement: Statement, arguments: Mapping[str, object]
 ) -> list[asyncpg.Record]:
-    """As `fetch`, past SQLAlchemy's execution, which takes longer than the driver and Postgres do
-    for a row.
+    """As `fetch`, past SQLAlchemy's pool and execution, which take longer than the driver and
+    Postgres do for a row.
     """
     for is_last in (False, True):
         try:
-            async with connect(engine) as connection:
-                assert connection.sync_connection
-                driver = connection.sync_connection.connection.driver_connection
-                assert isinstance(driver, asyncpg.Connection)
-                rows: list[asyncpg.Record]
-                try:
-                    rows = await driver.fetch(statement.text, *statement.in_order(arguments))
-                except BaseException as error:
-                    # Whatever state it is in, nobody else gets it.
-                    if driver.is_closed() or not isinstance(error, asyncpg.PostgresError):
-                        await connection.invalidate()
-                    raise
-                return rows
+            return await _fetch_raw(engine, statement.text, statement.in_order(arguments))
         except DatabaseUnavailableError as error:
-            if is_last or not isinstance(error.__cause__, LOST):
+            if is_last or not _is_lost(error.__cause__):
                 raise
     raise AssertionError
+
+
+async def _fetch_raw(
+    engine: AsyncEngine, statement: str, arguments: Sequence[object]
+) -> list[asyncpg.Record]:
+    async with _Turn(engine) as shared:
+        connection = await _take(engine, shared)
+        try:
+            rows: list[asyncpg.Record] = await driver_of(connection).fetch(statement, *arguments)
+        except BaseException as error:
+            if isinstance(error, asyncpg.PostgresError) and not isinstance(error, LOST):
+                # The server's word about the statement.
+                shared.kept.append(connection)
+            else:
+                await _give_up(connection)
+            if isinstance(error, LOST):
+                # As a rule all are, and the driver has yet to find out.
+                while shared.kept:
+                    await _give_up(shared.kept.pop())
+            if isinstance(error, Exception):
+                _check_available(engine, error)
+            raise
+        shared.kept.append(connection)
+        return rows
 
 
 async def fetch(
@@ -283,9 +387,7 @@ async def fetch(
             async with connect(engine) as connection:
                 return (await connection.execute(query, arguments)).all()
         except DatabaseUnavailableError as error:
-            cause = error.__cause__
-            is_lost = isinstance(cause, DBAPIError) and cause.connection_invalidated
-            if is_last or not is_lost:
+            if is_last or not _is_lost(error.__cause__):
                 raise
     raise AssertionError
 

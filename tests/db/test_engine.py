@@ -1,18 +1,31 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+import asyncpg
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import text
+from sqlalchemy import func, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.downloads_repository import DownloadsRepository
-from app.db.engine import POOL_SIZE, asyncpg_url, connect, count_connections, create_engine
+from app.db.engine import (
+    POOL_SIZE,
+    Statement,
+    asyncpg_url,
+    connect,
+    count_connections,
+    create_engine,
+    fetch_raw,
+)
 from app.downloads import RecentDownloads
 from app.errors import DatabaseUnavailableError
 from tests.days import days_ago, downloads, publish
 from tests.waiting import until
+
+_OF_OTHERS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+OTHERS = text(f"SELECT count(*) {_OF_OTHERS}")
+END_OTHERS = text(f"SELECT count(pg_terminate_backend(pid)) {_OF_OTHERS}")
 
 
 @pytest.mark.parametrize(
@@ -73,17 +86,60 @@ async def test_a_restart_of_the_server_is_not_seen(database_url: str, engine: As
     repository = DownloadsRepository(serving, 180)
     await asyncio.gather(*(repository.publication() for _ in range(5)))
     async with connect(engine) as connection:
-        ended = await connection.scalar(
-            text(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-        )
-    assert ended
+        assert await connection.scalar(END_OTHERS)
     for _ in range(10):
+        assert await repository.recent("flask") is None
         assert await repository.publication() is None
+    await serving.dispose()
+
+
+async def test_nor_is_it_where_nothing_goes_through_sqlalchemy(
+    database_url: str, engine: AsyncEngine
+) -> None:
+    """Which would find out, of all connections at once."""
+    serving = create_engine(database_url, autocommit=True)
+    repository = DownloadsRepository(serving, 180)
+    await asyncio.gather(*(repository.recent("flask") for _ in range(POOL_SIZE)))
+    async with connect(engine) as connection:
+        assert await connection.scalar(END_OTHERS) == POOL_SIZE
+    for _ in range(POOL_SIZE):
         assert await repository.recent("flask") is None
     await serving.dispose()
+
+
+async def test_what_is_kept_for_plain_reads_is_there_for_others_and_is_closed_at_the_end(
+    database_url: str, engine: AsyncEngine
+) -> None:
+    serving = create_engine(database_url, autocommit=True)
+    repository = DownloadsRepository(serving, 180)
+    await asyncio.gather(*(repository.recent("flask") for _ in range(POOL_SIZE)))
+    async with AsyncExitStack() as held:
+        for _ in range(POOL_SIZE):
+            await held.enter_async_context(connect(serving))
+    await asyncio.gather(*(repository.recent("flask") for _ in range(POOL_SIZE)))
+
+    async def others() -> int:
+        async with connect(engine) as connection:
+            return int(await connection.scalar(OTHERS) or 0)
+
+    assert await others() == POOL_SIZE
+    await serving.dispose()
+
+    async def are_gone() -> bool:
+        return await others() == 0
+
+    await until(are_gone)
+
+
+async def test_a_statement_that_fails_leaves_its_connection_as_it_was(engine: AsyncEngine) -> None:
+    async def process() -> int:
+        ((pid,),) = await fetch_raw(engine, Statement(select(func.pg_backend_pid())), {})
+        return int(pid)
+
+    before = await process()
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await fetch_raw(engine, Statement(select(literal_column("1 / 0"))), {})
+    assert await process() == before
 
 
 async def test_a_request_that_is_given_up_leaves_no_connection_behind_that_is_in_use(
