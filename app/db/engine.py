@@ -47,6 +47,11 @@ KEEPALIVES = {
 }
 """By which the server finds within a minute that a machine is gone, and frees the locks it held."""
 
+PLANS = {"plan_cache_mode": "force_generic_plan"}
+"""Of what is served: one plan of a statement is right for whatever it asks for. To make another for
+each package takes longer than to read what it is about.
+"""
+
 CLOSE_TIMEOUT_SECONDS = 3
 """For all connections of an engine together. Those that hang end with the process."""
 
@@ -112,7 +117,8 @@ def create_engine(
 ) -> AsyncEngine:
     """An engine for a `postgresql://` URL, with a pool to serve from. Nothing connects yet.
 
-    With `autocommit` no transaction is begun, or ended, around the one statement of an answer.
+    With `autocommit` no transaction is begun, or ended, around the one statement of an answer, and
+    each statement is planned once for all.
     """
     engine = create_async_engine(
         asyncpg_url(database_url),
@@ -126,7 +132,7 @@ def create_engine(
         connect_args={
             "timeout": CONNECT_TIMEOUT_SECONDS,
             "command_timeout": statement_timeout_seconds,
-            "server_settings": KEEPALIVES,
+            "server_settings": KEEPALIVES | (PLANS if autocommit else {}),
         },
         json_deserializer=orjson.loads,
     )

@@ -19,6 +19,11 @@ LOCK_TIMEOUT_MILLISECONDS = 100
 
 LOCK_NOT_AVAILABLE = "55P03"
 
+VACUUMED_SHARE = 0.02
+"""Of a month. A day is more, so that each is vacuumed after it was published: what a key includes
+is read from it alone where a page is known to have nothing but what everybody sees.
+"""
+
 _NAME = re.compile(r"daily_downloads_(\d{4})_(\d{2})")
 
 
@@ -47,7 +52,12 @@ async def ensure_partition(connection: AsyncConnection, day: date) -> None:
     if partition in await _partitions(connection):
         return
     start, end = _month(partition)
-    await connection.execute(text(f"CREATE TABLE {partition} (LIKE daily_downloads INCLUDING ALL)"))
+    await connection.execute(
+        text(
+            f"CREATE TABLE {partition} (LIKE daily_downloads INCLUDING ALL) "
+            f"WITH (autovacuum_vacuum_insert_scale_factor = {VACUUMED_SHARE})"
+        )
+    )
     await connection.execute(
         text(
             f"ALTER TABLE daily_downloads ATTACH PARTITION {partition} "

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     Table,
     Text,
     func,
@@ -129,11 +130,15 @@ trending_packages = Table(
 daily_downloads = Table(
     "daily_downloads",
     metadata,
-    Column("package_id", Integer, primary_key=True, autoincrement=False),
-    Column("date", Date, primary_key=True),
+    Column("package_id", Integer, autoincrement=False),
+    Column("date", Date),
     Column("with_mirrors", BigInteger, nullable=False),
     Column("without_mirrors", BigInteger, nullable=False),
     *_counts(),
+    # With the totals, which are so read from the key's few pages instead of one a day.
+    PrimaryKeyConstraint(
+        "package_id", "date", postgresql_include=["with_mirrors", "without_mirrors"]
+    ),
     CheckConstraint("0 <= without_mirrors AND without_mirrors <= with_mirrors", "counts"),
     # A day's rows lie side by side, so that an index of page ranges finds them, of next to no size.
     Index(None, "date", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),

@@ -316,11 +316,17 @@ async def test_no_drift_with_data_in_place(engine: AsyncEngine) -> None:
         await connection.run_sync(check)
 
 
+@pytest.mark.parametrize("before", [None, "0007"])
 async def test_what_drift_does_not_show_is_there(
-    engine: AsyncEngine, connection: AsyncConnection
+    engine: AsyncEngine, connection: AsyncConnection, before: str | None
 ) -> None:
-    """Alembic compares neither checks nor storage, and a partition gets its checks from us."""
+    """Alembic compares neither checks nor storage, and a partition gets its checks from us; in
+    months of the version before, too.
+    """
     await publish(engine, days_ago(0), downloads("flask", 1))
+    if before:
+        await _downgrade(engine, before)
+        await migrate(engine)
     options = await connection.scalar(
         text("SELECT reloptions FROM pg_class WHERE oid = CAST('packages' AS regclass)")
     )
@@ -331,6 +337,18 @@ async def test_what_drift_does_not_show_is_there(
     assert [index.partition(" USING ")[2] for index in indexes] == [
         "brin (date) WITH (autosummarize='on')"
     ]
+    keys = await connection.scalars(
+        text("SELECT indexdef FROM pg_indexes WHERE indexname ~ '^daily_downloads_.*_pkey$'")
+    )
+    assert [index.partition(" USING ")[2] for index in keys] == [
+        "btree (package_id, date) INCLUDE (with_mirrors, without_mirrors)"
+    ]
+    months = await connection.scalars(
+        text(
+            "SELECT reloptions FROM pg_class WHERE relname ~ '^daily_downloads_[0-9]{4}_[0-9]{2}$'"
+        )
+    )
+    assert list(months) == [["autovacuum_vacuum_insert_scale_factor=0.02"]]
     # Names that begin alike lie side by side, whatever the database's collation.
     by_bytes = await connection.scalars(
         text("SELECT indexname FROM pg_indexes WHERE indexdef LIKE '%(name COLLATE \"C\")%'")
