@@ -36,6 +36,11 @@ LEAST_SHARED_BUFFERS_BYTES = 128 * 2**20
 
 MOST_SHARED_BUFFERS_BYTES = 2**30
 
+LOG_OPTIONS = ("-c", "wal_buffers=64MB", "-c", "wal_writer_delay=20ms")
+"""A publish of 700,000 packages logs a gigabyte in some seconds. With Postgres's defaults, of 16 MB
+and 200 ms, it has to write most of that itself, a page at a time, which takes a tenth of an ingest.
+"""
+
 CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 MAX_SOCKET_PATH_BYTES = 100
@@ -170,6 +175,7 @@ class _Server:
             *("-c", f"unix_socket_directories={socket_dir}"),
             *("-c", "unix_socket_permissions=0700"),
             *("-c", f"shared_buffers={_shared_buffers_bytes() // 1024}kB"),
+            *LOG_OPTIONS,
         ]
         logged = self._log.stat().st_size if self._log.exists() else 0
         started = self._pg_ctl(
