@@ -7,6 +7,7 @@ hand is answered before there is a task.
 
 import logging
 from asyncio import TimerHandle, Transport
+from itertools import chain
 from secrets import token_hex
 from typing import Any, cast
 
@@ -119,22 +120,19 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         if len(self.url) > MAX_TARGET_BYTES:
             self._refusal = 414, f"A path with its query may have {MAX_TARGET_BYTES} bytes."
             raise _RefusedError
-        size = 0
-        has_body = False
-        for name, value in self.headers:
-            size += len(name) + len(value)
-            if name == b"transfer-encoding":
-                self._refusal = 411, "A body, which none needs, has to come with its length."
-                raise _RefusedError
-            if name == b"content-length":
-                has_body = True
-                if int(value) > MAX_BODY_BYTES:
-                    self._refusal = 413, f"A body may have {MAX_BODY_BYTES} bytes; none is needed."
-                    raise _RefusedError
-        if size > MAX_HEADERS_BYTES:
+        given = dict(self.headers)
+        if b"transfer-encoding" in given:
+            self._refusal = 411, "A body, which none needs, has to come with its length."
+            raise _RefusedError
+        # The parser takes none that is there twice.
+        length = given.get(b"content-length")
+        if length is not None and int(length) > MAX_BODY_BYTES:
+            self._refusal = 413, f"A body may have {MAX_BODY_BYTES} bytes; none is needed."
+            raise _RefusedError
+        if sum(map(len, chain.from_iterable(self.headers))) > MAX_HEADERS_BYTES:
             self._refusal = 431, f"Headers may have {MAX_HEADERS_BYTES} bytes together."
             raise _RefusedError
-        if has_body or not self._is_answered_at_once():
+        if length is not None or not self._is_answered_at_once():
             super().on_headers_complete()
 
     def _is_answered_at_once(self) -> bool:

@@ -67,6 +67,7 @@ def _assert_refused(connection: socket.socket, status: int) -> None:
         (RECENT + b"X: " + b"x" * MAX_HEADERS_BYTES + b"\r\n\r\n", 431),
         (RECENT + b"X: x\r\n" * (MAX_HEADERS_BYTES // 2) + b"\r\n", 431),
         (RECENT + b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1), 413),
+        (RECENT + b"Content-Length: 9\r\nContent-Length: 0\r\n\r\n", 400),
         (RECENT + b"Transfer-Encoding: chunked\r\n\r\n", 411),
     ],
 )
