@@ -32,6 +32,9 @@ MAX_P99_TO_P50_COLD = 6.0
 LEAST_304_PACE = 0.97
 """Of the rate of whole answers: as fast, but for what two measurements differ."""
 
+ROUNDS_304 = 3
+"""For each of others. What it is compared with is so near that it takes many to tell."""
+
 SAMPLED_PACKAGES = 200
 """Whose mean answer the bare function sends where every request asks for another package."""
 
@@ -215,7 +218,7 @@ def _in_turns(case: Case, server: Server, bare: Server, load: Load, form: Form) 
     turns = [(bare, plain, others), (server, load, ours)]
     if case.status == 304:
         turns.append((server, Load(load.path), whole))
-    for _ in range(form.rounds):
+    for _ in range(form.rounds * (ROUNDS_304 if case.status == 304 else 1)):
         for asked_one, its_load, measured in turns:
             measured.append(measure(asked_one, its_load, form.seconds, skip=asked))
         asked += ours[-1].requests
