@@ -47,7 +47,7 @@ METHOD = (
     "{packages:,} packages, and its resident memory is read every {step} s. Of {per} requests one "
     "is for the next of {urls:,} distinct URLs (packages, endpoints and arguments), one has a "
     "query string that nobody sent before (an unknown argument, a filter that nothing matches, a "
-    "wrong value), and the others are for {popular:,} URLs that are asked often."
+    "wrong value, two packages), and the others are for {popular:,} URLs that are asked often."
 )
 
 ENDPOINTS = (
@@ -80,9 +80,17 @@ def sequence(packages: int) -> Iterator[str]:
     popular = urls[:POPULAR_URLS]
     for number in count():
         yield urls[number % len(urls)]
-        flood = FLOODS[number % len(FLOODS)].format(f"x{number}")
-        yield f"/api/packages/{package_name(1)}/{flood}"
+        yield _flood(number, packages)
         yield from choice.choices(popular, k=REQUESTS_PER_NEW_URL - 2)
+
+
+def _flood(number: int, packages: int) -> str:
+    kind = number % (len(FLOODS) + 1)
+    if kind == len(FLOODS):
+        first, second = divmod(number, packages)
+        pair = package_name(1 + first), package_name(1 + second)
+        return f"/api/packages/recent?package={pair[0]}&package={pair[1]}"
+    return f"/api/packages/{package_name(1)}/{FLOODS[kind].format(f'x{number}')}"
 
 
 def run(packages: int, requests: int) -> list[Sample]:

@@ -49,7 +49,7 @@ def _name(value: str, _: Window) -> str:
     return normalise(value)
 
 
-_PACKAGES = Argument("package", _name, is_repeated=True)
+_PACKAGES = Argument("package", _name, is_repeated=True, is_open=True)
 
 
 @router.get(

@@ -35,6 +35,11 @@ from app.metrics import RESPONSE_CACHE, RESPONSE_CACHE_BYTES
 ENTRY_BYTES = 600
 """Of an entry besides its body: the key, the headers, the objects that hold them."""
 
+OPEN_SHARE = 1 / 4
+"""Of the cache, for days and sets of packages of a client's own choice. Whoever makes up any number
+of them has nothing forgotten that others ask for.
+"""
+
 _VARY = (b"vary", b"Accept-Encoding")
 _VARY_BY_FORMAT = (b"vary", b"Accept, Accept-Encoding")
 
@@ -93,6 +98,36 @@ def _tag_headers(tag: bytes, endpoint: Endpoint) -> Headers:
     return [(b"etag", tag), _VARY_BY_FORMAT if endpoint.has_formats else _VARY]
 
 
+class _Kept:
+    """Answers of so many bytes together. The one that was not asked for longest goes first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._answers: OrderedDict[tuple[bytes, str], Answer] = OrderedDict()
+        self.bytes = 0
+
+    def get(self, key: tuple[bytes, str]) -> Answer | None:
+        answer = self._answers.get(key)
+        if answer:
+            self._answers.move_to_end(key)
+        return answer
+
+    def keep(self, target: bytes, encoding: str, answer: Answer) -> None:
+        size = _size(target, answer)
+        if size > self._max_bytes:
+            return
+        # Never there yet: of those who ask at a time, one asks the database.
+        self._answers[target, encoding] = answer
+        self.bytes += size
+        while self.bytes > self._max_bytes:
+            (target, _), forgotten = self._answers.popitem(last=False)
+            self.bytes -= _size(target, forgotten)
+
+    def clear(self) -> None:
+        self._answers.clear()
+        self.bytes = 0
+
+
 class ResponseCache:
     """Answers by their question's plainest spelling and the encoding that the client likes best.
 
@@ -102,44 +137,37 @@ class ResponseCache:
 
     def __init__(self, freshness: Freshness, max_bytes: int) -> None:
         self._freshness = freshness
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._answers: OrderedDict[tuple[bytes, str], Answer] = OrderedDict()
-        """The one that was not asked for longest comes first."""
-
+        of_open = int(max_bytes * OPEN_SHARE)
+        self._open = _Kept(of_open)
+        self._others = _Kept(max_bytes - of_open)
         self._version = ""
 
     def get(self, target: bytes, encoding: str) -> Answer | None:
         """`target` is a path with its query."""
         self._forget_what_was_published_before()
         key = target, encoding
-        answer = self._answers.get(key)
-        if answer:
-            self._answers.move_to_end(key)
-        return answer
+        return self._others.get(key) or self._open.get(key)
 
-    def keep(self, version: str, target: bytes, encoding: str, answer: Answer) -> None:
+    def keep(self, version: str, asked: Asked, encoding: str, answer: Answer) -> None:
         """The answer is one of a version of what is published, which may have changed since."""
         self._forget_what_was_published_before()
-        size = _size(target, answer)
-        if version != self._version or size > self._max_bytes:
+        if version != self._version:
             return
-        # Never there yet: of those who ask at a time, one asks the database.
-        self._answers[target, encoding] = answer
-        self._bytes += size
-        while self._bytes > self._max_bytes:
-            (target, _), forgotten = self._answers.popitem(last=False)
-            self._bytes -= _size(target, forgotten)
-        RESPONSE_CACHE_BYTES.set(self._bytes)
+        kept = self._open if asked.is_open else self._others
+        kept.keep(asked.target, encoding, answer)
+        self._tell_bytes()
 
     def _forget_what_was_published_before(self) -> None:
         publication = self._freshness.publication
         version = publication.version if publication else ""
         if version != self._version:
             self._version = version
-            self._answers.clear()
-            self._bytes = 0
-            RESPONSE_CACHE_BYTES.set(0)
+            self._open.clear()
+            self._others.clear()
+            self._tell_bytes()
+
+    def _tell_bytes(self) -> None:
+        RESPONSE_CACHE_BYTES.set(self._open.bytes + self._others.bytes)
 
 
 class HTTPCacheMiddleware:
@@ -252,7 +280,7 @@ class HTTPCacheMiddleware:
         body = compressed(body, encoding) if encoding else bytes(memoryview(body))
         answer = Answer.of(endpoint, encoding, self._tag(key, encoding), body, media_type)
         if is_kept:
-            self._cache.keep(key.version, asked.target, key.encoding, answer)
+            self._cache.keep(key.version, asked, key.encoding, answer)
         return answer
 
     def _found(self, key: Key, task: asyncio.Task[Answer]) -> None:

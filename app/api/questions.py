@@ -64,6 +64,12 @@ class Asked(NamedTuple):
     target: bytes
     """The question's plainest spelling in a request."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an answer to any number of questions of the kind."""
+        is_open = {argument.name: argument.is_open for argument in self.endpoint.arguments}
+        return any(is_open[name] for name, _ in self.question.arguments)
+
 
 class Rendered(NamedTuple):
     body: bytes
@@ -83,6 +89,9 @@ class Argument:
 
     is_repeated: bool = False
     """It may have several values, whose order does not matter."""
+
+    is_open: bool = False
+    """Clients can make up any number of its values, and there is an answer to each."""
 
 
 def choice(name: str, values: Iterable[str], default: str | None = None) -> Argument:

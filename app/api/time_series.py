@@ -120,7 +120,10 @@ def check_range(values: Mapping[str, Sequence[str]]) -> None:
 
 
 MIRRORS = choice("mirrors", Mirrors)
-RANGE = (Argument("start_date", _first_day), Argument("end_date", _last_day))
+RANGE = (
+    Argument("start_date", _first_day, is_open=True),
+    Argument("end_date", _last_day, is_open=True),
+)
 SHAPE = (
     choice("fill", Fill),
     choice("interval", Interval, default=Interval.DAY),

@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
+from functools import partial
 from hashlib import sha256
 from time import monotonic
 
@@ -313,6 +314,35 @@ async def test_a_flood_of_questions_without_an_answer_is_not_kept(
             await client.get(_path(path))
         await client.get(_path("recent", f"unknown-{number}"))
     assert REGISTRY.get_sample_value("pypi_stats_response_cache_bytes") == before
+
+
+@pytest.mark.parametrize("settings", [Settings(rate_limits="", response_cache_max_bytes=40_000)])
+async def test_days_and_sets_that_clients_make_up_push_nothing_else_out(
+    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine, queries: list[str]
+) -> None:
+    names = [f"package-{number}" for number in range(8)]
+    await publish(engine, days_ago(0), *(downloads(name, 1) for name in names))
+    await until_known(app)
+    for name in names:
+        await client.get(_path("recent", name))
+    open_questions = [
+        *(_path("system", names[0]) + f"?start_date={days_ago(day)}" for day in range(100)),
+        *(
+            f"/api/packages/recent?package={one}&package={other}"
+            for one in names
+            for other in names
+        ),
+    ]
+    for path in open_questions:
+        assert (await client.get(path)).status_code == 200
+    size = REGISTRY.get_sample_value("pypi_stats_response_cache_bytes")
+    assert size is not None
+    assert size < 40_000 * http_cache.OPEN_SHARE + len(names) * 2 * http_cache.ENTRY_BYTES
+    assert len(queries) > len(open_questions) / 2
+    del queries[:]
+    for path in [*map(partial(_path, "recent"), names), open_questions[-1]]:
+        assert (await client.get(path)).status_code == 200
+    assert queries == []
 
 
 @pytest.fixture
