@@ -3,7 +3,6 @@
 import asyncio
 import re
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 from alembic import command
@@ -29,7 +28,7 @@ from app.rankings import TREND_DAYS
 from tests.contents import everything
 from tests.days import RETENTION_DAYS, by_category, days_ago, downloads, publish
 
-LONGEST_WAIT_SECONDS = 1.5
+READERS_PATIENCE_SECONDS = 1.5
 """Of a reader, on a machine that has other things to do as well."""
 
 TABLES = {
@@ -422,15 +421,17 @@ OLD_QUERIES = {
 
 
 async def test_the_version_before_answers_all_the_while(unmigrated_url: str) -> None:
-    """None of its queries is ended, and none waits for longer than a moment."""
+    """None of its queries is ended, nor given up by readers of little patience."""
     engine = create_engine(unmigrated_url)
     await migrate(engine)
     rows = [downloads(f"package-{number}", 1 + number % 7) for number in range(3_000)]
     for ago in range(40, -1, -20):
         await publish(engine, days_ago(ago), *rows)
     await _downgrade(engine, "0002")
-    served = create_engine(unmigrated_url, autocommit=True)
-    waits: dict[str, list[float]] = {name: [] for name in OLD_QUERIES}
+    served = create_engine(
+        unmigrated_url, autocommit=True, statement_timeout_seconds=READERS_PATIENCE_SECONDS
+    )
+    answers = dict.fromkeys(OLD_QUERIES, 0)
     migrating = asyncio.Event()
     migrating.set()
 
@@ -438,10 +439,9 @@ async def test_the_version_before_answers_all_the_while(unmigrated_url: str) -> 
         arguments = {"first": days_ago(60), "last": days_ago(0)}
         while migrating.is_set():
             query = text(OLD_QUERIES[name])
-            started = perf_counter()
             asked = arguments if ":first" in OLD_QUERIES[name] else None
             assert await fetch(served, query, asked)
-            waits[name].append(perf_counter() - started)
+            answers[name] += 1
 
     async with asyncio.TaskGroup() as readers:
         for name in [*OLD_QUERIES, *OLD_QUERIES]:
@@ -449,8 +449,7 @@ async def test_the_version_before_answers_all_the_while(unmigrated_url: str) -> 
         await asyncio.sleep(0.2)
         await migrate(engine)
         migrating.clear()
-    assert all(len(times) > 10 for times in waits.values())
-    assert max(max(times) for times in waits.values()) < LONGEST_WAIT_SECONDS
+    assert min(answers.values()) > 10
     await served.dispose()
     async for step in verify(engine, await days_to_verify(engine, None), packages=True):
         assert list(step.differences) == []
