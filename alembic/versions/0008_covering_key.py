@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.db.migration_locks import lock_out_readers, lock_publish
+from app.db.migration_locks import lock_out_readers, lock_out_writers, lock_publish
 
 revision = "0008"
 down_revision = "0007"
@@ -35,15 +35,16 @@ def _replace_key(included: str) -> list[str]:
     moment in which nobody reads. Says which months there are.
     """
     lock_publish()
-    names = op.get_bind().scalars(
-        sa.text(
-            "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid "
-            "WHERE inhparent = CAST('daily_downloads' AS regclass) ORDER BY relname"
+    lock_out_writers("daily_downloads")
+    months = list(
+        op.get_bind().scalars(
+            sa.text(
+                "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid "
+                "WHERE inhparent = CAST('daily_downloads' AS regclass) ORDER BY relname"
+            )
         )
     )
-    months = list(names)
     for month in months:
-        # Keeps only those from writing who are kept from it already.
         op.execute(f"CREATE UNIQUE INDEX {month}_new_key ON {month} (package_id, date) {included}")
     lock_out_readers("daily_downloads")
     op.execute("ALTER TABLE daily_downloads DROP CONSTRAINT pk_daily_downloads")

@@ -100,8 +100,18 @@ class _Shared:
 
     in_use: int = 0
 
+    is_over: bool = False
+    """The engine was disposed of. What it is used for from then on has a pool of its own."""
+
+    async def keep(self, connection: AsyncConnection) -> None:
+        if self.is_over:
+            await _give_up(connection)
+        else:
+            self.kept.append(connection)
+
 
 _shared: WeakKeyDictionary[Engine, _Shared] = WeakKeyDictionary()
+"""What is kept holds its engine: both go when that is disposed of."""
 
 WAIT_PAUSE_SECONDS = 0.5
 """Between two attempts to reach a database that has yet to start."""
@@ -141,9 +151,12 @@ def create_engine(
 
 
 def _close_kept(engine: Engine) -> None:
-    kept = _shared[engine].kept if engine in _shared else []
-    while kept:
-        connection = kept.pop().sync_connection
+    shared = _shared.pop(engine, None)
+    if shared is None:
+        return
+    shared.is_over = True
+    while shared.kept:
+        connection = shared.kept.pop().sync_connection
         assert connection
         # The pool that it would go back to is none any more.
         connection.invalidate()
@@ -238,6 +251,8 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         try:
             yield connection
         except (DBAPIError, TimeoutError, asyncpg.PostgresError, *LOST) as error:
+            if _is_lost(error):
+                await connection.invalidate()
             _check_available(engine, error)
             raise
         finally:
@@ -366,17 +381,19 @@ async def _fetch_raw(
         except BaseException as error:
             if isinstance(error, asyncpg.PostgresError) and not isinstance(error, LOST):
                 # The server's word about the statement.
-                shared.kept.append(connection)
+                await shared.keep(connection)
             else:
                 await _give_up(connection)
             if isinstance(error, LOST):
-                # As a rule all are, and the driver has yet to find out.
+                # As a rule all are, and the driver has yet to find out. None is waited for.
                 while shared.kept:
-                    await _give_up(shared.kept.pop())
+                    other = shared.kept.pop()
+                    driver_of(other).terminate()
+                    await _give_up(other)
             if isinstance(error, Exception):
                 _check_available(engine, error)
             raise
-        shared.kept.append(connection)
+        await shared.keep(connection)
         return rows
 
 

@@ -6,8 +6,10 @@ from sqlalchemy.exc import DBAPIError
 
 from app.db.advisory_lock import LockKey
 
-PUBLISH_TIMEOUT_SECONDS = 120
-"""A publish may be on its way. Nobody who reads waits behind this lock."""
+WRITERS_TIMEOUT_SECONDS = 120
+"""A publish may be on its way, or a vacuum, which Postgres ends when somebody has waited for it for
+a second. Nobody who reads waits behind these locks.
+"""
 
 READERS_TIMEOUT_MILLISECONDS = 200
 """For each table. Shorter than the second after which Postgres looks for deadlocks: whoever reads
@@ -25,9 +27,20 @@ LOCK_NOT_AVAILABLE = "55P03"
 
 def lock_publish() -> None:
     """No day is published, held or dropped until the migration ends."""
+    _wait_for_writers(f"SELECT pg_advisory_xact_lock({int(LockKey.PUBLISH)})")
+
+
+def lock_out_writers(table: str) -> None:
+    """Nobody writes to the table or its parts, nor vacuums them, until the migration ends. To be
+    had before anything is done that takes long, since what waits in vain undoes it.
+    """
+    _wait_for_writers(f"LOCK TABLE {table} IN SHARE MODE")
+
+
+def _wait_for_writers(lock: str) -> None:
     timeout = op.get_bind().scalar(text("SELECT current_setting('lock_timeout')"))
-    op.execute(f"SET LOCAL lock_timeout = '{PUBLISH_TIMEOUT_SECONDS}s'")
-    op.execute(f"SELECT pg_advisory_xact_lock({int(LockKey.PUBLISH)})")
+    op.execute(f"SET LOCAL lock_timeout = '{WRITERS_TIMEOUT_SECONDS}s'")
+    op.execute(lock)
     op.execute(f"SET LOCAL lock_timeout = '{timeout}'")
 
 

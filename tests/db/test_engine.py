@@ -1,8 +1,11 @@
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
 import asyncpg
 import pytest
+from asyncpg.prepared_stmt import PreparedStatement
 from prometheus_client import REGISTRY
 from sqlalchemy import func, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
@@ -16,6 +19,7 @@ from app.db.engine import (
     connect,
     count_connections,
     create_engine,
+    fetch,
     fetch_raw,
 )
 from app.downloads import RecentDownloads
@@ -105,6 +109,69 @@ async def test_nor_is_it_where_nothing_goes_through_sqlalchemy(
     for _ in range(POOL_SIZE):
         assert await repository.recent("flask") is None
     await serving.dispose()
+
+
+@pytest.mark.parametrize(
+    "error", [asyncpg.ConnectionDoesNotExistError, asyncpg.InternalClientError]
+)
+async def test_one_that_is_lost_takes_with_it_those_that_nobody_uses(
+    database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """The driver has yet to find out about them."""
+    serving = create_engine(database_url, autocommit=True)
+    repository = DownloadsRepository(serving, 180)
+    await asyncio.gather(*(repository.recent("flask") for _ in range(POOL_SIZE)))
+    monkeypatch.setattr(asyncpg.Connection, "fetch", _failing_once(asyncpg.Connection.fetch, error))
+    assert await repository.recent("flask") is None
+
+    async def is_one_left() -> bool:
+        async with connect(engine) as connection:
+            return bool(await connection.scalar(OTHERS) == 1)
+
+    await until(is_one_left)
+    await serving.dispose()
+
+
+async def test_one_that_is_lost_is_used_by_nobody(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = create_engine(database_url, autocommit=True)
+    statement = select(func.pg_backend_pid())
+    ((lost,),) = await fetch(serving, statement)
+    failing = _failing_once(PreparedStatement.fetch, asyncpg.InternalClientError)
+    monkeypatch.setattr(PreparedStatement, "fetch", failing)
+    ((used,),) = await fetch(serving, statement)
+    assert used != lost
+    await serving.dispose()
+
+
+def _failing_once(
+    function: Callable[..., Awaitable[object]], error: type[Exception]
+) -> Callable[..., Awaitable[object]]:
+    failures = [error("lost")]
+
+    async def failing(*arguments: object, **named_arguments: object) -> object:
+        if failures:
+            raise failures.pop()
+        return await function(*arguments, **named_arguments)
+
+    return failing
+
+
+async def test_what_is_asked_while_an_engine_is_disposed_of_leaves_nothing_behind(
+    database_url: str, engine: AsyncEngine
+) -> None:
+    serving = create_engine(database_url, autocommit=True)
+    asking = asyncio.create_task(fetch_raw(serving, Statement(select(func.pg_sleep(0.3))), {}))
+
+    async def others(count: int) -> bool:
+        async with connect(engine) as connection:
+            return bool(await connection.scalar(OTHERS) == count)
+
+    await until(partial(others, 1))
+    await serving.dispose()
+    await asking
+    await until(partial(others, 0))
 
 
 async def test_what_is_kept_for_plain_reads_is_there_for_others_and_is_closed_at_the_end(

@@ -363,6 +363,24 @@ async def test_what_drift_does_not_show_is_there(
         await connection.execute(text("UPDATE daily_downloads SET without_mirrors = 2"))
 
 
+async def test_a_vacuum_that_has_to_be_waited_for_undoes_nothing(
+    engine: AsyncEngine, connection: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock is had before keys are built, whatever else may be waited for."""
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_MILLISECONDS", 50)
+    monkeypatch.setattr(retries, "ATTEMPTS", 1)
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    await _downgrade(engine, "0007")
+    month = f"daily_downloads_{days_ago(0):%Y_%m}"
+    await connection.execute(text(f"LOCK TABLE {month} IN SHARE UPDATE EXCLUSIVE MODE"))
+    migrating = asyncio.create_task(migrate(engine))
+    await asyncio.sleep(0.5)
+    assert not migrating.done()
+    await connection.rollback()
+    await migrating
+    assert await _tables(engine) >= TABLES
+
+
 async def test_migrating_again_changes_nothing(engine: AsyncEngine) -> None:
     await publish(engine, days_ago(0), downloads("flask", 1))
     before = await _tables(engine)
