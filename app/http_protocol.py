@@ -33,6 +33,9 @@ MAX_TARGET_BYTES = 24 * 1024
 MAX_HEADERS_BYTES = 16 * 1024
 """Of all the headers of a request together."""
 
+LONG_TARGET = 414, f"A path with its query may have {MAX_TARGET_BYTES} bytes."
+LONG_HEADERS = 431, f"Headers may have {MAX_HEADERS_BYTES} bytes together."
+
 MAX_BODY_BYTES = 16 * 1024
 """No request needs a body, though some clients send a small one."""
 
@@ -104,7 +107,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         if self._head_timer:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_TARGET_BYTES + MAX_HEADERS_BYTES:
-                self._refuse(431, f"Headers may have {MAX_HEADERS_BYTES} bytes together.")
+                is_target = self._has_head_begun and len(self.url) > MAX_TARGET_BYTES
+                self._refuse(*(LONG_TARGET if is_target else LONG_HEADERS))
         elif self._has_head_begun or not self._is_answering():
             # Most heads come in one piece and need no timer. After blank lines, and what is left of
             # a body, uvicorn has stopped its own.
@@ -118,7 +122,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self._has_head_begun = False
         self._stop_waiting()
         if len(self.url) > MAX_TARGET_BYTES:
-            self._refusal = 414, f"A path with its query may have {MAX_TARGET_BYTES} bytes."
+            self._refusal = LONG_TARGET
             raise _RefusedError
         given = dict(self.headers)
         if b"transfer-encoding" in given:
@@ -130,7 +134,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             self._refusal = 413, f"A body may have {MAX_BODY_BYTES} bytes; none is needed."
             raise _RefusedError
         if sum(map(len, chain.from_iterable(self.headers))) > MAX_HEADERS_BYTES:
-            self._refusal = 431, f"Headers may have {MAX_HEADERS_BYTES} bytes together."
+            self._refusal = LONG_HEADERS
             raise _RefusedError
         if length is not None or not self._is_answered_at_once():
             super().on_headers_complete()
