@@ -24,8 +24,17 @@ from app.ingest.plausibility import thresholds_of
 from app.ingest.source import Reading, Source, open_source
 from app.settings import IngestSource, load_settings
 
-STATEMENT_CHARACTERS = 48
-"""Of a statement, which tell it from the others."""
+STAGES = {
+    "ANALYZE staged_downloads": "statistics of what is staged",
+    "SELECT count(*) AS packages": "the day's digest",
+    "INSERT INTO staged_downloads": "all packages together",
+    "INSERT INTO packages": "new packages",
+    "INSERT INTO daily_downloads": "the rows into their month",
+    "UPDATE packages SET last_seen": "figures of packages, and their ranks",
+    "INSERT INTO top_packages": "rankings: most downloaded",
+    "INSERT INTO trending_packages": "rankings: trending",
+}
+"""By what their statements begin with. Those that are not here are short."""
 
 
 class TimedSource:
@@ -62,7 +71,7 @@ class TimedSource:
 
 
 def time_statements(engine: AsyncEngine) -> Mapping[str, float]:
-    """Seconds by statement, counted from now on."""
+    """Seconds by stage, counted from now on."""
     seconds: defaultdict[str, float] = defaultdict(float)
     began = 0.0
 
@@ -71,8 +80,9 @@ def time_statements(engine: AsyncEngine) -> Mapping[str, float]:
         began = time.perf_counter()
 
     def after(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        label = re.sub(r"\s+", " ", statement).strip()[:STATEMENT_CHARACTERS]
-        seconds[label] += time.perf_counter() - began
+        words = " ".join(statement.split())
+        stage = next((name for begin, name in STAGES.items() if words.startswith(begin)), "others")
+        seconds[stage] += time.perf_counter() - began
 
     event.listen(engine.sync_engine, "before_cursor_execute", before)
     event.listen(engine.sync_engine, "after_cursor_execute", after)

@@ -284,6 +284,8 @@ def _chart(sizes: Sequence[Size]) -> Figure:
             packages, [size.reads[endpoint].p50_ms for size in longest], "o-", label=endpoint
         )
     reads.set(title=f"A cold read, {days} days: p50, ms", xlabel="packages", xscale="log")
+    reads.set_xticks(packages, [f"{number // 1000}k" for number in packages])
+    reads.minorticks_off()
     for number in packages:
         same = [size for size in sizes if size.packages == number]
         held = [size.days for size in same]
