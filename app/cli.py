@@ -35,7 +35,6 @@ from app.dumps.folder import DumpFolder
 from app.dumps.listing import DumpFormat
 from app.dumps.store import DumpStore
 from app.errors import DayNotPublishedError, StatsError
-from app.garbage import look_for_garbage_less_often
 from app.ingest import pipeline, verification
 from app.ingest.plan import cadence_of, days_to_backfill, days_to_seed
 from app.ingest.plausibility import thresholds_of
@@ -49,6 +48,7 @@ from app.ingest.runs import (
     release_plausible,
 )
 from app.ingest.source import open_source
+from app.interpreter import look_for_garbage_less_often
 from app.logs import configure_logging
 from app.reports import history_report, status_report
 from app.settings import IngestSource, Settings, load_settings

@@ -43,9 +43,9 @@ from app.db.rankings_repository import RankingsRepository
 from app.db.runs_repository import RunsRepository
 from app.dumps.folder import DumpFolder
 from app.errors import SettingsError
-from app.garbage import look_for_garbage_less_often
 from app.ingest.plan import cadence_of, due_at, read_again_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
+from app.interpreter import look_for_garbage_less_often, take_short_turns
 from app.logs import RequestLineWriter, configure_logging
 from app.metrics import forget_ended_processes
 from app.settings import IngestSource, Settings, load_settings
@@ -66,6 +66,7 @@ def create_app_from_environment() -> FastAPI:
     forget_ended_processes()
     app = create_app(settings, settings.database_url.get_secret_value())
     look_for_garbage_less_often()
+    take_short_turns()
     return app
 
 

@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import job_engine
 from app.downloads import Batch, PublishedDay
-from app.garbage import look_for_garbage_less_often
 from app.ingest.pipeline import ingest_day
 from app.ingest.plausibility import thresholds_of
 from app.ingest.source import Reading, Source, open_source
+from app.interpreter import look_for_garbage_less_often
 from app.settings import IngestSource, load_settings
 
 STAGES = {

@@ -6,11 +6,13 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from hashlib import blake2b
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import google.auth
 import google.auth.exceptions
+import orjson
 import requests
 from google.api_core.client_options import ClientOptions
 from google.api_core.exceptions import (
@@ -43,7 +45,7 @@ Result = TypeVar("Result")
 
 PAGE_ROWS = 10_000
 """Rows asked for at a time; BigQuery may send fewer. To take the JSON of a page apart keeps the
-service's process from answering for some 20 ms.
+service's process from answering for some 5 ms.
 """
 
 RETRY_SECONDS = 60
@@ -91,6 +93,8 @@ class BigQuerySource:
         max_bytes_billed: int,
     ) -> None:
         self._client = client
+        # Python's own json takes four times as long, in which nothing else is done in the process.
+        client._http.hooks["response"] = [_read_by_orjson]  # noqa: SLF001 - has no other way in
         self._table = table
         self._columns = columns_with(breakdowns)
         self._query = day_query(table, self._columns)
@@ -198,6 +202,15 @@ def create_source(settings: Settings) -> BigQuerySource:
         breakdowns=settings.breakdowns_of(IngestSource.BIGQUERY),
         max_bytes_billed=settings.bigquery_max_bytes_billed,
     )
+
+
+def _read_by_orjson(response: requests.Response, *_: object, **__: object) -> None:
+    """Have what Google's client asks a response for, which is its JSON, read by orjson."""
+    response.json = partial(_json_of, response)  # type: ignore[method-assign]
+
+
+def _json_of(response: requests.Response) -> Any:
+    return orjson.loads(response.content)
 
 
 def _create_client(settings: Settings) -> bigquery.Client:

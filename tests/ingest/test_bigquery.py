@@ -135,6 +135,15 @@ async def test_every_rule(table: Table) -> None:
     assert rows == {}
 
 
+async def test_answers_are_read_by_what_is_fast(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table.insert(Event(project="requests"))
+    source = table.source()
+    monkeypatch.setattr("requests.models.complexjson.loads", None)
+    assert set(await table.read(source)) == {"requests"}
+
+
 async def test_sums_over_everything_at_once(table: Table) -> None:
     """The same events under the spellings of one name."""
     spellings = ("Zope.Interface", "zope_interface", "zope--interface", "ZOPE-._-INTERFACE")

@@ -1,9 +1,13 @@
-"""How often Python looks for objects that only refer to each other."""
+"""What Python is told about its own work, as a process starts."""
 
 import gc
+import sys
 
 YOUNG_OBJECTS = 20_000
 """That may be made before the garbage among them is looked for; Python's own choice is 700."""
+
+TURN_SECONDS = 0.0005
+"""That a thread may keep others from the interpreter; Python's own choice is ten times that."""
 
 
 def look_for_garbage_less_often() -> None:
@@ -14,3 +18,10 @@ def look_for_garbage_less_often() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
+
+
+def take_short_turns() -> None:
+    """A request that is answered while a thread of the ingest checks rows waits for its turn
+    several times.
+    """
+    sys.setswitchinterval(TURN_SECONDS)
