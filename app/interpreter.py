@@ -2,12 +2,17 @@
 
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 YOUNG_OBJECTS = 20_000
 """That may be made before the garbage among them is looked for; Python's own choice is 700."""
 
 TURN_SECONDS = 0.0005
 """That a thread may keep others from the interpreter; Python's own choice is ten times that."""
+
+USUAL_TURN_SECONDS = sys.getswitchinterval()
+"""To come back to, also when several had it changed at a time."""
 
 
 def look_for_garbage_less_often() -> None:
@@ -20,8 +25,11 @@ def look_for_garbage_less_often() -> None:
     gc.set_threshold(YOUNG_OBJECTS)
 
 
-def take_short_turns() -> None:
-    """A request that is answered while a thread of the ingest checks rows waits for its turn
-    several times.
-    """
+@contextmanager
+def short_turns() -> Iterator[None]:
+    """For work in threads beside requests, each of which waits for its turn several times."""
     sys.setswitchinterval(TURN_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(USUAL_TURN_SECONDS)

@@ -45,7 +45,7 @@ from app.dumps.folder import DumpFolder
 from app.errors import SettingsError
 from app.ingest.plan import cadence_of, due_at, read_again_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
-from app.interpreter import look_for_garbage_less_often, take_short_turns
+from app.interpreter import look_for_garbage_less_often
 from app.logs import RequestLineWriter, configure_logging
 from app.metrics import forget_ended_processes
 from app.settings import IngestSource, Settings, load_settings
@@ -66,7 +66,6 @@ def create_app_from_environment() -> FastAPI:
     forget_ended_processes()
     app = create_app(settings, settings.database_url.get_secret_value())
     look_for_garbage_less_often()
-    take_short_turns()
     return app
 
 

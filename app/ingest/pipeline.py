@@ -27,6 +27,7 @@ from app.errors import (
 from app.ingest.plausibility import Thresholds, Verdict, judge
 from app.ingest.rows import Rejected, RowCheck
 from app.ingest.source import Source
+from app.interpreter import short_turns
 from app.retries import attempts
 from app.settings import IngestSource
 
@@ -106,7 +107,8 @@ async def ingest_day(
         await _check_admissible(repository, origin, day, retention_days, replace_sample)
         await repository.begin_staging()
         read_at = datetime.now(UTC)
-        rejected = await _stage(repository, source, day, lock, progress)
+        with short_turns():
+            rejected = await _stage(repository, source, day, lock, progress)
         figures = await repository.figures_of_staged(day, origin)
         await connection.commit()
         publish = _Publish(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from datetime import date
@@ -905,3 +906,23 @@ async def test_what_is_downloaded_most_is_numbered_first(engine: AsyncEngine) ->
     async with connect(engine) as connection:
         names = await connection.scalars(select(packages.c.name).order_by(packages.c.id))
     assert list(names) == [ALL_PACKAGES, "b", "c", "a", "e", "d"]
+
+
+async def test_while_rows_are_read_threads_take_short_turns(engine: AsyncEngine) -> None:
+    turns: list[float] = []
+
+    class Watching(GivenSource):
+        async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+            async for batch in super()._batches(day):
+                turns.append(sys.getswitchinterval())
+                yield batch
+
+    usual = sys.getswitchinterval()
+    rows: list[PackageDownloads | Exception] = [downloads("flask", 1), SourceError("cut off")]
+    with pytest.raises(SourceError):
+        await pipeline.ingest_day(
+            engine, Watching({days_ago(0): rows}), days_ago(0), retention_days=RETENTION_DAYS
+        )
+    assert turns
+    assert max(turns) < usual
+    assert sys.getswitchinterval() == usual
