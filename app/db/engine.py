@@ -100,6 +100,11 @@ class _Shared:
 
     in_use: int = 0
 
+    generation: int = 0
+    """Of connections. One that is lost ends its generation: as a rule the server was started anew,
+    and the driver has yet to find out about the others, which nobody gets any more.
+    """
+
     is_over: bool = False
     """The engine was disposed of. What it is used for from then on has a pool of its own."""
 
@@ -109,6 +114,17 @@ class _Shared:
         else:
             self.kept.append(connection)
 
+    def is_sound(self, connection: AsyncConnection) -> bool:
+        generation = connection.info.setdefault(_GENERATION, self.generation)
+        return bool(generation == self.generation) and not driver_of(connection).is_closed()
+
+    def end(self, generation: int) -> None:
+        """One of it is lost. Those of the next may be in use already."""
+        self.generation = max(self.generation, generation + 1)
+
+
+_GENERATION = "generation"
+"""By which a connection, for as long as it is open, has its generation with it."""
 
 _shared: WeakKeyDictionary[Engine, _Shared] = WeakKeyDictionary()
 """What is kept holds its engine: both go when that is disposed of."""
@@ -248,10 +264,12 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """
     async with _Turn(engine) as shared:
         connection = await _take(engine, shared)
+        generation = shared.generation
         try:
             yield connection
         except (DBAPIError, TimeoutError, asyncpg.PostgresError, *LOST) as error:
             if _is_lost(error):
+                shared.end(generation)
                 await connection.invalidate()
             _check_available(engine, error)
             raise
@@ -292,9 +310,10 @@ async def _take(engine: AsyncEngine, shared: _Shared) -> AsyncConnection:
     """One that is kept, or one from the pool, which has one for each turn."""
     while True:
         connection = shared.kept.pop() if shared.kept else await _from_pool(engine)
-        # After a restart of the server none is open any more.
-        if not driver_of(connection).is_closed():
+        if shared.is_sound(connection):
             return connection
+        # Nobody is there to say farewell to.
+        driver_of(connection).terminate()
         await _give_up(connection)
 
 
@@ -376,6 +395,7 @@ async def _fetch_raw(
 ) -> list[asyncpg.Record]:
     async with _Turn(engine) as shared:
         connection = await _take(engine, shared)
+        generation = shared.generation
         try:
             rows: list[asyncpg.Record] = await driver_of(connection).fetch(statement, *arguments)
         except BaseException as error:
@@ -385,11 +405,7 @@ async def _fetch_raw(
             else:
                 await _give_up(connection)
             if isinstance(error, LOST):
-                # As a rule all are, and the driver has yet to find out. None is waited for.
-                while shared.kept:
-                    other = shared.kept.pop()
-                    driver_of(other).terminate()
-                    await _give_up(other)
+                shared.end(generation)
             if isinstance(error, Exception):
                 _check_available(engine, error)
             raise

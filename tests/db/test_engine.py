@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -7,7 +7,8 @@ import asyncpg
 import pytest
 from asyncpg.prepared_stmt import PreparedStatement
 from prometheus_client import REGISTRY
-from sqlalchemy import func, literal_column, select, text
+from sqlalchemy import event, func, literal_column, select, text
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -114,22 +115,80 @@ async def test_nor_is_it_where_nothing_goes_through_sqlalchemy(
 @pytest.mark.parametrize(
     "error", [asyncpg.ConnectionDoesNotExistError, asyncpg.InternalClientError]
 )
-async def test_one_that_is_lost_takes_with_it_those_that_nobody_uses(
-    database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+@pytest.mark.parametrize("used_by", ["recent", "publication"])
+async def test_where_one_is_lost_no_other_of_its_time_is_used(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, error: type[Exception], used_by: str
 ) -> None:
-    """The driver has yet to find out about them."""
+    """The driver has yet to find out about them, be they kept or in SQLAlchemy's pool."""
     serving = create_engine(database_url, autocommit=True)
     repository = DownloadsRepository(serving, 180)
-    await asyncio.gather(*(repository.recent("flask") for _ in range(POOL_SIZE)))
-    monkeypatch.setattr(asyncpg.Connection, "fetch", _failing_once(asyncpg.Connection.fetch, error))
-    assert await repository.recent("flask") is None
-
-    async def is_one_left() -> bool:
-        async with connect(engine) as connection:
-            return bool(await connection.scalar(OTHERS) == 1)
-
-    await until(is_one_left)
+    opened = _opened(serving)
+    await asyncio.gather(
+        *(
+            repository.recent("flask") if used_by == "recent" else repository.publication()
+            for _ in range(POOL_SIZE)
+        )
+    )
+    assert len(opened) == POOL_SIZE
+    failed = _lose(opened, error, monkeypatch)
+    for _ in range(POOL_SIZE):
+        assert await repository.recent("flask") is None
+    assert len(failed) == 1
     await serving.dispose()
+
+
+async def test_those_that_are_lost_take_none_with_them_that_was_opened_since(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = create_engine(database_url, autocommit=True)
+    repository = DownloadsRepository(serving, 180)
+    opened = _opened(serving)
+    await asyncio.gather(*(repository.recent("flask") for _ in range(POOL_SIZE)))
+    is_one_answered = asyncio.Event()
+    failed = _lose(opened, asyncpg.ConnectionDoesNotExistError, monkeypatch, is_one_answered)
+    asking = [asyncio.create_task(repository.recent("flask")) for _ in range(POOL_SIZE)]
+    await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+    is_one_answered.set()
+    await asyncio.gather(*asking)
+    await asyncio.gather(*(repository.recent("flask") for _ in range(POOL_SIZE)))
+    assert (len(failed), len(opened)) == (POOL_SIZE, 2 * POOL_SIZE)
+    await serving.dispose()
+
+
+def _opened(engine: AsyncEngine) -> list[object]:
+    """The driver's connections, as they are opened."""
+    opened: list[object] = []
+
+    def add(connection: AsyncAdapt_asyncpg_connection, _: object) -> None:
+        opened.append(connection.driver_connection)
+
+    event.listen(engine.sync_engine, "connect", add)
+    return opened
+
+
+def _lose(
+    opened: Sequence[object],
+    error: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    others_wait_for: asyncio.Event | None = None,
+) -> list[object]:
+    """Makes what was opened fail. Gives those that were used after; all but the first fail when
+    they may.
+    """
+    lost = set(opened)
+    used: list[object] = []
+    fetch = asyncpg.Connection.fetch
+
+    async def failing(connection: asyncpg.Connection, *arguments: object) -> object:
+        if connection in lost:
+            used.append(connection)
+            if len(used) > 1 and others_wait_for:
+                await others_wait_for.wait()
+            raise error("lost")
+        return await fetch(connection, *arguments)
+
+    monkeypatch.setattr(asyncpg.Connection, "fetch", failing)
+    return used
 
 
 async def test_one_that_is_lost_is_used_by_nobody(
