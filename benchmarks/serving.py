@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import mean, median
@@ -32,16 +31,18 @@ MAX_P99_TO_P50_COLD = 6.0
 LEAST_304_PACE = 0.97
 """Of the rate of whole answers: as fast, but for what two measurements differ."""
 
-ROUNDS_304 = 3
-"""For each of others. What it is compared with is so near that it takes many to tell."""
+TURNS_304 = 3
+"""A round, for one of others. What it is compared with is so near that it takes many to tell."""
 
 SAMPLED_PACKAGES = 200
 """Whose mean answer the bare function sends where every request asks for another package."""
 
 METHOD = (
     "wrk, {connections} connections on one thread, loads a bare uvicorn function and the service "
-    "in turns, {rounds} rounds of {seconds:g} s each, {rounds_304} of a 304; figures are medians "
-    "of the rounds, and the ratio is that of the two in the same round. {packages:,} packages, 180 "
+    "in turns of {seconds:g} s, one each in each of {rounds} rounds, {turns_304} for a 304. Each "
+    "round starts both anew, since of two processes with the same code one may be a tenth faster. "
+    "Figures are medians of all turns, and the ratio is that of two turns that follow each other. "
+    "{packages:,} packages, 180 "
     "days, {workers} worker(s). The bare function sends the same bytes with the same content "
     "headers, and few others. The service runs as it ships, its limits set out of reach, its "
     "request log going to a file. Hot answers were given before, but for the 404, which is not "
@@ -128,13 +129,22 @@ COLD = (
 )
 
 
+PARTS: tuple[tuple[Sequence[Case], dict[str, str]], ...] = (
+    (HOT, {}),
+    (LOG_OFF, {"REQUEST_LOG": "false"}),
+    (COLD, {"RESPONSE_CACHE_MAX_BYTES": "0"}),
+)
+"""What is asked of a service with which settings."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     case: Case
-    service: Sequence[Measured]
-    bare: Sequence[Measured]
+    service: list[Measured] = field(default_factory=list)
+    bare: list[Measured] = field(default_factory=list)
+    """In the same rounds."""
 
-    whole: Sequence[Measured] = ()
+    whole: list[Measured] = field(default_factory=list)
     """The same without a tag in the request, where that is what makes the answer 304."""
 
     @property
@@ -172,22 +182,21 @@ class Form:
         return (case for case in cases if self.all_cases or case.is_judged)
 
 
-def run(form: Form) -> Iterator[Result]:
+def run(form: Form) -> list[Result]:
+    parts = [([Result(case) for case in form.measured(cases)], of) for cases, of in PARTS]
     with postgres() as server_url:
         database_url = asyncio.run(served_database(server_url, form.packages))
-        started = partial(service, database_url, workers=form.workers)
-        with started() as server:
-            for case in form.measured(HOT):
-                yield _hot(server, case, form)
-        with started(REQUEST_LOG="false") as server:
-            for case in form.measured(LOG_OFF):
-                yield _hot(server, case, form)
-        with started(RESPONSE_CACHE_MAX_BYTES="0") as server:
-            for case in form.measured(COLD):
-                yield _cold(server, case, form)
+        for number in range(form.rounds):
+            for results, settings in parts:
+                with service(database_url, workers=form.workers, **settings) as server:
+                    for result in results:
+                        progress(f"round {number + 1} of {form.rounds}: {result.case.name}")
+                        (_cold if result.case in COLD else _hot)(server, result, form)
+    return [result for results, _ in parts for result in results]
 
 
-def _hot(server: Server, case: Case, form: Form) -> Result:
+def _hot(server: Server, result: Result, form: Form) -> None:
+    case = result.case
     path = next(case.targets(map(package_name, count(1))))
     headers = case.headers
     if case.status == 304:
@@ -196,46 +205,43 @@ def _hot(server: Server, case: Case, form: Form) -> Result:
     if answer.status_code != case.status:
         raise BenchmarkError(f"{path} was answered with status {answer.status_code}")
     with bare_function(answer, workers=form.workers) as bare:
-        return _in_turns(case, server, bare, Load(path, headers), form)
+        for _ in range(TURNS_304 if case.status == 304 else 1):
+            _measure(result, server, bare, Load(path, headers), form.seconds)
 
 
-def _cold(server: Server, case: Case, form: Form) -> Result:
+def _cold(server: Server, result: Result, form: Form) -> None:
     order = list(range(1, form.packages + 1))
     random.Random(SEED).shuffle(order)
     paths = bench_dir() / "cold.paths"
-    listed = list(case.targets(map(package_name, order)))
+    listed = list(result.case.targets(map(package_name, order)))
     paths.write_text("\n".join(listed) + "\n")
     with httpx.Client(base_url=server.url, headers={"accept-encoding": "identity"}) as client:
         sizes = [len(client.get(path).content) for path in listed[:SAMPLED_PACKAGES]]
     with bare_function(b" " * round(mean(sizes)), workers=form.workers) as bare:
-        return _in_turns(case, server, bare, Load(paths=paths), form)
+        _measure(result, server, bare, Load(paths=paths), form.seconds)
 
 
-def _in_turns(case: Case, server: Server, bare: Server, load: Load, form: Form) -> Result:
-    plain = Load(headers=load.headers, paths=load.paths)
-    asked = SAMPLED_PACKAGES
-    ours: list[Measured] = []
-    others: list[Measured] = []
-    whole: list[Measured] = []
-    turns = [(bare, plain, others), (server, load, ours)]
+def _measure(result: Result, server: Server, bare: Server, load: Load, seconds: float) -> None:
+    """One after the other. Who was first is last the next time, so that a machine that gets slower
+    is so for both.
+    """
+    case = result.case
+    turns = [
+        (bare, Load(headers=load.headers, paths=load.paths), result.bare),
+        (server, load, result.service),
+    ]
     if case.status == 304:
-        turns.append((server, Load(load.path), whole))
-    for _ in range(form.rounds * (ROUNDS_304 if case.status == 304 else 1)):
-        for asked_one, its_load, measured in turns:
-            measured.append(measure(asked_one, its_load, form.seconds, skip=asked))
-        asked += ours[-1].requests
-        # Who was first is last, so that a machine that gets slower is so for both.
-        turns.reverse()
-        if ours[-1].not_ok != (ours[-1].requests if case.status >= 400 else 0):
-            raise BenchmarkError(
-                f"{case.name}: {ours[-1].not_ok} of {ours[-1].requests} answers were errors"
-            )
-    result = Result(case, ours, others, whole)
+        turns.append((server, Load(load.path), result.whole))
+    asked = SAMPLED_PACKAGES + sum(measured.requests for measured in result.service)
+    for asked_one, its_load, measured in turns[:: -1 if len(result.service) % 2 else 1]:
+        measured.append(measure(asked_one, its_load, seconds, skip=asked))
+    ours = result.service[-1]
+    if ours.not_ok != (ours.requests if case.status >= 400 else 0):
+        raise BenchmarkError(f"{case.name}: {ours.not_ok} of {ours.requests} answers were errors")
     progress(
-        f"{case.name}: {median(round_.requests_per_second for round_ in ours):,.0f} requests/s, "
-        f"{result.ratio:.1%} of the bare function"
+        f"{ours.requests_per_second:,.0f} requests/s, "
+        f"{ours.requests_per_second / result.bare[-1].requests_per_second:.1%} of the bare function"
     )
-    return result
 
 
 def _row(result: Result) -> list[str]:
@@ -273,9 +279,9 @@ def _other_targets(results: dict[str, Result]) -> list[list[str]]:
     known = results["recent, 304"]
     paces = _paces(known.service, known.whole)
     judged = verdict(
-        median(paces) >= LEAST_304_PACE, f"≥ {LEAST_304_PACE}: no slower, within what rounds differ"
+        median(paces) >= LEAST_304_PACE, f"≥ {LEAST_304_PACE}: no slower, within what turns differ"
     )
-    told = f"{median(paces):.2f}, in the rounds {min(paces):.2f} to {max(paces):.2f}"
+    told = f"{median(paces):.2f}, in the turns {min(paces):.2f} to {max(paces):.2f}"
     rows.append(["304 to 200, recent", told, judged])
     return rows
 
@@ -288,9 +294,7 @@ def report(results: Sequence[Result], form: Form) -> Report:
     return Report(
         name="serving",
         title="Serving, next to a bare function",
-        method=METHOD.format(
-            connections=CONNECTIONS, rounds_304=form.rounds * ROUNDS_304, **asdict(form)
-        ),
+        method=METHOD.format(connections=CONNECTIONS, turns_304=TURNS_304, **asdict(form)),
         tables=[
             Table("Requests", columns, [_row(result) for result in results]),
             Table(
@@ -352,7 +356,7 @@ def serving(
         workers=workers,
         all_cases=not quick,
     )
-    report(list(run(form)), form).save(results_folder(output))
+    report(run(form), form).save(results_folder(output))
 
 
 if __name__ == "__main__":
