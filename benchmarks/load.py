@@ -64,14 +64,14 @@ def check_installed() -> None:
         )
 
 
-def measure(server: Server, load: Load, seconds: float, *, skip: int = 0) -> Measured:
+def measure(server: Server, load: Load, seconds: int, *, skip: int = 0) -> Measured:
     with loading(server, load, seconds, skip=skip) as running:
         return running.finish()
 
 
 @contextmanager
 def loading(
-    server: Server, load: Load, seconds: float = LONGEST_SECONDS, *, skip: int = 0
+    server: Server, load: Load, seconds: int = LONGEST_SECONDS, *, skip: int = 0
 ) -> Iterator["RunningLoad"]:
     """A load that goes on meanwhile, until it is finished or its time is over."""
     process = subprocess.Popen(
@@ -122,11 +122,11 @@ class RunningLoad:
         )
 
 
-def _command(server: Server, load: Load, seconds: float, skip: int) -> Sequence[str]:
+def _command(server: Server, load: Load, seconds: int, skip: int) -> Sequence[str]:
     headers = [f"--header={name}: {value}" for name, value in load.headers.items()]
     return [
         *("wrk", "--threads=1", f"--connections={load.connections}"),
-        *(f"--duration={max(round(seconds), 1)}s", "--timeout=10s", f"--script={SCRIPT}"),
+        *(f"--duration={seconds}s", "--timeout=10s", f"--script={SCRIPT}"),
         *headers,
         server.url + load.path,
         *("--", str(load.paths or "-"), str(skip), str(load.pause_ms)),

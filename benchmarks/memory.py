@@ -171,15 +171,15 @@ def _chart(samples: Sequence[Sample]) -> Figure:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Few packages and requests: about half a minute.")
+@click.option("--quick", is_flag=True, help="Few packages and requests: a quarter of a minute.")
 @click.option("--packages", type=click.IntRange(min=2_000), help="Default: 20,000; quick 2,000.")
-@click.option("--requests", type=click.IntRange(min=1), help="Default: 2,000,000; quick 100,000.")
+@click.option("--requests", type=click.IntRange(min=1), help="Default: 2,000,000; quick 50,000.")
 @output_option
 def memory(quick: bool, packages: int | None, requests: int | None, output: Path | None) -> None:
     """Measure the memory of a server process over many requests."""
     check_installed()
     packages = packages or (2_000 if quick else 20_000)
-    requests = requests or (100_000 if quick else FULL_REQUESTS)
+    requests = requests or (50_000 if quick else FULL_REQUESTS)
     report(run(packages, requests), packages, requests).save(results_folder(output))
 
 
