@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +36,10 @@ class Measured:
     @property
     def requests_per_second(self) -> float:
         return self.requests / self.seconds
+
+    @property
+    def bytes_per_request(self) -> float:
+        return self.bytes / self.requests
 
     @property
     def bytes_per_second(self) -> float:
@@ -89,7 +92,6 @@ class RunningLoad:
     def __init__(self, server: Server, process: subprocess.Popen[bytes]) -> None:
         self._server = server
         self._process = process
-        self._began = time.monotonic()
         self._cpu_seconds = server.cpu_seconds()
 
     def stop(self) -> Measured:
@@ -101,7 +103,6 @@ class RunningLoad:
         """What was measured when its time is over."""
         output, _ = self._process.communicate()
         cpu_seconds = self._server.cpu_seconds() - self._cpu_seconds
-        elapsed = time.monotonic() - self._began
         _, found, told = output.decode().partition("MEASURED ")
         if not found:
             raise BenchmarkError(f"wrk failed: {output.decode().strip()}")
@@ -110,13 +111,14 @@ class RunningLoad:
             raise BenchmarkError(
                 f"{counts['broken']} of {counts['requests']} requests were not answered"
             )
+        seconds = counts["microseconds"] / 1e6
         return Measured(
             requests=counts["requests"],
-            seconds=counts["microseconds"] / 1e6,
+            seconds=seconds,
             bytes=counts["bytes"],
             p50_ms=counts["p50_us"] / 1000,
             p99_ms=counts["p99_us"] / 1000,
-            cpu_percent=100 * cpu_seconds / elapsed,
+            cpu_percent=100 * cpu_seconds / seconds,
             rss_bytes=self._server.rss_bytes(),
             not_ok=counts["not_ok"],
         )

@@ -74,9 +74,10 @@ def sequence(packages: int) -> Iterator[str]:
         f"/api/packages/{package_name(rank)}/{endpoint}"
         for endpoint in ENDPOINTS
         for rank in range(1, packages + 1)
-    ][:DISTINCT_URLS]
+    ]
     choice = random.Random(SEED)
     choice.shuffle(urls)
+    del urls[DISTINCT_URLS:]
     popular = urls[:POPULAR_URLS]
     for number in count():
         yield urls[number % len(urls)]

@@ -46,7 +46,8 @@ METHOD = (
     "kept. With cold ones the cache is off, each request asks for another package until all were "
     "asked for, and the bare function sends bytes of the mean size; rankings have one address, and "
     "those who ask for it at a time share its answer. CPU and RSS are those of the service's "
-    "processes, CPU of one core. All of it shares the machine: wrk, the server, Postgres."
+    "processes, CPU of one core, RSS after this case and those before it. All of it shares the "
+    "machine: wrk, the server, Postgres."
 )
 
 
@@ -235,12 +236,15 @@ def _measure(result: Result, server: Server, bare: Server, load: Load, seconds: 
     asked = SAMPLED_PACKAGES + sum(measured.requests for measured in result.service)
     for asked_one, its_load, measured in turns[:: -1 if len(result.service) % 2 else 1]:
         measured.append(measure(asked_one, its_load, seconds, skip=asked))
-    ours = result.service[-1]
-    if ours.not_ok != (ours.requests if case.status >= 400 else 0):
-        raise BenchmarkError(f"{case.name}: {ours.not_ok} of {ours.requests} answers were errors")
+    ours, bare_one = result.service[-1], result.bare[-1]
+    for one in (ours, bare_one):
+        if one.not_ok != (one.requests if case.status >= 400 else 0):
+            raise BenchmarkError(f"{case.name}: {one.not_ok} of {one.requests} answers were errors")
+    if result.whole and ours.bytes_per_request >= result.whole[-1].bytes_per_request:
+        raise BenchmarkError(f"{case.name}: whole answers came instead")
     progress(
         f"{ours.requests_per_second:,.0f} requests/s, "
-        f"{ours.requests_per_second / result.bare[-1].requests_per_second:.1%} of the bare function"
+        f"{ours.requests_per_second / bare_one.requests_per_second:.1%} of the bare function"
     )
 
 

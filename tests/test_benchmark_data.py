@@ -1,6 +1,7 @@
 """What the benchmarks measure with is the same in every run, consistent, and as skewed as PyPI."""
 
 from datetime import timedelta
+from itertools import islice
 from statistics import mean
 
 import numpy as np
@@ -18,6 +19,7 @@ from benchmarks.data import (
     monthly_downloads,
     package_name,
 )
+from benchmarks.memory import ENDPOINTS, REQUESTS_PER_NEW_URL, sequence
 from tests.days import fault_of
 
 
@@ -78,3 +80,8 @@ def test_days_are_in_order_and_end_with_the_last() -> None:
     days = days_before(LAST_DAY, 180)
     assert days == sorted(set(days))
     assert (len(days), days[-1]) == (180, LAST_DAY)
+
+
+def test_memory_is_measured_with_every_endpoint_and_argument() -> None:
+    new = islice(sequence(20_000), 0, 2_000 * REQUESTS_PER_NEW_URL, REQUESTS_PER_NEW_URL)
+    assert {path.split("/", 4)[4] for path in new} == set(ENDPOINTS)
