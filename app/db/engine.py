@@ -115,8 +115,10 @@ class _Shared:
             self.kept.append(connection)
 
     def is_sound(self, connection: AsyncConnection) -> bool:
-        generation = connection.info.setdefault(_GENERATION, self.generation)
-        return bool(generation == self.generation) and not driver_of(connection).is_closed()
+        return (
+            connection.info[_GENERATION] == self.generation
+            and not driver_of(connection).is_closed()
+        )
 
     def end(self, generation: int) -> None:
         """One of it is lost. Those of the next may be in use already."""
@@ -260,7 +262,8 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A connection from the pool, for those who wait in their order. What is not committed when it
     ends is rolled back.
 
-    Raises `DatabaseUnavailableError` when Postgres can't be reached, or goes away.
+    Raises `DatabaseUnavailableError` when Postgres can't be reached, or goes away, or when what is
+    done meanwhile ends with a `TimeoutError`, which is the driver's.
     """
     async with _Turn(engine) as shared:
         connection = await _take(engine, shared)
@@ -274,7 +277,7 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             _check_available(engine, error)
             raise
         finally:
-            await connection.close()
+            await _give_back(connection)
 
 
 class _Turn:
@@ -284,7 +287,9 @@ class _Turn:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._shared = _shared.setdefault(engine.sync_engine, _Shared())
+        self._shared = _shared.get(engine.sync_engine) or _shared.setdefault(
+            engine.sync_engine, _Shared()
+        )
 
     async def __aenter__(self) -> _Shared:
         turns = self._shared.turns
@@ -309,7 +314,9 @@ class _Turn:
 async def _take(engine: AsyncEngine, shared: _Shared) -> AsyncConnection:
     """One that is kept, or one from the pool, which has one for each turn."""
     while True:
+        generation = shared.generation
         connection = shared.kept.pop() if shared.kept else await _from_pool(engine)
+        connection.info.setdefault(_GENERATION, generation)
         if shared.is_sound(connection):
             return connection
         # Nobody is there to say farewell to.
@@ -328,6 +335,15 @@ async def _from_pool(engine: AsyncEngine) -> AsyncConnection:
         if (getattr(cause, "sqlstate", None) or "").startswith(REFUSED):
             kind = DatabaseRefusedError
         raise kind(f"{_database(engine)} can't be reached: {cause}") from error
+
+
+async def _give_back(connection: AsyncConnection) -> None:
+    """Where it was lost while nothing was asked of it, there is nothing to roll back any more."""
+    try:
+        await connection.close()
+    except (DBAPIError, *LOST) as error:
+        if not _is_lost(error):
+            raise
 
 
 async def _give_up(connection: AsyncConnection) -> None:

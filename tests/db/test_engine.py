@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import event, func, literal_column, select, text
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import (
@@ -20,6 +20,7 @@ from app.db.engine import (
     connect,
     count_connections,
     create_engine,
+    driver_of,
     fetch,
     fetch_raw,
 )
@@ -58,6 +59,41 @@ async def test_a_connection_that_is_cut_is_unavailable_and_the_next_one_works(
             await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
     async with connect(engine) as connection:
         assert await connection.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.parametrize("is_noticed", [False, True])
+@pytest.mark.parametrize("autocommit", [False, True])
+async def test_one_that_is_cut_while_nothing_is_asked_of_it_hides_nothing(
+    database_url: str, engine: AsyncEngine, autocommit: bool, is_noticed: bool
+) -> None:
+    """As while an ingest reads its source: there is nothing to roll back any more."""
+    own = create_engine(database_url, autocommit=autocommit)
+
+    async def cut(connection: AsyncConnection) -> None:
+        await connection.execute(text("SELECT 1"))
+        driver = driver_of(connection)
+        async with connect(engine) as other:
+            assert await other.scalar(END_OTHERS) == 1
+        if is_noticed:
+            await until(partial(_is_closed, driver))
+
+    async def fail() -> None:
+        async with connect(own) as connection:
+            await cut(connection)
+            raise ZeroDivisionError
+
+    for _ in range(POOL_SIZE):
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+        assert await fetch(own, text("SELECT 1")) == [(1,)]
+        async with connect(own) as connection:
+            await cut(connection)
+        assert await fetch(own, text("SELECT 1")) == [(1,)]
+    await own.dispose()
+
+
+async def _is_closed(driver: asyncpg.Connection) -> bool:
+    return bool(driver.is_closed())
 
 
 async def test_what_is_wrong_with_a_statement_stays_what_it_is(engine: AsyncEngine) -> None:
