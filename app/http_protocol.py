@@ -42,6 +42,9 @@ MAX_BODY_BYTES = 16 * 1024
 HEAD_TIMEOUT_SECONDS = 10.0
 """For a head, from the connection on, or from the first byte where a connection is kept open."""
 
+MAX_PIPELINED = 1000
+"""Requests of a connection that wait for those before them. Each takes 2 KB, and is sent in 18."""
+
 WRITE_TIMEOUT_SECONDS = 20.0
 """In which a client that an answer waits for has to read some of it."""
 
@@ -91,7 +94,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
-        self.resume_writing()
+        self._stop_waiting_for_reader()
+        super().resume_writing()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override] # as asyncio has it
@@ -106,13 +110,18 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             return
         if self._head_timer:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_TARGET_BYTES + MAX_HEADERS_BYTES:
-                is_target = self._has_head_begun and len(self.url) > MAX_TARGET_BYTES
-                self._refuse(*(LONG_TARGET if is_target else LONG_HEADERS))
         elif self._has_head_begun or not self._is_answering():
             # Most heads come in one piece and need no timer. After blank lines, and what is left of
             # a body, uvicorn has stopped its own.
             self._wait_for_head()
+            if self._has_head_begun:
+                # Requests before it may have come in the same piece.
+                self._head_bytes = len(self.url) + self._headers_bytes()
+        else:
+            return
+        if self._head_bytes > MAX_TARGET_BYTES + MAX_HEADERS_BYTES:
+            is_target = self._has_head_begun and len(self.url) > MAX_TARGET_BYTES
+            self._refuse(*(LONG_TARGET if is_target else LONG_HEADERS))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -133,8 +142,11 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         if length is not None and int(length) > MAX_BODY_BYTES:
             self._refusal = 413, f"A body may have {MAX_BODY_BYTES} bytes; none is needed."
             raise _RefusedError
-        if sum(map(len, chain.from_iterable(self.headers))) > MAX_HEADERS_BYTES:
+        if self._headers_bytes() > MAX_HEADERS_BYTES:
             self._refusal = LONG_HEADERS
+            raise _RefusedError
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._refusal = 400, f"{MAX_PIPELINED} requests may wait for those before them."
             raise _RefusedError
         if length is not None or not self._is_answered_at_once():
             super().on_headers_complete()
@@ -196,10 +208,16 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._is_refused and not self._is_answering():
             self._answer_refusal()
+        self._wait_until_closed()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._wait_until_closed()
 
     def shutdown(self) -> None:
         self._write_answer()
         super().shutdown()
+        self._wait_until_closed()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -207,9 +225,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._write_timer:
-            self._write_timer.cancel()
-            self._write_timer = None
+        if not self.transport.is_closing():
+            self._stop_waiting_for_reader()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Clients that offer another protocol are common, and answered in this one."""
@@ -231,7 +248,25 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_SECONDS, self._head_timed_out)
 
+    def _headers_bytes(self) -> int:
+        return sum(map(len, chain.from_iterable(self.headers)))
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._wait_until_closed()
+
+    def _wait_until_closed(self) -> None:
+        """A connection that is closed stays until its client has read all."""
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._wait_for_reader()
+
+    def _stop_waiting_for_reader(self) -> None:
+        if self._write_timer:
+            self._write_timer.cancel()
+            self._write_timer = None
+
     def _wait_for_reader(self) -> None:
+        self._stop_waiting_for_reader()
         unread = self.transport.get_write_buffer_size()
         self._write_timer = self.loop.call_later(
             WRITE_TIMEOUT_SECONDS, self._write_timed_out, unread
@@ -252,7 +287,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         if self._has_head_begun:
             self._refuse(408, f"A request's head may take {HEAD_TIMEOUT_SECONDS:g} s.")
         else:
-            self.transport.close()
+            self._close()
 
     def _refuse(self, status: int, detail: str) -> None:
         """After the answers to what came before on the same connection."""
@@ -276,4 +311,4 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self.transport.write(b"".join((STATUS_LINE[status], head, b"\r\n", answer.body)))
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self.loop.call_later(LINGER_SECONDS, self._close)

@@ -6,7 +6,7 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http.client import HTTPResponse
 from typing import Any
 
@@ -22,6 +22,7 @@ from app.http_protocol import (
     HEAD_TIMEOUT_SECONDS,
     MAX_BODY_BYTES,
     MAX_HEADERS_BYTES,
+    MAX_PIPELINED,
     MAX_TARGET_BYTES,
     BoundedHTTPProtocol,
 )
@@ -169,12 +170,16 @@ async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str,
     async def much(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(b"x" * 50_000_000)(scope, receive, send)
 
-    async with _serving(much) as address:
-        yield address
+    async with _serving(much) as server:
+        yield _address(server)
+
+
+def _address(server: uvicorn.Server) -> tuple[str, int]:
+    return "127.0.0.1", server.config.port
 
 
 @asynccontextmanager
-async def _serving(app: ASGIApp, **options: Any) -> AsyncIterator[tuple[str, int]]:
+async def _serving(app: ASGIApp, **options: Any) -> AsyncIterator[uvicorn.Server]:
     port = free_port()
     config = uvicorn.Config(
         app,
@@ -190,7 +195,7 @@ async def _serving(app: ASGIApp, **options: Any) -> AsyncIterator[tuple[str, int
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     try:
-        yield "127.0.0.1", port
+        yield server
     finally:
         server.should_exit = True
         await serving
@@ -235,6 +240,49 @@ async def test_an_answer_that_nobody_reads_is_given_up(impatient: tuple[str, int
     assert await _read(reader, pause=0.02) > 50_000_000
     assert time.monotonic() - began > 2.5
     writer.close()
+
+
+@pytest.mark.parametrize("header", [b"", b"Connection: close\r\n"])
+async def test_a_connection_that_is_closed_is_not_held_by_who_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch, header: bytes
+) -> None:
+    """Whatever is left of the answer when the system takes no more."""
+    monkeypatch.setattr(http_protocol, "WRITE_TIMEOUT_SECONDS", 0.5)
+
+    async def sized(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(b"x" * int(scope["path"][1:]))(scope, receive, send)
+
+    async with _serving(sized, timeout_keep_alive=1) as server, AsyncExitStack() as opened:
+        sizes = range(20_000, 5_000_000, 40_000)
+        for size in sizes:
+            connection = opened.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(_address(server))
+            connection.sendall(b"GET /%d HTTP/1.1\r\n%s\r\n" % (size, header))
+        await until(lambda: server.server_state.total_requests == len(sizes))
+        await until(lambda: not server.server_state.connections)
+
+
+async def test_requests_that_wait_for_others_are_bounded() -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/first":
+            await asyncio.sleep(0.5)
+        await Response()(scope, receive, send)
+
+    async with _serving(slow) as server:
+        reader, writer = await asyncio.open_connection(*_address(server))
+        writer.write(b"GET /first HTTP/1.1\r\n\r\n" + b"GET / HTTP/1.1\r\n\r\n" * 5000)
+        statuses = re.findall(rb"HTTP/1.1 (\d+)", await reader.read())
+        assert statuses == [b"200"] * (1 + MAX_PIPELINED) + [b"400"]
+        writer.close()
+
+
+def test_a_later_head_without_an_end_is_not_waited_for(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=5) as connection:
+        connection.sendall(RECENT + b"\r\n")
+        assert _answer(connection)[0].status == 200
+        connection.sendall(RECENT + b"a:b\r\n" * ((MAX_TARGET_BYTES + MAX_HEADERS_BYTES) // 2))
+        _assert_refused(connection, 431)
 
 
 def test_refusals_are_counted(address: tuple[str, int]) -> None:
@@ -310,8 +358,8 @@ class _Unequal:
 
 
 async def test_a_connection_is_kept_for_a_slow_answer_after_one_at_once() -> None:
-    async with _serving(_Unequal(), timeout_keep_alive=1) as address:
-        reader, writer = await asyncio.open_connection(*address)
+    async with _serving(_Unequal(), timeout_keep_alive=1) as server:
+        reader, writer = await asyncio.open_connection(*_address(server))
         writer.write(b"GET /known HTTP/1.1\r\n\r\nGET /slow HTTP/1.1\r\n\r\n")
         async with asyncio.timeout(10):
             assert await reader.readline() == b"HTTP/1.1 204 No Content\r\n"
@@ -339,7 +387,8 @@ class _Broken:
 async def test_a_defect_of_the_short_way_is_told_and_the_usual_one_is_taken(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with _serving(_Broken()) as (host, port), httpx.AsyncClient() as client:
+    async with _serving(_Broken()) as server, httpx.AsyncClient() as client:
+        host, port = _address(server)
         response = await client.get(f"http://{host}:{port}/")
     assert (response.status_code, response.content) == (200, b"the usual way")
     (record,) = (record for record in caplog.records if record.exc_info)
