@@ -1,15 +1,19 @@
 """Postgres advisory locks, by which processes that share a database exclude each other."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import IntEnum
 
 import asyncpg
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db.engine import connect, fetch
+from app.db.engine import LOST, connect, fetch
 from app.errors import LockLostError
+
+UNLOCK_TIMEOUT_SECONDS = 3
 
 
 class LockKey(IntEnum):
@@ -94,4 +98,15 @@ async def try_lock(engine: AsyncEngine, key: LockKey) -> AsyncIterator[HeldLock 
             driver.remove_termination_listener(ended)
             # When the connection is gone, as after a cancellation, the lock went with it.
             if not lock.connection_ended and not connection.invalidated:
-                await connection.execute(select(func.pg_advisory_unlock(int(key))))
+                await _unlock(connection, key)
+
+
+async def _unlock(connection: AsyncConnection, key: LockKey) -> None:
+    """Where the server does not do it in time, the lock ends with the connection: what was done
+    while it was held is done.
+    """
+    try:
+        async with asyncio.timeout(UNLOCK_TIMEOUT_SECONDS):
+            await connection.execute(select(func.pg_advisory_unlock(int(key))))
+    except (DBAPIError, TimeoutError, *LOST):
+        await connection.invalidate()

@@ -53,7 +53,9 @@ each package takes longer than to read what it is about.
 """
 
 CLOSE_TIMEOUT_SECONDS = 3
-"""For all connections of an engine together. Those that hang end with the process."""
+"""To roll back and give back a connection; and to close all of an engine together. Those that hang
+end with the process.
+"""
 
 ENDED_BY_SERVER = {"40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03"}
 """SQLSTATEs of statements that met others at the same rows, had no lock in time, were cancelled, or
@@ -338,11 +340,14 @@ async def _from_pool(engine: AsyncEngine) -> AsyncConnection:
 
 
 async def _give_back(connection: AsyncConnection) -> None:
-    """Where it was lost while nothing was asked of it, there is nothing to roll back any more."""
+    """Where it was lost, or its server is silent, there is nothing to roll back that would not end
+    by itself, and SQLAlchemy has let go of it. What had happened before is what is told.
+    """
     try:
-        await connection.close()
-    except (DBAPIError, *LOST) as error:
-        if not _is_lost(error):
+        async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+            await connection.close()
+    except (DBAPIError, TimeoutError, *LOST) as error:
+        if not (isinstance(error, TimeoutError) or _is_lost(error)):
             raise
 
 

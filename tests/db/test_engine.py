@@ -1,7 +1,9 @@
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from functools import partial
+from signal import SIGCONT, SIGSTOP
 
 import asyncpg
 import pytest
@@ -11,7 +13,9 @@ from sqlalchemy import event, func, literal_column, select, text
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import QueuePool
 
+from app.db.advisory_lock import LockKey, is_held, try_lock
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import (
     POOL_SIZE,
@@ -23,6 +27,7 @@ from app.db.engine import (
     driver_of,
     fetch,
     fetch_raw,
+    job_engine,
 )
 from app.downloads import RecentDownloads
 from app.errors import DatabaseUnavailableError
@@ -94,6 +99,74 @@ async def test_one_that_is_cut_while_nothing_is_asked_of_it_hides_nothing(
 
 async def _is_closed(driver: asyncpg.Connection) -> bool:
     return bool(driver.is_closed())
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_server_that_is_silent_hides_nothing(database_url: str, is_cancelled: bool) -> None:
+    """A rollback would be waited for as long as a job's statement may take."""
+    async with job_engine(database_url) as own:
+        begun = asyncio.get_running_loop().create_future()
+
+        async def ask() -> None:
+            async with connect(own) as connection:
+                begun.set_result(await connection.scalar(select(func.pg_backend_pid())))
+                if is_cancelled:
+                    await asyncio.Event().wait()
+                await asyncio.sleep(0.1)
+                raise ZeroDivisionError
+
+        asking = asyncio.create_task(ask())
+        silent = await begun
+        os.kill(silent, SIGSTOP)
+        try:
+            if is_cancelled:
+                asking.cancel()
+            await asyncio.wait([asking], timeout=30)
+            assert asking.done()
+        finally:
+            os.kill(silent, SIGCONT)
+        with pytest.raises(asyncio.CancelledError if is_cancelled else ZeroDivisionError):
+            await asking
+        pool = own.sync_engine.pool
+        assert isinstance(pool, QueuePool)
+        assert pool.checkedout() == 0
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError])
+async def test_a_lock_that_can_not_be_given_back_ends_with_its_connection(
+    database_url: str, engine: AsyncEngine, error: type[Exception] | None
+) -> None:
+    """What was done while it was held is done."""
+    async with job_engine(database_url) as own:
+
+        async def work() -> None:
+            async with try_lock(own, LockKey.INGEST) as lock:
+                assert lock
+                silent.append(await _process_of(engine, LockKey.INGEST))
+                os.kill(silent[0], SIGSTOP)
+                if error:
+                    raise error
+
+        silent: list[int] = []
+        try:
+            async with asyncio.timeout(30):
+                with pytest.raises(error) if error else nullcontext():
+                    await work()
+        finally:
+            os.kill(silent[0], SIGCONT)
+        await until(partial(_is_free, engine, LockKey.INGEST))
+
+
+async def _process_of(engine: AsyncEngine, key: LockKey) -> int:
+    holder = text(
+        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = :low AND granted"
+    )
+    ((process,),) = await fetch(engine, holder, {"low": int(key) & 0xFFFFFFFF})
+    return int(process)
+
+
+async def _is_free(engine: AsyncEngine, key: LockKey) -> bool:
+    return not await is_held(engine, key)
 
 
 async def test_what_is_wrong_with_a_statement_stays_what_it_is(engine: AsyncEngine) -> None:
