@@ -116,12 +116,12 @@ def report(samples: Sequence[Sample], packages: int, requests: int) -> Report:
         sample for sample in samples if sample.requests >= SETTLED_SHARE * samples[-1].requests
     )
     highest = max(samples, key=lambda sample: sample.rss_bytes)
-    rows = [
-        ["started", samples[0]],
-        [f"after {SETTLED_SHARE:.0%} of the requests", settled],
-        ["highest", highest],
-        ["last", samples[-1]],
-    ]
+    rows = (
+        ("started", samples[0]),
+        (f"after {SETTLED_SHARE:.0%} of the requests", settled),
+        ("highest", highest),
+        ("last", samples[-1]),
+    )
     return Report(
         name="memory",
         title="Memory of a server process",
@@ -139,9 +139,8 @@ def report(samples: Sequence[Sample], packages: int, requests: int) -> Report:
                 "Resident memory",
                 ("when", "requests", "RSS"),
                 [
-                    [str(when), f"{sample.requests:,}", megabytes(sample.rss_bytes)]
+                    [when, f"{sample.requests:,}", megabytes(sample.rss_bytes)]
                     for when, sample in rows
-                    if isinstance(sample, Sample)
                 ],
             ),
             Table("Target", ("what", "measured", "target"), [_growth(settled, samples[-1])]),

@@ -105,7 +105,7 @@ def bare_function(answer: httpx.Response | bytes, *, workers: int = 1) -> Iterat
         *(sys.executable, "-m", "uvicorn", "benchmarks.bare:app"),
         *("--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)),
         *("--loop", "uvloop", "--http", "httptools", "--lifespan", "off"),
-        *("--no-access-log", "--no-server-header", "--log-level", "warning"),
+        *("--no-access-log", "--no-server-header", "--no-proxy-headers", "--log-level", "warning"),
     ]
     with running("bare", command, **environment) as process:
         yield _ready("bare", port, process)

@@ -217,7 +217,9 @@ def _cold(server: Server, result: Result, form: Form) -> None:
     listed = list(result.case.targets(map(package_name, order)))
     paths.write_text("\n".join(listed) + "\n")
     with httpx.Client(base_url=server.url, headers={"accept-encoding": "identity"}) as client:
-        sizes = [len(client.get(path).content) for path in listed[:SAMPLED_PACKAGES]]
+        sizes = [
+            len(client.get(path).raise_for_status().content) for path in listed[:SAMPLED_PACKAGES]
+        ]
     with bare_function(b" " * round(mean(sizes)), workers=form.workers) as bare:
         _measure(result, server, bare, Load(paths=paths), form.seconds)
 
@@ -227,17 +229,14 @@ def _measure(result: Result, server: Server, bare: Server, load: Load, seconds: 
     is so for both.
     """
     case = result.case
-    turns = [
-        (bare, Load(headers=load.headers, paths=load.paths), result.bare),
-        (server, load, result.service),
-    ]
+    turns = [(bare, load, result.bare), (server, load, result.service)]
     if case.status == 304:
         turns.append((server, Load(load.path), result.whole))
     asked = SAMPLED_PACKAGES + sum(measured.requests for measured in result.service)
     for asked_one, its_load, measured in turns[:: -1 if len(result.service) % 2 else 1]:
         measured.append(measure(asked_one, its_load, seconds, skip=asked))
     ours, bare_one = result.service[-1], result.bare[-1]
-    for one in (ours, bare_one):
+    for one in (ours, bare_one, *result.whole[-1:]):
         if one.not_ok != (one.requests if case.status >= 400 else 0):
             raise BenchmarkError(f"{case.name}: {one.not_ok} of {one.requests} answers were errors")
     if result.whole and ours.bytes_per_request >= result.whole[-1].bytes_per_request:
