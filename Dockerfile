@@ -8,7 +8,7 @@ COPY app ./app
 RUN .venv/bin/python -m pip install --no-cache-dir --constraint constraints.txt --editable .
 
 FROM python:3.13-slim
-RUN useradd --system --uid 10001 --no-create-home app
+RUN useradd --system --uid 10001 --no-create-home app && install --directory --owner app /srv/.data
 WORKDIR /srv
 COPY --from=build /srv ./
 COPY alembic.ini ./
