@@ -5,15 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import IntEnum
 
-import asyncpg
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db.engine import LOST, connect, fetch
+from app.db.engine import CLOSE_TIMEOUT_SECONDS, LOST, connect, driver_of, fetch
 from app.errors import LockLostError
-
-UNLOCK_TIMEOUT_SECONDS = 3
 
 
 class LockKey(IntEnum):
@@ -85,8 +82,7 @@ async def try_lock(engine: AsyncEngine, key: LockKey) -> AsyncIterator[HeldLock 
             yield None
             return
         lock = HeldLock(key, process)
-        driver = (await connection.get_raw_connection()).driver_connection
-        assert isinstance(driver, asyncpg.Connection)
+        driver = driver_of(connection)
 
         def ended(_: object) -> None:
             lock.connection_ended = True
@@ -106,7 +102,7 @@ async def _unlock(connection: AsyncConnection, key: LockKey) -> None:
     while it was held is done.
     """
     try:
-        async with asyncio.timeout(UNLOCK_TIMEOUT_SECONDS):
+        async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
             await connection.execute(select(func.pg_advisory_unlock(int(key))))
     except (DBAPIError, TimeoutError, *LOST):
         await connection.invalidate()

@@ -53,8 +53,8 @@ each package takes longer than to read what it is about.
 """
 
 CLOSE_TIMEOUT_SECONDS = 3
-"""To roll back and give back a connection; and to close all of an engine together. Those that hang
-end with the process.
+"""To give back a lock, or a connection; and to close all of an engine together. Those that hang end
+with the process.
 """
 
 ENDED_BY_SERVER = {"40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03"}

@@ -1,7 +1,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack
 from functools import partial
 from signal import SIGCONT, SIGSTOP
 
@@ -15,7 +15,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
-from app.db.advisory_lock import LockKey, is_held, try_lock
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import (
     POOL_SIZE,
@@ -130,43 +129,6 @@ async def test_a_server_that_is_silent_hides_nothing(database_url: str, is_cance
         pool = own.sync_engine.pool
         assert isinstance(pool, QueuePool)
         assert pool.checkedout() == 0
-
-
-@pytest.mark.parametrize("error", [None, ZeroDivisionError])
-async def test_a_lock_that_can_not_be_given_back_ends_with_its_connection(
-    database_url: str, engine: AsyncEngine, error: type[Exception] | None
-) -> None:
-    """What was done while it was held is done."""
-    async with job_engine(database_url) as own:
-
-        async def work() -> None:
-            async with try_lock(own, LockKey.INGEST) as lock:
-                assert lock
-                silent.append(await _process_of(engine, LockKey.INGEST))
-                os.kill(silent[0], SIGSTOP)
-                if error:
-                    raise error
-
-        silent: list[int] = []
-        try:
-            async with asyncio.timeout(30):
-                with pytest.raises(error) if error else nullcontext():
-                    await work()
-        finally:
-            os.kill(silent[0], SIGCONT)
-        await until(partial(_is_free, engine, LockKey.INGEST))
-
-
-async def _process_of(engine: AsyncEngine, key: LockKey) -> int:
-    holder = text(
-        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = :low AND granted"
-    )
-    ((process,),) = await fetch(engine, holder, {"low": int(key) & 0xFFFFFFFF})
-    return int(process)
-
-
-async def _is_free(engine: AsyncEngine, key: LockKey) -> bool:
-    return not await is_held(engine, key)
 
 
 async def test_what_is_wrong_with_a_statement_stays_what_it_is(engine: AsyncEngine) -> None:

@@ -1,0 +1,52 @@
+"""What becomes of a lock whose server says nothing; how jobs share it, tests/ingest shows."""
+
+import asyncio
+import os
+from contextlib import nullcontext
+from functools import partial
+from signal import SIGCONT, SIGSTOP
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.advisory_lock import LockKey, is_held, try_lock
+from app.db.engine import fetch, job_engine
+from tests.waiting import until
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError])
+async def test_a_lock_that_can_not_be_given_back_ends_with_its_connection(
+    database_url: str, engine: AsyncEngine, error: type[Exception] | None
+) -> None:
+    """What was done while it was held is done."""
+    async with job_engine(database_url) as own:
+
+        async def work() -> None:
+            async with try_lock(own, LockKey.INGEST) as lock:
+                assert lock
+                silent.append(await _process_of(engine, LockKey.INGEST))
+                os.kill(silent[0], SIGSTOP)
+                if error:
+                    raise error
+
+        silent: list[int] = []
+        try:
+            async with asyncio.timeout(30):
+                with pytest.raises(error) if error else nullcontext():
+                    await work()
+        finally:
+            os.kill(silent[0], SIGCONT)
+        await until(partial(_is_free, engine, LockKey.INGEST))
+
+
+async def _process_of(engine: AsyncEngine, key: LockKey) -> int:
+    holder = text(
+        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = :low AND granted"
+    )
+    ((process,),) = await fetch(engine, holder, {"low": int(key) & 0xFFFFFFFF})
+    return int(process)
+
+
+async def _is_free(engine: AsyncEngine, key: LockKey) -> bool:
+    return not await is_held(engine, key)
