@@ -7,11 +7,13 @@ import sys
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
-from time import gmtime, strftime, time
+from time import gmtime, strftime
 from typing import NamedTuple
 
 import orjson
 import structlog
+
+from app.clock import Clock
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is being answered: also in what is logged meanwhile. Empty outside of one."""
@@ -113,13 +115,14 @@ class RequestLineWriter:
     A write to the system takes longer than all that is logged: lines wait for each other a moment.
     """
 
-    def __init__(self, log_format: str) -> None:
+    def __init__(self, log_format: str, clock: Clock) -> None:
+        self._clock = clock
         self._render = _as_json if log_format == "json" else _for_people
         self._stream = sys.stderr.buffer
         self._lines: list[bytes] = []
 
     def write(self, line: RequestLine) -> None:
-        self._lines.append(self._render(_timestamp(time()), line))
+        self._lines.append(self._render(_timestamp(self._clock().timestamp()), line))
         if len(self._lines) == 1:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
 

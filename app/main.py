@@ -37,6 +37,7 @@ from app.api.rate_limit import RateLimitMiddleware, RateLimits
 from app.api.readiness import ReadinessCheck
 from app.api.request_guard import RequestGuardMiddleware
 from app.api.request_log import RequestLog, RequestLogMiddleware
+from app.clock import Clock, utc_now
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import close, count_connections, create_engine
 from app.db.rankings_repository import RankingsRepository
@@ -94,7 +95,7 @@ class Service(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings, database_url: str) -> Service:
+def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) -> Service:
     """The service on a migrated database. Nothing connects before its lifespan begins."""
     freshness = Freshness(
         database_url, settings.retention_days, partial(due_at, settings.ingest_schedule)
@@ -106,7 +107,7 @@ def create_app(settings: Settings, database_url: str) -> Service:
     )
     rate_limits = _rate_limits(settings)
     is_logged = settings.request_log and settings.log_level in ("debug", "info")
-    request_lines = RequestLineWriter(settings.log_format) if is_logged else None
+    request_lines = RequestLineWriter(settings.log_format, clock) if is_logged else None
     request_log = RequestLog(
         request_lines.write if request_lines else None,
         known_arguments={

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 
 from prometheus_client import (
     REGISTRY,
@@ -22,6 +22,8 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+
+from app.clock import Clock
 
 MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -93,7 +95,7 @@ class ObservedRun:
 
 
 @contextmanager
-def observe_ingest(source: str) -> Iterator[ObservedRun]:
+def observe_ingest(source: str, clock: Clock) -> Iterator[ObservedRun]:
     run = ObservedRun()
     began = monotonic()
     try:
@@ -102,7 +104,7 @@ def observe_ingest(source: str) -> Iterator[ObservedRun]:
         if run.success is not None:
             INGEST_SUCCESS.labels(source).set(run.success)
             INGEST_SECONDS.labels(source).set(monotonic() - began)
-            INGEST_TIMESTAMP.labels(source).set(time())
+            INGEST_TIMESTAMP.labels(source).set(clock().timestamp())
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
 from app.main import create_app
 from app.settings import IngestSource, Settings
+from tests.clock import ManualClock
 from tests.processes import free_port, run, served, wait_for
 
 TEMPLATE = "migrated"
@@ -62,6 +63,12 @@ def _environment() -> Iterator[None]:
             patch.setenv(name, str(Path(nothing) / "none"))
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         yield
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """The test's own clock, which begins at `NOW`."""
+    return ManualClock()
 
 
 @pytest.fixture
@@ -173,9 +180,9 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-async def app(settings: Settings, database_url: str) -> AsyncIterator[FastAPI]:
+async def app(settings: Settings, database_url: str, clock: ManualClock) -> AsyncIterator[FastAPI]:
     """The service, started, on the test's database."""
-    app = create_app(settings, database_url)
+    app = create_app(settings, database_url, clock)
     async with app.router.lifespan_context(app):
         yield app
 

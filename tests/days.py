@@ -11,11 +11,11 @@ from app.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS, Breakdown
 from app.db.downloads_repository import DownloadsRepository
 from app.downloads import Batch, PackageDownloads, PublishedDay, Series, UnparsedDownloads
 from app.ingest import pipeline
-from app.ingest.pipeline import latest_complete_day
 from app.ingest.plausibility import thresholds_of
 from app.ingest.rows import Rejected, RowCheck
 from app.ingest.source import Reading
 from app.settings import Settings
+from tests.clock import NOW
 
 RETENTION_DAYS = 180
 
@@ -24,8 +24,8 @@ THRESHOLDS = thresholds_of(Settings())
 
 
 def days_ago(days: int) -> date:
-    """So many days before the latest complete day."""
-    return latest_complete_day() - timedelta(days=days)
+    """Return the day that many days before the latest complete one."""
+    return NOW.date() - timedelta(days=days + 1)
 
 
 def downloads(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -36,15 +36,15 @@ class RunsRepository:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def begin(self, day: date, source: str) -> int:
-        """The new run's id."""
+    async def begin(self, day: date, source: str, now: datetime) -> int:
+        """Record that a run begins, and return its id."""
         async with connect(self._engine) as connection:
             result = await connection.execute(
                 insert(ingest_runs)
                 .values(
                     day=day,
                     source=source,
-                    started_at=datetime.now(UTC),
+                    started_at=now,
                     outcome=RunOutcome.RUNNING,
                 )
                 .returning(ingest_runs.c.id)
@@ -63,9 +63,15 @@ class RunsRepository:
         await self._change(run, bytes_billed=billed)
 
     async def end(
-        self, run: int, outcome: RunOutcome, *, rows: int | None = None, error: str | None = None
+        self,
+        run: int,
+        outcome: RunOutcome,
+        now: datetime,
+        *,
+        rows: int | None = None,
+        error: str | None = None,
     ) -> None:
-        await self._change(run, ended_at=datetime.now(UTC), outcome=outcome, rows=rows, error=error)
+        await self._change(run, ended_at=now, outcome=outcome, rows=rows, error=error)
 
     async def _change(self, run: int, **values: object) -> None:
         async with connect(self._engine) as connection:
@@ -74,8 +80,10 @@ class RunsRepository:
             )
             await connection.commit()
 
-    async def unfinished_query(self, day: date, source: str) -> str | None:
-        """That of the day's last run, when it came to nothing without fault of the query's."""
+    async def unfinished_query(self, day: date, source: str, now: datetime) -> str | None:
+        """Return the query of the day's last run if that run failed, the query did not, and its
+        result can still be read.
+        """
         query = (
             select(ingest_runs.c.query, ingest_runs.c.outcome, ingest_runs.c.started_at)
             .where(ingest_runs.c.day == day, ingest_runs.c.source == source)
@@ -83,7 +91,7 @@ class RunsRepository:
             .limit(1)
         )
         for unfinished, outcome, started_at in await fetch(self._engine, query):
-            if outcome in _CAME_TO_NOTHING and started_at > datetime.now(UTC) - QUERY_LASTS:
+            if outcome in _CAME_TO_NOTHING and started_at > now - QUERY_LASTS:
                 name: str | None = unfinished
                 return name
         return None

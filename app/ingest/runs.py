@@ -10,6 +10,7 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clock import utc_now
 from app.db.advisory_lock import HeldLock, LockKey, try_lock
 from app.db.engine import connect
 from app.db.ingest_repository import IngestRepository
@@ -112,8 +113,8 @@ class Run:
     async def ingest_day(self, day: date) -> PublishedDay | UnchangedDay:
         """Publish one day, trying again what may pass, and keep a record of it."""
         runs = RunsRepository(self.engine)
-        query = await runs.unfinished_query(day, self.source.name)
-        run = await runs.begin(day, self.source.name)
+        query = await runs.unfinished_query(day, self.source.name, utc_now())
+        run = await runs.begin(day, self.source.name, utc_now())
         progress = Progress(
             query=query,
             billed_query=query,
@@ -133,7 +134,7 @@ class Run:
                 await self._note_end(run, progress, error)
             raise
         outcome = RunOutcome.UNCHANGED if isinstance(result, UnchangedDay) else RunOutcome.PUBLISHED
-        await runs.end(run, outcome, rows=progress.rows)
+        await runs.end(run, outcome, utc_now(), rows=progress.rows)
         return result
 
     async def _note_end(self, run: int, progress: Progress, error: BaseException) -> None:
@@ -141,7 +142,7 @@ class Run:
         # What the source refused, or gave to no good, is asked anew the next time.
         is_of_source = isinstance(error, IngestError) and not error.may_pass
         await runs.note_query(run, None if is_of_source else progress.query)
-        await runs.end(run, _outcome_of(error), rows=progress.rows, error=_told(error))
+        await runs.end(run, _outcome_of(error), utc_now(), rows=progress.rows, error=_told(error))
 
     async def _attempt(self, day: date, progress: Progress) -> PublishedDay | UnchangedDay:
         def may_pass(error: BaseException) -> bool:
@@ -190,8 +191,8 @@ async def release(
     )
     if published:
         runs = RunsRepository(engine)
-        run = await runs.begin(day, published.source)
-        await runs.end(run, RunOutcome.PUBLISHED, rows=published.packages)
+        run = await runs.begin(day, published.source, utc_now())
+        await runs.end(run, RunOutcome.PUBLISHED, utc_now(), rows=published.packages)
     return published
 
 

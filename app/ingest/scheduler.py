@@ -10,6 +10,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.date import DateTrigger
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clock import utc_now
 from app.db.advisory_lock import HeldLock, LockKey, try_lock
 from app.db.engine import connect, job_engine
 from app.db.ingest_repository import IngestRepository
@@ -106,7 +107,7 @@ async def run_ingest_job(
                 if lock is None:
                     log.info("ingest: another process is at it")
                     return datetime.now(UTC) + TAKEN_PAUSE
-                with observe_ingest(settings.source) as observed:
+                with observe_ingest(settings.source, utc_now) as observed:
                     job = _Job(engine, settings, lock)
                     try:
                         return await job.run(catch_up)

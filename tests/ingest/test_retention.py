@@ -1,10 +1,10 @@
 """What leaves the days served goes, all or nothing, and nobody notices."""
 
 import asyncio
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.advisory_lock import LockKey, lock_for_transaction
@@ -12,13 +12,14 @@ from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
 from app.db.partitions import drop_partitions_before
 from app.db.runs_repository import RunsRepository
-from app.db.tables import daily_downloads, ingest_runs
+from app.db.tables import daily_downloads
 from app.downloads import RecentDownloads
 from app.errors import HeldDayError, TableInUseError
 from app.ingest import pipeline, retention
 from app.ingest.plausibility import Thresholds
 from app.ingest.retention import expire
 from app.package_name import ALL_PACKAGES
+from tests.clock import NOW
 from tests.contents import everything
 from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, overall, publish
 
@@ -113,19 +114,14 @@ async def test_what_is_held_and_what_was_run_goes_too(engine: AsyncEngine) -> No
                 thresholds=Thresholds(0.9, 1.1, 0.9, 1.1, 3),
             )
     runs = RunsRepository(engine)
-    async with connect(engine) as connection:
-        for started in (datetime.now(UTC) - timedelta(days=days) for days in (30, 32)):
-            run = await runs.begin(days_ago(0), "given")
-            await connection.execute(
-                update(ingest_runs).where(ingest_runs.c.id == run).values(started_at=started)
-            )
-            await connection.commit()
+    for days in (30, 32):
+        await runs.begin(days_ago(0), "given", NOW - timedelta(days=days))
     await expire(engine, retention_days=31)
     held = await everything(engine)
     assert [row[0] for row in held["held days"]] == [days_ago(31)]
     assert {row[0] for row in held["held rows"]} == {days_ago(31)}
     (left,) = await runs.latest(10)
-    assert left.started_at > datetime.now(UTC) - timedelta(days=31)
+    assert left.started_at == NOW - timedelta(days=30)
     await expire(engine, retention_days=28)
     assert (await everything(engine))["held rows"] == []
     assert await runs.latest(10) == []

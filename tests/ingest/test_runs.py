@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import ClassVar
 
 import pytest
@@ -18,7 +18,7 @@ from app.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
 from app.db.advisory_lock import LockKey, try_lock
 from app.db.downloads_repository import DownloadsRepository
 from app.db.runs_repository import RunsRepository
-from app.db.tables import held_days, ingest_runs
+from app.db.tables import held_days
 from app.downloads import IngestRun, PackageDownloads, PublishedDay, RecentDownloads, RunOutcome
 from app.errors import (
     DatabaseUnavailableError,
@@ -38,6 +38,7 @@ from app.ingest.plausibility import Thresholds
 from app.ingest.runs import Outcome, Run, ingest_lock, published_days, release_plausible
 from app.ingest.sample import SampleSource
 from app.ingest.source import Reading, Source
+from tests.clock import NOW, ManualClock
 from tests.contents import everything
 from tests.days import RETENTION_DAYS, THRESHOLDS, GivenSource, days_ago, downloads, publish
 
@@ -385,20 +386,18 @@ async def test_what_a_source_gave_to_no_good_is_asked_anew(engine: AsyncEngine) 
 
 
 async def test_a_query_is_kept_no_longer_than_its_result(
-    engine: AsyncEngine, connection: AsyncConnection
+    engine: AsyncEngine, clock: ManualClock
 ) -> None:
     told = RunsRepository(engine)
-    run = await told.begin(days_ago(0), "given")
+    run = await told.begin(days_ago(0), "given", clock())
     await told.note_query(run, "query")
     await told.note_interrupted()
-    assert await told.unfinished_query(days_ago(0), "given") == "query"
-    assert await told.unfinished_query(days_ago(0), "other") is None
-    assert await told.unfinished_query(days_ago(1), "given") is None
-    await connection.execute(
-        update(ingest_runs).values(started_at=datetime.now(UTC) - timedelta(hours=21))
-    )
-    await connection.commit()
-    assert await told.unfinished_query(days_ago(0), "given") is None
+    clock.advance(hours=19)
+    assert await told.unfinished_query(days_ago(0), "given", clock()) == "query"
+    assert await told.unfinished_query(days_ago(0), "other", clock()) is None
+    assert await told.unfinished_query(days_ago(1), "given", clock()) is None
+    clock.advance(hours=2)
+    assert await told.unfinished_query(days_ago(0), "given", clock()) is None
 
 
 # What becomes plausible
@@ -512,13 +511,13 @@ async def test_a_run_that_is_stopped_says_so(engine: AsyncEngine) -> None:
 
 
 async def test_a_run_without_an_end_was_interrupted(engine: AsyncEngine) -> None:
-    await RunsRepository(engine).begin(days_ago(0), "given")
+    await RunsRepository(engine).begin(days_ago(0), "given", NOW)
     (told,) = await history(engine)
     assert (told.outcome, told.ended_at) == (RunOutcome.INTERRUPTED, None)
     async with ingest_lock(engine):
         (told,) = await history(engine)
         assert told.outcome is RunOutcome.INTERRUPTED
-        await RunsRepository(engine).begin(days_ago(0), "given")
+        await RunsRepository(engine).begin(days_ago(0), "given", NOW)
         assert [told.outcome for told in await history(engine)] == ["running", "interrupted"]
 
 
@@ -528,13 +527,13 @@ async def test_failures_count_since_the_last_success(
     told = RunsRepository(engine)
 
     async def note(day: date, outcome: RunOutcome, billed: int | None) -> None:
-        run = await told.begin(day, "given")
+        run = await told.begin(day, "given", NOW)
         if billed:
             await told.note_billed(run, billed)
         elif billed == 0:
             # It was killed before the source had told.
             await told.note_query(run, "query")
-        await told.end(run, outcome)
+        await told.end(run, outcome, NOW)
 
     for outcome, billed in (
         (RunOutcome.FAILED, 1),

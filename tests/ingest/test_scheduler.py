@@ -27,6 +27,7 @@ from app.ingest.scheduler import NEXT_JOB, TAKEN_PAUSE, IngestScheduler, run_ing
 from app.ingest.source import Source
 from app.main import create_app
 from app.settings import IngestSource, Settings
+from tests.clock import NOW
 from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, publish
 from tests.processes import free_port
 from tests.waiting import until
@@ -317,7 +318,7 @@ async def test_processes_that_find_another_at_it_add_no_days_of_their_own(
         await run_ingest_job(settings, database_url, catch_up=False)
     assert len(await published(engine)) == settings.ingest_max_days_per_run
     # Unless that one was killed.
-    await RunsRepository(engine).begin(days_ago(5), "sample")
+    await RunsRepository(engine).begin(days_ago(5), "sample", NOW)
     await run_ingest_job(settings, database_url, catch_up=False)
     assert len(await published(engine)) == 2 * settings.ingest_max_days_per_run
 
@@ -355,8 +356,8 @@ async def test_a_run_without_work_does_not_hide_that_days_fail(
     await run_ingest_job(settings, database_url)
     assert _success() == 0, "the day waits for its next reading"
     await publish(engine, days_ago(0), downloads("flask", 1))
-    run = await RunsRepository(engine).begin(days_ago(0), "given")
-    await RunsRepository(engine).end(run, RunOutcome.PUBLISHED)
+    run = await RunsRepository(engine).begin(days_ago(0), "given", NOW)
+    await RunsRepository(engine).end(run, RunOutcome.PUBLISHED, NOW)
     await run_ingest_job(settings, database_url)
     assert _success() == 1
 
