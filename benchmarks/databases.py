@@ -15,6 +15,7 @@ from app.db.ingest_repository import IngestRepository
 from app.db.migrations import migrate
 from app.db.package_figures import sum_figures
 from app.db.partitions import ensure_partition
+from app.db.tables import ingested_days
 from app.ingest.pipeline import ingest_day
 from benchmarks.command_line import bench_dir, progress
 from benchmarks.data import LAST_DAY, SyntheticSource, days_before
@@ -33,11 +34,10 @@ _COPY_ROWS = (
     "SELECT package_id, CAST(:day AS date), with_mirrors, without_mirrors, python_minor, system "
     "FROM copied"
 )
+_RECORDED = ", ".join(column.name for column in ingested_days.c if column.name != "day")
 _COPY_RECORD = (
-    "INSERT INTO ingested_days "
-    "(day, source, packages, downloads, published_at, digest, recorded_as) "
-    "SELECT CAST(:day AS date), source, packages, downloads, published_at, digest, recorded_as "
-    "FROM ingested_days WHERE day = :source"
+    f"INSERT INTO ingested_days (day, {_RECORDED}) "
+    f"SELECT CAST(:day AS date), {_RECORDED} FROM ingested_days WHERE day = :source"
 )
 
 

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.breakdowns import BREAKDOWNS, Breakdown
 from app.db.engine import Statement, fetch, fetch_raw
 from app.db.publication import publication_of, publication_query
-from app.db.tables import daily_downloads, held_days, ingested_days, packages, published_days
+from app.db.tables import daily_downloads, held_days, ingested_days, packages
 from app.downloads import (
     Counts,
     HeldDay,
@@ -202,8 +202,10 @@ class DownloadsRepository:
 
     async def published_days(self) -> list[PublishedDay]:
         """The days of the window that are published, oldest first."""
-        query = published_days.where(ingested_days.c.day > self._before_window).order_by(
-            ingested_days.c.day
+        query = (
+            select(ingested_days)
+            .where(ingested_days.c.day > self._before_window)
+            .order_by(ingested_days.c.day)
         )
         return [PublishedDay(**row._asdict()) for row in await fetch(self._engine, query)]
 

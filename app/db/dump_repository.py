@@ -6,7 +6,7 @@ from datetime import date
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.tables import daily_downloads, ingested_days, packages, published_days
+from app.db.tables import daily_downloads, ingested_days, packages
 from app.downloads import PackageDownloads, PublishedDay
 from app.package_name import ALL_PACKAGES
 
@@ -24,9 +24,9 @@ class DumpRepository:
         """Of the days served, latest first."""
         latest = select(func.max(ingested_days.c.day)).scalar_subquery()
         rows = await self._connection.execute(
-            published_days.where(ingested_days.c.day > latest - self._retention_days).order_by(
-                ingested_days.c.day.desc()
-            )
+            select(ingested_days)
+            .where(ingested_days.c.day > latest - self._retention_days)
+            .order_by(ingested_days.c.day.desc())
         )
         return [PublishedDay(**row) for row in rows.mappings()]
 

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 import orjson
-from sqlalchemy import ColumnElement, delete, exists, func, select, text, update
+from sqlalchemy import ColumnElement, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,9 +28,7 @@ from app.db.tables import (
     held_days,
     held_downloads,
     ingested_days,
-    is_recorded,
     packages,
-    published_days,
 )
 from app.downloads import Counts, DayFigures, HeldDay, PublishedDay
 from app.errors import DuplicatePackageError
@@ -87,7 +85,7 @@ class IngestRepository:
 
     async def published(self) -> dict[date, PublishedDay]:
         """The published days, also those before the window."""
-        rows = await self._connection.execute(published_days)
+        rows = await self._connection.execute(select(ingested_days))
         return {row["day"]: PublishedDay(**row) for row in rows.mappings()}
 
     async def held(self) -> dict[date, HeldDay]:
@@ -262,14 +260,13 @@ class IngestRepository:
         await self._stage_all_packages()
         enter(Step.PARTITION, day)
         latest_before = await self.latest_day()
-        are_current = await self._figures_are_current()
         await ensure_partition(self._connection, day)
         await self._replace_rows(day)
         enter(Step.RECORD, day)
         await self._record(published)
         await self.forget_held(day)
         enter(Step.RECENT, day)
-        await self._update_packages(day, latest_before, are_current=are_current)
+        await self._update_packages(day, latest_before)
         await self._connection.execute(text("DROP TABLE pg_temp.staged_downloads"))
         enter(Step.ANNOUNCE, day)
         await announce(self._connection)
@@ -354,39 +351,13 @@ class IngestRepository:
 
     async def _record(self, published: PublishedDay) -> None:
         values = asdict(published)
-        values["recorded_as"] = " ".join([published.digest, *values.pop("breakdowns")])
         await self._connection.execute(
             insert(ingested_days)
             .values(values)
             .on_conflict_do_update(index_elements=[ingested_days.c.day], set_=values)
         )
 
-    async def _figures_are_current(self) -> bool:
-        stale = await self._connection.scalar(select(exists().where(~is_recorded)))
-        return not stale
-
-    async def _sum_figures(self, latest: date) -> None:
-        await sum_figures(self._connection, latest)
-        await self._connection.execute(
-            update(ingested_days).where(~is_recorded).values(recorded_as=ingested_days.c.digest)
-        )
-
-    async def rank_again(self) -> bool:
-        """Bring figures and rankings up to date where a process of an earlier version, which does
-        not know all of them, has published since; say whether that was so. The caller holds the
-        publish lock.
-        """
-        latest = await self.latest_day()
-        if latest is None or await self._figures_are_current():
-            return False
-        await self._sum_figures(latest)
-        await rewrite_rankings(self._connection, latest)
-        await announce(self._connection)
-        return True
-
-    async def _update_packages(
-        self, day: date, latest_before: date | None, *, are_current: bool
-    ) -> None:
+    async def _update_packages(self, day: date, latest_before: date | None) -> None:
         """Bring `last_seen`, the figures of packages and the rankings up to date.
 
         The day after the latest one moves the periods on. Any other, new or replaced, has them
@@ -401,14 +372,13 @@ class IngestRepository:
                 ),
                 {"day": day},
             )
-            if are_current:
-                return
-        if latest_before and day == latest_before + timedelta(days=1) and are_current:
+            return
+        if latest_before and day == latest_before + timedelta(days=1):
             latest = day
             await move_figures(self._connection, latest)
         else:
             latest = max(day, latest_before or day)
-            await self._sum_figures(latest)
+            await sum_figures(self._connection, latest)
         enter(Step.RANK, day)
         await rewrite_rankings(self._connection, latest)
 

@@ -10,11 +10,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.engine import connect, ended_by_server, fetch
-from app.db.ingest_repository import IngestRepository
 from app.db.tables import TRIGRAM_INDEX
 from app.errors import MigrationError
 from app.retries import attempts
@@ -49,17 +48,6 @@ async def migrate(engine: AsyncEngine) -> None:
                     except BaseException:
                         await connection.rollback()
                         raise
-        await _rank_again(connection)
-
-
-async def _rank_again(connection: AsyncConnection) -> None:
-    """Where a process of an earlier version has published since ranks were there. Whoever publishes
-    just now sees to it as well.
-    """
-    is_free = select(func.pg_try_advisory_xact_lock(int(LockKey.PUBLISH)))
-    if await connection.scalar(is_free) and await IngestRepository(connection).rank_again():
-        log.warning("an earlier version has published: packages were ranked again")
-    await connection.commit()
 
 
 async def check_migrated(engine: AsyncEngine) -> None:

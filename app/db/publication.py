@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
-from sqlalchemy import Row, Select, case, func, select, text
+from sqlalchemy import Row, Select, func, select, text
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.breakdowns import OPTIONAL_COLUMNS
 from app.db.engine import close, connect, create_engine
-from app.db.tables import TRIGRAM_INDEX, held_days, ingested_days, is_recorded
+from app.db.tables import TRIGRAM_INDEX, held_days, ingested_days
 from app.downloads import Publication, served_days
 
 CHANNEL = "pypi_stats_published"
@@ -59,13 +59,7 @@ def publication_query(retention_days: int) -> Select[Any]:
     """Of what is published of the days served: one row, for `publication_of`."""
     latest = select(func.max(ingested_days.c.day)).scalar_subquery()
     digests = func.string_agg(
-        func.concat_ws(
-            " ",
-            ingested_days.c.day,
-            ingested_days.c.digest,
-            # Ranks change without a day that does, once they know of it.
-            case((~is_recorded, "not ranked")),
-        ),
+        func.concat_ws(" ", ingested_days.c.day, ingested_days.c.digest),
         text("',' ORDER BY ingested_days.day"),
     )
     return select(

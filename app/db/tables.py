@@ -7,7 +7,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    Computed,
     Date,
     DateTime,
     Identity,
@@ -17,8 +16,6 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
-    func,
-    select,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
@@ -88,8 +85,7 @@ packages = Table(
     postgresql_with={"fillfactor": 50},
 )
 
-# By their bytes, whatever the database's collation, so that these find prefixes too. The column
-# keeps its own: with another, queries that a process of the version before has prepared would fail.
+# By their bytes, whatever the database's collation, so that these find prefixes too.
 BY_BYTES = 'COLLATE "C"'
 _by_bytes = {"name": BY_BYTES}
 Index("ix_packages_name", packages.c.name, postgresql_ops=_by_bytes)
@@ -154,57 +150,27 @@ ingested_days = Table(
     Column("downloads", BigInteger, nullable=False, comment="Of all packages, mirrors excluded."),
     Column("published_at", DateTime(timezone=True), nullable=False),
     Column("digest", Text, nullable=False, comment="Of the day's rows, in whatever order."),
-    # The defaults are for processes of the version before, while one takes the place of the other.
-    Column(
-        "downloads_with_mirrors",
-        BigInteger,
-        nullable=False,
-        server_default=text("0"),
-        comment="Of all packages.",
-    ),
+    Column("downloads_with_mirrors", BigInteger, nullable=False, comment="Of all packages."),
     Column(
         "checked_at",
         DateTime(timezone=True),
         nullable=False,
-        server_default=text("now()"),
         comment="When the source was last read for the day, whether or not it had grown.",
     ),
     Column(
         "was_implausible",
         Boolean,
         nullable=False,
-        server_default=text("false"),
         comment="Published all the same: as a new level, or by hand.",
-    ),
-    Column(
-        "recorded_as",
-        Text,
-        comment="The digest of the rows as they were published, and their optional columns. Of "
-        "another digest, or NULL, where a process of an earlier version has published the day.",
     ),
     Column(
         "breakdowns",
         ARRAY(Text),
-        Computed(
-            "CASE WHEN split_part(recorded_as, ' '::text, 1) = digest"
-            " THEN (string_to_array(recorded_as, ' '::text))[2:] ELSE '{}'::text[] END",
-            persisted=True,
-        ),
         nullable=False,
-        comment="The optional columns that the day's rows have.",
+        comment="Optional columns that the day's rows have.",
     ),
     comment="Published days: those with rows in daily_downloads.",
 )
-
-published_days = select(*(column for column in ingested_days.c if column.name != "recorded_as"))
-"""What a `PublishedDay` is made of."""
-
-is_recorded = func.coalesce(
-    func.split_part(ingested_days.c.recorded_as, " ", 1) == ingested_days.c.digest, False
-)
-"""Whether figures and rankings know the day as it is published: no process of an earlier version,
-which has not heard of all of them, has published it since.
-"""
 
 # A day that was read and did not look plausible. Its rows wait in held_downloads.
 held_days = Table(
@@ -232,13 +198,11 @@ held_days = Table(
         nullable=False,
         comment="Rows that were left out, since their counts are wrong.",
     ),
-    # The default is for processes of the version before, which ingest none of them.
     Column(
         "breakdowns",
         ARRAY(Text),
         nullable=False,
-        server_default=text("'{}'"),
-        comment="The optional columns that the day's rows have.",
+        comment="Optional columns that the day's rows have.",
     ),
     comment="Days that were read and are not published, since they do not look plausible.",
 )

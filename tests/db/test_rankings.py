@@ -110,28 +110,6 @@ async def test_they_are_those_of_the_daily_rows(engine: AsyncEngine, seed: int) 
             await _check(engine, published)
 
 
-async def test_figures_that_the_version_before_left_are_made_right(engine: AsyncEngine) -> None:
-    """While one version takes the place of the other, it publishes without knowing of ranks."""
-    for ago in range(20, 1, -1):
-        await publish(engine, days_ago(ago), downloads("flask", 5000 - ago), downloads("numpy", 1))
-    async with engine.begin() as connection:
-        await connection.execute(text("CREATE TABLE figures AS SELECT * FROM packages"))
-    await publish(engine, days_ago(1), downloads("numpy", 10**6))
-    async with engine.begin() as connection:
-        await connection.execute(
-            text(
-                "UPDATE packages SET previous_week = figures.previous_week,"
-                " month_rank = figures.month_rank FROM figures WHERE figures.id = packages.id"
-            )
-        )
-        await connection.execute(
-            text("UPDATE ingested_days SET recorded_as = NULL WHERE day = :day"),
-            {"day": days_ago(1)},
-        )
-    await publish(engine, days_ago(0), downloads("flask", 1))
-    await _check(engine, set(range(21)))
-
-
 async def test_two_whole_months(engine: AsyncEngine) -> None:
     for ago in range(60, -1, -1):
         await publish(engine, days_ago(ago), downloads("flask", 61 - ago), downloads("numpy", 2))
