@@ -44,7 +44,7 @@ from app.db.rankings_repository import RankingsRepository
 from app.db.runs_repository import RunsRepository
 from app.dumps.folder import DumpFolder
 from app.errors import SettingsError
-from app.ingest.plan import cadence_of, due_at, read_again_at
+from app.ingest.plan import cadence_of, read_again_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.interpreter import look_for_garbage_less_often
 from app.logs import RequestLineWriter, configure_logging
@@ -97,9 +97,7 @@ class Service(FastAPI):
 
 def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) -> Service:
     """The service on a migrated database. Nothing connects before its lifespan begins."""
-    freshness = Freshness(
-        database_url, settings.retention_days, partial(due_at, settings.ingest_schedule)
-    )
+    freshness = Freshness(database_url, settings.retention_days, settings.ingest_schedule.due_at)
     scheduler = (
         IngestScheduler(settings.ingest_schedule, partial(run_ingest_job, settings, database_url))
         if settings.source is not IngestSource.NONE

@@ -7,7 +7,7 @@ from itertools import pairwise
 from app.breakdowns import OPTIONAL_BREAKDOWNS
 from app.db.downloads_repository import Size
 from app.downloads import RECENT_STATUS_DAYS, HeldDay, IngestRun, PublishedDay, gaps
-from app.ingest.plan import Cadence, next_firing, read_again_at
+from app.ingest.plan import Cadence, read_again_at
 
 
 def status_report(
@@ -20,7 +20,7 @@ def status_report(
     size: Size,
 ) -> str:
     latest = days[-1] if days else None
-    firing = next_firing(cadence.schedule, datetime.now(UTC)) if ingests else None
+    firing = cadence.schedule.next_firing(datetime.now(UTC)) if ingests else None
     rows = {
         "source": ", ".join(sorted({day.source for day in days})),
         "days": f"{len(days)} of {cadence.retention_days}",

@@ -15,11 +15,11 @@ from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 import limits
-from apscheduler.triggers.cron import CronTrigger
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    InstanceOf,
     SecretStr,
     ValidationError,
     model_validator,
@@ -31,6 +31,7 @@ from sqlalchemy.exc import ArgumentError
 
 from app.breakdowns import INSTALLER, OPTIONAL_BREAKDOWNS, Breakdown
 from app.errors import SettingsError
+from app.schedule import Schedule
 
 SERVED_DAYS = 180
 """How far back the public service's time series reach."""
@@ -86,18 +87,8 @@ def _postgres_url(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
-def _cron(value: str) -> str:
-    try:
-        CronTrigger.from_crontab(value, timezone="UTC")
-    except ValueError:
-        raise ValueError(
-            "should be five cron fields in UTC (minute hour day month weekday), "
-            "such as '0 1 * * *' for 01:00"
-        ) from None
-    # APScheduler counts weekdays from Monday, cron from Sunday: a number would be misread.
-    if any(character.isdigit() for character in value.split()[4]):
-        raise ValueError("should name weekdays (mon, tue, ...) instead of numbering them")
-    return value
+def _schedule(value: object) -> object:
+    return Schedule(value) if isinstance(value, str) else value
 
 
 def _bigquery_table(value: str) -> str:
@@ -275,10 +266,10 @@ class Settings(BaseSettings):
         description="Days served, ending with the latest published one. "
         "At least the 30 that `last_month` sums.",
     )
-    ingest_schedule: Annotated[str, AfterValidator(_cron)] = Field(
-        default="0 1 * * *",
+    ingest_schedule: Annotated[InstanceOf[Schedule], BeforeValidator(_schedule)] = Field(
+        default=Schedule("0 1 * * *"),
         description="When the daily job runs: five cron fields (minute, hour, day, month, "
-        "weekday), UTC.",
+        "weekday) with cron's meaning, UTC.",
     )
     ingest_source: IngestSource = Field(
         default=IngestSource.AUTO,

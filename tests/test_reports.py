@@ -6,9 +6,10 @@ from app.db.downloads_repository import Size
 from app.downloads import IngestRun, PublishedDay, RunOutcome
 from app.ingest.plan import Cadence
 from app.reports import history_report, status_report
+from app.schedule import Schedule
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
-CADENCE = Cadence("0 1 * * *", 180, timedelta(minutes=30), None)
+CADENCE = Cadence(Schedule("0 1 * * *"), 180, timedelta(minutes=30), None)
 
 
 def published(day: date, *breakdowns: str) -> PublishedDay:

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
-from apscheduler.triggers.cron import CronTrigger
-
 from app.breakdowns import REQUIRED_COLUMNS
 from app.db.runs_repository import Failures
 from app.downloads import HeldDay, PublishedDay, RunOutcome
 from app.errors import DayOutsideWindowError
 from app.ingest.pipeline import FIRST_DAY, check_counted, latest_complete_day
+from app.schedule import Schedule
 from app.settings import IngestSource, Settings
 
 LONGEST_WAIT = timedelta(days=30)
@@ -26,19 +25,6 @@ DOUBTED_FOR = timedelta(days=14)
 """After a day was published in spite of its figures: it is read again until then."""
 
 
-def next_firing(schedule: str, moment: datetime) -> datetime | None:
-    """When the cron expression fires at `moment` or after it; None when it never does."""
-    trigger = CronTrigger.from_crontab(schedule, timezone="UTC")
-    firing: datetime | None = trigger.get_next_fire_time(None, moment)
-    return firing
-
-
-def due_at(schedule: str, latest_day: date) -> datetime:
-    """When the day after `latest_day` is due: at the first firing after that day has ended."""
-    ended = _end_of(latest_day + timedelta(days=1))
-    return next_firing(schedule, ended) or ended
-
-
 def _end_of(day: date) -> datetime:
     return datetime.combine(day + timedelta(days=1), time(), UTC)
 
@@ -47,7 +33,7 @@ def _end_of(day: date) -> datetime:
 class Cadence:
     """When days are asked for."""
 
-    schedule: str
+    schedule: Schedule
     retention_days: int
     retry_after: timedelta
     """After a day was held, or failed; then twice as long each time."""
@@ -105,7 +91,7 @@ def plan(
             break
         of_day = (published.get(day), held.get(day), failures.get(day))
         if not any(of_day):
-            if due_at(cadence.schedule, day - timedelta(days=1)) <= now:
+            if cadence.schedule.due_at(day - timedelta(days=1)) <= now:
                 missing.append(day)
             continue
         moment = _due_again_at(cadence, now, day, *of_day)

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.date import DateTrigger
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -28,6 +27,7 @@ from app.ingest.retention import expire
 from app.ingest.runs import Run, release_plausible
 from app.ingest.source import open_source
 from app.metrics import observe_ingest
+from app.schedule import Schedule
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,12 +45,14 @@ class IngestScheduler:
     between when the job says that something will be due again.
     """
 
-    def __init__(self, schedule: str, job: Callable[[bool], Awaitable[datetime | None]]) -> None:
+    def __init__(
+        self, schedule: Schedule, job: Callable[[bool], Awaitable[datetime | None]]
+    ) -> None:
         self._job = job
         self._scheduler = AsyncIOScheduler(timezone="UTC")
         self._scheduler.add_job(
             self._run,
-            CronTrigger.from_crontab(schedule, timezone="UTC"),
+            schedule.trigger,
             args=[True],
             id=DAILY_JOB,
             # Late is better than not at all, and twice late is once.

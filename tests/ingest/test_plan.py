@@ -7,10 +7,12 @@ import pytest
 
 from app.db.runs_repository import Failures
 from app.downloads import HeldDay, PublishedDay, RunOutcome
-from app.ingest.plan import Cadence, Plan, due_at, plan, read_again_at
+from app.ingest.plan import Cadence, Plan, plan, read_again_at
+from app.schedule import Schedule
 
 TODAY = date(2026, 11, 22)
-CADENCE = Cadence("0 1 * * *", 30, timedelta(minutes=30), timedelta(hours=24))
+DAILY = Schedule("0 1 * * *")
+CADENCE = Cadence(DAILY, 30, timedelta(minutes=30), timedelta(hours=24))
 
 
 def ago(days: int) -> date:
@@ -82,7 +84,7 @@ def all_but(*missing: date, last: date = LATEST) -> dict[date, PublishedDay]:
     return {day: published(day) for day in span if day not in missing}
 
 
-EVERY = Cadence("0 1 * * *", 365, timedelta(minutes=30), timedelta(hours=24))
+EVERY = Cadence(DAILY, 365, timedelta(minutes=30), timedelta(hours=24))
 
 NOTHING = Plan(ago(1), [], [], None)
 
@@ -98,13 +100,13 @@ def test_a_day_is_not_due_before_the_schedule_says_so() -> None:
     assert planned(at(0.99), before) == NOTHING
     assert planned(at(1), before).due == [ago(1)]
     # On Mondays only: today is a Sunday, and the last firing was six days ago.
-    weekly = Cadence("0 1 * * mon", 30, timedelta(minutes=30), None)
+    weekly = Cadence(Schedule("0 1 * * mon"), 30, timedelta(minutes=30), None)
     assert planned(at(2), {}, cadence=weekly).due[0] == ago(7)
-    assert due_at("0 1 * * mon", ago(7)) == at(1, TODAY + timedelta(days=1))
+    assert weekly.schedule.due_at(ago(7)) == at(1, TODAY + timedelta(days=1))
 
 
 def test_a_schedule_that_hardly_ever_fires_asks_for_nothing_before_the_days_served() -> None:
-    leap = Cadence("0 0 29 2 *", 30, timedelta(minutes=30), None)
+    leap = Cadence(Schedule("0 0 29 2 *"), 30, timedelta(minutes=30), None)
     assert planned(at(2), all_but(ago(1), last=ago(2)), cadence=leap) == NOTHING
 
 
@@ -140,7 +142,7 @@ def test_a_day_that_was_read_young_is_read_once_more(
     assert (day in made.due) == is_due
     expected = end + timedelta(hours=next_due_hours) if next_due_hours else None
     assert made.next_due == expected
-    without = Cadence("0 1 * * *", 30, timedelta(minutes=30), None)
+    without = Cadence(DAILY, 30, timedelta(minutes=30), None)
     assert day not in planned(now, later, cadence=without).due
 
 
@@ -164,7 +166,7 @@ def test_a_held_day_is_read_again_less_and_less_often(readings: int, hours: floa
 
 @pytest.mark.parametrize("retry_after", [timedelta(seconds=1), timedelta(days=7)])
 def test_no_wait_is_too_long_to_be_told(retry_after: timedelta) -> None:
-    cadence = Cadence("0 1 * * *", 30, retry_after, None)
+    cadence = Cadence(DAILY, 30, retry_after, None)
     waits = [
         read_again_at(cadence, held(ago(1), at(0), readings)) - at(0) for readings in range(1, 200)
     ]

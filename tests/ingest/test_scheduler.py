@@ -26,6 +26,7 @@ from app.ingest.sample import SampleSource
 from app.ingest.scheduler import NEXT_JOB, TAKEN_PAUSE, IngestScheduler, run_ingest_job
 from app.ingest.source import Source
 from app.main import create_app
+from app.schedule import Schedule
 from app.settings import IngestSource, Settings
 from tests.clock import NOW
 from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, publish
@@ -89,7 +90,7 @@ async def test_it_runs_at_the_start_and_at_one_utc_by_default(
 
 
 async def test_a_firing_that_was_missed_is_run_late_and_once() -> None:
-    ingests = IngestScheduler("30 4 * * *", _job)
+    ingests = IngestScheduler(Schedule("30 4 * * *"), _job)
     (job,) = ingests._scheduler.get_jobs()
     assert (job.misfire_grace_time, job.coalesce, job.max_instances) == (None, True, 1)
 
@@ -102,7 +103,7 @@ async def test_it_runs_again_when_it_said_that_something_is_due() -> None:
         ran.append(datetime.now(UTC))
         return ran[0] + timedelta(seconds=0.3) if len(ran) < 3 else None
 
-    ingests = IngestScheduler("0 1 * * *", job)
+    ingests = IngestScheduler(Schedule("0 1 * * *"), job)
     ingests.start()
     await until(lambda: len(ran) == 3)
     ingests.stop()
