@@ -59,7 +59,7 @@ ENDPOINTS = Endpoints(endpoint for module in _ENDPOINT_MODULES for endpoint in m
 
 
 def create_app_from_environment() -> FastAPI:
-    """What each server process runs. `DATABASE_URL` is set: `app.cli` has seen to it."""
+    """What each server process runs. `DATABASE_URL` is set: `app.cli.serve` has seen to it."""
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     if settings.database_url is None:

@@ -25,7 +25,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli import cli
+from app.cli.program import cli
 from app.db.downloads_repository import DownloadsRepository
 from app.ingest import pipeline
 from app.ingest.sample import SampleSource

@@ -15,7 +15,7 @@ import psutil
 from google.cloud import bigquery
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli import cli
+from app.cli.program import cli
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import create_engine
 from app.ingest import pipeline

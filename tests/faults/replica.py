@@ -13,7 +13,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from unittest.mock import patch
 
-from app import cli
+from app.cli import ingest, program, serve
 from app.db.steps import Step
 from app.downloads import PackageDownloads
 from app.ingest import scheduler
@@ -55,11 +55,11 @@ def _open_source(*_: object) -> SlowSource:
 
 
 if SOURCE in os.environ:
-    for module in (cli, scheduler):
+    for module in (ingest, serve, scheduler):
         patch.object(module, "open_source", _open_source).start()
     patch.object(scheduler, "TAKEN_PAUSE", timedelta(seconds=0.2)).start()
     Follower(_kill).follow()
 
 if __name__ == "__main__":
     sys.argv = ["app", "serve"]
-    cli.main()
+    program.main()

@@ -1,0 +1,262 @@
+"""The commands that change which days are published."""
+
+import logging
+import sys
+from collections.abc import AsyncIterator, Sequence
+from datetime import date
+from functools import partial
+
+import click
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.breakdowns import OPTIONAL_BREAKDOWNS, columns_with
+from app.cli.database import database_url, run
+from app.cli.options import Day, replace_sample_option, source_option, with_settings
+from app.cli.progress import progress_bar
+from app.db.advisory_lock import HeldLock
+from app.ingest import pipeline
+from app.ingest.plan import days_to_backfill, days_to_seed
+from app.ingest.plausibility import thresholds_of
+from app.ingest.retention import expire as drop_expired
+from app.ingest.runs import (
+    Outcome,
+    Run,
+    ingest_lock,
+    published_days,
+    release,
+    release_plausible,
+)
+from app.ingest.source import open_source
+from app.settings import IngestSource, Settings
+
+log = logging.getLogger(__name__)
+
+
+@click.command(short_help="Publish one day.")
+@click.option("--date", "day", type=Day(), help="UTC day. Default: the latest complete one.")
+@source_option
+@replace_sample_option
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Publish it even when it does not look plausible: what is held of it, or else what the "
+    "source gives.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only print what the query would bill and what that costs, also of each breakdown that "
+    "INGEST_BREAKDOWNS may name.",
+)
+@with_settings
+def ingest(
+    settings: Settings,
+    *,
+    day: date | None,
+    source: str | None,
+    replace_sample: bool,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Publish one day, in place of what was published for it before.
+
+    A day that does not look plausible is held instead: kept, and not served.
+
+    Example: python -m app ingest --date 2026-11-20
+    """
+    day = day or pipeline.latest_complete_day()
+    kind = IngestSource(source or settings.source)
+    pipeline.check_counted(day)
+    if dry_run:
+        click.echo(_cost(settings, kind, day))
+        return
+
+    async def work(engine: AsyncEngine) -> None:
+        async with ingest_lock(engine) as lock:
+            thresholds = thresholds_of(settings)
+            if force:
+                released = await release(
+                    engine,
+                    lock,
+                    day,
+                    retention_days=settings.retention_days,
+                    thresholds=thresholds,
+                    force=True,
+                    replace_sample=replace_sample,
+                )
+                if released:
+                    click.echo(str(released))
+                    return
+            run = Run(
+                engine,
+                open_source(settings, kind),
+                lock,
+                retention_days=settings.retention_days,
+                thresholds=thresholds,
+                force=force,
+                replace_sample=replace_sample,
+            )
+            click.echo(str(await run.ingest_day(day)))
+            await _release_plausible(settings, engine, lock)
+
+    if not force:
+        # What is missing shows before a database is started.
+        open_source(settings, kind)
+    with database_url(settings) as url:
+        run(url, work)
+
+
+async def _release_plausible(settings: Settings, engine: AsyncEngine, lock: HeldLock) -> None:
+    async for published in release_plausible(
+        engine, lock, retention_days=settings.retention_days, thresholds=thresholds_of(settings)
+    ):
+        click.echo(f"{published}, which was held", err=True)
+
+
+def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
+    if kind is not IngestSource.BIGQUERY:
+        # What is missing shows here as it would without --dry-run.
+        open_source(settings, kind)
+        return f"{day}: {kind} data bills nothing"
+    # Slow to import, as `open_source` tells.
+    from app.ingest.bigquery import USD_PER_TIB_BILLED, cost_usd, create_source  # noqa: PLC0415
+
+    source = create_source(settings)
+    billed = source.bytes_billed(day)
+    least = source.bytes_billed(day, ())
+    ingested = settings.breakdowns_of(kind)
+    # Bytes are billed by column, so that each adds the same whichever others there are.
+    added = {
+        f"{one.name}{', ingested' if one in ingested else ''}": source.bytes_billed(day, (one,))
+        - least
+        for one in OPTIONAL_BREAKDOWNS
+    }
+    lines = [
+        f"  {name:<26} {count:>18,} bytes  {cost_usd(count):>7.3f} USD"
+        for name, count in {"all else": least, **added}.items()
+    ]
+    return (
+        f"{day}: {billed:,} bytes ({billed / 2**30:.1f} GiB) would be billed, "
+        f"{cost_usd(billed):.2f} USD at {USD_PER_TIB_BILLED} USD a TiB "
+        "beyond the first of each month; "
+        f"BIGQUERY_MAX_BYTES_BILLED allows {settings.bigquery_max_bytes_billed:,} bytes\n"
+        "of INGEST_BREAKDOWNS, each adds to what all else is billed:\n"
+    ) + "\n".join(lines)
+
+
+@click.command(short_help="Publish the days that are missing.")
+@click.option(
+    "--start", type=Day(), help="First UTC day. Default: the first of RETENTION_DAYS to --end."
+)
+@click.option("--end", type=Day(), help="Last UTC day. Default: the latest complete one.")
+@click.option("--force", is_flag=True, help="Also days that are published already.")
+@source_option
+@replace_sample_option
+@with_settings
+def backfill(
+    settings: Settings,
+    *,
+    start: date | None,
+    end: date | None,
+    force: bool,
+    source: str | None,
+    replace_sample: bool,
+) -> None:
+    """Publish the days from --start to --end that are missing, latest first.
+
+    A day that fails does not keep the others from being published, and makes the exit status 1.
+    Stopped at any point, the same command goes on where it was.
+
+    Example: python -m app backfill --start 2026-11-01 --end 2026-11-20
+    """
+    end = end or pipeline.latest_complete_day()
+    if start and start > end:
+        raise click.BadParameter(f"{start} is after --end {end}.", param_hint="--start")
+    opened = open_source(settings, IngestSource(source or settings.source))
+
+    async def work(engine: AsyncEngine) -> bool:
+        async with ingest_lock(engine) as lock:
+            days = days_to_backfill(
+                await published_days(engine),
+                start,
+                end,
+                retention_days=settings.retention_days,
+                again=force,
+                replace_sample=replace_sample,
+            )
+            run = Run(
+                engine,
+                opened,
+                lock,
+                retention_days=settings.retention_days,
+                thresholds=thresholds_of(settings),
+                replace_sample=replace_sample,
+            )
+            all_published = await _report(run.ingest(days), days)
+            await _release_plausible(settings, engine, lock)
+            return all_published
+
+    with database_url(settings) as url:
+        if not run(url, work):
+            sys.exit(1)
+
+
+async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date]) -> bool:
+    """Show each outcome as it comes and a summary in the end; True when no day failed."""
+    published = 0
+    failed: list[date] = []
+    try:
+        with progress_bar(days) as progress:
+            async for outcome in outcomes:
+                if outcome.error:
+                    failed.append(outcome.day)
+                else:
+                    published += 1
+                # The bar tells of what went well.
+                if progress.disable or outcome.error:
+                    progress.write(str(outcome), file=sys.stderr)
+                progress.update()
+    finally:
+        left = len(days) - published - len(failed)
+        click.echo(
+            f"{published} of {len(days)} missing days published, {len(failed)} failed"
+            + (f" ({', '.join(map(str, sorted(failed)))})" if failed else "")
+            + (f", {left} not tried" if left else "")
+        )
+    return not failed
+
+
+@click.command(short_help="Drop what left the days served.")
+@with_settings
+def expire(settings: Settings) -> None:
+    """Drop the months that lie wholly outside the days served, and packages without downloads."""
+    work = partial(drop_expired, retention_days=settings.retention_days)
+    with database_url(settings) as url:
+        click.echo(str(run(url, work)))
+
+
+@click.command(short_help="Fill the database with sample data.")
+@with_settings
+def seed(settings: Settings) -> None:
+    """Fill the days served with sample data. Refused where the database holds real data."""
+    with database_url(settings) as url:
+        run(url, partial(fill_with_samples, settings))
+
+
+async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
+    retention_days = settings.retention_days
+    source = open_source(settings, IngestSource.SAMPLE)
+    async with ingest_lock(engine) as lock:
+        days = days_to_seed(
+            await published_days(engine),
+            retention_days=retention_days,
+            columns=columns_with(settings.breakdowns_of(IngestSource.SAMPLE)),
+        )
+        if days:
+            log.info("making %d days of sample data", len(days))
+        # Made up as they are, these days have nothing to be judged for.
+        run = Run(engine, source, lock, retention_days=retention_days, thresholds=None)
+        with progress_bar(days) as progress:
+            for day in days:
+                await run.ingest_day(day)
+                progress.update()

@@ -1,0 +1,77 @@
+"""The program: all commands, and how it ends."""
+
+import logging
+import signal
+import sys
+from typing import NoReturn
+
+import click
+from sqlalchemy.exc import DBAPIError
+
+from app.cli.database import exit_on_signal
+from app.cli.dumps import export
+from app.cli.ingest import backfill, expire, ingest, seed
+from app.cli.inspect import history, status, verify
+from app.cli.serve import migrate, openapi, serve
+from app.errors import StatsError
+
+log = logging.getLogger(__name__)
+
+
+@click.group(
+    commands=[
+        serve,
+        migrate,
+        ingest,
+        backfill,
+        expire,
+        seed,
+        status,
+        history,
+        verify,
+        export,
+        openapi,
+    ],
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+def cli() -> None:
+    """Self-hosted PyPI download statistics.
+
+    Settings are environment variables or lines of a .env file; the README lists them. Without
+    DATABASE_URL, every command uses the embedded Postgres under DATA_DIR and starts it when needed.
+
+    The exit status is 0 when all went well, 1 when something failed, 2 when an argument was wrong,
+    and 130 after Ctrl-C; the reason is one line on standard error.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line; an error is one line and an exit status."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, exit_on_signal)
+    # A terminal that was closed is no reason to stop in another way, and under nohup none to stop.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "python -m app"
+        _fail(f"{error.format_message()} ({path} --help)", error.exit_code)
+    except StatsError as error:
+        _fail(str(error), 1)
+    except DBAPIError as error:
+        _fail(f"the database refused: {error.orig}", 1)
+    except Exception as error:
+        if log.isEnabledFor(logging.DEBUG):
+            raise
+        _fail(f"{type(error).__name__}: {error} (LOG_LEVEL=debug shows where)", 1)
+    sys.exit(status)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(status)
