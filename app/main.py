@@ -16,6 +16,7 @@ from app.api import (
     bulk,
     docs_page,
     dumps,
+    events,
     problem_details,
     rankings,
     recent,
@@ -44,6 +45,7 @@ from app.db.rankings_repository import RankingsRepository
 from app.db.runs_repository import RunsRepository
 from app.dumps.folder import DumpFolder
 from app.errors import SettingsError
+from app.events import KnownEvents
 from app.ingest.plan import cadence_of, read_again_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.interpreter import look_for_garbage_less_often
@@ -53,7 +55,7 @@ from app.settings import IngestSource, Settings, load_settings
 
 # In the order in which they are documented. What takes many packages comes before what takes any
 # name: `recent` of many is not the package of that name.
-_ENDPOINT_MODULES = (bulk, summary, recent, time_series, rankings, search, badges)
+_ENDPOINT_MODULES = (bulk, summary, recent, time_series, rankings, search, badges, events)
 
 ENDPOINTS = Endpoints(endpoint for module in _ENDPOINT_MODULES for endpoint in module.ENDPOINTS)
 
@@ -113,6 +115,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         },
     )
     cache = ResponseCache(freshness, settings.response_cache_max_bytes)
+    known_events = KnownEvents(settings.ingest_events_file)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -121,6 +124,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         app.state.repositories = Repositories(
             DownloadsRepository(engine, settings.retention_days),
             RankingsRepository(engine, settings.retention_days),
+            known_events,
         )
         app.state.runs = RunsRepository(engine)
         app.state.readiness = ReadinessCheck(engine)
@@ -159,7 +163,8 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
     problem_details.install(app)
     app.add_middleware(RequestGuardMiddleware, timeout_seconds=settings.request_timeout_seconds)
     app.add_middleware(CompressMiddleware)
-    app.entrance = _entrance(app, settings, cache, freshness, rate_limits, request_log)
+    rendering = f"{RENDERING} {known_events.digest}"
+    app.entrance = _entrance(app, settings, cache, freshness, rate_limits, request_log, rendering)
     app.fast_path = FastPath(
         cache, ENDPOINTS, freshness, rate_limits, request_log, list(settings.trusted_proxies)
     )
@@ -173,6 +178,7 @@ def _entrance(
     freshness: Freshness,
     rate_limits: RateLimits | None,
     request_log: RequestLog,
+    rendering: str,
 ) -> ASGIApp:
     """All that a request meets before FastAPI, from the inside out."""
     entrance: ASGIApp = HTTPCacheMiddleware(
@@ -181,7 +187,7 @@ def _entrance(
         endpoints=ENDPOINTS,
         repositories=lambda: app.state.repositories,
         freshness=freshness,
-        rendering=RENDERING,
+        rendering=rendering,
         timeout_seconds=settings.request_timeout_seconds,
     )
     if rate_limits:

@@ -31,6 +31,7 @@ from sqlalchemy.exc import ArgumentError
 
 from app.breakdowns import INSTALLER, OPTIONAL_BREAKDOWNS, Breakdown
 from app.errors import SettingsError
+from app.events import Event, read_events
 from app.schedule import Schedule
 
 SERVED_DAYS = 180
@@ -225,6 +226,10 @@ def _comma_separated(value: object) -> object:
     return value
 
 
+def _events(value: object) -> object:
+    return read_events(Path(value)) if isinstance(value, str) else value
+
+
 def _breakdown_names(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -292,6 +297,11 @@ class Settings(BaseSettings):
         "separated by commas: `installer`, `ci`, `country`, `version`, `implementation`, or `none` "
         "of them. Left out, it is `installer`, which costs nothing more, and all that there are "
         "where the data is the sample, or in files.",
+    )
+    ingest_events_file: Annotated[tuple[Event, ...], NoDecode, BeforeValidator(_events)] = Field(
+        default=(),
+        description="TOML file of known breaks in the figures, which `/api/events` lists besides "
+        "PyPI's own.",
     )
     ingest_max_days_per_run: int = Field(
         default=7,

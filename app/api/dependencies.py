@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from app.db.downloads_repository import DownloadsRepository
 from app.db.rankings_repository import RankingsRepository
 from app.errors import ArgumentError, InvalidArgumentsError, PackageNotFoundError
+from app.events import KnownEvents
 from app.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
 
 PackageArgument = Annotated[
@@ -28,6 +29,7 @@ PackageArgument = Annotated[
 class Repositories:
     downloads: DownloadsRepository
     rankings: RankingsRepository
+    events: KnownEvents
 
 
 def repositories_of(request: Request) -> Repositories:

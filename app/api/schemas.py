@@ -14,6 +14,7 @@ from pydantic.json_schema import SkipJsonSchema
 from app.breakdowns import REQUIRED_COLUMNS
 from app.downloads import RECENT_STATUS_DAYS, RunOutcome
 from app.dumps import listing
+from app.events import Event
 
 PackageField = Annotated[
     str, Field(description="Normalised name (PEP 503), or `__all__`.", examples=["requests"])
@@ -297,6 +298,9 @@ class Status(BaseModel):
     held: list[HeldDay] = Field(
         description="Days that were read and do not look plausible, oldest first. They are not "
         "served, and are read again."
+    )
+    events: list[Event] = Field(
+        description="Known breaks in the figures of the days served, newest first."
     )
     last_run: LastRun | None = Field(description="The last ingest; null before the first.")
     next_run: dt.datetime | None = Field(

@@ -24,7 +24,9 @@ router = APIRouter(tags=["status"])
 )
 async def status(request: Request) -> Status:
     """Which days are published, where they came from, and which are missing."""
-    repository = repositories_of(request).downloads
+    repositories = repositories_of(request)
+    repository = repositories.downloads
+    publication = await repository.publication()
     days = await repository.published_days()
     held = await repository.held_days()
     runs = await request.app.state.runs.latest(1)
@@ -63,6 +65,7 @@ async def status(request: Request) -> Status:
             )
             for day in held
         ],
+        events=repositories.events.within(*publication.window) if publication else [],
         last_run=LastRun(
             day=runs[0].day,
             started_at=runs[0].started_at,

@@ -10,12 +10,14 @@ from starlette.responses import Response
 
 from app.api.answering import not_found, respond, route_of
 from app.api.dependencies import PackageArgument, Repositories, UnambiguousRoute
+from app.api.events import dumped
 from app.api.problem_details import documented
 from app.api.questions import Endpoint, Question, Rendered
 from app.api.rankings import GROWTH_DECIMALS, ratio_of_change
 from app.api.schemas import PackageField
 from app.breakdowns import BREAKDOWNS
 from app.downloads import Publication
+from app.events import Event
 from app.package_name import ALL_PACKAGES
 
 router = APIRouter(
@@ -72,6 +74,9 @@ class Summary(BaseModel):
     )
     change: Change
     downloads: int = Field(description="In all days held.", ge=0)
+    events: list[Event] = Field(
+        description="Known breaks in the figures of these days, newest first."
+    )
     first_date: dt.date | None = Field(
         description="First day with a download, UTC; null without any."
     )
@@ -98,6 +103,7 @@ class PackageSummary(BaseModel):
                         ],
                         "change": {"month": 0.0312, "week": -0.0045},
                         "downloads": 6904120331,
+                        "events": [],
                         "first_date": "2026-05-25",
                         "latest_date": "2026-11-20",
                         "peak": {"date": "2026-11-17", "downloads": 48120033},
@@ -153,6 +159,7 @@ async def _answer(
             "week": _change(recent.last_week, found.previous_week),
         },
         "downloads": found.downloads,
+        "events": dumped(repositories.events.within(*publication.window)),
         "first_date": found.first_date,
         "latest_date": found.latest_date,
         "peak": {"date": found.peak_date, "downloads": found.peak_downloads}

@@ -27,6 +27,7 @@ RANKINGS = {
     "trending": "TrendingPackages",
     "search": "SearchResults",
     "badge": "Badge",
+    "events": "Events",
 }
 OTHERS = ("dump", "dumps", "index", "status", "health", "readiness", "metrics")
 
@@ -124,7 +125,7 @@ def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
         *("Dump", "DumpFormat", "Dumps", "Fill", "SeriesFormat", "Interval"),
         *RANKINGS.values(),
         *("AllRecentCounts", "BreakdownLink", "Change", "Peak", "SearchResult", "Summary"),
-        *("TopPackage", "TrendingPackage"),
+        *("Event", "EventKind", "TopPackage", "TrendingPackage"),
         *("DailyDownloads", "Fault", "Health", "HeldDay", "Index", "Mirrors", "OperatingSystem"),
         *("Period", "Problem", "Readiness", "RecentCounts", "LastRun", "RecentDay", "RunOutcome"),
         *("Status", "Installer", "Implementation", "ContinuousIntegration"),

@@ -74,7 +74,7 @@ def test_the_walk_knows_all_routes_and_arguments() -> None:
     assert set(PACKAGE_ROUTES) == {*series, *WITHOUT_ARGUMENTS}
     others = {path.partition("?")[0] for path in OTHER_DATA_ROUTES}
     dumps = {"/api/dumps", "/api/dumps/x.parquet"}
-    quiet = {"/", "/health", "/metrics", "/ready", "/api/status", *dumps}
+    quiet = {"/", "/api/events", "/health", "/metrics", "/ready", "/api/status", *dumps}
     assert set(ROUTES) == {*PACKAGE_ROUTES, *others, *quiet}
 
 

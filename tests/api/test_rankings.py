@@ -4,6 +4,7 @@ import re
 from urllib.parse import quote
 
 import httpx
+import orjson
 import pytest
 from fastapi import FastAPI
 from hypothesis import given
@@ -12,17 +13,21 @@ from pydantic import BaseModel, TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.badges import Badge, color_of, in_short
+from app.api.events import dumped
 from app.api.rankings import TopPackages, TrendingPackages
 from app.api.search import SearchResults, beginning_of_name, cursor_of
 from app.api.summary import PackageSummary
 from app.downloads import Window
 from app.errors import DatabaseUnavailableError
+from app.events import KnownEvents
 from app.package_name import ALL_PACKAGES, is_valid, normalise
 from app.rankings import SearchPosition, Tier
-from tests.days import days_ago, downloads, publish
+from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 from tests.waiting import until
 
 D0, D1, D13 = days_ago(0), days_ago(1), days_ago(13)
+
+EVENTS = orjson.dumps(dumped(KnownEvents().within(days_ago(RETENTION_DAYS - 1), D0))).decode()
 
 # 14 days of two packages of which one grows, and on the last day of some more.
 GOLDENS = {
@@ -58,7 +63,7 @@ GOLDENS = {
         '{"name":"python_minor","path":"/api/packages/flask/python_minor"},'
         '{"name":"system","path":"/api/packages/flask/system"}],'
         '"change":{"month":null,"week":0.2442},"downloads":43200,'
-        f'"first_date":"{D13}","latest_date":"{D0}",'
+        f'"events":{EVENTS},"first_date":"{D13}","latest_date":"{D0}",'
         f'"peak":{{"date":"{D0}","downloads":5500}},"rank":1,'
         '"recent":{"last_day":5500,"last_month":43200,"last_week":23950}},'
         '"package":"flask","type":"package_summary"}'
@@ -69,7 +74,7 @@ GOLDENS = {
         '{"name":"python_minor","path":"/api/packages/flask-mirrored/python_minor"},'
         '{"name":"system","path":"/api/packages/flask-mirrored/system"}],'
         '"change":{"month":null,"week":null},"downloads":0,'
-        '"first_date":null,"latest_date":null,"peak":null,"rank":null,'
+        f'"events":{EVENTS},"first_date":null,"latest_date":null,"peak":null,"rank":null,'
         '"recent":{"last_day":0,"last_month":0,"last_week":0}},'
         '"package":"flask-mirrored","type":"package_summary"}'
     ),

@@ -46,6 +46,7 @@ async def test_status_of_an_empty_database(client: httpx.AsyncClient) -> None:
         "downloads": 0,
         "recent_days": [],
         "held": [],
+        "events": [],
         "last_run": None,
         "next_run": None,
     }
@@ -56,6 +57,7 @@ async def test_status_tells_what_is_held(client: httpx.AsyncClient, engine: Asyn
     await publish(engine, days_ago(1), downloads("flask", 2))
     await publish(engine, days_ago(0), downloads("flask", 3, mirrors=9), downloads("numpy", 4))
     status = (await client.get("/api/status")).json()
+    assert isinstance(status.pop("events"), list)
     assert status.pop("published_at") is not None
     recent = status.pop("recent_days")
     assert all(day.pop("published_at") for day in recent)

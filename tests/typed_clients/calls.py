@@ -28,6 +28,7 @@ from pypi_stats_client.api.packages import (
 )
 from pypi_stats_client.api.rankings import get_search, get_top, get_trending
 from pypi_stats_client.api.status import (
+    get_events,
     get_health,
     get_index,
     get_metrics,
@@ -42,6 +43,7 @@ from pypi_stats_client.models import (
     DailyDownloads,
     DumpFormat,
     Dumps,
+    Events,
     Fault,
     Health,
     Implementation,
@@ -230,6 +232,11 @@ def call_status(client: Client) -> None:
     assert isinstance(status.published_at, dt.datetime)
     assert status.published_at.tzinfo
     assert (status.gaps, status.downloads > 0) == ([], True)
+
+    events = get_events.sync(client=client)
+    assert isinstance(events, Events)
+    assert all(one.end_date is None or one.end_date >= one.date for one in events.data)
+    assert all(one in events.data for one in status.events)
 
     index = get_index.sync(client=client)
     assert isinstance(index, Index)

@@ -176,6 +176,10 @@ async function callStatus(): Promise<void> {
   assert(status.first_day !== null && status.latest_day !== null);
   assert(status.first_day < status.latest_day);
 
+  const events = given(await client.GET("/api/events"));
+  assert(events.data.every((one) => one.end_date === null || one.end_date >= one.date));
+  assert(status.events.every((one) => events.data.some((known) => known.date === one.date)));
+
   const index = given(await client.GET("/"));
   assert.equal(index.status, "/api/status");
   assert.equal(index.data_as_of, status.latest_day);

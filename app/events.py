@@ -1,0 +1,143 @@
+"""Known breaks in PyPI's figures: outages, and days from which on something else is counted.
+
+Only days that are counted by the same definition can be compared. `KnownEvents.definition` is the
+one place that decides which days these are.
+"""
+
+import datetime as dt
+import tomllib
+from collections.abc import Iterable
+from enum import StrEnum
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.functional_validators import model_validator
+
+BUILT_IN = Path(__file__).with_name("events.toml")
+
+ARTIFACTS_SINCE = dt.date(2026, 8, 24)
+"""The day on which PyPI began to count only artifacts. It is counted partly by each rule."""
+
+
+class CountedFiles(StrEnum):
+    """Which files' downloads count."""
+
+    ALL = "all"
+    """Every file that PyPI has logged."""
+
+    ARTIFACTS = "artifacts"
+    """Files that end in .whl, .tar.gz or .zip, which PyPI logs alone since `ARTIFACTS_SINCE`."""
+
+
+class EventKind(StrEnum):
+    DEFINITION = "definition"
+    OUTAGE = "outage"
+
+
+class Event(BaseModel):
+    """A known break in PyPI's figures."""
+
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+
+    date: dt.date = Field(description="First UTC day that is affected.")
+    end_date: dt.date | None = Field(
+        default=None,
+        description="Last UTC day that is affected. Null while an outage lasts, and for a "
+        "definition that is permanent.",
+    )
+    kind: EventKind = Field(
+        description="`definition`: something else is counted from this day on, so that days before "
+        "and after it are not comparable. `outage`: downloads were lost."
+    )
+    summary: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
+        description="What happened, for readers of a chart."
+    )
+    url: Annotated[str, StringConstraints(pattern="^https?://")] = Field(
+        description="Where to read more."
+    )
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "Event":
+        if self.end_date and self.end_date < self.date:
+            raise ValueError("end_date should not be before date")
+        return self
+
+    def is_within(self, first: dt.date, last: dt.date) -> bool:
+        """True if a chart of these days shows the event. A permanent definition is a step on its
+        first day.
+        """
+        is_step = self.kind is EventKind.DEFINITION and self.end_date is None
+        end = self.date if is_step else self.end_date or dt.date.max
+        return self.date <= last and first <= end
+
+
+class _EventsFile(BaseModel):
+    events: tuple[Event, ...]
+
+
+def read_events(path: Path) -> tuple[Event, ...]:
+    """The events of a TOML file. Raises a `ValueError` that says what is wrong, and where."""
+    try:
+        tables = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"should name a file that can be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"should name a TOML file ({error})") from None
+    try:
+        return _EventsFile.model_validate(tables, extra="forbid").events
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{_place(first['loc'])}: {message}") from None
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    if len(location) < 2 or not isinstance(location[1], int):
+        return ".".join(map(str, location))
+    name = f"[[events]] number {location[1] + 1}"
+    return ", ".join([name, *map(str, location[2:])])
+
+
+Definition = frozenset[tuple[dt.date, bool]]
+"""The changes that apply to a day, each with True if it applies to only a part of the day."""
+
+
+class KnownEvents:
+    """PyPI's events, and an operator's own."""
+
+    def __init__(self, own: Iterable[Event] = ()) -> None:
+        events = {*_built_in(), *own}
+        self.newest_first = sorted(
+            events, key=lambda event: (event.date, event.end_date or dt.date.max, event.summary)
+        )[::-1]
+        told = repr([event.model_dump_json() for event in self.newest_first])
+        self.digest = blake2b(told.encode(), digest_size=8).hexdigest()
+        """Changes with the events."""
+
+    def within(self, first: dt.date, last: dt.date) -> list[Event]:
+        """The events that a chart of these days shows, newest first."""
+        return [event for event in self.newest_first if event.is_within(first, last)]
+
+    def definition(self, day: dt.date, counted_files: CountedFiles) -> Definition:
+        """What counts as a download on a day. Days are comparable if this is equal.
+
+        The first and the last day of a change are counted partly by each rule, and so by a
+        definition of their own.
+        """
+        changes = {
+            event.date: day in (event.date, event.end_date)
+            for event in self.newest_first
+            if event.kind is EventKind.DEFINITION
+            and event.date <= day <= (event.end_date or dt.date.max)
+        }
+        if counted_files is CountedFiles.ARTIFACTS:
+            changes[ARTIFACTS_SINCE] = False
+        return frozenset(changes.items())
+
+
+@cache
+def _built_in() -> tuple[Event, ...]:
+    return read_events(BUILT_IN)
