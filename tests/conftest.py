@@ -27,7 +27,7 @@ from app.db.migrations import migrate
 from app.main import create_app
 from app.settings import IngestSource, Settings
 from tests.clock import ManualClock
-from tests.processes import free_port, run, served, wait_for
+from tests.processes import free_port, get, run, served, wait_for
 
 TEMPLATE = "migrated"
 
@@ -90,7 +90,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder,
         served(Path(folder), tmp_path_factory.mktemp("log") / "log") as (address, _),
     ):
-        latest = httpx.get(f"{address}/api/status").json()["latest_day"]
+        latest = get(f"{address}/api/status").json()["latest_day"]
         dumps = str(Path(folder) / "dumps")
         exported = run("export", "--date", latest, "--to", dumps, DATA_DIR=folder)
         assert exported.returncode == 0, exported.stderr

@@ -4,12 +4,14 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
+
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,17 +24,19 @@ def free_port() -> int:
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes] | psutil.Popen) -> None:
-    """Until the process listens on the port; fails when it ends, or takes a minute."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    """Wait until the process listens on the port."""
+
+    def listens() -> bool:
         assert process.poll() is None, f"ended with status {process.returncode}"
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError(f"nothing listens on port {port}")
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(listens)
+
+
+def get(url: str, **headers: str) -> httpx.Response:
+    """Send a GET request with these headers to a service."""
+    return httpx.get(url, headers=headers, timeout=PATIENCE_SECONDS)
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -42,7 +46,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         env=os.environ | {"LOG_LEVEL": "warning", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
@@ -80,7 +84,7 @@ def served(
     finally:
         if process.is_running():
             process.terminate()
-            process.wait(30)
+            process.wait(PATIENCE_SECONDS)
 
 
 def servers(data_dir: Path) -> list[int]:

@@ -32,6 +32,7 @@ from app.ingest.sample import SampleSource
 from tests.bigquery_table import NOON, Event, Table
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 from tests.processes import ROOT, assert_fails, free_port, run
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -329,7 +330,7 @@ async def test_backfill_goes_on_where_it_was_stopped(
     for _ in range(3):
         assert process.stderr.readline().startswith("published ")
     process.send_signal(stop)
-    summary, told = process.communicate(timeout=30)
+    summary, told = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 128 + stop
     assert "Traceback" not in told
     days = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
@@ -396,7 +397,7 @@ def test_backfill_shows_a_bar_in_a_terminal(database_url: str) -> None:
             if not part:
                 break
             shown += part
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
     os.close(ours)
     assert re.search(rb"100%\|.*\| 4/4 ", shown)
     assert b"4 of 4 missing days published, 0 failed" in shown
@@ -520,7 +521,7 @@ async def test_export_goes_on_where_it_was_stopped(
     for _ in range(2):
         assert process.stderr.readline().startswith("wrote sample-")
     process.send_signal(stop)
-    _, told = process.communicate(timeout=30)
+    _, told = process.communicate(timeout=PATIENCE_SECONDS)
     assert "Traceback" not in told
     result = run("export", "--to", str(tmp_path), DATABASE_URL=database_url)
     match = re.fullmatch(r"(\d+) of 20 days written to .*, (\d+) unchanged\n", result.stdout)

@@ -26,8 +26,8 @@ from app.http_protocol import (
     MAX_TARGET_BYTES,
     BoundedHTTPProtocol,
 )
-from tests.processes import free_port
-from tests.waiting import until
+from tests.processes import free_port, get
+from tests.waiting import PATIENCE_SECONDS, until
 
 RECENT = b"GET /api/packages/requests/recent HTTP/1.1\r\nHost: test\r\n"
 
@@ -78,7 +78,7 @@ def _assert_refused(connection: socket.socket, status: int) -> None:
 def test_what_is_no_request_is_refused(
     address: tuple[str, int], request_bytes: bytes, status: int
 ) -> None:
-    with socket.create_connection(address, timeout=5) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(request_bytes)
         _assert_refused(connection, status)
 
@@ -87,7 +87,7 @@ def test_what_is_no_request_is_refused(
 def test_a_head_without_an_end_is_not_waited_for(
     address: tuple[str, int], begin: bytes, status: int
 ) -> None:
-    with socket.create_connection(address, timeout=5) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(begin)
         sent = 0
         while sent <= MAX_TARGET_BYTES + MAX_HEADERS_BYTES:
@@ -98,15 +98,17 @@ def test_a_head_without_an_end_is_not_waited_for(
 
 def test_a_client_that_goes_on_sending_is_told_why(address: tuple[str, int]) -> None:
     host, port = address
-    response = httpx.post(f"http://{host}:{port}/api/status", content=b"x" * 20_000_000)
+    response = httpx.post(
+        f"http://{host}:{port}/api/status", content=b"x" * 20_000_000, timeout=PATIENCE_SECONDS
+    )
     assert response.status_code == 413
 
 
 def test_a_slow_head_is_told_and_silence_is_not(address: tuple[str, int]) -> None:
     with (
-        socket.create_connection(address, timeout=HEAD_TIMEOUT_SECONDS + 5) as slow,
-        socket.create_connection(address, timeout=HEAD_TIMEOUT_SECONDS + 5) as silent,
-        socket.create_connection(address, timeout=HEAD_TIMEOUT_SECONDS + 5) as kept,
+        socket.create_connection(address, timeout=PATIENCE_SECONDS) as slow,
+        socket.create_connection(address, timeout=PATIENCE_SECONDS) as silent,
+        socket.create_connection(address, timeout=PATIENCE_SECONDS) as kept,
     ):
         began = time.monotonic()
         slow.sendall(RECENT)
@@ -121,7 +123,7 @@ def test_a_slow_head_is_told_and_silence_is_not(address: tuple[str, int]) -> Non
 
 def test_what_is_a_request_is_answered(address: tuple[str, int]) -> None:
     """On one connection: with a small body, after the other, and several at once."""
-    with socket.create_connection(address, timeout=5) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         small = RECENT + b"Content-Length: 2\r\n\r\n{}"
         upgrade = RECENT + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n"
         for sent in (RECENT + b"\r\n", small, upgrade):
@@ -129,13 +131,13 @@ def test_what_is_a_request_is_answered(address: tuple[str, int]) -> None:
             response, body = _answer(connection)
             assert response.status == 200
             assert json.loads(body)["package"] == "requests"
-    with socket.create_connection(address, timeout=5) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n" * 3)
         received = b""
         while received.count(b'{"status":"ok"}') < 3:
             received += connection.recv(4096)
         assert received.count(b"HTTP/1.1 200 OK") == 3
-    with socket.create_connection(address, timeout=5) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
         assert _answer(connection)[0].status == 200
         assert connection.recv(1) == b""
@@ -143,7 +145,7 @@ def test_what_is_a_request_is_answered(address: tuple[str, int]) -> None:
 
 def test_a_refusal_comes_after_the_answers_before_it(address: tuple[str, int]) -> None:
     good = b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n"
-    with socket.create_connection(address, timeout=5) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(good * 400 + b"GET /" + b"x" * 30_000 + b" HTTP/1.1\r\n\r\n" + good)
         received = b""
         while more := connection.recv(65536):
@@ -154,7 +156,7 @@ def test_a_refusal_comes_after_the_answers_before_it(address: tuple[str, int]) -
 
 
 def test_who_says_no_more_still_gets_the_answer(address: tuple[str, int]) -> None:
-    with socket.create_connection(address, timeout=5) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(RECENT.replace(b"recent", b"overall") + b"\r\n")
         connection.shutdown(socket.SHUT_WR)
         response, body = _answer(connection)
@@ -162,16 +164,17 @@ def test_who_says_no_more_still_gets_the_answer(address: tuple[str, int]) -> Non
 
 
 @pytest.fixture
-async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, int]]:
-    """A server of much to read, in this process, whose timers are short."""
-    for timer in ("HEAD_TIMEOUT_SECONDS", "WRITE_TIMEOUT_SECONDS", "LINGER_SECONDS"):
+async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[uvicorn.Server]:
+    """A server in this process that has short timers and sends large bodies."""
+    for timer in ("HEAD_TIMEOUT_SECONDS", "LINGER_SECONDS"):
         monkeypatch.setattr(http_protocol, timer, 0.5)
+    monkeypatch.setattr(http_protocol, "WRITE_TIMEOUT_SECONDS", 1.0)
 
     async def much(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(b"x" * 50_000_000)(scope, receive, send)
 
     async with _serving(much) as server:
-        yield _address(server)
+        yield server
 
 
 def _address(server: uvicorn.Server) -> tuple[str, int]:
@@ -205,13 +208,13 @@ async def _serving(app: ASGIApp, **options: Any) -> AsyncIterator[uvicorn.Server
     "left_over", [b"", b"\r\n", b"\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nx"]
 )
 async def test_no_connection_is_held_for_nothing(
-    impatient: tuple[str, int], left_over: bytes
+    impatient: uvicorn.Server, left_over: bytes
 ) -> None:
-    reader, writer = await asyncio.open_connection(*impatient)
+    reader, writer = await asyncio.open_connection(*_address(impatient))
     writer.write(b"HEAD / HTTP/1.1\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
     writer.write(left_over)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await reader.read(65536):
             pass
     writer.close()
@@ -227,18 +230,22 @@ async def _read(reader: asyncio.StreamReader, pause: float = 0) -> int:
     return received
 
 
-async def test_an_answer_that_nobody_reads_is_given_up(impatient: tuple[str, int]) -> None:
-    reader, writer = await asyncio.open_connection(*impatient)
-    began = time.monotonic()
+async def test_an_answer_that_nobody_reads_is_given_up(impatient: uvicorn.Server) -> None:
+    reader, writer = await asyncio.open_connection(*_address(impatient))
     writer.write(b"GET / HTTP/1.1\r\n\r\n")
-    await asyncio.sleep(2)
+    connections = impatient.server_state.connections
+    await until(lambda: connections)
+    await until(lambda: not connections)
     assert await _read(reader) < 50_000_000
     writer.close()
-    # Who reads slowly has the time.
-    reader, writer = await asyncio.open_connection(*impatient)
+
+
+async def test_a_client_that_reads_slowly_has_the_time(impatient: uvicorn.Server) -> None:
+    reader, writer = await asyncio.open_connection(*_address(impatient))
+    began = time.monotonic()
     writer.write(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
-    assert await _read(reader, pause=0.02) > 50_000_000
-    assert time.monotonic() - began > 2.5
+    assert await _read(reader, pause=0.04) > 50_000_000
+    assert time.monotonic() - began > 2 * http_protocol.WRITE_TIMEOUT_SECONDS
     writer.close()
 
 
@@ -266,7 +273,9 @@ async def test_a_connection_that_is_closed_is_not_held_by_who_reads_nothing(
 async def test_requests_that_wait_for_others_are_bounded() -> None:
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/first":
-            await asyncio.sleep(0.5)
+            (connection,) = server.server_state.connections
+            assert isinstance(connection, BoundedHTTPProtocol)
+            await until(lambda: len(connection.pipeline) >= MAX_PIPELINED)
         await Response()(scope, receive, send)
 
     async with _serving(slow) as server:
@@ -278,7 +287,7 @@ async def test_requests_that_wait_for_others_are_bounded() -> None:
 
 
 def test_a_later_head_without_an_end_is_not_waited_for(address: tuple[str, int]) -> None:
-    with socket.create_connection(address, timeout=5) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(RECENT + b"\r\n")
         assert _answer(connection)[0].status == 200
         connection.sendall(RECENT + b"a:b\r\n" * ((MAX_TARGET_BYTES + MAX_HEADERS_BYTES) // 2))
@@ -289,12 +298,12 @@ def test_refusals_are_counted(address: tuple[str, int]) -> None:
     host, port = address
 
     def refused() -> float:
-        lines = httpx.get(f"http://{host}:{port}/metrics").text.splitlines()
+        lines = get(f"http://{host}:{port}/metrics").text.splitlines()
         name = 'pypi_stats_requests_total{route="none",status="400"} '
         return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
 
     before = refused()
-    with socket.create_connection(address, timeout=5) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(b"nonsense\r\n\r\n")
         _assert_refused(connection, 400)
     assert refused() == before + 1
@@ -304,7 +313,7 @@ def test_answers_at_once_keep_their_turn(address: tuple[str, int]) -> None:
     """Sent together, among others that are not at hand, and before a refusal."""
     known = RECENT + b"\r\n"
     health = b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n"
-    with socket.create_connection(address, timeout=5) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(known)
         body = _answer(connection)[1]
         for order in (known * 3, known + health, health + known, (health + known) * 50):
@@ -318,7 +327,7 @@ def test_answers_at_once_keep_their_turn(address: tuple[str, int]) -> None:
         connection.sendall(known.replace(b"GET", b"HEAD") + known)
         assert connection.recv(65536).count(b"content-length: %d\r\n" % len(body)) > 0
     for last in (b"nonsense\r\n\r\n", RECENT + b"Connection: close\r\n\r\n"):
-        with socket.create_connection(address, timeout=5) as connection:
+        with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
             connection.sendall(known * 2 + last)
             received = b""
             while more := connection.recv(65536):
@@ -334,7 +343,7 @@ def _heads(requests: bytes) -> list[bytes]:
 def test_who_reads_nothing_is_not_written_to_without_end(address: tuple[str, int]) -> None:
     """Many requests in one piece, each for a body that is much larger than it."""
     request = RECENT.replace(b"recent", b"python_minor") + b"\r\n"
-    with socket.create_connection(address, timeout=5) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(request)
         body = _answer(connection)[1]
         connection.sendall(request * 500)
@@ -361,7 +370,7 @@ async def test_a_connection_is_kept_for_a_slow_answer_after_one_at_once() -> Non
     async with _serving(_Unequal(), timeout_keep_alive=1) as server:
         reader, writer = await asyncio.open_connection(*_address(server))
         writer.write(b"GET /known HTTP/1.1\r\n\r\nGET /slow HTTP/1.1\r\n\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert await reader.readline() == b"HTTP/1.1 204 No Content\r\n"
             await reader.readline()
             assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
@@ -387,7 +396,7 @@ class _Broken:
 async def test_a_defect_of_the_short_way_is_told_and_the_usual_one_is_taken(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with _serving(_Broken()) as server, httpx.AsyncClient() as client:
+    async with _serving(_Broken()) as server, httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
         host, port = _address(server)
         response = await client.get(f"http://{host}:{port}/")
     assert (response.status_code, response.content) == (200, b"the usual way")

@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 import psutil
 from google.cloud import bigquery
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -25,7 +24,8 @@ from app.settings import Settings
 from tests.bigquery_table import DAY, NOON, Event, Table
 from tests.contents import everything
 from tests.days import days_ago, downloads, publish
-from tests.processes import ROOT, free_port, run, served, servers, wait_for
+from tests.processes import ROOT, free_port, get, run, served, servers, wait_for
+from tests.waiting import PATIENCE_SECONDS
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^ *```(\w+)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
@@ -67,7 +67,7 @@ def test_make_run_and_the_first_answers(data_dir: Path, tmp_path: Path) -> None:
         for url, (kind, answer) in zip(called, shown, strict=True):
             assert urlsplit(url).netloc == "127.0.0.1:8000"
             here = url.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
-            got = httpx.get(here)
+            got = get(here)
             if kind == "json":
                 assert _shape(got.json()) == _shape(json.loads(answer))
             else:
@@ -81,7 +81,7 @@ def test_make_run_and_the_first_answers(data_dir: Path, tmp_path: Path) -> None:
         # As Ctrl-C does: to everything that the terminal started.
         started = [process, *process.children(recursive=True)]
         os.killpg(process.pid, signal.SIGINT)
-        _, alive = psutil.wait_procs(started, timeout=30)
+        _, alive = psutil.wait_procs(started, timeout=PATIENCE_SECONDS)
     assert alive == []
     assert servers(data_dir) == []
 
@@ -192,7 +192,7 @@ def _assert_answers_are_equal(first: str, second: str) -> None:
     for endpoint in ("recent", "overall", "python_major", "python_minor", "system"):
         for package in ("package-7", "__all__"):
             path = f"/api/packages/{package}/{endpoint}"
-            one, two = (httpx.get(f"{address}{path}") for address in (first, second))
+            one, two = (get(f"{address}{path}") for address in (first, second))
             assert one.status_code == 200
             assert (one.content, one.headers["etag"]) == (two.content, two.headers["etag"])
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -21,14 +22,19 @@ from app.api.http_cache import ENTRY_BYTES
 from app.db.engine import connect
 from app.ingest.sample import PACKAGES
 from tests.days import days_ago, downloads, publish
-from tests.processes import ROOT, assert_fails, run, served, servers
-from tests.waiting import until
+from tests.processes import ROOT, assert_fails, get, run, served, servers
+from tests.waiting import PATIENCE_SECONDS, until, until_blocked, wait_until
 
 PAYLOADS = ("recent", "overall", "python_major", "python_minor", "system")
 
 
+def _status(address: str) -> dict[str, Any]:
+    status: dict[str, Any] = get(f"{address}/api/status").json()
+    return status
+
+
 def _answers(address: str) -> list[bytes]:
-    with httpx.Client(base_url=address) as client:
+    with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as client:
         return [
             client.get(f"/api/packages/{package}/{payload}").raise_for_status().content
             for package in ("requests", "__all__")
@@ -42,7 +48,7 @@ def test_an_empty_folder_becomes_a_service_and_stays_one(
 ) -> None:
     log = tmp_path / "log"
     with served(data_dir, log, RETENTION_DAYS="180") as (address, process):
-        status = httpx.get(f"{address}/api/status").json()
+        status = _status(address)
         assert status["sample"] is True
         assert (status["days"], status["gaps"]) == (180, [])
         assert status["latest_day"] == str(days_ago(0))
@@ -53,7 +59,7 @@ def test_an_empty_folder_becomes_a_service_and_stays_one(
         assert len(servers(data_dir)) == 1
 
         process.send_signal(stop)
-        _, alive = psutil.wait_procs(started, timeout=30)
+        _, alive = psutil.wait_procs(started, timeout=PATIENCE_SECONDS)
         assert alive == []
         assert servers(data_dir) == []
         assert process.returncode == 0
@@ -68,13 +74,13 @@ def test_a_second_start_finds_the_data_as_it_was(data_dir: Path, tmp_path: Path)
     # A day before the latest complete one, and no more than that: the first start does the rest.
     run("ingest", "--date", str(days_ago(1)), DATA_DIR=str(data_dir))
     with served(data_dir, log, (), **environment) as (address, _):
-        status = httpx.get(f"{address}/api/status").json()
+        status = _status(address)
         assert (status["days"], status["latest_day"]) == (30, str(days_ago(1)))
         del status["next_run"]
         before = _answers(address)
     log.unlink()
     with served(data_dir, log, (), **environment) as (address, _):
-        again = httpx.get(f"{address}/api/status").json()
+        again = _status(address)
         assert {name: again[name] for name in status} == status
         assert _answers(address) == before
     assert "making" not in log.read_text()
@@ -86,13 +92,8 @@ def test_a_start_catches_up(data_dir: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     environment = {"WORKERS": "2", "INGEST_SCHEDULE": "0 0 * * *"}
     with served(data_dir, log, (), **environment) as (address, _):
-        deadline = time.monotonic() + 30
-        while True:
-            status = httpx.get(f"{address}/api/status").json()
-            if status["latest_day"] == str(days_ago(0)):
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: _status(address)["latest_day"] == str(days_ago(0)))
+        status = _status(address)
         assert status["last_run"]["outcome"] == "published"
         assert status["next_run"]
     assert log.read_text().count(f"published {days_ago(0)} from sample") == 1
@@ -107,7 +108,7 @@ def test_several_processes_share_the_work(
         workers = process.children(recursive=True)
         assert len(workers) >= 2
         process.send_signal(stop)
-        _, alive = psutil.wait_procs([process, *workers], timeout=30)
+        _, alive = psutil.wait_procs([process, *workers], timeout=PATIENCE_SECONDS)
         assert alive == []
         assert process.returncode == 0
     assert servers(data_dir) == []
@@ -118,8 +119,9 @@ def test_nohup_is_respected(data_dir: Path, tmp_path: Path, workers: str) -> Non
     log = tmp_path / "log"
     with served(data_dir, log, before=("nohup",), WORKERS=workers) as (address, process):
         process.send_signal(signal.SIGHUP)
-        time.sleep(1)
-        assert httpx.get(f"{address}/health").status_code == 200
+        # A service that stops refuses new connections.
+        for _ in range(50):
+            assert get(f"{address}/health").status_code == 200
         assert process.is_running()
 
 
@@ -130,23 +132,17 @@ async def test_a_stop_lets_running_requests_finish(
     await publish(engine, days_ago(0), downloads("requests", 5))
     log = tmp_path / "log"
     with served(data_dir, log, DATABASE_URL=database_url, WORKERS=workers) as (address, process):
-        async with connect(engine) as connection, httpx.AsyncClient(timeout=30) as client:
+        async with connect(engine) as connection:
             await connection.execute(text("LOCK TABLE packages"))
-            asking = asyncio.create_task(client.get(f"{address}/api/packages/requests/recent"))
-            await until(lambda: _is_blocked(engine))
+            asking = asyncio.create_task(_get(f"{address}/api/packages/requests/recent"))
+            await until_blocked(engine)
             process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.5)
             assert process.is_running()
             await connection.rollback()
             assert (await asking).json()["data"]["last_day"] == 5
-        await asyncio.to_thread(process.wait, 30)
+        await asyncio.to_thread(process.wait, PATIENCE_SECONDS)
         assert process.returncode == 0
-
-
-async def _is_blocked(engine: AsyncEngine) -> bool:
-    async with connect(engine) as connection:
-        query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        return bool(await connection.scalar(text(query)))
 
 
 async def test_a_publish_by_another_process_reaches_all_workers(
@@ -170,12 +166,15 @@ async def test_a_publish_by_another_process_reaches_all_workers(
 
         await until(both_have_answered)
         await publish(engine, days_ago(0), downloads("requests", 6))
-        await asyncio.sleep(2)
-        assert set(await answers()) == {6}
+
+        async def both_know() -> bool:
+            return set(await answers()) == {6}
+
+        await until(both_know)
 
 
 async def _get(url: str) -> httpx.Response:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
         return await client.get(url)
 
 
@@ -194,8 +193,7 @@ def test_one_socket_for_both_kinds_of_addresses(
     ) as (address, _):
         port = address.rpartition(":")[2]
         for host in ("127.0.0.1", "[::1]"):
-            headers = {"X-Forwarded-For": "203.0.113.9"}
-            httpx.get(f"http://{host}:{port}/api/nothing", headers=headers)
+            get(f"http://{host}:{port}/api/nothing", **{"X-Forwarded-For": "203.0.113.9"})
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     clients = [line["client"] for line in lines if line.get("path") == "/api/nothing"]
     # The proxy is known by its address, whatever the socket makes of it.
@@ -205,7 +203,7 @@ def test_one_socket_for_both_kinds_of_addresses(
 def test_the_log_is_json_where_it_should_be(data_dir: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with served(data_dir, log, LOG_FORMAT="json") as (address, _):
-        httpx.get(f"{address}/api/status")
+        get(f"{address}/api/status")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert any("SAMPLE data" in line["event"] and line["level"] == "warning" for line in lines)
 
@@ -213,9 +211,7 @@ def test_the_log_is_json_where_it_should_be(data_dir: Path, tmp_path: Path) -> N
 def test_a_client_cannot_say_who_it_is(data_dir: Path, tmp_path: Path) -> None:
     with served(data_dir, tmp_path / "log", RATE_LIMITS="3/hour") as (address, _):
         statuses = [
-            httpx.get(
-                f"{address}/api/status", headers={"X-Forwarded-For": f"10.0.0.{number}"}
-            ).status_code
+            get(f"{address}/api/status", **{"X-Forwarded-For": f"10.0.0.{number}"}).status_code
             for number in range(4)
         ]
     assert statuses == [200, 200, 200, 429]
@@ -223,14 +219,14 @@ def test_a_client_cannot_say_who_it_is(data_dir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a%2Fb", "a%00b", "a" * 8_000, "%FF", "..%2F..%2Fetc%2Fpasswd"])
 def test_odd_names_over_the_wire(address: str, name: str) -> None:
-    response = httpx.get(f"{address}/api/packages/{name}/recent")
+    response = get(f"{address}/api/packages/{name}/recent")
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
 
 
 def test_head_over_the_wire(address: str) -> None:
     """Twice on one connection: a body that should not be there would be taken for an answer."""
-    with httpx.Client() as client:
+    with httpx.Client(timeout=PATIENCE_SECONDS) as client:
         for _ in range(2):
             response = client.head(f"{address}/api/packages/requests/python_minor")
             assert (response.status_code, response.content) == (200, b"")
@@ -253,10 +249,10 @@ def test_a_silent_source_does_not_keep_it_from_stopping(
             stdout=output,
             stderr=output,
         )
-        listener.settimeout(60)
+        listener.settimeout(PATIENCE_SECONDS)
         caller, _ = listener.accept()
         process.send_signal(stop)
-        assert process.wait(20) == 128 + stop
+        assert process.wait(PATIENCE_SECONDS) == 128 + stop
         caller.close()
     assert servers(data_dir) == []
     assert "Traceback" not in log.read_text()
@@ -274,18 +270,18 @@ def test_ctrl_c_before_anything_has_begun() -> None:
         ) as process:
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
-            _, told = process.communicate(timeout=30)
+            _, told = process.communicate(timeout=PATIENCE_SECONDS)
         assert "Traceback" not in told
 
 
 def test_commands_use_the_server_of_a_running_service(data_dir: Path, tmp_path: Path) -> None:
     with served(data_dir, tmp_path / "log") as (address, _):
-        assert httpx.get(f"{address}/api/status").json()["days"] == 30
+        assert _status(address)["days"] == 30
         result = run("expire", DATA_DIR=str(data_dir), LOG_LEVEL="info")
         assert result.returncode == 0
         assert "dropped no month" in result.stdout
         assert "days         30 of 180" in run("status", DATA_DIR=str(data_dir)).stdout
-        assert httpx.get(f"{address}/api/status").json()["days"] == 30
+        assert _status(address)["days"] == 30
 
 
 def test_a_port_that_is_taken_is_told(data_dir: Path, tmp_path: Path) -> None:
@@ -293,4 +289,4 @@ def test_a_port_that_is_taken_is_told(data_dir: Path, tmp_path: Path) -> None:
         port = address.rpartition(":")[2]
         result = run("serve", DATA_DIR=str(data_dir), PORT=port)
         assert_fails(result, 1, f"PORT={port}", "in use")
-        assert httpx.get(f"{address}/health").status_code == 200
+        assert get(f"{address}/health").status_code == 200

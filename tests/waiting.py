@@ -3,22 +3,54 @@
 import asyncio
 from collections.abc import Callable
 from inspect import isawaitable
-from time import monotonic
+from time import monotonic, sleep
 
 from fastapi import FastAPI
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-SECONDS = 20.0
+from app.db.engine import connect
+
+PATIENCE_SECONDS = 180.0
+"""How long a test waits for something that takes a moment on an idle machine. A busy machine takes
+a hundred times as long, and only a failing test waits to the end.
+"""
+
+POLL_SECONDS = 0.01
 
 
 async def until(condition: Callable[[], object]) -> float:
-    """Wait until it holds, and tell how many seconds that took; fails when it never does."""
+    """Wait until the condition holds, and return how many seconds that took."""
     began = monotonic()
-    while monotonic() - began < SECONDS:
+    while monotonic() - began < PATIENCE_SECONDS:
         holds = condition()
         if await holds if isawaitable(holds) else holds:
             return monotonic() - began
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"{condition} does not hold after {SECONDS:g} s")
+        await asyncio.sleep(POLL_SECONDS)
+    raise AssertionError(f"{condition} does not hold after {PATIENCE_SECONDS:g} s")
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until the condition holds, in a test without an event loop."""
+    began = monotonic()
+    while not condition():
+        if monotonic() - began > PATIENCE_SECONDS:
+            raise AssertionError(f"{condition} does not hold after {PATIENCE_SECONDS:g} s")
+        sleep(POLL_SECONDS)
+
+
+async def until_blocked(engine: AsyncEngine, sessions: int = 1) -> None:
+    """Wait until so many sessions of the database wait for a lock."""
+    query = text(
+        "SELECT count(DISTINCT pid) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND wait_event_type = 'Lock'"
+    )
+
+    async def are_blocked() -> bool:
+        async with connect(engine) as connection:
+            return bool(await connection.scalar(query) == sessions)
+
+    await until(are_blocked)
 
 
 async def until_known(app: FastAPI, version: str | None = None) -> str:

@@ -16,7 +16,8 @@ from app.logs import request_id
 from app.main import create_app
 from app.metrics import PublishedData, exposition, forget_ended_processes
 from app.settings import Settings
-from tests.processes import ROOT, served
+from tests.processes import ROOT, get, served
+from tests.waiting import wait_until
 
 ENDPOINT = "/api/packages/{package}/recent"
 
@@ -174,12 +175,17 @@ def test_one_of_several_processes_answers_for_all(data_dir: Path, tmp_path: Path
     with served(data_dir, tmp_path / "log", WORKERS="2", LOG_FORMAT="json") as (address, _):
         for _ in range(40):
             # A connection each: they are shared out among the processes.
-            httpx.get(f"{address}/api/packages/requests/recent").raise_for_status()
-        figures = _figures(httpx.get(f"{address}/metrics").text)
+            get(f"{address}/api/packages/requests/recent").raise_for_status()
+
+        def both_have_started() -> bool:
+            figures = _figures(get(f"{address}/metrics").text)
+            return figures["pypi_stats_database_connections_limit",] == 20
+
+        wait_until(both_have_started)
+        figures = _figures(get(f"{address}/metrics").text)
         assert figures["pypi_stats_requests_total", ENDPOINT, "200"] == 40
         asked = [figures["pypi_stats_response_cache_total", name] for name in ("hit", "miss")]
         assert sum(asked) == 40
-        assert figures["pypi_stats_database_connections_limit",] == 20
         assert 0 <= figures["pypi_stats_data_age_days",] <= 1.1
     lines = (tmp_path / "log").read_text().splitlines()
     requests = [line for line in map(json.loads, lines) if line["event"] == "request"]

@@ -18,6 +18,7 @@ from app.dumps.folder import DumpFolder
 from app.dumps.listing import DumpFormat
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 from tests.processes import served
+from tests.waiting import PATIENCE_SECONDS
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
@@ -90,7 +91,7 @@ def test_every_answer_is_as_documented(address: str, dumps: DumpFolder, tmp_path
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr

@@ -7,9 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.processes import get
 
 CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
 
@@ -90,7 +91,7 @@ def test_swagger_ui_tries_an_endpoint(
     expect(answer.locator(".response-col_status")).to_contain_text("200")
     shown = json.loads(answer.locator(".highlight-code code").first.inner_text())
     url = f"{address}/api/packages/requests/recent"
-    assert shown == httpx.get(url).json()
+    assert shown == get(url).json()
     assert all(shown["data"][key] > 0 for key in ("last_day", "last_week", "last_month"))
 
     assert url in requests
@@ -104,7 +105,7 @@ def prefixed(address: str) -> Iterator[str]:
 
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            answer = httpx.get(address + self.path.removeprefix("/stats"))
+            answer = get(address + self.path.removeprefix("/stats"))
             self.send_response(answer.status_code)
             for name in ("content-type", "content-security-policy"):
                 self.send_header(name, answer.headers[name])
@@ -137,7 +138,7 @@ def test_swagger_ui_unfolds_all_there_is(
     page: Page, address: str, complaints: list[str], requests: list[str]
 ) -> None:
     page.goto(f"{address}/docs")
-    document = httpx.get(f"{address}/openapi.json").json()
+    document = get(f"{address}/openapi.json").json()
     closed = page.locator(".opblock-summary-control[aria-expanded=false]")
     expect(closed).to_have_count(len(document["paths"]))
     while closed.count():
@@ -154,7 +155,7 @@ def test_redoc_shows_and_finds_every_endpoint(
     page: Page, address: str, complaints: list[str], requests: list[str]
 ) -> None:
     page.goto(f"{address}/redoc")
-    for path in httpx.get(f"{address}/openapi.json").json()["paths"]:
+    for path in get(f"{address}/openapi.json").json()["paths"]:
         expect(page.get_by_role("button", name=path).first).to_be_visible()
     expect(page.locator("#page")).to_contain_text("Series reach back 30 days")
     # Its search runs in a worker, which a policy may forbid without a word.

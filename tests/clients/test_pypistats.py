@@ -20,6 +20,7 @@ import pytest
 from urllib3.exceptions import HTTPError
 
 from tests.clients.conftest import LATEST, PUBLISHED, Held, Row, before_latest
+from tests.waiting import PATIENCE_SECONDS
 
 TABLES = ("pretty", "markdown", "md", "rst", "html", "tsv")
 
@@ -248,7 +249,7 @@ def command(
             env=os.environ | {"PYTHONIOENCODING": "utf-8", "FORCE_COLOR": "1"},
             capture_output=True,
             encoding="utf-8",
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.advisory_lock import LockKey, is_held, try_lock
 from app.db.engine import fetch, job_engine
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 
 @pytest.mark.parametrize("error", [None, ZeroDivisionError])
@@ -32,7 +32,7 @@ async def test_a_lock_that_can_not_be_given_back_ends_with_its_connection(
 
         silent: list[int] = []
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 with pytest.raises(error) if error else nullcontext():
                     await work()
         finally:

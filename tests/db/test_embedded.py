@@ -14,6 +14,7 @@ from app.db.embedded import embedded_postgres
 from app.db.engine import connect, create_engine
 from app.errors import DatabaseStartError
 from tests.processes import servers
+from tests.waiting import PATIENCE_SECONDS
 
 HOLD = """
 import sys
@@ -71,7 +72,7 @@ async def test_a_server_that_was_killed_is_started_again(data_dir: Path) -> None
         (server,) = servers(data_dir)
         children = psutil.Process(server).children()
         os.kill(server, signal.SIGKILL)
-        psutil.wait_procs(children, timeout=10)
+        psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
     with embedded_postgres(data_dir) as url:
         engine = create_engine(url)
         async with connect(engine) as connection:
@@ -132,7 +133,7 @@ def test_a_process_that_got_the_number_of_a_killed_server_is_left_alone(data_dir
         (server,) = servers(data_dir)
         children = psutil.Process(server).children()
         os.kill(server, signal.SIGKILL)
-        psutil.wait_procs(children, timeout=10)
+        psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
     pid_file = data_dir / "postgres" / "postmaster.pid"
     with subprocess.Popen(["sleep", "60"]) as innocent:
         number, *rest = pid_file.read_text().splitlines()

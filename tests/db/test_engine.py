@@ -31,7 +31,7 @@ from app.db.engine import (
 from app.downloads import RecentDownloads
 from app.errors import DatabaseUnavailableError
 from tests.days import days_ago, downloads, publish
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until, until_blocked
 
 _OF_OTHERS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 OTHERS = text(f"SELECT count(*) {_OF_OTHERS}")
@@ -105,22 +105,24 @@ async def test_a_server_that_is_silent_hides_nothing(database_url: str, is_cance
     """A rollback would be waited for as long as a job's statement may take."""
     async with job_engine(database_url) as own:
         begun = asyncio.get_running_loop().create_future()
+        is_silent = asyncio.Event()
 
         async def ask() -> None:
             async with connect(own) as connection:
                 begun.set_result(await connection.scalar(select(func.pg_backend_pid())))
                 if is_cancelled:
                     await asyncio.Event().wait()
-                await asyncio.sleep(0.1)
+                await is_silent.wait()
                 raise ZeroDivisionError
 
         asking = asyncio.create_task(ask())
         silent = await begun
         os.kill(silent, SIGSTOP)
+        is_silent.set()
         try:
             if is_cancelled:
                 asking.cancel()
-            await asyncio.wait([asking], timeout=30)
+            await asyncio.wait([asking], timeout=PATIENCE_SECONDS)
             assert asking.done()
         finally:
             os.kill(silent, SIGCONT)
@@ -292,7 +294,7 @@ async def test_what_is_asked_while_an_engine_is_disposed_of_leaves_nothing_behin
     database_url: str, engine: AsyncEngine
 ) -> None:
     serving = create_engine(database_url, autocommit=True)
-    asking = asyncio.create_task(fetch_raw(serving, Statement(select(func.pg_sleep(0.3))), {}))
+    asking = asyncio.create_task(fetch_raw(serving, Statement(select(func.pg_sleep(1))), {}))
 
     async def others(count: int) -> bool:
         async with connect(engine) as connection:
@@ -342,12 +344,14 @@ async def test_a_statement_that_fails_leaves_its_connection_as_it_was(engine: As
 async def test_a_request_that_is_given_up_leaves_no_connection_behind_that_is_in_use(
     database_url: str, engine: AsyncEngine
 ) -> None:
-    serving = create_engine(database_url, autocommit=True, statement_timeout_seconds=0.5)
+    serving = create_engine(database_url, autocommit=True, statement_timeout_seconds=2)
     repository = DownloadsRepository(serving, 180)
+    # The connections are opened first: only the statements have to begin before they time out.
+    await asyncio.gather(*(repository.recent("flask") for _ in range(10)))
     async with connect(engine) as blocking:
         await blocking.execute(text("LOCK TABLE packages"))
         asking = [asyncio.create_task(repository.recent("flask")) for _ in range(10)]
-        await asyncio.sleep(0.2)
+        await until_blocked(engine, sessions=10)
         for task in asking[:5]:
             task.cancel()
         ended = await asyncio.gather(*asking, return_exceptions=True)

@@ -20,6 +20,7 @@ from app.dumps.listing import DumpFormat
 from app.errors import MalformedDumpError
 from tests.days import downloads, fault_of
 from tests.dumps.rows import DAYS
+from tests.waiting import PATIENCE_SECONDS
 
 FORMATS = list(DumpFormat)
 
@@ -346,7 +347,7 @@ def test_small_files_take_little_memory(kind: str, tmp_path: Path) -> None:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=True,
     )
     assert int(result.stdout.splitlines()[-1]) < 200, result.stdout

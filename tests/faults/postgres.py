@@ -7,7 +7,6 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGQUIT
-from time import monotonic, sleep
 from urllib.parse import parse_qs, urlsplit
 
 from sqlalchemy import text
@@ -17,7 +16,7 @@ from app.db.embedded import embedded_postgres
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
 from tests.faults.proxy import Connect, Proxy
-from tests.waiting import SECONDS
+from tests.waiting import wait_until
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,7 @@ class Server:
         """
         pid_file = self.data_dir / "postgres" / "postmaster.pid"
         os.kill(int(pid_file.read_text().splitlines()[0]), SIGQUIT)
-        deadline = monotonic() + SECONDS
-        while pid_file.exists():
-            assert monotonic() < deadline
-            sleep(0.005)
+        wait_until(lambda: not pid_file.exists())
 
     async def start(self) -> None:
         await asyncio.to_thread(self._uses.enter_context, embedded_postgres(self.data_dir))

@@ -56,6 +56,7 @@ from app.settings import IngestSource, Settings, load_settings
 from tests.bigquery_table import DAY, Event, Table
 from tests.days import RETENTION_DAYS, by_category, days_ago, fault_of, overall, rows_of
 from tests.processes import free_port
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -457,17 +458,22 @@ def _threads_end() -> Iterator[None]:
     yield
     for thread in threading.enumerate():
         if thread.name == "bigquery":
-            thread.join(timeout=10)
+            thread.join(timeout=PATIENCE_SECONDS)
             assert not thread.is_alive()
 
 
 @pytest.fixture
-def silent_host(_threads_end: None) -> Iterator[str]:
-    """A server that takes connections and never says a word."""
+def listener(_threads_end: None) -> Iterator[socket.socket]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield listener
+
+
+@pytest.fixture
+def silent_host(listener: socket.socket) -> str:
+    """A server that accepts connections and never answers."""
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 async def test_a_silent_server_is_given_up(
@@ -529,15 +535,17 @@ async def test_a_query_that_never_ends_fails_its_day_and_no_other(
 
 
 async def test_nothing_waits_for_a_server_that_was_given_up(
-    silent_host: str, monkeypatch: pytest.MonkeyPatch
+    silent_host: str, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 1)
     source = create_source(Settings(bigquery_emulator_host=silent_host))
     reading = asyncio.ensure_future(source.begin(DAY))
-    await asyncio.sleep(0.2)
+    listener.settimeout(PATIENCE_SECONDS)
+    connection, _ = await asyncio.to_thread(listener.accept)
     reading.cancel()
-    done, _ = await asyncio.wait([reading], timeout=5)
+    done, _ = await asyncio.wait([reading], timeout=PATIENCE_SECONDS)
     assert done
+    connection.close()
 
 
 def _refusal(status: int, reason: str) -> GoogleAPICallError:

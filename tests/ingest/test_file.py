@@ -565,7 +565,7 @@ async def test_a_server_that_is_away() -> None:
 
 
 async def test_a_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(file, "TIMEOUT_SECONDS", 1.0)
     given_up, closed = asyncio.Event(), asyncio.Event()
 
     async def wait(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

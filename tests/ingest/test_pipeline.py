@@ -64,6 +64,7 @@ from tests.days import (
     overall,
     publish,
 )
+from tests.waiting import PATIENCE_SECONDS, until
 
 
 def repository(engine: AsyncEngine) -> DownloadsRepository:
@@ -581,7 +582,7 @@ async def test_a_new_month_keeps_nobody_waiting_and_waits_for_nobody(
     await publish(engine, days_ago(0), downloads("flask", 1))
     async with connect(engine) as reader:
         await reader.execute(select(daily_downloads))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await ensure_partition(connection, days_ago(40))
             assert await overall(engine, "flask")
             await connection.commit()
@@ -589,7 +590,10 @@ async def test_a_new_month_keeps_nobody_waiting_and_waits_for_nobody(
 
 
 async def test_a_lock_that_is_not_to_be_had_is_tried_for_again(
-    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, quick_retries: None
+    engine: AsyncEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    quick_retries: None,
 ) -> None:
     """The source is not asked a second time."""
     monkeypatch.setattr(ingest_repository, "LOCK_TIMEOUT_SECONDS", 0.2)
@@ -599,8 +603,8 @@ async def test_a_lock_that_is_not_to_be_had_is_tried_for_again(
         ingesting = asyncio.create_task(
             pipeline.ingest_day(engine, source, days_ago(0), retention_days=RETENTION_DAYS)
         )
-        done, _ = await asyncio.wait([ingesting], timeout=0.5)
-        assert not done
+        await until(lambda: "trying again" in caplog.text)
+        assert not ingesting.done()
         await other.rollback()
     assert isinstance(await ingesting, PublishedDay)
     assert source.asked_days == [days_ago(0)]

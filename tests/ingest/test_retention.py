@@ -22,6 +22,7 @@ from app.package_name import ALL_PACKAGES
 from tests.clock import NOW
 from tests.contents import everything
 from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, overall, publish
+from tests.waiting import until_blocked
 
 
 def repository(engine: AsyncEngine) -> DownloadsRepository:
@@ -137,8 +138,8 @@ async def test_retention_and_publish_exclude_each_other(engine: AsyncEngine) -> 
     async with connect(engine) as other:
         await lock_for_transaction(other, LockKey.PUBLISH)
         expiring = asyncio.create_task(expire(engine, retention_days=RETENTION_DAYS))
-        done, _ = await asyncio.wait([expiring], timeout=0.5)
-        assert not done
+        await until_blocked(engine)
+        assert not expiring.done()
         await other.rollback()
         await expiring
 

@@ -41,6 +41,7 @@ from app.ingest.source import Reading, Source
 from tests.clock import NOW, ManualClock
 from tests.contents import everything
 from tests.days import RETENTION_DAYS, THRESHOLDS, GivenSource, days_ago, downloads, publish
+from tests.waiting import until
 
 
 def repository(engine: AsyncEngine) -> DownloadsRepository:
@@ -158,8 +159,8 @@ async def test_who_comes_second_waits(
     source = GivenSource({days_ago(0): [downloads("flask", 1)]})
     async with ingest_lock(engine):
         second = asyncio.create_task(ingest(engine, source, [days_ago(0)]))
-        done, _ = await asyncio.wait([second], timeout=0.3)
-        assert not done
+        await until(lambda: caplog.records)
+        assert not second.done()
         assert source.asked_days == []
     await second
     assert [record.getMessage() for record in caplog.records] == [

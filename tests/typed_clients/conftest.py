@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.processes import ROOT
+from tests.waiting import PATIENCE_SECONDS
 
 DOCUMENT = ROOT / "openapi.json"
 HERE = Path(__file__).parent
@@ -30,7 +31,7 @@ def checked(command: list[str], folder: Path, environment: Mapping[str, str]) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}"
