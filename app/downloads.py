@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from app.breakdowns import Breakdown
+from app.events import CountedFiles
 
 Counts = Mapping[str, int]
 """Downloads by category."""
@@ -97,6 +98,9 @@ class DayFigures:
 
     breakdowns: Sequence[str] = ()
     """The optional ones that its rows have, by their columns."""
+
+    counted_files: CountedFiles = CountedFiles.ALL
+    """The rule by which its rows were counted."""
 
     def __str__(self) -> str:
         return f"{self.packages:,} packages, {self.downloads:,} downloads"
@@ -190,6 +194,9 @@ class Publication:
 
     breakdowns: Mapping[str, tuple[date, ...]] = field(default_factory=dict)
     """By the column of an optional breakdown, those of `days` that have it."""
+
+    counted_files: Mapping[date, CountedFiles]
+    """The rule by which each of `days` was counted."""
 
     window: Window
     """The days served."""

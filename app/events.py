@@ -6,7 +6,7 @@ one place that decides which days these are.
 
 import datetime as dt
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import cache
 from hashlib import blake2b
@@ -121,6 +121,10 @@ class KnownEvents:
         """The events that a chart of these days shows, newest first."""
         return [event for event in self.newest_first if event.is_within(first, last)]
 
+    def are_comparable(self, days: Mapping[dt.date, CountedFiles]) -> bool:
+        """True if all of these days, each counted by its rule, count the same."""
+        return len({self.definition(day, rule) for day, rule in days.items()}) <= 1
+
     def definition(self, day: dt.date, counted_files: CountedFiles) -> Definition:
         """What counts as a download on a day. Days are comparable if this is equal.
 
@@ -133,7 +137,7 @@ class KnownEvents:
             if event.kind is EventKind.DEFINITION
             and event.date <= day <= (event.end_date or dt.date.max)
         }
-        if counted_files is CountedFiles.ARTIFACTS:
+        if counted_files == CountedFiles.ARTIFACTS:
             changes[ARTIFACTS_SINCE] = False
         return frozenset(changes.items())
 

@@ -83,6 +83,12 @@ def upgrade() -> None:
         "held_days",
         sa.Column("day", sa.Date(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
+        sa.Column(
+            "counted_files",
+            sa.Text(),
+            nullable=False,
+            comment="Rule of INGEST_COUNTED_FILES that the day was counted by: all or artifacts.",
+        ),
         sa.Column("packages", sa.Integer(), nullable=False),
         sa.Column(
             "downloads",
@@ -214,6 +220,12 @@ def upgrade() -> None:
         "ingested_days",
         sa.Column("day", sa.Date(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
+        sa.Column(
+            "counted_files",
+            sa.Text(),
+            nullable=False,
+            comment="Rule of INGEST_COUNTED_FILES that the day was counted by: all or artifacts.",
+        ),
         sa.Column(
             "packages", sa.Integer(), nullable=False, comment="Packages with a row that day."
         ),

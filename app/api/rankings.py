@@ -1,5 +1,6 @@
 """Which packages have most downloads, and which grow most."""
 
+from datetime import timedelta
 from typing import Annotated, Literal
 
 import orjson
@@ -13,7 +14,7 @@ from app.api.problem_details import documented
 from app.api.questions import Endpoint, Question, Rendered, choice, count, is_usual
 from app.api.schemas import PackageField, Period
 from app.downloads import Publication
-from app.rankings import RANKED_PACKAGES, TREND_FLOOR_DOWNLOADS
+from app.rankings import RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
 
 DEFAULT_LIMIT = 100
 
@@ -122,8 +123,8 @@ class TrendingPackages(BaseModel):
     )
 
     data: list[TrendingPackage] = Field(
-        description="Ordered by rank. Empty while one of the 14 days is not published: the two "
-        "weeks could not be compared."
+        description="Ordered by rank. Empty if the two weeks can't be compared: while one of the "
+        "14 days is not published, or an event of the kind `definition` falls on one of them."
     )
     type: Literal["trending_packages"]
 
@@ -155,7 +156,8 @@ async def top(
     response_model=TrendingPackages,
     description="The packages whose downloads grew most from the 7 days before to the latest 7 "
     f"days. They have at least {TREND_FLOOR_DOWNLOADS:,} in each: below, a single build job makes "
-    "a trend.",
+    "a trend. There are none while PyPI's definition of a download changed within the two weeks "
+    "(`/api/events`), unless all of these days are counted by the same rule.",
 )
 async def trending(request: Request, limit: LimitArgument = None) -> Response:
     return await respond(request)
@@ -176,8 +178,13 @@ async def _top(repositories: Repositories, question: Question, _: Publication) -
     return Rendered(orjson.dumps({"data": data, "type": "top_packages"}), is_kept=is_usual(limit))
 
 
-async def _trending(repositories: Repositories, question: Question, _: Publication) -> Rendered:
+async def _trending(
+    repositories: Repositories, question: Question, publication: Publication
+) -> Rendered:
     limit = _limit(question)
+    trending = await repositories.rankings.trending(limit)
+    if not are_comparable(repositories, publication, TREND_DAYS):
+        trending = []
     data = [
         {
             "growth": ratio_of_change(one.last_week, one.previous_week),
@@ -186,7 +193,7 @@ async def _trending(repositories: Repositories, question: Question, _: Publicati
             "previous_week": one.previous_week,
             "rank": one.rank,
         }
-        for one in await repositories.rankings.trending(limit)
+        for one in trending
     ]
     body = orjson.dumps({"data": data, "type": "trending_packages"})
     return Rendered(body, is_kept=is_usual(limit))
@@ -194,6 +201,15 @@ async def _trending(repositories: Repositories, question: Question, _: Publicati
 
 def _limit(question: Question) -> int:
     return int(question.get("limit") or DEFAULT_LIMIT)
+
+
+def are_comparable(repositories: Repositories, publication: Publication, days: int) -> bool:
+    """True if the latest published days, so many, were counted by the same definition."""
+    first = publication.latest_day - timedelta(days=days - 1)
+    rules = publication.counted_files
+    return repositories.events.are_comparable(
+        {day: rule for day, rule in rules.items() if day >= first}
+    )
 
 
 def ratio_of_change(now: int, before: int) -> float:

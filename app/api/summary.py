@@ -13,12 +13,14 @@ from app.api.dependencies import PackageArgument, Repositories, UnambiguousRoute
 from app.api.events import dumped
 from app.api.problem_details import documented
 from app.api.questions import Endpoint, Question, Rendered
-from app.api.rankings import GROWTH_DECIMALS, ratio_of_change
+from app.api.rankings import GROWTH_DECIMALS, are_comparable, ratio_of_change
 from app.api.schemas import PackageField
 from app.breakdowns import BREAKDOWNS
+from app.db.rankings_repository import MONTH_DAYS
 from app.downloads import Publication
 from app.events import Event
 from app.package_name import ALL_PACKAGES
+from app.rankings import TREND_DAYS
 
 router = APIRouter(
     prefix="/api/packages",
@@ -39,8 +41,9 @@ class BreakdownLink(BaseModel):
 
 class Change(BaseModel):
     """From the days before to the latest ones, as a ratio to those before: -0.25 is a quarter less.
-    Null where there is nothing to compare with: no download before, or a day that is not published
-    or no longer held.
+    Null where there is nothing to compare with: no download before, a day that is not published or
+    no longer held, or an event of the kind `definition` on one of the days, since which something
+    else is counted. Only days that are all counted by the same rule are compared across it.
     """
 
     month: float | None = Field(
@@ -155,8 +158,12 @@ async def _answer(
             and not (breakdown.is_of_one_package and package == ALL_PACKAGES)
         ],
         "change": {
-            "month": _change(recent.last_month, found.previous_month),
-            "week": _change(recent.last_week, found.previous_week),
+            "month": _change(recent.last_month, found.previous_month)
+            if are_comparable(repositories, publication, 2 * MONTH_DAYS)
+            else None,
+            "week": _change(recent.last_week, found.previous_week)
+            if are_comparable(repositories, publication, TREND_DAYS)
+            else None,
         },
         "downloads": found.downloads,
         "events": dumped(repositories.events.within(*publication.window)),

@@ -14,6 +14,7 @@ from app.breakdowns import OPTIONAL_COLUMNS
 from app.db.engine import close, connect, create_engine
 from app.db.tables import TRIGRAM_INDEX, held_days, ingested_days
 from app.downloads import Publication, served_days
+from app.events import CountedFiles
 
 CHANNEL = "pypi_stats_published"
 
@@ -59,7 +60,9 @@ def publication_query(retention_days: int) -> Select[Any]:
     """Of what is published of the days served: one row, for `publication_of`."""
     latest = select(func.max(ingested_days.c.day)).scalar_subquery()
     digests = func.string_agg(
-        func.concat_ws(" ", ingested_days.c.day, ingested_days.c.digest),
+        func.concat_ws(
+            " ", ingested_days.c.day, ingested_days.c.digest, ingested_days.c.counted_files
+        ),
         text("',' ORDER BY ingested_days.day"),
     )
     return select(
@@ -70,6 +73,7 @@ def publication_query(retention_days: int) -> Select[Any]:
                 func.array_to_string(ingested_days.c.breakdowns, " "), ingested_days.c.day
             )
         ),
+        func.array_agg(aggregate_order_by(ingested_days.c.counted_files, ingested_days.c.day)),
         func.max(ingested_days.c.published_at),
         func.encode(func.sha256(func.convert_to(digests, "UTF8")), "hex"),
         select(func.count()).select_from(held_days).scalar_subquery(),
@@ -79,7 +83,7 @@ def publication_query(retention_days: int) -> Select[Any]:
 
 def publication_of(row: Row[*tuple[Any, ...]], retention_days: int) -> Publication | None:
     """None while nothing is published."""
-    days, breakdowns, published_at, digest, held, has_trigrams = row
+    days, breakdowns, counted_files, published_at, digest, held, has_trigrams = row
     if not days:
         return None
     return Publication(
@@ -92,6 +96,7 @@ def publication_of(row: Row[*tuple[Any, ...]], retention_days: int) -> Publicati
             )
             for column in OPTIONAL_COLUMNS
         },
+        counted_files=dict(zip(days, map(CountedFiles, counted_files), strict=True)),
         window=served_days(days[-1], retention_days),
         published_at=published_at,
         version=f"{digest}{' trigrams' if has_trigrams else ''}",

@@ -33,6 +33,15 @@ metadata = MetaData(
 )
 
 
+def _counted_files() -> Column[Any]:
+    return Column(
+        "counted_files",
+        Text,
+        nullable=False,
+        comment="Rule of INGEST_COUNTED_FILES that the day was counted by: all or artifacts.",
+    )
+
+
 def _counts() -> list[Column[Any]]:
     """Downloads by category as the compact text of a JSON object: with its keys in order and
     without spaces it is a third smaller than `jsonb`, and is what readers get, as it is.
@@ -146,6 +155,7 @@ ingested_days = Table(
     metadata,
     Column("day", Date, primary_key=True),
     Column("source", Text, nullable=False),
+    _counted_files(),
     Column("packages", Integer, nullable=False, comment="Packages with a row that day."),
     Column("downloads", BigInteger, nullable=False, comment="Of all packages, mirrors excluded."),
     Column("published_at", DateTime(timezone=True), nullable=False),
@@ -178,6 +188,7 @@ held_days = Table(
     metadata,
     Column("day", Date, primary_key=True),
     Column("source", Text, nullable=False),
+    _counted_files(),
     Column("packages", Integer, nullable=False),
     Column("downloads", BigInteger, nullable=False, comment="Of all packages, mirrors excluded."),
     Column("downloads_with_mirrors", BigInteger, nullable=False, comment="Of all packages."),

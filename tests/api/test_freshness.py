@@ -125,6 +125,7 @@ async def test_what_can_not_be_confirmed_is_served_as_stale(
 
 def _published(day: date) -> Publication:
     return Publication(
+        counted_files={},
         days=(day,),
         window=served_days(day, RETENTION_DAYS),
         published_at=NOON,
