@@ -92,8 +92,9 @@ async def test_a_database_that_is_further_than_the_code(
 ) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    for command in ("serve", "status"):
-        assert_fails(run(command, DATABASE_URL=database_url), 1, "9999", "further than this code")
+    assert_fails(run("serve", DATABASE_URL=database_url), 1, "9999", "further than this code")
+    # What only reads goes on beside a new version.
+    assert run("status", DATABASE_URL=database_url).returncode == 0
 
 
 async def test_a_database_that_refuses(database_url: str, engine: AsyncEngine) -> None:
@@ -414,9 +415,6 @@ async def test_expire(database_url: str, engine: AsyncEngine) -> None:
 
 
 async def test_verify(database_url: str, engine: AsyncEngine) -> None:
-    result = run("verify", DATABASE_URL=database_url)
-    assert (result.returncode, result.stdout) == (0, "0 days verified: nothing is published\n")
-
     first, latest = days_ago(40), days_ago(0)
     for day in (first, latest):
         await publish(engine, day, downloads("flask", 1))

@@ -1,4 +1,4 @@
-"""The database of a command: how it is found, opened and migrated."""
+"""The database of a command: how it is found, started, migrated or checked."""
 
 import asyncio
 import signal
@@ -12,33 +12,59 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.embedded import embedded_postgres
 from app.db.engine import job_engine, wait_for_database
-from app.db.migrations import migrate
+from app.db.migrations import check_migrated, migrate
 from app.interpreter import look_for_garbage_less_often
 from app.settings import Settings
 
 Result = TypeVar("Result")
 
+Work = Callable[[AsyncEngine], Coroutine[object, object, Result]]
+
 
 @contextmanager
-def database_url(settings: Settings) -> Iterator[str]:
-    """The database that the settings name, or an embedded one for as long as this lasts."""
+def database_url(settings: Settings, *, create: bool = True) -> Iterator[str]:
+    """The database that the settings name, or the embedded one, which runs for as long as this
+    lasts. With `create`, an embedded one that does not exist is created.
+    """
     if settings.database_url:
         yield settings.database_url.get_secret_value()
     else:
-        with embedded_postgres(settings.data_dir) as url:
+        with embedded_postgres(settings.data_dir, create=create) as url:
             yield url
 
 
-def run(
-    url: str,
-    work: Callable[[AsyncEngine], Coroutine[object, object, Result]],
-    *,
-    wait_seconds: float = 0.0,
-) -> Result:
-    """Run the work on a migrated database, once that can be reached."""
+def run(url: str, work: Work[Result], *, wait_seconds: float = 0.0) -> Result:
+    """Wait for the database, migrate it, and run the work on it."""
+
+    async def migrate_and_work() -> Result:
+        async with job_engine(url) as engine:
+            await wait_for_database(engine, wait_seconds)
+            await migrate(engine)
+            return await work(engine)
+
+    return _run(migrate_and_work)
+
+
+def read(settings: Settings, work: Work[Result]) -> Result:
+    """Run work that only reads. Nothing is created or migrated, and Postgres refuses to write.
+
+    Raises `MigrationError` when the database is empty, or its schema is older than this code.
+    """
+
+    async def check_and_work() -> Result:
+        async with job_engine(url, read_only=True) as engine:
+            await check_migrated(engine)
+            return await work(engine)
+
+    with database_url(settings, create=False) as url:
+        return _run(check_and_work)
+
+
+def _run(work: Callable[[], Coroutine[object, object, Result]]) -> Result:
+    """Run the work until it ends or SIGTERM cancels it."""
     signals: list[int] = []
 
-    async def opened() -> Result:
+    async def run_until_stopped() -> Result:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task
@@ -47,16 +73,13 @@ def run(
             signals.append(signal.SIGTERM)
             task.cancel()
 
-        # An exception out of a signal's handler may come up where nobody passes it on.
+        # An exception that a signal handler raises may surface in code that swallows it.
         loop.add_signal_handler(signal.SIGTERM, stop)
         look_for_garbage_less_often()
-        async with job_engine(url) as engine:
-            await wait_for_database(engine, wait_seconds)
-            await migrate(engine)
-            return await work(engine)
+        return await work()
 
     try:
-        return asyncio.run(opened())
+        return asyncio.run(run_until_stopped())
     except asyncio.CancelledError:
         sys.exit(128 + signals[0])
     finally:
@@ -64,5 +87,5 @@ def run(
 
 
 def exit_on_signal(number: int, _: FrameType | None) -> None:
-    # Unlike the default, this lets everything that was started be stopped.
+    """Exit in the way that stops everything that was started, which the default does not."""
     sys.exit(128 + number)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli.database import database_url, run
+from app.cli.database import read
 from app.cli.options import Day, Destination, with_settings
 from app.cli.progress import progress_bar
 from app.dumps.bucket import DumpBucket
@@ -80,8 +80,7 @@ def export(
             )
             await _report_exported(exported, store, [one.day for one in days])
 
-    with database_url(settings) as url:
-        run(url, work)
+    read(settings, work)
 
 
 def _store(destination: str | Path) -> DumpStore:

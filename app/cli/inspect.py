@@ -7,12 +7,13 @@ from datetime import date
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli.database import database_url, run
+from app.cli.database import read
 from app.cli.options import Day, with_settings
 from app.cli.progress import progress_bar
 from app.db.downloads_repository import DownloadsRepository
 from app.db.runs_repository import RunsRepository
 from app.db.verification_repository import Difference
+from app.errors import NothingPublishedError
 from app.ingest import verification
 from app.ingest.plan import cadence_of
 from app.reports import history_report, status_report
@@ -36,8 +37,7 @@ def status(settings: Settings) -> None:
         )
         click.echo(report)
 
-    with database_url(settings) as url:
-        run(url, work)
+    read(settings, work)
 
 
 @click.command(short_help="Show the last ingests.")
@@ -55,8 +55,7 @@ def history(settings: Settings, *, limit: int) -> None:
     async def work(engine: AsyncEngine) -> None:
         click.echo(history_report(await RunsRepository(engine).latest(limit)))
 
-    with database_url(settings) as url:
-        run(url, work)
+    read(settings, work)
 
 
 @click.command(short_help="Compare what is published with the stored rows.")
@@ -68,7 +67,8 @@ def verify(settings: Settings, *, day: date | None) -> None:
     """Compare what is published with the stored rows, and say what differs.
 
     Of each day its digest and totals, and the figures of __all__; without --date also those of the
-    packages, and whether rows are left over. A difference is one line and makes the exit status 1.
+    packages, and whether rows are left over. A difference is one line and makes the exit status 1,
+    and so does a database without a published day.
 
     Example: python -m app verify --date 2026-11-20
     """
@@ -78,15 +78,17 @@ def verify(settings: Settings, *, day: date | None) -> None:
         steps = verification.verify(engine, days, packages=day is None)
         return await _report_differences(steps, days)
 
-    with database_url(settings) as url:
-        if not run(url, work):
-            sys.exit(1)
+    if not read(settings, work):
+        sys.exit(1)
 
 
 async def _report_differences(
     steps: AsyncIterator[verification.Verified], days: Sequence[date]
 ) -> bool:
-    """Show what differs as it is found and a summary in the end; True when nothing does."""
+    """Show differences as they are found, then a summary; return True if there are none.
+
+    Raises `NothingPublishedError` when there was nothing to compare, as after a failed restore.
+    """
     verified = 0
     differences: list[Difference] = []
     with progress_bar(days) as progress:
@@ -104,6 +106,8 @@ async def _report_differences(
         in_days = len({difference.day for difference in differences})
         found = f"{len(differences)} differences in {in_days} days"
     else:
-        found = "all as published" if verified else "nothing is published"
+        found = "all as published"
+    if not verified and not differences:
+        raise NothingPublishedError
     click.echo(f"{verified} days verified: {found}")
     return not differences

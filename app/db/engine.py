@@ -52,6 +52,8 @@ PLANS = {"plan_cache_mode": "force_generic_plan"}
 each package takes longer than to read what it is about.
 """
 
+READ_ONLY = {"default_transaction_read_only": "on"}
+
 CLOSE_TIMEOUT_SECONDS = 3
 """To give back a lock, or a connection; and to close all of an engine together. Those that hang end
 with the process.
@@ -143,12 +145,13 @@ def create_engine(
     database_url: str,
     *,
     autocommit: bool = False,
+    read_only: bool = False,
     statement_timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS,
 ) -> AsyncEngine:
     """An engine for a `postgresql://` URL, with a pool to serve from. Nothing connects yet.
 
     With `autocommit` no transaction is begun, or ended, around the one statement of an answer, and
-    each statement is planned once for all.
+    each statement is planned once for all. With `read_only` the server refuses to write.
     """
     engine = create_async_engine(
         asyncpg_url(database_url),
@@ -162,7 +165,9 @@ def create_engine(
         connect_args={
             "timeout": CONNECT_TIMEOUT_SECONDS,
             "command_timeout": statement_timeout_seconds,
-            "server_settings": KEEPALIVES | (PLANS if autocommit else {}),
+            "server_settings": KEEPALIVES
+            | (PLANS if autocommit else {})
+            | (READ_ONLY if read_only else {}),
         },
         json_deserializer=orjson.loads,
     )
@@ -193,11 +198,15 @@ def count_connections(engine: AsyncEngine) -> None:
 
 
 @asynccontextmanager
-async def job_engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+async def job_engine(database_url: str, *, read_only: bool = False) -> AsyncIterator[AsyncEngine]:
     """An engine of a job's own, whose statements may take their time. Its connections end with the
     job, with all that they staged.
     """
-    engine = create_engine(database_url, statement_timeout_seconds=JOB_STATEMENT_TIMEOUT_SECONDS)
+    engine = create_engine(
+        database_url,
+        read_only=read_only,
+        statement_timeout_seconds=JOB_STATEMENT_TIMEOUT_SECONDS,
+    )
     try:
         yield engine
     finally:

