@@ -101,7 +101,9 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
     """The service on a migrated database. Nothing connects before its lifespan begins."""
     freshness = Freshness(database_url, settings.retention_days, settings.ingest_schedule.due_at)
     scheduler = (
-        IngestScheduler(settings.ingest_schedule, partial(run_ingest_job, settings, database_url))
+        IngestScheduler(
+            settings.ingest_schedule, partial(run_ingest_job, settings, database_url, clock), clock
+        )
         if settings.source is not IngestSource.NONE
         else None
     )

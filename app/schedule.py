@@ -15,8 +15,8 @@ LEAP_YEAR = 2028
 """A year in which every month has its greatest length."""
 
 
-class Schedule:
-    """A parsed cron expression.
+class Schedule(BaseTrigger):  # type: ignore[misc] # APScheduler has no types
+    """A parsed cron expression, which APScheduler can use as a trigger.
 
     APScheduler's own parser counts weekdays from Monday, and requires both the day of the month and
     the weekday to match where cron requires one of them. So the fields are parsed here, and
@@ -45,9 +45,7 @@ class Schedule:
             days = [by_day, by_weekday]
         times = {"minute": _listed(minute), "hour": _listed(hour), "month": _listed(month)}
         self.expression = " ".join(texts)
-        self.trigger: BaseTrigger = OrTrigger(
-            [CronTrigger(**times, **one, timezone=UTC) for one in days]
-        )
+        self._either = OrTrigger([CronTrigger(**times, **one, timezone=UTC) for one in days])
 
     def __str__(self) -> str:
         return self.expression
@@ -58,10 +56,20 @@ class Schedule:
     def __hash__(self) -> int:
         return hash(self.expression)
 
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """Return the first firing from now on.
+
+        Firings that were missed count as one: CronTrigger would return each of them, which takes
+        minutes if the clock was years behind.
+        """
+        if previous_fire_time:
+            now = max(now, previous_fire_time + timedelta.resolution)
+        firing: datetime = self._either.get_next_fire_time(None, now)
+        return firing
+
     def next_firing(self, moment: datetime) -> datetime:
         """Return the first firing at `moment` or after it."""
-        firing: datetime = self.trigger.get_next_fire_time(None, moment)
-        return firing
+        return self.get_next_fire_time(None, moment)
 
     def due_at(self, latest_day: date) -> datetime:
         """Return when the day after `latest_day` is due: at the first firing after its end."""

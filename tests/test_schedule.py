@@ -89,6 +89,16 @@ def test_a_day_is_due_at_the_first_firing_after_its_end() -> None:
     assert Schedule("0 0 * * *").due_at(date(2026, 11, 1)) == datetime(2026, 11, 3, tzinfo=UTC)
 
 
+def test_firings_that_were_missed_count_as_one() -> None:
+    """However many there were, as in a machine that starts in 1970 until it gets the time."""
+    schedule = Schedule("*/5 * * * *")
+    missed = datetime(1970, 1, 1, 0, 5, tzinfo=UTC)
+    now = SUNDAY + timedelta(minutes=7)
+    assert schedule.get_next_fire_time(missed, now) == SUNDAY + timedelta(minutes=10)
+    # Once it has fired, it fires at the next minute at the earliest.
+    assert schedule.get_next_fire_time(SUNDAY, SUNDAY) == SUNDAY + timedelta(minutes=5)
+
+
 def test_days_with_29_february_are_leap_years() -> None:
     assert Schedule("0 0 29 2 *").next_firing(SUNDAY) == datetime(2028, 2, 29, tzinfo=UTC)
     assert Schedule("0 0 29 2 */7").next_firing(SUNDAY) == datetime(2032, 2, 29, tzinfo=UTC)

@@ -13,6 +13,7 @@ from app.breakdowns import OPTIONAL_BREAKDOWNS, columns_with
 from app.cli.database import database_url, run
 from app.cli.options import Day, replace_sample_option, source_option, with_settings
 from app.cli.progress import progress_bar
+from app.clock import utc_now
 from app.db.advisory_lock import HeldLock
 from app.ingest import pipeline
 from app.ingest.plan import days_to_backfill, days_to_seed
@@ -81,6 +82,7 @@ def ingest(
                     day,
                     retention_days=settings.retention_days,
                     thresholds=thresholds,
+                    clock=utc_now,
                     force=True,
                     replace_sample=replace_sample,
                 )
@@ -93,6 +95,7 @@ def ingest(
                 lock,
                 retention_days=settings.retention_days,
                 thresholds=thresholds,
+                clock=utc_now,
                 force=force,
                 replace_sample=replace_sample,
             )
@@ -108,7 +111,11 @@ def ingest(
 
 async def _release_plausible(settings: Settings, engine: AsyncEngine, lock: HeldLock) -> None:
     async for published in release_plausible(
-        engine, lock, retention_days=settings.retention_days, thresholds=thresholds_of(settings)
+        engine,
+        lock,
+        retention_days=settings.retention_days,
+        thresholds=thresholds_of(settings),
+        clock=utc_now,
     ):
         click.echo(f"{published}, which was held", err=True)
 
@@ -190,6 +197,7 @@ def backfill(
                 lock,
                 retention_days=settings.retention_days,
                 thresholds=thresholds_of(settings),
+                clock=utc_now,
                 replace_sample=replace_sample,
             )
             all_published = await _report(run.ingest(days), days)
@@ -255,7 +263,9 @@ async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
         if days:
             log.info("making %d days of sample data", len(days))
         # Made up as they are, these days have nothing to be judged for.
-        run = Run(engine, source, lock, retention_days=retention_days, thresholds=None)
+        run = Run(
+            engine, source, lock, retention_days=retention_days, thresholds=None, clock=utc_now
+        )
         with progress_bar(days) as progress:
             for day in days:
                 await run.ingest_day(day)

@@ -24,7 +24,8 @@ class LockKey(IntEnum):
 _HOLDS = text(
     "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted "
     "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-    "AND (CAST(classid AS bigint) << 32) + CAST(objid AS bigint) = :key "
+    # 1 is a lock by one key of 64 bits, 2 a lock by two keys of 32 bits.
+    "AND (CAST(classid AS bigint) << 32) + CAST(objid AS bigint) = :key AND objsubid = 1 "
     "AND (pid = :process OR CAST(:process AS integer) IS NULL))"
 )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import dropwhile, takewhile
 
 from app.breakdowns import REQUIRED_COLUMNS
 from app.db.runs_repository import Failures
@@ -54,23 +55,27 @@ def cadence_of(settings: Settings) -> Cadence:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    latest_day: date
-    missing: list[date]
-    """Days that were never read and are due, latest first."""
+    """Days to read now, each list latest first, and when the next one is due."""
+
+    new: list[date]
+    """Unread days that became due at the same firing of the schedule as the latest day that is due.
+    """
 
     again: list[date]
-    """Days that were read and are due again, latest first."""
+    """Days that were read and are due again."""
+
+    older: list[date]
+    """Unread days that became due at earlier firings."""
 
     next_due: datetime | None
-    """When the first of the others is due again."""
+    """When the first of the other days that were read is due again."""
 
-    @property
-    def due(self) -> list[date]:
-        """All of them in the order in which to read them. What was read before is little, and comes
-        before what may be a long list.
+    def days(self, *, catch_up: bool) -> list[date]:
+        """Return the days in the order in which to read them.
+
+        The older ones come last, since there can be many, and only to catch up.
         """
-        newest = [day for day in self.missing if day == self.latest_day]
-        return [*newest, *self.again, *self.missing[len(newest) :]]
+        return [*self.new, *self.again, *(self.older if catch_up else ())]
 
 
 def plan(
@@ -80,18 +85,23 @@ def plan(
     held: Mapping[date, HeldDay],
     failures: Mapping[date, Failures],
 ) -> Plan:
-    """Of the days served, those that are missing, and those that it is time to read again."""
+    """Choose from the days served those that are missing, and those that are due again."""
+
+    def due_at(day: date) -> datetime:
+        return cadence.schedule.due_at(day - timedelta(days=1))
+
     latest = max([now.date() - timedelta(days=1), *published])
+    days = [latest - timedelta(days=passed) for passed in range(cadence.retention_days)]
+    due_days = set(dropwhile(lambda day: due_at(day) > now, days))
     missing = []
     again = []
     later = []
-    for passed in range(cadence.retention_days):
-        day = latest - timedelta(days=passed)
+    for day in days:
         if day < FIRST_DAY:
             break
         of_day = (published.get(day), held.get(day), failures.get(day))
         if not any(of_day):
-            if cadence.schedule.due_at(day - timedelta(days=1)) <= now:
+            if day in due_days:
                 missing.append(day)
             continue
         moment = _due_again_at(cadence, now, day, *of_day)
@@ -99,7 +109,9 @@ def plan(
             again.append(day)
         elif moment:
             later.append(moment)
-    return Plan(latest, missing, again, min(later, default=None))
+    last_firing = due_at(max(due_days)) if due_days else None
+    new = list(takewhile(lambda day: due_at(day) == last_firing, missing))
+    return Plan(new, again, missing[len(new) :], min(later, default=None))
 
 
 def _due_again_at(

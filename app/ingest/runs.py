@@ -3,14 +3,15 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import utc_now
+from app.clock import Clock
 from app.db.advisory_lock import HeldLock, LockKey, try_lock
 from app.db.engine import connect
 from app.db.ingest_repository import IngestRepository
@@ -90,6 +91,7 @@ class Run:
     lock: HeldLock
     retention_days: int
     thresholds: Thresholds | None
+    clock: Clock
     force: bool = False
     replace_sample: bool = False
     only_if_grown: bool = False
@@ -113,8 +115,8 @@ class Run:
     async def ingest_day(self, day: date) -> PublishedDay | UnchangedDay:
         """Publish one day, trying again what may pass, and keep a record of it."""
         runs = RunsRepository(self.engine)
-        query = await runs.unfinished_query(day, self.source.name, utc_now())
-        run = await runs.begin(day, self.source.name, utc_now())
+        query = await runs.unfinished_query(day, self.source.name, self.clock())
+        run = await runs.begin(day, self.source.name, self.clock())
         progress = Progress(
             query=query,
             billed_query=query,
@@ -122,27 +124,33 @@ class Run:
             note_billed=partial(runs.note_billed, run),
         )
         try:
-            async with asyncio.timeout(DAY_TIMEOUT_SECONDS):
-                result = await self._attempt(day, progress)
-        except TimeoutError as error:
-            taken = DayTimeoutError(day, DAY_TIMEOUT_SECONDS)
-            await self._note_end(run, progress, taken)
-            raise taken from error
+            result = await self._within_time(day, progress)
         except BaseException as error:
-            # Who can't reach the database to say so leaves a run without an end.
-            with suppress(DatabaseUnavailableError):
-                await self._note_end(run, progress, error)
+            await self._note_failure(run, progress, error)
             raise
         outcome = RunOutcome.UNCHANGED if isinstance(result, UnchangedDay) else RunOutcome.PUBLISHED
-        await runs.end(run, outcome, utc_now(), rows=progress.rows)
+        await runs.end(run, outcome, self.clock(), rows=progress.rows)
         return result
 
-    async def _note_end(self, run: int, progress: Progress, error: BaseException) -> None:
+    async def _note_failure(self, run: int, progress: Progress, error: BaseException) -> None:
+        """Record why the run failed. If that fails, the next run records an interruption."""
         runs = RunsRepository(self.engine)
-        # What the source refused, or gave to no good, is asked anew the next time.
+        # A query that the source refused, or whose result was useless, is not used again.
         is_of_source = isinstance(error, IngestError) and not error.may_pass
-        await runs.note_query(run, None if is_of_source else progress.query)
-        await runs.end(run, _outcome_of(error), utc_now(), rows=progress.rows, error=_told(error))
+        try:
+            await runs.note_query(run, None if is_of_source else progress.query)
+            await runs.end(
+                run, _outcome_of(error), self.clock(), rows=progress.rows, error=_told(error)
+            )
+        except (StatsError, SQLAlchemyError, OSError) as unrecorded:
+            log.warning("the end of run %d was not recorded: %s", run, _one_line(unrecorded))
+
+    async def _within_time(self, day: date, progress: Progress) -> PublishedDay | UnchangedDay:
+        try:
+            async with asyncio.timeout(DAY_TIMEOUT_SECONDS):
+                return await self._attempt(day, progress)
+        except TimeoutError as error:
+            raise DayTimeoutError(day, DAY_TIMEOUT_SECONDS) from error
 
     async def _attempt(self, day: date, progress: Progress) -> PublishedDay | UnchangedDay:
         def may_pass(error: BaseException) -> bool:
@@ -176,6 +184,7 @@ async def release(
     *,
     retention_days: int,
     thresholds: Thresholds,
+    clock: Clock,
     force: bool = False,
     replace_sample: bool = False,
 ) -> PublishedDay | None:
@@ -191,13 +200,18 @@ async def release(
     )
     if published:
         runs = RunsRepository(engine)
-        run = await runs.begin(day, published.source, utc_now())
-        await runs.end(run, RunOutcome.PUBLISHED, utc_now(), rows=published.packages)
+        run = await runs.begin(day, published.source, clock())
+        await runs.end(run, RunOutcome.PUBLISHED, clock(), rows=published.packages)
     return published
 
 
 async def release_plausible(
-    engine: AsyncEngine, lock: HeldLock, *, retention_days: int, thresholds: Thresholds
+    engine: AsyncEngine,
+    lock: HeldLock,
+    *,
+    retention_days: int,
+    thresholds: Thresholds,
+    clock: Clock,
 ) -> AsyncIterator[PublishedDay]:
     """Publish the held days that have become plausible, as long as there is one: each that is
     published may speak for another.
@@ -209,7 +223,12 @@ async def release_plausible(
         for day in sorted(held.keys() - refused, reverse=True):
             try:
                 published = await release(
-                    engine, lock, day, retention_days=retention_days, thresholds=thresholds
+                    engine,
+                    lock,
+                    day,
+                    retention_days=retention_days,
+                    thresholds=thresholds,
+                    clock=clock,
                 )
             except IngestError as error:
                 log.warning("%s stays held: %s", day, error)

@@ -9,7 +9,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import utc_now
+from app.clock import Clock
 from app.db.advisory_lock import HeldLock, LockKey, try_lock
 from app.db.engine import connect, job_engine
 from app.db.ingest_repository import IngestRepository
@@ -36,81 +36,111 @@ DAILY_JOB = "daily-ingest"
 START_JOB = "ingest-at-start"
 NEXT_JOB = "next-ingest"
 
+LOOK_SECONDS = 60.0
+"""How often the scheduler compares its jobs with the wall clock.
+
+APScheduler waits by a clock that stops while the machine sleeps, and that does not follow when the
+wall clock is set.
+"""
+
 TAKEN_PAUSE = timedelta(minutes=10)
-"""After which a process looks again, when another was ingesting: that one may have been killed."""
+"""When a process tries again that found another one ingesting: the other may have been killed."""
 
 
 class IngestScheduler:
-    """Runs the job at the service's start and at each firing of the schedule, to catch up; and in
-    between when the job says that something will be due again.
+    """Runs the job at the start and at each firing of the schedule, to catch up; and in between
+    when the job says that something will be due.
     """
 
     def __init__(
-        self, schedule: Schedule, job: Callable[[bool], Awaitable[datetime | None]]
+        self,
+        schedule: Schedule,
+        job: Callable[[bool], Awaitable[datetime | None]],
+        clock: Clock,
     ) -> None:
+        self._schedule = schedule
         self._job = job
-        self._scheduler = AsyncIOScheduler(timezone="UTC")
-        self._scheduler.add_job(
-            self._run,
-            schedule.trigger,
-            args=[True],
-            id=DAILY_JOB,
-            # Late is better than not at all, and twice late is once.
-            misfire_grace_time=None,
-            coalesce=True,
-            max_instances=1,
+        self._clock = clock
+        self._looks: asyncio.Task[None] | None = None
+        self._scheduler = AsyncIOScheduler(
+            timezone=UTC,
+            job_defaults={
+                # Late is better than not at all, and twice late is once.
+                "misfire_grace_time": None,
+                "coalesce": True,
+                # A second run finds the first one's lock, and asks to be run again later.
+                "max_instances": 2,
+            },
         )
 
     def start(self) -> None:
         self._scheduler.start()
-        self._run_at(datetime.now(UTC), START_JOB, catch_up=True)
+        self._scheduler.add_job(self._run, self._schedule, args=[True], id=DAILY_JOB)
+        self._scheduler.add_job(self._run, args=[True], id=START_JOB)
+        self._looks = asyncio.create_task(self._follow_wall_clock())
 
     def stop(self) -> None:
+        if self._looks:
+            self._looks.cancel()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
     @property
     def next_run(self) -> datetime | None:
-        """None before the start."""
-        times = [getattr(job, "next_run_time", None) for job in self._scheduler.get_jobs()]
-        return min(filter(None, times), default=None)
+        """When the job runs next, now at the earliest; None before the start."""
+        times = [job.next_run_time for job in self._scheduler.get_jobs()]
+        return max(min(times), self._clock()) if times else None
 
     async def _run(self, catch_up: bool) -> None:
         next_due = await self._job(catch_up)
         if next_due:
-            self._run_at(next_due, NEXT_JOB, catch_up=False)
+            self._run_by(next_due)
 
-    def _run_at(self, moment: datetime, name: str, *, catch_up: bool) -> None:
-        self._scheduler.add_job(
-            self._run,
-            DateTrigger(moment, timezone="UTC"),
-            args=[catch_up],
-            id=name,
-            misfire_grace_time=None,
-            replace_existing=True,
-            # The one that asks for it may be about to end.
-            max_instances=2,
-        )
+    def _run_by(self, moment: datetime) -> None:
+        """Run the job at that moment, unless it will run before."""
+        next_job = self._scheduler.get_job(NEXT_JOB)
+        if next_job is None or moment < next_job.next_run_time:
+            self._scheduler.add_job(
+                self._run,
+                DateTrigger(moment, timezone=UTC),
+                args=[False],
+                id=NEXT_JOB,
+                replace_existing=True,
+            )
+
+    async def _follow_wall_clock(self) -> None:
+        latest = self._clock()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = self._clock()
+            if now < latest:
+                log.warning("ingest: the clock was set back from %s to %s", latest, now)
+                # All times were computed by the wrong clock.
+                self._scheduler.reschedule_job(DAILY_JOB, trigger=self._schedule)
+                self._run_by(now)
+            latest = now
+            self._scheduler.wakeup()
 
 
 async def run_ingest_job(
-    settings: Settings, database_url: str, catch_up: bool = True
+    settings: Settings, database_url: str, clock: Clock, catch_up: bool = True
 ) -> datetime | None:
-    """Publish what is due, latest day first, up to INGEST_MAX_DAYS_PER_RUN days; then apply
-    retention. Says when something more will be due, as far as the schedule does not say it.
+    """Publish the days that are due, up to INGEST_MAX_DAYS_PER_RUN of them; then apply retention.
 
-    Without `catch_up` only days that were read before: so the processes that find another at it,
-    and look again a little later, do not each add days of their own. Of the processes that share a
-    database one runs it. What fails is logged, and tried again.
+    Returns when something more will be due, if that is not left to the schedule.
+
+    Without `catch_up` the older missing days are left for the schedule: so that processes that
+    found another one ingesting, and run again a little later, do not each add days. Of the
+    processes that share a database one ingests. A failure is logged, and tried again.
     """
     async with job_engine(database_url) as engine:
         try:
             async with try_lock(engine, LockKey.INGEST) as lock:
                 if lock is None:
-                    log.info("ingest: another process is at it")
-                    return datetime.now(UTC) + TAKEN_PAUSE
-                with observe_ingest(settings.source, utc_now) as observed:
-                    job = _Job(engine, settings, lock)
+                    log.info("ingest: another run is in progress")
+                    return clock() + TAKEN_PAUSE
+                with observe_ingest(settings.source, clock) as observed:
+                    job = _Job(engine, settings, lock, clock)
                     try:
                         return await job.run(catch_up)
                     finally:
@@ -127,14 +157,17 @@ async def run_ingest_job(
         except Exception:
             log.exception("ingest failed")
             may_pass = True
-    return datetime.now(UTC) + cadence_of(settings).retry_after if may_pass else None
+    return clock() + cadence_of(settings).retry_after if may_pass else None
 
 
 class _Job:
-    def __init__(self, engine: AsyncEngine, settings: Settings, lock: HeldLock) -> None:
+    def __init__(
+        self, engine: AsyncEngine, settings: Settings, lock: HeldLock, clock: Clock
+    ) -> None:
         self._engine = engine
         self._settings = settings
         self._lock = lock
+        self._clock = clock
         self._cadence = cadence_of(settings)
         self._thresholds = thresholds_of(settings)
         self.success: bool | None = False
@@ -142,10 +175,9 @@ class _Job:
 
     async def run(self, catch_up: bool) -> datetime | None:
         runs = RunsRepository(self._engine)
-        # Whoever was at it before was killed: what it was about to do is for us.
+        # If another process was killed, this one does what that one would have done.
         catch_up = bool(await runs.note_interrupted()) or catch_up
-        plan = await self._plan()
-        days = plan.due if catch_up else plan.again
+        days = (await self._plan()).days(catch_up=catch_up)
         if not days:
             log.info("ingest: nothing is due")
         may_pass = await self._ingest(days[: self._settings.ingest_max_days_per_run])
@@ -157,7 +189,7 @@ class _Job:
         next_due = (await self._plan()).next_due
         if not may_pass:
             return next_due
-        again = datetime.now(UTC) + self._cadence.retry_after
+        again = self._clock() + self._cadence.retry_after
         return min(again, next_due) if next_due else again
 
     async def _plan(self) -> Plan:
@@ -166,7 +198,7 @@ class _Job:
             published = await repository.published()
             held = await repository.held()
         failures = await RunsRepository(self._engine).failures()
-        return plan(self._cadence, datetime.now(UTC), published, held, failures)
+        return plan(self._cadence, self._clock(), published, held, failures)
 
     async def _ingest(self, days: list[date]) -> bool:
         """Whether there is something to try again that may pass by itself."""
@@ -181,6 +213,7 @@ class _Job:
                 self._lock,
                 retention_days=self._settings.retention_days,
                 thresholds=self._thresholds,
+                clock=self._clock,
                 only_if_grown=True,
             )
             async for outcome in run.ingest(days):
@@ -202,6 +235,7 @@ class _Job:
             self._lock,
             retention_days=self._settings.retention_days,
             thresholds=self._thresholds,
+            clock=self._clock,
         ):
             log.warning("ingest: what was held has become plausible: %s", published)
         return may_pass

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import readiness
+from app.clock import utc_now
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
 from app.errors import HeldDayError
@@ -87,7 +88,7 @@ async def test_status_tells_what_is_held_back_and_why(
     await publish(engine, days_ago(7), downloads("flask", 100))
     source = GivenSource({days_ago(0): [downloads("flask", 10)]})
     async with ingest_lock(engine) as lock:
-        run = Run(engine, source, lock, RETENTION_DAYS, THRESHOLDS)
+        run = Run(engine, source, lock, RETENTION_DAYS, THRESHOLDS, utc_now)
         with pytest.raises(HeldDayError):
             await run.ingest_day(days_ago(0))
     status = (await client.get("/api/status")).json()
@@ -118,7 +119,7 @@ async def test_the_figures_of_what_is_published(
     await publish(engine, days_ago(8), downloads("flask", 100))
     source = GivenSource({days_ago(15): [downloads("flask", 10)]})
     async with ingest_lock(engine) as lock:
-        run = Run(engine, source, lock, RETENTION_DAYS, THRESHOLDS)
+        run = Run(engine, source, lock, RETENTION_DAYS, THRESHOLDS, utc_now)
         with pytest.raises(HeldDayError):
             await run.ingest_day(days_ago(15))
     known = app.state.freshness
@@ -211,11 +212,11 @@ async def test_the_job_leaves_its_figures(
     # Nothing else is published beside the sample: this fails before it asks for anything.
     emulator = f"http://127.0.0.1:{free_port()}"
     settings = Settings(ingest_source=IngestSource.BIGQUERY, bigquery_emulator_host=emulator)
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, utc_now)
     assert figure("success", "bigquery") == 0
     told = 'pypi_stats_last_ingest_success{source="bigquery"} 0.0'
     assert told in (await client.get("/metrics")).text
-    await run_ingest_job(Settings(ingest_source=IngestSource.SAMPLE), database_url)
+    await run_ingest_job(Settings(ingest_source=IngestSource.SAMPLE), database_url, utc_now)
     assert figure("success", "sample") == 1
     assert time() - 60 < (figure("timestamp_seconds", "sample") or 0) <= time()
     assert 0 < (figure("seconds", "sample") or 0) < 60

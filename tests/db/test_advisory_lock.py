@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.advisory_lock import LockKey, is_held, try_lock
-from app.db.engine import fetch, job_engine
+from app.db.advisory_lock import HeldLock, LockKey, is_held, try_lock
+from app.db.engine import connect, fetch, job_engine
+from app.errors import LockLostError
 from tests.waiting import PATIENCE_SECONDS, until
 
 
@@ -38,6 +39,20 @@ async def test_a_lock_that_can_not_be_given_back_ends_with_its_connection(
         finally:
             os.kill(silent[0], SIGCONT)
         await until(partial(_is_free, engine, LockKey.INGEST))
+
+
+async def test_a_lock_by_two_keys_is_another_one(engine: AsyncEngine) -> None:
+    """Another application may use the same database, and the same numbers."""
+    keys = {"high": int(LockKey.INGEST) >> 32, "low": int(LockKey.INGEST) & 0xFFFFFFFF}
+    async with connect(engine) as connection:
+        by_two_keys = text("SELECT pg_advisory_lock(:high, :low), pg_backend_pid()")
+        _, process = (await connection.execute(by_two_keys, keys)).one()
+        assert not await is_held(engine, LockKey.INGEST)
+        with pytest.raises(LockLostError):
+            await HeldLock(LockKey.INGEST, process).check_on_server(connection)
+        async with try_lock(engine, LockKey.INGEST) as lock:
+            assert lock
+            assert await is_held(engine, LockKey.INGEST)
 
 
 async def _process_of(engine: AsyncEngine, key: LockKey) -> int:

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from app.clock import utc_now
 from app.db.steps import Step
 from app.ingest import scheduler
 from app.ingest.scheduler import run_ingest_job
@@ -60,7 +61,7 @@ async def test_cut_in_a_step(
 
     async with copied(server_url, world.database) as (url, engine):
         with each_step(cut):
-            await run_ingest_job(IMPATIENT, through(proxy, url))
+            await run_ingest_job(IMPATIENT, through(proxy, url), utc_now)
         assert proxy.injected
         tally.faults["connections to Postgres cut in a step"] += proxy.injected
         await until(lambda: is_alone(engine))
@@ -70,6 +71,6 @@ async def test_cut_in_a_step(
             assert found == world.states[commits + 1]
         else:
             assert found == world.states[commits]
-        await run_ingest_job(IMPATIENT, url)
+        await run_ingest_job(IMPATIENT, url, utc_now)
         assert await state(engine) == world.states[-1]
         await audit(tally, engine, url, world.published[-1], absent=[GONE])

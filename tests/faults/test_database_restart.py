@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clock import utc_now
 from app.db.engine import connect, create_engine, job_engine
 from app.db.partitions import ensure_partition
 from app.db.steps import Step
@@ -66,7 +67,7 @@ async def test_the_server_is_killed_in_the_middle(
         for step in (*STEPS, *random.sample(others[: others.index(Step.COMMIT)], 2)):
             killed: list[Step] = []
             with each_step(partial(kill_once, server, step, killed)):
-                await run_ingest_job(IMPATIENT, server.url)
+                await run_ingest_job(IMPATIENT, server.url, utc_now)
             assert killed == [step]
             tally.faults["SIGQUIT of Postgres in a step"] += 1
             await server.start()
@@ -76,7 +77,7 @@ async def test_the_server_is_killed_in_the_middle(
             assert (found.contents, found.tables) == (before.contents, before.tables)
             left_over = max(left_over, len(found.temporary_tables))
         assert left_over <= 2 * STAGING_TABLES
-        await run_ingest_job(IMPATIENT, server.url)
+        await run_ingest_job(IMPATIENT, server.url, utc_now)
         await audit(tally, engine, server.url, days)
         await engine.dispose()
 
@@ -131,7 +132,7 @@ async def test_the_disk_is_full(
 
         async def ingest() -> None:
             async with job_engine(url) as job, ingest_lock(job) as lock:
-                run = Run(job, source, lock, RETENTION_DAYS, thresholds_of(IMPATIENT))
+                run = Run(job, source, lock, RETENTION_DAYS, thresholds_of(IMPATIENT), utc_now)
                 await run.ingest_day(latest)
 
         with no_room_for(await file_of(engine, table)):
@@ -162,7 +163,7 @@ async def test_the_disk_is_full_while_staging(
 
         async def ingest(fill: Callable[[Entered], None]) -> None:
             async with job_engine(url) as job, ingest_lock(job) as lock:
-                run = Run(job, source, lock, RETENTION_DAYS, thresholds_of(IMPATIENT))
+                run = Run(job, source, lock, RETENTION_DAYS, thresholds_of(IMPATIENT), utc_now)
                 with each_step(fill):
                     await run.ingest_day(latest)
 

@@ -19,6 +19,7 @@ import pytest
 from google.cloud import bigquery
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clock import utc_now
 from app.db.runs_repository import RunsRepository
 from app.downloads import IngestRun, RunOutcome
 from app.ingest import bigquery as bigquery_source
@@ -244,7 +245,7 @@ async def test_a_day_comes_right_or_not_at_all(
             proxy.arm(case.fault, case.of, case.times)
         else:
             proxy.refusals = case.times
-        await run_ingest_job(settings, url)
+        await run_ingest_job(settings, url, utc_now)
         assert proxy.injected
         tally.faults["faults of the source"] += proxy.injected
         run = await last_run(engine)
@@ -259,7 +260,7 @@ async def test_a_day_comes_right_or_not_at_all(
             assert after.contents["rows"] == before.contents["rows"]
             await audit(tally, engine, url, settled.days)
             proxy.disarm()
-            await run_ingest_job(settings, url)
+            await run_ingest_job(settings, url, utc_now)
         await audit(tally, engine, url, settled.complete)
     assert_told_without_traces(caplog)
 
@@ -283,7 +284,7 @@ async def test_random_bytes(
         async with copied(server_url, settled.database) as (url, engine):
             proxy.disarm()
             proxy.arm(rewritten(spoil), random.choice([QUERY, FIRST_PAGE, LATER_PAGE]), 1)
-            await run_ingest_job(settings, url)
+            await run_ingest_job(settings, url, utc_now)
             assert (await last_run(engine)).outcome is RunOutcome.PUBLISHED
             await audit(tally, engine, url, settled.complete)
     assert proxy.injected == RANDOM_ROUNDS

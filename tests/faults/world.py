@@ -12,6 +12,7 @@ from unittest.mock import patch
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clock import utc_now
 from app.db.engine import job_engine
 from app.db.steps import Step
 from app.db.tables import ingested_days
@@ -154,7 +155,7 @@ async def _followed(server_url: str, database: str, source: GivenSource) -> list
             patch.object(scheduler, "open_source", lambda *_: source),
             each_step(entered.append),
         ):
-            await run_ingest_job(SETTINGS, url)
+            await run_ingest_job(SETTINGS, url, utc_now)
     return entered
 
 
@@ -166,7 +167,7 @@ async def _states(
         states = [await state(engine)]
         async with ingest_lock(job) as lock:
             thresholds = thresholds_of(SETTINGS)
-            run = Run(job, source, lock, RETENTION_DAYS, thresholds, only_if_grown=True)
+            run = Run(job, source, lock, RETENTION_DAYS, thresholds, utc_now, only_if_grown=True)
             async for _ in run.ingest(days):
                 states.append(await state(engine))  # noqa: PERF401 - one after each day
             await expire(job, retention_days=RETENTION_DAYS)

@@ -38,6 +38,7 @@ from app.breakdowns import (
     Breakdown,
     columns_with,
 )
+from app.clock import utc_now
 from app.downloads import PublishedDay, UnparsedDownloads
 from app.errors import (
     EmptyDayError,
@@ -526,7 +527,7 @@ async def test_a_query_that_never_ends_fails_its_day_and_no_other(
     source = create_source(Settings(bigquery_emulator_host=unfinished_host))
     days = [days_ago(0), days_ago(1)]
     async with ingest_lock(engine) as lock:
-        run = Run(engine, source, lock, RETENTION_DAYS, None)
+        run = Run(engine, source, lock, RETENTION_DAYS, None, utc_now)
         outcomes = [outcome async for outcome in run.ingest(days)]
     assert [outcome.day for outcome in outcomes] == days
     for outcome in outcomes:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clock import utc_now
 from app.db.downloads_repository import DownloadsRepository
 from app.db.runs_repository import RunsRepository
 from app.db.tables import daily_downloads, ingested_days, packages
@@ -624,7 +625,9 @@ async def test_what_passes_is_tried_again(
     }
     async with server(answers) as address, ingest_lock(engine) as lock:
         source = source_of(f"{address}/dumps/")
-        run = Run(engine, source, lock, retention_days=RETENTION_DAYS, thresholds=None)
+        run = Run(
+            engine, source, lock, retention_days=RETENTION_DAYS, thresholds=None, clock=utc_now
+        )
         published = await run.ingest_day(DAY)
     assert isinstance(published, PublishedDay)
     assert published.digest == dump.digest
@@ -690,7 +693,7 @@ async def test_the_job_comes_back_to_a_day_that_is_not_there_yet(
         }
     )
     now = datetime.now(UTC)
-    again = await run_ingest_job(settings, database_url)
+    again = await run_ingest_job(settings, database_url, utc_now)
     repository = DownloadsRepository(engine, RETENTION_DAYS)
     assert [one.day for one in await repository.published_days()] == [days_ago(2), days_ago(1)]
     (failed,) = (run for run in await RunsRepository(engine).latest(9) if run.day == DAY)
@@ -708,7 +711,7 @@ async def test_the_job_tries_again_what_is_away(
         {"ingest_files": f"{address}/dumps/", "ingest_schedule": "0 0 * * *"}
     )
     now = datetime.now(UTC)
-    again = await run_ingest_job(settings, database_url)
+    again = await run_ingest_job(settings, database_url, utc_now)
     # The other days would meet the same.
     (failed,) = await RunsRepository(engine).latest(9)
     assert failed.error

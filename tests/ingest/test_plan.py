@@ -76,6 +76,12 @@ def planned(
     )
 
 
+def due(
+    now: datetime, days: Mapping[date, PublishedDay] | None = None, cadence: Cadence = CADENCE
+) -> list[date]:
+    return planned(now, days, cadence=cadence).days(catch_up=True)
+
+
 LATEST = ago(1)
 
 
@@ -86,22 +92,45 @@ def all_but(*missing: date, last: date = LATEST) -> dict[date, PublishedDay]:
 
 EVERY = Cadence(DAILY, 365, timedelta(minutes=30), timedelta(hours=24))
 
-NOTHING = Plan(ago(1), [], [], None)
+NOTHING = Plan([], [], [], None)
 
 
 def test_what_is_missing_is_due_latest_first() -> None:
-    assert planned(at(2), all_but(ago(20), ago(1), ago(3))).due == [ago(1), ago(3), ago(20)]
+    made = planned(at(2), all_but(ago(20), ago(1), ago(3)))
+    assert made.days(catch_up=True) == [ago(1), ago(3), ago(20)]
     assert planned(at(2)) == NOTHING
-    assert planned(at(2), {}).due == [ago(days) for days in range(1, 31)]
+    assert due(at(2), {}) == [ago(days) for days in range(1, 31)]
+
+
+def test_the_latest_day_is_due_also_between_firings() -> None:
+    """Only older days are left for the schedule."""
+    made = planned(at(2), all_but(ago(20), ago(1), ago(3)))
+    assert made.days(catch_up=False) == [ago(1)]
+    assert planned(at(2), all_but(ago(20), ago(3))).days(catch_up=False) == []
+    assert planned(at(24.9), all_but(ago(1))).days(catch_up=False) == [ago(1)]
+    # A schedule that has fired again since.
+    hourly = Cadence(Schedule("0 * * * *"), 30, timedelta(minutes=30), None)
+    assert planned(at(20), {}, cadence=hourly).days(catch_up=False) == [ago(1)]
+
+
+def test_all_days_that_became_due_with_the_latest_are_new() -> None:
+    """By a weekly schedule that last fired on Monday, six days ago."""
+    weekly = Cadence(Schedule("0 1 * * mon"), 30, timedelta(minutes=30), None)
+    made = planned(at(2), {}, cadence=weekly)
+    assert made.new == [ago(days) for days in range(7, 14)]
+    assert made.older == [ago(days) for days in range(14, 31)]
+    # Also if some of them were read.
+    made = planned(at(2), all_but(ago(9), ago(20), last=ago(7)), cadence=weekly)
+    assert (made.new, made.older) == ([ago(9)], [ago(20)])
 
 
 def test_a_day_is_not_due_before_the_schedule_says_so() -> None:
     before = all_but(ago(1))
     assert planned(at(0.99), before) == NOTHING
-    assert planned(at(1), before).due == [ago(1)]
+    assert due(at(1), before) == [ago(1)]
     # On Mondays only: today is a Sunday, and the last firing was six days ago.
     weekly = Cadence(Schedule("0 1 * * mon"), 30, timedelta(minutes=30), None)
-    assert planned(at(2), {}, cadence=weekly).due[0] == ago(7)
+    assert due(at(2), {}, cadence=weekly)[0] == ago(7)
     assert weekly.schedule.due_at(ago(7)) == at(1, TODAY + timedelta(days=1))
 
 
@@ -111,9 +140,9 @@ def test_a_schedule_that_hardly_ever_fires_asks_for_nothing_before_the_days_serv
 
 
 def test_the_window_ends_with_the_latest_day_that_there_can_be() -> None:
-    assert planned(at(2), {ago(1): published(ago(1))}).due[-1] == ago(30)
+    assert due(at(2), {ago(1): published(ago(1))})[-1] == ago(30)
     long_ago = {ago(90): published(ago(90))}
-    assert planned(at(2), long_ago).due == [ago(days) for days in range(1, 31)]
+    assert due(at(2), long_ago) == [ago(days) for days in range(1, 31)]
 
 
 @pytest.mark.parametrize(
@@ -139,11 +168,11 @@ def test_a_day_that_was_read_young_is_read_once_more(
     now = end + timedelta(hours=now_after_hours)
     later = {one: figures for one, figures in days.items() if one <= now.date()}
     made = planned(now, later)
-    assert (day in made.due) == is_due
+    assert (day in made.days(catch_up=True)) == is_due
     expected = end + timedelta(hours=next_due_hours) if next_due_hours else None
     assert made.next_due == expected
     without = Cadence(DAILY, 30, timedelta(minutes=30), None)
-    assert day not in planned(now, later, cadence=without).due
+    assert day not in due(now, later, cadence=without)
 
 
 @pytest.mark.parametrize(
@@ -154,14 +183,14 @@ def test_a_held_day_is_read_again_less_and_less_often(readings: int, hours: floa
     day = ago(25)
     read_at = at(30, day)
     waiting = held(day, read_at, readings)
-    due = read_at + timedelta(hours=hours)
+    due_again = read_at + timedelta(hours=hours)
     for days in (all_but(day), all_but()):
-        for now, is_due in ((due, True), (due - timedelta(seconds=1), False)):
+        for now, is_due in ((due_again, True), (due_again - timedelta(seconds=1), False)):
             # As long as the window reaches to it.
             known = {one: figures for one, figures in days.items() if one < now.date()}
             made = plan(EVERY, now, known, {day: waiting}, {})
             assert (day in made.again) == is_due
-            assert is_due or made.next_due == due
+            assert is_due or made.next_due == due_again
 
 
 @pytest.mark.parametrize("retry_after", [timedelta(seconds=1), timedelta(days=7)])
@@ -189,13 +218,13 @@ def test_a_day_that_costs_and_fails_waits(count: int, outcome: RunOutcome, hours
     day = ago(2)
     started = at(2, ago(1))
     failures = {day: Failures(count, started, outcome)}
-    due = started + timedelta(hours=hours)
+    due_again = started + timedelta(hours=hours)
     days = {one: figures for one, figures in all_but(day).items() if one < day}
-    assert day in plan(EVERY, due, days, {}, failures).again
+    assert day in plan(EVERY, due_again, days, {}, failures).again
     if hours:
-        made = plan(EVERY, due - timedelta(seconds=1), days, {}, failures)
-        assert day not in made.due
-        assert made.next_due == due
+        made = plan(EVERY, due_again - timedelta(seconds=1), days, {}, failures)
+        assert day not in made.days(catch_up=True)
+        assert made.next_due == due_again
 
 
 def test_what_was_read_before_comes_after_the_latest_day_and_before_the_others() -> None:
@@ -204,7 +233,7 @@ def test_what_was_read_before_comes_after_the_latest_day_and_before_the_others()
     days = all_but(ago(1), ago(4), ago(9), ago(20))
     days[ago(2)] = published(ago(2), at(25, ago(2)))
     made = planned(at(2), days, waiting)
-    assert made.due == [ago(1), ago(2), ago(9), ago(4), ago(20)]
+    assert made.days(catch_up=True) == [ago(1), ago(2), ago(9), ago(4), ago(20)]
     assert made.again == [ago(2), ago(9)]
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import retries
 from app.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
+from app.clock import utc_now
 from app.db.advisory_lock import LockKey, try_lock
 from app.db.downloads_repository import DownloadsRepository
 from app.db.runs_repository import RunsRepository
@@ -63,6 +64,7 @@ async def ingest(
             lock,
             retention_days=RETENTION_DAYS,
             thresholds=thresholds,
+            clock=utc_now,
             replace_sample=replace_sample,
         )
         return [outcome async for outcome in run.ingest(days)]
@@ -202,7 +204,7 @@ async def test_who_loses_the_lock_publishes_nothing(
         assert lock
         if not is_heard_of:
             monkeypatch.setattr(type(lock), "check", lambda _: None)
-        run = Run(engine, LosingSource({}), lock, RETENTION_DAYS, None)
+        run = Run(engine, LosingSource({}), lock, RETENTION_DAYS, None, utc_now)
         with pytest.raises(LockLostError):
             await run.ingest_day(days_ago(0))
     assert await everything(engine) == before
@@ -287,8 +289,14 @@ async def test_a_disk_that_stays_full_loses_nothing(
     assert told.outcome is RunOutcome.FAILED
 
 
-async def _refuse(engine: AsyncEngine, sqlstate: str, *, times: int) -> None:
-    """Have the next writes of the day's record end with an error."""
+async def _refuse(
+    engine: AsyncEngine,
+    sqlstate: str,
+    *,
+    times: int,
+    when: str = "BEFORE INSERT ON ingested_days",
+) -> None:
+    """Have the next writes, by default of the day's record, end with an error."""
     async with engine.begin() as connection:
         await connection.execute(text("CREATE SEQUENCE refusals"))
         await connection.execute(
@@ -300,10 +308,7 @@ async def _refuse(engine: AsyncEngine, sqlstate: str, *, times: int) -> None:
             )
         )
         await connection.execute(
-            text(
-                "CREATE TRIGGER refuse BEFORE INSERT ON ingested_days "
-                "FOR EACH ROW EXECUTE FUNCTION refuse()"
-            )
+            text(f"CREATE TRIGGER refuse {when} FOR EACH ROW EXECUTE FUNCTION refuse()")
         )
 
 
@@ -322,6 +327,29 @@ async def test_a_day_that_hangs_makes_room(
     assert isinstance(first.error, DayTimeoutError)
     assert isinstance(second.result, PublishedDay)
     assert [told.outcome for told in await history(engine)] == ["published", "failed"]
+
+
+async def test_a_day_that_hangs_keeps_its_error_while_the_database_is_away(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of its run can't be recorded, and the other days are still tried."""
+
+    class HangingSource(GivenSource):
+        async def begin(self, day: date) -> str | None:
+            if day == days_ago(0):
+                await asyncio.sleep(3600)
+            return await super().begin(day)
+
+    monkeypatch.setattr(runs, "DAY_TIMEOUT_SECONDS", 0.5)
+    # A server that shuts down ends connections with this code.
+    await _refuse(engine, "57P01", times=1, when="BEFORE UPDATE ON ingest_runs")
+    source = HangingSource({days_ago(1): [downloads("flask", 1)]})
+    first, second = await ingest(engine, source, [days_ago(0), days_ago(1)])
+    assert isinstance(first.error, DayTimeoutError)
+    assert isinstance(second.result, PublishedDay)
+    assert "the end of run 1 was not recorded" in caplog.text
+    async with ingest_lock(engine):
+        assert [told.outcome for told in await history(engine)] == ["published", "interrupted"]
 
 
 # What is not paid for twice
@@ -414,7 +442,7 @@ async def _released(engine: AsyncEngine) -> list[PublishedDay]:
         return [
             day
             async for day in release_plausible(
-                engine, lock, retention_days=RETENTION_DAYS, thresholds=THRESHOLDS
+                engine, lock, retention_days=RETENTION_DAYS, thresholds=THRESHOLDS, clock=utc_now
             )
         ]
 
@@ -457,7 +485,7 @@ async def test_what_cannot_be_released_keeps_nothing_from_it(
         released = [
             day.day
             async for day in release_plausible(
-                engine, lock, retention_days=30, thresholds=THRESHOLDS
+                engine, lock, retention_days=30, thresholds=THRESHOLDS, clock=utc_now
             )
         ]
     assert released == [days_ago(14)]

@@ -5,15 +5,19 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Sequence
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
+import time_machine
 import tzlocal
 from prometheus_client import REGISTRY
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clock import Clock, utc_now
 from app.db.advisory_lock import LockKey, try_lock
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
@@ -23,12 +27,12 @@ from app.downloads import IngestRun, PackageDownloads, RunOutcome
 from app.errors import SourceDayError, SourceError, SourceUnavailableError
 from app.ingest import pipeline, scheduler
 from app.ingest.sample import SampleSource
-from app.ingest.scheduler import NEXT_JOB, TAKEN_PAUSE, IngestScheduler, run_ingest_job
+from app.ingest.scheduler import TAKEN_PAUSE, IngestScheduler, run_ingest_job
 from app.ingest.source import Source
 from app.main import create_app
 from app.schedule import Schedule
 from app.settings import IngestSource, Settings
-from tests.clock import NOW
+from tests.clock import NOW, ManualClock
 from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, publish
 from tests.processes import free_port
 from tests.waiting import until
@@ -61,8 +65,34 @@ def give(monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
 # When it runs
 
 
-async def _job(_: bool) -> None:
-    return None
+DAILY = Schedule("0 1 * * *")
+
+
+@pytest.fixture
+def impatient_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "LOOK_SECONDS", 0.02)
+
+
+@dataclass
+class RecordedJob:
+    """A job that records when it runs, and answers with the times it was given."""
+
+    answers: list[datetime] = field(default_factory=list)
+    ran: list[tuple[datetime, bool]] = field(default_factory=list)
+
+    async def __call__(self, catch_up: bool) -> datetime | None:
+        self.ran.append((utc_now(), catch_up))
+        return self.answers.pop(0) if self.answers else None
+
+
+@contextmanager
+def running(job: RecordedJob, schedule: Schedule = DAILY) -> Iterator[IngestScheduler]:
+    ingests = IngestScheduler(schedule, job, utc_now)
+    ingests.start()
+    try:
+        yield ingests
+    finally:
+        ingests.stop()
 
 
 async def test_it_runs_at_the_start_and_at_one_utc_by_default(
@@ -70,45 +100,107 @@ async def test_it_runs_at_the_start_and_at_one_utc_by_default(
 ) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     tzlocal.reload_localzone()
-    ran: list[datetime] = []
-
-    async def job(catch_up: bool) -> None:
-        assert catch_up
-        ran.append(datetime.now(UTC))
-
-    ingests = IngestScheduler(Settings().ingest_schedule, job)
-    assert ingests.next_run is None
-    ingests.start()
-    await until(lambda: ran)
-    await until(lambda: len(ingests._scheduler.get_jobs()) == 1)
-    due = ingests.next_run
-    ingests.stop()
-    assert due
-    assert (due.astimezone(UTC).hour, due.minute) == (1, 0)
+    job = RecordedJob()
+    assert IngestScheduler(DAILY, job, utc_now).next_run is None
+    with running(job, Settings().ingest_schedule) as ingests:
+        await until(lambda: job.ran)
+        assert job.ran[0][1], "it catches up"
+        await until(lambda: ingests.next_run == DAILY.next_firing(utc_now()))
     monkeypatch.undo()
     tzlocal.reload_localzone()
 
 
-async def test_a_firing_that_was_missed_is_run_late_and_once() -> None:
-    ingests = IngestScheduler(Schedule("30 4 * * *"), _job)
-    (job,) = ingests._scheduler.get_jobs()
-    assert (job.misfire_grace_time, job.coalesce, job.max_instances) == (None, True, 1)
-
-
 async def test_it_runs_again_when_it_said_that_something_is_due() -> None:
-    ran: list[datetime] = []
+    job = RecordedJob([utc_now() + timedelta(seconds=0.3), utc_now() + timedelta(seconds=0.6)])
+    first, second = job.answers
+    with running(job) as ingests:
+        await until(lambda: len(job.ran) == 3)
+        await until(lambda: ingests.next_run == DAILY.next_firing(utc_now()))
+    assert [catch_up for _, catch_up in job.ran] == [True, False, False]
+    assert job.ran[1][0] >= first
+    assert job.ran[2][0] >= second
 
-    async def job(catch_up: bool) -> datetime | None:
-        assert catch_up == (not ran)
-        ran.append(datetime.now(UTC))
-        return ran[0] + timedelta(seconds=0.3) if len(ran) < 3 else None
 
-    ingests = IngestScheduler(Schedule("0 1 * * *"), job)
-    ingests.start()
-    await until(lambda: len(ran) == 3)
-    ingests.stop()
-    assert ran[1] >= ran[0] + timedelta(seconds=0.3)
-    assert not ingests._scheduler.get_job(NEXT_JOB)
+@pytest.mark.parametrize("earlier_first", [True, False])
+async def test_the_earliest_due_time_wins(earlier_first: bool) -> None:
+    """A run that ends later postpones nothing."""
+    with time_machine.travel(datetime(2026, 11, 28, 1, 1, tzinfo=UTC), tick=True):
+        times = [utc_now() + timedelta(minutes=10), utc_now() + timedelta(hours=23)]
+        job = RecordedJob(list(times) if earlier_first else times[::-1])
+        with running(job) as ingests:
+            await until(lambda: job.ran)
+            await ingests._run(catch_up=False)
+            assert ingests.next_run == times[0]
+
+
+async def test_it_runs_after_the_wall_clock_jumped_past_its_time(impatient_looks: None) -> None:
+    """While the monotonic clock goes on, as when the machine sleeps."""
+    with time_machine.travel(datetime(2026, 11, 28, tzinfo=UTC), tick=True) as clock:
+        job = RecordedJob()
+        with running(job) as ingests:
+            await until(lambda: job.ran)
+            clock.shift(timedelta(days=3, hours=9))
+            assert ingests.next_run
+            assert utc_now() - ingests.next_run < timedelta(seconds=1), "not in the past"
+            await until(lambda: len(job.ran) == 2)
+            assert job.ran[1][1], "it catches up"
+            await until(lambda: ingests.next_run == datetime(2026, 12, 2, 1, tzinfo=UTC))
+        assert len(job.ran) == 2, "once for all firings"
+
+
+async def test_a_follow_up_runs_after_the_wall_clock_jumped_past_its_time(
+    impatient_looks: None,
+) -> None:
+    with time_machine.travel(datetime(2026, 11, 28, 2, tzinfo=UTC), tick=True) as clock:
+        job = RecordedJob([utc_now() + timedelta(hours=2)])
+        with running(job):
+            await until(lambda: job.ran)
+            clock.shift(timedelta(hours=3))
+            await until(lambda: len(job.ran) == 2)
+
+
+async def test_it_runs_by_the_new_time_after_the_clock_was_set_back(impatient_looks: None) -> None:
+    right = datetime(2026, 11, 28, tzinfo=UTC)
+    with time_machine.travel(right + timedelta(days=400), tick=True) as clock:
+        job = RecordedJob([utc_now() + timedelta(hours=2)])
+        with running(job) as ingests:
+            await until(lambda: job.ran)
+            clock.move_to(right)
+            # What is due is asked anew, by the new time.
+            await until(lambda: len(job.ran) == 2)
+            await until(lambda: ingests.next_run == right + timedelta(hours=1))
+            clock.move_to(right + timedelta(hours=1))
+            await until(lambda: len(job.ran) == 3)
+
+
+async def test_a_run_that_takes_long_keeps_no_firing_from_being_tried(
+    impatient_looks: None,
+) -> None:
+    """The second one finds the lock taken, and asks to be run again soon."""
+    is_over = asyncio.Event()
+
+    class LongJob(RecordedJob):
+        async def __call__(self, catch_up: bool) -> datetime | None:
+            await super().__call__(catch_up)
+            if len(self.ran) == 1:
+                await is_over.wait()
+                return utc_now() + timedelta(hours=23)
+            return utc_now() + timedelta(minutes=10)
+
+    with time_machine.travel(datetime(2026, 11, 28, 0, 59, tzinfo=UTC), tick=True) as clock:
+        job = LongJob()
+        with running(job) as ingests:
+            await until(lambda: job.ran)
+            for number in (2, 3, 4):
+                clock.shift(timedelta(days=1))
+                # Beside the follow-ups.
+                await until(lambda: sum(catch_up for _, catch_up in job.ran) == number)  # noqa: B023
+                soon = utc_now() + timedelta(minutes=11)
+                await until(lambda: ingests.next_run and ingests.next_run < soon)  # noqa: B023
+            is_over.set()
+            await until(lambda: len(ingests._scheduler.get_jobs()) == 2)
+            assert ingests.next_run
+            assert ingests.next_run < soon
 
 
 async def test_it_runs_inside_the_service(
@@ -145,10 +237,10 @@ async def test_it_catches_up_latest_first_within_its_budget(
     sample = SampleSource()
     for ago in (1, 5):
         await pipeline.ingest_day(engine, sample, days_ago(ago), retention_days=RETENTION_DAYS)
-    assert await run_ingest_job(settings, database_url)
+    assert await run_ingest_job(settings, database_url, utc_now)
     assert await published(engine) == [days_ago(ago) for ago in (5, 3, 2, 1, 0)]
     assert [run.day for run in await history(engine)] == [days_ago(ago) for ago in (3, 2, 0)]
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, utc_now)
     assert await published(engine) == [days_ago(ago) for ago in (7, 6, 5, 4, 3, 2, 1, 0)]
 
 
@@ -159,10 +251,10 @@ async def test_what_is_published_is_left_as_it_is(database_url: str, engine: Asy
         retention_days=30,
         ingest_max_days_per_run=30,
     )
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, utc_now)
     first = await DownloadsRepository(engine, 30).published_days()
     assert len(first) == 30
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, utc_now)
     assert await DownloadsRepository(engine, 30).published_days() == first
     assert len(await history(engine)) == 30
 
@@ -183,7 +275,7 @@ async def test_a_young_day_is_read_again_and_replaced_when_it_grew(
         {early: [downloads("flask", 100)], late: [downloads("flask", 120, mirrors=1)]}
     )
     give(monkeypatch, source)
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, utc_now)
     assert source.asked_days == [late, early]
     # As if they had been read an hour after their ends.
     async with connect(engine) as connection:
@@ -195,8 +287,7 @@ async def test_a_young_day_is_read_again_and_replaced_when_it_grew(
         await connection.commit()
     source.asked_days.clear()
     source.days = {early: [downloads("flask", 110)]}
-    monkeypatch.setattr(scheduler, "datetime", _later(timedelta(0)))
-    due = await run_ingest_job(settings, database_url)
+    due = await run_ingest_job(settings, database_url, utc_now)
     assert source.asked_days == [early], "its end is a day and more ago"
     # The other one is checked when a day has passed since its end.
     assert due == datetime.combine(late + timedelta(days=2), datetime.min.time(), UTC)
@@ -205,8 +296,7 @@ async def test_a_young_day_is_read_again_and_replaced_when_it_grew(
 
     source.asked_days.clear()
     source.days = {late: [downloads("flask", 119, mirrors=1)]}
-    monkeypatch.setattr(scheduler, "datetime", _later(timedelta(days=1)))
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, later(timedelta(days=1)))
     assert source.asked_days[-1] == late
     days = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
     assert days[-1].downloads == 120, "what the source has less of stays"
@@ -224,14 +314,8 @@ def _daily_from_now_on() -> str:
     return f"{now.minute} {now.hour} * * *"
 
 
-def _later(passed: timedelta) -> type[datetime]:
-    class Later(datetime):
-        @classmethod
-        # A plain `datetime` comes back, where the stub wants one of this class.
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-            return datetime.now(tz) + passed
-
-    return Later
+def later(passed: timedelta) -> Clock:
+    return lambda: utc_now() + passed
 
 
 async def test_late_data_that_arrives_in_three_parts(
@@ -253,8 +337,7 @@ async def test_late_data_that_arrives_in_three_parts(
             GivenSource({day: [downloads(f"p{n}", 10) for n in range(packages)]}),
         )
         wait = timedelta(minutes=30 * 2**number - 30)
-        monkeypatch.setattr(scheduler, "datetime", _later(wait))
-        due = await run_ingest_job(settings, database_url)
+        due = await run_ingest_job(settings, database_url, later(wait))
         held = await DownloadsRepository(engine, RETENTION_DAYS).held_days()
         if packages < 98:
             assert days_ago(0) not in await published(engine)
@@ -289,11 +372,10 @@ async def test_a_new_level_is_taken_once_it_has_held_for_some_days(
         await publish(engine, days_ago(ago), downloads("flask", 100))
     source = GivenSource({days_ago(ago): [downloads("flask", 300)] for ago in range(4)})
     give(monkeypatch, source)
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, utc_now)
     held = await DownloadsRepository(engine, 30).held_days()
     assert len(held) == 4
-    monkeypatch.setattr(scheduler, "datetime", _later(timedelta(minutes=31)))
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, later(timedelta(minutes=31)))
     assert await published(engine) == [days_ago(ago) for ago in range(29, 3, -1)], "it may stall"
     # As if the first reading had been six hours ago.
     async with connect(engine) as connection:
@@ -301,8 +383,7 @@ async def test_a_new_level_is_taken_once_it_has_held_for_some_days(
             update(held_days).values(same_since=datetime.now(UTC) - timedelta(hours=6))
         )
         await connection.commit()
-    monkeypatch.setattr(scheduler, "datetime", _later(timedelta(minutes=93)))
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, later(timedelta(minutes=93)))
     assert await published(engine) == [days_ago(ago) for ago in range(29, -1, -1)]
     assert await DownloadsRepository(engine, 30).held_days() == []
     days = await DownloadsRepository(engine, 30).published_days()
@@ -314,13 +395,13 @@ async def test_a_new_level_is_taken_once_it_has_held_for_some_days(
 async def test_processes_that_find_another_at_it_add_no_days_of_their_own(
     database_url: str, engine: AsyncEngine, settings: Settings
 ) -> None:
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, utc_now)
     for _ in range(3):
-        await run_ingest_job(settings, database_url, catch_up=False)
+        await run_ingest_job(settings, database_url, utc_now, catch_up=False)
     assert len(await published(engine)) == settings.ingest_max_days_per_run
     # Unless that one was killed.
     await RunsRepository(engine).begin(days_ago(5), "sample", NOW)
-    await run_ingest_job(settings, database_url, catch_up=False)
+    await run_ingest_job(settings, database_url, utc_now, catch_up=False)
     assert len(await published(engine)) == 2 * settings.ingest_max_days_per_run
 
 
@@ -335,7 +416,7 @@ async def test_a_day_that_the_source_refuses_does_not_keep_the_others(
             return None
 
     give(monkeypatch, RefusingSource({days_ago(ago): [downloads("a", 1)] for ago in range(9)}))
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, utc_now)
     assert await published(engine) == [days_ago(2), days_ago(1)]
 
 
@@ -352,14 +433,14 @@ async def test_a_run_without_work_does_not_hide_that_days_fail(
     for ago in range(1, 31):
         await publish(engine, days_ago(ago), downloads("flask", 1))
     give(monkeypatch, GivenSource({}))
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, utc_now)
     assert _success() == 0
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, utc_now)
     assert _success() == 0, "the day waits for its next reading"
     await publish(engine, days_ago(0), downloads("flask", 1))
     run = await RunsRepository(engine).begin(days_ago(0), "given", NOW)
     await RunsRepository(engine).end(run, RunOutcome.PUBLISHED, NOW)
-    await run_ingest_job(settings, database_url)
+    await run_ingest_job(settings, database_url, utc_now)
     assert _success() == 1
 
 
@@ -375,7 +456,7 @@ async def test_what_fails_and_may_pass_is_tried_again_soon(
     broken = GivenSource({days_ago(0): [SourceUnavailableError("broke off")]})
     give(monkeypatch, broken)
     before = datetime.now(UTC)
-    due = await run_ingest_job(settings, database_url)
+    due = await run_ingest_job(settings, database_url, utc_now)
     assert due
     assert timedelta(minutes=29) < due - before < timedelta(minutes=31)
     assert set(broken.asked_days) == {days_ago(0)}
@@ -396,7 +477,7 @@ async def test_what_cannot_pass_waits_for_the_schedule(
 
     source = RefusingSource({})
     give(monkeypatch, source)
-    assert await run_ingest_job(settings, database_url) is None
+    assert await run_ingest_job(settings, database_url, utc_now) is None
     assert source.asked_days == [days_ago(0)]
     (record,) = (record for record in caplog.records if record.levelname == "ERROR")
     assert record.getMessage() == f"ingest: {days_ago(0)} failed: BigQuery: Access Denied"
@@ -418,25 +499,37 @@ async def test_a_day_that_costs_and_fails_is_asked_for_less_and_less_often(
     )
     give(monkeypatch, source)
     for passed in (0, 10, 29, 31, 60, 89, 92):
-        monkeypatch.setattr(scheduler, "datetime", _later(timedelta(minutes=passed)))
-        await run_ingest_job(settings, database_url)
-        # What is written down is real time.
-    asked = [ago for ago, day in enumerate(source.asked_days) if day == days_ago(0)]
-    assert asked == [0, 3, 4]
+        await run_ingest_job(settings, database_url, later(timedelta(minutes=passed)))
+    asked = [number for number, day in enumerate(source.asked_days) if day == days_ago(0)]
+    assert asked == [0, 3, 6], "at once, after 31 minutes and after 61 more"
 
 
-async def test_of_several_processes_one_does_it(
+async def test_a_process_that_finds_another_one_ingesting_reads_the_latest_day_later(
     database_url: str, engine: AsyncEngine, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The older missing days are left for the schedule."""
+    clock = ManualClock()
     async with try_lock(engine, LockKey.INGEST) as ours:
         assert ours
         with caplog.at_level(logging.INFO):
-            before = datetime.now(UTC)
-            due = await run_ingest_job(settings, database_url)
-    assert "another process is at it" in caplog.text
-    assert due
-    assert due - before >= TAKEN_PAUSE
-    assert not await published(engine)
+            due = await run_ingest_job(settings, database_url, clock)
+        assert "another run is in progress" in caplog.text
+        assert due == clock.now + TAKEN_PAUSE
+        assert not await published(engine)
+    await run_ingest_job(settings, database_url, clock, catch_up=False)
+    assert await published(engine) == [days_ago(0)]
+    await run_ingest_job(settings, database_url, clock, catch_up=False)
+    assert await published(engine) == [days_ago(0)]
+
+
+async def test_the_latest_day_is_read_soon_after_the_database_was_away(
+    database_url: str, engine: AsyncEngine, settings: Settings
+) -> None:
+    away = f"postgresql://u@127.0.0.1:{free_port()}/d"
+    clock = ManualClock()
+    assert await run_ingest_job(settings, away, clock) == clock.now + timedelta(minutes=30)
+    await run_ingest_job(settings, database_url, clock, catch_up=False)
+    assert await published(engine) == [days_ago(0)]
 
 
 async def test_a_failure_is_one_line_and_the_next_run_is_free(
@@ -446,7 +539,7 @@ async def test_a_failure_is_one_line_and_the_next_run_is_free(
     await publish(engine, days_ago(1), downloads("flask", 1))
     for _ in range(2):
         caplog.clear()
-        assert await run_ingest_job(settings, database_url) is None
+        assert await run_ingest_job(settings, database_url, utc_now) is None
         (record,) = (record for record in caplog.records if record.levelname == "ERROR")
         assert "the database holds real data" in record.getMessage()
         assert record.exc_info is None
@@ -455,7 +548,7 @@ async def test_a_failure_is_one_line_and_the_next_run_is_free(
 async def test_a_database_that_is_not_there_is_one_line(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert await run_ingest_job(settings, f"postgresql://u@127.0.0.1:{free_port()}/d")
+    assert await run_ingest_job(settings, f"postgresql://u@127.0.0.1:{free_port()}/d", utc_now)
     (record,) = caplog.records
     assert "can't be reached" in record.getMessage()
 
@@ -467,6 +560,7 @@ def test_what_nobody_thought_of_is_logged_without_secrets(
     """In a process of its own, since logging is set up once in each."""
     script = """
 import asyncio
+from app.clock import utc_now
 from app.ingest import scheduler
 from app.logs import configure_logging
 from app.settings import load_settings
@@ -477,7 +571,7 @@ def fail(*arguments):
 settings = load_settings()
 configure_logging(settings.log_level, settings.log_format)
 scheduler.open_source = fail
-asyncio.run(scheduler.run_ingest_job(settings, settings.database_url.get_secret_value()))
+asyncio.run(scheduler.run_ingest_job(settings, settings.database_url.get_secret_value(), utc_now))
 """
     url = database_url.replace("postgres@", "postgres:TopSecret@")
     result = subprocess.run(
@@ -508,7 +602,7 @@ async def test_a_job_that_is_stopped_says_so(
             yield [downloads(str(day), 1)]
 
     give(monkeypatch, HangingSource({}))
-    job = asyncio.create_task(run_ingest_job(settings, database_url))
+    job = asyncio.create_task(run_ingest_job(settings, database_url, utc_now))
     await begun.wait()
     with caplog.at_level(logging.INFO):
         job.cancel()
