@@ -31,7 +31,7 @@ from sqlalchemy.exc import ArgumentError
 
 from app.breakdowns import INSTALLER, OPTIONAL_BREAKDOWNS, Breakdown
 from app.errors import SettingsError
-from app.events import Event, read_events
+from app.events import CountedFiles, Event, read_events
 from app.schedule import Schedule
 
 SERVED_DAYS = 180
@@ -297,6 +297,13 @@ class Settings(BaseSettings):
         "separated by commas: `installer`, `ci`, `country`, `version`, `implementation`, or `none` "
         "of them. Left out, it is `installer`, which costs nothing more, and all that there are "
         "where the data is the sample, or in files.",
+    )
+    ingest_counted_files: CountedFiles = Field(
+        default=CountedFiles.ALL,
+        description="Which downloads BigQuery counts on days until 24 August 2026: `all`, like the "
+        "public service, or `artifacts`, only of files that end in `.whl`, `.tar.gz` or `.zip`, "
+        "which alone count since. That reads one more column of those days, and makes them "
+        "comparable with later ones.",
     )
     ingest_events_file: Annotated[tuple[Event, ...], NoDecode, BeforeValidator(_events)] = Field(
         default=(),

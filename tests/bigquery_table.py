@@ -10,6 +10,7 @@ from google.cloud.bigquery import SchemaField
 
 from app.breakdowns import Breakdown
 from app.downloads import PackageDownloads
+from app.events import CountedFiles
 from app.ingest.bigquery import BigQuerySource
 from app.settings import Settings
 from tests.days import days_ago, rows_of
@@ -75,6 +76,7 @@ class Event:
     ci: bool | None = None
     country: str | None = "US"
     version: str | None = "3.1.0"
+    filename: str = "flask-3.1.0-py3-none-any.whl"
     at: datetime = NOON
     without_details: bool = False
 
@@ -93,7 +95,11 @@ class Event:
             "country_code": self.country,
             "url": "/packages/x",
             "project": self.project or "",
-            "file": {"filename": "x", "project": self.project, "version": self.version},
+            "file": {
+                "filename": self.filename,
+                "project": self.project,
+                "version": self.version,
+            },
             "details": None if self.without_details else details,
         }
 
@@ -118,6 +124,7 @@ class Table:
         table: str | None = None,
         mirror_installers: Sequence[str] = Settings().mirror_installers,
         breakdowns: Sequence[Breakdown] = (),
+        counted_files: CountedFiles = CountedFiles.ALL,
         max_bytes_billed: int = Settings().bigquery_max_bytes_billed,
     ) -> BigQuerySource:
         return BigQuerySource(
@@ -125,6 +132,7 @@ class Table:
             table=table or self.id,
             mirror_installers=mirror_installers,
             breakdowns=breakdowns,
+            counted_files=counted_files,
             max_bytes_billed=max_bytes_billed,
         )
 

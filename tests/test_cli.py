@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.program import cli
 from app.db.downloads_repository import DownloadsRepository
+from app.events import ARTIFACTS_SINCE
 from app.ingest import pipeline
 from app.ingest.sample import SampleSource
 from tests.bigquery_table import NOON, Event, Table
@@ -155,6 +156,7 @@ def billing_host() -> Iterator[str]:
         "details.ci": 10**9,
         "country_code": 4 * 10**9,
         "file.version": 7 * 10**9,
+        "file.filename": 50 * 10**9,
         "details.implementation.name": 9 * 10**9,
     }
 
@@ -207,8 +209,13 @@ def test_dry_run_tells_what_each_breakdown_costs(
         "ingest", "--dry-run", BIGQUERY_EMULATOR_HOST=billing_host, INGEST_BREAKDOWNS=chosen
     )
     assert result.returncode == 0, result.stderr
-    first, _, *lines = result.stdout.splitlines()
+    first, _, *lines, counted_files, names = result.stdout.splitlines()
     assert first.startswith(f"{days_ago(0)}: {total}")
+    day = min(days_ago(0), ARTIFACTS_SINCE)
+    assert counted_files == (
+        f"INGEST_COUNTED_FILES=artifacts adds to each day until {ARTIFACTS_SINCE}, such as {day}:"
+    )
+    assert names.split() == ["names", "of", "files", "50,000,000,000", "bytes", "0.284", "USD"]
     costs = {
         "all else": "40,000,000,000 bytes    0.227 USD",
         "installer": "0 bytes    0.000 USD",
@@ -221,6 +228,31 @@ def test_dry_run_tells_what_each_breakdown_costs(
         " ".join(f"{name}{', ingested' if name in ingested else ''} {cost}".split())
         for name, cost in costs.items()
     ]
+
+
+@pytest.mark.parametrize(
+    ("days", "counted_files", "billed"),
+    [
+        (0, "all", 40),
+        (0, "artifacts", 90),
+        (-1, "artifacts", 90),
+        (1, "artifacts", 40),
+    ],
+)
+def test_dry_run_tells_what_counting_artifacts_costs(
+    billing_host: str, days: int, counted_files: str, billed: int
+) -> None:
+    """In the total of the days whose names of files are read, and besides for every other day."""
+    day = ARTIFACTS_SINCE + timedelta(days=days)
+    result = run(
+        *("ingest", "--dry-run", "--date", str(day)),
+        BIGQUERY_EMULATOR_HOST=billing_host,
+        INGEST_COUNTED_FILES=counted_files,
+    )
+    first, _, all_else, *_, names = result.stdout.splitlines()
+    assert first.startswith(f"{day}: {billed},000,000,000 bytes")
+    assert all_else.split() == ["all", "else", "40,000,000,000", "bytes", "0.227", "USD"]
+    assert names.split() == ["names", "of", "files", "50,000,000,000", "bytes", "0.284", "USD"]
 
 
 async def test_from_the_sample_to_real_data(

@@ -15,6 +15,7 @@ from app.cli.options import Day, replace_sample_option, source_option, with_sett
 from app.cli.progress import progress_bar
 from app.clock import utc_now
 from app.db.advisory_lock import HeldLock
+from app.events import ARTIFACTS_SINCE, CountedFiles
 from app.ingest import pipeline
 from app.ingest.plan import days_to_backfill, days_to_seed
 from app.ingest.plausibility import thresholds_of
@@ -130,25 +131,34 @@ def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
 
     source = create_source(settings)
     billed = source.bytes_billed(day)
-    least = source.bytes_billed(day, ())
-    ingested = settings.breakdowns_of(kind)
     # Bytes are billed by column, so that each adds the same whichever others there are.
+    least = source.bytes_billed(day, (), CountedFiles.ALL)
+    ingested = settings.breakdowns_of(kind)
     added = {
-        f"{one.name}{', ingested' if one in ingested else ''}": source.bytes_billed(day, (one,))
+        f"{one.name}{', ingested' if one in ingested else ''}": source.bytes_billed(
+            day, (one,), CountedFiles.ALL
+        )
         - least
         for one in OPTIONAL_BREAKDOWNS
     }
-    lines = [
-        f"  {name:<26} {count:>18,} bytes  {cost_usd(count):>7.3f} USD"
-        for name, count in {"all else": least, **added}.items()
-    ]
+    named_day = min(day, ARTIFACTS_SINCE)
+    names = source.bytes_billed(named_day, (), CountedFiles.ARTIFACTS) - source.bytes_billed(
+        named_day, (), CountedFiles.ALL
+    )
+
+    def line(name: str, count: int) -> str:
+        return f"  {name:<26} {count:>18,} bytes  {cost_usd(count):>7.3f} USD"
+
     return (
         f"{day}: {billed:,} bytes ({billed / 2**30:.1f} GiB) would be billed, "
         f"{cost_usd(billed):.2f} USD at {USD_PER_TIB_BILLED} USD a TiB "
         "beyond the first of each month; "
         f"BIGQUERY_MAX_BYTES_BILLED allows {settings.bigquery_max_bytes_billed:,} bytes\n"
         "of INGEST_BREAKDOWNS, each adds to what all else is billed:\n"
-    ) + "\n".join(lines)
+        + "\n".join(line(name, count) for name, count in {"all else": least, **added}.items())
+        + "\nINGEST_COUNTED_FILES=artifacts adds to each day until "
+        f"{ARTIFACTS_SINCE}, such as {named_day}:\n" + line("names of files", names)
+    )
 
 
 @click.command(short_help="Publish the days that are missing.")

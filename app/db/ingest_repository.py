@@ -32,6 +32,7 @@ from app.db.tables import (
 )
 from app.downloads import Counts, DayFigures, HeldDay, PublishedDay
 from app.errors import DuplicatePackageError
+from app.events import CountedFiles
 from app.package_name import ALL_PACKAGES
 
 UNIQUE_VIOLATION = "23505"
@@ -138,7 +139,9 @@ class IngestRepository:
         )
         await self._connection.commit()
 
-    async def figures_of_staged(self, day: date, source: str) -> DayFigures:
+    async def figures_of_staged(
+        self, day: date, source: str, counted_files: CountedFiles
+    ) -> DayFigures:
         enter(Step.DESCRIBE, day)
         await self._connection.execute(text("ANALYZE staged_downloads"))
         described = await self._connection.execute(text(describe("staged_downloads")))
@@ -151,6 +154,7 @@ class IngestRepository:
             downloads_with_mirrors=int(figures["downloads_with_mirrors"]),
             digest=figures["digest"],
             breakdowns=figures["breakdowns"],
+            counted_files=counted_files,
         )
 
     # Holding back

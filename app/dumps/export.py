@@ -85,7 +85,12 @@ async def export(
 
 def _is_current(dump: Dump, day: PublishedDay, dump_format: DumpFormat) -> bool:
     # Its digest is another one when it has other breakdowns.
-    return (dump.digest, dump.source, dump.format) == (day.digest, day.source, dump_format)
+    return (dump.digest, dump.source, dump.counted_files, dump.format) == (
+        day.digest,
+        day.source,
+        day.counted_files,
+        dump_format,
+    )
 
 
 async def _write(
@@ -122,4 +127,5 @@ async def _write(
         downloads_with_mirrors=published.downloads_with_mirrors,
         digest=published.digest,
         columns=(*TOTAL_COLUMNS, *breakdowns),
+        counted_files=published.counted_files,
     )

@@ -22,6 +22,7 @@ from pydantic import (
 from app.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from app.downloads import DayFigures
 from app.errors import MalformedDumpError
+from app.events import CountedFiles
 
 INDEX_NAME = "index.json"
 
@@ -66,7 +67,7 @@ NAME = r"(?:downloads|sample)-\d{4}-\d\d-\d\d-[0-9a-f]{12}\.(?:parquet|csv\.gz|n
 class Dump(BaseModel):
     """One published day as a file."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
     day: dt.date = Field(description="UTC day.")
     name: Annotated[str, StringConstraints(pattern=rf"^{NAME}\z")] = Field(
@@ -87,6 +88,11 @@ class Dump(BaseModel):
     downloads_with_mirrors: int = Field(description="Of all of them.", ge=1)
     digest: str = Field(description="The same for the same rows, whatever the format.")
     columns: tuple[str, ...] = Field(description="Of the file, in order.")
+    counted_files: CountedFiles = Field(
+        default=CountedFiles.ALL,
+        description="Which files' downloads were counted: `all` that PyPI has logged, or "
+        "`artifacts`. `all` where a list does not say.",
+    )
 
     @property
     def is_sample(self) -> bool:

@@ -37,7 +37,8 @@ from app.errors import (
     SourceError,
     SourceUnavailableError,
 )
-from app.ingest.day_query import day_query
+from app.events import CountedFiles
+from app.ingest.day_query import TEMPLATE, day_query
 from app.ingest.source import Reading
 from app.settings import IngestSource, Settings
 
@@ -90,6 +91,7 @@ class BigQuerySource:
         table: str,
         mirror_installers: Sequence[str],
         breakdowns: Iterable[Breakdown],
+        counted_files: CountedFiles = CountedFiles.ALL,
         max_bytes_billed: int,
     ) -> None:
         self._client = client
@@ -97,27 +99,32 @@ class BigQuerySource:
         client._http.hooks["response"] = [_read_by_orjson]  # noqa: SLF001 - has no other way in
         self._table = table
         self._columns = columns_with(breakdowns)
-        self._query = day_query(table, self._columns)
+        self._counted_files = counted_files
         self._mirror_installers = mirror_installers
         self._max_bytes_billed = max_bytes_billed
-        self._rules = blake2b(
-            repr((self._query, sorted(mirror_installers))).encode(), digest_size=8
-        ).hexdigest()
-        """What has been asked by others is not to be gone on with."""
+        rules = TEMPLATE, table, self._columns, counted_files, sorted(mirror_installers)
+        self._rules = blake2b(repr(rules).encode(), digest_size=8).hexdigest()
+        """Names the rules in a query's id, so that no result of other rules is read."""
 
     async def origin(self, _: date) -> str:
         return self.name
 
     async def begin(self, day: date) -> str:
+        query = day_query(self._table, self._columns, day, self._counted_files)
         with _source_errors():
-            job = await _in_thread(self._submit, day)
+            job = await _in_thread(self._submit, day, query)
         return f"{self._rules}/{job.location or ''}/{job.job_id}"
 
     async def read(self, _: date, query: str | None) -> Reading:
         assert query
         with _source_errors():
             job, rows = await _in_thread(self._results, query)
-        return Reading(self._batches(rows), job.total_bytes_billed or 0, self._columns)
+        return Reading(
+            self._batches(rows),
+            job.total_bytes_billed or 0,
+            self._columns,
+            counted_files=self._counted_files,
+        )
 
     async def _batches(
         self, rows: bigquery.table.RowIterator
@@ -153,19 +160,21 @@ class BigQuerySource:
             raise
         return job, rows
 
-    def bytes_billed(self, day: date, breakdowns: Iterable[Breakdown] | None = None) -> int:
-        """Bytes that the day's query would bill, or would with other optional breakdowns than it
-        has. Asking costs nothing.
+    def bytes_billed(
+        self,
+        day: date,
+        breakdowns: Iterable[Breakdown] | None = None,
+        counted_files: CountedFiles | None = None,
+    ) -> int:
+        """Bytes that the day's query would bill, with other optional breakdowns or counted files
+        than the source's if given. Asking costs nothing.
         """
-        query = None
-        if breakdowns is not None:
-            query = day_query(self._table, columns_with(breakdowns))
+        columns = self._columns if breakdowns is None else columns_with(breakdowns)
+        query = day_query(self._table, columns, day, counted_files or self._counted_files)
         with _source_errors():
             return int(self._submit(day, query, dry_run=True).total_bytes_processed or 0)
 
-    def _submit(
-        self, day: date, query: str | None = None, *, dry_run: bool = False
-    ) -> bigquery.QueryJob:
+    def _submit(self, day: date, query: str, *, dry_run: bool = False) -> bigquery.QueryJob:
         start = datetime.combine(day, time.min, UTC)
         config = bigquery.QueryJobConfig(
             dry_run=dry_run,
@@ -182,7 +191,7 @@ class BigQuerySource:
         if not dry_run:  # Which bills nothing, and has to tell also what would be refused.
             config.maximum_bytes_billed = self._max_bytes_billed
         return self._client.query(
-            query or self._query,
+            query,
             job_config=config,
             retry=DEFAULT_RETRY.with_timeout(RETRY_SECONDS),
             timeout=REQUEST_TIMEOUT_SECONDS,
@@ -200,6 +209,7 @@ def create_source(settings: Settings) -> BigQuerySource:
         table=settings.bigquery_table,
         mirror_installers=settings.mirror_installers,
         breakdowns=settings.breakdowns_of(IngestSource.BIGQUERY),
+        counted_files=settings.ingest_counted_files,
         max_bytes_billed=settings.bigquery_max_bytes_billed,
     )
 

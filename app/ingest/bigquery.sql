@@ -1,6 +1,7 @@
 -- One UTC day of raw downloads, one row a package.
 --
 -- The counting rules are those of the public service:
+--   * All files count that PyPI has logged, or, if so chosen, only artifacts.
 --   * A download counts if its Python version is missing or starts like one (X.Y).
 --   * with_mirrors counts them all. Everything else leaves out known mirrors, and downloads without
 --     an installer.
@@ -17,8 +18,9 @@
 -- A package may have thousands of releases: the most downloaded ones of the day are kept apart, the
 -- rest is `other`. Every other breakdown has few categories by its expression.
 --
--- In braces stands what `app/ingest/day_query.py` fills in: the table, and for the breakdowns that
--- are ingested their columns, so that nothing is billed for the others.
+-- In braces stands what `app/ingest/day_query.py` fills in: the table, the condition on file names
+-- where there is one, and for the breakdowns that are ingested their columns, so that nothing is
+-- billed for the others.
 --
 -- Parameters: the day's bounds, start and end, and mirror_installers.
 SELECT
@@ -59,7 +61,7 @@ FROM (
         FROM `{table}`
         WHERE timestamp >= @start
           AND timestamp < @end
-          AND (details.python IS NULL OR REGEXP_CONTAINS(details.python, r'^[0-9]\.[0-9]+'))
+          AND (details.python IS NULL OR REGEXP_CONTAINS(details.python, r'^[0-9]\.[0-9]+')){files}
       )
       GROUP BY GROUPING SETS ((package), {sets})
     )

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 
 from app.breakdowns import MAX_VERSIONS, NULL_CATEGORY, OTHER_CATEGORY, Implementation, Installer
+from app.events import ARTIFACTS_SINCE, CountedFiles
 
 TEMPLATE = (Path(__file__).parent / "bigquery.sql").read_text()
 
@@ -34,11 +36,22 @@ CATEGORIES: Mapping[str, str] = {
 """By column, the category of a raw download; NULL where it is `null`."""
 
 
-def day_query(table: str, columns: Iterable[str]) -> str:
-    """The query of a day whose rows have these columns."""
+ONLY_ARTIFACTS = r"REGEXP_CONTAINS(file.filename, r'\.(whl|tar\.gz|zip)$')"
+"""Condition that PyPI itself has on what it logs since `ARTIFACTS_SINCE`."""
+
+
+def day_query(
+    table: str, columns: Iterable[str], day: date, counted_files: CountedFiles = CountedFiles.ALL
+) -> str:
+    """The query of a day whose rows have these columns.
+
+    It reads the names of files only for days on which PyPI has logged others than artifacts too.
+    """
     columns = tuple(columns)
+    names_decide = counted_files is CountedFiles.ARTIFACTS and day <= ARTIFACTS_SINCE
     parts = {
         "table": table,
+        "files": f"\n          AND {ONLY_ARTIFACTS}" if names_decide else "",
         "max_versions": str(MAX_VERSIONS),
         "columns": ", ".join(columns),
         "sets": ", ".join(f"(package, {column})" for column in columns),

@@ -26,6 +26,7 @@ from app.errors import (
     SourceError,
     SourceUnavailableError,
 )
+from app.events import CountedFiles
 from app.ingest.source import Reading
 from app.package_name import is_valid, normalise
 from app.settings import DAY_FIELD, IngestSource, Settings, is_secure
@@ -106,7 +107,12 @@ class FileSource:
 
     async def read(self, day: date, _: str | None = None) -> Reading:
         columns: list[str] = []
-        return Reading(self._batches(day, columns), columns=columns)
+        dump = self._dump(day)
+        return Reading(
+            self._batches(day, columns),
+            columns=columns,
+            counted_files=dump.counted_files if dump else CountedFiles.ALL,
+        )
 
     @property
     def _is_listed(self) -> bool:

@@ -24,6 +24,7 @@ from app.errors import (
     SampleDataHeldError,
     ShrunkDayError,
 )
+from app.events import CountedFiles
 from app.ingest.plausibility import Thresholds, Verdict, judge
 from app.ingest.rows import Rejected, RowCheck
 from app.ingest.source import Source
@@ -108,8 +109,8 @@ async def ingest_day(
         await repository.begin_staging()
         read_at = datetime.now(UTC)
         with short_turns():
-            rejected = await _stage(repository, source, day, lock, progress)
-        figures = await repository.figures_of_staged(day, origin)
+            rejected, counted_files = await _stage(repository, source, day, lock, progress)
+        figures = await repository.figures_of_staged(day, origin, counted_files)
         await connection.commit()
         publish = _Publish(
             connection,
@@ -152,7 +153,7 @@ async def publish_held(
             return None
         await repository.begin_staging()
         await repository.stage_held(day)
-        figures = await repository.figures_of_staged(day, held.source)
+        figures = await repository.figures_of_staged(day, held.source, held.counted_files)
         await connection.commit()
         publish = _Publish(
             connection,
@@ -212,6 +213,9 @@ class _Publish:
         published = {} if replaces_sample else await repository.published()
         held = {} if replaces_sample else await repository.held()
         before = published.get(day)
+        if before and before.counted_files != self.figures.counted_files:
+            # By another rule less is not a loss: what was counted by the other is replaced.
+            before = None
         grown = self.figures.downloads_with_mirrors - (
             before.downloads_with_mirrors if before else 0
         )
@@ -289,7 +293,7 @@ async def _stage(
     day: date,
     lock: HeldLock | None,
     progress: Progress,
-) -> Rejected:
+) -> tuple[Rejected, CountedFiles]:
     enter(Step.READ, day)
     if progress.query is None:
         progress.query = await source.begin(day)
@@ -323,4 +327,4 @@ async def _stage(
         log.warning("%s: rejected %d rows: %s, such as %.300r", day, count, fault, example)
     if not staged:
         raise EmptyDayError(day, source.name, rejected.rows)
-    return rejected
+    return rejected, reading.counted_files

@@ -8,6 +8,7 @@ from typing import Protocol
 from app.breakdowns import REQUIRED_COLUMNS
 from app.downloads import Batch
 from app.errors import NoSourceError
+from app.events import CountedFiles
 from app.settings import IngestSource, Settings
 
 
@@ -24,6 +25,9 @@ class Reading:
     bytes_billed: int = 0
     columns: Sequence[str] = REQUIRED_COLUMNS
     """Of the breakdowns that every one of its packages has. Right once there is a batch."""
+
+    counted_files: CountedFiles = CountedFiles.ALL
+    """The rule by which its downloads were counted."""
 
 
 class Source(Protocol):

@@ -7,8 +7,9 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from app.breakdowns import (
     columns_with,
 )
 from app.clock import utc_now
+from app.db.downloads_repository import DownloadsRepository
 from app.downloads import PublishedDay, UnparsedDownloads
 from app.errors import (
     EmptyDayError,
@@ -47,6 +49,7 @@ from app.errors import (
     SourceError,
     SourceUnavailableError,
 )
+from app.events import ARTIFACTS_SINCE, CountedFiles
 from app.ingest import bigquery as bigquery_source
 from app.ingest import pipeline
 from app.ingest.bigquery import BigQuerySource, create_source
@@ -55,7 +58,7 @@ from app.ingest.runs import Run, ingest_lock
 from app.ingest.source import open_source
 from app.settings import IngestSource, Settings, load_settings
 from tests.bigquery_table import DAY, Event, Table
-from tests.days import RETENTION_DAYS, by_category, days_ago, fault_of, overall, rows_of
+from tests.days import RETENTION_DAYS, THRESHOLDS, by_category, days_ago, fault_of, overall, rows_of
 from tests.processes import free_port
 from tests.waiting import PATIENCE_SECONDS
 
@@ -304,12 +307,106 @@ BILLED_COLUMNS = {
 
 def test_what_is_not_ingested_is_not_mentioned() -> None:
     for chosen in (*((one,) for one in OPTIONAL_BREAKDOWNS), OPTIONAL_BREAKDOWNS, ()):
-        query = day_query("a.b.c", columns_with(chosen))
+        query = day_query("a.b.c", columns_with(chosen), DAY)
         for breakdown, column in BILLED_COLUMNS.items():
             if column:
                 assert (column in query) == (breakdown in chosen)
         assert query.count("FROM `a.b.c`") == 1, "the table is scanned once"
         assert not re.search(r"\{[a-z_]+\}", query)
+
+
+ARTIFACTS = ["a-1.0-py3-none-any.whl", "a-1.0.tar.gz", "a-1.0.zip"]
+OTHER_FILES = [
+    "a-1.0-py3-none-any.whl.metadata",
+    "a-1.0-py3-none-any.whl.asc",
+    "a-1.0.tar.gz.asc",
+    "a-1.0.zip.metadata",
+    "a-1.0-py2.7.egg",
+    "a-1.0.win32.exe",
+    "a-1.0.tar.bz2",
+    "a-1.0whl",
+    "a-1.0.gz",
+]
+
+
+@pytest.mark.parametrize("day", [ARTIFACTS_SINCE - timedelta(30), ARTIFACTS_SINCE])
+async def test_which_files_count_until_pypi_counts_only_artifacts(table: Table, day: date) -> None:
+    """Also on the day of the change, of which a part was counted by the rule before."""
+    noon = datetime.combine(day, time(12), UTC)
+    for name in (*ARTIFACTS, *OTHER_FILES):
+        table.insert(Event(project=name, filename=name, at=noon))
+        table.insert(Event(filename=name, at=noon, installer="bandersnatch"))
+    by_all = await table.read(table.source(breakdowns=OPTIONAL_BREAKDOWNS), day)
+    source = table.source(breakdowns=OPTIONAL_BREAKDOWNS, counted_files=CountedFiles.ARTIFACTS)
+    by_artifacts = await table.read(source, day)
+    assert by_all.pop("flask").with_mirrors == len(ARTIFACTS) + len(OTHER_FILES)
+    assert by_artifacts.pop("flask").with_mirrors == len(ARTIFACTS)
+    names = [re.sub("[-_.]+", "-", name) for name in ARTIFACTS]
+    assert by_all.keys() == {*names, *(re.sub("[-_.]+", "-", name) for name in OTHER_FILES)}
+    assert by_artifacts == {name: by_all[name] for name in names}
+    reading = await source.read(day, await source.begin(day))
+    assert reading.counted_files is CountedFiles.ARTIFACTS
+    assert await rows_of(reading)
+
+
+def test_names_of_files_are_read_only_where_they_decide() -> None:
+    for day, counted_files in product(
+        (ARTIFACTS_SINCE - timedelta(1), ARTIFACTS_SINCE, ARTIFACTS_SINCE + timedelta(1)),
+        CountedFiles,
+    ):
+        query = day_query("a.b.c", columns_with(OPTIONAL_BREAKDOWNS), day, counted_files)
+        decide = counted_files is CountedFiles.ARTIFACTS and day <= ARTIFACTS_SINCE
+        assert ("filename" in query) == decide
+
+
+async def test_a_query_by_another_rule_is_another(table: Table) -> None:
+    """Also for a day on which both count the same: it records its rule."""
+    table.insert(Event())
+    query = await table.source().begin(DAY)
+    with pytest.raises(QueryLostError, match="other rules"):
+        await table.source(counted_files=CountedFiles.ARTIFACTS).read(DAY, query)
+
+
+async def test_a_day_that_was_read_by_the_other_rule_is_replaced(
+    table: Table, engine: AsyncEngine
+) -> None:
+    """Although it has less, and although a check would be content with what is published."""
+    day = ARTIFACTS_SINCE - timedelta(30)
+    noon = datetime.combine(day, time(12), UTC)
+    table.insert(*(Event(filename=name, at=noon) for name in (*ARTIFACTS, *OTHER_FILES)))
+    expected = {CountedFiles.ALL: len(ARTIFACTS) + len(OTHER_FILES), CountedFiles.ARTIFACTS: 3}
+    read = DownloadsRepository(engine, RETENTION_DAYS)
+    versions = set()
+    for rule in (CountedFiles.ALL, CountedFiles.ARTIFACTS, CountedFiles.ALL):
+        async with ingest_lock(engine) as lock:
+            source = table.source(counted_files=rule)
+            run = Run(engine, source, lock, RETENTION_DAYS, THRESHOLDS, utc_now, only_if_grown=True)
+            assert isinstance(await run.ingest_day(day), PublishedDay)
+        (published,) = await read.published_days()
+        assert (published.counted_files, published.downloads) == (rule, expected[rule])
+        publication = await read.publication()
+        assert publication
+        assert publication.counted_files == {day: rule}
+        versions.add(publication.version)
+    assert len(versions) == 2
+
+
+async def test_a_day_of_the_same_rows_is_replaced_for_its_rule(
+    table: Table, engine: AsyncEngine
+) -> None:
+    table.insert(Event())
+    read = DownloadsRepository(engine, RETENTION_DAYS)
+    versions = []
+    for rule in CountedFiles:
+        async with ingest_lock(engine) as lock:
+            source = table.source(counted_files=rule)
+            run = Run(engine, source, lock, RETENTION_DAYS, THRESHOLDS, utc_now)
+            await run.ingest_day(DAY)
+        publication = await read.publication()
+        assert publication
+        assert publication.counted_files == {DAY: rule}
+        versions.append(publication.version)
+    assert versions[0] != versions[1], "what is compared changes"
 
 
 async def test_a_query_with_other_breakdowns_is_another(table: Table) -> None:
