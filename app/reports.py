@@ -1,5 +1,6 @@
 """What the command line shows of the database and of its ingests, as text for a terminal."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
@@ -29,6 +30,7 @@ def status_report(
         "published": _moment(latest.published_at) if latest else "",
         "gaps": ", ".join(_spans(gaps(days))),
         "breakdowns": ", ".join(_ingested(days)),
+        "counted": ", ".join(_counted(days)),
         "packages": f"{size.packages:,}"
         + (f", {latest.packages:,} of them on the latest day" if latest else ""),
         "size": f"{size.size_bytes / 2**20:,.1f} MiB",
@@ -72,6 +74,13 @@ def _ingested(days: Sequence[PublishedDay]) -> Iterator[str]:
         count = sum(breakdown.column in day.breakdowns for day in days)
         if count:
             yield f"{breakdown.name} on {count} days"
+
+
+def _counted(days: Sequence[PublishedDay]) -> Iterator[str]:
+    """The rules by which files were counted, with the number of days if there are several."""
+    counts = Counter(day.counted_files for day in days)
+    for rule, count in sorted(counts.items()):
+        yield str(rule) if len(counts) == 1 else f"{rule} on {count} days"
 
 
 def _spans(days: Sequence[date]) -> Iterator[str]:

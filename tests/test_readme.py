@@ -104,7 +104,7 @@ def test_make_test_runs_all_tests() -> None:
 
 def test_commands_have_the_options_that_the_readme_uses() -> None:
     calls = [command for command in COMMANDS if "-m app" in command]
-    assert len(calls) == 4
+    assert len(calls) == 5
     for call in calls:
         name, *arguments = shlex.split(call.partition("-m app ")[2])
         cli.commands[name].make_context(name, arguments)

@@ -1,9 +1,11 @@
 """What the command line shows, where the command line's own tests do not get to."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 from app.db.downloads_repository import Size
 from app.downloads import IngestRun, PublishedDay, RunOutcome
+from app.events import CountedFiles
 from app.ingest.plan import Cadence
 from app.reports import history_report, status_report
 from app.schedule import Schedule
@@ -47,6 +49,19 @@ def test_breakdowns_are_told_by_the_days_that_have_them() -> None:
         CADENCE, ingests=True, days=days, held=[], last_run=None, size=Size(5, 2**20)
     )
     assert "breakdowns   installer on 2 days, version on 1 days\n" in report
+
+
+def test_the_rules_by_which_files_were_counted_are_told() -> None:
+    days = [published(date(2026, 8, day)) for day in (21, 22, 23)]
+
+    def report() -> str:
+        return status_report(
+            CADENCE, ingests=True, days=days, held=[], last_run=None, size=Size(5, 2**20)
+        )
+
+    assert "counted      all\n" in report()
+    days[0] = replace(days[0], counted_files=CountedFiles.ARTIFACTS)
+    assert "counted      all on 2 days, artifacts on 1 days\n" in report()
 
 
 def test_nothing_is_told_of_an_empty_database() -> None:

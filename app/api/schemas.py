@@ -14,7 +14,7 @@ from pydantic.json_schema import SkipJsonSchema
 from app.breakdowns import REQUIRED_COLUMNS
 from app.downloads import RECENT_STATUS_DAYS, RunOutcome
 from app.dumps import listing
-from app.events import Event
+from app.events import CountedFiles, Event
 
 PackageField = Annotated[
     str, Field(description="Normalised name (PEP 503), or `__all__`.", examples=["requests"])
@@ -281,6 +281,11 @@ class Status(BaseModel):
 
     sample: bool = Field(description="Whether the figures are made up, to try the service.")
     sources: list[str] = Field(description="Where the days came from.", examples=[["bigquery"]])
+    counted_files: list[CountedFiles] = Field(
+        description="Which files' downloads were counted: `all` that PyPI has logged, or "
+        "`artifacts`. With both, days until 24 August 2026 are not all comparable.",
+        examples=[["all"]],
+    )
     first_day: dt.date | None = Field(description="First published day; null when none is.")
     latest_day: dt.date | None = Field(description="Latest published day; null when none is.")
     published_at: dt.datetime | None = Field(

@@ -10,6 +10,7 @@ from app.api.problem_details import documented
 from app.api.readiness import ReadinessCheck
 from app.api.schemas import Health, HeldDay, Index, LastRun, Readiness, RecentDay, Status
 from app.downloads import RECENT_STATUS_DAYS, gaps
+from app.events import CountedFiles
 from app.metrics import exposition
 from app.settings import IngestSource
 
@@ -37,6 +38,7 @@ async def status(request: Request) -> Status:
     return Status(
         sample=IngestSource.SAMPLE in sources,
         sources=sources,
+        counted_files=sorted({CountedFiles(day.counted_files) for day in days}),
         first_day=first and first.day,
         latest_day=latest and latest.day,
         published_at=latest and latest.published_at,

@@ -125,7 +125,7 @@ def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
         *("Dump", "DumpFormat", "Dumps", "Fill", "SeriesFormat", "Interval"),
         *RANKINGS.values(),
         *("AllRecentCounts", "BreakdownLink", "Change", "Peak", "SearchResult", "Summary"),
-        *("Event", "EventKind", "TopPackage", "TrendingPackage"),
+        *("CountedFiles", "Event", "EventKind", "TopPackage", "TrendingPackage"),
         *("DailyDownloads", "Fault", "Health", "HeldDay", "Index", "Mirrors", "OperatingSystem"),
         *("Period", "Problem", "Readiness", "RecentCounts", "LastRun", "RecentDay", "RunOutcome"),
         *("Status", "Installer", "Implementation", "ContinuousIntegration"),

@@ -38,6 +38,7 @@ async def test_status_of_an_empty_database(client: httpx.AsyncClient) -> None:
     assert response.json() == {
         "sample": False,
         "sources": [],
+        "counted_files": [],
         "first_day": None,
         "latest_day": None,
         "published_at": None,
@@ -70,6 +71,7 @@ async def test_status_tells_what_is_held(client: httpx.AsyncClient, engine: Asyn
     assert status == {
         "sample": False,
         "sources": ["given"],
+        "counted_files": ["all"],
         "first_day": str(days_ago(4)),
         "latest_day": str(days_ago(0)),
         "days": 3,
