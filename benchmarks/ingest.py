@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.clock import utc_now
 from app.db.engine import connect, job_engine
 from app.db.ingest_repository import IngestRepository
 from app.db.partitions import stored_months
@@ -253,7 +254,7 @@ async def _retain(url: str) -> tuple[Retention, float]:
         before = await _dead_tuples(engine)
         began = time.perf_counter()
         others = asyncio.create_task(_others_go_on(engine))
-        expired = await expire(engine, retention_days=1)
+        expired = await expire(engine, retention_days=1, now=utc_now())
         ended = time.perf_counter()
         went_on = await others
         if not expired.partitions:

@@ -248,7 +248,7 @@ async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date]) -> boo
 @with_settings
 def expire(settings: Settings) -> None:
     """Drop the months that lie wholly outside the days served, and packages without downloads."""
-    work = partial(drop_expired, retention_days=settings.retention_days)
+    work = partial(drop_expired, retention_days=settings.retention_days, now=utc_now())
     with database_url(settings) as url:
         click.echo(str(run(url, work)))
 

@@ -13,6 +13,12 @@ from app.ingest.pipeline import FIRST_DAY, check_counted, latest_complete_day
 from app.schedule import Schedule
 from app.settings import IngestSource, Settings
 
+CLOCK_TOLERANCE = timedelta(hours=1)
+"""How far the clocks of two machines may differ.
+
+A stored time that is further ahead was written while a clock was wrong.
+"""
+
 LONGEST_WAIT = timedelta(days=30)
 """Between two readings of a day that is held or fails: each costs as much as the first."""
 
@@ -129,7 +135,11 @@ def _due_again_at(
         due = _recheck_at(cadence, now, published)
     else:
         due = _end_of(day)
-    if due and failures:
+    read_at = held.read_at if held else published.checked_at if published else None
+    if read_at and read_at > now + CLOCK_TOLERANCE:
+        # When it was really read is unknown, and it may have been too soon.
+        due = now
+    if due and failures and failures.last_started_at <= now + CLOCK_TOLERANCE:
         # That a process was ended, in whatever way, need not be the day's fault: the first time.
         count = failures.costly - (failures.last_outcome is RunOutcome.INTERRUPTED)
         due = max(due, failures.last_started_at + _wait(cadence, max(count, 0)))

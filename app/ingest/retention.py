@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -29,14 +29,14 @@ class Expired:
         return f"retention: dropped {dropped}, forgot {self.packages:,} packages"
 
 
-async def expire(engine: AsyncEngine, *, retention_days: int) -> Expired:
+async def expire(engine: AsyncEngine, *, retention_days: int, now: datetime) -> Expired:
     """Drop the months that lie wholly outside the window, and the packages without a row left, all
     or nothing; and what is held of days before it, and the history of runs. Raises
     `TableInUseError` when readers were in the way each time it tried.
 
     Readers leave out what is outside the window by themselves, so this changes no answer.
     """
-    await RunsRepository(engine).forget_before(datetime.now(UTC) - timedelta(days=retention_days))
+    await RunsRepository(engine).forget_before(now - timedelta(days=retention_days))
     for _ in range(EXPIRE_TRIES - 1):
         with suppress(TableInUseError):
             return await _expire(engine, retention_days)

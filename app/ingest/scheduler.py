@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -61,6 +62,7 @@ class IngestScheduler:
         self._schedule = schedule
         self._job = job
         self._clock = clock
+        self._running = asyncio.Lock()
         self._looks: asyncio.Task[None] | None = None
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
@@ -68,7 +70,7 @@ class IngestScheduler:
                 # Late is better than not at all, and twice late is once.
                 "misfire_grace_time": None,
                 "coalesce": True,
-                # A second run finds the first one's lock, and asks to be run again later.
+                # One that runs, and one that waits for it to end.
                 "max_instances": 2,
             },
         )
@@ -92,9 +94,12 @@ class IngestScheduler:
         return max(min(times), self._clock()) if times else None
 
     async def _run(self, catch_up: bool) -> None:
-        next_due = await self._job(catch_up)
-        if next_due:
-            self._run_by(next_due)
+        # A run that waits is stopped quietly, like one that runs.
+        with suppress(asyncio.CancelledError):
+            async with self._running:
+                next_due = await self._job(catch_up)
+            if next_due:
+                self._run_by(next_due)
 
     def _run_by(self, moment: datetime) -> None:
         """Run the job at that moment, unless it will run before."""
@@ -184,7 +189,8 @@ class _Job:
         if not days and await runs.failures():
             self.success = None
         retention_days = self._settings.retention_days
-        log.info("ingest: %s", await expire(self._engine, retention_days=retention_days))
+        expired = await expire(self._engine, retention_days=retention_days, now=self._clock())
+        log.info("ingest: %s", expired)
         # What is due now was left for the next run, or failed before it cost anything.
         next_due = (await self._plan()).next_due
         if not may_pass:

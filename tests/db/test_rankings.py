@@ -11,6 +11,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import rankings
+from app.clock import utc_now
 from app.db import package_figures
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
@@ -144,7 +145,7 @@ async def test_what_retention_forgets_is_in_no_ranking(engine: AsyncEngine) -> N
         assert [one.position for one in await read.search("g", 10, START, by_trigrams=True)] == []
 
     await check()
-    await expire(engine, retention_days=RETENTION_DAYS)
+    await expire(engine, retention_days=RETENTION_DAYS, now=utc_now())
     await check()
     await _check(engine, {0})
 

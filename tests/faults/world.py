@@ -170,7 +170,7 @@ async def _states(
             run = Run(job, source, lock, RETENTION_DAYS, thresholds, utc_now, only_if_grown=True)
             async for _ in run.ingest(days):
                 states.append(await state(engine))  # noqa: PERF401 - one after each day
-            await expire(job, retention_days=RETENTION_DAYS)
+            await expire(job, retention_days=RETENTION_DAYS, now=utc_now())
             states.append(await state(engine))
     # A run's own staging goes with its connection.
     return [state._replace(temporary_tables=[]) for state in states]

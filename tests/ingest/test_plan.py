@@ -1,6 +1,7 @@
 """Which days are asked for, and when: the rules, without a database or a clock."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -12,7 +13,8 @@ from app.schedule import Schedule
 
 TODAY = date(2026, 11, 22)
 DAILY = Schedule("0 1 * * *")
-CADENCE = Cadence(DAILY, 30, timedelta(minutes=30), timedelta(hours=24))
+CADENCE = Cadence(DAILY, 30, timedelta(minutes=30), None)
+RECHECKING = Cadence(DAILY, 30, timedelta(minutes=30), timedelta(hours=24))
 
 
 def ago(days: int) -> date:
@@ -38,7 +40,7 @@ def published(
         downloads_with_mirrors=1,
         digest="",
         published_at=published_at or at(0),
-        checked_at=checked_at or at(100, day),
+        checked_at=checked_at or min(at(48, day), at(0)),
         was_implausible=was_implausible,
     )
 
@@ -90,7 +92,7 @@ def all_but(*missing: date, last: date = LATEST) -> dict[date, PublishedDay]:
     return {day: published(day) for day in span if day not in missing}
 
 
-EVERY = Cadence(DAILY, 365, timedelta(minutes=30), timedelta(hours=24))
+EVERY = Cadence(DAILY, 365, timedelta(minutes=30), None)
 
 NOTHING = Plan([], [], [], None)
 
@@ -167,12 +169,11 @@ def test_a_day_that_was_read_young_is_read_once_more(
     days = all_but() | {day: published(day, end + timedelta(hours=checked_after_hours))}
     now = end + timedelta(hours=now_after_hours)
     later = {one: figures for one, figures in days.items() if one <= now.date()}
-    made = planned(now, later)
+    made = planned(now, later, cadence=RECHECKING)
     assert (day in made.days(catch_up=True)) == is_due
     expected = end + timedelta(hours=next_due_hours) if next_due_hours else None
     assert made.next_due == expected
-    without = Cadence(DAILY, 30, timedelta(minutes=30), None)
-    assert day not in due(now, later, cadence=without)
+    assert day not in due(now, later)
 
 
 @pytest.mark.parametrize(
@@ -227,12 +228,31 @@ def test_a_day_that_costs_and_fails_waits(count: int, outcome: RunOutcome, hours
         assert made.next_due == due_again
 
 
+def test_what_was_read_by_a_wrong_clock_is_read_again() -> None:
+    """A clock that was years ahead stored times that do not come, so their ages are unknown."""
+    day = ago(9)
+    ahead = at(0) + timedelta(days=800)
+    one_ahead = all_but() | {day: published(day, ahead)}
+    assert planned(at(2), one_ahead).again == [day]
+    assert planned(at(2), all_but(day), held(day, ahead, 5)).again == [day]
+    failed = Failures(5, ahead, RunOutcome.FAILED)
+    assert planned(at(2), all_but(day), failures={day: failed}).again == [day]
+    # It is put off as ever if that fails.
+    failed = Failures(2, at(1.5), RunOutcome.FAILED)
+    made = planned(at(2), one_ahead, failures={day: failed})
+    assert (made.again, made.next_due) == ([], at(2.5))
+    # The clocks of two machines differ a little.
+    a_little = at(2) + timedelta(minutes=59)
+    assert planned(at(2), all_but() | {day: published(day, a_little)}) == NOTHING
+    assert planned(at(2), all_but(day), held(day, a_little)).again == []
+
+
 def test_what_was_read_before_comes_after_the_latest_day_and_before_the_others() -> None:
     """What may be a long list does not keep a day from being checked in time."""
     waiting = held(ago(9), at(0, ago(5)))
     days = all_but(ago(1), ago(4), ago(9), ago(20))
     days[ago(2)] = published(ago(2), at(25, ago(2)))
-    made = planned(at(2), days, waiting)
+    made = planned(at(2), days, waiting, cadence=RECHECKING)
     assert made.days(catch_up=True) == [ago(1), ago(2), ago(9), ago(4), ago(20)]
     assert made.again == [ago(2), ago(9)]
 
@@ -240,7 +260,7 @@ def test_what_was_read_before_comes_after_the_latest_day_and_before_the_others()
 def test_what_could_not_be_checked_for_long_is_left_as_it_is() -> None:
     """Else all days would be read again where the setting, or the version, is new."""
     days = {day: published(day, at(25, day)) for day in all_but()}
-    assert planned(at(2), days).again == [ago(back) for back in range(2, 9)]
+    assert planned(at(2), days, cadence=RECHECKING).again == [ago(back) for back in range(2, 9)]
 
 
 def test_what_was_published_in_spite_of_its_figures_is_read_again_for_two_weeks() -> None:
@@ -250,7 +270,7 @@ def test_what_was_published_in_spite_of_its_figures_is_read_again_for_two_weeks(
     for hour in range(24 * 25):
         now = first + timedelta(hours=hour)
         known = {day: published(day, checked, first, was_implausible=True)}
-        if day in plan(EVERY, now, known, {}, {}).again:
+        if day in plan(replace(RECHECKING, retention_days=365), now, known, {}, {}).again:
             hours.append(hour)
             checked = now
     assert hours == [24, 48, 96, 192]

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 import pytest
 import time_machine
@@ -173,34 +174,50 @@ async def test_it_runs_by_the_new_time_after_the_clock_was_set_back(impatient_lo
             await until(lambda: len(job.ran) == 3)
 
 
-async def test_a_run_that_takes_long_keeps_no_firing_from_being_tried(
-    impatient_looks: None,
-) -> None:
-    """The second one finds the lock taken, and asks to be run again soon."""
+async def test_a_firing_during_a_run_comes_after_it(impatient_looks: None) -> None:
+    """However many firings there are, and whenever the run says that the next one is due."""
     is_over = asyncio.Event()
 
     class LongJob(RecordedJob):
         async def __call__(self, catch_up: bool) -> datetime | None:
             await super().__call__(catch_up)
-            if len(self.ran) == 1:
-                await is_over.wait()
-                return utc_now() + timedelta(hours=23)
-            return utc_now() + timedelta(minutes=10)
+            await is_over.wait()
+            return utc_now() + timedelta(hours=23)
 
     with time_machine.travel(datetime(2026, 11, 28, 0, 59, tzinfo=UTC), tick=True) as clock:
         job = LongJob()
         with running(job) as ingests:
             await until(lambda: job.ran)
-            for number in (2, 3, 4):
+            for day in (29, 30):
                 clock.shift(timedelta(days=1))
-                # Beside the follow-ups.
-                await until(lambda: sum(catch_up for _, catch_up in job.ran) == number)  # noqa: B023
-                soon = utc_now() + timedelta(minutes=11)
-                await until(lambda: ingests.next_run and ingests.next_run < soon)  # noqa: B023
+                await until(partial(_is_next, ingests, datetime(2026, 11, day, 1, tzinfo=UTC)))
+            assert len(job.ran) == 1
             is_over.set()
-            await until(lambda: len(ingests._scheduler.get_jobs()) == 2)
-            assert ingests.next_run
-            assert ingests.next_run < soon
+            await until(lambda: len(job.ran) > 1)
+            assert job.ran[1][1], "it catches up"
+
+
+def _is_next(ingests: IngestScheduler, moment: datetime) -> bool:
+    return ingests.next_run == moment
+
+
+async def test_a_run_that_waits_is_stopped_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    is_over = asyncio.Event()
+
+    class LongJob(RecordedJob):
+        async def __call__(self, catch_up: bool) -> datetime | None:
+            await super().__call__(catch_up)
+            await is_over.wait()
+            return None
+
+    job = LongJob()
+    with running(job) as ingests:
+        await until(lambda: job.ran)
+        ingests._run_by(utc_now())
+        await until(lambda: not ingests._scheduler.get_job("next-ingest"))
+    is_over.set()
+    await until(lambda: not ingests._scheduler.running)
+    assert caplog.records == []
 
 
 async def test_it_runs_inside_the_service(
