@@ -141,10 +141,16 @@ async def by_category(engine: AsyncEngine, package: str, breakdown: Breakdown) -
     return found.series if found else None
 
 
-async def publish(engine: AsyncEngine, day: date, *rows: PackageDownloads) -> PublishedDay:
+async def publish(
+    engine: AsyncEngine, day: date, *rows: PackageDownloads, replace_sample: bool = False
+) -> PublishedDay:
     """Ingest a day of these rows, the way every day is, however implausible they are."""
     published = await pipeline.ingest_day(
-        engine, GivenSource({day: rows}), day, retention_days=RETENTION_DAYS
+        engine,
+        GivenSource({day: rows}),
+        day,
+        retention_days=RETENTION_DAYS,
+        replace_sample=replace_sample,
     )
     assert isinstance(published, PublishedDay)
     return published

@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 from urllib.parse import urlsplit
 
+from app.clock import Clock
 from app.dumps.formats import first_line
 from app.dumps.listing import INDEX_NAME, Dump
 from app.dumps.store import DumpStore, Written
@@ -24,8 +25,8 @@ from app.errors import DumpsError
 ADDRESS = re.compile(r"(s3|gs)://([^/?#]*@)?[^/?#@]+(/[^?#]*)?(\?[^#]*)?")
 """What is before the `@`, and after the `?`, is for Arrow: it may well be secret."""
 
-UNLISTED_KEPT = timedelta(hours=1)
-"""What is younger may be another export's, which lists it in a moment."""
+RECENT = timedelta(hours=1)
+"""Age up to which a file may be one that another export is about to list."""
 
 GOOGLE_RETRY_SECONDS = 60
 """Google's library goes on for a quarter of an hour where nobody says how long it should."""
@@ -40,8 +41,10 @@ class DumpBucket(DumpStore):
     path: str
     """The bucket, and what the names of its objects begin with."""
 
+    clock: Clock
+
     @classmethod
-    def at(cls, address: str) -> Self:
+    def at(cls, address: str, clock: Clock) -> Self:
         """Raises `DumpsError`."""
         # It takes longer to import than the rest of a command.
         import pyarrow as pa  # noqa: PLC0415 - slow to import
@@ -61,7 +64,7 @@ class DumpBucket(DumpStore):
         except OSError as error:
             bucket = urlsplit(address).netloc.rpartition("@")[2]
             raise DumpsError(f"the bucket {scheme}://{bucket}: {first_line(error)}") from error
-        return cls(filesystem, scheme, path)
+        return cls(filesystem, scheme, path, clock)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.path}"
@@ -102,16 +105,16 @@ class DumpBucket(DumpStore):
             return content
         return None
 
-    def _names(self) -> Iterable[str]:
+    def _names(self) -> Iterable[tuple[str, bool]]:
         from pyarrow.fs import FileSelector  # noqa: PLC0415 - slow to import
 
-        until = datetime.now(UTC) - UNLISTED_KEPT
+        recent_from = self.clock() - RECENT
         with self._errors():
             # A prefix that nothing begins with yet is not found.
             found = self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True))
-        return [one.base_name for one in found if one.is_file and one.mtime <= until]
+        return [(one.base_name, one.mtime > recent_from) for one in found if one.is_file]
 
-    def _remove(self, names: Iterable[str]) -> None:
+    def remove(self, names: Iterable[str]) -> None:
         with self._errors():
             for name in names:
                 with suppress(FileNotFoundError):

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -11,6 +11,7 @@ from app.db.snapshot import snapshot
 from app.downloads import PublishedDay
 from app.dumps.formats import writer
 from app.dumps.listing import (
+    SAMPLE,
     TOTAL_COLUMNS,
     Dump,
     DumpFormat,
@@ -24,10 +25,12 @@ from app.errors import DumpsError
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What became of one day."""
+    """The outcome of one day."""
 
     dump: Dump
     is_new: bool
+    removed: Sequence[str] = ()
+    """Names of the files that the new one replaces."""
 
     def __str__(self) -> str:
         told = "wrote" if self.is_new else "unchanged"
@@ -37,9 +40,7 @@ class Exported:
 
 
 async def days_to_export(engine: AsyncEngine, retention_days: int) -> list[PublishedDay]:
-    """The days served, latest first. Raises `DumpsError` when there is none: then no dump is taken
-    to be that of a day that is gone.
-    """
+    """The days served, latest first. Raises `DumpsError` when there is none."""
     async with snapshot(engine) as connection:
         days = await DumpRepository(connection, retention_days).published_days()
     if not days:
@@ -47,15 +48,62 @@ async def days_to_export(engine: AsyncEngine, retention_days: int) -> list[Publi
     return days
 
 
-def forget_dropped(store: DumpStore, published: Sequence[PublishedDay]) -> None:
-    """Remove the dumps of days that are not published any more, and what a killed export left."""
+def prepare(
+    store: DumpStore,
+    published: Sequence[PublishedDay],
+    *,
+    retention_days: int,
+    replace_sample: bool = False,
+) -> list[str]:
+    """Remove files for days before the window, and files that a killed export left behind. Return
+    the names of the removed files.
+
+    Files of other days stay, also if this database does not have the day: it may be a new one, or
+    have a gap. With `replace_sample`, real data replaces the sample in the store. Raises
+    `DumpsError`, and removes nothing, if real and sample data would be mixed.
+    """
     dumps = store.dumps()
-    served = {day.day for day in published}
-    kept = Dumps.listed(dump for dump in dumps.data if dump.day in served)
-    if kept == dumps:
-        store.sweep(dumps)
-    else:
+    files = store.files()
+    is_sample = _is_sample(published[0])
+    others = {
+        *(dump.name for dump in dumps.data if dump.is_sample != is_sample),
+        *(file.name for file in files if file.day and file.is_sample != is_sample),
+    }
+    if others and is_sample:
+        raise DumpsError(
+            f"{store} holds dumps of real data, and the database holds sample data: "
+            "they are never mixed, so export the sample to another place"
+        )
+    if others and not replace_sample:
+        raise DumpsError(
+            f"{store} holds dumps of sample data, and the database holds real data: "
+            "--replace-sample removes those of the sample"
+        )
+    first_served = published[0].day - timedelta(days=retention_days - 1)
+    kept = Dumps.listed(
+        dump for dump in dumps.data if dump.day >= first_served and dump.name not in others
+    )
+    if kept != dumps:
         store.write_list(kept)
+    store.remove(others)
+    return sorted(others) + _remove_obsolete(store, kept, first_served)
+
+
+def _remove_obsolete(store: DumpStore, listed: Dumps, first_served: date = date.min) -> list[str]:
+    """Remove files that are not listed because they were not finished, or replaced by a listed file
+    of the same day, or are for a day before the window. Return their names.
+    """
+    names = {dump.name for dump in listed.data}
+    days = {dump.day for dump in listed.data}
+    obsolete = [
+        file.name
+        for file in store.files()
+        if file.name not in names
+        and not file.is_recent
+        and (file.day is None or file.day in days or file.day < first_served)
+    ]
+    store.remove(obsolete)
+    return sorted(obsolete)
 
 
 async def export(
@@ -66,10 +114,11 @@ async def export(
     *,
     retention_days: int,
 ) -> AsyncIterator[Exported]:
-    """Write the days that the store does not have as they are published, each with the list anew,
-    so that what is stopped has lost one day's work at most. The caller has locked the store.
+    """Write the days whose file in the store is missing or not as published. The caller has locked
+    and prepared the store.
 
-    A day that retention has dropped since it was listed is left out.
+    The list is written anew after each day, so an export that is stopped loses one day's work at
+    most. A day that retention has dropped since it was listed is left out.
     """
     for day in days:
         dumps = store.dumps()
@@ -77,10 +126,15 @@ async def export(
         if dump and _is_current(dump, day, dump_format) and store.holds(dump):
             yield Exported(dump, is_new=False)
             continue
-        dump = await _write(engine, store, day.day, dump_format, retention_days)
+        dump = await _write(engine, store, day, dump_format, retention_days)
         if dump:
-            store.write_list(dumps.with_dump(dump))
-            yield Exported(dump, is_new=True)
+            dumps = dumps.with_dump(dump)
+            store.write_list(dumps)
+            yield Exported(dump, is_new=True, removed=_remove_obsolete(store, dumps))
+
+
+def _is_sample(day: PublishedDay) -> bool:
+    return day.source == SAMPLE
 
 
 def _is_current(dump: Dump, day: PublishedDay, dump_format: DumpFormat) -> bool:
@@ -96,15 +150,17 @@ def _is_current(dump: Dump, day: PublishedDay, dump_format: DumpFormat) -> bool:
 async def _write(
     engine: AsyncEngine,
     store: DumpStore,
-    day: date,
+    day: PublishedDay,
     dump_format: DumpFormat,
     retention_days: int,
 ) -> Dump | None:
     async with snapshot(engine) as connection:
         repository = DumpRepository(connection, retention_days)
-        # As it is in this moment, which its rows are of.
-        published = {one.day: one for one in await repository.published_days()}.get(day)
-        if published is None:
+        # The rows are of this moment, so the figures have to be as well.
+        days = {one.day: one for one in await repository.published_days()}
+        published = days.get(day.day)
+        # Real data may have replaced the sample since the store was prepared.
+        if published is None or _is_sample(published) != _is_sample(day):
             return None
         name = name_of(published, dump_format)
         breakdowns = breakdowns_of(published)
@@ -112,10 +168,10 @@ async def _write(
             store.new_file(name) as (file, written),
             writer(file, dump_format, breakdowns) as write,
         ):
-            async for rows in repository.rows(day, breakdowns):
+            async for rows in repository.rows(day.day, breakdowns):
                 write(rows)
     return Dump(
-        day=day,
+        day=day.day,
         name=name,
         url=name,
         format=dump_format,

@@ -62,11 +62,12 @@ class DumpFolder(DumpStore):
             return (self.path / INDEX_NAME).read_bytes()
         return None
 
-    def _names(self) -> Iterable[str]:
+    def _names(self) -> Iterable[tuple[str, bool]]:
+        # The lock keeps other exports out.
         with self._errors():
-            return [path.name for path in self.path.iterdir()]
+            return [(path.name, False) for path in self.path.iterdir()]
 
-    def _remove(self, names: Iterable[str]) -> None:
+    def remove(self, names: Iterable[str]) -> None:
         with self._errors():
             for name in names:
                 (self.path / name).unlink(missing_ok=True)

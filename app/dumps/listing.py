@@ -5,6 +5,7 @@ instance that reads another's dumps reads either.
 """
 
 import datetime as dt
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -133,6 +134,17 @@ class Dumps(BaseModel):
             {**dump.model_dump(mode="json"), "url": f"{base_url}{dump.name}"} for dump in self.data
         ]
         return orjson.dumps({"data": data, "type": self.type})
+
+
+def read_name(name: str) -> tuple[dt.date, bool] | None:
+    """The day of a dump's file and True if it is of sample data; None for any other file."""
+    if not re.fullmatch(NAME, name):
+        return None
+    kind, _, rest = name.partition("-")
+    try:
+        return dt.date.fromisoformat(rest[:10]), kind == SAMPLE
+    except ValueError:
+        return None
 
 
 def name_of(figures: DayFigures, dump_format: DumpFormat) -> str:

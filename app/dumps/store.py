@@ -1,27 +1,36 @@
-"""What dumps are written to: a folder, or a bucket.
+"""The folder or bucket that dumps are written to.
 
-Every file appears whole, under a name that tells its content, and the list of them is replaced
-last: whoever reads, at whatever moment, finds what the list names. What a killed process leaves
-behind is no part of it, and goes with a later export.
+Every file appears whole, under a name that tells its content, and the list of files is replaced
+last: a client that reads at any moment finds the files that the list names. Files that a killed
+export leaves behind are not listed, and a later export removes them.
 """
 
 import hashlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import BinaryIO
 
-from app.dumps.listing import INDEX_NAME, NAME, Dump, Dumps, parse
+from app.dumps.listing import INDEX_NAME, Dump, Dumps, parse, read_name
 from app.errors import DumpsError, MalformedDumpError
 
 UNFINISHED_SUFFIX = ".unfinished"
 
-_OURS = re.compile(
-    rf"{NAME}(?:{re.escape(UNFINISHED_SUFFIX)})?|{re.escape(INDEX_NAME + UNFINISHED_SUFFIX)}"
-)
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that an export has written, listed or not."""
+
+    name: str
+    day: date | None
+    """None for a file that was not finished."""
+
+    is_sample: bool
+    is_recent: bool
+    """True if another export may be about to list the file."""
 
 
 @dataclass(slots=True)
@@ -71,24 +80,34 @@ class DumpStore(ABC):
         """
 
     def write_list(self, dumps: Dumps) -> None:
-        """Have this be what is there, and remove what is not in it."""
         with self.new_file(INDEX_NAME) as (file, _):
             file.write(dumps.render())
-        self.sweep(dumps)
 
-    def sweep(self, dumps: Dumps) -> None:
-        """Remove dumps that are not listed, and what was not finished. Other files stay."""
-        listed = {dump.name for dump in dumps.data}
-        self._remove(name for name in self._names() if name not in listed and _OURS.fullmatch(name))
+    def files(self) -> list[StoredFile]:
+        """The files that exports have written. Other files are not for this code to touch."""
+        return [
+            StoredFile(name, *of_name, is_recent=is_recent)
+            for name, is_recent in self._names()
+            if (of_name := _of_name(name))
+        ]
+
+    @abstractmethod
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove the files that are still there."""
 
     @abstractmethod
     def _read_list(self) -> bytes | None:
         """None where there is none."""
 
     @abstractmethod
-    def _names(self) -> Iterable[str]:
-        """Of the files that may be removed, when it is theirs."""
+    def _names(self) -> Iterable[tuple[str, bool]]:
+        """The name of each file, and True if another export may be about to list it."""
 
-    @abstractmethod
-    def _remove(self, names: Iterable[str]) -> None:
-        """Those that are gone already are as well."""
+
+def _of_name(name: str) -> tuple[date | None, bool] | None:
+    """The day and kind of a file that an export has written, None for any other."""
+    finished = name.removesuffix(UNFINISHED_SUFFIX)
+    of_dump = read_name(finished)
+    if name == finished:
+        return of_dump
+    return (None, False) if of_dump or finished == INDEX_NAME else None

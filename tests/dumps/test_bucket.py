@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,15 @@ from pyarrow.fs import FileSelector
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.dumps import bucket
 from app.dumps.bucket import DumpBucket
-from app.dumps.export import days_to_export, export, forget_dropped
+from app.dumps.export import days_to_export, export, prepare
 from app.dumps.folder import DumpFolder
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat
 from app.dumps.store import DumpStore
 from app.errors import DumpsError
 from app.ingest.file import create_source
 from app.settings import Settings
+from tests.clock import ManualClock
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish, rows_of
 from tests.dumps.s3 import CHANGES, KEY, KEY_ID, S3Server, s3_server
 from tests.processes import assert_fails, free_port, run, wait_for
@@ -35,8 +34,13 @@ def server() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def store(server: S3Server) -> DumpBucket:
-    return DumpBucket.at(server.url_of(f"{server.new_bucket()}/deep/dumps"))
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def store(server: S3Server, clock: ManualClock) -> DumpBucket:
+    return DumpBucket.at(server.url_of(f"{server.new_bucket()}/deep/dumps"), clock)
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +60,14 @@ def google_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DumpBucke
         try:
             wait_for(port, process)
             query = f"endpoint_override=127.0.0.1:{port}&scheme=http&retry_limit_seconds=5"
-            yield DumpBucket.at(f"gs://anonymous@bucket/deep/dumps?{query}")
+            yield DumpBucket.at(f"gs://anonymous@bucket/deep/dumps?{query}", ManualClock())
         finally:
             process.terminate()
 
 
 @pytest.fixture
-def _nothing_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bucket, "UNLISTED_KEPT", timedelta(hours=-1))
+def _nothing_is_recent(clock: ManualClock) -> None:
+    clock.advance(days=1)
 
 
 async def _export(
@@ -72,7 +76,7 @@ async def _export(
     """As the command does. Those that were written."""
     days = await days_to_export(engine, RETENTION_DAYS)
     with store.opened():
-        forget_dropped(store, days)
+        prepare(store, days, retention_days=RETENTION_DAYS)
         exported = export(engine, store, days, dump_format, retention_days=RETENTION_DAYS)
         return [one.dump async for one in exported if one.is_new]
 
@@ -121,7 +125,7 @@ async def test_it_holds_what_a_folder_would(
 
 
 async def test_in_google_cloud_storage(
-    engine: AsyncEngine, google_store: DumpBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: AsyncEngine, google_store: DumpBucket, tmp_path: Path
 ) -> None:
     await publish(engine, days_ago(1), downloads("flask", 5, ci={"true": 5}))
     await publish(engine, days_ago(0), downloads("a", 1), downloads("b", 0, mirrors=2))
@@ -129,7 +133,8 @@ async def test_in_google_cloud_storage(
     assert await _export(engine, DumpFolder(tmp_path)) == written
     assert _objects(google_store) == _files(tmp_path)
     assert await _export(engine, google_store) == []
-    monkeypatch.setattr(bucket, "UNLISTED_KEPT", timedelta(hours=-1))
+    assert isinstance(google_store.clock, ManualClock)
+    google_store.clock.advance(days=1)
     await publish(engine, days_ago(0), downloads("a", 2))
     assert len(await _export(engine, google_store)) == 1
     _assert_whole(google_store)
@@ -139,7 +144,7 @@ async def test_a_bucket_of_google_that_is_none(
     engine: AsyncEngine, google_store: DumpBucket
 ) -> None:
     await publish(engine, days_ago(0), downloads("flask", 5))
-    none = DumpBucket(google_store.filesystem, "gs", "no-such-bucket/dumps")
+    none = DumpBucket(google_store.filesystem, "gs", "no-such-bucket/dumps", ManualClock())
     with pytest.raises(DumpsError, match=r"the dumps in gs://no-such-bucket/dumps: .*NOT_FOUND"):
         await _export(engine, none)
 
@@ -148,7 +153,7 @@ async def test_a_bucket_without_a_prefix(engine: AsyncEngine, server: S3Server) 
     name = server.new_bucket()
     await publish(engine, days_ago(0), downloads("flask", 5))
     for address in (server.url_of(name), server.url_of(f"{name}/")):
-        store = DumpBucket.at(address)
+        store = DumpBucket.at(address, ManualClock())
         assert str(store) == f"s3://{name}"
         await _export(engine, store)
         _assert_whole(store)
@@ -164,7 +169,7 @@ async def test_twice_is_once(engine: AsyncEngine, store: DumpBucket, server: S3S
     assert len(server.requests) > since
 
 
-@pytest.mark.usefixtures("_nothing_is_young")
+@pytest.mark.usefixtures("_nothing_is_recent")
 async def test_a_day_that_changed_takes_the_place_of_its_file(
     engine: AsyncEngine, store: DumpBucket
 ) -> None:
@@ -184,7 +189,7 @@ async def test_a_day_that_changed_takes_the_place_of_its_file(
 
 
 async def test_what_is_not_listed_stays_for_a_while(
-    engine: AsyncEngine, store: DumpBucket, monkeypatch: pytest.MonkeyPatch
+    engine: AsyncEngine, store: DumpBucket, clock: ManualClock
 ) -> None:
     """It may be what another export is about to list."""
     await publish(engine, days_ago(0), downloads("flask", 5))
@@ -192,7 +197,7 @@ async def test_what_is_not_listed_stays_for_a_while(
     await publish(engine, days_ago(0), downloads("flask", 6))
     (new,) = await _export(engine, store)
     assert _objects(store).keys() == {old.name, new.name, INDEX_NAME}
-    monkeypatch.setattr(bucket, "UNLISTED_KEPT", timedelta(0))
+    clock.advance(days=1)
     await _export(engine, store)
     _assert_whole(store)
 
@@ -225,7 +230,7 @@ async def test_two_exports_at_once(engine: AsyncEngine, store: DumpBucket) -> No
             _assert_listed_is_whole(store)
     for one in both:
         assert [left async for left in one] == []
-    forget_dropped(store, days)
+    prepare(store, days, retention_days=RETENTION_DAYS)
     await _export(engine, store, DumpFormat.CSV)
     assert len(store.dumps().data) == 3
     _assert_whole(store)
@@ -261,7 +266,7 @@ def test_what_fails_on_the_way_leaves_nothing(store: DumpBucket, server: S3Serve
     assert server.requests[since:] == []
 
 
-@pytest.mark.usefixtures("_nothing_is_young")
+@pytest.mark.usefixtures("_nothing_is_recent")
 async def test_refused_at_any_request_a_second_run_mends_it(
     engine: AsyncEngine, store: DumpBucket, server: S3Server
 ) -> None:
@@ -313,7 +318,7 @@ async def test_a_bucket_that_is_none(engine: AsyncEngine, server: S3Server) -> N
     await publish(engine, days_ago(0), downloads("flask", 5))
     for path in ("no-such-bucket", "no-such-bucket/dumps"):
         with pytest.raises(DumpsError, match=f"the dumps in s3://{path}: .*NO_SUCH_BUCKET"):
-            await _export(engine, DumpBucket.at(server.url_of(path)))
+            await _export(engine, DumpBucket.at(server.url_of(path), ManualClock()))
 
 
 @pytest.mark.parametrize(
@@ -322,7 +327,7 @@ async def test_a_bucket_that_is_none(engine: AsyncEngine, server: S3Server) -> N
 )
 def test_an_address_that_is_none(address: str) -> None:
     with pytest.raises(DumpsError, match="should look like s3://bucket/prefix") as caught:
-        DumpBucket.at(address)
+        DumpBucket.at(address, ManualClock())
     assert "secret" not in str(caught.value)
 
 

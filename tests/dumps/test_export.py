@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.dump_repository import DumpRepository
 from app.downloads import PackageDownloads, PublishedDay
 from app.dumps import formats
-from app.dumps.export import days_to_export, export, forget_dropped
+from app.dumps.export import days_to_export, export, prepare
 from app.dumps.folder import DumpFolder
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat, parse
+from app.dumps.store import UNFINISHED_SUFFIX
 from app.errors import DumpsError
 from app.ingest import pipeline
 from app.ingest.sample import SampleSource
@@ -37,11 +39,13 @@ async def _export(
     folder: DumpFolder,
     dump_format: DumpFormat = DumpFormat.PARQUET,
     retention_days: int = RETENTION_DAYS,
+    *,
+    replace_sample: bool = False,
 ) -> list[Dump]:
     """As the command does. Those that were written."""
     days = await days_to_export(engine, retention_days)
     with folder.opened():
-        forget_dropped(folder, days)
+        prepare(folder, days, retention_days=retention_days, replace_sample=replace_sample)
         exported = export(engine, folder, days, dump_format, retention_days=retention_days)
         return [one.dump async for one in exported if one.is_new]
 
@@ -171,6 +175,87 @@ async def test_what_is_not_served_any_more_goes_and_nothing_else(
     assert [dump.day for dump in folder.dumps().data] == [days_ago(0), days_ago(29)]
     for name in strangers:
         (folder.path / name).unlink()
+    _assert_whole(folder)
+
+
+async def test_a_new_database_leaves_the_days_that_it_does_not_have(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    """Of 30 files, those inside the window stay, listed or not."""
+    for ago in range(30):
+        await publish(engine, days_ago(ago), downloads("flask", 5))
+    before = await _export(engine, folder)
+    async with engine.begin() as connection:
+        for table in ("daily_downloads", "ingested_days"):
+            await connection.execute(text(f"TRUNCATE {table}"))
+    await publish(engine, days_ago(0), downloads("flask", 6))
+    (new,) = await _export(engine, folder)
+    assert folder.dumps().data == (new, *before[1:])
+    _assert_whole(folder)
+    # And where the list was lost.
+    (folder.path / INDEX_NAME).unlink()
+    assert await _export(engine, folder) == [new]
+    assert {path.name for path in folder.path.iterdir()} == {
+        *(dump.name for dump in (new, *before[1:])),
+        INDEX_NAME,
+    }
+
+
+async def test_only_real_data_replaces_the_other_kind(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    """Also where the list was lost: the names of files tell which kind they are."""
+    await pipeline.ingest_day(engine, SampleSource(), days_ago(3), retention_days=RETENTION_DAYS)
+    (sample,) = await _export(engine, folder)
+    await publish(engine, days_ago(0), downloads("flask", 5), replace_sample=True)
+    for is_listed in (True, False):
+        if not is_listed:
+            (folder.path / INDEX_NAME).unlink()
+        state = _state(folder)
+        with pytest.raises(DumpsError, match=r"holds dumps of sample data.*--replace-sample"):
+            await _export(engine, folder)
+        assert _state(folder) == state
+    (real,) = await _export(engine, folder, replace_sample=True)
+    assert folder.dumps().data == (real,)
+    assert not (folder.path / sample.name).exists()
+    _assert_whole(folder)
+
+
+async def test_a_sample_never_replaces_real_data(engine: AsyncEngine, folder: DumpFolder) -> None:
+    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=RETENTION_DAYS)
+    folder.path.mkdir(parents=True)
+    real = folder.path / f"downloads-{days_ago(400)}-0123456789ab.parquet"
+    real.touch()
+    for replace_sample in (False, True):
+        with pytest.raises(DumpsError, match="holds dumps of real data"):
+            await _export(engine, folder, replace_sample=replace_sample)
+        assert [path.name for path in folder.path.iterdir()] == [real.name]
+
+
+async def test_a_sample_that_is_replaced_meanwhile_is_not_mixed_with_real_data(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=RETENTION_DAYS)
+    days = await days_to_export(engine, RETENTION_DAYS)
+    with folder.opened():
+        prepare(folder, days, retention_days=RETENTION_DAYS)
+        await publish(engine, days_ago(0), downloads("flask", 5), replace_sample=True)
+        exported = export(engine, folder, days, DumpFormat.CSV, retention_days=RETENTION_DAYS)
+        assert [one async for one in exported] == []
+
+
+async def test_removed_files_are_named(engine: AsyncEngine, folder: DumpFolder) -> None:
+    for ago in (40, 1, 0):
+        await publish(engine, days_ago(ago), downloads("flask", 5))
+    _, before, old = await _export(engine, folder)
+    unfinished = f"{old.name}{UNFINISHED_SUFFIX}"
+    (folder.path / unfinished).touch()
+    await publish(engine, days_ago(1), downloads("flask", 6))
+    days = await days_to_export(engine, 30)
+    with folder.opened():
+        assert prepare(folder, days, retention_days=30) == [old.name, unfinished]
+        exported = export(engine, folder, days, DumpFormat.PARQUET, retention_days=30)
+        assert [one.removed async for one in exported] == [(), [before.name]]
     _assert_whole(folder)
 
 
