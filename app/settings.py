@@ -274,7 +274,7 @@ class Settings(BaseSettings):
     ingest_schedule: Annotated[InstanceOf[Schedule], BeforeValidator(_schedule)] = Field(
         default=Schedule("0 1 * * *"),
         description="When the daily job runs: five cron fields (minute, hour, day, month, "
-        "weekday) with cron's meaning, UTC.",
+        "weekday), UTC. They mean what cron(5) defines; a schedule that never fires is refused.",
     )
     ingest_source: IngestSource = Field(
         default=IngestSource.AUTO,

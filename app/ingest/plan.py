@@ -96,15 +96,16 @@ def plan(
     def due_at(day: date) -> datetime:
         return cadence.schedule.due_at(day - timedelta(days=1))
 
-    latest = max([now.date() - timedelta(days=1), *published])
-    days = [latest - timedelta(days=passed) for passed in range(cadence.retention_days)]
+    complete = now.date() - timedelta(days=1)
+    latest = max([complete, *published])
+    served = (latest - timedelta(days=passed) for passed in range(cadence.retention_days))
+    # A clock that was ahead may have published days that are not over.
+    days = [day for day in served if FIRST_DAY <= day <= complete]
     due_days = set(dropwhile(lambda day: due_at(day) > now, days))
     missing = []
     again = []
     later = []
     for day in days:
-        if day < FIRST_DAY:
-            break
         of_day = (published.get(day), held.get(day), failures.get(day))
         if not any(of_day):
             if day in due_days:

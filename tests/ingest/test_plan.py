@@ -237,6 +237,9 @@ def test_what_was_read_by_a_wrong_clock_is_read_again() -> None:
     assert planned(at(2), all_but(day), held(day, ahead, 5)).again == [day]
     failed = Failures(5, ahead, RunOutcome.FAILED)
     assert planned(at(2), all_but(day), failures={day: failed}).again == [day]
+    # A day that is not over is left until it is.
+    not_over = {TODAY: published(TODAY, ahead)}
+    assert planned(at(2), all_but() | not_over).again == []
     # It is put off as ever if that fails.
     failed = Failures(2, at(1.5), RunOutcome.FAILED)
     made = planned(at(2), one_ahead, failures={day: failed})
