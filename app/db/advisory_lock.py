@@ -1,4 +1,4 @@
-"""Postgres advisory locks, by which processes that share a database exclude each other."""
+"""Postgres advisory locks, with which processes that share a database exclude each other."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from app.errors import LockLostError
 
 
 class LockKey(IntEnum):
-    """Two to the 40th and up, out of the way of what else may share the database."""
+    """Keys from two to the 40th on, which other applications in the database hardly use."""
 
     MIGRATE = 2**40 + 1
     PUBLISH = 2**40 + 2
@@ -36,13 +36,13 @@ async def lock_for_transaction(connection: AsyncConnection, key: LockKey) -> Non
 
 
 async def is_held(engine: AsyncEngine, key: LockKey) -> bool:
-    """Whether anybody holds the lock."""
+    """Return True if a process holds the lock."""
     ((held,),) = await fetch(engine, _HOLDS, {"key": int(key), "process": None})
     return bool(held)
 
 
 class HeldLock:
-    """A lock that this process took, and keeps for as long as its connection lasts."""
+    """A lock that this process holds until its connection ends."""
 
     def __init__(self, key: LockKey, process: int) -> None:
         self._key = key
@@ -50,15 +50,15 @@ class HeldLock:
         self.connection_ended = False
 
     def check(self) -> None:
-        """Raise `LockLostError` when the connection is known to have ended."""
+        """Raise `LockLostError` if the connection is known to have ended."""
         if self.connection_ended:
             raise LockLostError
 
     async def check_on_server(self, connection: AsyncConnection) -> None:
-        """Raise `LockLostError` unless the server says that the lock is ours.
+        """Raise `LockLostError` unless the server confirms that this process holds the lock.
 
-        Asked before a commit, on the connection that commits: who has lost the lock without having
-        heard of it commits nothing.
+        The connection that is about to commit asks, so that nothing is committed after the lock was
+        lost unnoticed.
         """
         self.check()
         held = await connection.execute(_HOLDS, {"key": int(self._key), "process": self._process})
@@ -68,9 +68,9 @@ class HeldLock:
 
 @asynccontextmanager
 async def try_lock(engine: AsyncEngine, key: LockKey) -> AsyncIterator[HeldLock | None]:
-    """Hold the lock meanwhile, on a connection of its own; None when somebody else does.
+    """Hold the lock on a connection of its own; yield None if another process holds it.
 
-    Postgres releases it when that connection ends, however that comes about.
+    Postgres releases the lock when that connection ends, for whatever reason.
     """
     async with connect(engine) as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -93,14 +93,15 @@ async def try_lock(engine: AsyncEngine, key: LockKey) -> AsyncIterator[HeldLock 
             yield lock
         finally:
             driver.remove_termination_listener(ended)
-            # When the connection is gone, as after a cancellation, the lock went with it.
+            # If the connection has ended, as after a cancellation, the lock is free already.
             if not lock.connection_ended and not connection.invalidated:
                 await _unlock(connection, key)
 
 
 async def _unlock(connection: AsyncConnection, key: LockKey) -> None:
-    """Where the server does not do it in time, the lock ends with the connection: what was done
-    while it was held is done.
+    """Release the lock, or end its connection if the server does not answer in time.
+
+    The work under the lock is complete, so no error is raised.
     """
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):

@@ -176,7 +176,7 @@ class _Job:
         self._cadence = cadence_of(settings)
         self._thresholds = thresholds_of(settings)
         self.success: bool | None = False
-        """None when there was nothing to do, and what has failed waits for its time."""
+        """True if no day failed; None if no day was due while failed days wait for their time."""
 
     async def run(self, catch_up: bool) -> datetime | None:
         runs = RunsRepository(self._engine)
@@ -191,7 +191,7 @@ class _Job:
         retention_days = self._settings.retention_days
         expired = await expire(self._engine, retention_days=retention_days, now=self._clock())
         log.info("ingest: %s", expired)
-        # What is due now was left for the next run, or failed before it cost anything.
+        # Days that are due now exceeded the budget, or failed before anything was billed.
         next_due = (await self._plan()).next_due
         if not may_pass:
             return next_due
@@ -207,7 +207,7 @@ class _Job:
         return plan(self._cadence, self._clock(), published, held, failures)
 
     async def _ingest(self, days: list[date]) -> bool:
-        """Whether there is something to try again that may pass by itself."""
+        """Publish the days; return True if one failed for a reason that may pass by itself."""
         may_pass = False
         success = True
         if days:
@@ -233,7 +233,7 @@ class _Job:
                     success = False
                     may_pass = may_pass or error.may_pass
                 if isinstance(error, SourceError) and not isinstance(error, SourceDayError):
-                    # The other days would meet the same.
+                    # The other days would fail in the same way.
                     break
         self.success = success
         async for published in release_plausible(
@@ -243,5 +243,5 @@ class _Job:
             thresholds=self._thresholds,
             clock=self._clock,
         ):
-            log.warning("ingest: what was held has become plausible: %s", published)
+            log.warning("ingest: a held day has become plausible: %s", published)
         return may_pass
