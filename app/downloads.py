@@ -80,9 +80,32 @@ def served_days(latest: date, retention_days: int) -> Window:
     return Window(latest - timedelta(days=retention_days - 1), latest)
 
 
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """What a source reports about its data of a day without reading it."""
+
+    rows: int
+    modified_at: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DayFigures:
-    """What the rows of a day amount to."""
+class PartitionSeen:
+    """The source's partition of a day before the day was read."""
+
+    partition_rows: int | None = None
+    partition_modified_at: datetime | None = None
+
+    @property
+    def partition(self) -> Partition | None:
+        """The partition; None if the source has none, or it was not readable."""
+        if self.partition_rows is None or self.partition_modified_at is None:
+            return None
+        return Partition(self.partition_rows, self.partition_modified_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayFigures(PartitionSeen):
+    """Totals of a day's rows."""
 
     day: date
     source: str
@@ -110,10 +133,10 @@ class DayFigures:
 class PublishedDay(DayFigures):
     published_at: datetime
     checked_at: datetime
-    """When the source was last read for it, whether or not it had grown."""
+    """When the source was last read or checked for it, whether or not it had changed."""
 
-    was_implausible: bool
-    """It is published all the same: as a new level, or by hand."""
+    suspect_reason: str | None = None
+    """How the day deviates from its neighbours as they are now; None if it does not."""
 
     def __str__(self) -> str:
         return (
@@ -133,7 +156,7 @@ class HeldDay(DayFigures):
     reason: str
     held_since: datetime
     read_at: datetime
-    """When it was last read."""
+    """When it was last read, or checked and unchanged."""
 
     readings: int
     same_since: datetime
@@ -149,7 +172,7 @@ class RunOutcome(StrEnum):
     RUNNING = "running"
     PUBLISHED = "published"
     UNCHANGED = "unchanged"
-    """It was published before, and the source has no more of it now."""
+    """It was published before, and the source has not changed or has no more of it now."""
 
     HELD = "held"
     FAILED = "failed"
@@ -161,7 +184,7 @@ class RunOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IngestRun:
+class IngestRun(PartitionSeen):
     """One time that a day was asked of a source, or published after it was held."""
 
     id: int
@@ -209,6 +232,9 @@ class Publication:
 
     held_days: int
     """How many days wait to become plausible."""
+
+    suspect_days: int = 0
+    """How many of the days deviate from their neighbours and are served all the same."""
 
     has_trigrams: bool = False
     """Whether misspelt names can be looked for."""

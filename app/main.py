@@ -46,7 +46,7 @@ from app.db.runs_repository import RunsRepository
 from app.dumps.folder import DumpFolder
 from app.errors import SettingsError
 from app.events import KnownEvents
-from app.ingest.plan import cadence_of, read_again_at
+from app.ingest.plan import cadence_of, check_again_at, read_again_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.interpreter import look_for_garbage_less_often
 from app.logs import RequestLineWriter, configure_logging
@@ -160,6 +160,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
     app.state.freshness = freshness
     app.state.scheduler = scheduler
     app.state.read_again_at = partial(read_again_at, cadence_of(settings))
+    app.state.check_again_at = check_again_at
     _install_routes(app, settings)
     describe(app, settings, ENDPOINTS)
     problem_details.install(app)

@@ -116,6 +116,7 @@ class PublishedData(Collector):
     age_days: float
     missing_days: float
     held_days: float
+    suspect_days: float
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
@@ -132,6 +133,11 @@ class PublishedData(Collector):
             "pypi_stats_held_days",
             "Days that were read and are held, since they do not look plausible.",
             self.held_days,
+        )
+        yield GaugeMetricFamily(
+            "pypi_stats_suspect_days",
+            "Days that are published and deviate from their neighbours.",
+            self.suspect_days,
         )
 
 

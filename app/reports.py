@@ -7,8 +7,17 @@ from itertools import pairwise
 
 from app.breakdowns import OPTIONAL_BREAKDOWNS
 from app.db.downloads_repository import Size
-from app.downloads import RECENT_STATUS_DAYS, HeldDay, IngestRun, PublishedDay, gaps
-from app.ingest.plan import Cadence, read_again_at
+from app.downloads import (
+    RECENT_STATUS_DAYS,
+    HeldDay,
+    IngestRun,
+    PartitionSeen,
+    PublishedDay,
+    gaps,
+)
+from app.ingest.plan import Cadence, check_again_at, read_again_at
+
+PARTITION_HEAD = f"{'partition rows':>14}  {'modified':<20}"
 
 
 def status_report(
@@ -44,12 +53,16 @@ def status_report(
     for one in held:
         again = _moment(read_again_at(cadence, one))
         lines.append(f"  {one.day} {one.reason}; read {one.readings} times, again from {again}")
+    suspect = [(day, day.suspect_reason) for day in days if day.suspect_reason]
+    lines.append(f"{'suspect':<12} {', '.join(str(day.day) for day, _ in suspect) or 'none'}")
+    for day, reason in suspect:
+        lines.append(f"  {day.day} {reason}; checked again from {_moment(check_again_at(day))}")
     if days:
-        lines += ["", "day           packages        downloads  published"]
-    lines += [
-        f"{day.day}  {day.packages:>10,}  {day.downloads:>15,}  {_moment(day.published_at)}"
-        for day in days[: -RECENT_STATUS_DAYS - 1 : -1]
-    ]
+        head = f"{'day':<10}  {'packages':>10}  {'downloads':>15}  {'published':<20}"
+        lines += ["", f"{head}  {PARTITION_HEAD}".rstrip()]
+    for day in days[: -RECENT_STATUS_DAYS - 1 : -1]:
+        line = f"{day.day}  {day.packages:>10,}  {day.downloads:>15,}  {_moment(day.published_at)}"
+        lines.append(f"{line}  {_partition(day)}".rstrip())
     return "\n".join(lines)
 
 
@@ -57,13 +70,13 @@ def history_report(runs: Sequence[IngestRun]) -> str:
     if not runs:
         return "no day has been ingested yet"
     head = f"{'start':<20}  {'day':<10}  {'source':<8}  {'seconds':>8}  {'rows':>9}"
-    lines = [f"{head}  {'bytes billed':>16}  outcome"]
+    lines = [f"{head}  {'bytes billed':>16}  {PARTITION_HEAD}  outcome"]
     for run in runs:
         seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at else None
         lines.append(
             f"{_moment(run.started_at):<20}  {run.day}  {run.source:<8}  "
             f"{_or_dash(seconds, ',.1f'):>8}  {_or_dash(run.rows, ','):>9}  "
-            f"{_or_dash(run.bytes_billed, ','):>16}  {_outcome(run)}"
+            f"{_or_dash(run.bytes_billed, ','):>16}  {_partition(run)}  {_outcome(run)}"
         )
     return "\n".join(lines)
 
@@ -99,6 +112,13 @@ def _outcome(run: IngestRun) -> str:
 
 def _moment(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _partition(seen: PartitionSeen) -> str:
+    """The columns of `PARTITION_HEAD`."""
+    partition = seen.partition
+    rows, modified = (f"{partition.rows:,}", _moment(partition.modified_at)) if partition else "--"
+    return f"{rows:>14}  {modified:<20}"
 
 
 def _or_dash(number: float | None, form: str) -> str:

@@ -321,15 +321,16 @@ class Settings(BaseSettings):
         gt=0,
         le=7 * 24 * 60,
         description="How long after a day was held, or failed, it is read again; then twice as "
-        "long each time, up to a month.",
+        "long each time, up to a week for a held day whose partition shows whether it changed, and "
+        "otherwise up to a month.",
     )
     ingest_recheck_after_hours: float = Field(
         default=24.0,
         ge=0,
         le=30 * 24,
-        description="How long after its end a day that was read sooner is read once more, and "
-        "replaced if it grew: late downloads are in by then. That doubles the queries; 0 does "
-        "without.",
+        description="How long after its end a day that was read sooner is checked once more, and "
+        "replaced if it grew: late downloads are in by then. Only a changed partition is read, and "
+        "billed, again. 0 turns the check off.",
     )
     ingest_min_packages_ratio: float = Field(
         default=0.75,
@@ -351,8 +352,21 @@ class Settings(BaseSettings):
         default=3,
         ge=1,
         le=30,
-        description="Days in a row that make a new level, when they depart from what is usual in "
-        "the same way and come out the same for six hours: they are published.",
+        description="Number of days in a row that make a new level, and are published, if they "
+        "deviate in the same way and stay the same for six hours.",
+    )
+    ingest_min_step_ratio: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Packages and downloads that a day needs to be part of a new level, as a ratio "
+        "to the same. A day with less stays held until the source changes or `--force` publishes "
+        "it: no real change takes so many downloads away.",
+    )
+    ingest_max_step_ratio: float = Field(
+        default=5.0,
+        ge=1,
+        description="Packages and downloads that it may have, in the same way.",
     )
     google_application_credentials: Path | None = Field(
         default=None, description="File with the key of a Google service account."

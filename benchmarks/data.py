@@ -92,6 +92,9 @@ class SyntheticSource:
     async def origin(self, _: date) -> str:
         return self.name
 
+    async def partition(self, _: date) -> None:
+        """Return nothing: every day is made once."""
+
     async def begin(self, _: date) -> None:
         """It costs nothing."""
 

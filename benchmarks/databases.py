@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import date
 
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.clock import utc_now
 from app.db.downloads_repository import DownloadsRepository
 from app.db.embedded import embedded_postgres
 from app.db.engine import connect, job_engine
@@ -16,7 +18,9 @@ from app.db.migrations import migrate
 from app.db.package_figures import sum_figures
 from app.db.partitions import ensure_partition
 from app.db.tables import ingested_days
-from app.ingest.pipeline import ingest_day
+from app.ingest.pipeline import Ingest, ingest_day
+from app.ingest.policy import policy_of
+from app.settings import Settings
 from benchmarks.command_line import bench_dir, progress
 from benchmarks.data import LAST_DAY, SyntheticSource, days_before
 
@@ -102,6 +106,10 @@ async def served_database(server_url: str, packages: int) -> str:
     return url_of(server_url, database)
 
 
+FORCED = replace(policy_of(Settings()), retention_days=SERVED_DAYS, force=True)
+"""Publishes every day as it is."""
+
+
 async def fill(engine: AsyncEngine, packages: int, days: list[date]) -> int:
     """Publish those of the days that are missing, and say how many those were.
 
@@ -113,7 +121,7 @@ async def fill(engine: AsyncEngine, packages: int, days: list[date]) -> int:
     for number, day in enumerate(reversed(missing)):
         if number % 30 == 0:
             progress(f"publishing {packages:,} packages: {len(missing) - number} days to go")
-        await ingest_day(engine, source, day, retention_days=SERVED_DAYS)
+        await ingest_day(Ingest(engine, source, FORCED, utc_now), day)
     return len(missing)
 
 
@@ -125,7 +133,7 @@ async def fill_with_copies(engine: AsyncEngine, packages: int, days: list[date])
     if not held:
         progress(f"publishing {packages:,} packages: the first day")
         source = SyntheticSource(packages)
-        await ingest_day(engine, source, days[0], retention_days=SERVED_DAYS)
+        await ingest_day(Ingest(engine, source, FORCED, utc_now), days[0])
         held = [days[0]]
     missing = [day for day in days if day not in held]
     if missing:

@@ -16,10 +16,11 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clock import utc_now
 from app.db.engine import job_engine
-from app.downloads import Batch, PublishedDay
-from app.ingest.pipeline import ingest_day
-from app.ingest.plausibility import thresholds_of
+from app.downloads import Batch, Partition, PublishedDay
+from app.ingest.pipeline import Ingest, ingest_day
+from app.ingest.policy import policy_of
 from app.ingest.source import Reading, Source, open_source
 from app.interpreter import look_for_garbage_less_often
 from app.settings import IngestSource, load_settings
@@ -49,6 +50,9 @@ class TimedSource:
 
     async def origin(self, day: date) -> str:
         return await self._source.origin(day)
+
+    async def partition(self, day: date) -> Partition | None:
+        return await self._source.partition(day)
 
     async def begin(self, day: date) -> str | None:
         return await self._source.begin(day)
@@ -96,13 +100,7 @@ async def ingest(day: date) -> dict[str, object]:
     look_for_garbage_less_often()
     async with job_engine(settings.database_url.get_secret_value()) as engine:
         statements = time_statements(engine)
-        published = await ingest_day(
-            engine,
-            source,
-            day,
-            retention_days=settings.retention_days,
-            thresholds=thresholds_of(settings),
-        )
+        published = await ingest_day(Ingest(engine, source, policy_of(settings), utc_now), day)
         assert isinstance(published, PublishedDay)
         total = time.perf_counter() - source.first_row
     stages = {

@@ -14,10 +14,11 @@ import click
 from matplotlib.figure import Figure
 from sqlalchemy import text
 
+from app.clock import utc_now
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
 from app.downloads import PackageDownloads
-from app.ingest.pipeline import ingest_day
+from app.ingest.pipeline import Ingest, ingest_day
 from app.ingest.source import Reading
 from benchmarks.command_line import (
     BenchmarkError,
@@ -29,6 +30,7 @@ from benchmarks.command_line import (
 )
 from benchmarks.data import LAST_DAY, SEED, SyntheticSource, batches, days_before, package_name
 from benchmarks.databases import (
+    FORCED,
     SERVED_DAYS,
     drop,
     fill_with_copies,
@@ -165,6 +167,9 @@ class _PreparedDay:
     async def origin(self, _: date) -> str:
         return self.name
 
+    async def partition(self, _: date) -> None:
+        """Return nothing: every day is made once."""
+
     async def begin(self, _: date) -> None:
         """It costs nothing."""
 
@@ -185,7 +190,7 @@ async def _grow(server_url: str, database: str, packages: int, days: int, last: 
         for day in wanted[-PUBLISHES:]:
             source = _PreparedDay(list(batches(packages, day)))
             began = perf_counter()
-            await ingest_day(engine, source, day, retention_days=SERVED_DAYS)
+            await ingest_day(Ingest(engine, source, FORCED, utc_now), day)
             seconds.append(perf_counter() - began)
         await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
     return median(seconds)

@@ -1,26 +1,38 @@
 """Days of downloads to ingest, and a source that hands them out."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 
 import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS, Breakdown
+from app.clock import Clock
 from app.db.downloads_repository import DownloadsRepository
-from app.downloads import Batch, PackageDownloads, PublishedDay, Series, UnparsedDownloads
+from app.downloads import (
+    Batch,
+    PackageDownloads,
+    Partition,
+    PublishedDay,
+    Series,
+    UnparsedDownloads,
+)
 from app.ingest import pipeline
-from app.ingest.plausibility import thresholds_of
+from app.ingest.pipeline import Ingest, UnchangedDay
+from app.ingest.policy import PublishPolicy, policy_of
 from app.ingest.rows import Rejected, RowCheck
-from app.ingest.source import Reading
+from app.ingest.source import Reading, Source
 from app.settings import Settings
 from tests.clock import NOW
 
 RETENTION_DAYS = 180
 
-THRESHOLDS = thresholds_of(Settings())
+POLICY = policy_of(Settings())
 """The defaults."""
+
+FORCED = replace(POLICY, force=True)
+"""Publishes every day as it is."""
 
 
 def days_ago(days: int) -> date:
@@ -93,8 +105,13 @@ class GivenSource:
     asked_days: list[date] = field(default_factory=list)
     """What would be billed."""
 
+    partitions: Mapping[date, Partition] = field(default_factory=dict)
+
     async def origin(self, day: date) -> str:
         return self.name
+
+    async def partition(self, day: date) -> Partition | None:
+        return self.partitions.get(day)
 
     async def begin(self, day: date) -> str | None:
         self.asked_days.append(day)
@@ -141,16 +158,22 @@ async def by_category(engine: AsyncEngine, package: str, breakdown: Breakdown) -
     return found.series if found else None
 
 
+async def ingest(
+    engine: AsyncEngine,
+    source: Source,
+    day: date,
+    policy: PublishPolicy = FORCED,
+    clock: Clock = lambda: NOW,
+) -> PublishedDay | UnchangedDay:
+    """Ingest a day, the way every day is."""
+    return await pipeline.ingest_day(Ingest(engine, source, policy, clock), day)
+
+
 async def publish(
     engine: AsyncEngine, day: date, *rows: PackageDownloads, replace_sample: bool = False
 ) -> PublishedDay:
-    """Ingest a day of these rows, the way every day is, however implausible they are."""
-    published = await pipeline.ingest_day(
-        engine,
-        GivenSource({day: rows}),
-        day,
-        retention_days=RETENTION_DAYS,
-        replace_sample=replace_sample,
-    )
+    """Publish a day of these rows, however implausible they are."""
+    policy = replace(FORCED, replace_sample=replace_sample)
+    published = await ingest(engine, GivenSource({day: rows}), day, policy)
     assert isinstance(published, PublishedDay)
     return published

@@ -28,10 +28,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.cli.program import cli
 from app.db.downloads_repository import DownloadsRepository
 from app.events import ARTIFACTS_SINCE
-from app.ingest import pipeline
 from app.ingest.sample import SampleSource
 from tests.bigquery_table import NOON, Event, Table
-from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+from tests.days import RETENTION_DAYS, days_ago, downloads, ingest, publish
 from tests.processes import ROOT, assert_fails, free_port, run
 from tests.waiting import PATIENCE_SECONDS
 
@@ -537,11 +536,9 @@ async def test_export_to_a_full_disk(database_url: str, engine: AsyncEngine) -> 
 async def test_export_goes_on_where_it_was_stopped(
     database_url: str, engine: AsyncEngine, tmp_path: Path, stop: signal.Signals
 ) -> None:
-    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=RETENTION_DAYS)
+    await ingest(engine, SampleSource(), days_ago(0))
     for ago in range(1, 20):
-        await pipeline.ingest_day(
-            engine, SampleSource(), days_ago(ago), retention_days=RETENTION_DAYS
-        )
+        await ingest(engine, SampleSource(), days_ago(ago))
     process = psutil.Popen(
         [sys.executable, "-m", "app", "export", "--to", str(tmp_path)],
         cwd=ROOT,

@@ -22,7 +22,7 @@ def _documented() -> str:
         labels = ", ".join(f"`{name}`" for name in metric._labelnames)
         rows.append(f"| `{family.name}{suffix}` | {labels} | {family.documentation} |")
     registry = CollectorRegistry()
-    registry.register(PublishedData(0, 0, 0))
+    registry.register(PublishedData(0, 0, 0, 0))
     rows += [f"| `{family.name}` |  | {family.documentation} |" for family in registry.collect()]
     return "\n".join(rows)
 
@@ -51,6 +51,6 @@ def test_the_example_alerts_ask_for_metrics_that_there_are() -> None:
 def test_ours_are_told_by_their_names() -> None:
     ours = {family.name for family in REGISTRY.collect() if family.name.startswith("pypi_stats_")}
     # Those of what is published are told by `exposition`.
-    assert len(ours) + len(list(PublishedData(0, 0, 0).collect())) == len(
+    assert len(ours) + len(list(PublishedData(0, 0, 0, 0).collect())) == len(
         _documented().splitlines()
     )

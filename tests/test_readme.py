@@ -17,13 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.cli.program import cli
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import create_engine
-from app.ingest import pipeline
 from app.ingest.sample import SampleSource
 from app.main import create_app
 from app.settings import Settings
 from tests.bigquery_table import DAY, NOON, Event, Table
 from tests.contents import everything
-from tests.days import days_ago, downloads, publish
+from tests.days import POLICY, days_ago, downloads, ingest, publish
 from tests.processes import ROOT, free_port, get, run, served, servers, wait_for
 from tests.waiting import PATIENCE_SECONDS
 
@@ -116,7 +115,7 @@ async def test_from_the_sample_to_real_data_in_the_words_of_the_readme(
     """Its commands of the section on real data, with an emulator in the place of Google."""
     table = Table(emulator_client)
     table.insert(*(Event(at=NOON - timedelta(days=ago)) for ago in range(30)))
-    await pipeline.ingest_day(engine, SampleSource(), DAY, retention_days=30)
+    await ingest(engine, SampleSource(), DAY, POLICY)
     environment = {
         "DATABASE_URL": database_url,
         "RETENTION_DAYS": "30",

@@ -24,7 +24,6 @@ def published(day: date, *breakdowns: str) -> PublishedDay:
         digest="",
         published_at=NOON,
         checked_at=NOON,
-        was_implausible=False,
         breakdowns=breakdowns,
     )
 
@@ -36,7 +35,10 @@ def test_gaps_are_told_by_their_ends() -> None:
     ).splitlines()
     assert "gaps         2026-11-03, 2026-11-05 to 2026-11-07" in report
     assert "last run     none" in report
-    assert report[-1] == "2026-11-01     700,000    3,000,000,000  2026-11-20 12:00 UTC"
+    assert (
+        report[-1]
+        == "2026-11-01     700,000    3,000,000,000  2026-11-20 12:00 UTC               -  -"
+    )
 
 
 def test_breakdowns_are_told_by_the_days_that_have_them() -> None:
@@ -67,7 +69,7 @@ def test_the_rules_by_which_files_were_counted_are_told() -> None:
 def test_nothing_is_told_of_an_empty_database() -> None:
     report = status_report(CADENCE, ingests=False, days=[], held=[], last_run=None, size=Size(0, 0))
     assert "gaps         none" in report
-    assert report.splitlines()[-2:] == ["next run     none", "held         none"]
+    assert report.splitlines()[-2:] == ["held         none", "suspect      none"]
 
 
 def test_a_run_that_does_not_end_has_no_duration() -> None:
@@ -86,5 +88,5 @@ def test_a_run_that_does_not_end_has_no_duration() -> None:
     (_, line) = history_report([run]).splitlines()
     assert line.split() == [
         *("2026-11-20", "12:00", "UTC", "2026-11-19", "bigquery"),
-        *("-", "-", "200,000,000,000", "interrupted"),
+        *("-", "-", "200,000,000,000", "-", "-", "interrupted"),
     ]

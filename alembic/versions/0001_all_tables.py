@@ -105,9 +105,17 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False, comment="Why it was not published."),
         sa.Column("held_since", sa.DateTime(timezone=True), nullable=False),
         sa.Column(
-            "read_at", sa.DateTime(timezone=True), nullable=False, comment="When it was last read."
+            "read_at",
+            sa.DateTime(timezone=True),
+            nullable=False,
+            comment="When it was last read, or checked and unchanged.",
         ),
-        sa.Column("readings", sa.Integer(), nullable=False, comment="How often it was read."),
+        sa.Column(
+            "readings",
+            sa.Integer(),
+            nullable=False,
+            comment="How often it was read or checked.",
+        ),
         sa.Column(
             "same_since",
             sa.DateTime(timezone=True),
@@ -125,6 +133,18 @@ def upgrade() -> None:
             postgresql.ARRAY(sa.Text()),
             nullable=False,
             comment="Optional columns that the day's rows have.",
+        ),
+        sa.Column(
+            "partition_rows",
+            sa.BigInteger(),
+            nullable=True,
+            comment="Rows of the source's partition.",
+        ),
+        sa.Column(
+            "partition_modified_at",
+            sa.DateTime(timezone=True),
+            nullable=True,
+            comment="When the source's partition was last modified.",
         ),
         sa.PrimaryKeyConstraint("day", name=op.f("pk_held_days")),
         comment="Days that were read and are not published, since they do not look plausible.",
@@ -213,6 +233,18 @@ def upgrade() -> None:
         sa.Column(
             "error", sa.Text(), nullable=True, comment="Why the day was held, or what failed."
         ),
+        sa.Column(
+            "partition_rows",
+            sa.BigInteger(),
+            nullable=True,
+            comment="Rows of the source's partition.",
+        ),
+        sa.Column(
+            "partition_modified_at",
+            sa.DateTime(timezone=True),
+            nullable=True,
+            comment="When the source's partition was last modified.",
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ingest_runs")),
         comment="Each time that a day was asked of a source, or published after it was held.",
     )
@@ -246,19 +278,32 @@ def upgrade() -> None:
             "checked_at",
             sa.DateTime(timezone=True),
             nullable=False,
-            comment="When the source was last read for the day, whether or not it had grown.",
+            comment="When the source was last read or checked for the day, whether or not it had "
+            "changed.",
         ),
         sa.Column(
-            "was_implausible",
-            sa.Boolean(),
-            nullable=False,
-            comment="Published all the same: as a new level, or by hand.",
+            "suspect_reason",
+            sa.Text(),
+            nullable=True,
+            comment="How the day deviates from its neighbours. NULL if it does not.",
         ),
         sa.Column(
             "breakdowns",
             postgresql.ARRAY(sa.Text()),
             nullable=False,
             comment="Optional columns that the day's rows have.",
+        ),
+        sa.Column(
+            "partition_rows",
+            sa.BigInteger(),
+            nullable=True,
+            comment="Rows of the source's partition.",
+        ),
+        sa.Column(
+            "partition_modified_at",
+            sa.DateTime(timezone=True),
+            nullable=True,
+            comment="When the source's partition was last modified.",
         ),
         sa.PrimaryKeyConstraint("day", name=op.f("pk_ingested_days")),
         comment="Published days: those with rows in daily_downloads.",

@@ -101,12 +101,13 @@ class Freshness:
         """Of what is published, for the metrics."""
         publication = self.publication
         if publication is None:
-            return PublishedData(math.nan, math.nan, math.nan)
+            return PublishedData(math.nan, math.nan, math.nan, math.nan)
         began = datetime.combine(publication.latest_day, datetime.min.time(), UTC)
         return PublishedData(
             age_days=(time() - began.timestamp()) / 86400 - 1,
             missing_days=self._retention_days - len(publication.days),
             held_days=publication.held_days,
+            suspect_days=publication.suspect_days,
         )
 
     def headers(self) -> list[tuple[bytes, bytes]]:

@@ -253,6 +253,13 @@ class RecentDay(BaseModel):
     published_at: dt.datetime
 
 
+class Partition(BaseModel):
+    """The source's partition of a day, as it was before the day was read."""
+
+    rows: int
+    modified_at: dt.datetime
+
+
 class HeldDay(BaseModel):
     """A day that was read and is not published, since it does not look plausible."""
 
@@ -261,8 +268,26 @@ class HeldDay(BaseModel):
     packages: int = Field(description="Packages that the source gave.")
     downloads: int = Field(description="Downloads that it gave, known mirrors excluded.")
     held_since: dt.datetime
-    read_at: dt.datetime = Field(description="When it was last read.")
-    next_reading: dt.datetime = Field(description="From when on it is read again.")
+    read_at: dt.datetime = Field(description="When it was last read, or checked and unchanged.")
+    next_reading: dt.datetime = Field(
+        description="When it is checked again, and read if its partition has changed."
+    )
+    partition: Partition | None = Field(description="Null if the source has no partitions.")
+
+
+class SuspectDay(BaseModel):
+    """A published day whose figures deviate from those of its neighbours."""
+
+    day: dt.date
+    reason: str = Field(description="How it deviates from its neighbours as they are now.")
+    packages: int = Field(description="Packages downloaded on that day.")
+    downloads: int = Field(description="Downloads of that day, known mirrors excluded.")
+    published_at: dt.datetime
+    checked_at: dt.datetime = Field(description="When it was last read, or checked and unchanged.")
+    next_check: dt.datetime = Field(
+        description="When it is checked again, and read if its partition has changed."
+    )
+    partition: Partition | None = Field(description="Null if the source has no partitions.")
 
 
 class LastRun(BaseModel):
@@ -303,6 +328,10 @@ class Status(BaseModel):
     held: list[HeldDay] = Field(
         description="Days that were read and do not look plausible, oldest first. They are not "
         "served, and are read again."
+    )
+    suspect: list[SuspectDay] = Field(
+        description="Published days that deviate from their neighbours, oldest first: incomplete "
+        "days, and the first weeks of a new level. They are checked again."
     )
     events: list[Event] = Field(
         description="Known breaks in the figures of the days served, newest first."

@@ -8,8 +8,18 @@ from app.api.dependencies import repositories_of
 from app.api.freshness import Freshness
 from app.api.problem_details import documented
 from app.api.readiness import ReadinessCheck
-from app.api.schemas import Health, HeldDay, Index, LastRun, Readiness, RecentDay, Status
-from app.downloads import RECENT_STATUS_DAYS, gaps
+from app.api.schemas import (
+    Health,
+    HeldDay,
+    Index,
+    LastRun,
+    Partition,
+    Readiness,
+    RecentDay,
+    Status,
+    SuspectDay,
+)
+from app.downloads import RECENT_STATUS_DAYS, DayFigures, gaps
 from app.events import CountedFiles
 from app.metrics import exposition
 from app.settings import IngestSource
@@ -64,8 +74,23 @@ async def status(request: Request) -> Status:
                 held_since=day.held_since,
                 read_at=day.read_at,
                 next_reading=read_again_at(day),
+                partition=_partition(day),
             )
             for day in held
+        ],
+        suspect=[
+            SuspectDay(
+                day=day.day,
+                reason=day.suspect_reason,
+                packages=day.packages,
+                downloads=day.downloads,
+                published_at=day.published_at,
+                checked_at=day.checked_at,
+                next_check=request.app.state.check_again_at(day),
+                partition=_partition(day),
+            )
+            for day in days
+            if day.suspect_reason
         ],
         events=repositories.events.within(*publication.window) if publication else [],
         last_run=LastRun(
@@ -78,6 +103,12 @@ async def status(request: Request) -> Status:
         else None,
         next_run=scheduler.next_run if scheduler else None,
     )
+
+
+def _partition(day: DayFigures) -> Partition | None:
+    if day.partition is None:
+        return None
+    return Partition(rows=day.partition.rows, modified_at=day.partition.modified_at)
 
 
 @router.get("/", operation_id="get_index", summary="Where to go from here")

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import partial
 
@@ -18,7 +19,7 @@ from app.db.advisory_lock import HeldLock
 from app.events import ARTIFACTS_SINCE, CountedFiles
 from app.ingest import pipeline
 from app.ingest.plan import days_to_backfill, days_to_seed
-from app.ingest.plausibility import thresholds_of
+from app.ingest.policy import policy_of
 from app.ingest.retention import expire as drop_expired
 from app.ingest.runs import (
     Outcome,
@@ -66,40 +67,22 @@ def ingest(
 
     Example: python -m app ingest --date 2026-11-20
     """
-    day = day or pipeline.latest_complete_day()
+    day = day or pipeline.latest_complete_day(utc_now())
     kind = IngestSource(source or settings.source)
-    pipeline.check_counted(day)
+    pipeline.check_counted(day, utc_now())
     if dry_run:
         click.echo(_cost(settings, kind, day))
         return
 
     async def work(engine: AsyncEngine) -> None:
         async with ingest_lock(engine) as lock:
-            thresholds = thresholds_of(settings)
+            policy = replace(policy_of(settings), force=force, replace_sample=replace_sample)
             if force:
-                released = await release(
-                    engine,
-                    lock,
-                    day,
-                    retention_days=settings.retention_days,
-                    thresholds=thresholds,
-                    clock=utc_now,
-                    force=True,
-                    replace_sample=replace_sample,
-                )
+                released = await release(engine, lock, day, policy, utc_now)
                 if released:
                     click.echo(str(released))
                     return
-            run = Run(
-                engine,
-                open_source(settings, kind),
-                lock,
-                retention_days=settings.retention_days,
-                thresholds=thresholds,
-                clock=utc_now,
-                force=force,
-                replace_sample=replace_sample,
-            )
+            run = Run(engine, open_source(settings, kind), policy, utc_now, lock)
             click.echo(str(await run.ingest_day(day)))
             await _release_plausible(settings, engine, lock)
 
@@ -111,13 +94,7 @@ def ingest(
 
 
 async def _release_plausible(settings: Settings, engine: AsyncEngine, lock: HeldLock) -> None:
-    async for published in release_plausible(
-        engine,
-        lock,
-        retention_days=settings.retention_days,
-        thresholds=thresholds_of(settings),
-        clock=utc_now,
-    ):
+    async for published in release_plausible(engine, lock, policy_of(settings), utc_now):
         click.echo(f"{published}, which was held", err=True)
 
 
@@ -186,7 +163,7 @@ def backfill(
 
     Example: python -m app backfill --start 2026-11-01 --end 2026-11-20
     """
-    end = end or pipeline.latest_complete_day()
+    end = end or pipeline.latest_complete_day(utc_now())
     if start and start > end:
         raise click.BadParameter(f"{start} is after --end {end}.", param_hint="--start")
     opened = open_source(settings, IngestSource(source or settings.source))
@@ -197,19 +174,15 @@ def backfill(
                 await published_days(engine),
                 start,
                 end,
+                now=utc_now(),
                 retention_days=settings.retention_days,
                 again=force,
                 replace_sample=replace_sample,
             )
-            run = Run(
-                engine,
-                opened,
-                lock,
-                retention_days=settings.retention_days,
-                thresholds=thresholds_of(settings),
-                clock=utc_now,
-                replace_sample=replace_sample,
+            policy = replace(
+                policy_of(settings), replace_sample=replace_sample, only_if_changed=not force
             )
+            run = Run(engine, opened, policy, utc_now, lock)
             all_published = await _report(run.ingest(days), days)
             await _release_plausible(settings, engine, lock)
             return all_published
@@ -262,20 +235,17 @@ def seed(settings: Settings) -> None:
 
 
 async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
-    retention_days = settings.retention_days
     source = open_source(settings, IngestSource.SAMPLE)
     async with ingest_lock(engine) as lock:
         days = days_to_seed(
             await published_days(engine),
-            retention_days=retention_days,
+            now=utc_now(),
+            retention_days=settings.retention_days,
             columns=columns_with(settings.breakdowns_of(IngestSource.SAMPLE)),
         )
         if days:
             log.info("making %d days of sample data", len(days))
-        # Made up as they are, these days have nothing to be judged for.
-        run = Run(
-            engine, source, lock, retention_days=retention_days, thresholds=None, clock=utc_now
-        )
+        run = Run(engine, source, policy_of(settings), utc_now, lock)
         with progress_bar(days) as progress:
             for day in days:
                 await run.ingest_day(day)

@@ -76,7 +76,11 @@ def verify(settings: Settings, *, day: date | None) -> None:
     async def work(engine: AsyncEngine) -> bool:
         days = await verification.days_to_verify(engine, day)
         steps = verification.verify(engine, days, packages=day is None)
-        return await _report_differences(steps, days)
+        is_right = await _report_differences(steps, days)
+        for one in await DownloadsRepository(engine, settings.retention_days).published_days():
+            if one.day in days and one.suspect_reason:
+                click.echo(f"note: {one.day} is suspect: {one.suspect_reason}")
+        return is_right
 
     if not read(settings, work):
         sys.exit(1)

@@ -4,13 +4,13 @@ Staging is a temporary table. It belongs to one connection, Postgres drops it wi
 else ever sees it: whatever happens before the publish commits, what is served stays as it was.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import asyncpg
 import orjson
-from sqlalchemy import ColumnElement, delete, func, select, text, update
+from sqlalchemy import ColumnElement, case, delete, func, null, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -30,7 +30,7 @@ from app.db.tables import (
     ingested_days,
     packages,
 )
-from app.downloads import Counts, DayFigures, HeldDay, PublishedDay
+from app.downloads import Counts, DayFigures, HeldDay, Partition, PublishedDay
 from app.errors import DuplicatePackageError
 from app.events import CountedFiles
 from app.package_name import ALL_PACKAGES
@@ -140,7 +140,11 @@ class IngestRepository:
         await self._connection.commit()
 
     async def figures_of_staged(
-        self, day: date, source: str, counted_files: CountedFiles
+        self,
+        day: date,
+        source: str,
+        counted_files: CountedFiles,
+        partition: Partition | None,
     ) -> DayFigures:
         enter(Step.DESCRIBE, day)
         await self._connection.execute(text("ANALYZE staged_downloads"))
@@ -155,14 +159,17 @@ class IngestRepository:
             digest=figures["digest"],
             breakdowns=figures["breakdowns"],
             counted_files=counted_files,
+            partition_rows=partition.rows if partition else None,
+            partition_modified_at=partition.modified_at if partition else None,
         )
 
     # Holding back
 
-    async def hold(self, figures: DayFigures, reason: str, wrong_rows: int) -> HeldDay:
-        """Keep what is staged as the day's held rows, in place of what was held of it before."""
+    async def hold(
+        self, figures: DayFigures, reason: str, read_at: datetime, wrong_rows: int
+    ) -> HeldDay:
+        """Store what is staged as the day's held rows, in place of those of an earlier reading."""
         enter(Step.HOLD, figures.day)
-        now = datetime.now(UTC)
         before = (await self.held()).get(figures.day)
         is_same = before is not None and before.digest == figures.digest
         if not is_same:
@@ -179,10 +186,10 @@ class IngestRepository:
         held = HeldDay(
             **asdict(figures),
             reason=reason,
-            held_since=before.held_since if before else now,
-            read_at=now,
+            held_since=before.held_since if before else read_at,
+            read_at=read_at,
             readings=before.readings + 1 if before else 1,
-            same_since=before.same_since if before and is_same else now,
+            same_since=before.same_since if before and is_same else read_at,
             wrong_rows=wrong_rows,
         )
         values = asdict(held)
@@ -248,7 +255,12 @@ class IngestRepository:
         await self._forget_held()
 
     async def publish(
-        self, figures: DayFigures, *, read_at: datetime, was_implausible: bool
+        self,
+        figures: DayFigures,
+        *,
+        read_at: datetime,
+        published_at: datetime,
+        suspect_reason: str | None,
     ) -> PublishedDay:
         """Make what is staged the day's only rows, and bring every figure that depends on it up to
         date, in the caller's transaction. The caller holds the publish lock.
@@ -256,9 +268,9 @@ class IngestRepository:
         day = figures.day
         published = PublishedDay(
             **asdict(figures),
-            published_at=datetime.now(UTC),
+            published_at=published_at,
             checked_at=read_at,
-            was_implausible=was_implausible,
+            suspect_reason=suspect_reason,
         )
         enter(Step.ALL_PACKAGES, day)
         await self._stage_all_packages()
@@ -276,13 +288,39 @@ class IngestRepository:
         await announce(self._connection)
         return published
 
-    async def note_checked(self, day: date) -> None:
-        """The day was read again, and stays as it was published: what was held of it is past."""
-        await self.forget_held(day)
+    async def note_checked(self, figures: DayFigures, read_at: datetime) -> None:
+        """Record that a published day was read again and stays as it is. Its held rows go: the
+        source has something else now.
+        """
+        await self.forget_held(figures.day)
         await self._connection.execute(
             update(ingested_days)
-            .where(ingested_days.c.day == day)
-            .values(checked_at=datetime.now(UTC))
+            .where(ingested_days.c.day == figures.day)
+            .values(
+                checked_at=read_at,
+                partition_rows=figures.partition_rows,
+                partition_modified_at=figures.partition_modified_at,
+            )
+        )
+
+    async def note_unchanged(self, day: date, checked_at: datetime) -> None:
+        """Record that reading a day again would give the same as the last time."""
+        await self._connection.execute(
+            update(ingested_days).where(ingested_days.c.day == day).values(checked_at=checked_at)
+        )
+        await self._connection.execute(
+            update(held_days)
+            .where(held_days.c.day == day)
+            .values(read_at=checked_at, readings=held_days.c.readings + 1)
+        )
+
+    async def note_suspects(self, reasons: Mapping[date, str]) -> None:
+        """Record which published days are suspect, and why; the others are not."""
+        reason = case(reasons, value=ingested_days.c.day) if reasons else null()
+        await self._connection.execute(
+            update(ingested_days)
+            .where(ingested_days.c.suspect_reason.is_distinct_from(reason))
+            .values(suspect_reason=reason)
         )
 
     async def _stage_all_packages(self) -> None:

@@ -77,13 +77,14 @@ def publication_query(retention_days: int) -> Select[Any]:
         func.max(ingested_days.c.published_at),
         func.encode(func.sha256(func.convert_to(digests, "UTF8")), "hex"),
         select(func.count()).select_from(held_days).scalar_subquery(),
+        func.count(ingested_days.c.suspect_reason),
         func.to_regclass(TRIGRAM_INDEX).is_not(None),
     ).where(ingested_days.c.day > latest - retention_days)
 
 
 def publication_of(row: Row[*tuple[Any, ...]], retention_days: int) -> Publication | None:
     """None while nothing is published."""
-    days, breakdowns, counted_files, published_at, digest, held, has_trigrams = row
+    days, breakdowns, counted_files, published_at, digest, held, suspect, has_trigrams = row
     if not days:
         return None
     return Publication(
@@ -101,6 +102,7 @@ def publication_of(row: Row[*tuple[Any, ...]], retention_days: int) -> Publicati
         published_at=published_at,
         version=f"{digest}{' trigrams' if has_trigrams else ''}",
         held_days=held,
+        suspect_days=suspect,
         has_trigrams=has_trigrams,
     )
 

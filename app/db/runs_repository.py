@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -10,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.advisory_lock import LockKey, is_held
 from app.db.engine import connect, fetch
 from app.db.tables import ingest_runs
-from app.downloads import IngestRun, RunOutcome
+from app.downloads import IngestRun, Partition, RunOutcome
 
 QUERY_LASTS = timedelta(hours=20)
 """BigQuery keeps what a query found for a day."""
@@ -53,9 +54,16 @@ class RunsRepository:
             run: int = result.scalar_one()
             return run
 
-    async def note_query(self, run: int, query: str | None) -> None:
-        """As soon as it is known: the process may end any time."""
-        await self._change(run, query=query)
+    async def note_query(self, run: int, query: str | None, partition: Partition | None) -> None:
+        """Record the query and the partition before it, as soon as they are known: the process may
+        end at any time.
+        """
+        await self._change(
+            run,
+            query=query,
+            partition_rows=partition and partition.rows,
+            partition_modified_at=partition and partition.modified_at,
+        )
 
     async def note_billed(self, run: int, bytes_billed: int) -> None:
         """Add what a query was billed, as soon as it is known."""
@@ -80,20 +88,20 @@ class RunsRepository:
             )
             await connection.commit()
 
-    async def unfinished_query(self, day: date, source: str, now: datetime) -> str | None:
-        """Return the query of the day's last run if that run failed, the query did not, and its
-        result can still be read.
+    async def unfinished_run(self, day: date, source: str, now: datetime) -> IngestRun | None:
+        """Return the day's last run if that run failed, its query did not, and the query's result
+        can still be read.
         """
         query = (
-            select(ingest_runs.c.query, ingest_runs.c.outcome, ingest_runs.c.started_at)
+            select(ingest_runs)
             .where(ingest_runs.c.day == day, ingest_runs.c.source == source)
             .order_by(ingest_runs.c.id.desc())
             .limit(1)
         )
-        for unfinished, outcome, started_at in await fetch(self._engine, query):
-            if outcome in _CAME_TO_NOTHING and started_at > now - QUERY_LASTS:
-                name: str | None = unfinished
-                return name
+        for row in await fetch(self._engine, query):
+            run = _run(row._asdict())
+            if run.query and run.outcome in _CAME_TO_NOTHING and run.started_at > now - QUERY_LASTS:
+                return run
         return None
 
     async def note_interrupted(self) -> int:
@@ -150,9 +158,13 @@ class RunsRepository:
         if running and not await is_held(self._engine, LockKey.INGEST):
             for row in running:
                 row["outcome"] = RunOutcome.INTERRUPTED
-        return [IngestRun(**(row | {"outcome": RunOutcome(row["outcome"])})) for row in rows]
+        return [_run(row) for row in rows]
 
     async def forget_before(self, moment: datetime) -> None:
         async with connect(self._engine) as connection:
             await connection.execute(delete(ingest_runs).where(ingest_runs.c.started_at < moment))
             await connection.commit()
+
+
+def _run(row: Mapping[str, Any]) -> IngestRun:
+    return IngestRun(**{**row, "outcome": RunOutcome(row["outcome"])})

@@ -42,6 +42,18 @@ def _counted_files() -> Column[Any]:
     )
 
 
+def _partition() -> list[Column[Any]]:
+    """Columns of the source's partition before a day was read; NULL if the source has none."""
+    return [
+        Column("partition_rows", BigInteger, comment="Rows of the source's partition."),
+        Column(
+            "partition_modified_at",
+            DateTime(timezone=True),
+            comment="When the source's partition was last modified.",
+        ),
+    ]
+
+
 def _counts() -> list[Column[Any]]:
     """Downloads by category as the compact text of a JSON object: with its keys in order and
     without spaces it is a third smaller than `jsonb`, and is what readers get, as it is.
@@ -165,13 +177,13 @@ ingested_days = Table(
         "checked_at",
         DateTime(timezone=True),
         nullable=False,
-        comment="When the source was last read for the day, whether or not it had grown.",
+        comment="When the source was last read or checked for the day, whether or not it had "
+        "changed.",
     ),
     Column(
-        "was_implausible",
-        Boolean,
-        nullable=False,
-        comment="Published all the same: as a new level, or by hand.",
+        "suspect_reason",
+        Text,
+        comment="How the day deviates from its neighbours. NULL if it does not.",
     ),
     Column(
         "breakdowns",
@@ -179,6 +191,7 @@ ingested_days = Table(
         nullable=False,
         comment="Optional columns that the day's rows have.",
     ),
+    *_partition(),
     comment="Published days: those with rows in daily_downloads.",
 )
 
@@ -195,8 +208,13 @@ held_days = Table(
     Column("digest", Text, nullable=False, comment="Of the day's rows, in whatever order."),
     Column("reason", Text, nullable=False, comment="Why it was not published."),
     Column("held_since", DateTime(timezone=True), nullable=False),
-    Column("read_at", DateTime(timezone=True), nullable=False, comment="When it was last read."),
-    Column("readings", Integer, nullable=False, comment="How often it was read."),
+    Column(
+        "read_at",
+        DateTime(timezone=True),
+        nullable=False,
+        comment="When it was last read, or checked and unchanged.",
+    ),
+    Column("readings", Integer, nullable=False, comment="How often it was read or checked."),
     Column(
         "same_since",
         DateTime(timezone=True),
@@ -215,6 +233,7 @@ held_days = Table(
         nullable=False,
         comment="Optional columns that the day's rows have.",
     ),
+    *_partition(),
     comment="Days that were read and are not published, since they do not look plausible.",
 )
 
@@ -254,5 +273,6 @@ ingest_runs = Table(
     Column("rows", Integer, comment="Packages that the source gave."),
     Column("bytes_billed", BigInteger, comment="NULL until the source has told."),
     Column("error", Text, comment="Why the day was held, or what failed."),
+    *_partition(),
     comment="Each time that a day was asked of a source, or published after it was held.",
 )

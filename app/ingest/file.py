@@ -102,6 +102,9 @@ class FileSource:
                 return SAMPLE
         return self.name
 
+    async def partition(self, _: date) -> None:
+        """Return nothing: reading a file again bills nothing."""
+
     async def begin(self, _: date) -> None:
         """It costs nothing."""
 

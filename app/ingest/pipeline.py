@@ -2,18 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.clock import Clock
 from app.db.advisory_lock import HeldLock
 from app.db.engine import connect, ended_by_server
 from app.db.ingest_repository import IngestRepository
 from app.db.steps import Step, enter
-from app.downloads import DayFigures, PublishedDay
+from app.downloads import DayFigures, HeldDay, Partition, PublishedDay
 from app.errors import (
     DayOutsideWindowError,
     DayWithoutDownloadsError,
@@ -25,7 +26,8 @@ from app.errors import (
     ShrunkDayError,
 )
 from app.events import CountedFiles
-from app.ingest.plausibility import Thresholds, Verdict, judge
+from app.ingest.plausibility import KnownDays
+from app.ingest.policy import PublishPolicy
 from app.ingest.rows import Rejected, RowCheck
 from app.ingest.source import Source
 from app.interpreter import short_turns
@@ -38,37 +40,39 @@ FIRST_DAY = date(2016, 1, 1)
 """PyPI's table of downloads begins in this year."""
 
 
-def latest_complete_day() -> date:
-    """The latest UTC day that is over."""
-    return datetime.now(UTC).date() - timedelta(days=1)
+def latest_complete_day(now: datetime) -> date:
+    """Return the latest UTC day that is over."""
+    return now.date() - timedelta(days=1)
 
 
-def check_counted(day: date) -> None:
-    """Raise when there can't be downloads of the day."""
-    if not FIRST_DAY <= day <= latest_complete_day():
-        raise DayWithoutDownloadsError(day, FIRST_DAY, latest_complete_day())
+def check_counted(day: date, now: datetime) -> None:
+    """Raise if there can't be downloads of the day."""
+    latest = latest_complete_day(now)
+    if not FIRST_DAY <= day <= latest:
+        raise DayWithoutDownloadsError(day, FIRST_DAY, latest)
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far the ingest of a day has come, for whoever keeps a record of it, and what another
-    attempt can go on with.
-    """
+    """How far the ingest of a day has come, so that another attempt can continue."""
 
     query: str | None = None
-    """What the source was asked already."""
+    """The source's query for the day, once it was asked."""
+
+    partition: Partition | None = None
+    """The source's partition before that query."""
 
     billed_query: str | None = None
-    """The one whose bill is noted. Reading it again costs nothing."""
+    """The query whose bill is recorded. Reading its result again costs nothing."""
 
     rows: int = 0
-    note_query: Callable[[str], Awaitable[None]] | None = None
+    note_query: Callable[[str | None, Partition | None], Awaitable[None]] | None = None
     note_billed: Callable[[int], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class UnchangedDay:
-    """A day that was published before, and of which the source has no more now."""
+    """A published day for which the source has nothing new."""
 
     published: PublishedDay
 
@@ -76,54 +80,64 @@ class UnchangedDay:
         return f"unchanged {self.published.day}: {DayFigures.__str__(self.published)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """What the ingests of several days have in common."""
+
+    engine: AsyncEngine
+    source: Source
+    policy: PublishPolicy
+    clock: Clock
+    lock: HeldLock | None = None
+    """Nothing is published once it is lost."""
+
+
 async def ingest_day(
-    engine: AsyncEngine,
-    source: Source,
-    day: date,
-    *,
-    retention_days: int,
-    thresholds: Thresholds | None = None,
-    force: bool = False,
-    replace_sample: bool = False,
-    only_if_grown: bool = False,
-    lock: HeldLock | None = None,
-    progress: Progress | None = None,
+    ingest: Ingest, day: date, progress: Progress | None = None
 ) -> PublishedDay | UnchangedDay:
     """Publish a day, in place of what was published for it before.
 
-    Everything of the day becomes visible at once or, when anything raises, nothing does.
-
-    By `thresholds` a day that does not look plausible is held, and `HeldDayError` raised, and one
-    that has more downloads published stays; with `force`, or without thresholds, every day is taken
-    as it is. With `replace_sample` all sample data goes in the moment the day appears. With
-    `only_if_grown` a published day stays unless the source has more of it now. What is published is
-    published under `lock`, or not at all. Raises an `IngestError`.
+    Everything of the day becomes visible at once or, if anything raises, nothing does. A day that
+    does not look plausible is held, and `HeldDayError` raised; a published day with more downloads
+    stays, and `ShrunkDayError` is raised. Raises an `IngestError`.
     """
-    check_counted(day)
+    check_counted(day, ingest.clock())
     progress = progress or Progress()
-    async with connect(engine) as connection:
+    source, policy = ingest.source, ingest.policy
+    async with connect(ingest.engine) as connection:
         repository = IngestRepository(connection)
         origin = await source.origin(day)
-        # Asked before anything is spent on the source, and again when nobody else can publish.
-        await _check_admissible(repository, origin, day, retention_days, replace_sample)
+        # Checked before anything is spent on the source, and again under the publish lock.
+        await _check_admissible(repository, origin, day, policy)
+        read_at = ingest.clock()
+        if progress.query is None:
+            progress.partition = await source.partition(day)
+            if policy.only_if_changed and progress.partition:
+                last_read = await _note_unchanged(repository, day, progress, read_at)
+                await connection.commit()
+                if isinstance(last_read, HeldDay):
+                    raise HeldDayError(day, last_read.reason)
+                if last_read:
+                    return UnchangedDay(last_read)
         await repository.begin_staging()
-        read_at = datetime.now(UTC)
         with short_turns():
-            rejected, counted_files = await _stage(repository, source, day, lock, progress)
-        figures = await repository.figures_of_staged(day, origin, counted_files)
+            staged = await _stage(repository, ingest, day, progress)
+        if staged.queried_at:
+            # The result of an earlier query is as old as that query.
+            read_at = min(read_at, staged.queried_at)
+        figures = await repository.figures_of_staged(
+            day, origin, staged.counted_files, progress.partition
+        )
         await connection.commit()
         publish = _Publish(
             connection,
             figures,
+            policy,
+            clock=ingest.clock,
             read_at=read_at,
-            retention_days=retention_days,
-            thresholds=thresholds,
-            force=force,
-            replace_sample=replace_sample,
-            only_if_grown=only_if_grown,
-            wrong_rows=rejected.counts.total(),
-            fault=rejected.describe_counts(),
-            lock=lock,
+            wrong_rows=staged.rejected.counts.total(),
+            fault=staged.rejected.describe_counts(),
+            lock=ingest.lock,
         )
         return await publish.run()
 
@@ -131,16 +145,13 @@ async def ingest_day(
 async def publish_held(
     engine: AsyncEngine,
     day: date,
-    *,
-    retention_days: int,
-    thresholds: Thresholds,
-    force: bool = False,
-    replace_sample: bool = False,
+    policy: PublishPolicy,
+    clock: Clock,
     lock: HeldLock | None = None,
 ) -> PublishedDay | None:
-    """Publish a held day as it was last read: with `force` as it is, otherwise only when it has
-    become plausible by what was published or held around it. None when it has not, or when there is
-    no such held day. Raises an `IngestError`.
+    """Publish a held day as it was last read: if forced as it is, otherwise only if it has become
+    plausible by what was published or held around it. None if it has not, or if there is no such
+    held day. Raises an `IngestError`.
     """
     async with connect(engine) as connection:
         repository = IngestRepository(connection)
@@ -148,22 +159,21 @@ async def publish_held(
         held = all_held.get(day)
         if held is None:
             return None
-        verdict = judge(held, await repository.published(), all_held, thresholds)
-        if not force and (verdict.reason or held.wrong_rows):
+        known = KnownDays(await repository.published(), all_held, policy.thresholds)
+        if not policy.force and (held.wrong_rows or known.judge(held).reason):
             return None
         await repository.begin_staging()
         await repository.stage_held(day)
-        figures = await repository.figures_of_staged(day, held.source, held.counted_files)
+        figures = await repository.figures_of_staged(
+            day, held.source, held.counted_files, held.partition
+        )
         await connection.commit()
         publish = _Publish(
             connection,
             figures,
+            replace(policy, force=True, only_if_changed=False),
+            clock=clock,
             read_at=held.read_at,
-            retention_days=retention_days,
-            thresholds=thresholds,
-            force=True,
-            replace_sample=replace_sample,
-            only_if_grown=False,
             wrong_rows=held.wrong_rows,
             fault=held.reason if held.wrong_rows else None,
             lock=lock,
@@ -173,21 +183,35 @@ async def publish_held(
         return published
 
 
+async def _note_unchanged(
+    repository: IngestRepository, day: date, progress: Progress, now: datetime
+) -> HeldDay | PublishedDay | None:
+    """Record a check if the day's partition is as it was when the day was last read.
+
+    The check counts as a reading with the same result, which is returned. None if the partition has
+    changed, or the day was never read.
+    """
+    last_read = (await repository.held()).get(day) or (await repository.published()).get(day)
+    if last_read is None or last_read.partition != progress.partition:
+        return None
+    if progress.note_query:
+        await progress.note_query(None, progress.partition)
+    await repository.note_unchanged(day, now)
+    return last_read
+
+
 @dataclass(frozen=True, slots=True)
 class _Publish:
-    """What becomes of a day that is staged, in one transaction that can be run again."""
+    """Publishes or holds a staged day, in one transaction that can be run again."""
 
     connection: AsyncConnection
     figures: DayFigures
+    policy: PublishPolicy
+    clock: Clock
     read_at: datetime
-    retention_days: int
-    thresholds: Thresholds | None
-    force: bool
-    replace_sample: bool
-    only_if_grown: bool
     wrong_rows: int
     fault: str | None
-    """What is known to be wrong with the day, whatever its figures."""
+    """Why the day must be held, whatever its figures."""
 
     lock: HeldLock | None
 
@@ -204,54 +228,72 @@ class _Publish:
 
     async def _run(self) -> PublishedDay | UnchangedDay:
         repository = IngestRepository(self.connection)
-        day = self.figures.day
+        policy, figures, day = self.policy, self.figures, self.figures.day
         await repository.lock_publish(day)
-        replaces_sample = await _check_admissible(
-            repository, self.figures.source, day, self.retention_days, self.replace_sample
-        )
+        replaces_sample = await _check_admissible(repository, figures.source, day, policy)
         enter(Step.JUDGE, day)
         published = {} if replaces_sample else await repository.published()
         held = {} if replaces_sample else await repository.held()
+        known = KnownDays(published, held, policy.thresholds)
+        verdict = known.judge(figures)
         before = published.get(day)
-        if before and before.counted_files != self.figures.counted_files:
-            # By another rule less is not a loss: what was counted by the other is replaced.
-            before = None
-        grown = self.figures.downloads_with_mirrors - (
-            before.downloads_with_mirrors if before else 0
+        is_better = before is None or (
+            figures.downloads_with_mirrors > before.downloads_with_mirrors
+            # Counts by different rules can't be compared.
+            or figures.counted_files != before.counted_files
+            # More than there can be was published, and the source has corrected it.
+            or bool(before.suspect_reason and not (verdict.departure or self.fault))
         )
-        if before and self.only_if_grown and grown <= 0:
-            await repository.note_checked(day)
+        if before and policy.only_if_changed and not is_better:
+            await repository.note_checked(figures, self.read_at)
             await self._commit()
             return UnchangedDay(before)
-        verdict = (
-            judge(self.figures, published, held, self.thresholds)
-            if self.thresholds
-            else Verdict(None, is_step=False)
-        )
-        if self.thresholds and not self.force:
-            if before and grown < 0:
-                # What was held of it is past: the source says something else now.
+        if not policy.force:
+            if (
+                before
+                and not is_better
+                and figures.downloads_with_mirrors < before.downloads_with_mirrors
+            ):
+                # The held rows are outdated: the source has something else now.
                 await repository.forget_held(day)
                 await self._commit()
                 raise ShrunkDayError(
-                    day, self.figures.downloads_with_mirrors, before.downloads_with_mirrors
+                    day, figures.downloads_with_mirrors, before.downloads_with_mirrors
                 )
             reason = self.fault or verdict.reason
             if reason:
-                await repository.hold(self.figures, reason, self.wrong_rows)
+                waiting = await repository.hold(figures, reason, self.read_at, self.wrong_rows)
+                await self._note_suspects(repository, published, {**held, day: waiting})
                 await self._commit()
                 raise HeldDayError(day, reason)
         if replaces_sample:
             await repository.delete_everything()
+        held.pop(day, None)
+        suspects = await self._note_suspects(repository, {**published, day: figures}, held)
         result = await repository.publish(
-            self.figures,
+            figures,
             read_at=self.read_at,
-            was_implausible=bool(self.fault or verdict.departure or grown < 0),
+            published_at=self.clock(),
+            suspect_reason=suspects.get(day),
         )
         await self._commit()
         if replaces_sample:
             log.warning("deleted all sample data")
         return result
+
+    async def _note_suspects(
+        self,
+        repository: IngestRepository,
+        published: Mapping[date, DayFigures],
+        held: Mapping[date, HeldDay],
+    ) -> Mapping[date, str]:
+        """Record which published days are suspect with these days known, and why."""
+        first = max(published, default=self.figures.day) - timedelta(
+            days=self.policy.retention_days - 1
+        )
+        suspects = KnownDays(published, held, self.policy.thresholds).suspects(first)
+        await repository.note_suspects(suspects)
+        return suspects
 
     async def _commit(self) -> None:
         if self.lock:
@@ -261,44 +303,44 @@ class _Publish:
 
 
 async def _check_admissible(
-    repository: IngestRepository,
-    source: str,
-    day: date,
-    retention_days: int,
-    replace_sample: bool,
+    repository: IngestRepository, source: str, day: date, policy: PublishPolicy
 ) -> bool:
-    """Whether there is sample data that has to go for the day to be published.
+    """Return True if sample data must be deleted to publish the day.
 
-    Raises when the day can't be published beside what is held.
+    Raises if the day can't be published beside the days that are there.
     """
     published = await repository.published()
     holds_sample = any(one.source == IngestSource.SAMPLE for one in published.values())
     if published and source == IngestSource.SAMPLE and not holds_sample:
         raise RealDataHeldError
     if holds_sample and source != IngestSource.SAMPLE:
-        if not replace_sample:
+        if not policy.replace_sample:
             raise SampleDataHeldError(source)
         return True
     if published:
         latest = max(published)
-        first = latest - timedelta(days=retention_days - 1)
+        first = latest - timedelta(days=policy.retention_days - 1)
         if day < first:
             raise DayOutsideWindowError(day, first, latest)
     return False
 
 
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    rejected: Rejected
+    counted_files: CountedFiles
+    queried_at: datetime | None
+
+
 async def _stage(
-    repository: IngestRepository,
-    source: Source,
-    day: date,
-    lock: HeldLock | None,
-    progress: Progress,
-) -> tuple[Rejected, CountedFiles]:
+    repository: IngestRepository, ingest: Ingest, day: date, progress: Progress
+) -> _Staged:
+    source, lock = ingest.source, ingest.lock
     enter(Step.READ, day)
     if progress.query is None:
         progress.query = await source.begin(day)
-        if progress.query and progress.note_query:
-            await progress.note_query(progress.query)
+        if progress.note_query:
+            await progress.note_query(progress.query, progress.partition)
     try:
         reading = await source.read(day, progress.query)
     except QueryLostError:
@@ -327,4 +369,4 @@ async def _stage(
         log.warning("%s: rejected %d rows: %s, such as %.300r", day, count, fault, example)
     if not staged:
         raise EmptyDayError(day, source.name, rejected.rows)
-    return rejected, reading.counted_files
+    return _Staged(rejected, reading.counted_files, reading.queried_at)

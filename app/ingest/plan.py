@@ -7,7 +7,7 @@ from itertools import dropwhile, takewhile
 
 from app.breakdowns import REQUIRED_COLUMNS
 from app.db.runs_repository import Failures
-from app.downloads import HeldDay, PublishedDay, RunOutcome
+from app.downloads import DayFigures, HeldDay, PublishedDay, RunOutcome
 from app.errors import DayOutsideWindowError
 from app.ingest.pipeline import FIRST_DAY, check_counted, latest_complete_day
 from app.schedule import Schedule
@@ -20,7 +20,10 @@ A stored time that is further ahead was written while a clock was wrong.
 """
 
 LONGEST_WAIT = timedelta(days=30)
-"""Between two readings of a day that is held or fails: each costs as much as the first."""
+"""Longest time between two readings of a day: each costs as much as the first."""
+
+LONGEST_WAIT_FOR_CHECK = timedelta(days=7)
+"""Longest time between two checks of a day whose partition was seen: a check costs nothing."""
 
 MOST_DOUBLINGS = 24
 """Of which a second grows to half a year, and a week to no more than a `timedelta` can be."""
@@ -28,8 +31,8 @@ MOST_DOUBLINGS = 24
 RECHECKED_WITHIN = timedelta(days=7)
 """After a check is due: what was not checked by then, while nothing ran, stays as it is."""
 
-DOUBTED_FOR = timedelta(days=14)
-"""After a day was published in spite of its figures: it is read again until then."""
+SUSPECT_WAIT = timedelta(days=1)
+"""Time until a suspect day is checked for the first time, which doubles from check to check."""
 
 
 def _end_of(day: date) -> datetime:
@@ -148,20 +151,28 @@ def _due_again_at(
 
 
 def _recheck_at(cadence: Cadence, now: datetime, published: PublishedDay) -> datetime | None:
+    if published.suspect_reason:
+        return check_again_at(published)
     if cadence.recheck_after is None:
         return None
-    if published.was_implausible:
-        passed = max(published.checked_at - published.published_at, timedelta(0))
-        due = max(published.checked_at + cadence.recheck_after, published.published_at + 2 * passed)
-        return due if due <= published.published_at + DOUBTED_FOR else None
     due = _end_of(published.day) + cadence.recheck_after
     is_needed = published.checked_at < due and now <= due + RECHECKED_WITHIN
     return due if is_needed else None
 
 
+def check_again_at(suspect: PublishedDay) -> datetime:
+    """When a suspect day is checked again."""
+    passed = suspect.checked_at - suspect.published_at
+    return suspect.checked_at + min(max(passed, SUSPECT_WAIT), _longest_wait(suspect))
+
+
 def read_again_at(cadence: Cadence, held: HeldDay) -> datetime:
-    """When a held day is read again."""
-    return held.read_at + _wait(cadence, held.readings)
+    """When a held day is checked again, and read if it has changed."""
+    return held.read_at + min(_wait(cadence, held.readings), _longest_wait(held))
+
+
+def _longest_wait(day: DayFigures) -> timedelta:
+    return LONGEST_WAIT_FOR_CHECK if day.partition else LONGEST_WAIT
 
 
 def _wait(cadence: Cadence, readings: int) -> timedelta:
@@ -176,6 +187,7 @@ def days_to_backfill(
     start: date | None,
     end: date,
     *,
+    now: datetime,
     retention_days: int,
     again: bool,
     replace_sample: bool,
@@ -187,7 +199,7 @@ def days_to_backfill(
     not complete or would lie outside the window.
     """
     for day in filter(None, (start, end)):
-        check_counted(day)
+        check_counted(day, now)
     kept = {
         day
         for day, one in published.items()
@@ -203,7 +215,11 @@ def days_to_backfill(
 
 
 def days_to_seed(
-    published: Mapping[date, PublishedDay], *, retention_days: int, columns: Sequence[str]
+    published: Mapping[date, PublishedDay],
+    *,
+    now: datetime,
+    retention_days: int,
+    columns: Sequence[str],
 ) -> list[date]:
     """The days that a full window of sample data lacks, latest first; also those that were made
     with other breakdowns than these columns.
@@ -211,12 +227,18 @@ def days_to_seed(
     It ends with the latest day published, so that what is there stays as it is; in an empty
     database with the latest complete one.
     """
-    end = max(published, default=latest_complete_day())
+    end = max(published, default=latest_complete_day(now))
     as_chosen = {
         day: one
         for day, one in published.items()
         if (*REQUIRED_COLUMNS, *one.breakdowns) == tuple(columns)
     }
     return days_to_backfill(
-        as_chosen, None, end, retention_days=retention_days, again=False, replace_sample=False
+        as_chosen,
+        None,
+        end,
+        now=now,
+        retention_days=retention_days,
+        again=False,
+        replace_sample=False,
     )

@@ -1,9 +1,7 @@
-"""Judges whether what a source gave for a day can be all of it.
+"""Decides from its figures whether a day can be complete.
 
-The source lands late and in parts, and has had days that were half there, or twice. A day is
-measured by the packages and the downloads of the same weekday in the weeks around it: PyPI has a
-third less to do on weekends. Where there is no such day, other days of the week around it will do,
-with more room. Where there is none either, as in an empty database, there is nothing to measure by.
+The source lands late and in parts, and has had days that were half missing, or doubled. So a day's
+packages and downloads are compared with those of its neighbours, which are normal days themselves.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,170 +10,246 @@ from datetime import date, timedelta
 from statistics import median_high, median_low
 
 from app.downloads import DayFigures, HeldDay
-from app.settings import Settings
+from app.ingest.policy import Thresholds
+from app.settings import IngestSource
 
 WEEKS_AROUND = 4
 
 SETTLED_AFTER = timedelta(hours=6)
-"""For which a held day has to come out the same: a source that stalls may go on."""
+"""How long a held day must stay the same before it can count as complete: a stalled source may
+continue.
+"""
 
 OTHER_WEEKDAY_RATIO = 0.6
-"""The least that a weekend day has of a weekday's downloads."""
+"""Lowest ratio of a weekend day's downloads to those of a working day."""
 
-_WEEK = timedelta(days=7)
+SATURDAY = 5
+
 _DAY = timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Ratios of a day's figures to what is usual, and how many days make a new level."""
-
-    min_packages_ratio: float
-    max_packages_ratio: float
-    min_downloads_ratio: float
-    max_downloads_ratio: float
-    step_days: int
-
-
-def thresholds_of(settings: Settings) -> Thresholds:
-    return Thresholds(
-        min_packages_ratio=settings.ingest_min_packages_ratio,
-        max_packages_ratio=settings.ingest_max_packages_ratio,
-        min_downloads_ratio=settings.ingest_min_downloads_ratio,
-        max_downloads_ratio=settings.ingest_max_downloads_ratio,
-        step_days=settings.ingest_step_days,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """A day's figures as ratios to what is usual, and what is wrong with them."""
-
-    packages: float
-    downloads: float
-    fault: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     departure: str | None
-    """How the day departs from what is usual; None when it does not."""
+    """How the day deviates from its neighbours; None if it does not."""
 
-    is_step: bool
-    """Enough days next to it depart in the same way: this is usual now."""
+    is_step: bool = False
+    """True if enough days next to it deviate in the same way to make a new level."""
 
     @property
     def reason(self) -> str | None:
-        """Why not to publish the day; None when nothing speaks against it."""
+        """Reason to hold the day; None if it can be published."""
         return None if self.is_step else self.departure
 
 
-def judge(
-    figures: DayFigures,
-    published: Mapping[date, DayFigures],
-    held: Mapping[date, HeldDay],
-    thresholds: Thresholds,
-) -> Verdict:
-    """Whether the day looks like all of it.
+@dataclass(frozen=True, slots=True)
+class _Neighbours:
+    """Days that a day is compared with."""
 
-    A level that really changed is recognised by the days next to it that depart from what is usual
-    in the same way: those that are published, and those that are held and have settled.
-    """
-    measured = _measure(figures, published, thresholds)
-    if measured is None or measured.fault is None:
-        return Verdict(None, is_step=False)
-    days_alike = sum(1 for _ in _alike(figures.day, measured, published, held, thresholds))
-    itself = held.get(figures.day)
-    if itself and itself.digest == figures.digest and has_settled(itself):
-        days_alike += 1
-    return Verdict(measured.fault, is_step=days_alike >= thresholds.step_days)
+    name: str
+    days: Sequence[DayFigures]
+    room: float = 1.0
+    """Factor that widens the limits, for days that differ by nature."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A day's figures as ratios to those of its neighbours."""
+
+    packages: float
+    downloads: float
+    fault: str | None
+    """The figure that is outside its limits; None if none is."""
+
+    can_be_step: bool
+    """True if a real change can produce these ratios."""
+
+
+class KnownDays:
+    """The days that were read so far, with which others are compared."""
+
+    def __init__(
+        self,
+        published: Mapping[date, DayFigures],
+        held: Mapping[date, HeldDay],
+        thresholds: Thresholds,
+    ) -> None:
+        self._published = published
+        self._held = held
+        self._thresholds = thresholds
+        self._normal: dict[str, Mapping[date, DayFigures]] = {}
+
+    def judge(self, figures: DayFigures) -> Verdict:
+        """Compare a day with its neighbours.
+
+        A real change of level shows in the days next to it, which deviate in the same way: those
+        that are published, and those that are held and have settled.
+        """
+        measured = self._measure(figures)
+        if measured is None or measured.fault is None:
+            return Verdict(None)
+        if not measured.can_be_step:
+            return Verdict(measured.fault)
+        days_alike = sum(1 for _ in self._alike(figures.day, measured))
+        itself = self._held.get(figures.day)
+        if itself and itself.digest == figures.digest and has_settled(itself):
+            days_alike += 1
+        return Verdict(measured.fault, is_step=days_alike >= self._thresholds.step_days)
+
+    def suspects(self, first_day: date) -> dict[date, str]:
+        """Published days from `first_day` on that deviate from their neighbours, with the reason.
+
+        Includes days that were published as a new level, by hand, or before they had neighbours.
+        """
+        measured = {
+            day: self._measure(figures)
+            for day, figures in self._published.items()
+            if day >= first_day
+        }
+        return {day: one.fault for day, one in measured.items() if one and one.fault}
+
+    def _measure(self, figures: DayFigures) -> _Measured | None:
+        """Compare a day with its neighbours; None if it has none."""
+        neighbours = self._neighbours(figures)
+        if not neighbours:
+            return None
+        packages = _Ratio(figures.packages, [day.packages for day in neighbours.days])
+        downloads = _Ratio(figures.downloads, [day.downloads for day in neighbours.days])
+        limits, room = self._thresholds, neighbours.room
+        fault = packages.fault(
+            "packages", limits.min_packages_ratio * room, limits.max_packages_ratio / room
+        ) or downloads.fault(
+            "downloads", limits.min_downloads_ratio * room, limits.max_downloads_ratio / room
+        )
+        return _Measured(
+            packages.ratio,
+            downloads.ratio,
+            f"{fault} of {neighbours.name}" if fault else None,
+            can_be_step=all(
+                limits.min_step_ratio / room <= one.ratio <= limits.max_step_ratio * room
+                for one in (packages, downloads)
+            ),
+        )
+
+    def _neighbours(self, figures: DayFigures) -> _Neighbours | None:
+        """Choose the normal days that are most like a day; None if there are none.
+
+        The same weekday is best: a weekend day has some 0.6 times the downloads of a working day.
+        """
+        day = figures.day
+        normal = self._normal_days(_definition(figures))
+        weeks = (day + timedelta(weeks=n) for n in range(-WEEKS_AROUND, WEEKS_AROUND + 1) if n)
+        around = [day + timedelta(days=n) for n in range(-6, 7) if n]
+        others = [one for one in normal if one != day]
+        choices = (
+            (f"{day:%A}s", weeks, 1.0),
+            (
+                "the days around it",
+                (one for one in around if _is_weekend(one) == _is_weekend(day)),
+                1.0,
+            ),
+            ("the days around it", around, OTHER_WEEKDAY_RATIO),
+            (f"{day:%A}s", (one for one in others if one.weekday() == day.weekday()), 1.0),
+            ("all days", others, OTHER_WEEKDAY_RATIO),
+        )
+        for name, days, room in choices:
+            if found := [normal[one] for one in days if one in normal]:
+                return _Neighbours(name, found, room)
+        return None
+
+    def _normal_days(self, definition: str | None) -> Mapping[date, DayFigures]:
+        """Choose the days of a definition that have a normal level.
+
+        Normal is the level of most published days. If most of all known days are held because they
+        have far more than those, the database began with incomplete days, and the level of the
+        held days is normal: a source can lose nearly all downloads, but not invent them.
+        """
+        if definition is None:
+            return {}
+        if definition not in self._normal:
+            self._normal[definition] = self._choose_normal_days(definition)
+        return self._normal[definition]
+
+    def _choose_normal_days(self, definition: str) -> Mapping[date, DayFigures]:
+        published = {
+            day: one for day, one in self._published.items() if _definition(one) == definition
+        }
+        if not published:
+            return {}
+        last_read = published | {
+            day: one
+            for day, one in self._held.items()
+            if _definition(one) == definition and not one.wrong_rows
+        }
+        days = published
+        level = median_high(one.downloads for one in published.values())
+        most = median_low(one.downloads for one in last_read.values())
+        if most > self._thresholds.max_step_ratio * level:
+            days, level = last_read, most
+        least = self._thresholds.min_step_ratio * OTHER_WEEKDAY_RATIO * level
+        greatest = self._thresholds.max_step_ratio / OTHER_WEEKDAY_RATIO * level
+        return {day: one for day, one in days.items() if least <= one.downloads <= greatest}
+
+    def _alike(self, day: date, measured: _Measured) -> Iterator[date]:
+        """Days on either side, without a break, that deviate from their neighbours as this one."""
+        for step in (-_DAY, _DAY):
+            other = day + step
+            while True:
+                waiting = self._held.get(other)
+                figures = self._published.get(other) or (
+                    waiting if waiting and has_settled(waiting) else None
+                )
+                around = self._measure(figures) if figures else None
+                if not (around and around.fault and self._agree(measured, around)):
+                    break
+                yield other
+                other += step
+
+    def _agree(self, one: _Measured, other: _Measured) -> bool:
+        # Without downloads there is no ratio.
+        if not other.downloads:
+            return not one.downloads
+        limits = self._thresholds
+        packages, downloads = one.packages / other.packages, one.downloads / other.downloads
+        return (
+            limits.min_packages_ratio <= packages <= limits.max_packages_ratio
+            and limits.min_downloads_ratio <= downloads <= limits.max_downloads_ratio
+        )
 
 
 def has_settled(held: HeldDay) -> bool:
-    """Whether the source has given the same for the day for so long that it may be all."""
+    """True if the source has given the same for so long that it may be complete."""
     return held.read_at - held.same_since >= SETTLED_AFTER and not held.wrong_rows
 
 
-def _measure(
-    figures: DayFigures, published: Mapping[date, DayFigures], thresholds: Thresholds
-) -> _Measured | None:
-    weeks = range(-WEEKS_AROUND, WEEKS_AROUND + 1)
-    usual = [published.get(figures.day + week * _WEEK) for week in weeks if week]
-    found = [day for day in usual if day]
-    room = 1.0
-    name = f"{figures.day:%A}s"
-    if not found:
-        around = [published.get(figures.day + days * _DAY) for days in range(-7, 8) if days]
-        found = [day for day in around if day]
-        room = OTHER_WEEKDAY_RATIO
-        name = "the days around it"
-    if not found:
-        return None
-    packages = _Ratio(figures.packages, [day.packages for day in found])
-    downloads = _Ratio(figures.downloads, [day.downloads for day in found])
-    faults = (
-        packages.fault(
-            "packages", thresholds.min_packages_ratio * room, thresholds.max_packages_ratio / room
-        ),
-        downloads.fault(
-            "downloads",
-            thresholds.min_downloads_ratio * room,
-            thresholds.max_downloads_ratio / room,
-        ),
-    )
-    fault = next(filter(None, faults), None)
-    return _Measured(packages.ratio, downloads.ratio, f"{fault} of {name}" if fault else None)
+def _definition(figures: DayFigures) -> str | None:
+    """Name the definition of a download by which a day was counted.
+
+    Only days of the same definition are compared with each other; a day of None with no other.
+    """
+    return None if figures.source == IngestSource.SAMPLE else "all"
+
+
+def _is_weekend(day: date) -> bool:
+    return day.weekday() >= SATURDAY
 
 
 class _Ratio:
-    """An amount next to the median of others. Where their number is even there are two of those,
-    and between them all is usual: in the middle of a step one is the old level, one the new.
+    """The ratio of a figure to the median of others.
+
+    An even number of others has two medians, and anything between them is normal: in the middle of
+    a step one is the old level and one the new.
     """
 
     def __init__(self, amount: int, others: Sequence[int]) -> None:
         self._amount = amount
         self._usual = min(max(amount, median_low(others)), median_high(others))
-        # Without mirrors a day may have no download.
+        # All downloads of a day can be those of mirrors.
         self.ratio = amount / max(self._usual, 1)
 
-    def fault(self, what: str, least: float, most: float) -> str | None:
+    def fault(self, name: str, least: float, most: float) -> str | None:
+        """Describe the ratio if it is outside the limits."""
         if least <= self.ratio <= most:
             return None
         bound = f"less than {least:.2f}" if self.ratio < least else f"more than {most:.2f}"
-        return f"{self._amount:,} {what} are {bound} times ({self.ratio:.2f}) the {self._usual:,}"
-
-
-def _alike(
-    day: date,
-    measured: _Measured,
-    published: Mapping[date, DayFigures],
-    held: Mapping[date, HeldDay],
-    thresholds: Thresholds,
-) -> Iterator[date]:
-    """The days on either side, without a break, that depart from what is usual as this one does."""
-    for step in (-_DAY, _DAY):
-        other = day + step
-        while True:
-            waiting = held.get(other)
-            figures = published.get(other) or (
-                waiting if waiting and has_settled(waiting) else None
-            )
-            around = _measure(figures, published, thresholds) if figures else None
-            if around is None or around.fault is None or not _agree(measured, around, thresholds):
-                break
-            yield other
-            other += step
-
-
-def _agree(one: _Measured, other: _Measured, thresholds: Thresholds) -> bool:
-    # Without a download neither is a ratio to anything.
-    if not other.downloads:
-        return not one.downloads
-    return (
-        thresholds.min_packages_ratio
-        <= one.packages / other.packages
-        <= thresholds.max_packages_ratio
-        and thresholds.min_downloads_ratio
-        <= one.downloads / other.downloads
-        <= thresholds.max_downloads_ratio
-    )
+        return f"{self._amount:,} {name} are {bound} times ({self.ratio:.2f}) the {self._usual:,}"

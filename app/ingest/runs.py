@@ -27,9 +27,8 @@ from app.errors import (
     SourceUnavailableError,
     StatsError,
 )
-from app.ingest.pipeline import Progress, UnchangedDay, ingest_day, publish_held
-from app.ingest.plausibility import Thresholds
-from app.ingest.source import Source
+from app.ingest.pipeline import Ingest, Progress, UnchangedDay, ingest_day, publish_held
+from app.ingest.policy import PublishPolicy
 from app.retries import attempts
 
 log = logging.getLogger(__name__)
@@ -82,19 +81,8 @@ class Outcome:
         return str(self.result)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What the days of a run have in common. `ingest_day` tells what the fields mean."""
-
-    engine: AsyncEngine
-    source: Source
-    lock: HeldLock
-    retention_days: int
-    thresholds: Thresholds | None
-    clock: Clock
-    force: bool = False
-    replace_sample: bool = False
-    only_if_grown: bool = False
+class Run(Ingest):
+    """An ingest of several days, with a record of each."""
 
     async def ingest(self, days: Iterable[date]) -> AsyncIterator[Outcome]:
         """Publish the days in the order given. A day that fails does not keep the others from it.
@@ -115,11 +103,12 @@ class Run:
     async def ingest_day(self, day: date) -> PublishedDay | UnchangedDay:
         """Publish one day, trying again what may pass, and keep a record of it."""
         runs = RunsRepository(self.engine)
-        query = await runs.unfinished_query(day, self.source.name, self.clock())
+        unfinished = await runs.unfinished_run(day, self.source.name, self.clock())
         run = await runs.begin(day, self.source.name, self.clock())
         progress = Progress(
-            query=query,
-            billed_query=query,
+            query=unfinished.query if unfinished else None,
+            partition=unfinished.partition if unfinished else None,
+            billed_query=unfinished.query if unfinished else None,
             note_query=partial(runs.note_query, run),
             note_billed=partial(runs.note_billed, run),
         )
@@ -138,7 +127,8 @@ class Run:
         # A query that the source refused, or whose result was useless, is not used again.
         is_of_source = isinstance(error, IngestError) and not error.may_pass
         try:
-            await runs.note_query(run, None if is_of_source else progress.query)
+            query = None if is_of_source else progress.query
+            await runs.note_query(run, query, progress.partition)
             await runs.end(
                 run, _outcome_of(error), self.clock(), rows=progress.rows, error=_told(error)
             )
@@ -162,42 +152,15 @@ class Run:
         async for attempt in attempts(str(day), may_pass):
             with attempt:
                 progress.rows = 0
-                return await ingest_day(
-                    self.engine,
-                    self.source,
-                    day,
-                    retention_days=self.retention_days,
-                    thresholds=self.thresholds,
-                    force=self.force,
-                    replace_sample=self.replace_sample,
-                    only_if_grown=self.only_if_grown,
-                    lock=self.lock,
-                    progress=progress,
-                )
+                return await ingest_day(self, day, progress)
         raise AssertionError
 
 
 async def release(
-    engine: AsyncEngine,
-    lock: HeldLock,
-    day: date,
-    *,
-    retention_days: int,
-    thresholds: Thresholds,
-    clock: Clock,
-    force: bool = False,
-    replace_sample: bool = False,
+    engine: AsyncEngine, lock: HeldLock, day: date, policy: PublishPolicy, clock: Clock
 ) -> PublishedDay | None:
     """Publish a held day, as `publish_held` does, and keep a record of it."""
-    published = await publish_held(
-        engine,
-        day,
-        retention_days=retention_days,
-        thresholds=thresholds,
-        force=force,
-        replace_sample=replace_sample,
-        lock=lock,
-    )
+    published = await publish_held(engine, day, policy, clock, lock)
     if published:
         runs = RunsRepository(engine)
         run = await runs.begin(day, published.source, clock())
@@ -206,12 +169,7 @@ async def release(
 
 
 async def release_plausible(
-    engine: AsyncEngine,
-    lock: HeldLock,
-    *,
-    retention_days: int,
-    thresholds: Thresholds,
-    clock: Clock,
+    engine: AsyncEngine, lock: HeldLock, policy: PublishPolicy, clock: Clock
 ) -> AsyncIterator[PublishedDay]:
     """Publish the held days that have become plausible, as long as there is one: each that is
     published may speak for another.
@@ -222,14 +180,7 @@ async def release_plausible(
             held = await IngestRepository(connection).held()
         for day in sorted(held.keys() - refused, reverse=True):
             try:
-                published = await release(
-                    engine,
-                    lock,
-                    day,
-                    retention_days=retention_days,
-                    thresholds=thresholds,
-                    clock=clock,
-                )
+                published = await release(engine, lock, day, policy, clock)
             except IngestError as error:
                 log.warning("%s stays held: %s", day, error)
                 refused.add(day)

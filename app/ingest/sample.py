@@ -147,6 +147,9 @@ class SampleSource:
     async def origin(self, _: date) -> str:
         return self.name
 
+    async def partition(self, _: date) -> None:
+        """Return nothing: reading costs nothing."""
+
     async def begin(self, _: date) -> None:
         """It costs nothing."""
 

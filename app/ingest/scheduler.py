@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -23,7 +24,7 @@ from app.errors import (
     TableInUseError,
 )
 from app.ingest.plan import Plan, cadence_of, plan
-from app.ingest.plausibility import thresholds_of
+from app.ingest.policy import policy_of
 from app.ingest.retention import expire
 from app.ingest.runs import Run, release_plausible
 from app.ingest.source import open_source
@@ -174,7 +175,7 @@ class _Job:
         self._lock = lock
         self._clock = clock
         self._cadence = cadence_of(settings)
-        self._thresholds = thresholds_of(settings)
+        self._policy = replace(policy_of(settings), only_if_changed=True)
         self.success: bool | None = False
         """True if no day failed; None if no day was due while failed days wait for their time."""
 
@@ -213,15 +214,7 @@ class _Job:
         if days:
             # In a thread: it imports Google's client, and that looks for credentials.
             source = await asyncio.to_thread(open_source, self._settings, self._settings.source)
-            run = Run(
-                self._engine,
-                source,
-                self._lock,
-                retention_days=self._settings.retention_days,
-                thresholds=self._thresholds,
-                clock=self._clock,
-                only_if_grown=True,
-            )
+            run = Run(self._engine, source, self._policy, self._clock, self._lock)
             async for outcome in run.ingest(days):
                 error = outcome.error
                 if error is None:
@@ -237,11 +230,7 @@ class _Job:
                     break
         self.success = success
         async for published in release_plausible(
-            self._engine,
-            self._lock,
-            retention_days=self._settings.retention_days,
-            thresholds=self._thresholds,
-            clock=self._clock,
+            self._engine, self._lock, self._policy, self._clock
         ):
             log.warning("ingest: a held day has become plausible: %s", published)
         return may_pass

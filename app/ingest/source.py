@@ -2,11 +2,11 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Protocol
 
 from app.breakdowns import REQUIRED_COLUMNS
-from app.downloads import Batch
+from app.downloads import Batch, Partition
 from app.errors import NoSourceError
 from app.events import CountedFiles
 from app.settings import IngestSource, Settings
@@ -29,6 +29,9 @@ class Reading:
     counted_files: CountedFiles = CountedFiles.ALL
     """The rule by which its downloads were counted."""
 
+    queried_at: datetime | None = None
+    """When the query ran whose result is read; None for a source that is read directly."""
+
 
 class Source(Protocol):
     @property
@@ -38,6 +41,11 @@ class Source(Protocol):
     async def origin(self, day: date) -> str:
         """As recorded with the day: the name, but where the source only hands on what another made
         up. Costs nothing. Raises `SourceError`.
+        """
+
+    async def partition(self, day: date) -> Partition | None:
+        """Return the state of the day's data, which changes if the data does. Costs next to
+        nothing. None if the source does not report it. Raises `SourceError`.
         """
 
     async def begin(self, day: date) -> str | None:

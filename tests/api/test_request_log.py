@@ -204,7 +204,7 @@ def test_a_process_that_ended_is_left_out(tmp_path: Path, monkeypatch: pytest.Mo
         subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
     def told() -> tuple[float | None, float | None]:
-        figures = _figures(exposition(PublishedData(0.5, 0, 0)).decode())
+        figures = _figures(exposition(PublishedData(0.5, 0, 0, 0)).decode())
         return (
             figures.get(("pypi_stats_database_connections",)),
             figures.get(("pypi_stats_rate_limited_total",)),

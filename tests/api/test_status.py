@@ -14,19 +14,21 @@ from app.api import readiness
 from app.clock import utc_now
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
+from app.downloads import Partition
 from app.errors import HeldDayError
-from app.ingest import pipeline
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.sample import PACKAGES, SampleSource
 from app.ingest.scheduler import run_ingest_job
 from app.main import create_app
 from app.settings import IngestSource, Settings
+from tests.clock import NOW
 from tests.days import (
+    POLICY,
     RETENTION_DAYS,
-    THRESHOLDS,
     GivenSource,
     days_ago,
     downloads,
+    ingest,
     publish,
 )
 from tests.processes import free_port
@@ -49,6 +51,7 @@ async def test_status_of_an_empty_database(client: httpx.AsyncClient) -> None:
         "recent_days": [],
         "held": [],
         "events": [],
+        "suspect": [],
         "last_run": None,
         "next_run": None,
     }
@@ -61,6 +64,7 @@ async def test_status_tells_what_is_held(client: httpx.AsyncClient, engine: Asyn
     status = (await client.get("/api/status")).json()
     assert isinstance(status.pop("events"), list)
     assert status.pop("published_at") is not None
+    assert isinstance(status.pop("suspect"), list)
     recent = status.pop("recent_days")
     assert all(day.pop("published_at") for day in recent)
     assert recent == [
@@ -84,13 +88,41 @@ async def test_status_tells_what_is_held(client: httpx.AsyncClient, engine: Asyn
     }
 
 
+async def test_status_lists_the_suspect_days(
+    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    for ago in (1, 8, 15):
+        await publish(engine, days_ago(ago), downloads("flask", 100))
+    day = days_ago(22)
+    seen = Partition(12, NOW - timedelta(hours=1))
+    source = GivenSource({day: [downloads("flask", 5)]}, partitions={day: seen})
+    await ingest(engine, source, day)
+    (suspect,) = (await client.get("/api/status")).json()["suspect"]
+    assert suspect.pop("published_at") == suspect.pop("checked_at")
+    assert datetime.fromisoformat(suspect.pop("next_check")) == NOW + timedelta(days=1)
+    assert datetime.fromisoformat(suspect["partition"].pop("modified_at")) == seen.modified_at
+    assert suspect == {
+        "day": str(day),
+        "reason": f"5 downloads are less than 0.60 times (0.05) the 100 of {day:%A}s",
+        "packages": 1,
+        "downloads": 5,
+        "partition": {"rows": 12},
+    }
+    known = app.state.freshness
+    await until(lambda: known.publication and known.publication.suspect_days == 1)
+    assert "pypi_stats_suspect_days 1.0" in (await client.get("/metrics")).text
+    # The source gives all of it now.
+    await publish(engine, day, downloads("flask", 90))
+    assert (await client.get("/api/status")).json()["suspect"] == []
+
+
 async def test_status_tells_what_is_held_back_and_why(
     client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     await publish(engine, days_ago(7), downloads("flask", 100))
     source = GivenSource({days_ago(0): [downloads("flask", 10)]})
     async with ingest_lock(engine) as lock:
-        run = Run(engine, source, lock, RETENTION_DAYS, THRESHOLDS, utc_now)
+        run = Run(engine, source, POLICY, lambda: NOW, lock)
         with pytest.raises(HeldDayError):
             await run.ingest_day(days_ago(0))
     status = (await client.get("/api/status")).json()
@@ -106,10 +138,11 @@ async def test_status_tells_what_is_held_back_and_why(
         "reason": f"10 downloads are less than 0.60 times (0.10) the 100 of {days_ago(0):%A}s",
         "packages": 1,
         "downloads": 10,
+        "partition": None,
     }
     last = status["last_run"]
     assert (last["day"], last["outcome"]) == (str(days_ago(0)), "held")
-    assert last["started_at"] < last["ended_at"]
+    assert last["started_at"] == last["ended_at"]
     answer = await client.get("/api/packages/flask/overall")
     assert str(days_ago(0)) not in answer.text, "what is held is not served"
 
@@ -121,7 +154,7 @@ async def test_the_figures_of_what_is_published(
     await publish(engine, days_ago(8), downloads("flask", 100))
     source = GivenSource({days_ago(15): [downloads("flask", 10)]})
     async with ingest_lock(engine) as lock:
-        run = Run(engine, source, lock, RETENTION_DAYS, THRESHOLDS, utc_now)
+        run = Run(engine, source, POLICY, lambda: NOW, lock)
         with pytest.raises(HeldDayError):
             await run.ingest_day(days_ago(15))
     known = app.state.freshness
@@ -134,7 +167,7 @@ async def test_the_figures_of_what_is_published(
 async def test_status_says_that_the_sample_is_one(
     client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
-    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=180)
+    await ingest(engine, SampleSource(), days_ago(0))
     status = (await client.get("/api/status")).json()
     assert (status["sample"], status["sources"]) == (True, ["sample"])
     assert status["packages"] == len(PACKAGES) == 200
@@ -210,7 +243,7 @@ async def test_the_job_leaves_its_figures(
     def figure(name: str, source: str) -> float | None:
         return REGISTRY.get_sample_value(f"pypi_stats_last_ingest_{name}", {"source": source})
 
-    await pipeline.ingest_day(engine, SampleSource(), days_ago(1), retention_days=180)
+    await ingest(engine, SampleSource(), days_ago(1))
     # Nothing else is published beside the sample: this fails before it asks for anything.
     emulator = f"http://127.0.0.1:{free_port()}"
     settings = Settings(ingest_source=IngestSource.BIGQUERY, bigquery_emulator_host=emulator)

@@ -18,9 +18,8 @@ from app.dumps.folder import DumpFolder
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat, parse
 from app.dumps.store import UNFINISHED_SUFFIX
 from app.errors import DumpsError
-from app.ingest import pipeline
 from app.ingest.sample import SampleSource
-from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+from tests.days import RETENTION_DAYS, days_ago, downloads, ingest, publish
 
 ROWS = [
     downloads("a-first", {"3.12": 2, "3.9": 1}, mirrors=4),
@@ -205,7 +204,7 @@ async def test_only_real_data_replaces_the_other_kind(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     """Also where the list was lost: the names of files tell which kind they are."""
-    await pipeline.ingest_day(engine, SampleSource(), days_ago(3), retention_days=RETENTION_DAYS)
+    await ingest(engine, SampleSource(), days_ago(3))
     (sample,) = await _export(engine, folder)
     await publish(engine, days_ago(0), downloads("flask", 5), replace_sample=True)
     for is_listed in (True, False):
@@ -222,7 +221,7 @@ async def test_only_real_data_replaces_the_other_kind(
 
 
 async def test_a_sample_never_replaces_real_data(engine: AsyncEngine, folder: DumpFolder) -> None:
-    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=RETENTION_DAYS)
+    await ingest(engine, SampleSource(), days_ago(0))
     folder.path.mkdir(parents=True)
     real = folder.path / f"downloads-{days_ago(400)}-0123456789ab.parquet"
     real.touch()
@@ -235,7 +234,7 @@ async def test_a_sample_never_replaces_real_data(engine: AsyncEngine, folder: Du
 async def test_a_sample_that_is_replaced_meanwhile_is_not_mixed_with_real_data(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
-    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=RETENTION_DAYS)
+    await ingest(engine, SampleSource(), days_ago(0))
     days = await days_to_export(engine, RETENTION_DAYS)
     with folder.opened():
         prepare(folder, days, retention_days=RETENTION_DAYS)
@@ -268,7 +267,7 @@ async def test_an_empty_database_leaves_what_is_there(
 
 
 async def test_samples_are_named_so(engine: AsyncEngine, folder: DumpFolder) -> None:
-    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=RETENTION_DAYS)
+    await ingest(engine, SampleSource(), days_ago(0))
     (dump,) = await _export(engine, folder)
     assert dump.is_sample
     assert dump.name.startswith(f"sample-{days_ago(0)}-")

@@ -18,9 +18,10 @@ from app.db.partitions import ensure_partition
 from app.db.steps import Step
 from app.errors import DatabaseUnavailableError, HeldDayError
 from app.ingest import scheduler
-from app.ingest.plausibility import thresholds_of
+from app.ingest.policy import policy_of
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.scheduler import run_ingest_job
+from tests.clock import NOW
 from tests.conftest import TEMPLATE
 from tests.days import GivenSource, days_ago
 from tests.faults.audit import RETENTION_DAYS, audit
@@ -132,7 +133,7 @@ async def test_the_disk_is_full(
 
         async def ingest() -> None:
             async with job_engine(url) as job, ingest_lock(job) as lock:
-                run = Run(job, source, lock, RETENTION_DAYS, thresholds_of(IMPATIENT), utc_now)
+                run = Run(job, source, policy_of(IMPATIENT), lambda: NOW, lock)
                 await run.ingest_day(latest)
 
         with no_room_for(await file_of(engine, table)):
@@ -163,7 +164,7 @@ async def test_the_disk_is_full_while_staging(
 
         async def ingest(fill: Callable[[Entered], None]) -> None:
             async with job_engine(url) as job, ingest_lock(job) as lock:
-                run = Run(job, source, lock, RETENTION_DAYS, thresholds_of(IMPATIENT), utc_now)
+                run = Run(job, source, policy_of(IMPATIENT), lambda: NOW, lock)
                 with each_step(fill):
                     await run.ingest_day(latest)
 

@@ -4,7 +4,7 @@ one to publish, one to replace, a month to drop and a package to forget.
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from random import Random
 from unittest.mock import patch
@@ -17,15 +17,15 @@ from app.db.engine import job_engine
 from app.db.steps import Step
 from app.db.tables import ingested_days
 from app.ingest import scheduler
-from app.ingest.pipeline import ingest_day
-from app.ingest.plausibility import thresholds_of
+from app.ingest.policy import policy_of
 from app.ingest.retention import expire
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.scheduler import run_ingest_job
 from app.settings import IngestSource, Settings
 from tests.bigquery_table import Event
+from tests.clock import NOW
 from tests.conftest import TEMPLATE
-from tests.days import GivenSource, days_ago
+from tests.days import GivenSource, days_ago, ingest
 from tests.faults.audit import RETENTION_DAYS
 from tests.faults.databases import State, copied, database_of, state
 from tests.faults.steps import Entered, each_step
@@ -105,7 +105,7 @@ async def publish_all(engine: AsyncEngine, days: Days) -> None:
     """Oldest first, as they are."""
     for day in sorted(days):
         source = GivenSource({day: rows(days[day])})
-        await ingest_day(engine, source, day, retention_days=RETENTION_DAYS)
+        await ingest(engine, source, day, replace(policy_of(SETTINGS), force=True))
 
 
 @asynccontextmanager
@@ -166,8 +166,8 @@ async def _states(
     async with copied(server_url, database) as (url, engine), job_engine(url) as job:
         states = [await state(engine)]
         async with ingest_lock(job) as lock:
-            thresholds = thresholds_of(SETTINGS)
-            run = Run(job, source, lock, RETENTION_DAYS, thresholds, utc_now, only_if_grown=True)
+            policy = replace(policy_of(SETTINGS), only_if_changed=True)
+            run = Run(job, source, policy, lambda: NOW, lock)
             async for _ in run.ingest(days):
                 states.append(await state(engine))  # noqa: PERF401 - one after each day
             await expire(job, retention_days=RETENTION_DAYS, now=utc_now())

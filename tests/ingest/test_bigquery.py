@@ -51,14 +51,24 @@ from app.errors import (
 )
 from app.events import ARTIFACTS_SINCE, CountedFiles
 from app.ingest import bigquery as bigquery_source
-from app.ingest import pipeline
 from app.ingest.bigquery import BigQuerySource, create_source
 from app.ingest.day_query import day_query
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.source import open_source
 from app.settings import IngestSource, Settings, load_settings
 from tests.bigquery_table import DAY, Event, Table
-from tests.days import RETENTION_DAYS, THRESHOLDS, by_category, days_ago, fault_of, overall, rows_of
+from tests.clock import NOW
+from tests.days import (
+    FORCED,
+    POLICY,
+    RETENTION_DAYS,
+    by_category,
+    days_ago,
+    fault_of,
+    ingest,
+    overall,
+    rows_of,
+)
 from tests.processes import free_port
 from tests.waiting import PATIENCE_SECONDS
 
@@ -370,7 +380,7 @@ async def test_a_query_by_another_rule_is_another(table: Table) -> None:
 async def test_a_day_that_was_read_by_the_other_rule_is_replaced(
     table: Table, engine: AsyncEngine
 ) -> None:
-    """Although it has less, and although a check would be content with what is published."""
+    """Although it has less."""
     day = ARTIFACTS_SINCE - timedelta(30)
     noon = datetime.combine(day, time(12), UTC)
     table.insert(*(Event(filename=name, at=noon) for name in (*ARTIFACTS, *OTHER_FILES)))
@@ -380,7 +390,7 @@ async def test_a_day_that_was_read_by_the_other_rule_is_replaced(
     for rule in (CountedFiles.ALL, CountedFiles.ARTIFACTS, CountedFiles.ALL):
         async with ingest_lock(engine) as lock:
             source = table.source(counted_files=rule)
-            run = Run(engine, source, lock, RETENTION_DAYS, THRESHOLDS, utc_now, only_if_grown=True)
+            run = Run(engine, source, POLICY, utc_now, lock)
             assert isinstance(await run.ingest_day(day), PublishedDay)
         (published,) = await read.published_days()
         assert (published.counted_files, published.downloads) == (rule, expected[rule])
@@ -400,7 +410,7 @@ async def test_a_day_of_the_same_rows_is_replaced_for_its_rule(
     for rule in CountedFiles:
         async with ingest_lock(engine) as lock:
             source = table.source(counted_files=rule)
-            run = Run(engine, source, lock, RETENTION_DAYS, THRESHOLDS, utc_now)
+            run = Run(engine, source, POLICY, utc_now, lock)
             await run.ingest_day(DAY)
         publication = await read.publication()
         assert publication
@@ -440,9 +450,7 @@ async def test_a_day_from_events_to_answers(table: Table, engine: AsyncEngine) -
         Event(project="a" * 201),
         Event(project=None),
     )
-    published = await pipeline.ingest_day(
-        engine, table.source(), DAY, retention_days=RETENTION_DAYS
-    )
+    published = await ingest(engine, table.source(), DAY)
     assert isinstance(published, PublishedDay)
     assert (published.source, published.packages, published.downloads) == ("bigquery", 1, 1)
     assert await overall(engine, "flask") == {
@@ -454,7 +462,7 @@ async def test_a_day_from_events_to_answers(table: Table, engine: AsyncEngine) -
 
 async def test_a_day_without_events_is_an_error(table: Table, engine: AsyncEngine) -> None:
     with pytest.raises(EmptyDayError):
-        await pipeline.ingest_day(engine, table.source(), DAY, retention_days=RETENTION_DAYS)
+        await ingest(engine, table.source(), DAY)
 
 
 async def test_a_table_that_is_not_there(table: Table) -> None:
@@ -624,7 +632,7 @@ async def test_a_query_that_never_ends_fails_its_day_and_no_other(
     source = create_source(Settings(bigquery_emulator_host=unfinished_host))
     days = [days_ago(0), days_ago(1)]
     async with ingest_lock(engine) as lock:
-        run = Run(engine, source, lock, RETENTION_DAYS, None, utc_now)
+        run = Run(engine, source, FORCED, lambda: NOW, lock)
         outcomes = [outcome async for outcome in run.ingest(days)]
     assert [outcome.day for outcome in outcomes] == days
     for outcome in outcomes:
@@ -771,5 +779,5 @@ async def test_a_server_that_is_not_there_is_one_line(
     source = create_source(Settings(bigquery_emulator_host=host))
     monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.5)
     with pytest.raises(SourceError) as caught:
-        await pipeline.ingest_day(engine, source, DAY, retention_days=RETENTION_DAYS)
+        await ingest(engine, source, DAY)
     assert "\n" not in str(caught.value)

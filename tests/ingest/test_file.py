@@ -5,6 +5,7 @@ import gzip
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -37,14 +38,19 @@ from app.errors import (
 )
 from app.ingest import file, pipeline
 from app.ingest.file import FileSource, create_source
+from app.ingest.pipeline import Ingest
+from app.ingest.policy import PublishPolicy
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.sample import SampleSource
 from app.ingest.scheduler import run_ingest_job
+from app.ingest.source import Source
 from app.settings import Settings
+from tests.clock import NOW
 from tests.contents import everything
 from tests.days import (
+    FORCED,
+    POLICY,
     RETENTION_DAYS,
-    THRESHOLDS,
     GivenSource,
     days_ago,
     downloads,
@@ -72,8 +78,10 @@ async def read(source: FileSource, day: date = DAY) -> list[PackageDownloads]:
     return await rows_of(await source.read(day))
 
 
-async def ingest(engine: AsyncEngine, source: FileSource, day: date = DAY) -> PublishedDay:
-    published = await pipeline.ingest_day(engine, source, day, retention_days=RETENTION_DAYS)
+async def ingest(
+    engine: AsyncEngine, source: Source, day: date = DAY, policy: PublishPolicy = FORCED
+) -> PublishedDay:
+    published = await pipeline.ingest_day(Ingest(engine, source, policy, lambda: NOW), day)
     assert isinstance(published, PublishedDay)
     return published
 
@@ -149,9 +157,7 @@ async def test_the_breakdowns_that_are_wanted(engine: AsyncEngine, folder: DumpF
 async def test_samples_stay_samples(engine: AsyncEngine, folder: DumpFolder) -> None:
     """So they are told to be made up, and never beside what is real."""
     for ago in (1, 0):
-        await pipeline.ingest_day(
-            engine, SampleSource(), days_ago(ago), retention_days=RETENTION_DAYS
-        )
+        await ingest(engine, SampleSource(), days_ago(ago))
     await export_all(engine, folder)
     before = await everything(engine)
     source = source_of(folder.path)
@@ -168,10 +174,10 @@ async def test_samples_stay_samples(engine: AsyncEngine, folder: DumpFolder) -> 
 async def test_samples_are_refused_where_data_is_real(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
-    await pipeline.ingest_day(engine, SampleSource(), DAY, retention_days=RETENTION_DAYS)
+    await ingest(engine, SampleSource(), DAY)
     await export_all(engine, folder)
     real = GivenSource({DAY: ROWS})
-    await pipeline.ingest_day(engine, real, DAY, retention_days=RETENTION_DAYS, replace_sample=True)
+    await ingest(engine, real, DAY, replace(FORCED, replace_sample=True))
     before = await everything(engine)
     with pytest.raises(RealDataHeldError):
         await ingest(engine, source_of(folder.path))
@@ -302,14 +308,9 @@ async def test_a_bad_file_is_one_line_and_loses_nothing(
     await publish(engine, days_ago(7), *ROWS)
     before = await everything(engine)
     (tmp_path / f"{DAY}.ndjson").write_bytes(content)
+    policy = POLICY if error is HeldDayError else FORCED
     with pytest.raises(error, match=told) as caught:
-        await pipeline.ingest_day(
-            engine,
-            source_of(tmp_path / "{day}.ndjson"),
-            DAY,
-            retention_days=RETENTION_DAYS,
-            thresholds=THRESHOLDS if error is HeldDayError else None,
-        )
+        await ingest(engine, source_of(tmp_path / "{day}.ndjson"), DAY, policy)
     assert "\n" not in str(caught.value)
     after = await everything(engine)
     assert {name: rows for name, rows in after.items() if not name.startswith("held")} == {
@@ -625,9 +626,7 @@ async def test_what_passes_is_tried_again(
     }
     async with server(answers) as address, ingest_lock(engine) as lock:
         source = source_of(f"{address}/dumps/")
-        run = Run(
-            engine, source, lock, retention_days=RETENTION_DAYS, thresholds=None, clock=utc_now
-        )
+        run = Run(engine, source, FORCED, lambda: NOW, lock)
         published = await run.ingest_day(DAY)
     assert isinstance(published, PublishedDay)
     assert published.digest == dump.digest

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date
 from random import Random
 from typing import Any
@@ -23,6 +24,7 @@ from app.breakdowns import (
     SYSTEM,
     VERSION,
 )
+from app.clock import Clock
 from app.db import ingest_repository
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.downloads_repository import DownloadsRepository
@@ -47,20 +49,22 @@ from app.errors import (
 )
 from app.ingest import pipeline
 from app.ingest.pipeline import UnchangedDay
-from app.ingest.plausibility import Thresholds
 from app.ingest.rows import Rejected, RowCheck
 from app.ingest.sample import SampleSource
 from app.ingest.source import Source
 from app.package_name import ALL_PACKAGES
+from tests.clock import NOW, ManualClock
 from tests.contents import everything
 from tests.days import (
+    FORCED,
+    POLICY,
     RETENTION_DAYS,
-    THRESHOLDS,
     GivenSource,
     by_category,
     days_ago,
     downloads,
     fault_of,
+    ingest,
     overall,
     publish,
 )
@@ -240,7 +244,7 @@ async def test_rows_are_staged_as_they_come(
 
     monkeypatch.setattr(IngestRepository, "stage", stage_and_tell)
     source = TellingSource({days_ago(0): [downloads(name, 1) for name in "abcd"]})
-    await pipeline.ingest_day(engine, source, days_ago(0), retention_days=RETENTION_DAYS)
+    await ingest(engine, source, days_ago(0))
     assert steps == ["asked", "staged"] * 4
 
 
@@ -249,7 +253,7 @@ async def test_a_source_that_breaks_off_publishes_nothing(engine: AsyncEngine) -
     before = await everything(engine)
     source = GivenSource({days_ago(0): [downloads("flask", 9), SourceError("broke off")]})
     with pytest.raises(SourceError, match="broke off"):
-        await pipeline.ingest_day(engine, source, days_ago(0), retention_days=RETENTION_DAYS)
+        await ingest(engine, source, days_ago(0))
     assert await everything(engine) == before
     await publish(engine, days_ago(0), downloads("flask", 9))
     assert await repository(engine).recent("flask") == RecentDownloads(9, 9, 9)
@@ -292,7 +296,7 @@ async def test_a_day_that_has_no_downloads_is_refused_before_the_source_is_asked
 ) -> None:
     source = GivenSource({})
     with pytest.raises(DayWithoutDownloadsError, match=f"latest complete UTC day is {days_ago(0)}"):
-        await pipeline.ingest_day(engine, source, day, retention_days=RETENTION_DAYS)
+        await ingest(engine, source, day)
     assert source.asked_days == []
 
 
@@ -339,40 +343,35 @@ async def test_a_malformed_row_is_rejected_and_told(
 
 
 async def test_sample_data_is_never_mixed_with_real_data(engine: AsyncEngine) -> None:
-    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=RETENTION_DAYS)
+    await ingest(engine, SampleSource(), days_ago(0))
     before = await everything(engine)
     source = GivenSource({days_ago(1): [downloads("flask", 1)]})
     with pytest.raises(SampleDataHeldError, match="--replace-sample"):
-        await pipeline.ingest_day(engine, source, days_ago(1), retention_days=RETENTION_DAYS)
+        await ingest(engine, source, days_ago(1))
     assert source.asked_days == [], "nothing is spent on a day that can't be published"
     assert await everything(engine) == before
 
-    await pipeline.ingest_day(
-        engine, source, days_ago(1), retention_days=RETENTION_DAYS, replace_sample=True
-    )
+    await ingest(engine, source, days_ago(1), replace(FORCED, replace_sample=True))
     read = repository(engine)
     assert [day.day for day in await read.published_days()] == [days_ago(1)]
     assert await read.recent("flask") == RecentDownloads(1, 1, 1)
     assert await read.recent("numpy") is None
 
     with pytest.raises(RealDataHeldError):
-        await pipeline.ingest_day(
-            engine, SampleSource(), days_ago(1), retention_days=RETENTION_DAYS
-        )
+        await ingest(engine, SampleSource(), days_ago(1))
 
 
 async def test_replacing_the_sample_fails_without_loss(engine: AsyncEngine) -> None:
-    await pipeline.ingest_day(engine, SampleSource(), days_ago(0), retention_days=RETENTION_DAYS)
+    await ingest(engine, SampleSource(), days_ago(0))
     before = await everything(engine)
     twice = [downloads("flask", 1), downloads("flask", 1)]
     for rows, error in (([], EmptyDayError), (twice, DuplicatePackageError)):
         with pytest.raises(error):
-            await pipeline.ingest_day(
+            await ingest(
                 engine,
                 GivenSource({days_ago(1): rows}),
                 days_ago(1),
-                retention_days=RETENTION_DAYS,
-                replace_sample=True,
+                replace(FORCED, replace_sample=True),
             )
         assert await everything(engine) == before
 
@@ -384,10 +383,7 @@ async def test_sample_and_real_data_that_race_are_not_mixed(engine: AsyncEngine)
         GivenSource({days_ago(0): [downloads("flask", 1)]}),
     ]
     results = await asyncio.gather(
-        *(
-            pipeline.ingest_day(engine, source, days_ago(0), retention_days=RETENTION_DAYS)
-            for source in sources
-        ),
+        *(ingest(engine, source, days_ago(0)) for source in sources),
         return_exceptions=True,
     )
     assert sorted(isinstance(result, IngestError) for result in results) == [False, True]
@@ -425,28 +421,25 @@ async def judged(
     engine: AsyncEngine,
     day: date,
     *rows: PackageDownloads,
-    thresholds: Thresholds | None = THRESHOLDS,
-    only_if_grown: bool = False,
+    only_if_changed: bool = False,
+    clock: Clock = lambda: NOW,
 ) -> PublishedDay | UnchangedDay:
-    return await pipeline.ingest_day(
-        engine,
-        GivenSource({day: rows}),
-        day,
-        retention_days=RETENTION_DAYS,
-        thresholds=thresholds,
-        only_if_grown=only_if_grown,
-    )
+    policy = replace(POLICY, only_if_changed=only_if_changed)
+    return await ingest(engine, GivenSource({day: rows}), day, policy, clock)
 
 
-async def test_a_day_that_looks_wrong_is_held_with_its_rows(engine: AsyncEngine) -> None:
+async def test_a_day_that_looks_wrong_is_held_with_its_rows(
+    engine: AsyncEngine, clock: ManualClock
+) -> None:
     """Those that were read last."""
     await publish(engine, days_ago(7), downloads("flask", 100))
     before = await everything(engine)
     read = repository(engine)
     same_since = []
     for count in (20, 30, 30, 10):
+        clock.advance(hours=1)
         with pytest.raises(HeldDayError, match=f"{days_ago(0)} is held"):
-            await judged(engine, days_ago(0), downloads("flask", count, mirrors=3))
+            await judged(engine, days_ago(0), downloads("flask", count, mirrors=3), clock=clock)
         (held,) = await read.held_days()
         assert (held.downloads, held.downloads_with_mirrors) == (count, count + 3)
         same_since.append(held.same_since)
@@ -462,16 +455,14 @@ async def test_a_day_that_looks_wrong_is_held_with_its_rows(engine: AsyncEngine)
 
     published = await judged(engine, days_ago(0), downloads("flask", 90))
     assert isinstance(published, PublishedDay)
-    assert not published.was_implausible
+    assert not published.suspect_reason
     assert await read.held_days() == []
     assert (await everything(engine))["held rows"] == []
     assert await read.recent("flask") == RecentDownloads(90, 90, 190)
 
 
 async def release(engine: AsyncEngine, day: date, *, force: bool = False) -> PublishedDay | None:
-    return await pipeline.publish_held(
-        engine, day, retention_days=RETENTION_DAYS, thresholds=THRESHOLDS, force=force
-    )
+    return await pipeline.publish_held(engine, day, replace(POLICY, force=force), lambda: NOW)
 
 
 async def test_what_is_held_is_published_when_the_operator_says_so(engine: AsyncEngine) -> None:
@@ -485,7 +476,7 @@ async def test_what_is_held_is_published_when_the_operator_says_so(engine: Async
     forced = await release(engine, days_ago(0), force=True)
     assert forced
     assert (forced.packages, forced.downloads, forced.source) == (2, 7, "given")
-    assert (forced.was_implausible, forced.checked_at) == (True, held.read_at)
+    assert (forced.suspect_reason, forced.checked_at) == (held.reason, held.read_at)
     assert await release(engine, days_ago(0), force=True) is None, "nothing is held any more"
     assert await by_category(engine, "flask", PYTHON_MINOR) == {
         "3.12": [(days_ago(7), 100)],
@@ -507,7 +498,7 @@ async def test_a_day_with_rows_that_are_wrong_is_held_without_them(engine: Async
     assert await release(engine, days_ago(0)) is None
     forced = await release(engine, days_ago(0), force=True)
     assert forced
-    assert (forced.packages, forced.was_implausible) == (9, True)
+    assert (forced.packages, forced.suspect_reason) == (9, None)
     # Names that are none come every day, and say nothing against the others.
     published = await judged(engine, days_ago(1), *rows, _broken(package="a b"))
     assert isinstance(published, PublishedDay)
@@ -520,12 +511,14 @@ async def test_what_was_held_beside_a_published_day_goes_when_the_source_thinks_
     for ago in (0, 7):
         await publish(engine, days_ago(ago), downloads("flask", 100))
     before = await everything(engine)
-    for only_if_grown in (True, False):
+    for only_if_changed in (True, False):
         with pytest.raises(HeldDayError):
-            await judged(engine, days_ago(0), downloads("flask", 300), only_if_grown=True)
+            await judged(engine, days_ago(0), downloads("flask", 300), only_if_changed=True)
         assert len(await repository(engine).held_days()) == 1
         with suppress(ShrunkDayError):
-            await judged(engine, days_ago(0), downloads("flask", 99), only_if_grown=only_if_grown)
+            await judged(
+                engine, days_ago(0), downloads("flask", 99), only_if_changed=only_if_changed
+            )
         assert await everything(engine) == before
 
 
@@ -535,40 +528,23 @@ async def test_a_published_day_is_not_replaced_by_less(engine: AsyncEngine) -> N
     with pytest.raises(ShrunkDayError, match="109 downloads with mirrors now, and 110 are publ"):
         await judged(engine, days_ago(0), downloads("flask", 100, mirrors=9))
     unchanged = await judged(
-        engine, days_ago(0), downloads("flask", 100, mirrors=9), only_if_grown=True
+        engine, days_ago(0), downloads("flask", 100, mirrors=9), only_if_changed=True
     )
     assert str(unchanged) == f"unchanged {days_ago(0)}: 1 packages, 100 downloads"
     assert await everything(engine) == before
     grown = await judged(
-        engine, days_ago(0), downloads("flask", 101, mirrors=10), only_if_grown=True
+        engine, days_ago(0), downloads("flask", 101, mirrors=10), only_if_changed=True
     )
     assert isinstance(grown, PublishedDay)
-    forced = await pipeline.ingest_day(
-        engine,
-        GivenSource({days_ago(0): [downloads("flask", 5)]}),
-        days_ago(0),
-        retention_days=RETENTION_DAYS,
-        thresholds=THRESHOLDS,
-        force=True,
-    )
-    assert isinstance(forced, PublishedDay)
-    assert forced.was_implausible
+    forced = await publish(engine, days_ago(0), downloads("flask", 5))
+    assert forced.downloads == 5
 
 
 async def test_the_sample_is_no_measure_for_real_data(engine: AsyncEngine) -> None:
     for ago in (0, 7):
-        await pipeline.ingest_day(
-            engine, SampleSource(), days_ago(ago), retention_days=RETENTION_DAYS
-        )
+        await ingest(engine, SampleSource(), days_ago(ago))
     source = GivenSource({days_ago(0): [downloads("flask", 1)]})
-    published = await pipeline.ingest_day(
-        engine,
-        source,
-        days_ago(0),
-        retention_days=RETENTION_DAYS,
-        thresholds=THRESHOLDS,
-        replace_sample=True,
-    )
+    published = await ingest(engine, source, days_ago(0), replace(POLICY, replace_sample=True))
     assert isinstance(published, PublishedDay)
 
 
@@ -600,9 +576,7 @@ async def test_a_lock_that_is_not_to_be_had_is_tried_for_again(
     source = GivenSource({days_ago(0): [downloads("flask", 1)]})
     async with connect(engine) as other:
         await lock_for_transaction(other, LockKey.PUBLISH)
-        ingesting = asyncio.create_task(
-            pipeline.ingest_day(engine, source, days_ago(0), retention_days=RETENTION_DAYS)
-        )
+        ingesting = asyncio.create_task(ingest(engine, source, days_ago(0)))
         await until(lambda: "trying again" in caplog.text)
         assert not ingesting.done()
         await other.rollback()
@@ -894,9 +868,7 @@ async def test_a_source_lets_go_of_what_it_reads_when_staging_fails(
 
     monkeypatch.setattr(IngestRepository, "stage", fail)
     with pytest.raises(DatabaseUnavailableError) as raised:
-        await pipeline.ingest_day(
-            engine, OpenSource({}), days_ago(0), retention_days=RETENTION_DAYS
-        )
+        await ingest(engine, OpenSource({}), days_ago(0))
     # Also while somebody has the failure, and all that led to it.
     assert raised.value.__traceback__ is not None
     assert ended == [days_ago(0)]
@@ -924,9 +896,7 @@ async def test_while_rows_are_read_threads_take_short_turns(engine: AsyncEngine)
     usual = sys.getswitchinterval()
     rows: list[PackageDownloads | Exception] = [downloads("flask", 1), SourceError("cut off")]
     with pytest.raises(SourceError):
-        await pipeline.ingest_day(
-            engine, Watching({days_ago(0): rows}), days_ago(0), retention_days=RETENTION_DAYS
-        )
+        await ingest(engine, Watching({days_ago(0): rows}), days_ago(0))
     assert turns
     assert max(turns) < usual
     assert sys.getswitchinterval() == usual

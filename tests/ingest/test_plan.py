@@ -7,8 +7,8 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from app.db.runs_repository import Failures
-from app.downloads import HeldDay, PublishedDay, RunOutcome
-from app.ingest.plan import Cadence, Plan, plan, read_again_at
+from app.downloads import HeldDay, Partition, PublishedDay, RunOutcome
+from app.ingest.plan import Cadence, Plan, check_again_at, plan, read_again_at
 from app.schedule import Schedule
 
 TODAY = date(2026, 11, 22)
@@ -30,7 +30,8 @@ def published(
     checked_at: datetime | None = None,
     published_at: datetime | None = None,
     *,
-    was_implausible: bool = False,
+    suspect_reason: str | None = None,
+    partition: Partition | None = None,
 ) -> PublishedDay:
     return PublishedDay(
         day=day,
@@ -41,7 +42,9 @@ def published(
         digest="",
         published_at=published_at or at(0),
         checked_at=checked_at or min(at(48, day), at(0)),
-        was_implausible=was_implausible,
+        suspect_reason=suspect_reason,
+        partition_rows=partition.rows if partition else None,
+        partition_modified_at=partition.modified_at if partition else None,
     )
 
 
@@ -266,14 +269,37 @@ def test_what_could_not_be_checked_for_long_is_left_as_it_is() -> None:
     assert planned(at(2), days, cadence=RECHECKING).again == [ago(back) for back in range(2, 9)]
 
 
-def test_what_was_published_in_spite_of_its_figures_is_read_again_for_two_weeks() -> None:
-    day = ago(29)
-    first = at(34, day)
-    checked, hours = first, []
-    for hour in range(24 * 25):
-        now = first + timedelta(hours=hour)
-        known = {day: published(day, checked, first, was_implausible=True)}
-        if day in plan(replace(RECHECKING, retention_days=365), now, known, {}, {}).again:
-            hours.append(hour)
-            checked = now
-    assert hours == [24, 48, 96, 192]
+PARTITION = Partition(1, at(0))
+
+
+@pytest.mark.parametrize(
+    ("partition", "expected"),
+    [(PARTITION, [1, 2, 4, 8, 15, 22, 29, 36, 43]), (None, [1, 2, 4, 8, 16, 32])],
+)
+def test_a_suspect_day_is_checked_less_and_less_often(
+    partition: Partition | None, expected: list[int]
+) -> None:
+    """At least once a week if a check is free, as long as it is suspect."""
+    day = ago(1)
+    first = checked = at(10)
+    for days in expected:
+        suspect = published(day, checked, first, suspect_reason="few", partition=partition)
+        checked = check_again_at(suspect)
+        assert checked == first + timedelta(days=days)
+        known = {**all_but(), day: suspect}
+        if checked <= at(24 * 28):
+            assert day in plan(EVERY, checked, known, {}, {}).again
+            assert day not in plan(EVERY, checked - timedelta(seconds=1), known, {}, {}).again
+
+
+def test_a_suspect_day_is_checked_even_if_young_days_are_not() -> None:
+    without = Cadence(DAILY, 5, timedelta(minutes=30), None)
+    day = ago(5)
+    known = {day: published(day, at(34, day), at(34, day), suspect_reason="few")}
+    assert plan(without, at(12), known, {}, {}).again == [day]
+
+
+def test_a_held_day_is_checked_at_least_once_a_week_if_that_is_free() -> None:
+    seen = replace(held(ago(1), at(0)), partition_rows=1, partition_modified_at=at(0))
+    waits = [read_again_at(CADENCE, replace(seen, readings=readings)) for readings in (8, 100)]
+    assert waits == [at(64), at(7 * 24)]

@@ -1,14 +1,15 @@
 """Which days are published, and which have to wait: the rules, without a database."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from app.downloads import DayFigures, HeldDay
-from app.ingest import plausibility
-from app.ingest.plausibility import SETTLED_AFTER, Thresholds
-from tests.days import THRESHOLDS
+from app.ingest.plausibility import SETTLED_AFTER, KnownDays
+from app.ingest.policy import Thresholds
+from tests.days import POLICY
 
 FRIDAY = date(2026, 11, 20)
 SHARES = (1.08, 1.14, 1.15, 1.13, 1.06, 0.72, 0.72)
@@ -52,9 +53,9 @@ def judge(
     one: DayFigures,
     published: Mapping[date, DayFigures],
     waiting: Mapping[date, HeldDay] | None = None,
-    thresholds: Thresholds = THRESHOLDS,
+    thresholds: Thresholds = POLICY.thresholds,
 ) -> str | None:
-    return plausibility.judge(one, published, waiting or {}, thresholds).reason
+    return KnownDays(published, waiting or {}, thresholds).judge(one).reason
 
 
 @pytest.mark.parametrize("weekday", range(7))
@@ -101,7 +102,8 @@ def test_in_the_first_week_other_weekdays_have_to_do(days: int) -> None:
 
 def test_days_after_it_measure_as_well_as_days_before() -> None:
     """As in a backfill, which begins with the latest."""
-    later = {FRIDAY + timedelta(days=7 * week): figures(FRIDAY) for week in (1, 2)}
+    fridays = (FRIDAY + timedelta(weeks=week) for week in (1, 2))
+    later = {day: figures(day) for day in fridays}
     assert judge(figures(FRIDAY), later) is None
     assert judge(figures(FRIDAY, 0.5), later)
 
@@ -113,29 +115,147 @@ def test_one_odd_week_does_not_move_the_measure() -> None:
     assert judge(figures(FRIDAY, 0.4), published)
 
 
-@pytest.mark.parametrize("level", [0.4, 3.0, 10.0])
-@pytest.mark.parametrize("first", [FRIDAY + timedelta(days=passed) for passed in range(7)])
-def test_a_step_is_taken_when_it_has_lasted(level: float, first: date) -> None:
-    """Day by day: what is held comes out the same when it is read again, until there are three."""
+def days_held(
+    first: date, level: float, days: int, thresholds: Thresholds = POLICY.thresholds
+) -> tuple[list[int], dict[date, DayFigures]]:
+    """Ingest days of another level, each read twice; return those held at first, and all that are
+    published in the end.
+    """
     published = before(first)
     waiting: dict[date, HeldDay] = {}
     held_days = []
-    for passed in range(21):
+
+    def judge(one: DayFigures) -> str | None:
+        return KnownDays(published, waiting, thresholds).judge(one).reason
+
+    for passed in range(days):
         day = first + timedelta(days=passed)
         one = figures(day, level)
-        if judge(one, published, waiting):
+        if judge(one):
             held_days.append(passed)
             waiting[day] = held(one, settled=False)
-            if judge(one, published, waiting):
+            if judge(one):
                 # Read again, with the same result.
                 waiting[day] = held(one, settled=True)
         for other in sorted(waiting, reverse=True):
-            if judge(waiting[other], published, waiting) is None:
+            if judge(waiting[other]) is None:
                 published[other] = waiting.pop(other)
         if day not in waiting:
             published[day] = one
-    assert waiting == {}
+    return held_days, published
+
+
+@pytest.mark.parametrize("level", [0.21, 0.4, 3.0, 4.9])
+@pytest.mark.parametrize("first", [FRIDAY + timedelta(days=passed) for passed in range(7)])
+def test_a_step_is_taken_when_it_has_lasted(level: float, first: date) -> None:
+    """The first three days wait for each other."""
+    held_days, published = days_held(first, level, 60)
     assert held_days == [0, 1, 2]
+    assert len(published) == 120
+
+
+@pytest.mark.parametrize("level", [0.0, 0.001, 0.19, 5.1, 1000])
+@pytest.mark.parametrize("first", [FRIDAY + timedelta(days=passed) for passed in range(7)])
+@pytest.mark.parametrize("step_days", [1, 3])
+def test_what_no_real_change_produces_is_never_a_step(
+    level: float, first: date, step_days: int
+) -> None:
+    """However long it lasts: longer than the weeks that a day is compared with."""
+    thresholds = replace(POLICY.thresholds, step_days=step_days)
+    held_days, published = days_held(first, level, 50, thresholds)
+    assert held_days == list(range(50))
+    assert published == before(first)
+
+
+def test_the_limits_of_a_step_are_the_operators() -> None:
+    thresholds = replace(POLICY.thresholds, min_step_ratio=0.5, max_step_ratio=2.5)
+    assert len(days_held(FRIDAY, 0.45, 10, thresholds)[0]) == 10
+    assert len(days_held(FRIDAY, 0.55, 10, thresholds)[0]) == 3
+    assert len(days_held(FRIDAY, 2.6, 10, thresholds)[0]) == 10
+
+
+def test_a_new_level_is_suspect_until_it_is_the_usual_one() -> None:
+    step = [FRIDAY + timedelta(days=passed) for passed in range(40)]
+    published = before(FRIDAY)
+    counts = []
+    for day in step:
+        published[day] = figures(day, 0.4)
+        suspects = KnownDays(published, {}, POLICY.thresholds).suspects(date.min)
+        counts.append(len(suspects))
+        if day == FRIDAY:
+            assert suspects == {day: judge(figures(day, 0.4), before(FRIDAY))}
+    assert counts[:3] == [1, 2, 3]
+    assert counts[-1] == 0
+
+
+def test_suspect_days_are_those_of_the_window() -> None:
+    known = KnownDays(before(FRIDAY) | {FRIDAY: figures(FRIDAY, 0.01)}, {}, POLICY.thresholds)
+    assert list(known.suspects(FRIDAY)) == [FRIDAY]
+    assert known.suspects(FRIDAY + timedelta(days=1)) == {}
+
+
+@pytest.mark.parametrize("outage", [1, 2, 15, 40])
+@pytest.mark.parametrize("days", [90, 180])
+def test_a_database_that_begins_in_an_outage_finds_its_level(outage: int, days: int) -> None:
+    """A backfill, latest day first: what most days agree on is normal in the end."""
+    published: dict[date, DayFigures] = {}
+    waiting: dict[date, HeldDay] = {}
+
+    def known() -> KnownDays:
+        return KnownDays(published, waiting, POLICY.thresholds)
+
+    for passed in range(days):
+        day = FRIDAY - timedelta(days=passed)
+        one = figures(day, 0.001 if passed < outage else 1.0, packages=1.0)
+        if known().judge(one).reason:
+            waiting[day] = held(one, settled=False)
+        else:
+            published[day] = one
+    while released := [day for day in waiting if known().judge(waiting[day]).reason is None]:
+        published[released[0]] = waiting.pop(released[0])
+    lossy = {FRIDAY - timedelta(days=passed) for passed in range(outage)}
+    normal = {FRIDAY - timedelta(days=passed) for passed in range(outage, days)}
+    suspects = known().suspects(date.min).keys()
+    assert published.keys() - suspects == normal
+    assert waiting.keys() | suspects == lossy
+
+
+def test_days_that_are_read_again_after_an_outage_show_the_level() -> None:
+    """All that is published is lossy, and each day is held as it is read again."""
+    span = [FRIDAY - timedelta(days=passed) for passed in range(15)]
+    published = {day: figures(day, 0.001) for day in span}
+    waiting: dict[date, HeldDay] = {}
+    for day in span:
+        assert judge(figures(day), published, waiting) or len(waiting) > 7
+        waiting[day] = held(figures(day), settled=False)
+    for day in span:
+        assert judge(figures(day), published, waiting) is None
+
+
+def test_sample_days_are_never_judged() -> None:
+    sample = replace(figures(FRIDAY, 0.01), source="sample")
+    assert judge(sample, before(FRIDAY)) is None
+    published = before(FRIDAY) | {FRIDAY: sample}
+    assert KnownDays(published, {}, POLICY.thresholds).suspects(date.min) == {}
+
+
+def test_days_of_the_same_kind_leave_no_room_for_half_a_day() -> None:
+    """As in the first week of a new definition."""
+    monday = FRIDAY - timedelta(days=4)
+    published = {monday: figures(monday)}
+    for passed in range(1, 5):
+        day = monday + timedelta(days=passed)
+        assert judge(figures(day), published) is None
+        assert judge(figures(day, 0.5), published)
+    saturday = monday + timedelta(days=5)
+    assert judge(figures(saturday), published) is None
+    assert judge(figures(saturday, 0.5), published)
+
+
+def test_a_day_far_from_all_others_is_compared_with_them_too() -> None:
+    long_ago = before(FRIDAY - timedelta(days=100))
+    assert judge(figures(FRIDAY, 1.3), long_ago) is None
+    assert judge(figures(FRIDAY, 0.01), long_ago)
 
 
 def test_days_that_still_change_make_no_step() -> None:
@@ -157,7 +277,7 @@ def test_a_part_of_a_day_is_held_in_a_step_too() -> None:
 
 
 def test_thresholds_are_the_operators() -> None:
-    wide = Thresholds(0, 1e9, 0, 1e9, 1)
+    wide = Thresholds(0, 1e9, 0, 1e9, 0, 1e9, 1)
     assert judge(figures(FRIDAY, 0.01), before(FRIDAY), thresholds=wide) is None
-    narrow = Thresholds(0.99, 1.01, 0.99, 1.01, 30)
+    narrow = Thresholds(0.99, 1.01, 0.99, 1.01, 0.2, 5, 30)
     assert judge(figures(FRIDAY, 0.97), before(FRIDAY), thresholds=narrow)

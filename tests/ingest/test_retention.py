@@ -16,13 +16,21 @@ from app.db.runs_repository import RunsRepository
 from app.db.tables import daily_downloads
 from app.downloads import RecentDownloads
 from app.errors import HeldDayError, TableInUseError
-from app.ingest import pipeline, retention
-from app.ingest.plausibility import Thresholds
+from app.ingest import retention
 from app.ingest.retention import expire
 from app.package_name import ALL_PACKAGES
 from tests.clock import NOW
 from tests.contents import everything
-from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, overall, publish
+from tests.days import (
+    POLICY,
+    RETENTION_DAYS,
+    GivenSource,
+    days_ago,
+    downloads,
+    ingest,
+    overall,
+    publish,
+)
 from tests.waiting import until_blocked
 
 
@@ -107,14 +115,9 @@ async def test_what_is_held_and_what_was_run_goes_too(engine: AsyncEngine) -> No
     """What is held when its day is no longer served, runs when they are as long ago."""
     for ago in (10, 3):
         await publish(engine, days_ago(ago), downloads("flask", 100))
+        day = days_ago(ago + 28)
         with pytest.raises(HeldDayError):
-            await pipeline.ingest_day(
-                engine,
-                GivenSource({days_ago(ago + 28): [downloads("flask", 1)]}),
-                days_ago(ago + 28),
-                retention_days=RETENTION_DAYS,
-                thresholds=Thresholds(0.9, 1.1, 0.9, 1.1, 3),
-            )
+            await ingest(engine, GivenSource({day: [downloads("flask", 1)]}), day, POLICY)
     runs = RunsRepository(engine)
     for days in (30, 32):
         await runs.begin(days_ago(0), "given", NOW - timedelta(days=days))

@@ -5,7 +5,7 @@ it.
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import ClassVar
 
@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import retries
 from app.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
-from app.clock import utc_now
 from app.db.advisory_lock import LockKey, try_lock
 from app.db.downloads_repository import DownloadsRepository
 from app.db.runs_repository import RunsRepository
@@ -35,13 +34,13 @@ from app.errors import (
 )
 from app.ingest import runs
 from app.ingest.plan import days_to_backfill, days_to_seed
-from app.ingest.plausibility import Thresholds
+from app.ingest.policy import PublishPolicy
 from app.ingest.runs import Outcome, Run, ingest_lock, published_days, release_plausible
 from app.ingest.sample import SampleSource
 from app.ingest.source import Reading, Source
 from tests.clock import NOW, ManualClock
 from tests.contents import everything
-from tests.days import RETENTION_DAYS, THRESHOLDS, GivenSource, days_ago, downloads, publish
+from tests.days import FORCED, POLICY, RETENTION_DAYS, GivenSource, days_ago, downloads, publish
 from tests.waiting import until
 
 
@@ -54,19 +53,10 @@ async def ingest(
     source: Source,
     days: Sequence[date],
     *,
-    thresholds: Thresholds | None = None,
-    replace_sample: bool = False,
+    policy: PublishPolicy = FORCED,
 ) -> list[Outcome]:
     async with ingest_lock(engine) as lock:
-        run = Run(
-            engine,
-            source,
-            lock,
-            retention_days=RETENTION_DAYS,
-            thresholds=thresholds,
-            clock=utc_now,
-            replace_sample=replace_sample,
-        )
+        run = Run(engine, source, policy, lambda: NOW, lock)
         return [outcome async for outcome in run.ingest(days)]
 
 
@@ -86,11 +76,13 @@ async def _backfill(
         await published_days(engine),
         start,
         days_ago(0),
+        now=NOW,
         retention_days=RETENTION_DAYS,
         again=again,
         replace_sample=replace_sample,
     )
-    return await ingest(engine, source, days, replace_sample=replace_sample)
+    policy = replace(FORCED, replace_sample=replace_sample)
+    return await ingest(engine, source, days, policy=policy)
 
 
 async def test_backfill_publishes_what_is_missing_latest_first(engine: AsyncEngine) -> None:
@@ -141,13 +133,15 @@ async def test_backfill_can_replace_the_sample(engine: AsyncEngine) -> None:
 
 
 async def test_seeding_fills_the_window(engine: AsyncEngine) -> None:
-    days = days_to_seed({}, retention_days=30, columns=BREAKDOWN_COLUMNS)
+    days = days_to_seed({}, now=NOW, retention_days=30, columns=BREAKDOWN_COLUMNS)
     assert days == [days_ago(ago) for ago in range(30)]
     await ingest(engine, SampleSource(), days[:2])
     published = await published_days(engine)
-    assert days_to_seed(published, retention_days=30, columns=BREAKDOWN_COLUMNS) == days[2:]
+    assert (
+        days_to_seed(published, now=NOW, retention_days=30, columns=BREAKDOWN_COLUMNS) == days[2:]
+    )
     # Made anew, where others are chosen now.
-    assert days_to_seed(published, retention_days=30, columns=REQUIRED_COLUMNS) == days
+    assert days_to_seed(published, now=NOW, retention_days=30, columns=REQUIRED_COLUMNS) == days
     assert (days_ago(0) - timedelta(days=29)) == days[-1]
 
 
@@ -204,7 +198,7 @@ async def test_who_loses_the_lock_publishes_nothing(
         assert lock
         if not is_heard_of:
             monkeypatch.setattr(type(lock), "check", lambda _: None)
-        run = Run(engine, LosingSource({}), lock, RETENTION_DAYS, None, utc_now)
+        run = Run(engine, LosingSource({}), FORCED, lambda: NOW, lock)
         with pytest.raises(LockLostError):
             await run.ingest_day(days_ago(0))
     assert await everything(engine) == before
@@ -419,45 +413,42 @@ async def test_a_query_is_kept_no_longer_than_its_result(
 ) -> None:
     told = RunsRepository(engine)
     run = await told.begin(days_ago(0), "given", clock())
-    await told.note_query(run, "query")
+    await told.note_query(run, "query", None)
     await told.note_interrupted()
     clock.advance(hours=19)
-    assert await told.unfinished_query(days_ago(0), "given", clock()) == "query"
-    assert await told.unfinished_query(days_ago(0), "other", clock()) is None
-    assert await told.unfinished_query(days_ago(1), "given", clock()) is None
+    unfinished = await told.unfinished_run(days_ago(0), "given", clock())
+    assert unfinished
+    assert unfinished.query == "query"
+    assert await told.unfinished_run(days_ago(0), "other", clock()) is None
+    assert await told.unfinished_run(days_ago(1), "given", clock()) is None
     clock.advance(hours=2)
-    assert await told.unfinished_query(days_ago(0), "given", clock()) is None
+    assert await told.unfinished_run(days_ago(0), "given", clock()) is None
 
 
 # What becomes plausible
 
 
 async def _hold(engine: AsyncEngine, day: date, *rows: PackageDownloads) -> None:
-    (outcome,) = await ingest(engine, GivenSource({day: rows}), [day], thresholds=THRESHOLDS)
+    (outcome,) = await ingest(engine, GivenSource({day: rows}), [day], policy=POLICY)
     assert isinstance(outcome.error, HeldDayError)
 
 
 async def _released(engine: AsyncEngine) -> list[PublishedDay]:
     async with ingest_lock(engine) as lock:
-        return [
-            day
-            async for day in release_plausible(
-                engine, lock, retention_days=RETENTION_DAYS, thresholds=THRESHOLDS, clock=utc_now
-            )
-        ]
+        return [day async for day in release_plausible(engine, lock, POLICY, lambda: NOW)]
 
 
 async def test_what_has_become_plausible_is_published_as_it_was_read(engine: AsyncEngine) -> None:
     """By a day that was published since."""
     await publish(engine, days_ago(14), downloads("flask", 1000))
-    await _hold(engine, days_ago(7), downloads("flask", 100))
+    await _hold(engine, days_ago(7), downloads("flask", 300))
     (held,) = await repository(engine).held_days()
     assert await _released(engine) == []
-    await publish(engine, days_ago(0), downloads("flask", 110))
+    await publish(engine, days_ago(0), downloads("flask", 330))
     (released,) = await _released(engine)
-    assert (released.day, released.downloads) == (days_ago(7), 100)
+    assert (released.day, released.downloads) == (days_ago(7), 300)
     assert released.checked_at == held.read_at
-    assert not released.was_implausible
+    assert not released.suspect_reason
     assert await repository(engine).held_days() == []
     assert (await history(engine))[0].outcome is RunOutcome.PUBLISHED
 
@@ -485,7 +476,7 @@ async def test_what_cannot_be_released_keeps_nothing_from_it(
         released = [
             day.day
             async for day in release_plausible(
-                engine, lock, retention_days=30, thresholds=THRESHOLDS, clock=utc_now
+                engine, lock, replace(POLICY, retention_days=30), lambda: NOW
             )
         ]
     assert released == [days_ago(14)]
@@ -503,7 +494,7 @@ async def test_each_run_is_kept(engine: AsyncEngine) -> None:
         }
     )
     days = [days_ago(0), days_ago(7), days_ago(1)]
-    outcomes = await ingest(engine, source, days, thresholds=THRESHOLDS)
+    outcomes = await ingest(engine, source, days, policy=POLICY)
     assert isinstance(outcomes[1].error, HeldDayError)
     told = await history(engine)
     assert [(run.day, run.outcome, run.rows) for run in told] == [
@@ -561,7 +552,7 @@ async def test_failures_count_since_the_last_success(
             await told.note_billed(run, billed)
         elif billed == 0:
             # It was killed before the source had told.
-            await told.note_query(run, "query")
+            await told.note_query(run, "query", None)
         await told.end(run, outcome, NOW)
 
     for outcome, billed in (

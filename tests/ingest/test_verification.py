@@ -13,11 +13,11 @@ from app.db.downloads_repository import DownloadsRepository
 from app.db.verification_repository import Difference, VerificationRepository
 from app.downloads import RecentDownloads
 from app.errors import DayNotPublishedError, TableInUseError
-from app.ingest import pipeline, retention, verification
+from app.ingest import retention, verification
 from app.ingest.retention import expire
 from app.ingest.sample import SampleSource
 from app.package_name import ALL_PACKAGES
-from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+from tests.days import RETENTION_DAYS, days_ago, downloads, ingest, publish
 
 LATEST, BEFORE, OLD = days_ago(0), days_ago(1), days_ago(40)
 
@@ -52,7 +52,7 @@ async def test_what_was_published_is_as_published(engine: AsyncEngine) -> None:
 
 async def test_sample_data_is_as_published(engine: AsyncEngine) -> None:
     for day in (LATEST, BEFORE):
-        await pipeline.ingest_day(engine, SampleSource(), day, retention_days=RETENTION_DAYS)
+        await ingest(engine, SampleSource(), day)
     assert await differences(engine) == []
 
 

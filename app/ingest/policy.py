@@ -1,0 +1,58 @@
+"""Rules by which a day that was read is published or held."""
+
+from dataclasses import dataclass
+
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Limits of a day's figures, as ratios to what is normal."""
+
+    min_packages_ratio: float
+    max_packages_ratio: float
+    min_downloads_ratio: float
+    max_downloads_ratio: float
+
+    min_step_ratio: float
+    """A day with less is never part of a new level."""
+
+    max_step_ratio: float
+    """A day with more is never part of a new level."""
+
+    step_days: int
+    """Number of similar days in a row that make a new level."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishPolicy:
+    """Conditions for publishing a day."""
+
+    retention_days: int
+    thresholds: Thresholds
+
+    force: bool = False
+    """True publishes a day whatever its figures are, and even if more of it is published."""
+
+    replace_sample: bool = False
+    """True deletes all sample data when the first real day is published."""
+
+    only_if_changed: bool = False
+    """True reads a day again only if its partition changed since it was last read, and replaces a
+    published day only if it grew, or was suspect and is no longer.
+    """
+
+
+def policy_of(settings: Settings) -> PublishPolicy:
+    return PublishPolicy(
+        retention_days=settings.retention_days,
+        thresholds=Thresholds(
+            min_packages_ratio=settings.ingest_min_packages_ratio,
+            max_packages_ratio=settings.ingest_max_packages_ratio,
+            min_downloads_ratio=settings.ingest_min_downloads_ratio,
+            max_downloads_ratio=settings.ingest_max_downloads_ratio,
+            min_step_ratio=settings.ingest_min_step_ratio,
+            max_step_ratio=settings.ingest_max_step_ratio,
+            step_days=settings.ingest_step_days,
+        ),
+    )
