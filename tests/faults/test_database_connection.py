@@ -2,22 +2,30 @@
 was not committed is gone, nothing more is published, and the next run does the rest.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import date
 from random import Random
 
 import pytest
 
 from app.clock import utc_now
+from app.db.engine import job_engine
 from app.db.steps import Step
-from app.ingest import scheduler
+from app.errors import DayTimeoutError
+from app.ingest import runs, scheduler
+from app.ingest.plausibility import thresholds_of
+from app.ingest.runs import Run, ingest_lock
 from app.ingest.scheduler import run_ingest_job
-from tests.faults.audit import audit
+from tests.days import GivenSource, days_ago
+from tests.faults.audit import RETENTION_DAYS, audit
 from tests.faults.databases import copied, is_alone, state
 from tests.faults.postgres import connect_to, through
 from tests.faults.proxy import Proxy
 from tests.faults.steps import Entered, each_step
 from tests.faults.tally import Tally
-from tests.faults.world import COMMITS, GONE, IMPATIENT, World
+from tests.faults.truth import rows
+from tests.faults.world import COMMITS, GONE, IMPATIENT, Settled, World
 from tests.waiting import until
 
 RETENTION = (Step.FORGET, Step.DROP, Step.COMMIT_RETENTION)
@@ -74,3 +82,41 @@ async def test_cut_in_a_step(
         await run_ingest_job(IMPATIENT, url, utc_now)
         assert await state(engine) == world.states[-1]
         await audit(tally, engine, url, world.published[-1], absent=[GONE])
+
+
+async def test_a_day_times_out_while_postgres_is_away(
+    settled: Settled,
+    server_url: str,
+    proxy: Proxy,
+    tally: Tally,
+    quick_retries: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Only the lock's connection is left. The next day is still tried, and is published."""
+    hanging, latest = days_ago(RETENTION_DAYS - 1), days_ago(0)
+
+    class HangingSource(GivenSource):
+        async def begin(self, day: date) -> str | None:
+            if day == hanging:
+                for passage in proxy.passages[1:]:
+                    passage.cut()
+                proxy.refusals = 1
+                proxy.injected += 1
+                # Patience with the next day.
+                monkeypatch.setattr(runs, "DAY_TIMEOUT_SECONDS", 3600)
+                await asyncio.sleep(3600)
+            return await super().begin(day)
+
+    source = HangingSource({latest: rows(settled.latest)})
+    monkeypatch.setattr(runs, "DAY_TIMEOUT_SECONDS", 5.0)
+    async with copied(server_url, settled.database) as (url, engine):
+        async with job_engine(through(proxy, url)) as job, ingest_lock(job) as lock:
+            run = Run(job, source, lock, RETENTION_DAYS, thresholds_of(IMPATIENT), utc_now)
+            timed_out, published = [outcome async for outcome in run.ingest([hanging, latest])]
+        assert proxy.injected
+        tally.faults["days that timed out while Postgres was away"] += 1
+        assert isinstance(timed_out.error, DayTimeoutError)
+        assert published.error is None
+        assert "was not recorded" in caplog.text
+        await audit(tally, engine, url, settled.complete)
