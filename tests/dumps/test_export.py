@@ -95,6 +95,7 @@ async def test_each_day_is_a_file(
         "downloads_with_mirrors": 15,
         "digest": published.digest,
         "columns": ("package", "with_mirrors", "without_mirrors", "python_minor", "system"),
+        "counted_files": "all",
     }
     assert _content(folder, latest) == ROWS
     assert _content(folder, before) == [downloads("flask", 5)]
