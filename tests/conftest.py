@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
@@ -21,15 +23,20 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import retries
+from app.clock import utc_now
 from app.db.embedded import embedded_postgres
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
+from app.ingest.pipeline import Ingest, ingest_day
+from app.ingest.sample import SampleSource
 from app.main import create_app
 from app.settings import IngestSource, Settings
 from tests.clock import ManualClock
-from tests.processes import free_port, get, run, served, wait_for
+from tests.days import FORCED
+from tests.processes import free_port, get, latest_complete_day, run, served, wait_for
 
 TEMPLATE = "migrated"
+SAMPLE_TEMPLATE = "sample"
 
 _numbers = count(1)
 
@@ -82,17 +89,15 @@ def data_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a running service, with 30 days of sample data and a dump of the latest, that no test
-    changes.
+def address(_session_sample_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running service with 30 days of sample data and a dump of the latest, which
+    no test changes.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder,
-        served(Path(folder), tmp_path_factory.mktemp("log") / "log") as (address, _),
-    ):
+    folder = tmp_path_factory.mktemp("service")
+    with served(folder, folder / "log", DATABASE_URL=_session_sample_url) as (address, _):
         latest = get(f"{address}/api/status").json()["latest_day"]
-        dumps = str(Path(folder) / "dumps")
-        exported = run("export", "--date", latest, "--to", dumps, DATA_DIR=folder)
+        dumps = str(folder / "dumps")
+        exported = run("export", "--date", latest, "--to", dumps, DATABASE_URL=_session_sample_url)
         assert exported.returncode == 0, exported.stderr
         yield address
 
@@ -107,18 +112,37 @@ def server_url() -> Iterator[str]:
         yield url
 
 
+@asynccontextmanager
+async def _administration(server_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection that creates and drops databases."""
+    engine = create_engine(server_url)
+    async with connect(engine) as connection:
+        yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+    await engine.dispose()
+
+
 @pytest.fixture(scope="session")
 async def _template(server_url: str) -> None:
-    admin = create_engine(server_url)
-    async with connect(admin) as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
+    """A migrated database that others are copies of."""
+    async with _administration(server_url) as connection:
         # What the tests write need not survive the machine.
         await connection.execute(text("ALTER SYSTEM SET fsync = off"))
         await connection.execute(text("SELECT pg_reload_conf()"))
         await connection.execute(text(f"CREATE DATABASE {TEMPLATE}"))
-    await admin.dispose()
     engine = create_engine(_url_of(server_url, TEMPLATE))
     await migrate(engine)
+    await engine.dispose()
+
+
+@pytest.fixture(scope="session")
+async def _sample_template(server_url: str, _template: None) -> None:
+    """The same with 30 days of sample data, of which the latest is the latest complete day."""
+    async with _administration(server_url) as connection:
+        await connection.execute(text(f"CREATE DATABASE {SAMPLE_TEMPLATE} TEMPLATE {TEMPLATE}"))
+    engine = create_engine(_url_of(server_url, SAMPLE_TEMPLATE))
+    ingest = Ingest(engine, SampleSource(), FORCED, utc_now)
+    for ago in range(30):
+        await ingest_day(ingest, latest_complete_day() - timedelta(days=ago))
     await engine.dispose()
 
 
@@ -128,13 +152,10 @@ def _url_of(server_url: str, database: str) -> str:
 
 async def _in_new_database(server_url: str, create: str) -> AsyncIterator[str]:
     name = f"test_{next(_numbers)}"
-    admin = create_engine(server_url)
-    async with connect(admin) as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
+    async with _administration(server_url) as connection:
         await connection.execute(text(f"CREATE DATABASE {name} {create}"))
         yield _url_of(server_url, name)
         await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    await admin.dispose()
 
 
 @pytest.fixture
@@ -148,6 +169,20 @@ async def database_url(server_url: str, _template: None) -> AsyncIterator[str]:
 async def module_database_url(server_url: str, _template: None) -> AsyncIterator[str]:
     """A migrated database for tests that only read what their module has put into it."""
     async for url in _in_new_database(server_url, f"TEMPLATE {TEMPLATE}"):
+        yield url
+
+
+@pytest.fixture
+async def sample_url(server_url: str, _sample_template: None) -> AsyncIterator[str]:
+    """A database with 30 days of sample data, for a service that need not make its own."""
+    async for url in _in_new_database(server_url, f"TEMPLATE {SAMPLE_TEMPLATE}"):
+        yield url
+
+
+@pytest.fixture(scope="session")
+async def _session_sample_url(server_url: str, _sample_template: None) -> AsyncIterator[str]:
+    """Such a database for a service that no test changes."""
+    async for url in _in_new_database(server_url, f"TEMPLATE {SAMPLE_TEMPLATE}"):
         yield url
 
 

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date, timedelta
 from pathlib import Path
 
 import httpx
 import psutil
 
+from app.clock import utc_now
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -39,9 +41,26 @@ def get(url: str, **headers: str) -> httpx.Response:
     return httpx.get(url, headers=headers, timeout=PATIENCE_SECONDS)
 
 
+COMMAND = [sys.executable, "-m", "tests.command"]
+"""The command line with the clock of the tests."""
+
+SERVE = [sys.executable, "-m", "app", "serve"]
+"""The service. It runs by the clock of the machine, as APScheduler does."""
+
+
+def latest_complete_day() -> date:
+    """Return the latest complete day by the clock of the machine."""
+    return utc_now().date() - timedelta(days=1)
+
+
+def _distant_schedule() -> str:
+    """Return a schedule that does not fire for months."""
+    return f"0 0 1 {(utc_now().month + 5) % 12 + 1} *"
+
+
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "app", *arguments],
+        [*COMMAND, *arguments],
         cwd=ROOT,
         env=os.environ | {"LOG_LEVEL": "warning", **environment},
         capture_output=True,
@@ -64,16 +83,19 @@ def assert_fails(result: subprocess.CompletedProcess[str], status: int, *parts: 
 def served(
     data_dir: Path, log: Path, before: tuple[str, ...] = (), **environment: str
 ) -> Iterator[tuple[str, psutil.Popen]]:
-    """A service on a port of its own: its address and its process."""
+    """Run a service on a port of its own; yield its address and its process.
+
+    Nothing is due while it runs, unless the test sets another schedule.
+    """
     port = free_port()
     with log.open("a") as output:
         process = psutil.Popen(
-            [*before, sys.executable, "-m", "app", "serve"],
+            [*before, *SERVE],
             cwd=ROOT,
             env=os.environ
             | {"DATA_DIR": str(data_dir), "DUMPS_DIR": str(data_dir / "dumps")}
-            | {"PORT": str(port), "RATE_LIMITS": ""}
-            | {"RETENTION_DAYS": "30", **environment},
+            | {"PORT": str(port), "RATE_LIMITS": "", "RETENTION_DAYS": "30"}
+            | {"INGEST_SCHEDULE": _distant_schedule(), **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

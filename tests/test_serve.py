@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.http_cache import ENTRY_BYTES
+from app.clock import utc_now
 from app.db.engine import connect
-from app.ingest.sample import PACKAGES
-from tests.days import days_ago, downloads, publish
-from tests.processes import ROOT, assert_fails, get, run, served, servers
+from app.ingest.pipeline import Ingest, ingest_day
+from app.ingest.sample import PACKAGES, SampleSource
+from tests.days import FORCED, days_ago, downloads, publish
+from tests.processes import ROOT, assert_fails, get, latest_complete_day, run, served, servers
 from tests.waiting import PATIENCE_SECONDS, until, until_blocked, wait_until
 
 PAYLOADS = ("recent", "overall", "python_major", "python_minor", "system")
@@ -47,11 +50,12 @@ def test_an_empty_folder_becomes_a_service_and_stays_one(
     data_dir: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
     log = tmp_path / "log"
+    before_start = latest_complete_day()
     with served(data_dir, log, RETENTION_DAYS="180") as (address, process):
         status = _status(address)
         assert status["sample"] is True
         assert (status["days"], status["gaps"]) == (180, [])
-        assert status["latest_day"] == str(days_ago(0))
+        assert str(before_start) <= status["latest_day"] <= str(latest_complete_day())
         assert status["packages"] == len(PACKAGES)
         before = _answers(address)
         assert all(re.search(rb'"downloads":[1-9]|"last_day":[1-9]', body) for body in before)
@@ -69,13 +73,10 @@ def test_an_empty_folder_becomes_a_service_and_stays_one(
 
 def test_a_second_start_finds_the_data_as_it_was(data_dir: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    # Nothing is due before the end of another day.
-    environment = {"INGEST_SCHEDULE": "0 0 29 2 *", "INGEST_RECHECK_AFTER_HOURS": "0"}
-    # A day before the latest complete one, and no more than that: the first start does the rest.
-    run("ingest", "--date", str(days_ago(1)), DATA_DIR=str(data_dir))
+    environment = {"INGEST_RECHECK_AFTER_HOURS": "0"}
     with served(data_dir, log, (), **environment) as (address, _):
         status = _status(address)
-        assert (status["days"], status["latest_day"]) == (30, str(days_ago(1)))
+        assert status["days"] == 30
         del status["next_run"]
         before = _answers(address)
     log.unlink()
@@ -86,24 +87,31 @@ def test_a_second_start_finds_the_data_as_it_was(data_dir: Path, tmp_path: Path)
     assert "making" not in log.read_text()
 
 
-def test_a_start_catches_up(data_dir: Path, tmp_path: Path) -> None:
+async def test_a_start_catches_up(database_url: str, engine: AsyncEngine, tmp_path: Path) -> None:
     """Of two processes one does, with the day that was missed while nothing ran."""
-    run("ingest", "--date", str(days_ago(1)), DATA_DIR=str(data_dir))
+    missed = latest_complete_day()
+    ingest = Ingest(engine, SampleSource(), FORCED, utc_now)
+    await ingest_day(ingest, missed - timedelta(days=1))
     log = tmp_path / "log"
-    environment = {"WORKERS": "2", "INGEST_SCHEDULE": "0 0 * * *"}
-    with served(data_dir, log, (), **environment) as (address, _):
-        wait_until(lambda: _status(address)["latest_day"] == str(days_ago(0)))
+    environment = {
+        "DATABASE_URL": database_url,
+        "WORKERS": "2",
+        "INGEST_SCHEDULE": "0 0 * * *",
+    }
+    with served(tmp_path, log, (), **environment) as (address, _):
+        wait_until(lambda: _status(address)["latest_day"] >= str(missed))
         status = _status(address)
         assert status["last_run"]["outcome"] == "published"
         assert status["next_run"]
-    assert log.read_text().count(f"published {days_ago(0)} from sample") == 1
+    assert log.read_text().count(f"published {missed} from sample") == 1
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_several_processes_share_the_work(
-    data_dir: Path, tmp_path: Path, stop: signal.Signals
+    sample_url: str, tmp_path: Path, stop: signal.Signals
 ) -> None:
-    with served(data_dir, tmp_path / "log", WORKERS="2") as (address, process):
+    log = tmp_path / "log"
+    with served(tmp_path, log, DATABASE_URL=sample_url, WORKERS="2") as (address, process):
         assert len(_answers(address)) == 10
         workers = process.children(recursive=True)
         assert len(workers) >= 2
@@ -111,13 +119,12 @@ def test_several_processes_share_the_work(
         _, alive = psutil.wait_procs([process, *workers], timeout=PATIENCE_SECONDS)
         assert alive == []
         assert process.returncode == 0
-    assert servers(data_dir) == []
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_nohup_is_respected(data_dir: Path, tmp_path: Path, workers: str) -> None:
-    log = tmp_path / "log"
-    with served(data_dir, log, before=("nohup",), WORKERS=workers) as (address, process):
+def test_nohup_is_respected(sample_url: str, tmp_path: Path, workers: str) -> None:
+    environment = {"DATABASE_URL": sample_url, "WORKERS": workers}
+    with served(tmp_path, tmp_path / "log", ("nohup",), **environment) as (address, process):
         process.send_signal(signal.SIGHUP)
         # A service that stops refuses new connections.
         for _ in range(50):
@@ -127,11 +134,11 @@ def test_nohup_is_respected(data_dir: Path, tmp_path: Path, workers: str) -> Non
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_a_stop_lets_running_requests_finish(
-    database_url: str, engine: AsyncEngine, tmp_path: Path, data_dir: Path, workers: str
+    database_url: str, engine: AsyncEngine, tmp_path: Path, workers: str
 ) -> None:
     await publish(engine, days_ago(0), downloads("requests", 5))
     log = tmp_path / "log"
-    with served(data_dir, log, DATABASE_URL=database_url, WORKERS=workers) as (address, process):
+    with served(tmp_path, log, DATABASE_URL=database_url, WORKERS=workers) as (address, process):
         async with connect(engine) as connection:
             await connection.execute(text("LOCK TABLE packages"))
             asking = asyncio.create_task(_get(f"{address}/api/packages/requests/recent"))
@@ -146,11 +153,11 @@ async def test_a_stop_lets_running_requests_finish(
 
 
 async def test_a_publish_by_another_process_reaches_all_workers(
-    database_url: str, engine: AsyncEngine, tmp_path: Path, data_dir: Path
+    database_url: str, engine: AsyncEngine, tmp_path: Path
 ) -> None:
     await publish(engine, days_ago(1), downloads("requests", 5))
     log = tmp_path / "log"
-    with served(data_dir, log, DATABASE_URL=database_url, WORKERS="2") as (address, _):
+    with served(tmp_path, log, DATABASE_URL=database_url, WORKERS="2") as (address, _):
 
         async def answers() -> list[int]:
             """By connections at once, which both workers take."""
@@ -180,12 +187,13 @@ async def _get(url: str) -> httpx.Response:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_one_socket_for_both_kinds_of_addresses(
-    data_dir: Path, tmp_path: Path, workers: str
+    sample_url: str, tmp_path: Path, workers: str
 ) -> None:
     log = tmp_path / "log"
     with served(
-        data_dir,
+        tmp_path,
         log,
+        DATABASE_URL=sample_url,
         HOST="::",
         WORKERS=workers,
         LOG_FORMAT="json",
@@ -200,16 +208,17 @@ def test_one_socket_for_both_kinds_of_addresses(
     assert clients == ["203.0.113.9", "::1"]
 
 
-def test_the_log_is_json_where_it_should_be(data_dir: Path, tmp_path: Path) -> None:
+def test_the_log_is_json_where_it_should_be(sample_url: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with served(data_dir, log, LOG_FORMAT="json") as (address, _):
+    with served(tmp_path, log, DATABASE_URL=sample_url, LOG_FORMAT="json") as (address, _):
         get(f"{address}/api/status")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert any("SAMPLE data" in line["event"] and line["level"] == "warning" for line in lines)
 
 
-def test_a_client_cannot_say_who_it_is(data_dir: Path, tmp_path: Path) -> None:
-    with served(data_dir, tmp_path / "log", RATE_LIMITS="3/hour") as (address, _):
+def test_a_client_cannot_say_who_it_is(sample_url: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with served(tmp_path, log, DATABASE_URL=sample_url, RATE_LIMITS="3/hour") as (address, _):
         statuses = [
             get(f"{address}/api/status", **{"X-Forwarded-For": f"10.0.0.{number}"}).status_code
             for number in range(4)
@@ -284,9 +293,8 @@ def test_commands_use_the_server_of_a_running_service(data_dir: Path, tmp_path: 
         assert _status(address)["days"] == 30
 
 
-def test_a_port_that_is_taken_is_told(data_dir: Path, tmp_path: Path) -> None:
-    with served(data_dir, tmp_path / "log") as (address, _):
-        port = address.rpartition(":")[2]
-        result = run("serve", DATA_DIR=str(data_dir), PORT=port)
-        assert_fails(result, 1, f"PORT={port}", "in use")
-        assert get(f"{address}/health").status_code == 200
+def test_a_port_that_is_taken_is_told(address: str, sample_url: str) -> None:
+    port = address.rpartition(":")[2]
+    result = run("serve", DATABASE_URL=sample_url, PORT=port)
+    assert_fails(result, 1, f"PORT={port}", "in use")
+    assert get(f"{address}/health").status_code == 200

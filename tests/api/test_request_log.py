@@ -171,8 +171,9 @@ async def test_answers_are_counted_by_what_they_cost(client: httpx.AsyncClient) 
     assert after["pypi_stats_database_connections",] == 0
 
 
-def test_one_of_several_processes_answers_for_all(data_dir: Path, tmp_path: Path) -> None:
-    with served(data_dir, tmp_path / "log", WORKERS="2", LOG_FORMAT="json") as (address, _):
+def test_one_of_several_processes_answers_for_all(sample_url: str, tmp_path: Path) -> None:
+    environment = {"DATABASE_URL": sample_url, "WORKERS": "2", "LOG_FORMAT": "json"}
+    with served(tmp_path, tmp_path / "log", (), **environment) as (address, _):
         for _ in range(40):
             # A connection each: they are shared out among the processes.
             get(f"{address}/api/packages/requests/recent").raise_for_status()
