@@ -23,14 +23,13 @@ PARTITION_HEAD = f"{'partition rows':>14}  {'modified':<20}"
 def status_report(
     cadence: Cadence,
     *,
-    ingests: bool,
+    next_run: datetime | None,
     days: Sequence[PublishedDay],
     held: Sequence[HeldDay],
     last_run: IngestRun | None,
     size: Size,
 ) -> str:
     latest = days[-1] if days else None
-    firing = cadence.schedule.next_firing(datetime.now(UTC)) if ingests else None
     rows = {
         "source": ", ".join(sorted({day.source for day in days})),
         "days": f"{len(days)} of {cadence.retention_days}",
@@ -46,7 +45,7 @@ def status_report(
         "last run": f"{_moment(last_run.started_at)}: {last_run.day} {_outcome(last_run)}"
         if last_run
         else "",
-        "next run": _moment(firing) if firing else "",
+        "next run": _moment(next_run) if next_run else "",
         "held": ", ".join(str(one.day) for one in held),
     }
     lines = [f"{name:<12} {value or 'none'}" for name, value in rows.items()]

@@ -31,10 +31,11 @@ def published(day: date, *breakdowns: str) -> PublishedDay:
 def test_gaps_are_told_by_their_ends() -> None:
     days = [published(date(2026, 11, day)) for day in (1, 2, 4, 8, 9)]
     report = status_report(
-        CADENCE, ingests=True, days=days, held=[], last_run=None, size=Size(5, 2**20)
+        CADENCE, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
     ).splitlines()
     assert "gaps         2026-11-03, 2026-11-05 to 2026-11-07" in report
     assert "last run     none" in report
+    assert "next run     2026-11-20 12:00 UTC" in report
     assert (
         report[-1]
         == "2026-11-01     700,000    3,000,000,000  2026-11-20 12:00 UTC               -  -"
@@ -48,7 +49,7 @@ def test_breakdowns_are_told_by_the_days_that_have_them() -> None:
         published(date(2026, 11, 3), "installer", "version"),
     ]
     report = status_report(
-        CADENCE, ingests=True, days=days, held=[], last_run=None, size=Size(5, 2**20)
+        CADENCE, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
     )
     assert "breakdowns   installer on 2 days, version on 1 days\n" in report
 
@@ -58,7 +59,7 @@ def test_the_rules_by_which_files_were_counted_are_told() -> None:
 
     def report() -> str:
         return status_report(
-            CADENCE, ingests=True, days=days, held=[], last_run=None, size=Size(5, 2**20)
+            CADENCE, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
         )
 
     assert "counted      all\n" in report()
@@ -67,8 +68,9 @@ def test_the_rules_by_which_files_were_counted_are_told() -> None:
 
 
 def test_nothing_is_told_of_an_empty_database() -> None:
-    report = status_report(CADENCE, ingests=False, days=[], held=[], last_run=None, size=Size(0, 0))
+    report = status_report(CADENCE, next_run=None, days=[], held=[], last_run=None, size=Size(0, 0))
     assert "gaps         none" in report
+    assert "next run     none" in report
     assert report.splitlines()[-2:] == ["held         none", "suspect      none"]
 
 

@@ -45,16 +45,18 @@ def _answers(address: str) -> list[bytes]:
         ]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("stop", "retention_days"), [(signal.SIGINT, 180), (signal.SIGTERM, 30), (signal.SIGHUP, 30)]
+)
 def test_an_empty_folder_becomes_a_service_and_stays_one(
-    data_dir: Path, tmp_path: Path, stop: signal.Signals
+    data_dir: Path, tmp_path: Path, stop: signal.Signals, retention_days: int
 ) -> None:
     log = tmp_path / "log"
     before_start = latest_complete_day()
-    with served(data_dir, log, RETENTION_DAYS="180") as (address, process):
+    with served(data_dir, log, RETENTION_DAYS=str(retention_days)) as (address, process):
         status = _status(address)
         assert status["sample"] is True
-        assert (status["days"], status["gaps"]) == (180, [])
+        assert (status["days"], status["gaps"]) == (retention_days, [])
         assert str(before_start) <= status["latest_day"] <= str(latest_complete_day())
         assert status["packages"] == len(PACKAGES)
         before = _answers(address)

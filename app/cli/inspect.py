@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.cli.database import read
 from app.cli.options import Day, with_settings
 from app.cli.progress import progress_bar
+from app.clock import utc_now
 from app.db.downloads_repository import DownloadsRepository
 from app.db.runs_repository import RunsRepository
 from app.db.verification_repository import Difference
@@ -27,9 +28,11 @@ def status(settings: Settings) -> None:
 
     async def work(engine: AsyncEngine) -> None:
         repository = DownloadsRepository(engine, settings.retention_days)
+        cadence = cadence_of(settings)
+        ingests = settings.source is not IngestSource.NONE
         report = status_report(
-            cadence_of(settings),
-            ingests=settings.source is not IngestSource.NONE,
+            cadence,
+            next_run=cadence.schedule.next_firing(utc_now()) if ingests else None,
             days=await repository.published_days(),
             held=await repository.held_days(),
             last_run=next(iter(await RunsRepository(engine).latest(1)), None),
