@@ -16,6 +16,7 @@ from starlette.responses import Response
 from app.api.answering import not_found, respond, route_of
 from app.api.dependencies import PackageArgument, Repositories, UnambiguousRoute
 from app.api.formats import CSV, FORMAT, FORMATS
+from app.api.offloading import LARGE_ITEMS, offloaded_if
 from app.api.problem_details import documented
 from app.api.questions import Argument, Endpoint, Question, Rendered, choice, text
 from app.api.schemas import (
@@ -442,6 +443,15 @@ async def _answer(
         )
     if found is None:
         raise not_found(package)
+    items = sum(map(len, found.series.values()))
+    if question.get("fill"):
+        items = len(found.series) * len(found.known)
+    return await offloaded_if(items >= LARGE_ITEMS, _rendered, breakdown, argument, question, found)
+
+
+def _rendered(
+    breakdown: Breakdown | None, argument: str, question: Question, found: Found
+) -> Rendered:
     if breakdown:
         category = question.get(argument)
         if breakdown.shown_categories:
