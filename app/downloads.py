@@ -208,9 +208,7 @@ class IngestRun(PartitionSeen):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """What is published at a moment, of the days served. While its version stays, every answer
-    does.
-    """
+    """The published data of the days served, as of one publish."""
 
     days: tuple[date, ...]
     """Those of the days served that are published, in order."""
@@ -225,13 +223,15 @@ class Publication:
     """The days served."""
 
     published_at: datetime
-    """When the last of the days was published."""
+    """Time of the latest publish. Each publish has its own."""
 
     version: str
-    """Depends on the days' rows, as their digests do, and on what can be searched for."""
+    """Hash of the days' digests and of whether misspelt names can be found. Equal versions give
+    equal answers.
+    """
 
     held_days: int
-    """How many days wait to become plausible."""
+    """Number of days that wait to become plausible."""
 
     suspect_days: int = 0
     """How many of the days deviate from their neighbours and are served all the same."""
@@ -248,6 +248,16 @@ class Publication:
     @property
     def latest_day(self) -> date:
         return self.window.last
+
+    @property
+    def missing_days(self) -> int:
+        """Number of days served that are not published."""
+        return (self.window.last - self.window.first).days + 1 - len(self.days)
+
+    @property
+    def is_complete(self) -> bool:
+        """True if no day is missing, held or suspect: the next change is the next day."""
+        return not (self.missing_days or self.held_days or self.suspect_days)
 
 
 def gaps(days: Sequence[PublishedDay]) -> list[date]:

@@ -14,6 +14,9 @@ class StatsError(Exception):
     may_pass = False
     """Whether doing the same again, a little later, may well succeed."""
 
+    data_as_of: date | None = None
+    """The latest published day in the data that the error is about."""
+
     @property
     def detail(self) -> str:
         return str(self)
@@ -50,6 +53,10 @@ class InvalidArgumentsError(StatsError):
     def __init__(self, errors: list[ArgumentError]) -> None:
         super().__init__("; ".join(f"{error.parameter}: {error.message}" for error in errors))
         self.errors = errors
+
+
+class OtherPublicationError(StatsError):
+    """A query saw another publication than the expected one."""
 
 
 class UnavailableError(StatsError):

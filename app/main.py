@@ -99,7 +99,9 @@ class Service(FastAPI):
 
 def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) -> Service:
     """The service on a migrated database. Nothing connects before its lifespan begins."""
-    freshness = Freshness(database_url, settings.retention_days, settings.ingest_schedule.due_at)
+    freshness = Freshness(
+        database_url, settings.retention_days, settings.ingest_schedule.due_at, clock
+    )
     scheduler = (
         IngestScheduler(
             settings.ingest_schedule, partial(run_ingest_job, settings, database_url, clock), clock
@@ -124,6 +126,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         engine = create_engine(database_url, autocommit=True)
         count_connections(engine)
         app.state.repositories = Repositories(
+            engine,
             DownloadsRepository(engine, settings.retention_days),
             RankingsRepository(engine, settings.retention_days),
             known_events,
@@ -166,35 +169,34 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
     problem_details.install(app)
     app.add_middleware(RequestGuardMiddleware, timeout_seconds=settings.request_timeout_seconds)
     app.add_middleware(CompressMiddleware)
-    rendering = f"{RENDERING} {known_events.digest}"
-    app.entrance = _entrance(app, settings, cache, freshness, rate_limits, request_log, rendering)
-    app.fast_path = FastPath(
-        cache, ENDPOINTS, freshness, rate_limits, request_log, list(settings.trusted_proxies)
-    )
-    return app
-
-
-def _entrance(
-    app: Service,
-    settings: Settings,
-    cache: ResponseCache,
-    freshness: Freshness,
-    rate_limits: RateLimits | None,
-    request_log: RequestLog,
-    rendering: str,
-) -> ASGIApp:
-    """All that a request meets before FastAPI, from the inside out."""
-    entrance: ASGIApp = HTTPCacheMiddleware(
+    answering = HTTPCacheMiddleware(
         app.route,
         cache=cache,
         endpoints=ENDPOINTS,
         repositories=lambda: app.state.repositories,
         freshness=freshness,
-        rendering=rendering,
+        rendering=f"{RENDERING} {known_events.digest}",
+        clock=clock,
         timeout_seconds=settings.request_timeout_seconds,
     )
+    app.entrance = _entrance(answering, settings, freshness, rate_limits, request_log, clock)
+    app.fast_path = FastPath(
+        cache, ENDPOINTS, freshness, rate_limits, request_log, list(settings.trusted_proxies), clock
+    )
+    return app
+
+
+def _entrance(
+    entrance: ASGIApp,
+    settings: Settings,
+    freshness: Freshness,
+    rate_limits: RateLimits | None,
+    request_log: RequestLog,
+    clock: Clock,
+) -> ASGIApp:
+    """Everything that a request passes before it is answered, from the inside out."""
     if rate_limits:
-        entrance = RateLimitMiddleware(entrance, rate_limits)
+        entrance = RateLimitMiddleware(entrance, rate_limits, clock)
     entrance = FixedHeadersMiddleware(HeadMiddleware(entrance), freshness.as_of)
     entrance = RequestLogMiddleware(entrance, request_log)
     if settings.trusted_proxies:

@@ -363,6 +363,20 @@ def upgrade() -> None:
         postgresql_where=sa.text("is_popular"),
     )
     op.create_table(
+        "publication",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column(
+            "published_at",
+            sa.DateTime(timezone=True),
+            nullable=False,
+            comment="When the last statement of the latest publish ran. Different for each "
+            "publish.",
+        ),
+        sa.CheckConstraint("id = 1", name=op.f("ck_publication_one_row")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_publication")),
+        comment="The latest publish: one row, or none before the first.",
+    )
+    op.create_table(
         "top_packages",
         sa.Column("period", sa.Text(), nullable=False, comment="day, week or month."),
         sa.Column("rank", sa.Integer(), autoincrement=False, nullable=False, comment="1 is most."),

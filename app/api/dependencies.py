@@ -3,15 +3,19 @@
 Called by the routes themselves: FastAPI's own way of providing them takes as long as the query.
 """
 
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, get_origin
 
 from fastapi import Path, Request, Response
 from fastapi.routing import APIRoute
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.downloads_repository import DownloadsRepository
 from app.db.rankings_repository import RankingsRepository
+from app.db.snapshot import snapshot
+from app.downloads import Publication
 from app.errors import ArgumentError, InvalidArgumentsError, PackageNotFoundError
 from app.events import KnownEvents
 from app.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
@@ -27,9 +31,29 @@ PackageArgument = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Repositories:
+    engine: AsyncEngine
     downloads: DownloadsRepository
     rankings: RankingsRepository
     events: KnownEvents
+
+    def at(self, publication: Publication) -> "Repositories":
+        """The same, whose reads raise `OtherPublicationError` if they see another publication."""
+        return self._with(self.engine, publication)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator["Repositories"]:
+        """The same, whose reads all see one state of the database."""
+        async with snapshot(self.engine) as connection:
+            yield self._with(connection)
+
+    def _with(
+        self, source: AsyncEngine | AsyncConnection, expected: Publication | None = None
+    ) -> "Repositories":
+        return replace(
+            self,
+            downloads=self.downloads.reading(source, expected),
+            rankings=self.rankings.reading(source, expected),
+        )
 
 
 def repositories_of(request: Request) -> Repositories:

@@ -6,7 +6,8 @@ as all of this. It does what they would do, or leaves it to them.
 
 from collections.abc import Mapping
 from contextlib import suppress
-from time import perf_counter, time
+from datetime import datetime
+from time import perf_counter
 
 from starlette.types import Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -15,10 +16,17 @@ from app.api.compression import preferred_encoding
 from app.api.fixed_headers import Headers, completed, lines
 from app.api.formats import accepted_format
 from app.api.freshness import Freshness
-from app.api.http_cache import HIT, TAG_MATCH, Answer, ResponseCache, validity_headers
+from app.api.http_cache import HIT, TAG_MATCH, Answer, ResponseCache
 from app.api.questions import LONGEST_KNOWN_SPELLING, Endpoints
-from app.api.rate_limit import LIMITED_PREFIX, STANDING, RateLimits, client_of
+from app.api.rate_limit import (
+    LIMITED_PREFIX,
+    RATE_LIMIT_STATE,
+    RateLimits,
+    RateLimitState,
+    client_of,
+)
 from app.api.request_log import RequestLog, id_of
+from app.clock import Clock
 from app.downloads import Publication
 
 _LIMITED_PREFIX = LIMITED_PREFIX.encode()
@@ -36,12 +44,14 @@ class FastPath:
         rate_limits: RateLimits | None,
         log: RequestLog,
         trusted_proxies: list[str],
+        clock: Clock,
     ) -> None:
         self._cache = cache
         self._endpoints = endpoints
         self._freshness = freshness
         self._rate_limits = rate_limits
         self._log = log
+        self._clock = clock
         self._proxy_headers = (
             ProxyHeadersMiddleware(_nothing, trusted_proxies) if trusted_proxies else None
         )
@@ -70,8 +80,8 @@ class FastPath:
         ):
             return None
         # First: what a client asks beyond its limits is not looked at.
-        standing = self._count(scope)
-        if standing is None:
+        state = self._count(scope)
+        if state and state.exceeded:
             return None
         kept = self._kept(target, headers, publication)
         if kept is None:
@@ -100,24 +110,24 @@ class FastPath:
             client=scope["client"],
             request_id=request_id,
         )
-        common = self._common_lines(publication, server_headers)
-        own = lines([(b"x-request-id", request_id.encode()), *standing])
+        now = self._clock()
+        common = self._common_lines(publication, server_headers, now)
+        limits = state.headers(now) if state else []
+        own = lines([(b"x-request-id", request_id.encode()), *limits])
         said = _STATUS_LINES[status], common, content, kept.tag_lines, own, b"\r\n"
         return b"".join(said), body
 
-    def _count(self, scope: Scope) -> Headers | None:
-        """Count the request, which the middlewares then do not, and say where its client stands;
-        None where that may not ask more.
-        """
+    def _count(self, scope: Scope) -> RateLimitState | None:
+        """Count the request, which the middlewares then do not. None without limits."""
         if self._proxy_headers:
             # It waits for nothing, so that its first step is its last. uvicorn has types of its own
             # for what both take from ASGI.
             with suppress(StopIteration):
                 self._proxy_headers(scope, _nothing, _nothing).send(None)  # type: ignore[arg-type]
         if not self._rate_limits:
-            return []
-        standing = scope[STANDING] = self._rate_limits.count_at_once(client_of(scope))
-        return None if standing.exceeded else standing.headers
+            return None
+        state = scope[RATE_LIMIT_STATE] = self._rate_limits.count_at_once(client_of(scope))
+        return state
 
     def _kept(
         self, target: bytes, headers: Mapping[bytes, bytes], publication: Publication
@@ -133,14 +143,15 @@ class FastPath:
         asked = self._endpoints.asked(path.decode("latin-1"), query, publication.window, accepted)
         return asked and self._cache.get(asked.target, encoding)
 
-    def _common_lines(self, publication: Publication, server_headers: Headers) -> bytes:
-        """What all answers say in this second."""
-        common_of = publication, server_headers, int(time())
+    def _common_lines(
+        self, publication: Publication, server_headers: Headers, now: datetime
+    ) -> bytes:
+        """The headers that all responses of this second have in common."""
+        common_of = publication, server_headers, int(now.timestamp())
         if common_of != self._common_of:
             self._common_of = common_of
-            validity = validity_headers(publication, self._freshness)
-            ours = completed([*validity, *self._freshness.as_of()])
-            self._common = lines([*server_headers, *ours])
+            validity = self._freshness.headers(publication, now)
+            self._common = lines([*server_headers, *completed(validity)])
         return self._common
 
 

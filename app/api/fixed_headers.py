@@ -12,13 +12,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 Headers = list[tuple[bytes, bytes]]
 """As ASGI has them, names in lower case."""
 
+DATA_AS_OF = "X-Data-As-Of"
+"""Header with the latest published day."""
+
 ADDED_HEADERS = "pypi_stats.added_headers"
 """In a request's scope: a list of headers that those whom it meets add to its answer."""
 
 FIXED_HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": (
-        "Age, ETag, Retry-After, X-Data-As-Of, X-RateLimit-Limit, X-RateLimit-Remaining, "
+        f"Age, ETag, Retry-After, {DATA_AS_OF}, X-RateLimit-Limit, X-RateLimit-Remaining, "
         "X-RateLimit-Reset, X-Request-ID"
     ),
     "X-Content-Type-Options": "nosniff",
@@ -47,10 +50,12 @@ _FIXED = _raw(FIXED_HEADERS)
 _DEFAULTS = _raw(DEFAULT_HEADERS)
 
 
-def completed(headers: Headers) -> Headers:
-    """With what every answer says."""
+def completed(headers: Headers, defaults: Headers = _DEFAULTS) -> Headers:
+    """The headers with those that every response has, and with the defaults of those that are
+    missing.
+    """
     given = dict(headers)
-    return [*headers, *_FIXED, *(header for header in _DEFAULTS if header[0] not in given)]
+    return [*headers, *_FIXED, *(header for header in defaults if header[0] not in given)]
 
 
 def lines(headers: Headers) -> bytes:
@@ -59,8 +64,9 @@ def lines(headers: Headers) -> bytes:
 
 
 class FixedHeadersMiddleware:
-    """Adds them, and those of the moment; and answers the preflights that browsers send before some
-    requests.
+    """Adds the headers that every response has, and answers the preflight requests of browsers.
+
+    `of_the_moment` returns headers for responses that do not have them already.
     """
 
     def __init__(self, app: ASGIApp, of_the_moment: Callable[[], Headers]) -> None:
@@ -72,8 +78,8 @@ class FixedHeadersMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [*message["headers"], *self._of_the_moment(), *added]
-                message["headers"] = completed(headers)
+                headers = [*message["headers"], *added]
+                message["headers"] = completed(headers, [*_DEFAULTS, *self._of_the_moment()])
             await send(message)
 
         answer = _preflight if _is_preflight(scope) else self._app

@@ -1,9 +1,9 @@
-"""Knows what is published, and how long an answer can be kept.
+"""Knows what is published, and how long a response may be cached.
 
 Each process watches the database for itself: a publish wakes it within moments, and a check every
-few seconds finds what it did not hear of. So no process answers with what was published before for
-longer than `STALE_AFTER_SECONDS`, as long as it reaches the database; and when it does not, it says
-so in its answers' `Age`.
+few seconds finds a publish that was not announced. So no process answers from an old publication
+for longer than `STALE_AFTER_SECONDS` while it reaches the database; when it does not, its responses
+say so in `Age`.
 """
 
 import asyncio
@@ -11,9 +11,12 @@ import logging
 import math
 from collections.abc import Callable
 from datetime import UTC, date, datetime
-from time import time
+from email.utils import format_datetime
+from functools import lru_cache
+from time import monotonic
 
-from app.api.fixed_headers import Headers
+from app.api.fixed_headers import DATA_AS_OF, Headers
+from app.clock import Clock
 from app.db.publication import publication_listener
 from app.downloads import Publication
 from app.errors import DatabaseUnavailableError
@@ -22,43 +25,56 @@ from app.metrics import PublishedData
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0
-"""Between two looks at the database when nothing is announced."""
+"""Time between two checks when nothing is announced."""
 
 RECONNECT_SECONDS = 1.0
 
 STALE_AFTER_SECONDS = 15
 """More than a check, its timeout and a new connection take together."""
 
-DUE_MAX_AGE_SECONDS = 60
-"""While a new day may come any minute."""
+SHORT_MAX_AGE_SECONDS = 60
+"""`max-age` while the published data may change any minute."""
 
 LONGEST_MAX_AGE_SECONDS = 24 * 3600
 
 STALE_WHILE_REVALIDATE_SECONDS = 300
-"""A cache in front may answer with what it has while it asks for the new day."""
+"""How long a cache in front may serve its copy while it fetches the new day."""
 
 STALE_IF_ERROR_SECONDS = 24 * 3600
-"""An old answer is better than none: figures change once a day."""
+"""An old response is better than none: figures change once a day."""
 
 
 class Freshness:
-    """`due_at` tells for the latest published day when the one after it is due."""
+    """The current publication.
+
+    `due_at` returns the time at which the day after a latest published day is due.
+    """
 
     def __init__(
-        self, database_url: str, retention_days: int, due_at: Callable[[date], datetime]
+        self,
+        database_url: str,
+        retention_days: int,
+        due_at: Callable[[date], datetime],
+        clock: Clock,
     ) -> None:
         self._database_url = database_url
         self._retention_days = retention_days
-        self._due_at = due_at
-        self._due = 0.0
-        self._confirmed = 0.0
+        self._due_at = lru_cache(maxsize=2)(due_at)
+        self._clock = clock
+        self._confirmed_at = -math.inf
+        """In monotonic time: setting the wall clock makes nothing stale, or fresh."""
+
         self._has_looked = asyncio.Event()
         self.publication: Publication | None = None
-        """None as well until the database was first asked."""
+        """None if nothing is published, and until the database was first asked."""
 
     async def watch(self) -> None:
-        """Keep `publication` right until cancelled."""
-        away = False
+        """Keep `publication` current until cancelled.
+
+        A failure is logged when it starts and when it ends. One of another kind meanwhile is logged
+        as well.
+        """
+        failures: set[type[Exception]] = set()
         while True:
             try:
                 async with publication_listener(
@@ -67,63 +83,78 @@ class Freshness:
                     while True:
                         self.confirm(await listener.current())
                         self._has_looked.set()
-                        if away:
+                        if failures:
                             log.info("the database is back")
-                            away = False
+                            failures.clear()
                         await listener.wait(CHECK_SECONDS)
-            except DatabaseUnavailableError as error:
-                if not away:
-                    log.warning("answers may grow stale: %s", error)
-                    away = True
-            except Exception:
-                log.exception("answers may grow stale")
+            except Exception as error:
+                if type(error) not in failures:
+                    failures.add(type(error))
+                    has_traceback = not isinstance(error, DatabaseUnavailableError)
+                    log.warning("answers may grow stale: %s", error, exc_info=has_traceback)
             self._has_looked.set()
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def has_looked(self) -> None:
-        """Wait until the database was asked once, whatever came of it."""
+        """Wait until the database was asked once, with whatever result."""
         await self._has_looked.wait()
 
     def confirm(self, publication: Publication | None) -> None:
-        """Take note that this is published now."""
+        """Note that this is published now."""
         if publication != self.publication:
             self.publication = publication
-            self._due = self._due_at(publication.latest_day).timestamp() if publication else 0.0
-        self._confirmed = time()
+        self._confirmed_at = monotonic()
 
     def as_of(self) -> Headers:
-        """On every answer: the latest published day, as soon as one is known."""
-        if self.publication is None:
-            return []
-        return [(b"x-data-as-of", self.publication.latest_day.isoformat().encode())]
+        """Headers of every response that has none of its own: the latest published day."""
+        return as_of(self.publication) if self.publication else []
 
     def figures(self) -> PublishedData:
-        """Of what is published, for the metrics."""
+        """Figures of the current publication, for the metrics."""
         publication = self.publication
         if publication is None:
             return PublishedData(math.nan, math.nan, math.nan, math.nan)
         began = datetime.combine(publication.latest_day, datetime.min.time(), UTC)
         return PublishedData(
-            age_days=(time() - began.timestamp()) / 86400 - 1,
-            missing_days=self._retention_days - len(publication.days),
+            age_days=(self._clock() - began).total_seconds() / 86400 - 1,
+            missing_days=publication.missing_days,
             held_days=publication.held_days,
             suspect_days=publication.suspect_days,
         )
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """`Cache-Control`; and `Age`, beyond its `max-age`, while the database can't confirm that
-        nothing newer is published.
+    def headers(self, publication: Publication, now: datetime) -> Headers:
+        """Headers that describe the publication that a response was computed from, at this time.
+
+        `Age` is beyond `max-age` while the database can't confirm that nothing newer is published.
         """
-        now = time()
-        unconfirmed = int(now - self._confirmed)
+        headers = [
+            (b"last-modified", _http_date(publication.published_at)),
+            *as_of(publication),
+        ]
+        unconfirmed = monotonic() - self._confirmed_at
         if unconfirmed > STALE_AFTER_SECONDS:
-            return [
-                (b"cache-control", _cache_control(STALE_AFTER_SECONDS)),
-                (b"age", b"%d" % unconfirmed),
-            ]
-        left = int(self._due - now)
-        left = max(left, DUE_MAX_AGE_SECONDS)
-        return [(b"cache-control", _cache_control(min(left, LONGEST_MAX_AGE_SECONDS)))]
+            headers.append((b"cache-control", _cache_control(STALE_AFTER_SECONDS)))
+            headers.append((b"age", b"%d" % unconfirmed))
+        else:
+            headers.append((b"cache-control", _cache_control(self._max_age(publication, now))))
+        return headers
+
+    def _max_age(self, publication: Publication, now: datetime) -> int:
+        """Seconds until the next day is due, if nothing else can change before."""
+        is_current = self.publication and self.publication.version == publication.version
+        if not (is_current and publication.is_complete):
+            return SHORT_MAX_AGE_SECONDS
+        left = int((self._due_at(publication.latest_day) - now).total_seconds())
+        return min(max(left, SHORT_MAX_AGE_SECONDS), LONGEST_MAX_AGE_SECONDS)
+
+
+def as_of(publication: Publication) -> Headers:
+    return [(DATA_AS_OF.lower().encode(), publication.latest_day.isoformat().encode())]
+
+
+@lru_cache(maxsize=8)
+def _http_date(moment: datetime) -> bytes:
+    return format_datetime(moment.astimezone(UTC), usegmt=True).encode()
 
 
 def _cache_control(max_age_seconds: int) -> bytes:

@@ -12,23 +12,25 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
-from functools import lru_cache, partial
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from functools import partial
 from hashlib import blake2b
-from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.answering import answered
 from app.api.compression import COMPRESSED_FROM_BYTES, compressed, preferred_encoding
 from app.api.dependencies import Repositories
 from app.api.fixed_headers import Headers, lines
 from app.api.formats import accepted_format
 from app.api.freshness import Freshness
+from app.api.offloading import LARGE_BYTES, offloaded_if
 from app.api.problem_details import error_answer
-from app.api.questions import Asked, Endpoint, Endpoints, Question
+from app.api.questions import Asked, Endpoint, Endpoints
 from app.api.request_guard import RequestGuardMiddleware
-from app.downloads import Publication
+from app.clock import Clock
+from app.downloads import Publication, Window
 from app.errors import StatsError
 from app.metrics import RESPONSE_CACHE, RESPONSE_CACHE_BYTES
 
@@ -46,15 +48,6 @@ _VARY_BY_FORMAT = (b"vary", b"Accept, Accept-Encoding")
 HIT = RESPONSE_CACHE.labels("hit")
 TAG_MATCH = RESPONSE_CACHE.labels("tag_match")
 _MISS = RESPONSE_CACHE.labels("miss")
-
-
-class Key(NamedTuple):
-    version: str
-    """Of what was published when the question came."""
-
-    question: Question
-    encoding: str
-    """That the client likes best. Small bodies are not compressed all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +163,14 @@ class ResponseCache:
         RESPONSE_CACHE_BYTES.set(self._open.bytes + self._others.bytes)
 
 
-class HTTPCacheMiddleware:
-    """Answers what is asked of the `endpoints` as it should be; all else is for the routes.
+_Pending = tuple[str, bytes, str]
+"""What requests have to agree on to share an answer: version, target and preferred encoding."""
 
-    `rendering` is another one whenever the same data is rendered to other bytes.
+
+class HTTPCacheMiddleware:
+    """Answers valid requests to the `endpoints`, and leaves all others to the routes.
+
+    `rendering` is part of every tag: it differs if the same data is rendered to other bytes.
     """
 
     def __init__(
@@ -185,6 +182,7 @@ class HTTPCacheMiddleware:
         repositories: Callable[[], Repositories],
         freshness: Freshness,
         rendering: str,
+        clock: Clock,
         timeout_seconds: float,
     ) -> None:
         self._app = app
@@ -193,22 +191,22 @@ class HTTPCacheMiddleware:
         self._repositories = repositories
         self._freshness = freshness
         self._rendering = rendering
+        self._clock = clock
         self._timeout_seconds = timeout_seconds
-        self._pending: dict[Key, asyncio.Task[Answer]] = {}
+        self._pending: dict[_Pending, asyncio.Task[tuple[Answer, Publication]]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Seen before the database is asked: no answer is tagged as newer than it is.
         publication = self._freshness.publication
         conditions = _Conditions(scope["headers"])
-        asked = self._asked(scope, publication, conditions) if publication else None
+        asked = self._asked(scope, conditions, publication.window) if publication else None
         if publication is None or asked is None:
             await self._app(scope, receive, send)
             return
         # As the router does, for those around who count by route.
         scope["route"] = asked.endpoint.route
         encoding = preferred_encoding(conditions.accept_encoding)
-        key = Key(publication.version, asked.question, encoding)
-        tag = self._matching_tag(key, conditions.tags) if conditions.tags else None
+        tags = self._tags(publication, asked, encoding) if conditions.tags else set()
+        tag = conditions.matching(tags)
         answer = self._cache.get(asked.target, encoding)
         if tag:
             TAG_MATCH.inc()
@@ -218,72 +216,77 @@ class HTTPCacheMiddleware:
             await self._send_answer(send, publication, conditions, answer)
         else:
             _MISS.inc()
-            miss = partial(self._find_and_send, asked, key, publication, conditions)
+            miss = partial(self._find_and_send, asked, publication, conditions)
             await RequestGuardMiddleware(miss, self._timeout_seconds)(scope, receive, send)
 
-    def _asked(
-        self, scope: Scope, publication: Publication, conditions: "_Conditions"
-    ) -> Asked | None:
+    def _asked(self, scope: Scope, conditions: "_Conditions", window: Window) -> Asked | None:
         if scope["method"] != "GET":
             return None
         accepted = accepted_format(conditions.accept)
-        return self._endpoints.asked(
-            scope["path"], scope["query_string"], publication.window, accepted
-        )
+        return self._endpoints.asked(scope["path"], scope["query_string"], window, accepted)
 
-    def _matching_tag(self, key: Key, tags: bytes) -> bytes | None:
-        """Whichever of the tags is that of the answer: compressed as the client likes best, or, as
-        a small one is, not at all.
-        """
-        ours = {self._tag(key, key.encoding), self._tag(key, "")}
-        for tag in tags.split(b","):
-            opaque = tag.strip().removeprefix(b"W/")
-            if opaque in ours:
-                return opaque
-        return None
+    def _tags(self, publication: Publication, asked: Asked, encoding: str) -> set[bytes]:
+        """The tags that the answer may have: small bodies are not compressed."""
+        return {self._tag(publication, asked, one) for one in (encoding, "")}
 
-    def _tag(self, key: Key, encoding: str) -> bytes:
-        told = repr((self._rendering, key.version, key.question)).encode()
+    def _tag(self, publication: Publication, asked: Asked, encoding: str) -> bytes:
+        """Depends on everything that the bytes of the body depend on, and on nothing else."""
+        told = b"\n".join([self._rendering.encode(), publication.version.encode(), asked.target])
         digest = blake2b(told, digest_size=12).hexdigest()
         return f'"{digest}-{encoding}"'.encode() if encoding else f'"{digest}"'.encode()
 
     async def _find_and_send(
         self,
         asked: Asked,
-        key: Key,
         publication: Publication,
         conditions: "_Conditions",
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
+        encoding = preferred_encoding(conditions.accept_encoding)
+        key = publication.version, asked.target, encoding
+
+        def ask(window: Window) -> Asked:
+            asked = self._asked(scope, conditions, window)
+            assert asked
+            return asked
+
         try:
-            # Of those who ask the same at a time one asks the database, for all of them: who does
-            # not want to wait any longer does not keep the others from it.
+            # Equal requests share one query. One that is given up does not end it for the others.
             task = self._pending.get(key)
             if task is None:
-                task = self._pending[key] = asyncio.create_task(self._find(asked, key, publication))
+                task = asyncio.create_task(self._find(ask, publication, encoding))
+                self._pending[key] = task
                 task.add_done_callback(partial(self._found, key))
-            answer = await asyncio.shield(task)
+            answer, seen = await asyncio.shield(task)
         except StatsError as error:
             await error_answer(error)(scope, receive, send)
         else:
-            await self._send_answer(send, publication, conditions, answer)
+            await self._send_answer(send, seen, conditions, answer)
 
-    async def _find(self, asked: Asked, key: Key, publication: Publication) -> Answer:
-        endpoint = asked.endpoint
-        body, media_type, is_kept = await endpoint.answer(
-            self._repositories(), asked.question, publication
+    async def _find(
+        self, ask: Callable[[Window], Asked], publication: Publication, encoding: str
+    ) -> tuple[Answer, Publication]:
+        """The answer, and the publication that its query saw."""
+        rendered, publication = await answered(
+            self._repositories(), lambda window: ask(window)[:2], publication
         )
-        encoding = key.encoding if len(body) >= COMPRESSED_FROM_BYTES else ""
-        # orjson leaves room for more behind what it returns, several times as much as is used.
-        body = compressed(body, encoding) if encoding else bytes(memoryview(body))
-        answer = Answer.of(endpoint, encoding, self._tag(key, encoding), body, media_type)
+        asked = ask(publication.window)
+        body, media_type, is_kept = rendered
+        used = encoding if len(body) >= COMPRESSED_FROM_BYTES else ""
+        if used:
+            body = await offloaded_if(len(body) >= LARGE_BYTES, compressed, body, used)
+        else:
+            # orjson leaves room for more behind what it returns, several times as much as is used.
+            body = bytes(memoryview(body))
+        tag = self._tag(publication, asked, used)
+        answer = Answer.of(asked.endpoint, used, tag, body, media_type)
         if is_kept:
-            self._cache.keep(key.version, asked, key.encoding, answer)
-        return answer
+            self._cache.keep(publication.version, asked, encoding, answer)
+        return answer, publication
 
-    def _found(self, key: Key, task: asyncio.Task[Answer]) -> None:
+    def _found(self, key: _Pending, task: asyncio.Task[tuple[Answer, Publication]]) -> None:
         del self._pending[key]
         if not task.cancelled():
             # Looked at here, also when nobody has waited for it.
@@ -292,7 +295,7 @@ class HTTPCacheMiddleware:
     async def _send_answer(
         self, send: Send, publication: Publication, conditions: "_Conditions", answer: Answer
     ) -> None:
-        if conditions.hold(publication):
+        if conditions.allow_304(answer, publication):
             await self._send(send, publication, 304, _tag_headers(answer.tag, answer.endpoint))
         else:
             await self._send(send, publication, 200, answer.headers, answer.body)
@@ -300,13 +303,13 @@ class HTTPCacheMiddleware:
     async def _send(
         self, send: Send, publication: Publication, status: int, headers: Headers, body: bytes = b""
     ) -> None:
-        headers = [*headers, *validity_headers(publication, self._freshness)]
+        headers = [*headers, *self._freshness.headers(publication, self._clock())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
 
 class _Conditions:
-    """What a request's headers say of the answer that the client would like."""
+    """The request headers that decide which representation is sent, or if any is."""
 
     __slots__ = ("accept", "accept_encoding", "modified_since", "tags")
 
@@ -325,12 +328,19 @@ class _Conditions:
             elif name == b"if-modified-since":
                 self.modified_since = value
 
-    def hold(self, publication: Publication) -> bool:
-        """Whether the client need not be sent the answer that there is. Tags other than `*` have
-        been looked at.
+    def matching(self, ours: set[bytes]) -> bytes | None:
+        """The tag in `If-None-Match` that is one of ours."""
+        given = (tag.strip().removeprefix(b"W/") for tag in self.tags.split(b",") if tag)
+        return next((tag for tag in given if tag in ours), None)
+
+    def allow_304(self, answer: Answer, publication: Publication) -> bool:
+        """True if the client has this answer already. A tag goes before a date.
+
+        The date has to be equal. A publish becomes visible some time after `published_at`, so that
+        a later date does not mean that the client has received it.
         """
         if self.tags:
-            return self.tags.strip() == b"*"
+            return self.tags.strip() == b"*" or self.matching({answer.tag}) is not None
         if not self.modified_since:
             return False
         try:
@@ -339,21 +349,11 @@ class _Conditions:
             return False
         if since.tzinfo is None:
             since = since.replace(tzinfo=UTC)
-        return publication.published_at.replace(microsecond=0) <= since
+        return publication.published_at.replace(microsecond=0) == since
 
 
 def _joined(value: bytes, more: bytes) -> bytes:
     return value + b"," + more if value else more
-
-
-def validity_headers(publication: Publication, freshness: Freshness) -> Headers:
-    """Since when an answer is right, and for how long."""
-    return [(b"last-modified", _http_date(publication.published_at)), *freshness.headers()]
-
-
-@lru_cache(maxsize=8)
-def _http_date(moment: datetime) -> bytes:
-    return format_datetime(moment.astimezone(UTC), usegmt=True).encode()
 
 
 def _size(target: bytes, answer: Answer) -> int:

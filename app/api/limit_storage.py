@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from threading import Lock
-from time import time
+from time import monotonic, time
 from typing import Any, NamedTuple
 
 from limits import RateLimitItem
@@ -18,24 +18,26 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 MAX_COUNTERS = 100_000
-"""That a process keeps, one a client and limit: some 40 MB. Beyond it those that were not used for
-longest are forgotten, and their clients begin anew.
+"""Maximum number of counters in a process, one per client and limit: some 40 MB. Beyond it, the
+least recently used counter is evicted, and its client starts from zero.
 """
 
 SHARED_TIMEOUT_SECONDS = 0.25
-"""For counting a request in a shared storage, which takes a millisecond or two."""
+"""Timeout for counting a request in a shared storage, which usually takes a millisecond or two."""
 
 
 class Counted(NamedTuple):
-    """What a counter says."""
+    """The state of a counter."""
 
     requests: int
-    resets_at: float
-    """In seconds since 1970."""
+    resets_in_seconds: float
 
 
 class BoundedMemoryStorage(Storage):
-    """The one that limits brings keeps each counter until it expires, however many there are."""
+    """Counters in memory, at most `MAX_COUNTERS`. The storage of limits has no such bound.
+
+    They expire by monotonic time: a wall clock that is set back would keep a client blocked.
+    """
 
     # Declared as the library does.
     STORAGE_SCHEME = ["memory+bounded"]  # noqa: RUF012
@@ -43,7 +45,7 @@ class BoundedMemoryStorage(Storage):
     def __init__(self, uri: str, **_: Any) -> None:
         super().__init__(uri)
         self._counters: OrderedDict[str, _Counter] = OrderedDict()
-        """The one that was not used for longest comes first."""
+        """Ordered by their last use, the latest last."""
 
         self._lock = Lock()
 
@@ -51,15 +53,12 @@ class BoundedMemoryStorage(Storage):
     def base_exceptions(self) -> type[Exception]:
         return StorageError
 
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        return self.count(key, expiry, amount)[0]
-
     def count(self, key: str, expiry: int, amount: int = 1) -> Counted:
-        """What `incr` returns, and `get_expiry` after it. limits wraps a function around each of
-        those, which takes as long as counting does.
+        """Count a request. limits wraps `incr` and `get_expiry` in a function each, which takes as
+        long as counting.
         """
         with self._lock:
-            now = time()
+            now = monotonic()
             counter = self._counters.get(key)
             if counter is None or counter.expires_at <= now:
                 counter = self._counters[key] = _Counter(now + expiry)
@@ -67,15 +66,22 @@ class BoundedMemoryStorage(Storage):
             if len(self._counters) > MAX_COUNTERS:
                 self._counters.popitem(last=False)
             counter.count += amount
-            return Counted(counter.count, counter.expires_at)
+            return Counted(counter.count, counter.expires_at - now)
+
+    def state(self, key: str) -> Counted:
+        counter = self._counters.get(key)
+        left = counter.expires_at - monotonic() if counter else 0.0
+        return Counted(counter.count, left) if counter and left > 0 else Counted(0, 0.0)
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        return self.count(key, expiry, amount).requests
 
     def get(self, key: str) -> int:
-        counter = self._counters.get(key)
-        return counter.count if counter and counter.expires_at > time() else 0
+        return self.state(key).requests
 
     def get_expiry(self, key: str) -> float:
-        counter = self._counters.get(key)
-        return counter.expires_at if counter else time()
+        """The library wants it in seconds since 1970."""
+        return time() + self.state(key).resets_in_seconds
 
     def check(self) -> bool:
         return True
@@ -96,6 +102,7 @@ class _Counter:
     def __init__(self, expires_at: float) -> None:
         self.count = 0
         self.expires_at = expires_at
+        """In monotonic time."""
 
 
 SHARED_OPTIONS: dict[str, Any] = {
@@ -106,8 +113,12 @@ SHARED_OPTIONS: dict[str, Any] = {
 }
 """For Redis."""
 
-# The counters of those who ask, one for each limit; the number of limits, and of each how many it
-# allows in how many seconds. What a limit refuses does not count for those after it.
+# KEYS are the counters of the clients, one for each limit. ARGV is the number of limits, then for
+# each limit its number of requests and its period in seconds. A request that a limit refuses does
+# not count for the limits after it.
+#
+# Redis expires keys by its wall clock. A key that would last longer than its limit's period was set
+# before that clock was set back, and gets the period anew.
 _COUNT = b"""
 local limits = tonumber(ARGV[1])
 local counted = {}
@@ -115,16 +126,21 @@ local refused
 for place, key in ipairs(KEYS) do
   local limit = (place - 1) % limits
   if limit == 0 then refused = false end
+  local period = 1000 * ARGV[2 * limit + 3]
   local count
   if refused then
     count = tonumber(redis.call("GET", key) or 0)
   else
     count = redis.call("INCR", key)
-    if count == 1 then redis.call("EXPIRE", key, ARGV[2 * limit + 3]) end
     refused = count > tonumber(ARGV[2 * limit + 2])
   end
+  local left = redis.call("PTTL", key)
+  if count > 0 and (left < 0 or left > period) then
+    redis.call("PEXPIRE", key, period)
+    left = period
+  end
   counted[2 * place - 1] = count
-  counted[2 * place] = redis.call("PTTL", key)
+  counted[2 * place] = left
 end
 return counted
 """
@@ -198,8 +214,7 @@ class SharedCounters:
         # A host that can't be one is found out by the encoding of names.
         except (RedisError, UnicodeError) as error:
             raise StorageError(error) from error
-        now = time()
         return [
-            Counted(requests, now + max(milliseconds, 0) / 1000)
+            Counted(requests, max(milliseconds, 0) / 1000)
             for requests, milliseconds in zip(told[::2], told[1::2], strict=True)
         ]

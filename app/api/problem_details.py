@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from app.api.fixed_headers import DATA_AS_OF
 from app.api.schemas import Problem
 from app.errors import (
     ArgumentError,
@@ -84,11 +85,11 @@ def error_answer(error: StatsError) -> Response:
     if isinstance(error, DatabaseUnavailableError):
         log.warning("%s", error)
     errors = error.errors if isinstance(error, InvalidArgumentsError) else None
-    headers = (
-        {"Retry-After": str(error.retry_after_seconds)}
-        if isinstance(error, UnavailableError)
-        else None
-    )
+    headers = {}
+    if isinstance(error, UnavailableError):
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if error.data_as_of:
+        headers[DATA_AS_OF] = str(error.data_as_of)
     return problem(error.status, error.detail, errors, headers)
 
 

@@ -10,11 +10,11 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import Context
+from datetime import datetime
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Network, ip_address
 from math import ceil
 from operator import itemgetter
-from time import time
 from typing import Any, NamedTuple
 
 import limits
@@ -32,6 +32,7 @@ from app.api.limit_storage import (
     SharedCounters,
 )
 from app.api.problem_details import problem
+from app.clock import Clock
 from app.metrics import RATE_LIMIT_STORAGE_UP, RATE_LIMITED
 
 log = logging.getLogger(__name__)
@@ -44,29 +45,27 @@ RETRY_SECONDS = 2.0
 IPV6_CLIENT_BITS = 64
 """What a provider hands to one customer, who may use any address in it."""
 
-STANDING = "pypi_stats.standing"
-"""In a request's scope: where its client stands, when it was counted before."""
+RATE_LIMIT_STATE = "pypi_stats.rate_limit_state"
+"""Key in a request's scope of the client's state, if the request was counted already."""
 
 _PROBE = "probe"
 """A client that is none."""
 
 
-class Standing(NamedTuple):
-    """Where a client stands with the limit that it is closest to."""
+class RateLimitState(NamedTuple):
+    """A client's state with the limit that it is closest to."""
 
     limit: limits.RateLimitItem
     remaining: int
-    resets_at: float
-    """In seconds since 1970."""
-
+    resets_in_seconds: float
     exceeded: bool
 
-    @property
-    def headers(self) -> Headers:
+    def headers(self, now: datetime) -> Headers:
+        resets_at = now.timestamp() + self.resets_in_seconds
         return [
             (b"x-ratelimit-limit", b"%d" % self.limit.amount),
             (b"x-ratelimit-remaining", b"%d" % self.remaining),
-            (b"x-ratelimit-reset", b"%d" % ceil(self.resets_at)),
+            (b"x-ratelimit-reset", b"%d" % ceil(resets_at)),
         ]
 
 
@@ -97,11 +96,11 @@ class RateLimits:
         assert isinstance(storage, RedisStorage)
         return SharedCounters(storage, self._items)
 
-    async def count(self, client: str) -> Standing:
+    async def count(self, client: str) -> RateLimitState:
         """Count a request of the client."""
         if self._shared and self._is_shared_up:
             try:
-                return self._standing(await self._shared.count(self._keys(client)))
+                return self._state(await self._shared.count(self._keys(client)))
             except (StorageError, TimeoutError) as error:
                 self._use_own(error)
         return self.count_at_once(client)
@@ -111,43 +110,43 @@ class RateLimits:
         """Whether counting waits for a shared storage."""
         return self._is_shared_up
 
-    def count_at_once(self, client: str) -> Standing:
+    def count_at_once(self, client: str) -> RateLimitState:
         """Count a request of the client in this process."""
         counted = []
         is_refused = False
         for item, key in zip(self._items, self._keys(client), strict=True):
             if is_refused:
                 # What a limit refuses does not count for those after it.
-                of_limit = Counted(self._own.get(key), self._own.get_expiry(key))
+                of_limit = self._own.state(key)
             else:
                 of_limit = self._own.count(key, item.get_expiry())
                 is_refused = of_limit.requests > item.amount
             counted.append(of_limit)
-        return self._standing(counted)
+        return self._state(counted)
 
-    def _standing(self, counted: Sequence[Counted]) -> Standing:
+    def _state(self, counted: Sequence[Counted]) -> RateLimitState:
         """By what was counted of each limit."""
-        closest, resets_at, fewest = self._items[0], 0.0, self._items[0].amount
+        closest, resets_in_seconds, fewest = self._items[0], 0.0, self._items[0].amount
         for item, of_limit in zip(self._items, counted, strict=True):
             remaining = item.amount - of_limit.requests
             if remaining < 0:
                 return self._exceeded(counted)
             # Of two that are as close, the one that lasts longer: the shortest comes first.
             if remaining <= fewest:
-                closest, resets_at, fewest = item, of_limit.resets_at, remaining
-        return Standing(closest, fewest, resets_at, exceeded=False)
+                closest, resets_in_seconds, fewest = item, of_limit.resets_in_seconds, remaining
+        return RateLimitState(closest, fewest, resets_in_seconds, exceeded=False)
 
-    def _exceeded(self, counted: Sequence[Counted]) -> Standing:
+    def _exceeded(self, counted: Sequence[Counted]) -> RateLimitState:
         """By the limit that lasts longest, of those that are used up: until then all is refused."""
-        resets_at, item = max(
+        resets_in_seconds, item = max(
             (
-                (of_limit.resets_at, item)
+                (of_limit.resets_in_seconds, item)
                 for item, of_limit in zip(self._items, counted, strict=True)
                 if of_limit.requests >= item.amount
             ),
             key=itemgetter(0),
         )
-        return Standing(item, 0, resets_at, exceeded=True)
+        return RateLimitState(item, 0, resets_in_seconds, exceeded=True)
 
     def _use_own(self, error: StorageError | TimeoutError) -> None:
         if self._is_shared_up:
@@ -198,20 +197,23 @@ class RateLimitMiddleware:
     to allows, how many of them remain, and when it starts anew, in seconds since 1970.
     """
 
-    def __init__(self, app: ASGIApp, rate_limits: RateLimits) -> None:
+    def __init__(self, app: ASGIApp, rate_limits: RateLimits, clock: Clock) -> None:
         self._app = app
         self._rate_limits = rate_limits
+        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not scope["path"].startswith(LIMITED_PREFIX):
             await self._app(scope, receive, send)
             return
-        standing: Standing = scope.get(STANDING) or await self._rate_limits.count(client_of(scope))
-        scope[ADDED_HEADERS] += standing.headers
-        if standing.exceeded:
+        state: RateLimitState = scope.get(RATE_LIMIT_STATE) or await self._rate_limits.count(
+            client_of(scope)
+        )
+        scope[ADDED_HEADERS] += state.headers(self._clock())
+        if state.exceeded:
             RATE_LIMITED.inc()
-            seconds = max(1, ceil(standing.resets_at - time()))
-            detail = f"One client may make {in_words(standing.limit)}: wait {seconds} s."
+            seconds = max(1, ceil(state.resets_in_seconds))
+            detail = f"One client may make {in_words(state.limit)}: wait {seconds} s."
             answer: ASGIApp = problem(429, detail, headers={"Retry-After": str(seconds)})
         else:
             answer = self._app

@@ -20,11 +20,11 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.breakdowns import BREAKDOWNS, Breakdown
-from app.db.engine import Statement, fetch, fetch_raw
-from app.db.publication import publication_of, publication_query
+from app.db.engine import Source, Statement, fetch
+from app.db.publication import current_publication
+from app.db.published_reads import PublishedReads, published_statement
 from app.db.tables import daily_downloads, held_days, ingested_days, packages
 from app.downloads import (
     Counts,
@@ -100,7 +100,10 @@ def _series_of_each(
     known = select(
         func.array_agg(aggregate_order_by(ingested_days.c.day, ingested_days.c.day))
     ).where(is_known)
-    return _Statements(Statement(series), Statement(series.add_columns(known.scalar_subquery())))
+    return _Statements(
+        published_statement(series),
+        published_statement(series.add_columns(known.scalar_subquery().label("known"))),
+    )
 
 
 def _comma_separated(texts: ColumnElement[str]) -> ColumnElement[str]:
@@ -138,28 +141,30 @@ class Size:
     """On disk, indexes included."""
 
 
-class DownloadsRepository:
+class DownloadsRepository(PublishedReads):
     """The days served are the `retention_days` that end with the latest published one."""
 
-    def __init__(self, engine: AsyncEngine, retention_days: int) -> None:
-        self._engine = engine
+    def __init__(self, source: Source, retention_days: int) -> None:
+        super().__init__(source)
         self._retention_days = retention_days
         self._before_window = _latest_day - retention_days
         sums = packages.c.last_day, packages.c.last_week, packages.c.last_month
         is_served = packages.c.last_seen > self._before_window
-        self._recent = Statement(
+        self._recent = published_statement(
             select(*sums).where(packages.c.name == bindparam("package"), is_served)
         )
-        self._recent_of_many = Statement(select(packages.c.name, *sums).where(_is_asked, is_served))
+        self._recent_of_many = published_statement(
+            select(packages.c.name, *sums).where(_is_asked, is_served)
+        )
 
     async def recent(self, package: str) -> RecentDownloads | None:
         """None when the package had no download in the days served."""
-        rows = await fetch_raw(self._engine, self._recent, {"package": package})
+        rows = await self._read(self._recent, {"package": package})
         return RecentDownloads(*rows[0]) if rows else None
 
     async def recent_of_many(self, names: Sequence[str]) -> dict[str, RecentDownloads]:
         """By package. Those without a download in the days served are left out."""
-        rows = await fetch_raw(self._engine, self._recent_of_many, {"packages": names})
+        rows = await self._read(self._recent_of_many, {"packages": names})
         return {name: RecentDownloads(*counts) for name, *counts in rows}
 
     async def overall(
@@ -169,7 +174,7 @@ class DownloadsRepository:
         asked for, of those served. Packages without a download on any of these are left out.
         """
         query = _OVERALL.asked(with_known=with_known)
-        rows = await fetch_raw(self._engine, query, _arguments(names, served, asked))
+        rows = await self._read(query, _arguments(names, served, asked))
         return {
             name: Found(_overall(days, *counts[:2]), counts[2] or () if with_known else ())
             for name, days, *counts in rows
@@ -186,7 +191,7 @@ class DownloadsRepository:
     ) -> Found | None:
         """The breakdown's categories, as for `overall`; None where that leaves the package out."""
         query = _BREAKDOWNS[breakdown.name].asked(with_known=with_known)
-        rows = await fetch_raw(self._engine, query, _arguments([package], served, asked))
+        rows = await self._read(query, _arguments([package], served, asked))
         if not rows:
             return None
         _, days, stored, *known = rows[0]
@@ -197,8 +202,7 @@ class DownloadsRepository:
 
     async def publication(self) -> Publication | None:
         """What is published now; None while nothing is."""
-        (row,) = await fetch(self._engine, publication_query(self._retention_days))
-        return publication_of(row, self._retention_days)
+        return await current_publication(self.source, self._retention_days)
 
     async def published_days(self) -> list[PublishedDay]:
         """The days of the window that are published, oldest first."""
@@ -207,12 +211,12 @@ class DownloadsRepository:
             .where(ingested_days.c.day > self._before_window)
             .order_by(ingested_days.c.day)
         )
-        return [PublishedDay(**row._asdict()) for row in await fetch(self._engine, query)]
+        return [PublishedDay(**row._asdict()) for row in await fetch(self.source, query)]
 
     async def held_days(self) -> list[HeldDay]:
         """The days that are held, oldest first."""
         query = select(held_days).order_by(held_days.c.day)
-        return [HeldDay(**row._asdict()) for row in await fetch(self._engine, query)]
+        return [HeldDay(**row._asdict()) for row in await fetch(self.source, query)]
 
     async def size(self) -> Size:
         query = select(
@@ -227,7 +231,7 @@ class DownloadsRepository:
             .select_from(func.pg_partition_tree("daily_downloads").table_valued("relid"))
             .scalar_subquery(),
         )
-        ((package_count, size_bytes),) = await fetch(self._engine, query)
+        ((package_count, size_bytes),) = await fetch(self.source, query)
         return Size(packages=package_count, size_bytes=int(size_bytes))
 
 

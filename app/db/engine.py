@@ -389,6 +389,10 @@ def _database(engine: AsyncEngine) -> str:
     return f"the database at {engine.url.host or engine.url.query.get('host')}"
 
 
+Source = AsyncEngine | AsyncConnection
+"""Where a query is sent: to any connection of a pool, or to one in its transaction."""
+
+
 class Statement:
     """A query that is put into words once, for `fetch_raw`."""
 
@@ -406,14 +410,18 @@ class Statement:
 
 
 async def fetch_raw(
-    engine: AsyncEngine, statement: Statement, arguments: Mapping[str, object]
+    source: Source, statement: Statement, arguments: Mapping[str, object]
 ) -> list[asyncpg.Record]:
     """As `fetch`, past SQLAlchemy's pool and execution, which take longer than the driver and
     Postgres do for a row.
     """
+    in_order = statement.in_order(arguments)
+    if isinstance(source, AsyncConnection):
+        rows: list[asyncpg.Record] = await driver_of(source).fetch(statement.text, *in_order)
+        return rows
     for is_last in (False, True):
         try:
-            return await _fetch_raw(engine, statement.text, statement.in_order(arguments))
+            return await _fetch_raw(source, statement.text, in_order)
         except DatabaseUnavailableError as error:
             if is_last or not _is_lost(error.__cause__):
                 raise
@@ -444,16 +452,18 @@ async def _fetch_raw(
 
 
 async def fetch(
-    engine: AsyncEngine, query: Executable, arguments: Mapping[str, object] | None = None
+    source: Source, query: Executable, arguments: Mapping[str, object] | None = None
 ) -> Sequence[Row[*tuple[Any, ...]]]:
     """The rows of a query that only reads.
 
     Asked once more when its connection turns out to be a dead one: after a restart of the server
     the pool is full of them.
     """
+    if isinstance(source, AsyncConnection):
+        return (await source.execute(query, arguments)).all()
     for is_last in (False, True):
         try:
-            async with connect(engine) as connection:
+            async with connect(source) as connection:
                 return (await connection.execute(query, arguments)).all()
         except DatabaseUnavailableError as error:
             if is_last or not _is_lost(error.__cause__):

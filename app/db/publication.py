@@ -1,18 +1,19 @@
-"""Tells every process of a publish, whichever process made it."""
+"""What is published, and how every process learns of a publish, whichever process made it."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
 from sqlalchemy import Row, Select, func, select, text
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.breakdowns import OPTIONAL_COLUMNS
-from app.db.engine import close, connect, create_engine
-from app.db.tables import TRIGRAM_INDEX, held_days, ingested_days
+from app.db.engine import Source, close, connect, create_engine, fetch
+from app.db.tables import TRIGRAM_INDEX, held_days, ingested_days, publication
 from app.downloads import Publication, served_days
 from app.events import CountedFiles
 
@@ -23,7 +24,19 @@ LISTENER_TIMEOUT_SECONDS = 3.0
 
 
 async def announce(connection: AsyncConnection) -> None:
-    """Wake all listeners in the moment that the caller's transaction commits."""
+    """Record the time of a publish, and wake all listeners when the caller's transaction commits.
+
+    The last statement of the transaction, since the publish becomes visible with the commit. Times
+    are at least a second apart: `Last-Modified` has whole seconds, and the clock may be set back.
+    """
+    recorded = insert(publication).values(id=1, published_at=func.clock_timestamp())
+    after_the_last = publication.c.published_at + timedelta(seconds=1)
+    await connection.execute(
+        recorded.on_conflict_do_update(
+            index_elements=[publication.c.id],
+            set_={"published_at": func.greatest(recorded.excluded.published_at, after_the_last)},
+        )
+    )
     await connection.execute(select(func.pg_notify(CHANNEL, "")))
 
 
@@ -52,12 +65,17 @@ class PublicationListener:
 
     async def current(self) -> Publication | None:
         """What is published now; None while nothing is."""
-        rows = await self._connection.execute(publication_query(self._retention_days))
-        return publication_of(rows.one(), self._retention_days)
+        return await current_publication(self._connection, self._retention_days)
 
 
-def publication_query(retention_days: int) -> Select[Any]:
-    """Of what is published of the days served: one row, for `publication_of`."""
+async def current_publication(source: Source, retention_days: int) -> Publication | None:
+    """None while nothing is published."""
+    (row,) = await fetch(source, _publication_query(retention_days))
+    return _publication_of(row, retention_days)
+
+
+def _publication_query(retention_days: int) -> Select[Any]:
+    """One row, for `_publication_of`."""
     latest = select(func.max(ingested_days.c.day)).scalar_subquery()
     digests = func.string_agg(
         func.concat_ws(
@@ -74,7 +92,7 @@ def publication_query(retention_days: int) -> Select[Any]:
             )
         ),
         func.array_agg(aggregate_order_by(ingested_days.c.counted_files, ingested_days.c.day)),
-        func.max(ingested_days.c.published_at),
+        select(publication.c.published_at).scalar_subquery(),
         func.encode(func.sha256(func.convert_to(digests, "UTF8")), "hex"),
         select(func.count()).select_from(held_days).scalar_subquery(),
         func.count(ingested_days.c.suspect_reason),
@@ -82,10 +100,9 @@ def publication_query(retention_days: int) -> Select[Any]:
     ).where(ingested_days.c.day > latest - retention_days)
 
 
-def publication_of(row: Row[*tuple[Any, ...]], retention_days: int) -> Publication | None:
-    """None while nothing is published."""
+def _publication_of(row: Row[*tuple[Any, ...]], retention_days: int) -> Publication | None:
     days, breakdowns, counted_files, published_at, digest, held, suspect, has_trigrams = row
-    if not days:
+    if not days or published_at is None:
         return None
     return Publication(
         days=tuple(days),

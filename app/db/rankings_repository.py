@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
-from sqlalchemy import Row, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import bindparam, column, select, text
 
-from app.db.engine import fetch
+from app.db.engine import Source, Statement
+from app.db.published_reads import PublishedReads, published_statement
 from app.db.tables import BY_BYTES, packages, top_packages, trending_packages
 from app.downloads import RecentDownloads
 from app.package_name import ALL_PACKAGES
 from app.rankings import (
+    PERIODS,
     TREND_DAYS,
     UNRANKED,
     Match,
@@ -90,7 +90,7 @@ similar_ones AS MATERIALIZED (
     ) AS first
     WHERE (SELECT count(*) FROM popular) + (SELECT count(*) FROM others) < :limit
 )
-SELECT 0, coalesce(month_rank, {unranked}), name {by_bytes}, last_month
+SELECT 0 AS tier, coalesce(month_rank, {unranked}) AS rank, name {by_bytes} AS name, last_month
 FROM packages
 WHERE CAST(:tier AS integer) < 0 AND name = :text AND name <> '{all_packages}'
     AND last_seen > (SELECT max(day) FROM ingested_days) - {retention_days}
@@ -110,9 +110,7 @@ _BY_SUBSTRING = (
 )
 
 _SUMMARY = """
-SELECT last_day, last_week, last_month, previous_week, month_rank,
-    downloads, first_date, latest_date, peak_date, peak_downloads, previous_month,
-    trend_days, month_days
+SELECT {columns}
 FROM packages
 CROSS JOIN (
     SELECT max(day) AS latest,
@@ -122,15 +120,15 @@ CROSS JOIN (
     WHERE day > latest - {retention_days}
 ) AS days
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(without_mirrors), 0) AS downloads,
+    SELECT coalesce(CAST(sum(without_mirrors) AS bigint), 0) AS downloads,
         min(date) FILTER (WHERE without_mirrors > 0) AS first_date,
         max(date) FILTER (WHERE without_mirrors > 0) AS latest_date,
         (array_agg(date ORDER BY without_mirrors DESC, date)
             FILTER (WHERE without_mirrors > 0))[1] AS peak_date,
         coalesce(max(without_mirrors), 0) AS peak_downloads,
-        coalesce(sum(without_mirrors) FILTER (
+        coalesce(CAST(sum(without_mirrors) FILTER (
             WHERE date > latest - 2 * {month_days} AND date <= latest - {month_days}
-        ), 0) AS previous_month
+        ) AS bigint), 0) AS previous_month
     FROM daily_downloads
     WHERE package_id = packages.id
         AND date > (SELECT max(day) FROM ingested_days) - {retention_days}
@@ -139,48 +137,84 @@ WHERE name = :package AND last_seen > latest - {retention_days}
 """
 
 
-class RankingsRepository:
+_SEARCH_COLUMNS = ("tier", "rank", "name", "last_month")
+
+_SUMMARY_COLUMNS = (
+    "last_day",
+    "last_week",
+    "last_month",
+    "previous_week",
+    "month_rank",
+    "downloads",
+    "first_date",
+    "latest_date",
+    "peak_date",
+    "peak_downloads",
+    "previous_month",
+    "trend_days",
+    "month_days",
+)
+
+
+def _statement(sql: str, columns: Sequence[str], *order: str) -> Statement:
+    return published_statement(text(sql).columns(*map(column, columns)), *order)
+
+
+def _top(period: str) -> Statement:
+    every = select(packages.c[f"last_{period}"]).where(packages.c.name == ALL_PACKAGES)
+    top = select(
+        top_packages.c.rank,
+        top_packages.c.name,
+        top_packages.c.downloads,
+        every.scalar_subquery().label("all_downloads"),
+    )
+    return published_statement(
+        top.where(top_packages.c.period == period, top_packages.c.rank <= bindparam("limit")),
+        "rank",
+    )
+
+
+_TOP = {period: _top(period) for period in PERIODS}
+
+_TRENDING = published_statement(
+    select(trending_packages).where(trending_packages.c.rank <= bindparam("limit")), "rank"
+)
+
+
+class RankingsRepository(PublishedReads):
     """The days served are the `retention_days` that end with the latest published one."""
 
-    def __init__(self, engine: AsyncEngine, retention_days: int) -> None:
-        self._engine = engine
+    def __init__(self, source: Source, retention_days: int) -> None:
+        super().__init__(source)
         search = {
             "by_bytes": BY_BYTES,
             "all_packages": ALL_PACKAGES,
             "unranked": UNRANKED,
             "retention_days": retention_days,
         }
-        self._search_by_trigrams = text(_SEARCH.format(similar=_BY_TRIGRAMS, **search))
-        self._search_by_substring = text(_SEARCH.format(similar=_BY_SUBSTRING, **search))
-        self._summary = text(
-            _SUMMARY.format(
-                trend_days=TREND_DAYS, month_days=MONTH_DAYS, retention_days=retention_days
+        self._search_by_trigrams, self._search_by_substring = (
+            _statement(
+                _SEARCH.format(similar=similar, **search), _SEARCH_COLUMNS, "tier", "rank", "name"
             )
+            for similar in (_BY_TRIGRAMS, _BY_SUBSTRING)
+        )
+        self._summary = _statement(
+            _SUMMARY.format(
+                columns=", ".join(_SUMMARY_COLUMNS),
+                trend_days=TREND_DAYS,
+                month_days=MONTH_DAYS,
+                retention_days=retention_days,
+            ),
+            _SUMMARY_COLUMNS,
         )
 
     async def top(self, period: str, limit: int) -> list[TopPackage]:
         """The packages with most downloads in the latest `day`, `week` or `month`."""
-        every = select(packages.c[f"last_{period}"]).where(packages.c.name == ALL_PACKAGES)
-        query = (
-            select(
-                top_packages.c.rank,
-                top_packages.c.name,
-                top_packages.c.downloads,
-                every.scalar_subquery(),
-            )
-            .where(top_packages.c.period == period, top_packages.c.rank <= limit)
-            .order_by(top_packages.c.rank)
-        )
-        return [TopPackage(*row) for row in await fetch(self._engine, query)]
+        return [TopPackage(*row) for row in await self._read(_TOP[period], {"limit": limit})]
 
     async def trending(self, limit: int) -> list[TrendingPackage]:
         """The packages that grew most from week to week."""
-        query = (
-            select(trending_packages)
-            .where(trending_packages.c.rank <= limit)
-            .order_by(trending_packages.c.rank)
-        )
-        return [TrendingPackage(*row) for row in await fetch(self._engine, query)]
+        return [TrendingPackage(*row) for row in await self._read(_TRENDING, {"limit": limit})]
 
     async def search(
         self, name: str, limit: int, after: SearchPosition, *, by_trigrams: bool
@@ -196,26 +230,21 @@ class RankingsRepository:
             "name": after.package,
         }
         query = self._search_by_trigrams if by_trigrams else self._search_by_substring
-        rows = await fetch(self._engine, query, arguments)
         return [
             Match(SearchPosition(Tier(tier), rank, package), downloads)
-            for tier, rank, package, downloads in rows
+            for tier, rank, package, downloads in await self._read(query, arguments)
         ]
 
     async def summary(self, package: str) -> Summary | None:
         """None when the package had no download in the days served."""
-        rows: Sequence[Row[Any]] = await fetch(self._engine, self._summary, {"package": package})
+        rows = await self._read(self._summary, {"package": package})
         if not rows:
             return None
-        row = rows[0]
-        return Summary(
-            recent=RecentDownloads(row.last_day, row.last_week, row.last_month),
-            previous_week=row.previous_week if row.trend_days == TREND_DAYS else None,
-            previous_month=(int(row.previous_month) if row.month_days == 2 * MONTH_DAYS else None),
-            month_rank=row.month_rank,
-            downloads=int(row.downloads),
-            first_date=row.first_date,
-            latest_date=row.latest_date,
-            peak_date=row.peak_date,
-            peak_downloads=row.peak_downloads,
-        )
+        found = dict(zip(_SUMMARY_COLUMNS, rows[0], strict=True))
+        trend_days, month_days = found.pop("trend_days"), found.pop("month_days")
+        recent = RecentDownloads(*(found.pop(f"last_{period}") for period in PERIODS))
+        if trend_days < TREND_DAYS:
+            found["previous_week"] = None
+        if month_days < 2 * MONTH_DAYS:
+            found["previous_month"] = None
+        return Summary(recent=recent, **found)

@@ -195,6 +195,21 @@ ingested_days = Table(
     comment="Published days: those with rows in daily_downloads.",
 )
 
+# Every query of an answer reads the time, and so knows which publish it saw.
+publication = Table(
+    "publication",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column(
+        "published_at",
+        DateTime(timezone=True),
+        nullable=False,
+        comment="When the last statement of the latest publish ran. Different for each publish.",
+    ),
+    CheckConstraint("id = 1", "one_row"),
+    comment="The latest publish: one row, or none before the first.",
+)
+
 # A day that was read and did not look plausible. Its rows wait in held_downloads.
 held_days = Table(
     "held_days",

@@ -1,7 +1,6 @@
 """What was answered before is answered the short way, as the middlewares would answer it."""
 
 from email.utils import formatdate
-from time import time
 
 import httpx
 import pytest
@@ -11,9 +10,9 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.types import Receive, Scope, Send
 
-from app.api import fast_path, freshness
 from app.api.fast_path import FastPath
 from app.api.questions import LONGEST_KNOWN_SPELLING
+from app.clock import Clock, utc_now
 from app.logs import RequestLine
 from app.main import Service, create_app
 from app.settings import Settings
@@ -52,6 +51,13 @@ OWN_HEADERS = ("date", "x-request-id", "x-ratelimit-remaining")
 @pytest.fixture
 def settings() -> Settings:
     return Settings(rate_limits="100/hour")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """It stands still: `Cache-Control` has the seconds that are left."""
+    now = utc_now()
+    return lambda: now
 
 
 @pytest.fixture
@@ -130,10 +136,6 @@ async def test_it_answers_as_the_middlewares_do(
     method: str,
 ) -> None:
     """With the same bytes, headers, figures, and line in the log."""
-    now = time()
-    for module in (fast_path, freshness):
-        # In the same second, by which `Cache-Control` is told.
-        monkeypatch.setattr(module, "time", lambda: now)
     lines: list[RequestLine] = []
     headers = [("accept-encoding", accept_encoding), *accept]
     tag = (await client.get(target, headers=headers)).headers["etag"]

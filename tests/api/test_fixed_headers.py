@@ -33,7 +33,7 @@ async def test_every_answer_is_for_every_page(
         raise ZeroDivisionError
 
     monkeypatch.setattr(app.state.repositories.downloads, "publication", fail)
-    paths = {"/api/status": 200, "/api/packages/flask/recent": 500, "/api/x": 429, "/x": 404}
+    paths = {"/api/dumps": 200, "/api/packages/flask/recent": 500, "/api/x": 429, "/x": 404}
     for path, status in paths.items():
         for method in ("GET", "HEAD"):
             response = await client.request(method, path, headers={"Origin": "https://example.com"})

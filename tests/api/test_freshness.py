@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from math import isnan
+from typing import Any
 
 import httpx
 import pytest
@@ -14,12 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import freshness as module
 from app.api.freshness import STALE_AFTER_SECONDS, Freshness
+from app.clock import utc_now
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
-from app.db.publication import CHANNEL
+from app.db.publication import CHANNEL, publication_listener
 from app.downloads import Publication, served_days
 from app.errors import DatabaseUnavailableError
-from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+from app.events import CountedFiles
+from app.metrics import PublishedData
+from tests.days import days_ago, downloads, publish
 from tests.waiting import until
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -28,7 +33,7 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 @pytest.fixture
 async def watched(database_url: str) -> AsyncIterator[Freshness]:
     """Of another process than the one that publishes."""
-    freshness = Freshness(database_url, 180, lambda _: NOON)
+    freshness = Freshness(database_url, 180, lambda _: NOON, utc_now)
     watch = asyncio.create_task(freshness.watch())
     yield freshness
     watch.cancel()
@@ -108,7 +113,9 @@ async def test_what_can_not_be_confirmed_is_served_as_stale(
         raise DatabaseUnavailableError("away")
 
     monkeypatch.setattr(app.state.repositories.downloads, "recent", fail)
-    monkeypatch.setattr(app.state.freshness, "_confirmed", app.state.freshness._confirmed - 100)
+    monkeypatch.setattr(
+        app.state.freshness, "_confirmed_at", app.state.freshness._confirmed_at - 100
+    )
     stale = await client.get("/api/packages/requests/recent")
     assert stale.status_code == 200
     assert stale.content == fresh.content
@@ -123,15 +130,29 @@ async def test_what_can_not_be_confirmed_is_served_as_stale(
     assert int(unknown.headers["retry-after"]) > 0
 
 
-def _published(day: date) -> Publication:
-    return Publication(
-        counted_files={},
-        days=(day,),
-        window=served_days(day, RETENTION_DAYS),
-        published_at=NOON,
+def _published(**changes: Any) -> Publication:
+    """All days but those that the test changes."""
+    window = served_days(date(2026, 11, 21), 30)
+    days = tuple(window.first + timedelta(days=number) for number in range(30))
+    complete = Publication(
+        days=days,
+        counted_files=dict.fromkeys(days, CountedFiles.ALL),
+        window=window,
+        published_at=NOON - timedelta(hours=10),
         version="version",
         held_days=0,
     )
+    return replace(complete, **changes)
+
+
+def _headers(due_in: timedelta, current: Publication, seen: Publication) -> dict[bytes, bytes]:
+    freshness = Freshness("", 30, lambda _: NOON + due_in, lambda: NOON)
+    freshness.confirm(current)
+    return dict(freshness.headers(seen, NOON))
+
+
+def _max_age(headers: dict[bytes, bytes]) -> int:
+    return int(headers[b"cache-control"].partition(b"max-age=")[2].partition(b",")[0])
 
 
 @pytest.mark.parametrize(
@@ -144,19 +165,76 @@ def _published(day: date) -> Publication:
     ],
 )
 def test_how_long_an_answer_can_be_kept(due_in: timedelta, max_age: int) -> None:
-    freshness = Freshness("", 180, lambda _: datetime.now(UTC) + due_in)
-    freshness.confirm(_published(days_ago(0)))
-    ((name, value),) = freshness.headers()
-    told = int(value.partition(b"max-age=")[2].partition(b",")[0])
-    assert name == b"cache-control"
-    assert max_age - 2 <= told <= max_age
+    headers = _headers(due_in, _published(), _published())
+    assert _max_age(headers) == max_age
+    assert headers[b"last-modified"] == b"Sun, 22 Nov 2026 02:00:00 GMT"
+    assert headers[b"x-data-as-of"] == b"2026-11-21"
+    assert b"age" not in headers
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"held_days": 1},
+        {"suspect_days": 1},
+        {"days": _published().days[1:]},
+        {"days": _published().days[-1:]},
+    ],
+)
+def test_it_is_short_while_days_are_held_suspect_or_missing(changes: dict[str, Any]) -> None:
+    changed = _published(**changes)
+    assert _max_age(_headers(timedelta(hours=5), changed, changed)) == 60
+
+
+def test_it_is_short_for_what_is_no_longer_published() -> None:
+    """Or not yet known to be published."""
+    other = _published(version="other", published_at=NOON)
+    headers = _headers(timedelta(hours=5), _published(), other)
+    assert _max_age(headers) == 60
+    assert headers[b"last-modified"] == b"Sun, 22 Nov 2026 12:00:00 GMT"
 
 
 def test_the_age_of_the_data() -> None:
-    freshness = Freshness("", 180, lambda _: NOON)
+    freshness = Freshness("", 30, lambda _: NOON, lambda: NOON)
     assert isnan(freshness.figures().age_days)
-    freshness.confirm(_published(days_ago(3)))
-    assert 3 <= freshness.figures().age_days <= 4
+    freshness.confirm(_published())
+    assert freshness.figures() == PublishedData(0.5, 0, 0, 0)
+
+
+async def test_a_database_that_is_unusable_is_logged_once(
+    database_url: str,
+    engine: AsyncEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It can be reached, and every query fails."""
+    monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.01)
+    caplog.set_level("INFO", "app")
+    tries = 0
+    listen = publication_listener
+
+    def count_and_listen(*arguments: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        return listen(*arguments)
+
+    async def rename(old: str, new: str) -> None:
+        async with engine.begin() as connection:
+            await connection.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
+
+    monkeypatch.setattr(module, "publication_listener", count_and_listen)
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    await rename("ingested_days", "mislaid")
+    freshness = Freshness(database_url, 180, lambda _: NOON, utc_now)
+    watch = asyncio.create_task(freshness.watch())
+    await until(lambda: tries > 5)
+    (failure,) = caplog.records
+    assert "answers may grow stale" in failure.message
+    assert failure.exc_info
+    await rename("mislaid", "ingested_days")
+    await until(lambda: _latest(freshness))
+    watch.cancel()
+    assert [record.message for record in caplog.records[1:]] == ["the database is back"]
 
 
 async def test_a_database_that_comes_later_is_found(
@@ -165,7 +243,7 @@ async def test_a_database_that_comes_later_is_found(
     monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.05)
     later = f"{engine.url.database}_later"
     url = make_url(database_url).set(database=later).render_as_string(hide_password=False)
-    freshness = Freshness(url, 180, lambda _: NOON)
+    freshness = Freshness(url, 180, lambda _: NOON, utc_now)
     watch = asyncio.create_task(freshness.watch())
     await asyncio.sleep(0.3)
     assert not watch.done()

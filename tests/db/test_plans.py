@@ -1,14 +1,13 @@
 """The plans of queries, at 100,000 packages: an index finds what is asked for."""
 
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
 from hashlib import md5
 from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.api.bulk import MAX_PACKAGES
@@ -58,16 +57,18 @@ async def many(module_database_url: str) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-@contextmanager
-def _statements(engine: AsyncEngine) -> Iterator[list[tuple[str, Any]]]:
-    sent: list[tuple[str, Any]] = []
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The statements that the driver sends, each with its arguments."""
+    sent: list[tuple[Any, ...]] = []
+    fetch = asyncpg.Connection.fetch
 
-    def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
-        sent.append((statement, parameters))
+    async def note_and_fetch(driver: asyncpg.Connection, *asked: Any) -> Any:
+        sent.append(asked)
+        return await fetch(driver, *asked)
 
-    event.listen(engine.sync_engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(engine.sync_engine, "before_cursor_execute", note)
+    monkeypatch.setattr(asyncpg.Connection, "fetch", note_and_fetch)
+    return sent
 
 
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
@@ -83,18 +84,22 @@ def _statements(engine: AsyncEngine) -> Iterator[list[tuple[str, Any]]]:
     ],
 )
 async def test_indexes_find_it(
-    many: AsyncEngine, method: str, arguments: tuple[Any, ...], indexes: set[str], plan: str
+    many: AsyncEngine,
+    sent: list[tuple[Any, ...]],
+    method: str,
+    arguments: tuple[Any, ...],
+    indexes: set[str],
+    plan: str,
 ) -> None:
     read = RankingsRepository(many, RETENTION_DAYS)
-    with _statements(many) as sent:
-        options = {"by_trigrams": True} if method == "search" else {}
-        found = await getattr(read, method)(*arguments, **options)
+    options = {"by_trigrams": True} if method == "search" else {}
+    found = await getattr(read, method)(*arguments, **options)
     assert found or method == "trending"
-    ((statement, parameters),) = sent
+    ((statement, *parameters),) = sent
     lines = await _explain(many, plan, statement, parameters)
     assert _indexes(lines) >= indexes, lines
     for table in re.findall(r"Seq Scan on (\S+)", lines):
-        assert table in {"ingested_days", "trending_packages"}, lines
+        assert table in {"ingested_days", "publication", "trending_packages"}, lines
     # However many begin so.
     visited = [int(float(count)) for count in re.findall(r"Rows Removed by Filter: (\d+)", lines)]
     assert sum(visited) <= 25_000, lines
@@ -103,26 +108,17 @@ async def test_indexes_find_it(
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
 @pytest.mark.parametrize("method", ["recent_of_many", "overall"])
 async def test_indexes_find_many_packages(
-    many: AsyncEngine, monkeypatch: pytest.MonkeyPatch, method: str, plan: str
+    many: AsyncEngine, sent: list[tuple[Any, ...]], method: str, plan: str
 ) -> None:
     names = [md5(str(number).encode()).hexdigest() for number in range(1, MAX_PACKAGES + 1)]
-    sent: list[tuple[Any, ...]] = []
-    fetch = asyncpg.Connection.fetch
-
-    async def note_and_fetch(driver: asyncpg.Connection, *asked: Any) -> Any:
-        sent.append(asked)
-        return await fetch(driver, *asked)
-
-    monkeypatch.setattr(asyncpg.Connection, "fetch", note_and_fetch)
     read = DownloadsRepository(many, RETENTION_DAYS)
     window = served_days(days_ago(0), RETENTION_DAYS)
     windows = (window, window) if method == "overall" else ()
     assert (await getattr(read, method)(names, *windows)).keys() == set(names)
-    monkeypatch.undo()
     ((statement, *arguments),) = sent
     lines = await _explain(many, plan, statement, arguments)
     assert "uq_packages_name" in _indexes(lines), lines
-    assert set(re.findall(r"Seq Scan on (\S+)", lines)) <= {"ingested_days"}, lines
+    assert set(re.findall(r"Seq Scan on (\S+)", lines)) <= {"ingested_days", "publication"}, lines
     # The months' keys give the days in order, and have the totals.
     assert "Sort" not in lines, lines
     if method == "overall":

@@ -1,0 +1,53 @@
+"""Reads of published data, each of which knows the publication that it saw."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Self
+
+from sqlalchemy import Select, TextualSelect, select, true
+
+from app.db.engine import Source, Statement, fetch_raw
+from app.db.tables import publication
+from app.downloads import Publication
+from app.errors import OtherPublicationError
+
+
+def published_statement(query: Select[Any] | TextualSelect, *order: str) -> Statement:
+    """A statement for `PublishedReads`. Its rows are in the order of these columns.
+
+    It adds the time of the latest publish in front of each row, as the query's own snapshot has it.
+    Without any row there is one of the time alone. The first column of the query is never NULL.
+    """
+    latest = select(publication.c.published_at).scalar_subquery()
+    seen = select(latest.label("published_at")).subquery("seen")
+    rows = query.subquery("rows")
+    statement = select(seen, rows).select_from(seen.outerjoin(rows, true()))
+    return Statement(statement.order_by(*(rows.c[column] for column in order)))
+
+
+class PublishedReads:
+    """A repository of published data."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.expected_publish: datetime | None = None
+        """Time of the publish that reads have to see. None accepts any."""
+
+    def reading(self, source: Source, expected: Publication | None) -> Self:
+        """The same repository on another source. If its reads see another publication than the
+        expected one, they raise `OtherPublicationError`.
+        """
+        # Each query of a request has one, and `copy.copy` would take as long as the response cache.
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.source = source
+        other.expected_publish = expected.published_at if expected else None
+        return other
+
+    async def _read(
+        self, statement: Statement, arguments: Mapping[str, object]
+    ) -> Sequence[tuple[Any, ...]]:
+        rows = await fetch_raw(self.source, statement, arguments)
+        if self.expected_publish and rows[0][0] != self.expected_publish:
+            raise OtherPublicationError
+        return [row[1:] for row in rows if row[1] is not None]
