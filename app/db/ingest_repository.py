@@ -189,7 +189,8 @@ class IngestRepository:
             held_since=before.held_since if before else read_at,
             read_at=read_at,
             readings=before.readings + 1 if before else 1,
-            same_since=before.same_since if before and is_same else read_at,
+            # A time to come was stored while a clock was wrong.
+            same_since=min(before.same_since, read_at) if before and is_same else read_at,
             wrong_rows=wrong_rows,
         )
         values = asdict(held)
@@ -311,7 +312,11 @@ class IngestRepository:
         await self._connection.execute(
             update(held_days)
             .where(held_days.c.day == day)
-            .values(read_at=checked_at, readings=held_days.c.readings + 1)
+            .values(
+                read_at=checked_at,
+                readings=held_days.c.readings + 1,
+                same_since=func.least(held_days.c.same_since, checked_at),
+            )
         )
 
     async def note_suspects(self, reasons: Mapping[date, str]) -> None:

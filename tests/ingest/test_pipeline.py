@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from random import Random
 from typing import Any
 
@@ -459,6 +459,16 @@ async def test_a_day_that_looks_wrong_is_held_with_its_rows(
     assert await read.held_days() == []
     assert (await everything(engine))["held rows"] == []
     assert await read.recent("flask") == RecentDownloads(90, 90, 190)
+
+
+async def test_a_held_day_is_the_same_since_a_time_that_has_passed(engine: AsyncEngine) -> None:
+    """Otherwise a day that was read while a clock was ahead could not settle."""
+    await publish(engine, days_ago(7), downloads("flask", 100))
+    for clock in (ManualClock(NOW + timedelta(days=400)), ManualClock(NOW)):
+        with pytest.raises(HeldDayError):
+            await judged(engine, days_ago(0), downloads("flask", 20), clock=clock)
+    (held,) = await repository(engine).held_days()
+    assert held.same_since == held.read_at == NOW
 
 
 async def release(engine: AsyncEngine, day: date, *, force: bool = False) -> PublishedDay | None:
