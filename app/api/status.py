@@ -5,6 +5,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
 from app.api.dependencies import repositories_of
+from app.api.fixed_headers import DATA_AS_OF
 from app.api.freshness import Freshness
 from app.api.problem_details import documented
 from app.api.readiness import ReadinessCheck
@@ -33,13 +34,15 @@ router = APIRouter(tags=["status"])
     summary="Which days are published",
     responses=documented(429, 500, 503),
 )
-async def status(request: Request) -> Status:
+async def status(request: Request, response: Response) -> Status:
     """Which days are published, where they came from, and which are missing."""
     repositories = repositories_of(request)
-    repository = repositories.downloads
-    publication = await repository.publication()
-    days = await repository.published_days()
-    held = await repository.held_days()
+    async with repositories.snapshot() as one_state:
+        publication = await one_state.downloads.publication()
+        days = await one_state.downloads.published_days()
+        held = await one_state.downloads.held_days()
+    if publication:
+        response.headers[DATA_AS_OF] = str(publication.latest_day)
     runs = await request.app.state.runs.latest(1)
     scheduler = request.app.state.scheduler
     read_again_at = request.app.state.read_again_at

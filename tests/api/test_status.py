@@ -12,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import readiness
 from app.clock import utc_now
+from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
-from app.downloads import Partition
+from app.downloads import Partition, Publication
 from app.errors import HeldDayError
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.sample import PACKAGES, SampleSource
@@ -255,3 +256,24 @@ async def test_the_job_leaves_its_figures(
     assert figure("success", "sample") == 1
     assert time() - 60 < (figure("timestamp_seconds", "sample") or 0) <= time()
     assert 0 < (figure("seconds", "sample") or 0) < 60
+
+
+async def test_status_and_its_header_are_of_one_state(
+    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A publish is committed between its queries, and heard of before it is sent."""
+    await publish(engine, days_ago(1), downloads("requests", 7))
+    known = await until_known(app)
+    read = DownloadsRepository.publication
+
+    async def read_and_publish(repository: DownloadsRepository) -> Publication | None:
+        seen = await read(repository)
+        await publish(engine, days_ago(0), downloads("requests", 7))
+        await until_known(app, known)
+        return seen
+
+    monkeypatch.setattr(DownloadsRepository, "publication", read_and_publish)
+    response = await client.get("/api/status")
+    assert response.json()["latest_day"] == str(days_ago(1))
+    assert response.headers["x-data-as-of"] == str(days_ago(1))
+    assert (await client.get("/health")).headers["x-data-as-of"] == str(days_ago(0))
