@@ -84,6 +84,11 @@ class RequestTimeoutError(UnavailableError):
         super().__init__(f"The answer took more than {seconds:g} s.")
 
 
+class StoppingError(UnavailableError):
+    def __init__(self) -> None:
+        super().__init__("The service is stopping.")
+
+
 class NothingPublishedError(UnavailableError):
     retry_after_seconds = 300
 

@@ -6,7 +6,7 @@ hand is answered before there is a task.
 """
 
 import logging
-from asyncio import TimerHandle, Transport
+from asyncio import CancelledError, TimerHandle, Transport
 from itertools import chain
 from secrets import token_hex
 from typing import Any, cast
@@ -60,6 +60,14 @@ class _RefusedError(Exception):
 logging.getLogger("uvicorn.error").addFilter(
     lambda record: record.msg != "Invalid HTTP request received."
 )
+
+
+def _is_of_cancelled_request(record: logging.LogRecord) -> bool:
+    return record.exc_info is not None and isinstance(record.exc_info[1], CancelledError)
+
+
+# uvicorn logs one line when a stop cancels requests, and then a traceback for each of them.
+logging.getLogger("uvicorn.error").addFilter(lambda record: not _is_of_cancelled_request(record))
 
 
 class BoundedHTTPProtocol(HttpToolsProtocol):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
@@ -36,7 +36,7 @@ from app.api.openapi import describe
 from app.api.questions import Endpoints
 from app.api.rate_limit import RateLimitMiddleware, RateLimits
 from app.api.readiness import ReadinessCheck
-from app.api.request_guard import RequestGuardMiddleware
+from app.api.request_guard import RequestGuardMiddleware, StopMiddleware
 from app.api.request_log import RequestLog, RequestLogMiddleware
 from app.clock import Clock, utc_now
 from app.db.downloads_repository import DownloadsRepository
@@ -56,6 +56,9 @@ from app.settings import IngestSource, Settings, load_settings
 # In the order in which they are documented. What takes many packages comes before what takes any
 # name: `recent` of many is not the package of that name.
 _ENDPOINT_MODULES = (bulk, summary, recent, time_series, rankings, search, badges, events)
+
+CLOSE_SECONDS = 0.6
+"""How long the lifespan waits for connections to close."""
 
 ENDPOINTS = Endpoints(endpoint for module in _ENDPOINT_MODULES for endpoint in module.ENDPOINTS)
 
@@ -138,14 +141,14 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         watch = asyncio.create_task(freshness.watch())
         await freshness.has_looked()
         yield
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
-        if rate_limits:
-            rate_limits.close()
         if scheduler:
             scheduler.stop()
-        await close(engine)
+        if rate_limits:
+            rate_limits.close()
+        watch.cancel()
+        closed = asyncio.create_task(close(engine))
+        # A silent database does not keep the service from stopping.
+        await asyncio.wait([watch, closed], timeout=CLOSE_SECONDS)
         if request_lines:
             request_lines.flush()
 
@@ -195,6 +198,7 @@ def _entrance(
     clock: Clock,
 ) -> ASGIApp:
     """Everything that a request passes before it is answered, from the inside out."""
+    entrance = StopMiddleware(entrance)
     if rate_limits:
         entrance = RateLimitMiddleware(entrance, rate_limits, clock)
     entrance = FixedHeadersMiddleware(HeadMiddleware(entrance), freshness.as_of)

@@ -1,20 +1,58 @@
 """Runs the server processes."""
 
+import asyncio
+import logging
 import os
 import signal
 import socket
+from contextlib import suppress
 from tempfile import TemporaryDirectory
+from time import monotonic
+from types import FrameType
 
 import uvicorn
-from uvicorn.supervisors.multiprocess import Multiprocess
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from app.errors import ServerStartError, SettingsError
 from app.http_protocol import BoundedHTTPProtocol
 from app.metrics import MULTIPROCESS_FOLDER
 from app.settings import Settings
 
-GRACEFUL_STOP_SECONDS = 30
-"""How long a stop waits for requests that are being answered."""
+log = logging.getLogger(__name__)
+
+SERVER_CLOSE_SECONDS = 0.8
+"""How long the app may take to close after the last request. Its lifespan takes less."""
+
+TASKS_CLOSE_SECONDS = 0.2
+"""How long cancelled tasks may take to end."""
+
+WORKERS_CLOSE_SECONDS = 1.0
+"""How long worker processes may take to end after the last request, before they are killed."""
+
+CLOSE_SECONDS = 1.3
+"""How long everything may take to close after the last request. With the time that Python needs to
+exit, this stays below 2 s.
+"""
+
+
+class StopDeadline:
+    """The time by which everything has to be closed, once a signal has asked for it."""
+
+    def __init__(self, graceful_stop_seconds: float) -> None:
+        self._seconds = graceful_stop_seconds
+        self._requests_end_at: float | None = None
+
+    def start(self) -> None:
+        """Start the time for running requests, unless that was done before."""
+        if self._requests_end_at is None:
+            self._requests_end_at = monotonic() + self._seconds
+
+    def seconds_left(self, close_seconds: float = CLOSE_SECONDS) -> float:
+        """How much is left of the time for requests and `close_seconds` more."""
+        self.start()
+        assert self._requests_end_at is not None
+        return max(self._requests_end_at + close_seconds - monotonic(), 0.0)
 
 
 def check_address(host: str, port: int) -> None:
@@ -33,15 +71,96 @@ def check_address(host: str, port: int) -> None:
         ) from error
 
 
+class Server(uvicorn.Server):
+    """The server of a single process, which stops in time whatever hangs."""
+
+    def __init__(self, config: uvicorn.Config, deadline: StopDeadline) -> None:
+        super().__init__(config)
+        self._deadline = deadline
+
+    def stop(self) -> None:
+        """Stop, or if the server has not started yet, do so then."""
+        self._deadline.start()
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called for SIGINT and SIGTERM while the server runs."""
+        self._deadline.start()
+        super().handle_exit(sig, frame)
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until stopped. Unlike `asyncio.run`, abandon tasks and threads that do not end."""
+        new_loop = self.config.get_loop_factory() or asyncio.new_event_loop
+        loop = new_loop()
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(self.serve(sockets))
+        # They were cancelled when the app closed. A second time would interrupt their clean-up.
+        tasks = asyncio.all_tasks(loop)
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=TASKS_CLOSE_SECONDS))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for running requests, then close the app."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._deadline.seconds_left(SERVER_CLOSE_SECONDS)):
+                await super().shutdown(sockets)
+
+
 class Workers(Multiprocess):
     """Several server processes, stopped together."""
+
+    def __init__(
+        self, config: uvicorn.Config, sockets: list[socket.socket], deadline: StopDeadline
+    ) -> None:
+        super().__init__(config, sockets)
+        self._deadline = deadline
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note_stop)
+
+    def _note_stop(self, number: int, _: FrameType | None) -> None:
+        self._deadline.start()
+        # At once: uvicorn handles queued signals up to half a second later.
+        for worker in self.processes:
+            if worker.pid and worker.exitcode is None:
+                os.kill(worker.pid, signal.SIGTERM)
+        self.signal_queue.append(number)
 
     def handle_hup(self) -> None:
         """Stop, as one process does: uvicorn would start all anew, without their terminal."""
         self.handle_term()
 
+    def keep_subprocess_alive(self) -> None:
+        """Replace workers that have ended, unless one could not start.
 
-def run_server(settings: Settings) -> None:
+        uvicorn's own method also kills a worker that does not answer within 5 s, which on a busy
+        machine is every worker that starts. It does not handle signals meanwhile.
+        """
+        for number, worker in enumerate(self.processes):
+            if self.should_exit.is_set() or worker.process.is_alive():
+                continue
+            if worker.exitcode == STARTUP_FAILURE:
+                self.should_exit.set()
+                return
+            log.warning(
+                "worker %d ended with status %s: starting another", worker.pid, worker.exitcode
+            )
+            self.processes[number] = Process(self.config, self.sockets)
+            self.processes[number].start()
+
+    def join_all(self) -> None:
+        """Wait for the processes to end, and kill those that do not end in time."""
+        # New connections are refused, instead of waiting for a worker that does not accept them.
+        for listener in self.sockets:
+            listener.close()
+        for worker in self.processes:
+            worker.process.join(self._deadline.seconds_left(WORKERS_CLOSE_SECONDS))
+            if worker.process.is_alive():
+                log.warning("worker %d did not stop in time: killed", worker.pid)
+                worker.process.kill()
+                worker.process.join()
+
+
+def run_server(settings: Settings, deadline: StopDeadline) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP, then finish what is being answered.
 
     The server processes read their settings from the environment. Raises `ServerStartError`.
@@ -60,14 +179,13 @@ def run_server(settings: Settings) -> None:
         log_config=None,
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=GRACEFUL_STOP_SECONDS,
+        timeout_graceful_shutdown=settings.graceful_stop_seconds,
     )
     if settings.workers == 1:
-        server = uvicorn.Server(config)
-        # uvicorn answers to signals by itself, and raises them again once it has stopped: by then
-        # this changes nothing. Before it listens to them, it stops as soon as it has started.
+        server = Server(config, deadline)
+        # uvicorn listens to signals while it serves, and raises them again once it has stopped.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+            signal.signal(number, lambda *_: server.stop())
         server.run(sockets=[config.bind_socket()])
         if not server.started:
             raise ServerStartError
@@ -75,7 +193,9 @@ def run_server(settings: Settings) -> None:
     hang_up = signal.getsignal(signal.SIGHUP)
     with TemporaryDirectory(prefix="pypi-stats-metrics-") as folder:
         os.environ[MULTIPROCESS_FOLDER] = folder
-        workers = Workers(config, sockets=[config.bind_socket()])
+        workers = Workers(config, [config.bind_socket()], deadline)
         if hang_up is signal.SIG_IGN:  # As under nohup.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         workers.run()
+        if any(worker.exitcode == STARTUP_FAILURE for worker in workers.processes):
+            raise ServerStartError

@@ -264,6 +264,13 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on.")
     workers: int = Field(default=1, ge=1, le=256, description="Number of server processes.")
+    graceful_stop_seconds: int = Field(
+        default=8,
+        ge=0,
+        le=3600,
+        description="How long a stop waits for running requests and downloads of dumps. "
+        "Everything else is closed within 2 seconds after that.",
+    )
     retention_days: int = Field(
         default=SERVED_DAYS,
         ge=30,

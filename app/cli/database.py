@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.embedded import embedded_postgres
+from app.db.embedded import STOP_TIMEOUT_SECONDS, embedded_postgres
 from app.db.engine import job_engine, wait_for_database
 from app.db.migrations import check_migrated, migrate
 from app.interpreter import look_for_garbage_less_often
@@ -22,14 +22,19 @@ Work = Callable[[AsyncEngine], Coroutine[object, object, Result]]
 
 
 @contextmanager
-def database_url(settings: Settings, *, create: bool = True) -> Iterator[str]:
+def database_url(
+    settings: Settings,
+    *,
+    create: bool = True,
+    stop_seconds: Callable[[], float] = lambda: STOP_TIMEOUT_SECONDS,
+) -> Iterator[str]:
     """The database that the settings name, or the embedded one, which runs for as long as this
-    lasts. With `create`, an embedded one that does not exist is created.
+    lasts: `embedded_postgres` describes the other arguments.
     """
     if settings.database_url:
         yield settings.database_url.get_secret_value()
     else:
-        with embedded_postgres(settings.data_dir, create=create) as url:
+        with embedded_postgres(settings.data_dir, create=create, stop_seconds=stop_seconds) as url:
             yield url
 
 

