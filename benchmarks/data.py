@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.downloads import PackageDownloads
+from app.events import CountedFiles
 from app.ingest.source import Reading
 
 Integers = NDArray[np.int64]
@@ -91,6 +92,9 @@ class SyntheticSource:
 
     async def origin(self, _: date) -> str:
         return self.name
+
+    def counted_files(self, _: date) -> CountedFiles:
+        return CountedFiles.ALL
 
     async def partition(self, _: date) -> None:
         """Return nothing: every day is made once."""

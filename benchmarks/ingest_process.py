@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import utc_now
 from app.db.engine import job_engine
 from app.downloads import Batch, Partition, PublishedDay
+from app.events import CountedFiles
 from app.ingest.pipeline import Ingest, ingest_day
 from app.ingest.policy import policy_of
 from app.ingest.source import Reading, Source, open_source
@@ -50,6 +51,9 @@ class TimedSource:
 
     async def origin(self, day: date) -> str:
         return await self._source.origin(day)
+
+    def counted_files(self, day: date) -> CountedFiles:
+        return self._source.counted_files(day)
 
     async def partition(self, day: date) -> Partition | None:
         return await self._source.partition(day)

@@ -18,6 +18,7 @@ from app.clock import utc_now
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
 from app.downloads import PackageDownloads
+from app.events import CountedFiles
 from app.ingest.pipeline import Ingest, ingest_day
 from app.ingest.source import Reading
 from benchmarks.command_line import (
@@ -166,6 +167,9 @@ class _PreparedDay:
 
     async def origin(self, _: date) -> str:
         return self.name
+
+    def counted_files(self, _: date) -> CountedFiles:
+        return CountedFiles.ALL
 
     async def partition(self, _: date) -> None:
         """Return nothing: every day is made once."""

@@ -18,6 +18,7 @@ from app.downloads import (
     Series,
     UnparsedDownloads,
 )
+from app.events import CountedFiles
 from app.ingest import pipeline
 from app.ingest.pipeline import Ingest, UnchangedDay
 from app.ingest.policy import PublishPolicy, policy_of
@@ -109,6 +110,9 @@ class GivenSource:
 
     async def origin(self, day: date) -> str:
         return self.name
+
+    def counted_files(self, _: date) -> CountedFiles:
+        return CountedFiles.ALL
 
     async def partition(self, day: date) -> Partition | None:
         return self.partitions.get(day)

@@ -28,6 +28,8 @@ tells which day that is, and when it was published.
 * `last_day` of `recent` is that day; `last_week` and `last_month` are the 7 and the 30 days that \
 end with it.
 * `__all__` as a package stands for every package together. A name may be in any spelling.
+* PyPI has changed what it counts as a download, and has lost downloads: `/api/events` lists when. \
+Nothing is compared across such a change: there, `change` is null and `/api/trending` is empty.
 * Where the source does not know a version or a system, the category is `null`. A day on which a \
 category had no download has no item.
 

@@ -119,6 +119,9 @@ class BigQuerySource:
     async def origin(self, _: date) -> str:
         return self.name
 
+    def counted_files(self, _: date) -> CountedFiles:
+        return self._counted_files
+
     async def partition(self, day: date) -> Partition | None:
         with _source_errors():
             return await _in_thread(self._partition, day)
@@ -163,7 +166,6 @@ class BigQuerySource:
             self._batches(rows),
             job.total_bytes_billed or 0,
             self._columns,
-            counted_files=self._counted_files,
             queried_at=job.created,
         )
 

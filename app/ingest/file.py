@@ -102,6 +102,10 @@ class FileSource:
                 return SAMPLE
         return self.name
 
+    def counted_files(self, day: date) -> CountedFiles:
+        dump = self._dump(day)
+        return dump.counted_files if dump else CountedFiles.ALL
+
     async def partition(self, _: date) -> None:
         """Return nothing: reading a file again bills nothing."""
 
@@ -110,12 +114,7 @@ class FileSource:
 
     async def read(self, day: date, _: str | None = None) -> Reading:
         columns: list[str] = []
-        dump = self._dump(day)
-        return Reading(
-            self._batches(day, columns),
-            columns=columns,
-            counted_files=dump.counted_files if dump else CountedFiles.ALL,
-        )
+        return Reading(self._batches(day, columns), columns=columns)
 
     @property
     def _is_listed(self) -> bool:

@@ -106,14 +106,14 @@ async def ingest_day(
     source, policy = ingest.source, ingest.policy
     async with connect(ingest.engine) as connection:
         repository = IngestRepository(connection)
-        origin = await source.origin(day)
+        origin, counted_files = await source.origin(day), source.counted_files(day)
         # Checked before anything is spent on the source, and again under the publish lock.
         await _check_admissible(repository, origin, day, policy)
         read_at = ingest.clock()
         if progress.query is None:
             progress.partition = await source.partition(day)
             if policy.only_if_changed and progress.partition:
-                last_read = await _note_unchanged(repository, day, progress, read_at)
+                last_read = await _note_unchanged(repository, day, counted_files, progress, read_at)
                 await connection.commit()
                 if isinstance(last_read, HeldDay):
                     raise HeldDayError(day, last_read.reason)
@@ -125,9 +125,7 @@ async def ingest_day(
         if staged.queried_at:
             # The result of an earlier query is as old as that query.
             read_at = min(read_at, staged.queried_at)
-        figures = await repository.figures_of_staged(
-            day, origin, staged.counted_files, progress.partition
-        )
+        figures = await repository.figures_of_staged(day, origin, counted_files, progress.partition)
         await connection.commit()
         publish = _Publish(
             connection,
@@ -159,7 +157,7 @@ async def publish_held(
         held = all_held.get(day)
         if held is None:
             return None
-        known = KnownDays(await repository.published(), all_held, policy.thresholds)
+        known = KnownDays(await repository.published(), all_held, policy.thresholds, policy.events)
         if not policy.force and (held.wrong_rows or known.judge(held).reason):
             return None
         await repository.begin_staging()
@@ -184,15 +182,22 @@ async def publish_held(
 
 
 async def _note_unchanged(
-    repository: IngestRepository, day: date, progress: Progress, now: datetime
+    repository: IngestRepository,
+    day: date,
+    counted_files: CountedFiles,
+    progress: Progress,
+    now: datetime,
 ) -> HeldDay | PublishedDay | None:
     """Record a check if the day's partition is as it was when the day was last read.
 
     The check counts as a reading with the same result, which is returned. None if the partition has
-    changed, or the day was never read.
+    changed, or the day was never read, or not by this rule.
     """
     last_read = (await repository.held()).get(day) or (await repository.published()).get(day)
-    if last_read is None or last_read.partition != progress.partition:
+    if last_read is None or (last_read.partition, last_read.counted_files) != (
+        progress.partition,
+        counted_files,
+    ):
         return None
     if progress.note_query:
         await progress.note_query(None, progress.partition)
@@ -234,7 +239,7 @@ class _Publish:
         enter(Step.JUDGE, day)
         published = {} if replaces_sample else await repository.published()
         held = {} if replaces_sample else await repository.held()
-        known = KnownDays(published, held, policy.thresholds)
+        known = KnownDays(published, held, policy.thresholds, policy.events)
         verdict = known.judge(figures)
         before = published.get(day)
         is_better = before is None or (
@@ -291,7 +296,8 @@ class _Publish:
         first = max(published, default=self.figures.day) - timedelta(
             days=self.policy.retention_days - 1
         )
-        suspects = KnownDays(published, held, self.policy.thresholds).suspects(first)
+        known = KnownDays(published, held, self.policy.thresholds, self.policy.events)
+        suspects = known.suspects(first)
         await repository.note_suspects(suspects)
         return suspects
 
@@ -328,7 +334,6 @@ async def _check_admissible(
 @dataclass(frozen=True, slots=True)
 class _Staged:
     rejected: Rejected
-    counted_files: CountedFiles
     queried_at: datetime | None
 
 
@@ -369,4 +374,4 @@ async def _stage(
         log.warning("%s: rejected %d rows: %s, such as %.300r", day, count, fault, example)
     if not staged:
         raise EmptyDayError(day, source.name, rejected.rows)
-    return _Staged(rejected, reading.counted_files, reading.queried_at)
+    return _Staged(rejected, reading.queried_at)

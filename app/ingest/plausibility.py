@@ -10,6 +10,7 @@ from datetime import date, timedelta
 from statistics import median_high, median_low
 
 from app.downloads import DayFigures, HeldDay
+from app.events import Definition, KnownEvents
 from app.ingest.policy import Thresholds
 from app.settings import IngestSource
 
@@ -73,11 +74,13 @@ class KnownDays:
         published: Mapping[date, DayFigures],
         held: Mapping[date, HeldDay],
         thresholds: Thresholds,
+        events: KnownEvents,
     ) -> None:
         self._published = published
         self._held = held
         self._thresholds = thresholds
-        self._normal: dict[str, Mapping[date, DayFigures]] = {}
+        self._events = events
+        self._normal: dict[Definition, Mapping[date, DayFigures]] = {}
 
     def judge(self, figures: DayFigures) -> Verdict:
         """Compare a day with its neighbours.
@@ -137,7 +140,7 @@ class KnownDays:
         The same weekday is best: a weekend day has some 0.6 times the downloads of a working day.
         """
         day = figures.day
-        normal = self._normal_days(_definition(figures))
+        normal = self._normal_days(self._definition(figures))
         weeks = (day + timedelta(weeks=n) for n in range(-WEEKS_AROUND, WEEKS_AROUND + 1) if n)
         around = [day + timedelta(days=n) for n in range(-6, 7) if n]
         others = [one for one in normal if one != day]
@@ -157,7 +160,7 @@ class KnownDays:
                 return _Neighbours(name, found, room)
         return None
 
-    def _normal_days(self, definition: str | None) -> Mapping[date, DayFigures]:
+    def _normal_days(self, definition: Definition | None) -> Mapping[date, DayFigures]:
         """Choose the days of a definition that have a normal level.
 
         Normal is the level of most published days. If most of all known days are held because they
@@ -170,16 +173,16 @@ class KnownDays:
             self._normal[definition] = self._choose_normal_days(definition)
         return self._normal[definition]
 
-    def _choose_normal_days(self, definition: str) -> Mapping[date, DayFigures]:
+    def _choose_normal_days(self, definition: Definition) -> Mapping[date, DayFigures]:
         published = {
-            day: one for day, one in self._published.items() if _definition(one) == definition
+            day: one for day, one in self._published.items() if self._definition(one) == definition
         }
         if not published:
             return {}
         last_read = published | {
             day: one
             for day, one in self._held.items()
-            if _definition(one) == definition and not one.wrong_rows
+            if self._definition(one) == definition and not one.wrong_rows
         }
         days = published
         level = median_high(one.downloads for one in published.values())
@@ -189,6 +192,15 @@ class KnownDays:
         least = self._thresholds.min_step_ratio * OTHER_WEEKDAY_RATIO * level
         greatest = self._thresholds.max_step_ratio / OTHER_WEEKDAY_RATIO * level
         return {day: one for day, one in days.items() if least <= one.downloads <= greatest}
+
+    def _definition(self, figures: DayFigures) -> Definition | None:
+        """Return the definition of a download by which a day was counted.
+
+        Only days of the same definition are compared with each other; a day of None with no other.
+        """
+        if figures.source == IngestSource.SAMPLE:
+            return None
+        return self._events.definition(figures.day, figures.counted_files)
 
     def _alike(self, day: date, measured: _Measured) -> Iterator[date]:
         """Days on either side, without a break, that deviate from their neighbours as this one."""
@@ -220,14 +232,6 @@ class KnownDays:
 def has_settled(held: HeldDay) -> bool:
     """True if the source has given the same for so long that it may be complete."""
     return held.read_at - held.same_since >= SETTLED_AFTER and not held.wrong_rows
-
-
-def _definition(figures: DayFigures) -> str | None:
-    """Name the definition of a download by which a day was counted.
-
-    Only days of the same definition are compared with each other; a day of None with no other.
-    """
-    return None if figures.source == IngestSource.SAMPLE else "all"
 
 
 def _is_weekend(day: date) -> bool:

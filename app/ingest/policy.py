@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from app.events import KnownEvents
 from app.settings import Settings
 
 
@@ -30,6 +31,8 @@ class PublishPolicy:
 
     retention_days: int
     thresholds: Thresholds
+    events: KnownEvents
+    """Tells which days can be compared."""
 
     force: bool = False
     """True publishes a day whatever its figures are, and even if more of it is published."""
@@ -55,4 +58,5 @@ def policy_of(settings: Settings) -> PublishPolicy:
             max_step_ratio=settings.ingest_max_step_ratio,
             step_days=settings.ingest_step_days,
         ),
+        events=KnownEvents(settings.ingest_events_file),
     )

@@ -147,6 +147,10 @@ class SampleSource:
     async def origin(self, _: date) -> str:
         return self.name
 
+    def counted_files(self, _: date) -> CountedFiles:
+        """Sample data has no step on the day on which PyPI began to count only artifacts."""
+        return CountedFiles.ARTIFACTS
+
     async def partition(self, _: date) -> None:
         """Return nothing: reading costs nothing."""
 
@@ -154,10 +158,7 @@ class SampleSource:
         """It costs nothing."""
 
     async def read(self, day: date, _: str | None = None) -> Reading:
-        # What is made up for PyPI has no other files, so that no step is in it either.
-        return Reading(
-            self._batches(day), columns=self._columns, counted_files=CountedFiles.ARTIFACTS
-        )
+        return Reading(self._batches(day), columns=self._columns)
 
     async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         python_shares = _python_shares(day)

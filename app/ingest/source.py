@@ -26,9 +26,6 @@ class Reading:
     columns: Sequence[str] = REQUIRED_COLUMNS
     """Of the breakdowns that every one of its packages has. Right once there is a batch."""
 
-    counted_files: CountedFiles = CountedFiles.ALL
-    """The rule by which its downloads were counted."""
-
     queried_at: datetime | None = None
     """When the query ran whose result is read; None for a source that is read directly."""
 
@@ -42,6 +39,9 @@ class Source(Protocol):
         """As recorded with the day: the name, but where the source only hands on what another made
         up. Costs nothing. Raises `SourceError`.
         """
+
+    def counted_files(self, day: date) -> CountedFiles:
+        """Return the rule by which the day's downloads are counted. `origin` was called before."""
 
     async def partition(self, day: date) -> Partition | None:
         """Return the state of the day's data, which changes if the data does. Costs next to

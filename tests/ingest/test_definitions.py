@@ -1,0 +1,128 @@
+"""Days before and after a change of what counts as a download: neither is held for the other."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import date, timedelta
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.downloads_repository import DownloadsRepository
+from app.downloads import DayFigures, HeldDay
+from app.events import ARTIFACTS_SINCE, CountedFiles, Event, EventKind, KnownEvents
+from app.ingest.plausibility import KnownDays
+from app.ingest.runs import Run, ingest_lock
+from tests.clock import ManualClock
+from tests.days import POLICY, RETENTION_DAYS, GivenSource, downloads
+from tests.ingest.test_plausibility import figures, held
+
+LEVELS = (0.3, 0.45, 0.6, 0.75, 0.9)
+DAYS = [ARTIFACTS_SINCE + timedelta(days) for days in range(-40, 40)]
+BACKFILL = DAYS[::-1]
+"""The latest first."""
+
+
+def _level(day: date, after: float, mixed: float = 1.0) -> float:
+    """The level of a day; on the day of the change, `mixed` of it is by the later definition."""
+    if day == ARTIFACTS_SINCE:
+        return 1 - mixed + mixed * after
+    return after if day > ARTIFACTS_SINCE else 1.0
+
+
+def _held(
+    days: Iterable[DayFigures],
+    events: KnownEvents,
+    published: Iterable[DayFigures] = (),
+    suspect: Iterable[date] = (),
+) -> list[date]:
+    """The days that are held when days come in this order, one after the other.
+
+    Of the others these are suspect in the end.
+    """
+    known = {one.day: one for one in published}
+    waiting: dict[date, HeldDay] = {}
+    for one in days:
+        verdict = KnownDays(known, waiting, POLICY.thresholds, events).judge(one)
+        if verdict.reason:
+            waiting[one.day] = held(one, settled=False)
+        else:
+            known[one.day] = one
+    suspects = KnownDays(known, waiting, POLICY.thresholds, events).suspects(min(known))
+    assert suspects.keys() == set(suspect)
+    return sorted(waiting)
+
+
+@pytest.mark.parametrize("mixed", [1.0, 0.4, 0.0])
+@pytest.mark.parametrize("order", [DAYS, BACKFILL], ids=["daily", "backfill"])
+@pytest.mark.parametrize("after", [*LEVELS, 2.5])
+def test_no_day_is_held_for_the_change(after: float, order: list[date], mixed: float) -> None:
+    days = [figures(day, _level(day, after, mixed)) for day in order]
+    assert _held(days, KnownEvents()) == []
+
+
+@pytest.mark.parametrize("order", [DAYS, BACKFILL], ids=["daily", "backfill"])
+@pytest.mark.parametrize("after", LEVELS)
+@pytest.mark.parametrize("days", [-39, -8, -2, 2, 3, 5, 6, 7, 8, 20])
+def test_a_day_that_is_half_missing_is_held(after: float, order: list[date], days: int) -> None:
+    """Also in the week after the change, in which no weekday has another to be compared with."""
+    half = ARTIFACTS_SINCE + timedelta(days)
+    shares = {half: 0.5}
+    in_order = [figures(day, _level(day, after) * shares.get(day, 1)) for day in order]
+    assert _held(in_order, KnownEvents()) == [half]
+
+
+@pytest.mark.parametrize("after", LEVELS)
+def test_the_first_day_of_a_definition_is_suspect_once_there_are_others(after: float) -> None:
+    """Nothing speaks against a day that has none to be compared with."""
+    half = ARTIFACTS_SINCE - timedelta(days=1)
+    shares = {half: 0.4}
+    in_order = [figures(day, _level(day, after) * shares.get(day, 1)) for day in BACKFILL]
+    (*held_days,) = _held(in_order, KnownEvents(), suspect=[half])
+    assert half not in held_days
+
+
+def test_an_operators_definition_counts_as_pypis() -> None:
+    change = DAYS[20]
+    event = Event(
+        date=change, kind=EventKind.DEFINITION, summary="Ours.", url="https://stats.example"
+    )
+    days = [figures(day, 0.4 if day > change else 1.0) for day in DAYS[:40]]
+    assert _held(days, KnownEvents([event])) == []
+    outage = event.model_copy(update={"kind": EventKind.OUTAGE})
+    assert _held(days, KnownEvents([outage]))[:1] == [change + timedelta(days=1)]
+
+
+def _by(rule: CountedFiles, day: date, level: float) -> DayFigures:
+    return replace(figures(day, level), counted_files=rule)
+
+
+def test_days_counted_by_artifacts_are_compared_across_the_change() -> None:
+    artifacts = [_by(CountedFiles.ARTIFACTS, day, 0.5) for day in DAYS]
+    assert _held(artifacts, KnownEvents()) == []
+    (_, *others) = artifacts
+    half = _by(CountedFiles.ARTIFACTS, ARTIFACTS_SINCE - timedelta(days=1), 0.25)
+    later = [one for one in others if one.day >= ARTIFACTS_SINCE]
+    assert _held([half], KnownEvents(), later) == [half.day]
+
+
+def test_days_that_are_read_again_by_the_other_rule_are_not_held_for_it() -> None:
+    known = [figures(day, _level(day, 0.4)) for day in DAYS]
+    again = [_by(CountedFiles.ARTIFACTS, day, 0.4) for day in BACKFILL if day <= ARTIFACTS_SINCE]
+    assert _held(again, KnownEvents(), known) == []
+
+
+async def test_the_job_reads_through_the_change(engine: AsyncEngine) -> None:
+    """A first backfill and then days as they come, by the real way of a day."""
+    change = ARTIFACTS_SINCE
+    half = change + timedelta(days=3)
+    span = [change + timedelta(days=days) for days in range(-9, 12)]
+    levels = {day: _level(day, 0.3, mixed=0.4) * (0.5 if day == half else 1) for day in span}
+    source = GivenSource({day: [downloads("flask", round(10_000 * levels[day]))] for day in span})
+    clock = ManualClock()
+    first, then = span[:14], span[14:]
+    read = DownloadsRepository(engine, RETENTION_DAYS)
+    async with ingest_lock(engine) as lock:
+        run = Run(engine, source, POLICY, clock, lock)
+        _ = [outcome async for outcome in run.ingest([*reversed(first), *then])]
+    assert [one.day for one in await read.held_days()] == [half]
+    assert [one.day for one in await read.published_days()] == [day for day in span if day != half]
