@@ -28,6 +28,7 @@ from app.errors import (
     StatsError,
 )
 from app.ingest.pipeline import Ingest, Progress, UnchangedDay, ingest_day, publish_held
+from app.ingest.plausibility import KnownDays
 from app.ingest.policy import PublishPolicy
 from app.retries import attempts
 
@@ -171,25 +172,33 @@ async def release(
 async def release_plausible(
     engine: AsyncEngine, lock: HeldLock, policy: PublishPolicy, clock: Clock
 ) -> AsyncIterator[PublishedDay]:
-    """Publish the held days that have become plausible, as long as there is one: each that is
-    published may speak for another.
+    """Publish the held days that have become plausible, latest first.
+
+    Each published day can make another one plausible.
     """
     refused: set[date] = set()
     while True:
         async with connect(engine) as connection:
-            held = await IngestRepository(connection).held()
-        for day in sorted(held.keys() - refused, reverse=True):
-            try:
-                published = await release(engine, lock, day, policy, clock)
-            except IngestError as error:
-                log.warning("%s stays held: %s", day, error)
-                refused.add(day)
-                continue
-            if published:
-                yield published
-                break
-        else:
+            repository = IngestRepository(connection)
+            held = await repository.held()
+            known = KnownDays(await repository.published(), held, policy.thresholds)
+        plausible = [
+            day
+            for day, one in held.items()
+            if day not in refused and not one.wrong_rows and not known.judge(one).reason
+        ]
+        if not plausible:
             return
+        day = max(plausible)
+        try:
+            published = await release(engine, lock, day, policy, clock)
+        except IngestError as error:
+            log.warning("%s stays held: %s", day, error)
+            published = None
+        if published:
+            yield published
+        else:
+            refused.add(day)
 
 
 def _outcome_of(error: BaseException) -> RunOutcome:

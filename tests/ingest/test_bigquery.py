@@ -42,7 +42,8 @@ from app.breakdowns import (
 )
 from app.clock import utc_now
 from app.db.downloads_repository import DownloadsRepository
-from app.downloads import PublishedDay, UnparsedDownloads
+from app.db.runs_repository import RunsRepository
+from app.downloads import PublishedDay, RunOutcome, UnparsedDownloads
 from app.errors import (
     EmptyDayError,
     QueryLostError,
@@ -58,8 +59,8 @@ from app.ingest.pipeline import UnchangedDay
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.source import open_source
 from app.settings import IngestSource, Settings, load_settings
-from tests.bigquery_table import DAY, Event, Table
-from tests.clock import NOW
+from tests.bigquery_table import DAY, NOON, Event, Table
+from tests.clock import NOW, ManualClock
 from tests.days import (
     FORCED,
     POLICY,
@@ -782,3 +783,126 @@ async def test_a_server_that_is_not_there_is_one_line(
     with pytest.raises(SourceError) as caught:
         await ingest(engine, source, DAY)
     assert "\n" not in str(caught.value)
+
+
+# Partitions
+
+
+async def test_a_partition_is_told_by_its_rows(table: Table) -> None:
+    source = table.source()
+    assert await source.partition(DAY) is None
+    table.insert(Event(), Event(python="x"), Event(at=NOON - timedelta(days=1)))
+    first = await source.partition(DAY)
+    assert first
+    assert first.rows == 2
+    assert first.modified_at.tzinfo is not None
+    assert await source.partition(DAY) == first
+    table.insert(Event())
+    second = await source.partition(DAY)
+    assert second
+    assert second.rows == 3
+
+
+async def test_a_day_is_billed_again_only_if_its_partition_has_changed(
+    table: Table, engine: AsyncEngine, clock: ManualClock
+) -> None:
+    """Published young, checked a day later, and grown after that."""
+    table.insert(Event())
+    source = table.source()
+    submitted = _submitted(source)
+    policy = replace(POLICY, only_if_changed=True)
+    runs = RunsRepository(engine)
+
+    async def read() -> RunOutcome:
+        clock.advance(days=1)
+        async with ingest_lock(engine) as lock:
+            await Run(engine, source, policy, clock, lock).ingest_day(DAY)
+        (run,) = await runs.latest(1)
+        assert run.partition == await source.partition(DAY)
+        (published,) = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
+        assert published.partition == run.partition
+        assert published.checked_at <= clock()
+        return run.outcome
+
+    assert await read() is RunOutcome.PUBLISHED
+    assert await read() is RunOutcome.UNCHANGED
+    assert await read() is RunOutcome.UNCHANGED
+    assert len(submitted) == 1
+    table.insert(Event())
+    assert await read() is RunOutcome.PUBLISHED
+    # Rows that do not count change the partition once.
+    table.insert(Event(python="x"))
+    assert await read() is RunOutcome.UNCHANGED
+    assert len(submitted) == 3
+    assert await read() is RunOutcome.UNCHANGED
+    assert len(submitted) == 3
+
+
+def _submitted(source: BigQuerySource) -> list[date]:
+    """Record the days whose query is submitted from now on."""
+    days: list[date] = []
+    begin = source.begin
+
+    async def record(day: date) -> str:
+        days.append(day)
+        return await begin(day)
+
+    source.begin = record  # type: ignore[method-assign]
+    return days
+
+
+@pytest.mark.parametrize("status", [403, 404, 400])
+async def test_without_access_to_partitions_days_are_read_as_they_are(
+    table: Table,
+    engine: AsyncEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+) -> None:
+    """It is one line in the log of a process."""
+    table.insert(Event())
+    query = table.client.query
+
+    def refuse(sql: str, *arguments: Any, **options: Any) -> Any:
+        if "INFORMATION_SCHEMA" in sql:
+            raise from_http_status(status, "Access Denied: no permission to get the table")
+        return query(sql, *arguments, **options)
+
+    monkeypatch.setattr(table.client, "query", refuse)
+    bigquery_source._log_unreadable.cache_clear()
+    policy = replace(POLICY, only_if_changed=True)
+    for _ in range(2):
+        source = table.source()
+        submitted = _submitted(source)
+        assert await source.partition(DAY) is None
+        await ingest(engine, source, DAY, policy)
+        assert submitted == [DAY]
+    (line,) = caplog.messages
+    assert "PARTITIONS can't be read" in line
+    assert "Access Denied" in line
+
+
+async def test_a_query_that_is_used_again_counts_as_read_when_it_ran(
+    table: Table, engine: AsyncEngine
+) -> None:
+    """Also if the day was downloaded from much later, and the partition has changed meanwhile."""
+    table.insert(Event())
+    source = table.source()
+    partition = await source.partition(DAY)
+    query = await source.begin(DAY)
+    runs = RunsRepository(engine)
+    later = utc_now() + timedelta(hours=19)
+    run = await runs.begin(DAY, source.name, later - timedelta(hours=19))
+    await runs.note_query(run, query, partition)
+    await runs.end(run, RunOutcome.FAILED, later)
+    table.insert(Event())
+    async with ingest_lock(engine) as lock:
+        result = await Run(engine, source, POLICY, lambda: later, lock).ingest_day(DAY)
+    assert isinstance(result, PublishedDay)
+    assert result.downloads == 1
+    assert result.checked_at < later - timedelta(hours=18)
+    assert result.published_at == later
+    assert result.partition == partition
+    # So the next check finds that there is more.
+    grown = await ingest(engine, source, DAY, replace(POLICY, only_if_changed=True))
+    assert isinstance(grown, PublishedDay)
