@@ -181,7 +181,8 @@ async def release_plausible(
         async with connect(engine) as connection:
             repository = IngestRepository(connection)
             held = await repository.held()
-            known = KnownDays(await repository.published(), held, policy.thresholds)
+            published = await repository.published()
+            known = KnownDays(published, held, policy.thresholds, policy.events)
         plausible = [
             day
             for day, one in held.items()
@@ -191,12 +192,12 @@ async def release_plausible(
             return
         day = max(plausible)
         try:
-            published = await release(engine, lock, day, policy, clock)
+            released = await release(engine, lock, day, policy, clock)
         except IngestError as error:
             log.warning("%s stays held: %s", day, error)
-            published = None
-        if published:
-            yield published
+            released = None
+        if released:
+            yield released
         else:
             refused.add(day)
 

@@ -33,7 +33,13 @@ from app.db.ingest_repository import IngestRepository, StagedRow
 from app.db.partitions import ensure_partition
 from app.db.tables import daily_downloads, packages
 from app.db.verification_repository import VerificationRepository
-from app.downloads import PackageDownloads, PublishedDay, RecentDownloads, UnparsedDownloads
+from app.downloads import (
+    PackageDownloads,
+    Partition,
+    PublishedDay,
+    RecentDownloads,
+    UnparsedDownloads,
+)
 from app.errors import (
     DatabaseUnavailableError,
     DayOutsideWindowError,
@@ -49,7 +55,9 @@ from app.errors import (
 )
 from app.ingest import pipeline
 from app.ingest.pipeline import UnchangedDay
+from app.ingest.plausibility import has_settled
 from app.ingest.rows import Rejected, RowCheck
+from app.ingest.runs import Run, ingest_lock, release_plausible
 from app.ingest.sample import SampleSource
 from app.ingest.source import Source
 from app.package_name import ALL_PACKAGES
@@ -556,6 +564,122 @@ async def test_the_sample_is_no_measure_for_real_data(engine: AsyncEngine) -> No
     source = GivenSource({days_ago(0): [downloads("flask", 1)]})
     published = await ingest(engine, source, days_ago(0), replace(POLICY, replace_sample=True))
     assert isinstance(published, PublishedDay)
+
+
+# What is checked before it is read again
+
+
+def _given(day: date, count: int, rows: int) -> GivenSource:
+    partition = Partition(rows, NOW - timedelta(days=1))
+    return GivenSource({day: [downloads("flask", count)]}, partitions={day: partition})
+
+
+CHECKED = replace(POLICY, only_if_changed=True)
+
+
+async def test_a_held_day_settles_by_checks_that_read_nothing(
+    engine: AsyncEngine, clock: ManualClock
+) -> None:
+    """Each check counts as a reading with the same result."""
+    for ago in range(1, 29):
+        await publish(engine, days_ago(ago), downloads("flask", 100))
+    day = days_ago(0)
+    source = _given(day, 300, rows=1000)
+    with pytest.raises(HeldDayError) as first:
+        await ingest(engine, source, day, CHECKED, clock)
+    before = await everything(engine)
+    clock.advance(hours=6)
+    with pytest.raises(HeldDayError) as second:
+        await ingest(engine, source, day, CHECKED, clock)
+    assert second.value.reason == first.value.reason
+    assert source.asked_days == [day]
+    assert await everything(engine) == before
+    (held,) = await repository(engine).held_days()
+    assert (held.readings, held.read_at) == (2, clock())
+    assert has_settled(held)
+    assert held.partition == source.partitions[day]
+    # Without the policy it is read in any case, and so it is once it has changed.
+    for policy, rows in ((POLICY, 1000), (CHECKED, 1001)):
+        changed = _given(day, 300, rows)
+        with pytest.raises(HeldDayError):
+            await ingest(engine, changed, day, policy, clock)
+        assert changed.asked_days == [day]
+
+
+async def test_a_forced_day_has_the_partition_that_was_seen_when_it_was_read(
+    engine: AsyncEngine, clock: ManualClock
+) -> None:
+    await publish(engine, days_ago(7), downloads("flask", 100))
+    day = days_ago(0)
+    source = _given(day, 30, rows=1000)
+    with pytest.raises(HeldDayError):
+        await ingest(engine, source, day, CHECKED, clock)
+    forced = await release(engine, day, force=True)
+    assert forced
+    assert forced.partition == source.partitions[day]
+    assert forced.suspect_reason
+    assert isinstance(await ingest(engine, source, day, CHECKED, clock), UnchangedDay)
+    assert source.asked_days == [day]
+
+
+async def test_a_suspect_day_is_replaced_by_less_if_that_is_plausible(
+    engine: AsyncEngine,
+) -> None:
+    """The source had counted everything three times."""
+    for ago in range(1, 29):
+        await publish(engine, days_ago(ago), downloads("flask", 100))
+    day = days_ago(0)
+    for policy in (CHECKED, POLICY):
+        published = await publish(engine, day, downloads("flask", 300))
+        assert published.suspect_reason
+        # Still too much, and less than is published.
+        with suppress(ShrunkDayError):
+            unchanged = await ingest(engine, _given(day, 290, rows=3), day, policy)
+            assert isinstance(unchanged, UnchangedDay)
+        corrected = await ingest(engine, _given(day, 101, rows=4), day, policy)
+        assert isinstance(corrected, PublishedDay)
+        assert (corrected.downloads, corrected.suspect_reason) == (101, None)
+
+
+async def test_each_publish_decides_anew_which_days_are_suspect(engine: AsyncEngine) -> None:
+    """The first day of an empty database has nothing to be compared with."""
+
+    async def suspects() -> list[date]:
+        days = await repository(engine).published_days()
+        publication = await repository(engine).publication()
+        assert publication
+        found = [day.day for day in days if day.suspect_reason]
+        assert publication.suspect_days == len(found)
+        return found
+
+    await publish(engine, days_ago(0), downloads("flask", 3))
+    assert await suspects() == []
+    for ago in range(1, 9):
+        with suppress(HeldDayError):
+            await judged(engine, days_ago(ago), downloads("flask", 1000))
+    while [day for day in await repository(engine).held_days() if await release(engine, day.day)]:
+        pass
+    assert await suspects() == [days_ago(0)]
+    await publish(engine, days_ago(0), downloads("flask", 1000))
+    assert await suspects() == []
+
+
+async def test_a_backfill_that_begins_in_an_outage_publishes_the_normal_days(
+    engine: AsyncEngine,
+) -> None:
+    lossy = {days_ago(ago): [downloads("flask", 3)] for ago in range(15)}
+    normal = {days_ago(ago): [downloads("flask", 3000)] for ago in range(15, 45)}
+    source = GivenSource({**lossy, **normal})
+    async with ingest_lock(engine) as lock:
+        async for _ in Run(engine, source, POLICY, lambda: NOW, lock).ingest(source.days):
+            pass
+        async for _ in release_plausible(engine, lock, POLICY, lambda: NOW):
+            pass
+    held = {day.day for day in await repository(engine).held_days()}
+    days = await repository(engine).published_days()
+    suspect = {day.day for day in days if day.suspect_reason}
+    assert held | suspect == set(lossy)
+    assert {day.day for day in days} - suspect == set(normal)
 
 
 # Who is in whose way
