@@ -189,6 +189,7 @@ def test_a_running_ingest_job(
         "DATABASE_URL": database_url,
         "WORKERS": workers,
         "BIGQUERY_EMULATOR_HOST": _host(silent_source),
+        "INGEST_SCHEDULE": "0 0 * * *",
     }
     with served(data_dir, log, (), **environment) as (_, process):
         caller, _ = silent_source.accept()
@@ -207,7 +208,8 @@ async def test_a_silent_database(
     silent_source: socket.socket,
 ) -> None:
     """A request waits for it, and so does the ingest job once it is cancelled."""
-    await publish(engine, days_ago(0), downloads("flask", 1))
+    # The day after it is missing, so the job asks for it.
+    await publish(engine, days_ago(1), downloads("flask", 1))
     log = tmp_path / "log"
     loop = asyncio.get_running_loop()
 
@@ -217,6 +219,7 @@ async def test_a_silent_database(
             "WORKERS": workers,
             "GRACEFUL_STOP_SECONDS": str(GRACEFUL_STOP_SECONDS),
             "BIGQUERY_EMULATOR_HOST": _host(silent_source),
+            "INGEST_SCHEDULE": "0 0 * * *",
         }
         with served(data_dir, log, (), **environment) as (address, process):
             caller, _ = silent_source.accept()
