@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.types import Receive, Scope, Send
 
+from app.api import limit_storage
 from app.api.fast_path import FastPath
 from app.api.questions import LONGEST_KNOWN_SPELLING
 from app.clock import Clock, utc_now
@@ -136,6 +137,8 @@ async def test_it_answers_as_the_middlewares_do(
     method: str,
 ) -> None:
     """With the same bytes, headers, figures, and line in the log."""
+    # `X-RateLimit-Reset` as well is of one moment.
+    monkeypatch.setattr(limit_storage, "monotonic", lambda: 1000.0)
     lines: list[RequestLine] = []
     headers = [("accept-encoding", accept_encoding), *accept]
     tag = (await client.get(target, headers=headers)).headers["etag"]
