@@ -445,6 +445,23 @@ async def test_expire(database_url: str, engine: AsyncEngine) -> None:
     assert result.stdout == f"retention: dropped {dropped}, forgot 1 packages\n"
 
 
+async def test_verify_notes_suspect_days(database_url: str, engine: AsyncEngine) -> None:
+    """They are as they were published, which is what it verifies."""
+    for ago in (0, 7, 14):
+        await publish(engine, days_ago(ago), downloads("flask", 100))
+    day = days_ago(21)
+    await publish(engine, day, downloads("flask", 1))
+    reason = f"1 downloads are less than 0.60 times (0.01) the 100 of {day:%A}s"
+    result = run("verify", DATABASE_URL=database_url)
+    assert result.returncode == 0
+    assert result.stdout.splitlines() == [
+        "4 days verified: all as published",
+        f"note: {day} is suspect: {reason}",
+    ]
+    result = run("status", DATABASE_URL=database_url)
+    assert f"suspect      {day}\n  {day} {reason}; checked again from " in result.stdout
+
+
 async def test_verify(database_url: str, engine: AsyncEngine) -> None:
     first, latest = days_ago(40), days_ago(0)
     for day in (first, latest):

@@ -92,3 +92,34 @@ def test_a_run_that_does_not_end_has_no_duration() -> None:
         *("2026-11-20", "12:00", "UTC", "2026-11-19", "bigquery"),
         *("-", "-", "200,000,000,000", "-", "-", "interrupted"),
     ]
+
+
+def test_what_was_seen_of_the_partition_is_told() -> None:
+    day = replace(
+        published(date(2026, 11, 19)), partition_rows=5_000_000_000, partition_modified_at=NOON
+    )
+    report = status_report(
+        CADENCE, next_run=None, days=[day], held=[], last_run=None, size=Size(5, 2**20)
+    )
+    head, line = report.splitlines()[-2:]
+    assert head.split()[-3:] == ["partition", "rows", "modified"]
+    assert line.endswith("  2026-11-20 12:00 UTC   5,000,000,000  2026-11-20 12:00 UTC")
+    run = IngestRun(
+        id=1,
+        day=day.day,
+        source="bigquery",
+        started_at=NOON,
+        ended_at=NOON,
+        outcome=RunOutcome.UNCHANGED,
+        rows=None,
+        bytes_billed=None,
+        query=None,
+        error=None,
+        partition_rows=day.partition_rows,
+        partition_modified_at=day.partition_modified_at,
+    )
+    (_, line) = history_report([run]).splitlines()
+    assert line.split()[5:] == [
+        *("0.0", "-", "-"),
+        *("5,000,000,000", "2026-11-20", "12:00", "UTC", "unchanged"),
+    ]
