@@ -127,6 +127,7 @@ def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
         *("AllRecentCounts", "BreakdownLink", "Change", "Peak", "SearchResult", "Summary"),
         *("CountedFiles", "Event", "EventKind", "TopPackage", "TrendingPackage"),
         *("DailyDownloads", "Fault", "Health", "HeldDay", "Index", "Mirrors", "OperatingSystem"),
+        *("Partition", "SuspectDay"),
         *("Period", "Problem", "Readiness", "RecentCounts", "LastRun", "RecentDay", "RunOutcome"),
         *("Status", "Installer", "Implementation", "ContinuousIntegration"),
     }

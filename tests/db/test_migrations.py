@@ -26,6 +26,7 @@ TABLES = {
     "trending_packages",
     "daily_downloads",
     "ingested_days",
+    "publication",
     "held_days",
     "held_downloads",
     "ingest_runs",
