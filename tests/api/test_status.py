@@ -11,7 +11,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import readiness
-from app.clock import utc_now
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
@@ -248,11 +247,11 @@ async def test_the_job_leaves_its_figures(
     # Nothing else is published beside the sample: this fails before it asks for anything.
     emulator = f"http://127.0.0.1:{free_port()}"
     settings = Settings(ingest_source=IngestSource.BIGQUERY, bigquery_emulator_host=emulator)
-    await run_ingest_job(settings, database_url, utc_now)
+    await run_ingest_job(settings, database_url, lambda: NOW)
     assert figure("success", "bigquery") == 0
     told = 'pypi_stats_last_ingest_success{source="bigquery"} 0.0'
     assert told in (await client.get("/metrics")).text
-    await run_ingest_job(Settings(ingest_source=IngestSource.SAMPLE), database_url, utc_now)
+    await run_ingest_job(Settings(ingest_source=IngestSource.SAMPLE), database_url, lambda: NOW)
     assert figure("success", "sample") == 1
     assert time() - 60 < (figure("timestamp_seconds", "sample") or 0) <= time()
     assert 0 < (figure("seconds", "sample") or 0) < 60

@@ -11,7 +11,6 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import rankings
-from app.clock import utc_now
 from app.db import package_figures
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
@@ -21,6 +20,7 @@ from app.downloads import RecentDownloads
 from app.ingest.retention import expire
 from app.package_name import ALL_PACKAGES
 from app.rankings import PERIODS, START, TREND_DAYS, TREND_FLOOR_DOWNLOADS, Match, SearchPosition
+from tests.clock import NOW
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 
 DAYS_OF = {"day": 1, "week": 7, "month": 30}
@@ -145,7 +145,7 @@ async def test_what_retention_forgets_is_in_no_ranking(engine: AsyncEngine) -> N
         assert [one.position for one in await read.search("g", 10, START, by_trigrams=True)] == []
 
     await check()
-    await expire(engine, retention_days=RETENTION_DAYS, now=utc_now())
+    await expire(engine, retention_days=RETENTION_DAYS, now=NOW)
     await check()
     await _check(engine, {0})
 

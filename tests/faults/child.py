@@ -16,10 +16,10 @@ from signal import Signals
 from threading import Timer
 from unittest.mock import patch
 
-from app.clock import utc_now
 from app.ingest import scheduler
 from app.ingest.source import Source
 from app.settings import Settings
+from tests.clock import NOW
 from tests.faults.steps import Entered, each_step
 
 _processes = multiprocessing.get_context("forkserver")
@@ -58,7 +58,7 @@ def _run_job(settings: Settings, database_url: str, source: Source, at: At) -> N
         patch.object(scheduler, "open_source", lambda *_: source),
         each_step(partial(_signal, at)),
     ):
-        asyncio.run(scheduler.run_ingest_job(settings, database_url, utc_now))
+        asyncio.run(scheduler.run_ingest_job(settings, database_url, lambda: NOW))
 
 
 def _signal(at: At, entered: Entered) -> None:

@@ -9,7 +9,6 @@ from random import Random
 
 import pytest
 
-from app.clock import utc_now
 from app.db.engine import job_engine
 from app.db.steps import Step
 from app.errors import DayTimeoutError
@@ -70,7 +69,7 @@ async def test_cut_in_a_step(
 
     async with copied(server_url, world.database) as (url, engine):
         with each_step(cut):
-            await run_ingest_job(IMPATIENT, through(proxy, url), utc_now)
+            await run_ingest_job(IMPATIENT, through(proxy, url), lambda: NOW)
         assert proxy.injected
         tally.faults["connections to Postgres cut in a step"] += proxy.injected
         await until(lambda: is_alone(engine))
@@ -80,7 +79,7 @@ async def test_cut_in_a_step(
             assert found == world.states[commits + 1]
         else:
             assert found == world.states[commits]
-        await run_ingest_job(IMPATIENT, url, utc_now)
+        await run_ingest_job(IMPATIENT, url, lambda: NOW)
         assert await state(engine) == world.states[-1]
         await audit(tally, engine, url, world.published[-1], absent=[GONE])
 

@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import utc_now
 from app.db.engine import connect, create_engine, job_engine
 from app.db.partitions import ensure_partition
 from app.db.steps import Step
@@ -68,7 +67,7 @@ async def test_the_server_is_killed_in_the_middle(
         for step in (*STEPS, *random.sample(others[: others.index(Step.COMMIT)], 2)):
             killed: list[Step] = []
             with each_step(partial(kill_once, server, step, killed)):
-                await run_ingest_job(IMPATIENT, server.url, utc_now)
+                await run_ingest_job(IMPATIENT, server.url, lambda: NOW)
             assert killed == [step]
             tally.faults["SIGQUIT of Postgres in a step"] += 1
             await server.start()
@@ -78,7 +77,7 @@ async def test_the_server_is_killed_in_the_middle(
             assert (found.contents, found.tables) == (before.contents, before.tables)
             left_over = max(left_over, len(found.temporary_tables))
         assert left_over <= 2 * STAGING_TABLES
-        await run_ingest_job(IMPATIENT, server.url, utc_now)
+        await run_ingest_job(IMPATIENT, server.url, lambda: NOW)
         await audit(tally, engine, server.url, days)
         await engine.dispose()
 

@@ -11,12 +11,12 @@ import psutil
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import utc_now
 from app.db.runs_repository import RunsRepository
 from app.db.steps import Step
 from app.downloads import RunOutcome
 from app.ingest import scheduler
 from app.ingest.scheduler import run_ingest_job
+from tests.clock import NOW
 from tests.faults.audit import audit, audit_served
 from tests.faults.child import At, running_job
 from tests.faults.databases import copied, is_alone, state
@@ -88,7 +88,7 @@ async def finish(
 ) -> None:
     """The next run does what is left, and leaves what all of it would have left in one run."""
     monkeypatch.setattr(scheduler, "open_source", lambda *_: world.source)
-    await run_ingest_job(SETTINGS, url, utc_now)
+    await run_ingest_job(SETTINGS, url, lambda: NOW)
     assert await state(engine) == world.states[-1]
     await audit(tally, engine, url, world.published[-1], absent=[GONE])
     told = [run.outcome for run in await RunsRepository(engine).latest(100)]

@@ -10,13 +10,13 @@ from google.cloud import bigquery
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import utc_now
 from app.db.runs_repository import RunsRepository
 from app.db.tables import ingested_days
 from app.downloads import RunOutcome
 from app.ingest.scheduler import run_ingest_job
 from app.settings import IngestSource, Settings
 from tests.bigquery_table import Table
+from tests.clock import NOW
 from tests.days import days_ago
 from tests.faults.audit import RETENTION_DAYS, audit
 from tests.faults.databases import copied
@@ -55,7 +55,7 @@ async def test_a_day_in_three_parts_and_a_straggler(
     async with copied(server_url, settled.database) as (url, engine):
 
         async def read_again(outcome: RunOutcome) -> None:
-            await run_ingest_job(settings, url, utc_now)
+            await run_ingest_job(settings, url, lambda: NOW)
             assert (await RunsRepository(engine).latest(1))[0].outcome is outcome
 
         landed = 0

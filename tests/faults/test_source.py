@@ -19,13 +19,13 @@ import pytest
 from google.cloud import bigquery
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import utc_now
 from app.db.runs_repository import RunsRepository
 from app.downloads import IngestRun, RunOutcome
 from app.ingest import bigquery as bigquery_source
 from app.ingest.scheduler import run_ingest_job
 from app.settings import IngestSource, Settings
 from tests.bigquery_table import Table
+from tests.clock import NOW
 from tests.faults.audit import RETENTION_DAYS, audit
 from tests.faults.databases import copied, state
 from tests.faults.proxy import (
@@ -245,7 +245,7 @@ async def test_a_day_comes_right_or_not_at_all(
             proxy.arm(case.fault, case.of, case.times)
         else:
             proxy.refusals = case.times
-        await run_ingest_job(settings, url, utc_now)
+        await run_ingest_job(settings, url, lambda: NOW)
         assert proxy.injected
         tally.faults["faults of the source"] += proxy.injected
         run = await last_run(engine)
@@ -260,7 +260,7 @@ async def test_a_day_comes_right_or_not_at_all(
             assert after.contents["rows"] == before.contents["rows"]
             await audit(tally, engine, url, settled.days)
             proxy.disarm()
-            await run_ingest_job(settings, url, utc_now)
+            await run_ingest_job(settings, url, lambda: NOW)
         await audit(tally, engine, url, settled.complete)
     assert_told_without_traces(caplog)
 
@@ -284,7 +284,7 @@ async def test_random_bytes(
         async with copied(server_url, settled.database) as (url, engine):
             proxy.disarm()
             proxy.arm(rewritten(spoil), random.choice([QUERY, FIRST_PAGE, LATER_PAGE]), 1)
-            await run_ingest_job(settings, url, utc_now)
+            await run_ingest_job(settings, url, lambda: NOW)
             assert (await last_run(engine)).outcome is RunOutcome.PUBLISHED
             await audit(tally, engine, url, settled.complete)
     assert proxy.injected == RANDOM_ROUNDS

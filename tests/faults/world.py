@@ -12,7 +12,6 @@ from unittest.mock import patch
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import utc_now
 from app.db.engine import job_engine
 from app.db.steps import Step
 from app.db.tables import ingested_days
@@ -155,7 +154,7 @@ async def _followed(server_url: str, database: str, source: GivenSource) -> list
             patch.object(scheduler, "open_source", lambda *_: source),
             each_step(entered.append),
         ):
-            await run_ingest_job(SETTINGS, url, utc_now)
+            await run_ingest_job(SETTINGS, url, lambda: NOW)
     return entered
 
 
@@ -170,7 +169,7 @@ async def _states(
             run = Run(job, source, policy, lambda: NOW, lock)
             async for _ in run.ingest(days):
                 states.append(await state(engine))  # noqa: PERF401 - one after each day
-            await expire(job, retention_days=RETENTION_DAYS, now=utc_now())
+            await expire(job, retention_days=RETENTION_DAYS, now=NOW)
             states.append(await state(engine))
     # A run's own staging goes with its connection.
     return [state._replace(temporary_tables=[]) for state in states]

@@ -391,7 +391,7 @@ async def test_a_day_that_was_read_by_the_other_rule_is_replaced(
     for rule in (CountedFiles.ALL, CountedFiles.ARTIFACTS, CountedFiles.ALL):
         async with ingest_lock(engine) as lock:
             source = table.source(counted_files=rule)
-            run = Run(engine, source, replace(POLICY, only_if_changed=True), utc_now, lock)
+            run = Run(engine, source, replace(POLICY, only_if_changed=True), lambda: NOW, lock)
             assert isinstance(await run.ingest_day(day), PublishedDay)
             assert isinstance(await run.ingest_day(day), UnchangedDay)
         (published,) = await read.published_days()
@@ -412,7 +412,7 @@ async def test_a_day_of_the_same_rows_is_replaced_for_its_rule(
     for rule in CountedFiles:
         async with ingest_lock(engine) as lock:
             source = table.source(counted_files=rule)
-            run = Run(engine, source, POLICY, utc_now, lock)
+            run = Run(engine, source, POLICY, lambda: NOW, lock)
             await run.ingest_day(DAY)
         publication = await read.publication()
         assert publication

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import orjson
@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import utc_now
 from app.db.downloads_repository import DownloadsRepository
 from app.db.runs_repository import RunsRepository
 from app.db.tables import daily_downloads, ingested_days, packages
@@ -691,8 +690,8 @@ async def test_the_job_comes_back_to_a_day_that_is_not_there_yet(
             "ingest_schedule": "0 0 * * *",
         }
     )
-    now = datetime.now(UTC)
-    again = await run_ingest_job(settings, database_url, utc_now)
+    now = NOW
+    again = await run_ingest_job(settings, database_url, lambda: NOW)
     repository = DownloadsRepository(engine, RETENTION_DAYS)
     assert [one.day for one in await repository.published_days()] == [days_ago(2), days_ago(1)]
     (failed,) = (run for run in await RunsRepository(engine).latest(9) if run.day == DAY)
@@ -709,8 +708,8 @@ async def test_the_job_tries_again_what_is_away(
     settings = Settings.model_validate(
         {"ingest_files": f"{address}/dumps/", "ingest_schedule": "0 0 * * *"}
     )
-    now = datetime.now(UTC)
-    again = await run_ingest_job(settings, database_url, utc_now)
+    now = NOW
+    again = await run_ingest_job(settings, database_url, lambda: NOW)
     # The other days would meet the same.
     (failed,) = await RunsRepository(engine).latest(9)
     assert failed.error

@@ -227,21 +227,21 @@ async def test_it_runs_inside_the_service(
     old = days_ago(RETENTION_DAYS + 31)
     await ingest(engine, SampleSource(), old)
     app = create_app(settings, database_url)
-    async with app.router.lifespan_context(app):
 
-        async def is_done() -> bool:
-            days = await DownloadsRepository(engine, 3660).published_days()
-            return [day.day for day in days] == [days_ago(2), days_ago(1), days_ago(0)]
+    async def is_done() -> bool:
+        days = await DownloadsRepository(engine, 3660).published_days()
+        return [day.day for day in days] == [days_ago(2), days_ago(1), days_ago(0)]
 
-        await until(is_done)
-        assert app.state.scheduler.next_run > datetime.now(UTC)
+    with time_machine.travel(NOW, tick=True):
+        async with app.router.lifespan_context(app):
+            await until(is_done)
+            assert app.state.scheduler.next_run > utc_now()
 
 
 async def test_a_process_that_only_serves_has_none(database_url: str, engine: AsyncEngine) -> None:
     app = create_app(Settings(ingest_source=IngestSource.NONE), database_url)
     async with app.router.lifespan_context(app):
         assert app.state.scheduler is None
-        await asyncio.sleep(0.2)
     assert await history(engine) == []
 
 
@@ -254,10 +254,10 @@ async def test_it_catches_up_latest_first_within_its_budget(
     sample = SampleSource()
     for ago in (1, 5):
         await ingest(engine, sample, days_ago(ago))
-    assert await run_ingest_job(settings, database_url, utc_now)
+    assert await run_ingest_job(settings, database_url, lambda: NOW)
     assert await published(engine) == [days_ago(ago) for ago in (5, 3, 2, 1, 0)]
     assert [run.day for run in await history(engine)] == [days_ago(ago) for ago in (3, 2, 0)]
-    await run_ingest_job(settings, database_url, utc_now)
+    await run_ingest_job(settings, database_url, lambda: NOW)
     assert await published(engine) == [days_ago(ago) for ago in (7, 6, 5, 4, 3, 2, 1, 0)]
 
 
@@ -268,10 +268,10 @@ async def test_what_is_published_is_left_as_it_is(database_url: str, engine: Asy
         retention_days=30,
         ingest_max_days_per_run=30,
     )
-    await run_ingest_job(settings, database_url, utc_now)
+    await run_ingest_job(settings, database_url, lambda: NOW)
     first = await DownloadsRepository(engine, 30).published_days()
     assert len(first) == 30
-    await run_ingest_job(settings, database_url, utc_now)
+    await run_ingest_job(settings, database_url, lambda: NOW)
     assert await DownloadsRepository(engine, 30).published_days() == first
     assert len(await history(engine)) == 30
 
@@ -292,7 +292,7 @@ async def test_a_young_day_is_read_again_and_replaced_when_it_grew(
         {early: [downloads("flask", 100)], late: [downloads("flask", 120, mirrors=1)]}
     )
     give(monkeypatch, source)
-    await run_ingest_job(settings, database_url, utc_now)
+    await run_ingest_job(settings, database_url, lambda: NOW)
     assert source.asked_days == [late, early]
     # As if they had been read an hour after their ends.
     async with connect(engine) as connection:
@@ -304,7 +304,7 @@ async def test_a_young_day_is_read_again_and_replaced_when_it_grew(
         await connection.commit()
     source.asked_days.clear()
     source.days = {early: [downloads("flask", 110)]}
-    due = await run_ingest_job(settings, database_url, utc_now)
+    due = await run_ingest_job(settings, database_url, lambda: NOW)
     assert source.asked_days == [early], "its end is a day and more ago"
     # The other one is checked when a day has passed since its end.
     assert due == datetime.combine(late + timedelta(days=2), datetime.min.time(), UTC)
@@ -327,12 +327,12 @@ def _daily_from_now_on() -> str:
     """A schedule by which yesterday is due, and today will not be when the clock is moved on past
     midnight.
     """
-    now = datetime.now(UTC)
+    now = NOW
     return f"{now.minute} {now.hour} * * *"
 
 
 def later(passed: timedelta) -> Clock:
-    return lambda: utc_now() + passed
+    return lambda: NOW + passed
 
 
 async def test_late_data_that_arrives_in_three_parts(
@@ -365,7 +365,7 @@ async def test_late_data_that_arrives_in_three_parts(
             # Real time has not passed: the next reading is due when the clock is moved on.
             async with connect(engine) as connection:
                 await connection.execute(
-                    update(held_days).values(read_at=datetime.now(UTC) - timedelta(minutes=30))
+                    update(held_days).values(read_at=NOW - timedelta(minutes=30))
                 )
                 await connection.commit()
         else:
@@ -389,16 +389,14 @@ async def test_a_new_level_is_taken_once_it_has_held_for_some_days(
         await publish(engine, days_ago(ago), downloads("flask", 100))
     source = GivenSource({days_ago(ago): [downloads("flask", 300)] for ago in range(4)})
     give(monkeypatch, source)
-    await run_ingest_job(settings, database_url, utc_now)
+    await run_ingest_job(settings, database_url, lambda: NOW)
     held = await DownloadsRepository(engine, 30).held_days()
     assert len(held) == 4
     await run_ingest_job(settings, database_url, later(timedelta(minutes=31)))
     assert await published(engine) == [days_ago(ago) for ago in range(29, 3, -1)], "it may stall"
     # As if the first reading had been six hours ago.
     async with connect(engine) as connection:
-        await connection.execute(
-            update(held_days).values(same_since=datetime.now(UTC) - timedelta(hours=6))
-        )
+        await connection.execute(update(held_days).values(same_since=NOW - timedelta(hours=6)))
         await connection.commit()
     await run_ingest_job(settings, database_url, later(timedelta(minutes=93)))
     assert await published(engine) == [days_ago(ago) for ago in range(29, -1, -1)]
@@ -412,13 +410,13 @@ async def test_a_new_level_is_taken_once_it_has_held_for_some_days(
 async def test_processes_that_find_another_at_it_add_no_days_of_their_own(
     database_url: str, engine: AsyncEngine, settings: Settings
 ) -> None:
-    await run_ingest_job(settings, database_url, utc_now)
+    await run_ingest_job(settings, database_url, lambda: NOW)
     for _ in range(3):
-        await run_ingest_job(settings, database_url, utc_now, catch_up=False)
+        await run_ingest_job(settings, database_url, lambda: NOW, catch_up=False)
     assert len(await published(engine)) == settings.ingest_max_days_per_run
     # Unless that one was killed.
     await RunsRepository(engine).begin(days_ago(5), "sample", NOW)
-    await run_ingest_job(settings, database_url, utc_now, catch_up=False)
+    await run_ingest_job(settings, database_url, lambda: NOW, catch_up=False)
     assert len(await published(engine)) == 2 * settings.ingest_max_days_per_run
 
 
@@ -433,7 +431,7 @@ async def test_a_day_that_the_source_refuses_does_not_keep_the_others(
             return None
 
     give(monkeypatch, RefusingSource({days_ago(ago): [downloads("a", 1)] for ago in range(9)}))
-    await run_ingest_job(settings, database_url, utc_now)
+    await run_ingest_job(settings, database_url, lambda: NOW)
     assert await published(engine) == [days_ago(2), days_ago(1)]
 
 
@@ -450,14 +448,14 @@ async def test_a_run_without_work_does_not_hide_that_days_fail(
     for ago in range(1, 31):
         await publish(engine, days_ago(ago), downloads("flask", 1))
     give(monkeypatch, GivenSource({}))
-    await run_ingest_job(settings, database_url, utc_now)
+    await run_ingest_job(settings, database_url, lambda: NOW)
     assert _success() == 0
-    await run_ingest_job(settings, database_url, utc_now)
+    await run_ingest_job(settings, database_url, lambda: NOW)
     assert _success() == 0, "the day waits for its next reading"
     await publish(engine, days_ago(0), downloads("flask", 1))
     run = await RunsRepository(engine).begin(days_ago(0), "given", NOW)
     await RunsRepository(engine).end(run, RunOutcome.PUBLISHED, NOW)
-    await run_ingest_job(settings, database_url, utc_now)
+    await run_ingest_job(settings, database_url, lambda: NOW)
     assert _success() == 1
 
 
@@ -472,8 +470,8 @@ async def test_what_fails_and_may_pass_is_tried_again_soon(
     """And the other days are not asked for meanwhile."""
     broken = GivenSource({days_ago(0): [SourceUnavailableError("broke off")]})
     give(monkeypatch, broken)
-    before = datetime.now(UTC)
-    due = await run_ingest_job(settings, database_url, utc_now)
+    before = NOW
+    due = await run_ingest_job(settings, database_url, lambda: NOW)
     assert due
     assert timedelta(minutes=29) < due - before < timedelta(minutes=31)
     assert set(broken.asked_days) == {days_ago(0)}
@@ -494,7 +492,7 @@ async def test_what_cannot_pass_waits_for_the_schedule(
 
     source = RefusingSource({})
     give(monkeypatch, source)
-    assert await run_ingest_job(settings, database_url, utc_now) is None
+    assert await run_ingest_job(settings, database_url, lambda: NOW) is None
     assert source.asked_days == [days_ago(0)]
     (record,) = (record for record in caplog.records if record.levelname == "ERROR")
     assert record.getMessage() == f"ingest: {days_ago(0)} failed: BigQuery: Access Denied"
@@ -555,7 +553,7 @@ async def test_a_failure_is_one_line_and_the_next_run_is_free(
     await publish(engine, days_ago(1), downloads("flask", 1))
     for _ in range(2):
         caplog.clear()
-        assert await run_ingest_job(settings, database_url, utc_now) is None
+        assert await run_ingest_job(settings, database_url, lambda: NOW) is None
         (record,) = (record for record in caplog.records if record.levelname == "ERROR")
         assert "the database holds real data" in record.getMessage()
         assert record.exc_info is None
@@ -564,7 +562,7 @@ async def test_a_failure_is_one_line_and_the_next_run_is_free(
 async def test_a_database_that_is_not_there_is_one_line(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert await run_ingest_job(settings, f"postgresql://u@127.0.0.1:{free_port()}/d", utc_now)
+    assert await run_ingest_job(settings, f"postgresql://u@127.0.0.1:{free_port()}/d", lambda: NOW)
     (record,) = caplog.records
     assert "can't be reached" in record.getMessage()
 
@@ -618,7 +616,7 @@ async def test_a_job_that_is_stopped_says_so(
             yield [downloads(str(day), 1)]
 
     give(monkeypatch, HangingSource({}))
-    job = asyncio.create_task(run_ingest_job(settings, database_url, utc_now))
+    job = asyncio.create_task(run_ingest_job(settings, database_url, lambda: NOW))
     await begun.wait()
     with caplog.at_level(logging.INFO):
         job.cancel()
