@@ -353,13 +353,13 @@ async def test_without_its_redis_each_counts_for_itself_until_it_is_back(
         assert await _left(client) == (404, "4")
         assert is_up() == 1
         # It hangs: connections are taken, and nothing is answered.
-        server.execute_command("CLIENT", "PAUSE", "1500")
+        server.execute_command("CLIENT", "PAUSE", "5000")
         began = monotonic()
         answers = await asyncio.gather(*(_left(client) for _ in range(8)))
         waited = monotonic() - began
         # In its own budget, and all but the first few without a wait.
         assert sorted(answers) == [(404, str(left)) for left in range(5)] + [(429, "0")] * 3
-        assert waited < 1.4
+        assert waited < 5
         assert is_up() == 0
         await until(lambda: is_up() == 1)
         # What was counted before is still there.
