@@ -13,6 +13,7 @@ import pytest
 from app.clock import Clock
 from app.db.downloads_repository import DownloadsRepository
 from app.downloads import PackageDownloads, Partition
+from app.events import CountedFiles
 from app.ingest import scheduler
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.source import Reading
@@ -64,6 +65,9 @@ class Source2021:
 
     async def origin(self, _: date) -> str:
         return self.name
+
+    def counted_files(self, _: date) -> CountedFiles:
+        return CountedFiles.ALL
 
     async def partition(self, day: date) -> Partition:
         self.checks += 1
