@@ -32,7 +32,6 @@ def settings(folder: DumpFolder) -> Settings:
         rate_limits="",
         ingest_source=IngestSource.NONE,
         dumps_dir=folder.path,
-        request_timeout_seconds=1,
     )
 
 

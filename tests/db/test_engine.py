@@ -140,7 +140,7 @@ async def test_what_is_wrong_with_a_statement_stays_what_it_is(engine: AsyncEngi
 
 
 async def test_a_statement_that_waits_too_long_gives_its_place_away(database_url: str) -> None:
-    engine = create_engine(database_url, statement_timeout_seconds=0.2)
+    engine = create_engine(database_url, statement_timeout_seconds=1.0)
     with pytest.raises(DatabaseUnavailableError, match="too long"):
         async with connect(engine) as connection:
             await connection.execute(text("SELECT pg_sleep(5)"))
