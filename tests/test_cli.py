@@ -31,7 +31,7 @@ from app.events import ARTIFACTS_SINCE
 from app.ingest.sample import SampleSource
 from tests.bigquery_table import NOON, Event, Table
 from tests.days import RETENTION_DAYS, days_ago, downloads, ingest, publish
-from tests.processes import ROOT, assert_fails, free_port, run
+from tests.processes import COMMAND, ROOT, assert_fails, free_port, run
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -352,7 +352,7 @@ async def test_backfill_goes_on_where_it_was_stopped(
     database_url: str, engine: AsyncEngine, stop: signal.Signals
 ) -> None:
     process = psutil.Popen(
-        [sys.executable, "-m", "app", "backfill"],
+        [*COMMAND, "backfill"],
         cwd=ROOT,
         env=os.environ | {"DATABASE_URL": database_url},
         stdout=subprocess.PIPE,
@@ -410,7 +410,7 @@ def test_a_file_of_settings_is_read_and_the_environment_goes_before_it(tmp_path:
 def test_backfill_shows_a_bar_in_a_terminal(database_url: str) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    command = [sys.executable, "-m", "app", "backfill", "--start", str(days_ago(3))]
+    command = [*COMMAND, "backfill", "--start", str(days_ago(3))]
     with subprocess.Popen(
         command,
         cwd=ROOT,
