@@ -13,6 +13,7 @@ from pyarrow.fs import FileSelector
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.clock import utc_now
 from app.dumps.bucket import DumpBucket
 from app.dumps.export import days_to_export, export, prepare
 from app.dumps.folder import DumpFolder
@@ -27,15 +28,16 @@ from tests.dumps.s3 import CHANGES, KEY, KEY_ID, S3Server, s3_server
 from tests.processes import assert_fails, free_port, run, wait_for
 
 
+@pytest.fixture
+def clock() -> ManualClock:
+    """It begins at the time of the machine, by which the servers date objects."""
+    return ManualClock(utc_now())
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3Server]:
     with s3_server() as server:
         yield server
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def google_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DumpBucke
         try:
             wait_for(port, process)
             query = f"endpoint_override=127.0.0.1:{port}&scheme=http&retry_limit_seconds=5"
-            yield DumpBucket.at(f"gs://anonymous@bucket/deep/dumps?{query}", ManualClock())
+            yield DumpBucket.at(f"gs://anonymous@bucket/deep/dumps?{query}", ManualClock(utc_now()))
         finally:
             process.terminate()
 
@@ -144,7 +146,7 @@ async def test_a_bucket_of_google_that_is_none(
     engine: AsyncEngine, google_store: DumpBucket
 ) -> None:
     await publish(engine, days_ago(0), downloads("flask", 5))
-    none = DumpBucket(google_store.filesystem, "gs", "no-such-bucket/dumps", ManualClock())
+    none = DumpBucket(google_store.filesystem, "gs", "no-such-bucket/dumps", ManualClock(utc_now()))
     with pytest.raises(DumpsError, match=r"the dumps in gs://no-such-bucket/dumps: .*NOT_FOUND"):
         await _export(engine, none)
 
@@ -153,7 +155,7 @@ async def test_a_bucket_without_a_prefix(engine: AsyncEngine, server: S3Server) 
     name = server.new_bucket()
     await publish(engine, days_ago(0), downloads("flask", 5))
     for address in (server.url_of(name), server.url_of(f"{name}/")):
-        store = DumpBucket.at(address, ManualClock())
+        store = DumpBucket.at(address, ManualClock(utc_now()))
         assert str(store) == f"s3://{name}"
         await _export(engine, store)
         _assert_whole(store)
@@ -318,7 +320,7 @@ async def test_a_bucket_that_is_none(engine: AsyncEngine, server: S3Server) -> N
     await publish(engine, days_ago(0), downloads("flask", 5))
     for path in ("no-such-bucket", "no-such-bucket/dumps"):
         with pytest.raises(DumpsError, match=f"the dumps in s3://{path}: .*NO_SUCH_BUCKET"):
-            await _export(engine, DumpBucket.at(server.url_of(path), ManualClock()))
+            await _export(engine, DumpBucket.at(server.url_of(path), ManualClock(utc_now())))
 
 
 @pytest.mark.parametrize(
@@ -327,7 +329,7 @@ async def test_a_bucket_that_is_none(engine: AsyncEngine, server: S3Server) -> N
 )
 def test_an_address_that_is_none(address: str) -> None:
     with pytest.raises(DumpsError, match="should look like s3://bucket/prefix") as caught:
-        DumpBucket.at(address, ManualClock())
+        DumpBucket.at(address, ManualClock(utc_now()))
     assert "secret" not in str(caught.value)
 
 
