@@ -1,12 +1,8 @@
-"""The registry of time series: what each is called, filtered by, and where its categories are kept.
-
-A new breakdown is one entry here, its column in `app.db.tables` with a migration, its expression in
-`app.ingest.day_query`, and its response model in `app.api.schemas`.
-"""
+"""The registry of breakdowns, from which everything about them is derived."""
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 NULL_CATEGORY = "null"
@@ -64,101 +60,204 @@ class Implementation(StrEnum):
     NULL = "null"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Breakdown:
-    """How one package's downloads of a day divide into categories, known mirrors excluded."""
+    """A division of one package's downloads of a day into categories, known mirrors excluded."""
 
     name: str
-    """The last segment of the path. The payload's type is this and `_downloads`."""
+    """Last segment of the path. The payload's type is this and `_downloads`."""
+
+    by: str
+    """Subject of the categories. It completes "Downloads by day and …"."""
 
     column: str
-    """The column of `daily_downloads` with an object of downloads by stored category."""
+    """Column of `daily_downloads` that contains an object of downloads by stored category."""
+
+    expression: str
+    """BigQuery expression of a raw download's stored category. NULL becomes `null`."""
 
     argument: str
-    """The query argument that asks for one category."""
+    """Query argument that selects one category."""
 
-    is_category: Callable[[str], object]
-    """Whether a stored category is one that there can be. True or what is as good."""
+    filter_help: str
+    """Values of the argument, as documented."""
+
+    filter_example: str | None = None
+    """Documented example of the argument, where it is a text."""
+
+    filter_pattern: str | None = None
+    """Regular expression of the argument's values, or None if it accepts any text."""
+
+    categories: tuple[str, ...] | re.Pattern[str]
+    """Stored categories: all of them, or a pattern that each of them matches."""
+
+    examples: tuple[str, ...]
+    """Categories that the documented example has, in order."""
+
+    sample_shares: Mapping[str, float] | None = field(default=None, hash=False)
+    """Shares of the categories in sample data, or None if `app.ingest.sample` computes them."""
 
     category_of: Callable[[str], str] | None = None
-    """From the stored category to the one that is served; None where they are the same."""
+    """Function from the stored category to the served one, or None if they are equal."""
 
     is_optional: bool = False
-    """Whether it is ingested only where INGEST_BREAKDOWNS says so. Of a day without it the column
-    is NULL: how its downloads divide is unknown."""
+    """True if it is ingested only where INGEST_BREAKDOWNS names it. The column is NULL on a day
+    without it, because the division of its downloads is unknown."""
 
     shown_categories: int | None = None
-    """How many are told apart, those with most downloads, unless all are asked for."""
+    """Number of categories in a response, those with most downloads, unless all are requested."""
 
     max_categories: int | None = None
-    """Of a row, where it is not by what a category can be."""
+    """Maximum number of categories per row, for breakdowns with open categories."""
 
     is_of_one_package: bool = False
-    """Whether its categories mean nothing across packages: `__all__` has none."""
+    """True if the categories mean nothing across packages, so that `__all__` has none."""
 
     @property
     def payload_type(self) -> str:
         return f"{self.name}_downloads"
 
+    @property
+    def is_category(self) -> Callable[[str], object]:
+        """A function that returns a true value for a possible stored category."""
+        if isinstance(self.categories, tuple):
+            return frozenset(self.categories).__contains__
+        return self.categories.fullmatch
 
-_is_python_minor = re.compile(r"[0-9]\.[0-9]+|null").fullmatch
+
+def _known(value: str, names: Iterable[str]) -> str:
+    """Return the expression of a value in lower case, or `other` if it is not one of the names."""
+    listed = ", ".join(f"'{name}'" for name in names if name not in {OTHER_CATEGORY, NULL_CATEGORY})
+    return f"IF({value} IS NULL OR LOWER({value}) IN ({listed}), LOWER({value}), 'other')"
+
+
+_PYTHON_MINOR = re.compile(r"[0-9]\.[0-9]+|null")
+_PYTHON_MINOR_EXPRESSION = r"REGEXP_EXTRACT(details.python, r'^[0-9]\.[0-9]+')"
 
 MAX_VERSIONS = 100
 """Releases of a package that are kept apart for a day. The rest is `OTHER_CATEGORY`."""
 
 PYTHON_MAJOR = Breakdown(
-    "python_major",
+    name="python_major",
+    by="major Python version",
     column="python_minor",
+    expression=_PYTHON_MINOR_EXPRESSION,
     argument="version",
-    is_category=_is_python_minor,
+    filter_help="One major version, or `null`. All when left out.",
+    filter_example="3",
+    categories=_PYTHON_MINOR,
+    examples=("2", "3", "null"),
     category_of=lambda minor: minor.partition(".")[0],
 )
 PYTHON_MINOR = Breakdown(
-    "python_minor", column="python_minor", argument="version", is_category=_is_python_minor
+    name="python_minor",
+    by="minor Python version",
+    column="python_minor",
+    expression=_PYTHON_MINOR_EXPRESSION,
+    argument="version",
+    filter_help="One minor version, or `null`. All when left out.",
+    filter_example="3.12",
+    categories=_PYTHON_MINOR,
+    examples=("3.13", "3.9", "null"),
 )
 SYSTEM = Breakdown(
-    "system",
+    name="system",
+    by="operating system",
     column="system",
+    expression="CASE WHEN details.system.name IN ('Windows', 'Linux', 'Darwin') "
+    "THEN LOWER(details.system.name) "
+    "WHEN details.system.name IS NOT NULL THEN 'other' END",
     argument="os",
-    is_category={"windows", "linux", "darwin", OTHER_CATEGORY, NULL_CATEGORY}.__contains__,
+    filter_help="One operating system. All when left out.",
+    categories=("windows", "linux", "darwin", OTHER_CATEGORY, NULL_CATEGORY),
+    examples=("darwin", "linux", "windows"),
+    sample_shares={"linux": 0.86, "windows": 0.07, "darwin": 0.04, "other": 0.001, "null": 0.02},
 )
-# The installer's name is read in any case, to leave out mirrors.
+# The source's query reads the installer's name in any case, to leave out mirrors.
 INSTALLER = Breakdown(
-    "installer",
+    name="installer",
+    by="installer",
     column="installer",
+    expression=_known("details.installer.name", Installer),
     argument="installer",
-    is_category=frozenset(map(str, Installer)).__contains__,
+    filter_help="One installer. All when left out.",
+    categories=tuple(map(str, Installer)),
+    examples=("other", "pip", "uv"),
+    sample_shares={
+        "pip": 0.79,
+        "uv": 0.16,
+        "poetry": 0.02,
+        "requests": 0.02,
+        "browser": 0.002,
+        "other": 0.001,
+    },
     is_optional=True,
 )
 CI = Breakdown(
-    "ci",
+    name="ci",
+    by="whether continuous integration made them",
     column="ci",
+    expression="CAST(details.ci AS STRING)",
     argument="ci",
-    is_category={"true", "false", NULL_CATEGORY}.__contains__,
+    filter_help="True if continuous integration made them, `null` if unknown. All when left out.",
+    categories=("true", "false", NULL_CATEGORY),
+    examples=("null", "true"),
+    sample_shares={"true": 0.24, "null": 0.76},
     is_optional=True,
 )
 COUNTRY = Breakdown(
-    "country",
+    name="country",
+    by="country",
     column="country",
+    expression="REGEXP_EXTRACT(country_code, r'^[A-Z]{2}$')",
     argument="country",
-    is_category=re.compile(r"[A-Z]{2}|null").fullmatch,
+    filter_help="One country, by its two letters of ISO 3166, or `null`. All when left out.",
+    filter_example="US",
+    filter_pattern="[A-Z]{2}|null",
+    categories=re.compile(r"[A-Z]{2}|null"),
+    examples=("DE", "US", "null"),
+    sample_shares={
+        "US": 0.62,
+        "IE": 0.08,
+        "DE": 0.07,
+        "CN": 0.06,
+        "IN": 0.05,
+        "SG": 0.05,
+        "JP": 0.04,
+        "GB": 0.03,
+        "null": 0.005,
+    },
     is_optional=True,
 )
 VERSION = Breakdown(
-    "version",
+    name="version",
+    by="release of the package",
     column="version",
+    # A text that no release can have is not worth its bytes in every row.
+    expression="IF(file.version IS NULL OR REGEXP_CONTAINS(file.version, r'^[!-~]{1,64}$'), "
+    "file.version, 'other')",
     argument="version",
-    is_category=re.compile(r"[!-~]{1,64}").fullmatch,
+    filter_help=f"One release; `all` that are stored, which are the {MAX_VERSIONS} with most "
+    "downloads of each day, or `other` for the rest. When left out, the 20 with most downloads in "
+    "the range, and all others as `other`.",
+    filter_example="2.31.0",
+    categories=re.compile(r"[!-~]{1,64}"),
+    examples=("2.31.0", "2.32.3", "other"),
     max_categories=MAX_VERSIONS + 1,
     is_optional=True,
     shown_categories=20,
     is_of_one_package=True,
 )
 IMPLEMENTATION = Breakdown(
-    "implementation",
+    name="implementation",
+    by="implementation of Python",
     column="implementation",
+    expression=_known("details.implementation.name", Implementation),
     argument="implementation",
-    is_category=frozenset(map(str, Implementation)).__contains__,
+    filter_help="One implementation. All when left out.",
+    categories=tuple(map(str, Implementation)),
+    examples=("cpython", "null", "pypy"),
+    sample_shares={"cpython": 0.96, "null": 0.03, "pypy": 0.003},
     is_optional=True,
 )
 
@@ -184,6 +283,10 @@ OPTIONAL_COLUMNS = tuple(breakdown.column for breakdown in OPTIONAL_BREAKDOWNS)
 
 BREAKDOWN_COLUMNS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
 """All stored columns, in the order in which rows carry them."""
+
+
+EXPRESSIONS = {breakdown.column: breakdown.expression for breakdown in BREAKDOWNS}
+"""By column, the BigQuery expression of a raw download's stored category."""
 
 
 def columns_with(optional: Iterable[Breakdown]) -> tuple[str, ...]:

@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date, timedelta
-from enum import StrEnum
 
 from app.breakdowns import OTHER_CATEGORY
+from app.choice import Choice
 from app.downloads import Series
 
 
-class Interval(StrEnum):
+class Interval(Choice):
     DAY = "day"
     WEEK = "week"
     """Of ISO 8601: from Monday to Sunday."""

@@ -90,7 +90,7 @@ def _flood(number: int, packages: int) -> str:
     if kind == len(FLOODS):
         first, second = divmod(number, packages)
         pair = package_name(1 + first), package_name(1 + second)
-        return f"/api/packages/overall?package={pair[0]}&package={pair[1]}"
+        return f"/api/bulk/overall?package={pair[0]}&package={pair[1]}"
     return f"/api/packages/{package_name(1)}/{FLOODS[kind].format(f'x{number}')}"
 
 

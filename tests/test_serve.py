@@ -19,11 +19,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api.http_cache import ENTRY_BYTES
 from app.clock import utc_now
 from app.db.engine import connect
 from app.ingest.pipeline import Ingest, ingest_day
 from app.ingest.sample import PACKAGES, SampleSource
+from app.serving.response_cache import ENTRY_BYTES
 from tests.days import FORCED, days_ago, downloads, publish
 from tests.processes import ROOT, assert_fails, get, latest_complete_day, run, served, servers
 from tests.waiting import PATIENCE_SECONDS, until, until_blocked, wait_until

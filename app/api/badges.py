@@ -1,29 +1,20 @@
 """Badges of shields.io, which asks here for what to write on them: its endpoint badge."""
 
-from functools import partial
 from typing import Annotated, Literal
 
 import orjson
-from fastapi import APIRouter, Path, Request
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response
+from fastapi import Path
+from pydantic import BaseModel, Field
 
-from app.api.answering import not_found, respond, route_of
-from app.api.dependencies import PackageArgument, Repositories, UnambiguousRoute
-from app.api.problem_details import documented
-from app.api.questions import Endpoint, Question, Rendered
-from app.api.schemas import Period
-from app.downloads import Publication
+from app.api.endpoints import EndpointRouter, Package, Rendered, not_found
+from app.api.recent import Period
+from app.api.schemas import example
+from app.api.statistics import Statistics
 
 CACHE_SECONDS = 3600
 """For which a badge may be kept: figures change once a day, and nobody knows here when they do."""
 
-router = APIRouter(
-    prefix="/api/badges/{package}",
-    tags=["badges"],
-    route_class=UnambiguousRoute,
-    responses=documented(404, 422, 429, 500, 503),
-)
+router = EndpointRouter("/api/badges/{package}", "badges")
 
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 
@@ -34,17 +25,13 @@ _COLORS = ((1, "red"), (10, "yellow"), (100, "yellowgreen"), (1000, "green"))
 class Badge(BaseModel):
     """What shields.io writes on a badge, in its own schema."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "schemaVersion": 1,
-                    "label": "downloads",
-                    "message": "1.2B/month",
-                    "color": "brightgreen",
-                    "cacheSeconds": CACHE_SECONDS,
-                }
-            ]
+    model_config = example(
+        {
+            "schemaVersion": 1,
+            "label": "downloads",
+            "message": "1.2B/month",
+            "color": "brightgreen",
+            "cacheSeconds": CACHE_SECONDS,
         }
     )
 
@@ -57,29 +44,22 @@ class Badge(BaseModel):
     )
 
 
-@router.get(
+@router.endpoint(
     "/{period}",
-    operation_id="get_badge",
+    Badge,
     summary="Badge of shields.io",
-    response_model=Badge,
     description="For `https://img.shields.io/endpoint?url=`, followed by this address.",
 )
 async def badge(
-    request: Request,
-    package: PackageArgument,
+    package: Package,
     period: Annotated[
         Period, Path(description="That ends with the latest published day.", examples=["month"])
     ],
-) -> Response:
-    return await respond(request, package)
-
-
-async def _answer(
-    period: Period, repositories: Repositories, question: Question, _: Publication
+    statistics: Statistics,
 ) -> Rendered:
-    recent = await repositories.downloads.recent(question.package)
+    recent = await statistics.downloads.recent(package)
     if recent is None:
-        raise not_found(question.package)
+        raise not_found(package)
     downloads = {
         Period.DAY: recent.last_day,
         Period.WEEK: recent.last_week,
@@ -115,11 +95,3 @@ def in_short(count: int) -> str:
 def color_of(count: int) -> str:
     """By the bounds that shields.io has for downloads."""
     return next((color for below, color in _COLORS if count < below), "brightgreen")
-
-
-ENDPOINTS = tuple(
-    Endpoint(
-        f"/api/badges/{{package}}/{period}", route_of(router, "badge"), partial(_answer, period)
-    )
-    for period in Period
-)

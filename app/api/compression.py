@@ -2,7 +2,7 @@
 
 import gzip
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 
 import brotli
 import zstandard
@@ -14,6 +14,8 @@ _COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 }
 """By the name of the encoding, the preferred one first."""
 
+ENCODINGS = tuple(_COMPRESSORS)
+
 COMPRESSED_FROM_BYTES = 500
 """Less would not save a packet."""
 
@@ -22,20 +24,3 @@ def compressed(body: bytes, encoding: str) -> bytes:
     """`encoding` is one that `preferred_encoding` returns, and not empty."""
     # zstandard leaves room behind what it returns, as much as the body might have taken.
     return bytes(memoryview(_COMPRESSORS[encoding](body)))
-
-
-@lru_cache(maxsize=256)
-def preferred_encoding(accept_encoding: bytes) -> str:
-    """The encoding that the header likes best, ours of several; empty when it likes none."""
-    qualities: dict[str, float] = {}
-    for coding in accept_encoding.decode("latin-1").lower().split(","):
-        name, _, parameter = coding.partition(";")
-        try:
-            quality = float(parameter.partition(";")[0].strip().removeprefix("q=") or 1)
-        except ValueError:
-            quality = 0
-        qualities[name.strip()] = quality
-    others = qualities.pop("*", 0.0)
-    best = max(_COMPRESSORS, key=lambda name: qualities.get(name, others))
-    liked = qualities.get(best, others)
-    return best if liked > 0 and liked >= qualities.get("identity", 0.0) else ""

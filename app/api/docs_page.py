@@ -18,7 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.compression import compressed, preferred_encoding
+from app.api.compression import compressed
+from app.api.negotiation import preferred_encoding
 
 ASSET_HEADERS = {
     "Cache-Control": "public, max-age=31536000, immutable",

@@ -14,8 +14,9 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import FileResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.compression import COMPRESSED_FROM_BYTES, compressed, preferred_encoding
-from app.api.head import WITHOUT_BODY
+from app.api.compression import COMPRESSED_FROM_BYTES, compressed
+from app.api.headers import WITHOUT_BODY
+from app.api.negotiation import preferred_encoding
 from app.api.problem_details import documented, problem
 from app.api.schemas import Dumps
 from app.dumps import listing

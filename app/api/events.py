@@ -1,67 +1,40 @@
-"""Known breaks in the figures, for whoever draws a chart."""
+"""Known breaks in the figures, for readers who draw charts."""
 
+from collections.abc import Iterable
 from typing import Literal
 
-import orjson
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
 
-from app.api.answering import route_of
-from app.api.dependencies import Repositories, UnambiguousRoute, repositories_of
 from app.api.problem_details import documented
-from app.api.questions import Endpoint, Question, Rendered
-from app.downloads import Publication
+from app.api.schemas import example
 from app.events import Event, KnownEvents
 
-router = APIRouter(
-    prefix="/api", tags=["status"], route_class=UnambiguousRoute, responses=documented(429, 500)
-)
+MAX_AGE_SECONDS = 3600
+"""How long a cache may serve the events. They change with a release, or an operator's restart."""
+
+router = APIRouter(prefix="/api", tags=["status"], responses=documented(429, 500))
+
+
+def dumped(events: Iterable[Event]) -> list[dict[str, object]]:
+    """Return events as a payload contains them."""
+    return [event.model_dump(mode="json") for event in events]
 
 
 class Events(BaseModel):
     """Known breaks in PyPI's figures."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "data": [event.model_dump(mode="json") for event in KnownEvents().newest_first],
-                    "type": "events",
-                }
-            ]
-        }
-    )
+    model_config = example({"data": dumped(KnownEvents().newest_first), "type": "events"})
 
     data: list[Event] = Field(description="Newest first.")
     type: Literal["events"]
 
 
-@router.get(
-    "/events",
-    operation_id="get_events",
-    summary="Known breaks in the figures",
-    response_model=Events,
-)
-async def events(request: Request) -> Response:
+@router.get("/events", operation_id="get_events", summary="Known breaks in the figures")
+async def events(request: Request, response: Response) -> Events:
     """Days from which on PyPI counts something else as a download, and days on which it lost
     downloads, whether or not these days are served. Show them in charts.
     """
-    # Reached only while nothing is published: events are known all the same.
-    return Response(_body(repositories_of(request).events), media_type="application/json")
-
-
-async def _answer(repositories: Repositories, _: Question, __: Publication) -> Rendered:
-    return Rendered(_body(repositories.events))
-
-
-def _body(known: KnownEvents) -> bytes:
-    return orjson.dumps({"data": dumped(known.newest_first), "type": "events"})
-
-
-def dumped(some: list[Event]) -> list[dict[str, object]]:
-    """Events as they are rendered in an answer."""
-    return [event.model_dump() for event in some]
-
-
-ENDPOINTS = (Endpoint("/api/events", route_of(router, "events"), _answer),)
+    response.headers["Cache-Control"] = f"public, max-age={MAX_AGE_SECONDS}"
+    known: KnownEvents = request.app.state.events
+    return Events(data=known.newest_first, type="events")

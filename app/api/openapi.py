@@ -9,9 +9,9 @@ import limits
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from app.api.endpoints import Endpoints
+from app.api.limit_docs import LIMITED_PREFIX, in_words
 from app.api.problem_details import MEANINGS, MEDIA_TYPE, problem
-from app.api.questions import Endpoints
-from app.api.rate_limit import LIMITED_PREFIX, in_words
 from app.errors import ArgumentError, InvalidArgumentsError
 from app.settings import Settings
 
@@ -105,7 +105,7 @@ _DATA = {
 
 def describe(app: FastAPI, settings: Settings, endpoints: Endpoints) -> None:
     """Give the app its OpenAPI document, with the settings that its users should know."""
-    data_paths = {endpoint.route.path for endpoint in endpoints}
+    data_paths = {endpoint.path for endpoint in endpoints}
 
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:

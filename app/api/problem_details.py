@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from app.api.fixed_headers import DATA_AS_OF
+from app.api.headers import DATA_AS_OF
 from app.api.schemas import Problem
 from app.errors import (
     ArgumentError,

@@ -4,16 +4,13 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 import orjson
-from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response
+from fastapi import Query
+from pydantic import BaseModel, Field
 
-from app.api.answering import respond, route_of
-from app.api.dependencies import Repositories, UnambiguousRoute
-from app.api.problem_details import documented
-from app.api.questions import Endpoint, Question, Rendered, choice, count, is_usual
-from app.api.schemas import PackageField, Period
-from app.downloads import Publication
+from app.api.endpoints import EndpointQuery, EndpointRouter, Rendered
+from app.api.recent import Period
+from app.api.schemas import PackageField, example
+from app.api.statistics import Statistics
 from app.rankings import RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
 
 DEFAULT_LIMIT = 100
@@ -23,21 +20,28 @@ SHARE_DECIMALS = 6
 
 GROWTH_DECIMALS = 4
 
-router = APIRouter(
-    prefix="/api",
-    tags=["rankings"],
-    route_class=UnambiguousRoute,
-    responses=documented(422, 429, 500, 503),
-)
+router = EndpointRouter("/api", "rankings")
 
-LimitArgument = Annotated[
-    int | None,
-    Query(
-        description=f"Packages to answer with, at most. {DEFAULT_LIMIT} when left out.",
+
+class LimitQuery(EndpointQuery):
+    limit: int = Field(
+        DEFAULT_LIMIT,
+        description="Maximum number of packages in the response.",
         ge=1,
         le=RANKED_PACKAGES,
-    ),
-]
+    )
+
+
+class TopQuery(LimitQuery):
+    period: Period = Field(Period.MONTH, description="Days that end with the latest published one.")
+
+
+def is_usual(limit: int) -> bool:
+    """Return True if many clients are likely to request this limit.
+
+    Responses with other limits are not cached: one client could request each of a thousand.
+    """
+    return limit % 100 == 0 or (limit < 100 and limit % 10 == 0)
 
 
 class TopPackage(BaseModel):
@@ -56,27 +60,13 @@ class TopPackage(BaseModel):
 class TopPackages(BaseModel):
     """The packages with most downloads."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "data": [
-                        {
-                            "downloads": 1802331040,
-                            "package": "boto3",
-                            "rank": 1,
-                            "share": 0.018532,
-                        },
-                        {
-                            "downloads": 1310208117,
-                            "package": "urllib3",
-                            "rank": 2,
-                            "share": 0.013472,
-                        },
-                    ],
-                    "type": "top_packages",
-                }
-            ]
+    model_config = example(
+        {
+            "data": [
+                {"downloads": 1802331040, "package": "boto3", "rank": 1, "share": 0.018532},
+                {"downloads": 1310208117, "package": "urllib3", "rank": 2, "share": 0.013472},
+            ],
+            "type": "top_packages",
         }
     )
 
@@ -103,22 +93,18 @@ class TrendingPackage(BaseModel):
 class TrendingPackages(BaseModel):
     """The packages that grew most from week to week."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
+    model_config = example(
+        {
+            "data": [
                 {
-                    "data": [
-                        {
-                            "growth": 1.5312,
-                            "last_week": 253120,
-                            "package": "requests",
-                            "previous_week": 100000,
-                            "rank": 1,
-                        }
-                    ],
-                    "type": "trending_packages",
+                    "growth": 1.5312,
+                    "last_week": 253120,
+                    "package": "requests",
+                    "previous_week": 100000,
+                    "rank": 1,
                 }
-            ]
+            ],
+            "type": "trending_packages",
         }
     )
 
@@ -129,43 +115,11 @@ class TrendingPackages(BaseModel):
     type: Literal["trending_packages"]
 
 
-@router.get(
-    "/top",
-    operation_id="get_top",
-    summary="Packages with most downloads",
-    response_model=TopPackages,
-)
-async def top(
-    request: Request,
-    period: Annotated[
-        Period | None,
-        Query(description="That ends with the latest published day. `month` when left out."),
-    ] = None,
-    limit: LimitArgument = None,
-) -> Response:
+@router.endpoint("/top", TopPackages, summary="Packages with most downloads")
+async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Rendered:
     """The packages with most downloads in the latest day, 7 days or 30 days, and their share of
     all downloads.
     """
-    return await respond(request)
-
-
-@router.get(
-    "/trending",
-    operation_id="get_trending",
-    summary="Packages that grow most",
-    response_model=TrendingPackages,
-    description="The packages whose downloads grew most from the 7 days before to the latest 7 "
-    f"days. They have at least {TREND_FLOOR_DOWNLOADS:,} in each: below, a single build job makes "
-    "a trend. There are none while PyPI's definition of a download changed within the two weeks "
-    "(`/api/events`), unless all of these days are counted by the same rule.",
-)
-async def trending(request: Request, limit: LimitArgument = None) -> Response:
-    return await respond(request)
-
-
-async def _top(repositories: Repositories, question: Question, _: Publication) -> Rendered:
-    limit = _limit(question)
-    packages = await repositories.rankings.top(question.get("period") or Period.MONTH, limit)
     data = [
         {
             "downloads": one.downloads,
@@ -173,18 +127,25 @@ async def _top(repositories: Repositories, question: Question, _: Publication) -
             "rank": one.rank,
             "share": round(one.downloads / one.all_downloads, SHARE_DECIMALS),
         }
-        for one in packages
+        for one in await statistics.rankings.top(query.period, query.limit)
     ]
-    return Rendered(orjson.dumps({"data": data, "type": "top_packages"}), is_kept=is_usual(limit))
+    body = orjson.dumps({"data": data, "type": "top_packages"})
+    return Rendered(body, is_cacheable=is_usual(query.limit))
 
 
-async def _trending(
-    repositories: Repositories, question: Question, publication: Publication
-) -> Rendered:
-    limit = _limit(question)
-    trending = await repositories.rankings.trending(limit)
-    if not are_comparable(repositories, publication, TREND_DAYS):
-        trending = []
+@router.endpoint(
+    "/trending",
+    TrendingPackages,
+    summary="Packages that grow most",
+    description="The packages whose downloads grew most from the 7 days before to the latest 7 "
+    f"days. They have at least {TREND_FLOOR_DOWNLOADS:,} in each: below, a single build job makes "
+    "a trend. There are none while PyPI's definition of a download changed within the two weeks "
+    "(`/api/events`), unless all of these days are counted by the same rule.",
+)
+async def trending(query: Annotated[LimitQuery, Query()], statistics: Statistics) -> Rendered:
+    packages = await statistics.rankings.trending(query.limit)
+    if not are_comparable(statistics, TREND_DAYS):
+        packages = []
     data = [
         {
             "growth": ratio_of_change(one.last_week, one.previous_week),
@@ -193,37 +154,22 @@ async def _trending(
             "previous_week": one.previous_week,
             "rank": one.rank,
         }
-        for one in trending
+        for one in packages
     ]
     body = orjson.dumps({"data": data, "type": "trending_packages"})
-    return Rendered(body, is_kept=is_usual(limit))
+    return Rendered(body, is_cacheable=is_usual(query.limit))
 
 
-def _limit(question: Question) -> int:
-    return int(question.get("limit") or DEFAULT_LIMIT)
-
-
-def are_comparable(repositories: Repositories, publication: Publication, days: int) -> bool:
-    """True if the latest published days, so many, were counted by the same definition."""
+def are_comparable(statistics: Statistics, days: int) -> bool:
+    """Return True if the latest published days, so many, were counted by the same definition."""
+    publication = statistics.publication
     first = publication.latest_day - timedelta(days=days - 1)
     rules = publication.counted_files
-    return repositories.events.are_comparable(
+    return statistics.events.are_comparable(
         {day: rule for day, rule in rules.items() if day >= first}
     )
 
 
 def ratio_of_change(now: int, before: int) -> float:
+    """Return the growth from `before` to `now` as a ratio to `before`."""
     return round((now - before) / before, GROWTH_DECIMALS)
-
-
-_LIMIT = count("limit", RANKED_PACKAGES, DEFAULT_LIMIT)
-
-ENDPOINTS = (
-    Endpoint(
-        "/api/top",
-        route_of(router, "top"),
-        _top,
-        (choice("period", Period, default=Period.MONTH), _LIMIT),
-    ),
-    Endpoint("/api/trending", route_of(router, "trending"), _trending, (_LIMIT,)),
-)

@@ -1,52 +1,82 @@
 """Downloads of the latest day, week and month."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import orjson
-from fastapi import APIRouter, Query, Request
-from starlette.responses import Response
+from fastapi import Query
+from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
-from app.api.answering import not_found, respond, route_of
-from app.api.dependencies import PackageArgument, Repositories, UnambiguousRoute
-from app.api.problem_details import documented
-from app.api.questions import Endpoint, Question, Rendered, choice
-from app.api.schemas import Period, RecentDownloads
-from app.downloads import Publication
-from app.downloads import RecentDownloads as RecentCounts
-
-router = APIRouter(
-    prefix="/api/packages/{package}",
-    tags=["packages"],
-    route_class=UnambiguousRoute,
-    responses=documented(404, 422, 429, 500, 503),
+from app.api.endpoints import (
+    EndpointQuery,
+    EndpointRouter,
+    Package,
+    Rendered,
+    not_found,
 )
+from app.api.schemas import PackageField, example, not_null
+from app.api.statistics import Statistics
+from app.choice import Choice
+from app.downloads import RecentDownloads as StoredCounts
 
-PeriodArgument = Annotated[Period | None, Query(description="All three when left out.")]
-
-ARGUMENTS = (choice("period", Period),)
+router = EndpointRouter("/api/packages/{package}", "packages")
 
 
-@router.get(
-    "/recent",
-    operation_id="get_recent",
-    summary="Latest day, week and month",
-    response_model=RecentDownloads,
-)
+class Period(Choice):
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+class RecentQuery(EndpointQuery):
+    period: Period | None = Field(None, description="All three when left out.")
+
+
+class RecentCounts(BaseModel):
+    """Downloads up to and including the latest published day, known mirrors excluded. Only the one
+    asked for when `period` is given.
+    """
+
+    last_day: int | SkipJsonSchema[None] = Field(
+        default=None, description="On that day.", ge=0, json_schema_extra=not_null
+    )
+    last_month: int | SkipJsonSchema[None] = Field(
+        default=None, description="In 30 days.", ge=0, json_schema_extra=not_null
+    )
+    last_week: int | SkipJsonSchema[None] = Field(
+        default=None, description="In 7 days.", ge=0, json_schema_extra=not_null
+    )
+
+
+class RecentDownloads(BaseModel):
+    """Downloads of the latest day, week and month."""
+
+    model_config = example(
+        {
+            "data": {"last_day": 42817003, "last_month": 1181283420, "last_week": 279880123},
+            "package": "requests",
+            "type": "recent_downloads",
+        }
+    )
+
+    data: RecentCounts
+    package: PackageField
+    type: Literal["recent_downloads"]
+
+
+@router.endpoint("/recent", RecentDownloads, summary="Latest day, week and month")
 async def recent(
-    request: Request, package: PackageArgument, period: PeriodArgument = None
-) -> Response:
+    package: Package, query: Annotated[RecentQuery, Query()], statistics: Statistics
+) -> Rendered:
     """Downloads of the latest published day, and of the 7 and 30 days that end with it."""
-    return await respond(request, package)
-
-
-async def _answer(repositories: Repositories, question: Question, _: Publication) -> Rendered:
-    counts = await repositories.downloads.recent(question.package)
+    counts = await statistics.downloads.recent(package)
     if counts is None:
-        raise not_found(question.package)
-    return Rendered(orjson.dumps(payload(question.package, counts, question.get("period"))))
+        raise not_found(package)
+    return Rendered(orjson.dumps(payload(package, counts, query.period)))
 
 
-def payload(package: str, counts: RecentCounts, period: str | None) -> dict[str, object]:
+def payload(package: str, counts: StoredCounts, period: Period | None) -> dict[str, object]:
+    """Return the payload of one package, with one period or all."""
     data = {
         "last_day": counts.last_day,
         "last_month": counts.last_month,
@@ -56,8 +86,3 @@ def payload(package: str, counts: RecentCounts, period: str | None) -> dict[str,
         key = f"last_{period}"
         data = {key: data[key]}
     return {"data": data, "package": package, "type": "recent_downloads"}
-
-
-ENDPOINTS = (
-    Endpoint("/api/packages/{package}/recent", route_of(router, "recent"), _answer, ARGUMENTS),
-)

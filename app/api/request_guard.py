@@ -6,7 +6,7 @@ import logging
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problem_details import error_answer, unexpected_answer
-from app.errors import RequestTimeoutError, StoppingError
+from app.errors import RequestTimeoutError
 
 log = logging.getLogger(__name__)
 
@@ -47,25 +47,3 @@ class RequestGuardMiddleware:
                 log.exception("a request failed unexpectedly")
                 answer = unexpected_answer()
             await answer(scope, receive, send)
-
-
-class StopMiddleware:
-    """Answers the requests that the server cancels when it has no more time to stop."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def note_and_send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, note_and_send)
-        except asyncio.CancelledError:
-            if started:
-                raise
-            await error_answer(StoppingError())(scope, receive, send)

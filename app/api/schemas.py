@@ -4,8 +4,8 @@ What is served is built to these shapes and not validated against them again: th
 """
 
 import datetime as dt
-from enum import StrEnum
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -21,59 +21,14 @@ PackageField = Annotated[
 ]
 
 
-class Period(StrEnum):
-    DAY = "day"
-    WEEK = "week"
-    MONTH = "month"
-
-
-class Fill(StrEnum):
-    ZERO = "zero"
-
-
-class SeriesFormat(StrEnum):
-    JSON = "json"
-    CSV = "csv"
-
-
-class Mirrors(StrEnum):
-    TRUE = "true"
-    FALSE = "false"
-
-
-class OperatingSystem(StrEnum):
-    WINDOWS = "windows"
-    LINUX = "linux"
-    DARWIN = "darwin"
-    OTHER = "other"
-    NULL = "null"
-
-
-class ContinuousIntegration(StrEnum):
-    TRUE = "true"
-    FALSE = "false"
-    NULL = "null"
-
-
-def _optional(schema: JsonDict) -> None:
-    # Not required, yet never null: the key is there with a number, or it is not there.
+def not_null(schema: JsonDict) -> None:
+    """Document a property that may be missing and is never null."""
     schema.pop("default", None)
 
 
-class RecentCounts(BaseModel):
-    """Downloads up to and including the latest published day, known mirrors excluded. Only the one
-    asked for when `period` is given.
-    """
-
-    last_day: int | SkipJsonSchema[None] = Field(
-        default=None, description="On that day.", ge=0, json_schema_extra=_optional
-    )
-    last_month: int | SkipJsonSchema[None] = Field(
-        default=None, description="In 30 days.", ge=0, json_schema_extra=_optional
-    )
-    last_week: int | SkipJsonSchema[None] = Field(
-        default=None, description="In 7 days.", ge=0, json_schema_extra=_optional
-    )
+def example(payload: Mapping[str, object]) -> ConfigDict:
+    """Return the configuration of a payload model with this example."""
+    return ConfigDict(json_schema_extra=cast("JsonDict", {"examples": [payload]}))
 
 
 class DailyDownloads(BaseModel):
@@ -84,164 +39,6 @@ class DailyDownloads(BaseModel):
     category: str = Field(description="A category of the breakdown; `null` where it is unknown.")
     date: dt.date = Field(description="UTC day; of a week or month the first.")
     downloads: int = Field(description="Number of downloads.", ge=0)
-
-
-class RecentDownloads(BaseModel):
-    """Downloads of the latest day, week and month."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "data": {
-                        "last_day": 42817003,
-                        "last_month": 1181283420,
-                        "last_week": 279880123,
-                    },
-                    "package": "requests",
-                    "type": "recent_downloads",
-                }
-            ]
-        }
-    )
-
-    data: RecentCounts
-    package: PackageField
-    type: Literal["recent_downloads"]
-
-
-def _series_example(payload_type: str, *categories: str) -> ConfigDict:
-    return ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "data": [
-                        {"category": category, "date": day, "downloads": downloads}
-                        for category in categories
-                        for day, downloads in (("2026-11-19", 1520331), ("2026-11-20", 1498027))
-                    ],
-                    "package": "requests",
-                    "type": payload_type,
-                }
-            ]
-        }
-    )
-
-
-class Series(BaseModel):
-    data: list[DailyDownloads] = Field(
-        description="Ordered by category, as text, and then by date. Empty when nothing of a known "
-        "package matches the filter."
-    )
-    package: PackageField
-
-
-class OverallDownloads(Series):
-    """Downloads by day, with and without known mirrors."""
-
-    model_config = _series_example("overall_downloads", "with_mirrors", "without_mirrors")
-
-    type: Literal["overall_downloads"]
-
-
-class OfMany(BaseModel):
-    missing: list[str] = Field(
-        description="Names of packages without downloads in the days held, normalised, in order.",
-        examples=[["reqeusts"]],
-    )
-
-
-def _example_of_many(payload_type: str, of_one: type[BaseModel]) -> ConfigDict:
-    extra = of_one.model_config["json_schema_extra"]
-    assert isinstance(extra, dict)
-    examples = extra["examples"]
-    return ConfigDict(
-        json_schema_extra={
-            "examples": [{"data": examples, "missing": ["reqeusts"], "type": payload_type}]
-        }
-    )
-
-
-class RecentDownloadsOfMany(OfMany):
-    """Downloads of the latest day, week and month of several packages."""
-
-    model_config = _example_of_many("recent_downloads_of_many", RecentDownloads)
-
-    data: list[RecentDownloads] = Field(description="Ordered by package.")
-    type: Literal["recent_downloads_of_many"]
-
-
-class OverallDownloadsOfMany(OfMany):
-    """Downloads by day, with and without known mirrors, of several packages."""
-
-    model_config = _example_of_many("overall_downloads_of_many", OverallDownloads)
-
-    data: list[OverallDownloads] = Field(description="Ordered by package.")
-    type: Literal["overall_downloads_of_many"]
-
-
-class PythonMajorDownloads(Series):
-    """Downloads by day and major Python version, known mirrors excluded."""
-
-    model_config = _series_example("python_major_downloads", "2", "3", "null")
-
-    type: Literal["python_major_downloads"]
-
-
-class PythonMinorDownloads(Series):
-    """Downloads by day and minor Python version, known mirrors excluded."""
-
-    model_config = _series_example("python_minor_downloads", "3.13", "3.9", "null")
-
-    type: Literal["python_minor_downloads"]
-
-
-class SystemDownloads(Series):
-    """Downloads by day and operating system, known mirrors excluded."""
-
-    model_config = _series_example("system_downloads", "darwin", "linux", "windows")
-
-    type: Literal["system_downloads"]
-
-
-class InstallerDownloads(Series):
-    """Downloads by day and installer, known mirrors excluded."""
-
-    model_config = _series_example("installer_downloads", "other", "pip", "uv")
-
-    type: Literal["installer_downloads"]
-
-
-class CiDownloads(Series):
-    """Downloads by day and whether continuous integration made them, known mirrors excluded."""
-
-    model_config = _series_example("ci_downloads", "null", "true")
-
-    type: Literal["ci_downloads"]
-
-
-class CountryDownloads(Series):
-    """Downloads by day and country, known mirrors excluded."""
-
-    model_config = _series_example("country_downloads", "DE", "US", "null")
-
-    type: Literal["country_downloads"]
-
-
-class VersionDownloads(Series):
-    """Downloads by day and release of the package, known mirrors excluded."""
-
-    model_config = _series_example("version_downloads", "2.31.0", "2.32.3", "other")
-
-    type: Literal["version_downloads"]
-
-
-class ImplementationDownloads(Series):
-    """Downloads by day and implementation of Python, known mirrors excluded."""
-
-    model_config = _series_example("implementation_downloads", "cpython", "null", "pypy")
-
-    type: Literal["implementation_downloads"]
 
 
 class RecentDay(BaseModel):
@@ -422,5 +219,5 @@ class Problem(BaseModel):
     errors: list[Fault] | SkipJsonSchema[None] = Field(
         default=None,
         description="With status 422: each argument that is wrong.",
-        json_schema_extra=_optional,
+        json_schema_extra=not_null,
     )

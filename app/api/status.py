@@ -4,9 +4,7 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
-from app.api.dependencies import repositories_of
-from app.api.fixed_headers import DATA_AS_OF
-from app.api.freshness import Freshness
+from app.api.headers import DATA_AS_OF
 from app.api.problem_details import documented
 from app.api.readiness import ReadinessCheck
 from app.api.schemas import (
@@ -20,6 +18,7 @@ from app.api.schemas import (
     Status,
     SuspectDay,
 )
+from app.api.statistics import StatisticsReader
 from app.downloads import RECENT_STATUS_DAYS, DayFigures, gaps
 from app.events import CountedFiles
 from app.metrics import exposition
@@ -36,11 +35,11 @@ router = APIRouter(tags=["status"])
 )
 async def status(request: Request, response: Response) -> Status:
     """Which days are published, where they came from, and which are missing."""
-    repositories = repositories_of(request)
-    async with repositories.snapshot() as one_state:
-        publication = await one_state.downloads.publication()
-        days = await one_state.downloads.published_days()
-        held = await one_state.downloads.held_days()
+    statistics: StatisticsReader = request.app.state.statistics
+    async with statistics.snapshot() as downloads:
+        publication = await downloads.publication()
+        days = await downloads.published_days()
+        held = await downloads.held_days()
     if publication:
         response.headers[DATA_AS_OF] = str(publication.latest_day)
     runs = await request.app.state.runs.latest(1)
@@ -95,7 +94,7 @@ async def status(request: Request, response: Response) -> Status:
             for day in days
             if day.suspect_reason
         ],
-        events=repositories.events.within(*publication.window) if publication else [],
+        events=statistics.events.within(*publication.window) if publication else [],
         last_run=LastRun(
             day=runs[0].day,
             started_at=runs[0].started_at,
@@ -117,7 +116,7 @@ def _partition(day: DayFigures) -> Partition | None:
 @router.get("/", operation_id="get_index", summary="Where to go from here")
 async def index(request: Request) -> Index:
     """Where to go from here."""
-    freshness: Freshness = request.app.state.freshness
+    freshness = request.app.state.freshness
     return Index(
         name=request.app.title,
         version=request.app.version,
@@ -155,5 +154,5 @@ async def ready(request: Request) -> Readiness:
 )
 async def metrics(request: Request) -> Response:
     """Figures of the service itself, for Prometheus."""
-    freshness: Freshness = request.app.state.freshness
+    freshness = request.app.state.freshness
     return Response(exposition(freshness.figures()), media_type=CONTENT_TYPE_LATEST)

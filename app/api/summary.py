@@ -4,30 +4,20 @@ import datetime as dt
 from typing import Literal
 
 import orjson
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response
+from pydantic import BaseModel, Field
 
-from app.api.answering import not_found, respond, route_of
-from app.api.dependencies import PackageArgument, Repositories, UnambiguousRoute
+from app.api.endpoints import EndpointRouter, Package, Rendered, not_found
 from app.api.events import dumped
-from app.api.problem_details import documented
-from app.api.questions import Endpoint, Question, Rendered
 from app.api.rankings import GROWTH_DECIMALS, are_comparable, ratio_of_change
-from app.api.schemas import PackageField
+from app.api.schemas import PackageField, example
+from app.api.statistics import Statistics
 from app.breakdowns import BREAKDOWNS
 from app.db.rankings_repository import MONTH_DAYS
-from app.downloads import Publication
 from app.events import Event
 from app.package_name import ALL_PACKAGES
 from app.rankings import TREND_DAYS
 
-router = APIRouter(
-    prefix="/api/packages",
-    tags=["packages"],
-    route_class=UnambiguousRoute,
-    responses=documented(404, 422, 429, 500, 503),
-)
+router = EndpointRouter("/api/packages", "packages")
 
 
 class BreakdownLink(BaseModel):
@@ -96,31 +86,25 @@ class Summary(BaseModel):
 class PackageSummary(BaseModel):
     """A package's figures in one answer."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "data": {
-                        "breakdowns": [
-                            {"name": "system", "path": "/api/packages/requests/system"},
-                        ],
-                        "change": {"month": 0.0312, "week": -0.0045},
-                        "downloads": 6904120331,
-                        "events": [],
-                        "first_date": "2026-05-25",
-                        "latest_date": "2026-11-20",
-                        "peak": {"date": "2026-11-17", "downloads": 48120033},
-                        "rank": 4,
-                        "recent": {
-                            "last_day": 42817003,
-                            "last_month": 1181283420,
-                            "last_week": 279880123,
-                        },
-                    },
-                    "package": "requests",
-                    "type": "package_summary",
-                }
-            ]
+    model_config = example(
+        {
+            "data": {
+                "breakdowns": [{"name": "system", "path": "/api/packages/requests/system"}],
+                "change": {"month": 0.0312, "week": -0.0045},
+                "downloads": 6904120331,
+                "events": [],
+                "first_date": "2026-05-25",
+                "latest_date": "2026-11-20",
+                "peak": {"date": "2026-11-17", "downloads": 48120033},
+                "rank": 4,
+                "recent": {
+                    "last_day": 42817003,
+                    "last_month": 1181283420,
+                    "last_week": 279880123,
+                },
+            },
+            "package": "requests",
+            "type": "package_summary",
         }
     )
 
@@ -129,24 +113,12 @@ class PackageSummary(BaseModel):
     type: Literal["package_summary"]
 
 
-@router.get(
-    "/{package}",
-    operation_id="get_summary",
-    summary="A package's figures in one answer",
-    response_model=PackageSummary,
-)
-async def summary(request: Request, package: PackageArgument) -> Response:
+@router.endpoint("/{package}", PackageSummary, summary="A package's figures in one answer")
+async def summary(package: Package, statistics: Statistics) -> Rendered:
     """Recent downloads and how they changed, all downloads of the days held, the peak, the rank,
     and which breakdowns there are.
     """
-    return await respond(request, package)
-
-
-async def _answer(
-    repositories: Repositories, question: Question, publication: Publication
-) -> Rendered:
-    package = question.package
-    found = await repositories.rankings.summary(package)
+    found = await statistics.rankings.summary(package)
     if found is None:
         raise not_found(package)
     recent = found.recent
@@ -154,19 +126,19 @@ async def _answer(
         "breakdowns": [
             {"name": breakdown.name, "path": f"/api/packages/{package}/{breakdown.name}"}
             for breakdown in BREAKDOWNS
-            if publication.days_with(breakdown)
+            if statistics.publication.days_with(breakdown)
             and not (breakdown.is_of_one_package and package == ALL_PACKAGES)
         ],
         "change": {
             "month": _change(recent.last_month, found.previous_month)
-            if are_comparable(repositories, publication, 2 * MONTH_DAYS)
+            if are_comparable(statistics, 2 * MONTH_DAYS)
             else None,
             "week": _change(recent.last_week, found.previous_week)
-            if are_comparable(repositories, publication, TREND_DAYS)
+            if are_comparable(statistics, TREND_DAYS)
             else None,
         },
         "downloads": found.downloads,
-        "events": dumped(repositories.events.within(*publication.window)),
+        "events": dumped(statistics.events.within(*statistics.publication.window)),
         "first_date": found.first_date,
         "latest_date": found.latest_date,
         "peak": {"date": found.peak_date, "downloads": found.peak_downloads}
@@ -184,6 +156,3 @@ async def _answer(
 
 def _change(now: int, before: int | None) -> float | None:
     return ratio_of_change(now, before) if before else None
-
-
-ENDPOINTS = (Endpoint("/api/packages/{package}", route_of(router, "summary"), _answer),)

@@ -67,26 +67,20 @@ def read(settings: Settings, work: Work[Result]) -> Result:
 
 def _run(work: Callable[[], Coroutine[object, object, Result]]) -> Result:
     """Run the work until it ends or SIGTERM cancels it."""
-    signals: list[int] = []
 
     async def run_until_stopped() -> Result:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task
-
-        def stop() -> None:
-            signals.append(signal.SIGTERM)
-            task.cancel()
-
         # An exception that a signal handler raises may surface in code that swallows it.
-        loop.add_signal_handler(signal.SIGTERM, stop)
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
         look_for_garbage_less_often()
         return await work()
 
     try:
         return asyncio.run(run_until_stopped())
     except asyncio.CancelledError:
-        sys.exit(128 + signals[0])
+        sys.exit(128 + signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, exit_on_signal)
 

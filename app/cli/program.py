@@ -44,7 +44,7 @@ def cli() -> None:
     status, history, verify, export and openapi never change the database.
 
     The exit status is 0 when all went well, 1 when something failed, 2 when an argument was wrong,
-    and 130 after Ctrl-C; the reason is one line on standard error.
+    130 after Ctrl-C and 143 after SIGTERM; the reason is one line on standard error.
     """
 
 

@@ -29,7 +29,7 @@ def serve(settings: Settings) -> None:
     within 2 seconds after that. The exit status is 0.
     """
     # Other commands start a third sooner without the server.
-    from app.server import StopDeadline, check_address, run_server  # noqa: PLC0415
+    from app.serving.server import StopDeadline, check_address, run_server  # noqa: PLC0415
 
     check_address(settings.host, settings.port)
     if settings.source is not IngestSource.NONE:

@@ -47,7 +47,7 @@ _is_asked = packages.c.name == func.any(bindparam("packages", type_=ARRAY(Text))
 """One parameter, however many they are."""
 
 
-class Found(NamedTuple):
+class SeriesResult(NamedTuple):
     series: Series
     known: Sequence[date]
     """The days that are asked for and published, in order, in the same state of the database; empty
@@ -169,14 +169,14 @@ class DownloadsRepository(PublishedReads):
 
     async def overall(
         self, names: Sequence[str], served: Window, asked: Window, *, with_known: bool = False
-    ) -> dict[str, Found]:
+    ) -> dict[str, SeriesResult]:
         """By package, its categories `with_mirrors` and `without_mirrors` on the days that are
         asked for, of those served. Packages without a download on any of these are left out.
         """
         query = _OVERALL.asked(with_known=with_known)
         rows = await self._read(query, _arguments(names, served, asked))
         return {
-            name: Found(_overall(days, *counts[:2]), counts[2] or () if with_known else ())
+            name: SeriesResult(_overall(days, *counts[:2]), counts[2] or () if with_known else ())
             for name, days, *counts in rows
         }
 
@@ -188,7 +188,7 @@ class DownloadsRepository(PublishedReads):
         breakdown: Breakdown,
         *,
         with_known: bool = False,
-    ) -> Found | None:
+    ) -> SeriesResult | None:
         """The breakdown's categories, as for `overall`; None where that leaves the package out."""
         query = _BREAKDOWNS[breakdown.name].asked(with_known=with_known)
         rows = await self._read(query, _arguments([package], served, asked))
@@ -198,7 +198,7 @@ class DownloadsRepository(PublishedReads):
         counts = orjson.loads(f"[{stored or ''}]")
         if breakdown.category_of:
             counts = (_merge(of_a_day, breakdown.category_of) for of_a_day in counts)
-        return Found(_series(days or (), counts), known[0] or () if with_known else ())
+        return SeriesResult(_series(days or (), counts), known[0] or () if with_known else ())
 
     async def publication(self) -> Publication | None:
         """What is published now; None while nothing is."""

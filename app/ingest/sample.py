@@ -7,18 +7,16 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapp
 from dataclasses import dataclass
 from datetime import date
 from itertools import accumulate
-from operator import sub
+from operator import mul, sub
 from pathlib import Path
 from random import Random
+from zlib import crc32
 
 from app.breakdowns import (
-    CI,
-    COUNTRY,
-    IMPLEMENTATION,
-    INSTALLER,
+    BREAKDOWNS,
     NULL_CATEGORY,
     OPTIONAL_BREAKDOWNS,
-    OTHER_CATEGORY,
+    PYTHON_MINOR,
     VERSION,
     Breakdown,
     columns_with,
@@ -52,38 +50,6 @@ PYTHON_VERSIONS = {
 }
 """The Python versions in use, and when each was released."""
 
-SYSTEM_SHARES = {
-    "linux": 0.86,
-    "windows": 0.07,
-    "darwin": 0.04,
-    "other": 0.001,
-    NULL_CATEGORY: 0.02,
-}
-
-OPTIONAL_SHARES: Mapping[str, Mapping[str, float]] = {
-    INSTALLER.column: {
-        "pip": 0.79,
-        "uv": 0.16,
-        "poetry": 0.02,
-        "requests": 0.02,
-        "browser": 0.002,
-        OTHER_CATEGORY: 0.001,
-    },
-    CI.column: {"true": 0.24, NULL_CATEGORY: 0.76},
-    COUNTRY.column: {
-        "US": 0.62,
-        "IE": 0.08,
-        "DE": 0.07,
-        "CN": 0.06,
-        "IN": 0.05,
-        "SG": 0.05,
-        "JP": 0.04,
-        "GB": 0.03,
-        NULL_CATEGORY: 0.005,
-    },
-    IMPLEMENTATION.column: {"cpython": 0.96, NULL_CATEGORY: 0.03, "pypy": 0.003},
-}
-
 FIRST_RELEASE = date(2015, 1, 1)
 RELEASE_DAYS = (30, 240)
 """From one release of a package to the next, at least and at most."""
@@ -93,9 +59,13 @@ RELEASES_A_SERIES = 6
 """After which the first part of a release's number goes up."""
 
 
+SHARES = {one.column: one.sample_shares for one in BREAKDOWNS if one.sample_shares}
+"""By column, the shares of the categories that the registry of breakdowns gives."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Character:
-    """What stays the same about a package from day to day."""
+    """The properties of a package that are the same on all days."""
 
     name: str
     level: float
@@ -105,29 +75,42 @@ class _Character:
     weekday_strength: float
     mirror_share: float
     python_weights: Sequence[float]
-    system_weights: Sequence[float]
-    optional_bounds: Mapping[str, Sequence[float]]
+    bounds: Mapping[str, Sequence[float]]
     """By column, where each category's part of the downloads ends, between 0 and 1."""
 
     release_days: int
 
 
 def _character(rank: int, name: str) -> _Character:
-    random = Random(name).random  # noqa: S311 - nothing secret about it
+    random = _random(name)
     return _Character(
         name=name,
         level=DAILY_DOWNLOADS_AT_RANK_1 / rank**RANK_EXPONENT * (0.8 + 0.4 * random()),
         yearly_growth=YEARLY_GROWTH * random(),
         weekday_strength=0.5 + random(),
         mirror_share=0.01 * random(),
-        python_weights=[0.6 + 0.8 * random() for _ in PYTHON_VERSIONS],
-        system_weights=[0.6 + 0.8 * random() for _ in SYSTEM_SHARES],
-        optional_bounds={
-            column: _bounds([share * (0.6 + 0.8 * random()) for share in shares.values()])
-            for column, shares in OPTIONAL_SHARES.items()
+        python_weights=_weights(f"{name} {PYTHON_MINOR.column}", len(PYTHON_VERSIONS)),
+        bounds={
+            column: _bounds(
+                list(map(mul, shares.values(), _weights(f"{name} {column}", len(shares))))
+            )
+            for column, shares in SHARES.items()
         },
-        release_days=round(RELEASE_DAYS[0] + (RELEASE_DAYS[1] - RELEASE_DAYS[0]) * random()),
+        release_days=round(
+            RELEASE_DAYS[0]
+            + (RELEASE_DAYS[1] - RELEASE_DAYS[0]) * _random(f"{name} {VERSION.column}")()
+        ),
     )
+
+
+def _random(seed: str) -> Callable[[], float]:
+    """Return a stream of random numbers. Each breakdown has its own and changes no other."""
+    return Random(seed).random  # noqa: S311 - the figures are not secret
+
+
+def _weights(seed: str, count: int) -> list[float]:
+    random = _random(seed)
+    return [0.6 + 0.8 * random() for _ in range(count)]
 
 
 def _bounds(weights: Sequence[float]) -> list[float]:
@@ -170,24 +153,24 @@ class SampleSource:
 def _downloads(
     package: _Character, day: date, python_shares: Mapping[str, float], columns: Collection[str]
 ) -> PackageDownloads:
-    random = Random(f"{package.name} {day}").random  # noqa: S311 - nothing secret about it
+    seed = f"{package.name} {day}"
+    random = _random(seed)
     years = (day - date(2026, 1, 1)).days / 365
     weekday = 1 + (WEEKDAY_SHARES[day.weekday()] - 1) * package.weekday_strength
     noise = 0.96 + 0.08 * random()
     total = int(package.level * (1 + package.yearly_growth) ** years * weekday * noise)
     mirrors = int(2_000 * (0.5 + random()) + total * package.mirror_share)
     breakdowns = {
-        "python_minor": _divide(total, python_shares, package.python_weights, random),
-        "system": _divide(total, SYSTEM_SHARES, package.system_weights, random),
+        PYTHON_MINOR.column: _divide(total, python_shares, package.python_weights, random)
     }
-    # In the same order whichever are asked for: a day's figures do not depend on that.
-    for column, bounds in package.optional_bounds.items():
-        bend = 0.2 * random() - 0.1
+    for column, bounds in package.bounds.items():
         if column in columns:
-            breakdowns[column] = _cut(total, OPTIONAL_SHARES[column], bounds, bend)
+            # A checksum is a random number that is cheaper than a stream of its own.
+            bend = 0.2 * (crc32(f"{seed} {column}".encode()) / 2**32) - 0.1
+            breakdowns[column] = _cut(total, SHARES[column], bounds, bend)
     if VERSION.column in columns:
-        releases, bounds = _releases(package.release_days, day)
-        breakdowns[VERSION.column] = _cut(total, releases, bounds)
+        releases, ends = _releases(package.release_days, day)
+        breakdowns[VERSION.column] = _cut(total, releases, ends)
     return PackageDownloads(package.name, total + mirrors, total, breakdowns)
 
 

@@ -64,7 +64,7 @@ def queries(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]
     def note(_: object, __: object, statement: str, *___: object) -> None:
         sent.append(statement)
 
-    engine = app.state.repositories.engine.sync_engine
+    engine = app.state.statistics.engine.sync_engine
     event.listen(engine, "before_cursor_execute", note)
     yield sent
     event.remove(engine, "before_cursor_execute", note)

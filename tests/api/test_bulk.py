@@ -5,7 +5,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.api.bulk import MAX_PACKAGES
-from app.api.schemas import OverallDownloadsOfMany, RecentDownloadsOfMany
+from tests.api.payloads import PAYLOADS
 from tests.days import days_ago
 
 D0, D1 = days_ago(0), days_ago(1)
@@ -33,11 +33,11 @@ GOLDENS = {
 @pytest.mark.usefixtures("known_days")
 @pytest.mark.parametrize("path", GOLDENS)
 async def test_payload(client: httpx.AsyncClient, queries: list[str], path: str) -> None:
-    response = await client.get(f"/api/packages/{path}")
+    response = await client.get(f"/api/bulk/{path}")
     assert response.status_code == 200
     assert response.text == GOLDENS[path]
     assert len(queries) == 1
-    model = RecentDownloadsOfMany if path.startswith("recent") else OverallDownloadsOfMany
+    model = PAYLOADS[f"bulk/{path.partition('?')[0]}"]
     model.model_validate_json(response.content, strict=True, extra="forbid")
 
 
@@ -60,7 +60,7 @@ async def test_each_is_as_if_asked_alone(
 ) -> None:
     names = ["__all__", "mirrored-only", "requests", "zope-interface"]
     asked = "&".join(f"package={name}" for name in names)
-    response = await client.get(f"/api/packages/{endpoint}?{asked}&{query}")
+    response = await client.get(f"/api/bulk/{endpoint}?{asked}&{query}")
     alone = [
         (await client.get(f"/api/packages/{name}/{endpoint}?{query}")).json() for name in names
     ]
@@ -73,8 +73,8 @@ async def test_each_is_as_if_asked_alone(
 async def test_what_is_no_name_is_missing(
     client: httpx.AsyncClient, queries: list[str], endpoint: str
 ) -> None:
-    odd = ["", "-", "a\0b", "ü", "x" * 500, "a,b"]
-    response = await client.get(f"/api/packages/{endpoint}", params={"package": [*odd, "requests"]})
+    odd = ["-", "a\0b", "ü", "x" * 500, "a,b"]
+    response = await client.get(f"/api/bulk/{endpoint}", params={"package": [*odd, "requests"]})
     assert response.status_code == 200
     assert [one["package"] for one in response.json()["data"]] == ["requests"]
     assert response.json()["missing"] == sorted(odd)
@@ -85,7 +85,7 @@ async def test_what_is_no_name_is_missing(
 @pytest.mark.parametrize("endpoint", ["recent", "overall"])
 async def test_a_hundred_of_the_longest_names(client: httpx.AsyncClient, endpoint: str) -> None:
     names = [f"{number:03}{'x' * 197}" for number in range(MAX_PACKAGES)]
-    path = f"/api/packages/{endpoint}"
+    path = f"/api/bulk/{endpoint}"
     response = await client.get(path, params={"package": names})
     assert response.json()["missing"] == names
     # Spellings of the same are one.
@@ -107,16 +107,16 @@ async def test_order_and_spelling_make_no_other_answer(
         "package=requests&package=zope.interface",
         "package=Zope_Interface&package=requests",
     ):
-        response = await client.get(f"/api/packages/recent?{asked}")
+        response = await client.get(f"/api/bulk/recent?{asked}")
         tags.add(response.headers["etag"])
         assert response.headers["vary"] == "Accept-Encoding"
     assert len(tags) == len(queries) == 1
     # What clients make up is not kept.
     for _ in range(2):
-        await client.get("/api/packages/recent?package=requests&package=made-up")
+        await client.get("/api/bulk/recent?package=requests&package=made-up")
     assert len(queries) == 3
 
 
 async def test_before_the_first_publish_nothing_is_known(client: httpx.AsyncClient) -> None:
-    response = await client.get("/api/packages/recent?package=requests")
+    response = await client.get("/api/bulk/recent?package=requests")
     assert response.status_code == 503

@@ -42,7 +42,7 @@ async def app(module_database_url: str) -> AsyncIterator[FastAPI]:
 
 async def _compared(app: FastAPI, client: httpx.AsyncClient, *events: Event) -> tuple[bool, ...]:
     """Which comparisons there are: of two weeks, of two months, and the trending packages."""
-    app.state.repositories = replace(app.state.repositories, events=KnownEvents(events))
+    app.state.statistics = replace(app.state.statistics, events=KnownEvents(events))
     change = (await client.get("/api/packages/flask")).json()["data"]["change"]
     trending = (await client.get("/api/trending")).json()["data"]
     return change["week"] is not None, change["month"] is not None, trending != []

@@ -32,7 +32,7 @@ async def test_every_answer_is_for_every_page(
     async def fail() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(app.state.repositories.downloads, "publication", fail)
+    monkeypatch.setattr(app.state.statistics.downloads, "publication", fail)
     paths = {"/api/dumps": 200, "/api/packages/flask/recent": 500, "/api/x": 429, "/x": 404}
     for path, status in paths.items():
         for method in ("GET", "HEAD"):

@@ -14,8 +14,6 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api import freshness as module
-from app.api.freshness import STALE_AFTER_SECONDS, Freshness
 from app.clock import utc_now
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
@@ -24,6 +22,8 @@ from app.downloads import Publication, served_days
 from app.errors import DatabaseUnavailableError
 from app.events import CountedFiles
 from app.metrics import PublishedData
+from app.serving import freshness as module
+from app.serving.freshness import STALE_AFTER_SECONDS, Freshness
 from tests.days import days_ago, downloads, publish
 from tests.waiting import until
 
@@ -112,7 +112,7 @@ async def test_what_can_not_be_confirmed_is_served_as_stale(
     async def fail(_: str) -> None:
         raise DatabaseUnavailableError("away")
 
-    monkeypatch.setattr(app.state.repositories.downloads, "recent", fail)
+    monkeypatch.setattr(app.state.statistics.downloads, "recent", fail)
     monkeypatch.setattr(
         app.state.freshness, "_confirmed_at", app.state.freshness._confirmed_at - 100
     )

@@ -6,19 +6,20 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import schemas
 from app.breakdowns import OPTIONAL_COLUMNS, Implementation, Installer
 from app.main import create_app
 from app.settings import Settings
+from tests.api.payloads import PAYLOADS, SERIES_PAYLOADS
 from tests.days import days_ago, downloads, publish
 from tests.waiting import until
 
 SEVERAL = {
-    "recent_of_many": "RecentDownloadsOfMany",
-    "overall_of_many": "OverallDownloadsOfMany",
+    "bulk_recent": "RecentDownloadsOfMany",
+    "bulk_overall": "OverallDownloadsOfMany",
 }
 # Their models stand with their endpoints.
 RANKINGS = {
@@ -31,18 +32,7 @@ RANKINGS = {
 }
 OTHERS = ("dump", "dumps", "index", "status", "health", "readiness", "metrics")
 
-SERIES = {
-    "recent": "RecentDownloads",
-    "overall": "OverallDownloads",
-    "python_major": "PythonMajorDownloads",
-    "python_minor": "PythonMinorDownloads",
-    "system": "SystemDownloads",
-    "installer": "InstallerDownloads",
-    "ci": "CiDownloads",
-    "country": "CountryDownloads",
-    "version": "VersionDownloads",
-    "implementation": "ImplementationDownloads",
-}
+SERIES = {path: payload.__name__ for path, payload in SERIES_PAYLOADS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +81,10 @@ def test_each_answer_has_its_schema(document: dict[str, Any], endpoint: str) -> 
     [
         ("Period", ["day", "week", "month"]),
         ("Mirrors", ["true", "false"]),
-        ("OperatingSystem", ["windows", "linux", "darwin", "other", "null"]),
-        ("Installer", list(Installer)),
-        ("Implementation", list(Implementation)),
-        ("ContinuousIntegration", ["true", "false", "null"]),
+        ("SystemCategory", ["windows", "linux", "darwin", "other", "null"]),
+        ("InstallerCategory", list(Installer)),
+        ("ImplementationCategory", list(Implementation)),
+        ("CiCategory", ["true", "false", "null"]),
     ],
 )
 def test_arguments_are_enumerated(document: dict[str, Any], name: str, values: list[str]) -> None:
@@ -126,17 +116,18 @@ def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
         *RANKINGS.values(),
         *("AllRecentCounts", "BreakdownLink", "Change", "Peak", "SearchResult", "Summary"),
         *("CountedFiles", "Event", "EventKind", "TopPackage", "TrendingPackage"),
-        *("DailyDownloads", "Fault", "Health", "HeldDay", "Index", "Mirrors", "OperatingSystem"),
+        *("DailyDownloads", "Fault", "Health", "HeldDay", "Index", "Mirrors", "SystemCategory"),
         *("Partition", "SuspectDay"),
         *("Period", "Problem", "Readiness", "RecentCounts", "LastRun", "RecentDay", "RunOutcome"),
-        *("Status", "Installer", "Implementation", "ContinuousIntegration"),
+        *("Status", "InstallerCategory", "ImplementationCategory", "CiCategory"),
     }
 
 
 def test_examples_are_what_they_are_examples_of(document: dict[str, Any]) -> None:
-    for name in (*SERIES.values(), *SEVERAL.values(), "Dumps"):
-        (example,) = document["components"]["schemas"][name]["examples"]
-        TypeAdapter(getattr(schemas, name)).validate_python(example)
+    models: list[type[BaseModel]] = [*PAYLOADS.values(), schemas.Dumps]
+    for model in models:
+        (example,) = document["components"]["schemas"][model.__name__]["examples"]
+        TypeAdapter(model).validate_python(example)
 
 
 def test_recent_counts_are_left_out_and_never_null(document: dict[str, Any]) -> None:

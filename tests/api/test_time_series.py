@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api.formats import accepted_format
+from app.api.negotiation import accepted_format
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 from tests.waiting import until
 
@@ -125,11 +125,9 @@ async def test_nothing_in_a_range_is_no_unknown_package(client: httpx.AsyncClien
         ("end_date=2026-02-29", "end_date", "should be a day such as"),
         ("end_date=2026-11-20T00:00:00", "end_date", "should be a day such as"),
         ("start_date=1700000000", "start_date", "should be a day such as"),
-        ("start_date=", "start_date", "should be a day such as"),
         ("start_date=\uff12\uff10\uff12\uff16-11-20", "start_date", "should be a day such as"),
         ("start_date=2026-11-20&end_date=2026-11-19", "end_date", "not be before start_date"),
         ("start_date=9998-01-01&end_date=9997-01-01", "end_date", "not be before start_date"),
-        ("start_date=2026-11-20&start_date=2026-11-19", "start_date", "should have one value"),
         ("fill=one", "fill", "'zero'"),
         ("interval=year", "interval", "'day', 'week' or 'month'"),
         ("format=xml", "format", "'json' or 'csv'"),

@@ -12,8 +12,8 @@ from time import time
 
 import httpx
 
-from app.api.freshness import CHECK_SECONDS, STALE_AFTER_SECONDS
 from app.db.engine import create_engine
+from app.serving.freshness import CHECK_SECONDS, STALE_AFTER_SECONDS
 from app.settings import Settings
 from tests.faults.audit import RETENTION_DAYS, check
 from tests.faults.postgres import connect_to, own_server, through

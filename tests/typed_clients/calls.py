@@ -12,16 +12,16 @@ from pypi_stats_client import Client
 from pypi_stats_client.api.badges import get_badge
 from pypi_stats_client.api.dumps import get_dump, get_dumps
 from pypi_stats_client.api.packages import (
+    get_bulk_overall,
+    get_bulk_recent,
     get_ci,
     get_country,
     get_implementation,
     get_installer,
     get_overall,
-    get_overall_of_many,
     get_python_major,
     get_python_minor,
     get_recent,
-    get_recent_of_many,
     get_summary,
     get_system,
     get_version,
@@ -37,8 +37,8 @@ from pypi_stats_client.api.status import (
 )
 from pypi_stats_client.models import (
     Badge,
+    CiCategory,
     CiDownloads,
-    ContinuousIntegration,
     CountryDownloads,
     DailyDownloads,
     DumpFormat,
@@ -46,13 +46,12 @@ from pypi_stats_client.models import (
     Events,
     Fault,
     Health,
-    Implementation,
+    ImplementationCategory,
     ImplementationDownloads,
     Index,
-    Installer,
+    InstallerCategory,
     InstallerDownloads,
     Mirrors,
-    OperatingSystem,
     OverallDownloads,
     OverallDownloadsOfMany,
     PackageSummary,
@@ -65,6 +64,7 @@ from pypi_stats_client.models import (
     RecentDownloadsOfMany,
     SearchResults,
     Status,
+    SystemCategory,
     SystemDownloads,
     TopPackages,
     TrendingPackages,
@@ -126,19 +126,19 @@ def call_packages(client: Client) -> None:
     system = get_system.sync("requests", client=client)
     assert isinstance(system, SystemDownloads)
     assert _sum(system.data) == recent.data.last_month
-    linux = get_system.sync("requests", client=client, os=OperatingSystem.LINUX)
+    linux = get_system.sync("requests", client=client, os=SystemCategory.LINUX)
     assert isinstance(linux, SystemDownloads)
     assert {item.category for item in linux.data} == {"linux"}
 
 
 def call_many_packages(client: Client) -> None:
-    recent = get_recent_of_many.sync(client=client, package=["requests", "reqeusts"])
+    recent = get_bulk_recent.sync(client=client, package=["requests", "reqeusts"])
     assert isinstance(recent, RecentDownloadsOfMany)
     assert recent.missing == ["reqeusts"]
     assert recent.data == [get_recent.sync("requests", client=client)]
 
     day = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=3)
-    overall = get_overall_of_many.sync(
+    overall = get_bulk_overall.sync(
         client=client, package=["requests", "flask"], start_date=day, end_date=day
     )
     assert isinstance(overall, OverallDownloadsOfMany)
@@ -154,14 +154,14 @@ def call_chosen_breakdowns(client: Client) -> None:
     installer = get_installer.sync("requests", client=client)
     assert isinstance(installer, InstallerDownloads)
     assert _sum(installer.data) == month
-    uv = get_installer.sync("requests", client=client, installer=Installer.UV)
+    uv = get_installer.sync("requests", client=client, installer=InstallerCategory.UV)
     assert isinstance(uv, InstallerDownloads)
     assert uv.data == [item for item in installer.data if item.category == "uv"]
 
     ci = get_ci.sync("requests", client=client)
     assert isinstance(ci, CiDownloads)
     assert _sum(ci.data) == month
-    machines = get_ci.sync("requests", client=client, ci=ContinuousIntegration.TRUE)
+    machines = get_ci.sync("requests", client=client, ci=CiCategory.TRUE)
     assert isinstance(machines, CiDownloads)
     assert {item.category for item in machines.data} == {"true"}
 
@@ -179,7 +179,9 @@ def call_chosen_breakdowns(client: Client) -> None:
     implementation = get_implementation.sync("requests", client=client)
     assert isinstance(implementation, ImplementationDownloads)
     assert _sum(implementation.data) == month
-    pypy = get_implementation.sync("requests", client=client, implementation=Implementation.PYPY)
+    pypy = get_implementation.sync(
+        "requests", client=client, implementation=ImplementationCategory.PYPY
+    )
     assert isinstance(pypy, ImplementationDownloads)
     assert len(pypy.data) == DAYS
 

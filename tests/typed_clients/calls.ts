@@ -32,7 +32,7 @@ function sum(data: DailyDownloads[]): number {
 
 async function callManyPackages(): Promise<void> {
   const recent = given(
-    await client.GET("/api/packages/recent", {
+    await client.GET("/api/bulk/recent", {
       params: { query: { package: ["requests", "reqeusts"], period: "month" } },
     }),
   );
@@ -40,7 +40,7 @@ async function callManyPackages(): Promise<void> {
   assert.equal(recent.data[0].package, "requests");
 
   const overall = given(
-    await client.GET("/api/packages/overall", {
+    await client.GET("/api/bulk/overall", {
       params: { query: { package: ["requests", "flask"], mirrors: "false", fill: "zero" } },
     }),
   );

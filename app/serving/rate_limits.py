@@ -21,35 +21,27 @@ import limits
 from limits.errors import StorageError
 from limits.storage import RedisStorage, Storage
 from slowapi import Limiter
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.fixed_headers import ADDED_HEADERS, Headers
-from app.api.limit_storage import (
+from app.api.headers import Headers
+from app.metrics import RATE_LIMIT_STORAGE_UP
+from app.serving.limit_storage import (
     SHARED_OPTIONS,
     SHARED_TIMEOUT_SECONDS,
     BoundedMemoryStorage,
     Counted,
     SharedCounters,
 )
-from app.api.problem_details import problem
-from app.clock import Clock
-from app.metrics import RATE_LIMIT_STORAGE_UP, RATE_LIMITED
 
 log = logging.getLogger(__name__)
 
-LIMITED_PREFIX = "/api/"
-
 RETRY_SECONDS = 2.0
-"""Until a shared storage that failed is tried again."""
+"""Time between two attempts to reach a shared storage that failed."""
 
 IPV6_CLIENT_BITS = 64
-"""What a provider hands to one customer, who may use any address in it."""
-
-RATE_LIMIT_STATE = "pypi_stats.rate_limit_state"
-"""Key in a request's scope of the client's state, if the request was counted already."""
+"""Length of the network that one IPv6 customer has."""
 
 _PROBE = "probe"
-"""A client that is none."""
+"""Name under which the recovery check counts."""
 
 
 class RateLimitState(NamedTuple):
@@ -107,7 +99,7 @@ class RateLimits:
 
     @property
     def waits(self) -> bool:
-        """Whether counting waits for a shared storage."""
+        """True if counting waits for a shared storage."""
         return self._is_shared_up
 
     def count_at_once(self, client: str) -> RateLimitState:
@@ -182,7 +174,7 @@ class RateLimits:
 
 def _storage(rate_limits: str, storage_uri: str, options: dict[str, Any]) -> Storage:
     limiter = Limiter(
-        key_func=lambda request: client_of(request.scope),
+        key_func=lambda request: client_key(request.client.host),
         application_limits=[rate_limits],
         storage_uri=storage_uri,
         storage_options=dict(options),
@@ -190,57 +182,14 @@ def _storage(rate_limits: str, storage_uri: str, options: dict[str, Any]) -> Sto
     return limiter.limiter.storage
 
 
-class RateLimitMiddleware:
-    """Limits the paths under `/api/`, those that lead nowhere included.
-
-    Every limited answer says in its headers how many requests the limit that the client is closest
-    to allows, how many of them remain, and when it starts anew, in seconds since 1970.
-    """
-
-    def __init__(self, app: ASGIApp, rate_limits: RateLimits, clock: Clock) -> None:
-        self._app = app
-        self._rate_limits = rate_limits
-        self._clock = clock
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not scope["path"].startswith(LIMITED_PREFIX):
-            await self._app(scope, receive, send)
-            return
-        state: RateLimitState = scope.get(RATE_LIMIT_STATE) or await self._rate_limits.count(
-            client_of(scope)
-        )
-        scope[ADDED_HEADERS] += state.headers(self._clock())
-        if state.exceeded:
-            RATE_LIMITED.inc()
-            seconds = max(1, ceil(state.resets_in_seconds))
-            detail = f"One client may make {in_words(state.limit)}: wait {seconds} s."
-            answer: ASGIApp = problem(429, detail, headers={"Retry-After": str(seconds)})
-        else:
-            answer = self._app
-        await answer(scope, receive, send)
-
-
-def in_words(limit: limits.RateLimitItem) -> str:
-    """Such as "300 requests per 5 minutes"."""
-    period = limit.GRANULARITY.name
-    if limit.multiples > 1:
-        period = f"{limit.multiples} {period}s"
-    return f"{limit.amount} requests per {period}"
-
-
-def client_of(scope: Scope) -> str:
-    """Whom a request is counted for: an address, or the network that one IPv6 customer has."""
-    client = scope.get("client")
-    return _client_at(client[0]) if client else "local"
-
-
 @lru_cache(maxsize=4096)
-def _client_at(host: str) -> str:
+def client_key(host: str) -> str:
+    """Return the client to count: an address, or the network of one IPv6 customer."""
     try:
         address = ip_address(host)
     except ValueError:
-        # A proxy that is trusted may call its clients what it likes.
-        return host
+        # A connection without an address, such as a Unix socket.
+        return "local"
     if isinstance(address, IPv4Address):
         return host
     if address.ipv4_mapped:

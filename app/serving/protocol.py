@@ -1,4 +1,4 @@
-"""How the server reads requests: uvicorn's protocol, with bounds and a short way.
+"""The server's protocol: uvicorn's, with limits, and without tasks for simple responses.
 
 uvicorn's takes a head of any size and waits for it without end. Here, what goes beyond a bound is
 answered before there is a request, and the connection is closed. What the app has an answer to at
@@ -18,20 +18,20 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from app.api.fast_path import FastPath
-from app.api.fixed_headers import DEFAULT_HEADERS, FIXED_HEADERS, lines
+from app.api.headers import DEFAULT_HEADERS, FIXED_HEADERS, lines
 from app.api.problem_details import problem
-from app.api.request_log import NO_ROUTE
 from app.logs import request_id
 from app.metrics import REQUESTS
+from app.serving.dispatch import REQUEST, Dispatcher
+from app.serving.request import NO_ROUTE
 
 log = logging.getLogger(__name__)
 
 MAX_TARGET_BYTES = 24 * 1024
-"""Of a path with its query."""
+"""Maximum length of a path with its query."""
 
 MAX_HEADERS_BYTES = 16 * 1024
-"""Of all the headers of a request together."""
+"""Maximum length of all headers of a request together."""
 
 LONG_TARGET = 414, f"A path with its query may have {MAX_TARGET_BYTES} bytes."
 LONG_HEADERS = 431, f"Headers may have {MAX_HEADERS_BYTES} bytes together."
@@ -40,16 +40,18 @@ MAX_BODY_BYTES = 16 * 1024
 """No request needs a body, though some clients send a small one."""
 
 HEAD_TIMEOUT_SECONDS = 10.0
-"""For a head, from the connection on, or from the first byte where a connection is kept open."""
+"""How long a request's head may take: from the connection on, or from the first byte of a later
+request on it.
+"""
 
 MAX_PIPELINED = 1000
 """Requests of a connection that wait for those before them. Each takes 2 KB, and is sent in 18."""
 
 WRITE_TIMEOUT_SECONDS = 20.0
-"""In which a client that an answer waits for has to read some of it."""
+"""How long a client may read nothing of a response that waits for it."""
 
 LINGER_SECONDS = 2.0
-"""That a refused client has for reading why. What it sends meanwhile is thrown away."""
+"""How long a refused connection stays open so that the client can read the error."""
 
 
 class _RefusedError(Exception):
@@ -88,9 +90,9 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **named_arguments: Any) -> None:
         super().__init__(*arguments, **named_arguments)
-        self._fast_path: FastPath | None = getattr(self.app, "fast_path", None)
+        self._dispatcher: Dispatcher | None = getattr(self.app, "dispatcher", None)
         self._unwritten: tuple[bytes, bytes] | None = None
-        """Head and body of an answer of the fast path."""
+        """Head and body of a response that needed no task."""
 
     # The type that every server hands over, as uvicorn has it.
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -168,7 +170,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         # Of the request before this one, in the same piece.
         self._write_answer()
         if (
-            self._fast_path is None
+            self._dispatcher is None
+            or not self.url.startswith(b"/")
             or self._is_answering()
             or self.flow.write_paused
             or self.transport.is_closing()
@@ -180,17 +183,21 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             return False
         scope = cast("Scope", self.scope)
         method = parser.get_method().decode()
+        dispatcher = self._dispatcher
         try:
-            answer = self._fast_path.answer(
-                scope, method, self.url, self.server_state.default_headers
+            request = dispatcher.incoming(scope, method, self.url.partition(b"#")[0])
+            # The task continues with this request, if one is needed.
+            scope[REQUEST] = request
+            response = dispatcher.respond_at_once(request)
+            if response is None:
+                return False
+            self._unwritten = dispatcher.render(
+                request, response, self.server_state.default_headers
             )
         except Exception:
-            # The parser would take it for a request that is none.
+            # The parser would take it for an invalid request.
             log.exception("a request could not be answered at once")
             return False
-        if answer is None:
-            return False
-        self._unwritten = answer
         # Not yet: a client that is written to wakes up and asks again. When all that have asked are
         # answered first, they are found together, with fewer calls of the system.
         self.loop.call_soon(self._complete_answer)

@@ -15,7 +15,7 @@ from email.utils import format_datetime
 from functools import lru_cache
 from time import monotonic
 
-from app.api.fixed_headers import DATA_AS_OF, Headers
+from app.api.headers import DATA_AS_OF, Headers
 from app.clock import Clock
 from app.db.publication import publication_listener
 from app.downloads import Publication
@@ -34,6 +34,9 @@ STALE_AFTER_SECONDS = 15
 
 SHORT_MAX_AGE_SECONDS = 60
 """`max-age` while the published data may change any minute."""
+
+MORE_PUBLISHES_WITHIN_SECONDS = 900
+"""How long after a publish another one is likely: a backfill publishes day after day."""
 
 LONGEST_MAX_AGE_SECONDS = 24 * 3600
 
@@ -122,6 +125,12 @@ class Freshness:
             suspect_days=publication.suspect_days,
         )
 
+    @property
+    def age_seconds(self) -> int:
+        """Seconds since the publication was confirmed, or 0 while it counts as current."""
+        unconfirmed = monotonic() - self._confirmed_at
+        return int(min(unconfirmed, 2**31)) if unconfirmed > STALE_AFTER_SECONDS else 0
+
     def headers(self, publication: Publication, now: datetime) -> Headers:
         """Headers that describe the publication that a response was computed from, at this time.
 
@@ -131,10 +140,10 @@ class Freshness:
             (b"last-modified", _http_date(publication.published_at)),
             *as_of(publication),
         ]
-        unconfirmed = monotonic() - self._confirmed_at
-        if unconfirmed > STALE_AFTER_SECONDS:
+        age = self.age_seconds
+        if age:
             headers.append((b"cache-control", _cache_control(STALE_AFTER_SECONDS)))
-            headers.append((b"age", b"%d" % unconfirmed))
+            headers.append((b"age", b"%d" % age))
         else:
             headers.append((b"cache-control", _cache_control(self._max_age(publication, now))))
         return headers
@@ -142,7 +151,9 @@ class Freshness:
     def _max_age(self, publication: Publication, now: datetime) -> int:
         """Seconds until the next day is due, if nothing else can change before."""
         is_current = self.publication and self.publication.version == publication.version
-        if not (is_current and publication.is_complete):
+        since_publish = (now - publication.published_at).total_seconds()
+        may_continue = since_publish < MORE_PUBLISHES_WITHIN_SECONDS
+        if may_continue or not (is_current and publication.is_complete):
             return SHORT_MAX_AGE_SECONDS
         left = int((self._due_at(publication.latest_day) - now).total_seconds())
         return min(max(left, SHORT_MAX_AGE_SECONDS), LONGEST_MAX_AGE_SECONDS)

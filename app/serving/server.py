@@ -15,8 +15,8 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from app.errors import ServerStartError, SettingsError
-from app.http_protocol import BoundedHTTPProtocol
 from app.metrics import MULTIPROCESS_FOLDER
+from app.serving.protocol import BoundedHTTPProtocol
 from app.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ import uvicorn
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import http_protocol
 from app.api.schemas import Problem
-from app.http_protocol import (
+from app.serving import protocol
+from app.serving.protocol import (
     HEAD_TIMEOUT_SECONDS,
     MAX_BODY_BYTES,
     MAX_HEADERS_BYTES,
@@ -167,8 +167,8 @@ def test_who_says_no_more_still_gets_the_answer(address: tuple[str, int]) -> Non
 async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[uvicorn.Server]:
     """A server in this process that has short timers and sends large bodies."""
     for timer in ("HEAD_TIMEOUT_SECONDS", "LINGER_SECONDS"):
-        monkeypatch.setattr(http_protocol, timer, 0.5)
-    monkeypatch.setattr(http_protocol, "WRITE_TIMEOUT_SECONDS", 1.0)
+        monkeypatch.setattr(protocol, timer, 0.5)
+    monkeypatch.setattr(protocol, "WRITE_TIMEOUT_SECONDS", 1.0)
 
     async def much(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(b"x" * 50_000_000)(scope, receive, send)
@@ -245,7 +245,7 @@ async def test_a_client_that_reads_slowly_has_the_time(impatient: uvicorn.Server
     began = time.monotonic()
     writer.write(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
     assert await _read(reader, pause=0.01) > 50_000_000
-    assert time.monotonic() - began > 2 * http_protocol.WRITE_TIMEOUT_SECONDS
+    assert time.monotonic() - began > 2 * protocol.WRITE_TIMEOUT_SECONDS
     writer.close()
 
 
@@ -254,7 +254,7 @@ async def test_a_connection_that_is_closed_is_not_held_by_who_reads_nothing(
     monkeypatch: pytest.MonkeyPatch, header: bytes
 ) -> None:
     """Whatever is left of the answer when the system takes no more."""
-    monkeypatch.setattr(http_protocol, "WRITE_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "WRITE_TIMEOUT_SECONDS", 0.5)
 
     async def sized(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(b"x" * int(scope["path"][1:]))(scope, receive, send)
@@ -353,13 +353,19 @@ def test_who_reads_nothing_is_not_written_to_without_end(address: tuple[str, int
 
 
 class _Unequal:
-    """Has one answer at hand, and takes its time for the others."""
+    """An app whose dispatcher has one response at hand. It takes its time for the others."""
 
     def __init__(self) -> None:
-        self.fast_path = self
+        self.dispatcher = self
 
-    def answer(self, _: Scope, __: str, target: bytes, ___: object) -> tuple[bytes, bytes] | None:
-        return (b"HTTP/1.1 204 No Content\r\n\r\n", b"") if target == b"/known" else None
+    def incoming(self, _: Scope, __: str, target: bytes) -> bytes:
+        return target
+
+    def respond_at_once(self, target: bytes) -> int | None:
+        return 204 if target == b"/known" else None
+
+    def render(self, *_: object) -> tuple[bytes, bytes]:
+        return b"HTTP/1.1 204 No Content\r\n\r\n", b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(1.5)
@@ -381,12 +387,12 @@ async def test_a_connection_is_kept_for_a_slow_answer_after_one_at_once() -> Non
 
 
 class _Broken:
-    """Has a defect in what answers at once."""
+    """An app whose dispatcher fails in what takes no task."""
 
     def __init__(self) -> None:
-        self.fast_path = self
+        self.dispatcher = self
 
-    def answer(self, *_: object) -> tuple[bytes, bytes] | None:
+    def incoming(self, *_: object) -> bytes:
         raise KeyError("defect")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

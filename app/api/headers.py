@@ -1,0 +1,60 @@
+"""Headers that every response has: for CORS, and against misuse in browsers.
+
+Any page may read any response, so the CORS headers are constants.
+"""
+
+from collections.abc import Mapping
+
+Headers = list[tuple[bytes, bytes]]
+"""Headers as ASGI has them, with names in lower case."""
+
+DATA_AS_OF = "X-Data-As-Of"
+"""Header with the latest published day."""
+
+WITHOUT_BODY = "pypi_stats.without_body"
+"""Key in a request's scope. True if the client gets no body, so that no file needs to be read."""
+
+FIXED_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": (
+        f"Age, ETag, Retry-After, {DATA_AS_OF}, X-RateLimit-Limit, X-RateLimit-Remaining, "
+        "X-RateLimit-Reset, X-Request-ID"
+    ),
+    "X-Content-Type-Options": "nosniff",
+}
+
+DEFAULT_HEADERS = {
+    # A response that is not a page runs and loads nothing.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    # Errors and figures of the moment can change any time.
+    "Cache-Control": "no-cache",
+}
+"""Headers of responses that do not set them."""
+
+PREFLIGHT_HEADERS = {
+    "Access-Control-Allow-Methods": "GET, HEAD",
+    "Access-Control-Allow-Headers": "*",
+    "Access-Control-Max-Age": "86400",
+}
+
+
+def raw_headers(headers: Mapping[str, str]) -> Headers:
+    """Return headers as ASGI has them."""
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+_FIXED = raw_headers(FIXED_HEADERS)
+DEFAULTS = raw_headers(DEFAULT_HEADERS)
+
+
+def completed(headers: Headers, defaults: Headers = DEFAULTS) -> Headers:
+    """The headers with those that every response has, and with the defaults of those that are
+    missing.
+    """
+    given = dict(headers)
+    return [*headers, *_FIXED, *(header for header in defaults if header[0] not in given)]
+
+
+def lines(headers: Headers) -> bytes:
+    """Return headers as bytes on the wire."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -1,0 +1,79 @@
+"""Published statistics, read from one publication."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.db.downloads_repository import DownloadsRepository
+from app.db.rankings_repository import RankingsRepository
+from app.db.snapshot import snapshot
+from app.downloads import Publication
+from app.errors import NothingPublishedError, OtherPublicationError, StatsError
+from app.events import KnownEvents
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Everything that a handler computes a response from."""
+
+    downloads: DownloadsRepository
+    rankings: RankingsRepository
+    events: KnownEvents
+    publication: Publication
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsReader:
+    """Reads statistics of the publication that each query sees."""
+
+    engine: AsyncEngine
+    downloads: DownloadsRepository
+    rankings: RankingsRepository
+    events: KnownEvents
+
+    async def read(
+        self, compute: Callable[[Statistics], Awaitable[Result]], expected: Publication | None
+    ) -> tuple[Result, Publication]:
+        """Compute a result, and return it with the publication that it was computed from.
+
+        That is usually the expected one, and one query is enough. If the query saw another one,
+        because a publish was committed meanwhile or several replicas share an address, publication
+        and result are read in one snapshot. Raises a `StatsError`.
+        """
+        if expected:
+            with suppress(OtherPublicationError):
+                return await self._compute(compute, self.engine, expected)
+        async with snapshot(self.engine) as connection:
+            publication = await self.downloads.reading(connection, None).publication()
+            if publication is None:
+                raise NothingPublishedError
+            return await self._compute(compute, connection, publication)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[DownloadsRepository]:
+        """Read several things from one state of the database."""
+        async with snapshot(self.engine) as connection:
+            yield self.downloads.reading(connection, None)
+
+    async def _compute(
+        self,
+        compute: Callable[[Statistics], Awaitable[Result]],
+        source: AsyncEngine | AsyncConnection,
+        publication: Publication,
+    ) -> tuple[Result, Publication]:
+        statistics = Statistics(
+            self.downloads.reading(source, publication),
+            self.rankings.reading(source, publication),
+            self.events,
+            publication,
+        )
+        try:
+            return await compute(statistics), publication
+        except StatsError as error:
+            error.data_as_of = publication.latest_day
+            raise

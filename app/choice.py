@@ -1,0 +1,15 @@
+"""Enumerations whose values clients and operators choose."""
+
+from enum import StrEnum
+from typing import Self
+
+
+class Choice(StrEnum):
+    """The values of an argument, accepted in any case."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        # Only ASCII letters have another case here: the Kelvin sign's lower case is the letter k.
+        text = str(value)
+        lower = text.lower() if text.isascii() else text
+        return next((member for member in cls if member.value == lower), None)

@@ -1,0 +1,379 @@
+"""The one path of a request: count, parse, look up, revalidate, compute, send.
+
+`respond_at_once` takes the steps that wait for nothing. The server's protocol calls it before it
+creates a task, so that a cache hit costs no task; all other requests arrive at `__call__`, which
+continues from there. Paths that are not data endpoints are answered by FastAPI.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from http import HTTPStatus
+from math import ceil
+
+from starlette.responses import Response as StarletteResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.endpoints import Endpoints, ParsedRequest, Rendered
+from app.api.headers import (
+    DEFAULTS,
+    PREFLIGHT_HEADERS,
+    WITHOUT_BODY,
+    Headers,
+    completed,
+    lines,
+    raw_headers,
+)
+from app.api.limit_docs import LIMITED_PREFIX, in_words
+from app.api.problem_details import error_answer, not_found, problem, unexpected_answer
+from app.api.statistics import Statistics, StatisticsReader
+from app.clock import Clock
+from app.downloads import Publication, Window
+from app.errors import RequestTimeoutError, StatsError, StoppingError
+from app.logs import request_id
+from app.metrics import RATE_LIMITED, RESPONSE_CACHE
+from app.serving.freshness import Freshness
+from app.serving.proxies import TrustedProxies
+from app.serving.rate_limits import RateLimits, client_key
+from app.serving.request import CANCELLED, IncomingRequest
+from app.serving.request_log import RequestLog
+from app.serving.response_cache import ResponseCache, StoredResponse, Tagger, encode, tag_headers
+
+log = logging.getLogger(__name__)
+
+REQUEST = "pypi_stats.request"
+"""Key in a scope of the `IncomingRequest` that `respond_at_once` has seen already."""
+
+_HIT = RESPONSE_CACHE.labels("hit")
+_TAG_MATCH = RESPONSE_CACHE.labels("tag_match")
+_MISS = RESPONSE_CACHE.labels("miss")
+
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole response, without the headers that every response has."""
+
+    status: int
+    headers: Headers
+    body: bytes = b""
+    publication: Publication | None = None
+    """Publication that the body was computed from. None for other bodies."""
+
+    header_lines: bytes | None = None
+    """The headers as bytes on the wire, if they are known already."""
+
+
+_METHODS = ("GET", "HEAD")
+
+_ANY_WINDOW = Window(date(2000, 1, 1), date(2000, 1, 1))
+"""Window for validating requests while the process does not know what is published."""
+
+_Pending = tuple[str, bytes, str]
+"""Version, target and encoding. Requests that agree on them share one computation."""
+
+
+@dataclass(kw_only=True)
+class Dispatcher:
+    """The service's ASGI application."""
+
+    app: ASGIApp
+    """FastAPI, for all paths that are not data endpoints."""
+
+    endpoints: Endpoints
+    statistics: Callable[[], StatisticsReader]
+    cache: ResponseCache
+    tagger: Tagger
+    freshness: Freshness
+    rate_limits: RateLimits | None
+    proxies: TrustedProxies
+    log: RequestLog
+    clock: Clock
+    timeout_seconds: float
+
+    def __post_init__(self) -> None:
+        self._pending: dict[_Pending, asyncio.Task[tuple[StoredResponse, Publication]]] = {}
+        self._shared_for: tuple[object, ...] = ()
+        self._shared: tuple[Headers, bytes] = [], b""
+
+    def incoming(self, scope: Scope, method: str, target: bytes) -> IncomingRequest:
+        """Create a request. Its scope needs `client` and `headers` only."""
+        peer = scope.get("client")
+        request = IncomingRequest(method, target, scope["headers"], peer[0] if peer else "")
+        request.client = self.proxies.client(
+            request.client, request.headers.get(b"x-forwarded-for")
+        )
+        return request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request: IncomingRequest | None = scope.get(REQUEST)
+        if request is None:
+            target, query = scope["raw_path"], scope["query_string"]
+            target = b"%b?%b" % (target, query) if query else target
+            request = self.incoming(scope, scope["method"], target)
+        request_id.set(request.id)
+        try:
+            response = await self._respond(request)
+            if response:
+                await self._send(request, response, send)
+            else:
+                await self._delegate(request, scope, receive, send)
+        except asyncio.CancelledError:
+            # The server cancels requests when it has no more time to stop.
+            if request.status:
+                raise
+            await self._send(request, self._error(request, StoppingError()), send)
+        except Exception:
+            if request.status:
+                # Too late for a response: the server closes the connection.
+                raise
+            log.exception("a request failed unexpectedly")
+            await self._send(request, _whole(unexpected_answer()), send)
+        finally:
+            # Without a status, the server stops and cancels what runs.
+            request.status = request.status or CANCELLED
+            self.log.note(request)
+
+    def respond_at_once(self, request: IncomingRequest) -> Response | None:
+        """Return the response if nothing has to be waited for, else None."""
+        if request.is_preflight:
+            return Response(204, raw_headers(PREFLIGHT_HEADERS))
+        if self._is_uncounted(request):
+            assert self.rate_limits
+            if self.rate_limits.waits:
+                return None
+            request.limit_state = self.rate_limits.count_at_once(client_key(request.client))
+        return self._refuse(request) or self._look_up(request)
+
+    def render(
+        self, request: IncomingRequest, response: Response, server_headers: Headers
+    ) -> tuple[bytes, bytes]:
+        """Return head and body of a response as bytes on the wire, and log the request."""
+        body = b"" if request.method == "HEAD" else response.body
+        request.status, request.size = response.status, len(body)
+        if response.publication:
+            given = response.header_lines or lines(response.headers)
+            _, shared = self._shared_headers(response.publication, server_headers)
+            head = given + shared + lines(self._own_headers(request))
+        else:
+            head = lines([*server_headers, *self._headers(request, response)])
+        self.log.note(request)
+        return b"".join((_STATUS_LINES[response.status], head, b"\r\n")), body
+
+    async def _respond(self, request: IncomingRequest) -> Response | None:
+        """Return the response, or None if FastAPI has to answer."""
+        response = self.respond_at_once(request)
+        if response is None and self._is_uncounted(request):
+            assert self.rate_limits
+            request.limit_state = await self.rate_limits.count(client_key(request.client))
+            response = self._refuse(request) or self._look_up(request)
+        if response or request.method not in _METHODS:
+            return response
+        if request.parsed:
+            return await self._compute(request, self.freshness.publication)
+        return None
+
+    def _is_uncounted(self, request: IncomingRequest) -> bool:
+        """Return True if the request has a limit and is not counted yet."""
+        is_limited = self.rate_limits and request.path.startswith(LIMITED_PREFIX)
+        return bool(is_limited) and request.limit_state is None
+
+    def _refuse(self, request: IncomingRequest) -> Response | None:
+        """Return a 429 if the client has exceeded a limit."""
+        state = request.limit_state
+        if state is None or not state.exceeded:
+            return None
+        RATE_LIMITED.inc()
+        seconds = max(1, ceil(state.resets_in_seconds))
+        detail = f"One client may make {in_words(state.limit)}: wait {seconds} s."
+        with _logged_as(request):
+            return _whole(problem(429, detail, headers={"Retry-After": str(seconds)}))
+
+    def _look_up(self, request: IncomingRequest) -> Response | None:
+        """Return a stored response, a 304, or the error of an invalid request."""
+        publication = self.freshness.publication
+        if request.method not in _METHODS:
+            return None
+        # A canonical target needs no parsing.
+        stored = None
+        if publication and not request.accepted_format:
+            stored = self.cache.get(request.target, request.encoding)
+        if stored is None:
+            try:
+                parsed = self._parse(request, publication.window if publication else _ANY_WINDOW)
+            except StatsError as error:
+                return self._error(request, error)
+            if parsed is None or publication is None:
+                return None
+            stored = self.cache.get(parsed.target, request.encoding)
+            if stored is None:
+                tags = self.tagger.tags(publication, parsed.target, request.encoding)
+                tag = request.matching_tag(tags)
+                if tag is None:
+                    return None
+                _TAG_MATCH.inc()
+                headers = tag_headers(tag, has_formats=parsed.endpoint.has_formats)
+                return Response(304, headers, publication=publication)
+        assert publication
+        request.route = stored.route
+        response = self._revalidate(request, stored, publication)
+        (_HIT if response.status == 200 else _TAG_MATCH).inc()
+        return response
+
+    def _parse(self, request: IncomingRequest, window: Window) -> ParsedRequest | None:
+        """Parse a request of a data endpoint. Raises a `StatsError` if it is invalid."""
+        found = self.endpoints.at(request.path)
+        if found:
+            request.route = found[0].path
+            request.parsed = self.endpoints.parse(
+                request.path, request.query, window, request.accepted_format
+            )
+        return request.parsed
+
+    @staticmethod
+    def _revalidate(
+        request: IncomingRequest, stored: StoredResponse, publication: Publication
+    ) -> Response:
+        """Return a response, or a 304 if the client has it already."""
+        tag = request.revalidated_tag(stored.tags, stored.tag, publication.published_at)
+        if tag:
+            headers = tag_headers(tag, has_formats=stored.has_formats)
+            return Response(304, headers, publication=publication)
+        return Response(200, stored.headers, stored.body, publication, stored.header_lines)
+
+    async def _compute(self, request: IncomingRequest, expected: Publication | None) -> Response:
+        """Compute a response. Equal requests share one computation, which no client can cancel."""
+        _MISS.inc()
+        assert request.parsed
+        version = expected.version if expected else ""
+        key = version, request.parsed.target, request.encoding
+        task = self._pending.get(key)
+        if task is None:
+            task = self._pending[key] = asyncio.create_task(self._read(request, expected))
+            task.add_done_callback(partial(self._forget, key))
+        deadline = asyncio.timeout(self.timeout_seconds)
+        try:
+            async with deadline:
+                stored, publication = await asyncio.shield(task)
+        except StatsError as error:
+            return self._error(request, error)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            return self._error(request, RequestTimeoutError(self.timeout_seconds))
+        return self._revalidate(request, stored, publication)
+
+    async def _read(
+        self, request: IncomingRequest, expected: Publication | None
+    ) -> tuple[StoredResponse, Publication]:
+        """Call the endpoint's handler. Return the response and the publication that it saw."""
+
+        async def compute(statistics: Statistics) -> tuple[ParsedRequest, Rendered]:
+            # Another publication may have another window.
+            parsed = self._parse(request, statistics.publication.window)
+            assert parsed
+            return parsed, await parsed.answer(statistics)
+
+        (parsed, rendered), publication = await self.statistics().read(compute, expected)
+        tags = self.tagger.tags(publication, parsed.target, request.encoding)
+        stored = await encode(parsed, rendered, request.encoding, tags)
+        if rendered.is_cacheable:
+            self.cache.put(publication.version, parsed, request.encoding, stored)
+        return stored, publication
+
+    def _forget(self, key: _Pending, task: asyncio.Task[object]) -> None:
+        del self._pending[key]
+        if not task.cancelled():
+            # Retrieve the exception, also if all clients have gone.
+            task.exception()
+
+    def _error(self, request: IncomingRequest, error: StatsError) -> Response:
+        with _logged_as(request):
+            return _whole(error_answer(error))
+
+    def _headers(self, request: IncomingRequest, response: Response) -> Headers:
+        """Return all headers of a response."""
+        if response.publication is None:
+            return self._complete(request, response.headers)
+        shared, _ = self._shared_headers(response.publication, [])
+        return [*response.headers, *shared, *self._own_headers(request)]
+
+    def _complete(self, request: IncomingRequest, headers: Headers) -> Headers:
+        """Add the headers that every response has to those of one without a publication."""
+        day = self.freshness.as_of()
+        return completed([*headers, *self._own_headers(request)], [*DEFAULTS, *day])
+
+    def _shared_headers(
+        self, publication: Publication, server_headers: Headers
+    ) -> tuple[Headers, bytes]:
+        """Return the headers that all responses of a publication share for one second."""
+        now = self.clock()
+        key = (
+            publication,
+            self.freshness.publication,
+            self.freshness.age_seconds,
+            server_headers,
+            int(now.timestamp()),
+        )
+        if key != self._shared_for:
+            headers = completed(self.freshness.headers(publication, now))
+            self._shared_for = key
+            self._shared = headers, lines([*server_headers, *headers])
+        return self._shared
+
+    def _own_headers(self, request: IncomingRequest) -> Headers:
+        limits = request.limit_state.headers(self.clock()) if request.limit_state else []
+        return [(b"x-request-id", request.id.encode()), *limits]
+
+    async def _send(self, request: IncomingRequest, response: Response, send: Send) -> None:
+        body = b"" if request.method == "HEAD" else response.body
+        headers = self._headers(request, response)
+        request.status, request.size = response.status, len(body)
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _delegate(
+        self, request: IncomingRequest, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Have FastAPI answer. HEAD gets the response to GET without its body."""
+        is_head = request.method == "HEAD"
+        if is_head:
+            # The server's own scope stays as it is: the server uses it after the response.
+            scope = {**scope, "method": "GET", WITHOUT_BODY: True}
+
+        async def send_complete(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                request.status = message["status"]
+                message["headers"] = self._complete(request, message["headers"])
+            elif is_head:
+                message = {**message, "body": b""}
+            else:
+                request.size += len(message.get("body", b""))
+            await send(message)
+
+        # The router takes a path with a trailing newline for the path without it.
+        app = not_found() if request.path.endswith("\n") else self.app
+        await app(scope, receive, send_complete)
+        route = scope.get("route")
+        request.route = route.path if route else request.route
+
+
+@contextmanager
+def _logged_as(request: IncomingRequest) -> Iterator[None]:
+    """Use the request's id in log lines and error bodies."""
+    token = request_id.set(request.id)
+    try:
+        yield
+    finally:
+        request_id.reset(token)
+
+
+def _whole(response: StarletteResponse) -> Response:
+    return Response(response.status_code, response.raw_headers, bytes(response.body))

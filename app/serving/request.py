@@ -1,0 +1,127 @@
+"""A request on its way through the dispatcher."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from itertools import count
+from secrets import token_hex
+from time import perf_counter
+from urllib.parse import unquote
+
+from app.api.endpoints import ParsedRequest
+from app.api.headers import Headers
+from app.api.negotiation import accepted_format, preferred_encoding
+from app.serving.rate_limits import RateLimitState
+
+NO_ROUTE = "none"
+"""Route of a request that has no endpoint, or that was refused before its endpoint was found."""
+
+CANCELLED = 499
+"""Status of a request that got no response, as other servers log it."""
+
+_GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+
+_ids = count()
+_ID_PREFIX = token_hex(4)
+"""Prefix of the request ids of this process. A counter follows."""
+
+
+class IncomingRequest:
+    """A request, what the dispatcher has found out about it, and what was sent in response."""
+
+    __slots__ = (
+        "accepted_format",
+        "began",
+        "client",
+        "encoding",
+        "headers",
+        "id",
+        "limit_state",
+        "method",
+        "parsed",
+        "path",
+        "query",
+        "raw_path",
+        "route",
+        "size",
+        "status",
+        "target",
+    )
+
+    def __init__(self, method: str, target: bytes, headers: Headers, client: str) -> None:
+        """Create a request from its target, which is path and query without a fragment."""
+        self.began = perf_counter()
+        self.method = method
+        self.target = target
+        self.raw_path, _, self.query = target.partition(b"?")
+        path = self.raw_path.decode("latin-1")
+        self.path = unquote(path) if "%" in path else path
+        self.headers = _joined(headers)
+        self.client = client
+        """Address of the client, or empty."""
+
+        self.accepted_format = accepted_format(self.headers.get(b"accept", b""))
+        self.encoding = preferred_encoding(self.headers.get(b"accept-encoding", b""))
+        given = self.headers.get(b"x-request-id")
+        if given is not None and _GIVEN_ID.fullmatch(given):
+            self.id = given.decode()
+        else:
+            self.id = f"{_ID_PREFIX}{next(_ids) & 0xFFFFFFFF:08x}"
+        self.limit_state: RateLimitState | None = None
+        """State of the client's rate limit, once the request is counted."""
+
+        self.parsed: ParsedRequest | None = None
+        self.route = NO_ROUTE
+        """Path template, for metrics."""
+
+        self.status = 0
+        """Status that was sent, or 0."""
+
+        self.size = 0
+        """Bytes of the body that were sent."""
+
+    @property
+    def is_preflight(self) -> bool:
+        """True if a browser asks for permission to send another request."""
+        return self.method == "OPTIONS" and b"access-control-request-method" in self.headers
+
+    def matching_tag(self, tags: tuple[bytes, ...]) -> bytes | None:
+        """Return the tag of `If-None-Match` that is one of these. Proxies may have made it weak."""
+        given = self.headers.get(b"if-none-match")
+        if not given:
+            return None
+        opaque = (tag.strip().removeprefix(b"W/") for tag in given.split(b","))
+        return next((tag for tag in opaque if tag in tags), None)
+
+    def revalidated_tag(
+        self, tags: tuple[bytes, ...], current: bytes, published_at: datetime
+    ) -> bytes | None:
+        """Return the tag for a 304 if the client has the response already, else None.
+
+        A tag takes precedence over a date. The date has to be equal: a publish becomes visible
+        after `published_at`, so a later date does not prove that the client received it.
+        """
+        given = self.headers.get(b"if-none-match")
+        if given:
+            return current if given.strip() == b"*" else self.matching_tag(tags)
+        modified_since = self.headers.get(b"if-modified-since")
+        if not modified_since:
+            return None
+        try:
+            since = parsedate_to_datetime(modified_since.decode("latin-1"))
+        except (ValueError, OverflowError):
+            return None
+        if since.tzinfo is None:
+            since = since.replace(tzinfo=UTC)
+        return current if published_at.replace(microsecond=0) == since else None
+
+
+def _joined(headers: Headers) -> Mapping[bytes, bytes]:
+    """Return headers by name. Repeated ones are joined as a list (RFC 9110)."""
+    by_name = dict(headers)
+    if len(by_name) != len(headers):
+        by_name = {}
+        for name, value in headers:
+            by_name[name] = b"%b,%b" % (by_name[name], value) if name in by_name else value
+    return by_name

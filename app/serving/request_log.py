@@ -1,0 +1,61 @@
+"""Counts each request, and writes a line about it."""
+
+from collections.abc import Callable, Collection
+from functools import lru_cache
+from time import perf_counter
+
+from prometheus_client import Counter, Histogram
+
+from app.logs import RequestLine
+from app.metrics import REQUEST_SECONDS, REQUESTS
+from app.serving.request import IncomingRequest
+
+LOGGED_CHARACTERS = 300
+"""Maximum length of a path, and of a query, in the log."""
+
+
+class RequestLog:
+    """`write_line` writes about a request; None writes nothing. Of queries it is told the
+    `known_arguments`: what else is in one may be a secret that got there by mistake.
+    """
+
+    def __init__(
+        self, write_line: Callable[[RequestLine], None] | None, known_arguments: Collection[str]
+    ) -> None:
+        self._write_line = write_line
+        self._known_arguments = frozenset(name.encode() for name in known_arguments)
+
+    def note(self, request: IncomingRequest) -> None:
+        """Count a request that was answered, and write a line about it."""
+        seconds = perf_counter() - request.began
+        requests, durations = _metrics(request.route, request.status)
+        requests.inc()
+        durations.observe(seconds)
+        if self._write_line:
+            # Positional arguments take half the time.
+            line = RequestLine(
+                request.method,
+                _cut(request.raw_path),
+                self._known_query(request.query) if request.query else "",
+                request.status,
+                request.size,
+                round(seconds * 1000, 2),
+                request.client,
+                request.id,
+            )
+            self._write_line(line)
+
+    def _known_query(self, query: bytes) -> str:
+        given = query.split(b"&")
+        known = [one for one in given if one.partition(b"=")[0] in self._known_arguments]
+        return _cut(b"&".join(known))
+
+
+@lru_cache(maxsize=1024)
+def _metrics(template: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(template, status), REQUEST_SECONDS.labels(template)
+
+
+def _cut(text: bytes) -> str:
+    """As it came over the wire, where nothing in it can end a line."""
+    return text[:LOGGED_CHARACTERS].decode("ascii", "backslashreplace")

@@ -1,0 +1,176 @@
+"""Rendered responses, stored until the next publish.
+
+Data changes with a publish and at no other time. So a response, compressed as it was sent, stays
+right until then, and its `ETag` follows from the publication and the request alone.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from app.api.compression import COMPRESSED_FROM_BYTES, compressed
+from app.api.endpoints import ParsedRequest, Rendered
+from app.api.headers import Headers, lines
+from app.api.offloading import LARGE_BYTES, offloaded_if
+from app.downloads import Publication
+from app.metrics import RESPONSE_CACHE_BYTES
+from app.serving.freshness import Freshness
+
+ENTRY_BYTES = 800
+"""Size of an entry besides its body: the key, the headers and the objects that contain them."""
+
+ARBITRARY_SHARE = 1 / 4
+"""Share of the cache for requests that clients can make up without end. A flood of them evicts
+only each other.
+"""
+
+_VARY = (b"vary", b"Accept-Encoding")
+_VARY_BY_FORMAT = (b"vary", b"Accept, Accept-Encoding")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A body, and what its headers are made of until the next publish."""
+
+    route: str
+    has_formats: bool
+    body: bytes
+    media_type: bytes
+    encoding: str
+    """Content encoding of the body, or empty."""
+
+    tags: tuple[bytes, ...]
+    """Tags with which a client may revalidate it."""
+
+    header_lines: bytes
+    """The headers as bytes on the wire. As a list they would take four times the memory."""
+
+    @property
+    def tag(self) -> bytes:
+        return self.tags[0] if self.encoding else self.tags[-1]
+
+    @property
+    def headers(self) -> Headers:
+        encoding = [(b"content-encoding", self.encoding.encode())] if self.encoding else []
+        return [
+            (b"content-type", self.media_type),
+            (b"content-length", b"%d" % len(self.body)),
+            *encoding,
+            *tag_headers(self.tag, has_formats=self.has_formats),
+        ]
+
+
+class Tagger:
+    """Computes the tags of responses.
+
+    `rendering` is a version of everything besides publication and request that bodies depend on.
+    """
+
+    def __init__(self, rendering: str) -> None:
+        self._rendering = rendering.encode()
+
+    def tags(self, publication: Publication, target: bytes, encoding: str) -> tuple[bytes, ...]:
+        """Return the tags that a response may have: compressed, and uncompressed if it is small."""
+        identity = b"\n".join([self._rendering, publication.version.encode(), target])
+        digest = blake2b(identity, digest_size=12).hexdigest()
+        plain = f'"{digest}"'.encode()
+        return (f'"{digest}-{encoding}"'.encode(), plain) if encoding else (plain,)
+
+
+def tag_headers(tag: bytes, *, has_formats: bool) -> Headers:
+    """Return the headers of a 304."""
+    return [(b"etag", tag), _VARY_BY_FORMAT if has_formats else _VARY]
+
+
+async def encode(
+    parsed: ParsedRequest, rendered: Rendered, encoding: str, tags: tuple[bytes, ...]
+) -> StoredResponse:
+    """Compress a rendered body unless it is small, and add its headers."""
+    body = rendered.body
+    if encoding and len(body) >= COMPRESSED_FROM_BYTES:
+        body = await offloaded_if(len(body) >= LARGE_BYTES, compressed, body, encoding)
+    else:
+        encoding = ""
+        # orjson reserves several times as much memory as a body uses.
+        body = bytes(memoryview(body))
+    endpoint = parsed.endpoint
+    response = StoredResponse(
+        endpoint.path, endpoint.has_formats, body, rendered.media_type, encoding, tags, b""
+    )
+    return replace(response, header_lines=lines(response.headers))
+
+
+class _Store:
+    """Responses of a limited total size. The least recently used one is evicted first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._responses: OrderedDict[tuple[bytes, str], StoredResponse] = OrderedDict()
+        self.bytes = 0
+
+    def get(self, key: tuple[bytes, str]) -> StoredResponse | None:
+        response = self._responses.get(key)
+        if response:
+            self._responses.move_to_end(key)
+        return response
+
+    def put(self, key: tuple[bytes, str], response: StoredResponse) -> None:
+        size = _size(key, response)
+        if size > self._max_bytes or key in self._responses:
+            return
+        self._responses[key] = response
+        self.bytes += size
+        while self.bytes > self._max_bytes:
+            self.bytes -= _size(*self._responses.popitem(last=False))
+
+    def clear(self) -> None:
+        self._responses.clear()
+        self.bytes = 0
+
+
+class ResponseCache:
+    """Stored responses by canonical target and by the encoding that the client prefers.
+
+    A request in canonical form is found without being parsed, and there are not more entries than
+    different requests, whatever spellings clients use.
+    """
+
+    def __init__(self, freshness: Freshness, max_bytes: int) -> None:
+        self._freshness = freshness
+        arbitrary_bytes = int(max_bytes * ARBITRARY_SHARE)
+        self._arbitrary = _Store(arbitrary_bytes)
+        self._others = _Store(max_bytes - arbitrary_bytes)
+        self._version = ""
+
+    def get(self, target: bytes, encoding: str) -> StoredResponse | None:
+        """Return the response to a target, computed from the current publication."""
+        self._evict_old_publication()
+        key = target, encoding
+        return self._others.get(key) or self._arbitrary.get(key)
+
+    def put(
+        self, version: str, parsed: ParsedRequest, encoding: str, response: StoredResponse
+    ) -> None:
+        """Store a response of a publication's version, if that is still current."""
+        self._evict_old_publication()
+        if version != self._version:
+            return
+        store = self._arbitrary if parsed.is_arbitrary else self._others
+        store.put((parsed.target, encoding), response)
+        self._report_bytes()
+
+    def _evict_old_publication(self) -> None:
+        publication = self._freshness.publication
+        version = publication.version if publication else ""
+        if version != self._version:
+            self._version = version
+            self._arbitrary.clear()
+            self._others.clear()
+            self._report_bytes()
+
+    def _report_bytes(self) -> None:
+        RESPONSE_CACHE_BYTES.set(self._arbitrary.bytes + self._others.bytes)
+
+
+def _size(key: tuple[bytes, str], response: StoredResponse) -> int:
+    return len(key[0]) + len(response.body) + ENTRY_BYTES

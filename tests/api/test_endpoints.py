@@ -1,0 +1,136 @@
+"""Requests are parsed by the query models that document the endpoints."""
+
+from datetime import date
+
+import pytest
+
+from app.api.endpoints import MAX_PARSED_URL_BYTES, PARSED_URLS, Endpoints, ParsedRequest
+from app.downloads import Window
+from app.errors import InvalidArgumentsError, PackageNotFoundError
+from app.main import ENDPOINTS
+
+WINDOW = Window(date(2026, 1, 1), date(2026, 6, 29))
+
+
+@pytest.fixture
+def endpoints() -> Endpoints:
+    """The service's endpoints, with a cache of their own."""
+    return Endpoints(ENDPOINTS)
+
+
+def _parse(endpoints: Endpoints, target: str, window: Window = WINDOW) -> ParsedRequest:
+    path, _, query = target.partition("?")
+    parsed = endpoints.parse(path, query.encode(), window, None)
+    assert parsed
+    return parsed
+
+
+@pytest.mark.parametrize(
+    ("spelling", "canonical"),
+    [
+        ("packages/Flask/recent?&period=day", "packages/flask/recent?period=day"),
+        (
+            "packages/FLASK/recent?period=DAY&period=week&nonce=1",
+            "packages/flask/recent?period=day",
+        ),
+        ("packages/flask/recent?period=", "packages/flask/recent"),
+        ("packages/flask/recent?period=&period=day", "packages/flask/recent"),
+        ("packages/__all__/overall?mirrors=True", "packages/__all__/overall?mirrors=true"),
+        ("packages/a/system?os=Linux&interval=day", "packages/a/system?os=linux"),
+        ("packages/a/country?country=us", "packages/a/country?country=US"),
+        ("packages/a/country?country=NULL", "packages/a/country?country=null"),
+        ("packages/a/version?version=ALL", "packages/a/version?version=all"),
+        ("packages/a/python_minor?version=3.10", "packages/a/python_minor?version=3.10"),
+        ("packages/a/overall?start_date=2025-12-01&end_date=2026-06-29", "packages/a/overall"),
+        (
+            "packages/a/overall?start_date=2027-01-01",
+            "packages/a/overall?start_date=2026-06-30",
+        ),
+        ("packages/recent", "packages/recent"),
+        ("packages/recent/recent", "packages/recent/recent"),
+        ("badges/A.b/month", "badges/a-b/month"),
+        ("bulk/recent?package=B&package=a&package=A", "bulk/recent?package=a&package=b"),
+        ("top?limit=100&period=month", "top"),
+        ("search?q=A_b!&limit=20", "search?q=a-b"),
+    ],
+)
+def test_equal_requests_have_one_target(
+    endpoints: Endpoints, spelling: str, canonical: str
+) -> None:
+    target = _parse(endpoints, f"/api/{spelling}").target
+    assert target == f"/api/{canonical}".encode()
+    # A canonical target is its own canonical form.
+    assert _parse(endpoints, target.decode()).target == target
+
+
+@pytest.mark.parametrize(
+    ("target", "parameter", "message"),
+    [
+        ("packages/a/recent?period=year", "period", "Input should be 'day', 'week' or 'month'"),
+        ("packages/a/overall?mirrors=1", "mirrors", "Input should be 'true' or 'false'"),
+        ("packages/a/overall?start_date=today", "start_date", "should be a day such as 2026-11-20"),
+        (
+            "packages/a/overall?start_date=2026-02-02&end_date=2026-02-01",
+            "end_date",
+            "should not be before start_date, which is 2026-02-02",
+        ),
+        ("packages/a/country?country=usa", "country", "should look like 'US', or be 'null'"),
+        ("badges/a/{}", "period", "Input should be 'day', 'week' or 'month'"),
+        ("badges/a/year", "period", "Input should be 'day', 'week' or 'month'"),
+        ("bulk/recent?package=", "package", "Field required"),
+    ],
+)
+def test_an_invalid_value_is_named(
+    endpoints: Endpoints, target: str, parameter: str, message: str
+) -> None:
+    with pytest.raises(InvalidArgumentsError) as raised:
+        _parse(endpoints, f"/api/{target}")
+    assert [(one.parameter, one.message) for one in raised.value.errors] == [(parameter, message)]
+
+
+@pytest.mark.parametrize("name", ["-", "a b", "{}", "\u212aelvin", "x" * 201])
+def test_an_impossible_name(endpoints: Endpoints, name: str) -> None:
+    with pytest.raises(PackageNotFoundError, match="No package can have this name"):
+        _parse(endpoints, f"/api/packages/{name}/recent")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "/", "/api", "/api/packages", "/api/packages/a/b", "/api/a/b/c/d"),
+        *("/api/packages//recent", "/api/badges//", "/api/packages/a/{}"),
+    ],
+)
+def test_other_paths(endpoints: Endpoints, path: str) -> None:
+    assert endpoints.parse(path, b"", WINDOW, None) is None
+
+
+def test_a_parsed_range_belongs_to_its_window(endpoints: Endpoints) -> None:
+    target = "/api/packages/flask/overall?start_date=2026-01-02"
+    later = Window(date(2026, 1, 2), date(2026, 6, 30))
+    assert _parse(endpoints, target).target == target.encode()
+    assert _parse(endpoints, target, later).target == b"/api/packages/flask/overall"
+
+
+@pytest.mark.parametrize(
+    ("target", "is_arbitrary"),
+    [
+        ("packages/a/overall?fill=zero", False),
+        ("packages/a/overall?start_date=2026-02-01", True),
+        ("bulk/overall?package=a", True),
+    ],
+)
+def test_requests_that_clients_can_make_up(
+    endpoints: Endpoints, target: str, is_arbitrary: bool
+) -> None:
+    assert _parse(endpoints, f"/api/{target}").is_arbitrary is is_arbitrary
+
+
+def test_a_flood_of_urls_takes_bounded_memory(endpoints: Endpoints) -> None:
+    cache_info = endpoints._cached.cache_info
+    for number in range(2 * PARSED_URLS):
+        _parse(endpoints, f"/api/packages/flask/recent?nonce={number}")
+    assert cache_info().currsize == PARSED_URLS
+    misses = cache_info().misses
+    _parse(endpoints, f"/api/packages/flask/recent?nonce={'x' * MAX_PARSED_URL_BYTES}")
+    assert cache_info().misses == misses
