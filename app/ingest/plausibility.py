@@ -21,6 +21,9 @@ SETTLED_AFTER = timedelta(hours=6)
 continue.
 """
 
+ENOUGH_NEIGHBOURS = 2
+"""Of one neighbour alone it is unknown whether the neighbour is normal."""
+
 OTHER_WEEKDAY_RATIO = 0.6
 """Lowest ratio of a weekend day's downloads to those of a working day."""
 
@@ -138,6 +141,7 @@ class KnownDays:
         """Choose the normal days that are most like a day; None if there are none.
 
         The same weekday is best: a weekend day has some 0.6 times the downloads of a working day.
+        But more days that are less like it are better than a single one, which can be incomplete.
         """
         day = figures.day
         normal = self._normal_days(self._definition(figures))
@@ -155,9 +159,14 @@ class KnownDays:
             (f"{day:%A}s", (one for one in others if one.weekday() == day.weekday()), 1.0),
             ("all days", others, OTHER_WEEKDAY_RATIO),
         )
-        for name, days, room in choices:
-            if found := [normal[one] for one in days if one in normal]:
-                return _Neighbours(name, found, room)
+        found = [
+            _Neighbours(name, [normal[one] for one in days if one in normal], room)
+            for name, days, room in choices
+        ]
+        for enough in range(ENOUGH_NEIGHBOURS, 0, -1):
+            for neighbours in found:
+                if len(neighbours.days) >= enough:
+                    return neighbours
         return None
 
     def _normal_days(self, definition: Definition | None) -> Mapping[date, DayFigures]:

@@ -35,7 +35,8 @@ def _held(
     published: Iterable[DayFigures] = (),
     suspect: Iterable[date] = (),
 ) -> list[date]:
-    """The days that are held when days come in this order, one after the other.
+    """The days that stay held when days come in this order, one after the other, and those that
+    have become plausible by then are released.
 
     Of the others these are suspect in the end.
     """
@@ -47,6 +48,12 @@ def _held(
             waiting[one.day] = held(one, settled=False)
         else:
             known[one.day] = one
+    while plausible := [
+        day
+        for day, one in waiting.items()
+        if not KnownDays(known, waiting, POLICY.thresholds, events).judge(one).reason
+    ]:
+        known[max(plausible)] = waiting.pop(max(plausible))
     suspects = KnownDays(known, waiting, POLICY.thresholds, events).suspects(min(known))
     assert suspects.keys() == set(suspect)
     return sorted(waiting)
@@ -77,8 +84,21 @@ def test_the_first_day_of_a_definition_is_suspect_once_there_are_others(after: f
     half = ARTIFACTS_SINCE - timedelta(days=1)
     shares = {half: 0.4}
     in_order = [figures(day, _level(day, after) * shares.get(day, 1)) for day in BACKFILL]
-    (*held_days,) = _held(in_order, KnownEvents(), suspect=[half])
-    assert half not in held_days
+    assert _held(in_order, KnownEvents(), suspect=[half]) == []
+
+
+@pytest.mark.parametrize("level", [0.35, 0.49])
+@pytest.mark.parametrize("weeks", [1, 2, 3, 4])
+def test_an_incomplete_first_day_holds_no_later_day(level: float, weeks: int) -> None:
+    first = ARTIFACTS_SINCE + timedelta(days=1)
+    later = first + timedelta(weeks=weeks)
+    tuesdays = [first + timedelta(weeks=week) for week in range(1, weeks)]
+    span = [first + timedelta(days) for days in range(1, 7 * weeks)]
+    known = {day: figures(day) for day in span if day not in tuesdays}
+    known[first] = figures(first, level)
+    waiting = {day: held(figures(day), settled=False) for day in tuesdays}
+    events = KnownEvents()
+    assert not KnownDays(known, waiting, POLICY.thresholds, events).judge(figures(later)).reason
 
 
 def test_an_operators_definition_counts_as_pypis() -> None:
