@@ -64,14 +64,16 @@ def cadence_of(settings: Settings) -> Cadence:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Days to read now, each list latest first, and when the next one is due."""
+    """Days to read now, and when the next one is due. Unread days are listed latest first."""
 
     new: list[date]
     """Unread days that became due at the same firing of the schedule as the latest day that is due.
     """
 
     again: list[date]
-    """Days that were read and are due again."""
+    """Days that were read and are due again, the longest overdue first: so that none is left out
+    again and again if a run has no room for all of them.
+    """
 
     older: list[date]
     """Unread days that became due at earlier firings."""
@@ -106,7 +108,7 @@ def plan(
     days = [day for day in served if FIRST_DAY <= day <= complete]
     due_days = set(dropwhile(lambda day: due_at(day) > now, days))
     missing = []
-    again = []
+    again: dict[date, datetime] = {}
     later = []
     for day in days:
         of_day = (published.get(day), held.get(day), failures.get(day))
@@ -116,12 +118,14 @@ def plan(
             continue
         moment = _due_again_at(cadence, now, day, *of_day)
         if moment and moment <= now:
-            again.append(day)
+            again[day] = moment
         elif moment:
             later.append(moment)
     last_firing = due_at(max(due_days)) if due_days else None
     new = list(takewhile(lambda day: due_at(day) == last_firing, missing))
-    return Plan(new, again, missing[len(new) :], min(later, default=None))
+    return Plan(
+        new, sorted(again, key=again.__getitem__), missing[len(new) :], min(later, default=None)
+    )
 
 
 def _due_again_at(
