@@ -25,7 +25,7 @@ from app.errors import (
     SampleDataHeldError,
     ShrunkDayError,
 )
-from app.events import CountedFiles
+from app.events import CountedFiles, KnownEvents
 from app.ingest.plausibility import KnownDays
 from app.ingest.policy import PublishPolicy
 from app.ingest.rows import Rejected, RowCheck
@@ -110,10 +110,16 @@ async def ingest_day(
         # Checked before anything is spent on the source, and again under the publish lock.
         await _check_admissible(repository, origin, day, policy)
         read_at = ingest.clock()
+        # No transaction stays open while the source is asked.
+        await connection.commit()
         if progress.query is None:
             progress.partition = await source.partition(day)
             if policy.only_if_changed and progress.partition:
-                last_read = await _note_unchanged(repository, day, counted_files, progress, read_at)
+                last_read = await _note_unchanged(
+                    repository, day, counted_files, policy.events, progress, read_at
+                )
+                if ingest.lock:
+                    await ingest.lock.check_on_server(connection)
                 await connection.commit()
                 if isinstance(last_read, HeldDay):
                     raise HeldDayError(day, last_read.reason)
@@ -185,24 +191,33 @@ async def _note_unchanged(
     repository: IngestRepository,
     day: date,
     counted_files: CountedFiles,
+    events: KnownEvents,
     progress: Progress,
     now: datetime,
 ) -> HeldDay | PublishedDay | None:
     """Record a check if the day's partition is as it was when the day was last read.
 
     The check counts as a reading with the same result, which is returned. None if the partition has
-    changed, or the day was never read, or not by this rule.
+    changed, if the day was never read, or not by an equal definition, or if rows of it were wrong:
+    those have to be read again.
     """
     last_read = (await repository.held()).get(day) or (await repository.published()).get(day)
-    if last_read is None or (last_read.partition, last_read.counted_files) != (
-        progress.partition,
-        counted_files,
-    ):
+    if last_read is None or last_read.partition != progress.partition:
+        return None
+    if not _is_same_definition(events, day, last_read.counted_files, counted_files):
+        return None
+    if isinstance(last_read, HeldDay) and last_read.wrong_rows:
         return None
     if progress.note_query:
         await progress.note_query(None, progress.partition)
     await repository.note_unchanged(day, now)
     return last_read
+
+
+def _is_same_definition(
+    events: KnownEvents, day: date, one: CountedFiles, other: CountedFiles
+) -> bool:
+    return events.definition(day, one) == events.definition(day, other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +259,10 @@ class _Publish:
         before = published.get(day)
         is_better = before is None or (
             figures.downloads_with_mirrors > before.downloads_with_mirrors
-            # Counts by different rules can't be compared.
-            or figures.counted_files != before.counted_files
+            # Counts by different definitions can't be compared.
+            or not _is_same_definition(
+                policy.events, day, figures.counted_files, before.counted_files
+            )
             # More than there can be was published, and the source has corrected it.
             or bool(before.suspect_reason and not (verdict.departure or self.fault))
         )

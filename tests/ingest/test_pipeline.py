@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from random import Random
 from typing import Any
@@ -26,7 +26,7 @@ from app.breakdowns import (
 )
 from app.clock import Clock
 from app.db import ingest_repository
-from app.db.advisory_lock import LockKey, lock_for_transaction
+from app.db.advisory_lock import HeldLock, LockKey, lock_for_transaction
 from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect, create_engine
 from app.db.ingest_repository import IngestRepository, StagedRow
@@ -48,13 +48,15 @@ from app.errors import (
     EmptyDayError,
     HeldDayError,
     IngestError,
+    LockLostError,
     RealDataHeldError,
     SampleDataHeldError,
     ShrunkDayError,
     SourceError,
 )
+from app.events import ARTIFACTS_SINCE, CountedFiles
 from app.ingest import pipeline
-from app.ingest.pipeline import UnchangedDay
+from app.ingest.pipeline import Ingest, UnchangedDay
 from app.ingest.plausibility import has_settled
 from app.ingest.rows import Rejected, RowCheck
 from app.ingest.runs import Run, ingest_lock, release_plausible
@@ -604,6 +606,83 @@ async def test_a_held_day_settles_by_checks_that_read_nothing(
         with pytest.raises(HeldDayError):
             await ingest(engine, changed, day, policy, clock)
         assert changed.asked_days == [day]
+
+
+async def test_a_held_day_with_rows_that_were_wrong_is_read_again(engine: AsyncEngine) -> None:
+    """Although its partition is unchanged: a later version may read those rows."""
+    day = days_ago(0)
+    source = _given(day, 9, rows=1000)
+    source.days = {day: [*source.days[day], _broken(without_mirrors=4)]}
+    for asked in (1, 2):
+        with pytest.raises(HeldDayError, match="rows are wrong"):
+            await ingest(engine, source, day, CHECKED)
+        assert len(source.asked_days) == asked
+    published = await ingest(engine, _given(day, 9, rows=1000), day, CHECKED)
+    assert isinstance(published, PublishedDay)
+
+
+class _ByArtifacts(GivenSource):
+    def counted_files(self, _: date) -> CountedFiles:
+        return CountedFiles.ARTIFACTS
+
+
+async def test_a_smaller_reading_by_an_equal_definition_does_not_replace_a_day(
+    engine: AsyncEngine,
+) -> None:
+    """The rules differ only in what they count of days before the change."""
+    day = days_ago(0)
+    assert day > ARTIFACTS_SINCE
+    full = _given(day, 100, rows=1000)
+    await ingest(engine, full, day)
+    before = await everything(engine)
+    smaller = {day: [downloads("flask", 60)]}
+    unchanged = _ByArtifacts(smaller, partitions=full.partitions)
+    assert isinstance(await ingest(engine, unchanged, day, CHECKED), UnchangedDay)
+    assert unchanged.asked_days == []
+    with pytest.raises(ShrunkDayError):
+        await ingest(engine, _ByArtifacts(smaller), day, POLICY)
+    assert await everything(engine) == before
+
+
+@dataclass
+class _AsksWhoWaits(GivenSource):
+    engine: AsyncEngine | None = None
+    open_transactions: int | None = None
+
+    async def partition(self, day: date) -> Partition | None:
+        assert self.engine
+        async with connect(self.engine) as connection:
+            found = await connection.execute(
+                text(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                    "AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'"
+                )
+            )
+            self.open_transactions = found.scalar_one()
+        return await GivenSource.partition(self, day)
+
+
+async def test_no_transaction_is_open_while_the_source_is_asked_for_a_partition(
+    engine: AsyncEngine,
+) -> None:
+    day = days_ago(0)
+    source = _AsksWhoWaits({day: [downloads("flask", 1)]}, engine=engine)
+    await ingest(engine, source, day, CHECKED)
+    assert source.open_transactions == 0
+
+
+async def test_no_check_is_recorded_once_the_lock_is_lost(
+    engine: AsyncEngine, clock: ManualClock
+) -> None:
+    day = days_ago(0)
+    source = _given(day, 9, rows=1000)
+    await ingest(engine, source, day, CHECKED, clock)
+    (before,) = await repository(engine).published_days()
+    clock.advance(hours=6)
+    lost = HeldLock(LockKey.INGEST, process=0)
+    with pytest.raises(LockLostError):
+        await pipeline.ingest_day(Ingest(engine, source, CHECKED, clock, lost), day)
+    assert await repository(engine).published_days() == [before]
 
 
 async def test_a_forced_day_has_the_partition_that_was_seen_when_it_was_read(
