@@ -27,10 +27,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.program import cli
 from app.db.downloads_repository import DownloadsRepository
+from app.errors import HeldDayError
 from app.events import ARTIFACTS_SINCE
 from app.ingest.sample import SampleSource
 from tests.bigquery_table import NOON, Event, Table
-from tests.days import RETENTION_DAYS, days_ago, downloads, ingest, publish
+from tests.days import (
+    POLICY,
+    RETENTION_DAYS,
+    GivenSource,
+    days_ago,
+    downloads,
+    ingest,
+    publish,
+)
 from tests.processes import COMMAND, ROOT, assert_fails, free_port, run
 from tests.waiting import PATIENCE_SECONDS
 
@@ -355,6 +364,22 @@ async def test_backfill_does_what_is_missing(database_url: str, engine: AsyncEng
     assert result.stdout == "0 of 0 missing days published, 0 failed\n"
     result = run(*arguments, "--force", DATABASE_URL=database_url)
     assert result.stdout == "3 of 3 missing days published, 0 failed\n"
+
+
+async def test_backfill_first_publishes_what_is_plausible_by_now(
+    database_url: str, engine: AsyncEngine
+) -> None:
+    """Without asking the source, which has nothing else."""
+    day, neighbour = days_ago(0), days_ago(7)
+    await publish(engine, neighbour, downloads("flask", 100))
+    with pytest.raises(HeldDayError):
+        await ingest(engine, GivenSource({day: [downloads("flask", 30)]}), day, POLICY)
+    await publish(engine, neighbour, downloads("flask", 30))
+    arguments = ("backfill", "--start", str(day), "--end", str(day))
+    result = run(*arguments, DATABASE_URL=database_url)
+    assert result.returncode == 0
+    assert result.stdout == "0 of 0 missing days published, 0 failed\n"
+    assert result.stderr.startswith(f"published {day} from given: ")
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

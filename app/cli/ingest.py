@@ -170,6 +170,8 @@ def backfill(
 
     async def work(engine: AsyncEngine) -> bool:
         async with ingest_lock(engine) as lock:
+            # A held day that is plausible by now is not missing, even if its source is unchanged.
+            await _release_plausible(settings, engine, lock)
             days = days_to_backfill(
                 await published_days(engine),
                 start,
