@@ -81,7 +81,7 @@ class _EventsFile(BaseModel):
 def read_events(path: Path) -> tuple[Event, ...]:
     """The events of a TOML file. Raises a `ValueError` that says what is wrong, and where."""
     try:
-        tables = tomllib.loads(path.read_text())
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"should name a file that can be read ({error.strerror})") from None
     except ValueError as error:
