@@ -40,7 +40,7 @@ from app.errors import (
     SourceUnavailableError,
 )
 from app.events import CountedFiles
-from app.ingest.day_query import TEMPLATE, day_query
+from app.ingest.day_query import day_query
 from app.ingest.source import Reading
 from app.settings import IngestSource, Settings
 
@@ -112,9 +112,6 @@ class BigQuerySource:
         self._counted_files = counted_files
         self._mirror_installers = mirror_installers
         self._max_bytes_billed = max_bytes_billed
-        rules = TEMPLATE, table, self._columns, counted_files, sorted(mirror_installers)
-        self._rules = blake2b(repr(rules).encode(), digest_size=8).hexdigest()
-        """Names the rules in a query's id, so that no result of other rules is read."""
 
     async def origin(self, _: date) -> str:
         return self.name
@@ -153,15 +150,21 @@ class BigQuerySource:
             return None
 
     async def begin(self, day: date) -> str:
-        query = day_query(self._table, self._columns, day, self._counted_files)
+        text = day_query(self._table, self._columns, day, self._counted_files)
         with _source_errors():
-            job = await _in_thread(self._submit, day, query)
-        return f"{self._rules}/{job.location or ''}/{job.job_id}"
+            job = await _in_thread(self._submit, day, text)
+        return f"{self._rules(day)}/{job.location or ''}/{job.job_id}"
 
-    async def read(self, _: date, query: str | None) -> Reading:
+    def _rules(self, day: date) -> str:
+        """Name the rules of a day in its query's id, so that no result of other rules is read."""
+        text = day_query(self._table, self._columns, day, self._counted_files)
+        rules = text, self._counted_files, sorted(self._mirror_installers)
+        return blake2b(repr(rules).encode(), digest_size=8).hexdigest()
+
+    async def read(self, day: date, query: str | None) -> Reading:
         assert query
         with _source_errors():
-            job, rows = await _in_thread(self._results, query)
+            job, rows = await _in_thread(self._results, day, query)
         return Reading(
             self._batches(rows),
             job.total_bytes_billed or 0,
@@ -183,9 +186,11 @@ class BigQuerySource:
                 f"BigQuery announced {rows.total_rows} rows and sent {received}"
             )
 
-    def _results(self, query: str) -> tuple[bigquery.QueryJob, bigquery.table.RowIterator]:
+    def _results(
+        self, day: date, query: str
+    ) -> tuple[bigquery.QueryJob, bigquery.table.RowIterator]:
         rules, location, job_id = query.split("/")
-        if rules != self._rules:
+        if rules != self._rules(day):
             raise QueryLostError("BigQuery: the query was asked by other rules")
         retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
         try:

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.api_core.exceptions import GoogleAPICallError, RetryError, from_http_status
 from google.api_core.page_iterator import Page
+from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import RefreshError, TransportError
 from google.cloud import bigquery
 from pydantic import SecretStr
@@ -53,6 +54,7 @@ from app.errors import (
 )
 from app.events import ARTIFACTS_SINCE, CountedFiles
 from app.ingest import bigquery as bigquery_source
+from app.ingest import day_query as day_query_parts
 from app.ingest.bigquery import BigQuerySource, create_source
 from app.ingest.day_query import day_query
 from app.ingest.pipeline import UnchangedDay
@@ -534,6 +536,28 @@ async def test_a_query_is_read_again_and_not_by_other_rules(table: Table) -> Non
             await other.read(DAY, query)
     with pytest.raises(QueryLostError, match="not known any more"):
         await source.read(DAY, f"{query}x")
+
+
+def test_a_query_is_named_by_all_of_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which another version of the service may write in another way, for some days or for all."""
+    source = BigQuerySource(
+        bigquery.Client(project="none", credentials=AnonymousCredentials()),
+        table="a.b.c",
+        mirror_installers=[],
+        breakdowns=OPTIONAL_BREAKDOWNS,
+        counted_files=CountedFiles.ARTIFACTS,
+        max_bytes_billed=1,
+    )
+    days = [ARTIFACTS_SINCE, ARTIFACTS_SINCE + timedelta(days=1)]
+    names = [source._rules(day) for day in days]
+    assert [source._rules(day) for day in days] == names
+    monkeypatch.setattr(day_query_parts, "ONLY_ARTIFACTS", "TRUE")
+    assert [source._rules(day) == name for day, name in zip(days, names, strict=True)] == [
+        False,
+        True,
+    ]
+    monkeypatch.setattr(day_query_parts, "MAX_VERSIONS", MAX_VERSIONS + 1)
+    assert source._rules(days[1]) != names[1]
 
 
 async def test_an_empty_page_is_not_the_end(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
