@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cache, partial
+from functools import partial
 from hashlib import blake2b
 from typing import Any, TypeVar, cast
 
@@ -262,9 +262,15 @@ def create_source(settings: Settings) -> BigQuerySource:
     )
 
 
-@cache
+_unreadable_datasets: set[str] = set()
+"""Those whose partitions were logged as unreadable by this process."""
+
+
 def _log_unreadable(dataset: str, kind: str, reason: str) -> None:
-    """Log once per process why partitions can't be checked."""
+    """Log once per process why a dataset's partitions can't be checked."""
+    if dataset in _unreadable_datasets:
+        return
+    _unreadable_datasets.add(dataset)
     log.warning(
         "%s.INFORMATION_SCHEMA.PARTITIONS can't be read, so that days are read again, and billed, "
         "without checking first whether they changed: %s: %s",

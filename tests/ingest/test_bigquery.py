@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -886,14 +886,16 @@ async def test_without_access_to_partitions_days_are_read_as_they_are(
     """It is one line in the log of a process."""
     table.insert(Event())
     query = table.client.query
+    jobs = count()
 
     def refuse(sql: str, *arguments: Any, **options: Any) -> Any:
         if "INFORMATION_SCHEMA" in sql:
-            raise from_http_status(status, "Access Denied: no permission to get the table")
+            message = f"Access Denied: no permission to get the table (job {next(jobs)})"
+            raise from_http_status(status, message)
         return query(sql, *arguments, **options)
 
     monkeypatch.setattr(table.client, "query", refuse)
-    bigquery_source._log_unreadable.cache_clear()
+    bigquery_source._unreadable_datasets.clear()
     policy = replace(POLICY, only_if_changed=True)
     for _ in range(2):
         source = table.source()
