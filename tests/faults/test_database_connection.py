@@ -4,7 +4,7 @@ was not committed is gone, nothing more is published, and the next run does the 
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import date
+from datetime import date, timedelta
 from random import Random
 
 import pytest
@@ -79,7 +79,7 @@ async def test_cut_in_a_step(
             assert found == world.states[commits + 1]
         else:
             assert found == world.states[commits]
-        await run_ingest_job(IMPATIENT, url, lambda: NOW)
+        await run_ingest_job(IMPATIENT, url, lambda: NOW + timedelta(minutes=1))
         assert await state(engine) == world.states[-1]
         await audit(tally, engine, url, world.published[-1], absent=[GONE])
 

@@ -20,7 +20,7 @@ from app.ingest import scheduler
 from app.ingest.policy import policy_of
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.scheduler import run_ingest_job
-from tests.clock import NOW
+from tests.clock import NOW, ManualClock
 from tests.conftest import TEMPLATE
 from tests.days import GivenSource, days_ago
 from tests.faults.audit import RETENTION_DAYS, audit
@@ -50,6 +50,7 @@ async def test_the_server_is_killed_in_the_middle(
     random: Random,
     quick_retries: None,
     monkeypatch: pytest.MonkeyPatch,
+    clock: ManualClock,
 ) -> None:
     """As it ends it takes no leave of anybody, and what it left half done it has to clear away. The
     entry of a temporary table stays until somebody gets the same place: there are few places.
@@ -66,8 +67,9 @@ async def test_the_server_is_killed_in_the_middle(
         others = [step for step in Step if step is not Step.HOLD and step is not Step.REPLACE]
         for step in (*STEPS, *random.sample(others[: others.index(Step.COMMIT)], 2)):
             killed: list[Step] = []
+            clock.advance(minutes=1)
             with each_step(partial(kill_once, server, step, killed)):
-                await run_ingest_job(IMPATIENT, server.url, lambda: NOW)
+                await run_ingest_job(IMPATIENT, server.url, clock)
             assert killed == [step]
             tally.faults["SIGQUIT of Postgres in a step"] += 1
             await server.start()
@@ -77,7 +79,8 @@ async def test_the_server_is_killed_in_the_middle(
             assert (found.contents, found.tables) == (before.contents, before.tables)
             left_over = max(left_over, len(found.temporary_tables))
         assert left_over <= 2 * STAGING_TABLES
-        await run_ingest_job(IMPATIENT, server.url, lambda: NOW)
+        clock.advance(minutes=1)
+        await run_ingest_job(IMPATIENT, server.url, clock)
         await audit(tally, engine, server.url, days)
         await engine.dispose()
 

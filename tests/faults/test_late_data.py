@@ -16,7 +16,7 @@ from app.downloads import RunOutcome
 from app.ingest.scheduler import run_ingest_job
 from app.settings import IngestSource, Settings
 from tests.bigquery_table import Table
-from tests.clock import NOW
+from tests.clock import ManualClock
 from tests.days import days_ago
 from tests.faults.audit import RETENTION_DAYS, audit
 from tests.faults.databases import copied
@@ -39,6 +39,7 @@ async def test_a_day_in_three_parts_and_a_straggler(
     table: Table,
     tally: Tally,
     random: Random,
+    clock: ManualClock,
 ) -> None:
     settings = Settings(
         bigquery_emulator_host=emulator_host,
@@ -55,7 +56,8 @@ async def test_a_day_in_three_parts_and_a_straggler(
     async with copied(server_url, settled.database) as (url, engine):
 
         async def read_again(outcome: RunOutcome) -> None:
-            await run_ingest_job(settings, url, lambda: NOW)
+            clock.advance(minutes=1)
+            await run_ingest_job(settings, url, clock)
             assert (await RunsRepository(engine).latest(1))[0].outcome is outcome
 
         landed = 0

@@ -12,6 +12,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from random import Random
 from typing import Any
 
@@ -72,7 +73,7 @@ def settings(
 ) -> Settings:
     """With less patience than in life, and more than a slow machine takes for an answer."""
     monkeypatch.setattr(bigquery_source, "PAGE_ROWS", PAGE_ROWS)
-    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.5)
     monkeypatch.setattr(bigquery_source, "REQUEST_TIMEOUT_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(bigquery_source, "QUERY_TIMEOUT_SECONDS", PATIENCE_SECONDS)
     return Settings(
@@ -260,7 +261,7 @@ async def test_a_day_comes_right_or_not_at_all(
             assert after.contents["rows"] == before.contents["rows"]
             await audit(tally, engine, url, settled.days)
             proxy.disarm()
-            await run_ingest_job(settings, url, lambda: NOW)
+            await run_ingest_job(settings, url, lambda: NOW + timedelta(minutes=1))
         await audit(tally, engine, url, settled.complete)
     assert_told_without_traces(caplog)
 
