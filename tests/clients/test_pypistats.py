@@ -214,7 +214,7 @@ def test_nothing_of_a_known_package(ask: Ask, function: str, options: dict[str, 
         ("system", "a/b", {}, 404),
         ("recent", "flask", {"period": "year"}, 422),
         ("overall", "flask", {"mirrors": "with"}, 422),
-        ("system", "flask", {"os": "Linux"}, 422),
+        ("system", "flask", {"os": "beos"}, 422),
     ],
 )
 def test_errors_are_errors_to_the_client(
