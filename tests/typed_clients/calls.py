@@ -270,10 +270,10 @@ def call_in_vain(client: Client) -> None:
     assert "no-such-package" in missing.parsed.detail
     assert missing.parsed.errors is UNSET
 
-    wrong = get_python_minor.sync("requests", client=client, version="")
+    wrong = get_country.sync("requests", client=client, country="USA")
     assert isinstance(wrong, Problem)
     assert wrong.status == 422
-    assert wrong.errors == [Fault("version", "Input should not be empty")]
+    assert wrong.errors == [Fault("country", "should look like 'US', or be 'null'")]
 
 
 async def call_asynchronously(client: Client) -> None:
