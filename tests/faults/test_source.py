@@ -88,11 +88,14 @@ def settings(
 
 
 def changed(change: Callable[[Any], None]) -> Fault:
-    """An answer that is right but for this."""
+    """An answer with rows of the day that is right but for this."""
 
     def rewrite(body: bytes) -> bytes:
         answer = json.loads(body)
-        change(answer)
+        # A row of the day is one text, and one of partition metadata has two values.
+        rows = answer.get("rows", [])
+        if rows and len(rows[0]["f"]) == 1:
+            change(answer)
         return json.dumps(answer).encode()
 
     return rewritten(rewrite)
