@@ -13,7 +13,7 @@ from typing import NamedTuple
 import orjson
 import structlog
 
-from app.clock import Clock
+from app.domain.clock import Clock
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is being answered: also in what is logged meanwhile. Empty outside of one."""

@@ -29,14 +29,14 @@ from app.api.openapi import describe
 from app.api.readiness import ReadinessCheck
 from app.api.request_guard import RequestGuardMiddleware
 from app.api.statistics import StatisticsReader
-from app.clock import Clock, utc_now
-from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import close, count_connections, create_engine
-from app.db.rankings_repository import RankingsRepository
-from app.db.runs_repository import RunsRepository
-from app.dumps.folder import DumpFolder
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.rankings_repository import RankingsRepository
+from app.db.repositories.runs_repository import RunsRepository
+from app.domain.clock import Clock, utc_now
+from app.domain.events import KnownEvents
+from app.dumps.stores.folder import DumpFolder
 from app.errors import SettingsError
-from app.events import KnownEvents
 from app.ingest.plan import cadence_of, check_again_at, read_again_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.interpreter import look_for_garbage_less_often

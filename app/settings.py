@@ -29,10 +29,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.breakdowns import INSTALLER, OPTIONAL_BREAKDOWNS, Breakdown
+from app.domain.breakdowns import INSTALLER, OPTIONAL_BREAKDOWNS, Breakdown
+from app.domain.events import CountedFiles, Event, read_events
+from app.domain.schedule import Schedule
 from app.errors import SettingsError
-from app.events import CountedFiles, Event, read_events
-from app.schedule import Schedule
 
 SERVED_DAYS = 180
 """How far back the public service's time series reach."""

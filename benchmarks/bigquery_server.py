@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
-from app.downloads import PackageDownloads
+from app.domain.downloads import PackageDownloads
 from benchmarks.command_line import bench_dir, progress
 from benchmarks.data import SEED, batches
 

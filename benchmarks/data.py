@@ -11,9 +11,9 @@ from datetime import date, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from app.downloads import PackageDownloads
-from app.events import CountedFiles
-from app.ingest.source import Reading
+from app.domain.downloads import PackageDownloads
+from app.domain.events import CountedFiles
+from app.ingest.sources.source import Reading
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]

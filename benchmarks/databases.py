@@ -9,15 +9,15 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.clock import utc_now
-from app.db.downloads_repository import DownloadsRepository
 from app.db.embedded import embedded_postgres
 from app.db.engine import connect, job_engine
-from app.db.ingest_repository import IngestRepository
 from app.db.migrations import migrate
 from app.db.package_figures import sum_figures
 from app.db.partitions import ensure_partition
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.ingest_repository import IngestRepository
 from app.db.tables import ingested_days
+from app.domain.clock import utc_now
 from app.ingest.pipeline import Ingest, ingest_day
 from app.ingest.policy import policy_of
 from app.settings import Settings

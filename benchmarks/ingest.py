@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.clock import utc_now
 from app.db.engine import connect, job_engine
-from app.db.ingest_repository import IngestRepository
 from app.db.partitions import stored_months
+from app.db.repositories.ingest_repository import IngestRepository
+from app.domain.clock import utc_now
 from app.ingest.retention import expire
 from app.settings import Settings
 from benchmarks.bigquery_server import PAGE_ROWS, prepare_pages

@@ -16,13 +16,13 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import utc_now
 from app.db.engine import job_engine
-from app.downloads import Batch, Partition, PublishedDay
-from app.events import CountedFiles
+from app.domain.clock import utc_now
+from app.domain.downloads import Batch, Partition, PublishedDay
+from app.domain.events import CountedFiles
 from app.ingest.pipeline import Ingest, ingest_day
 from app.ingest.policy import policy_of
-from app.ingest.source import Reading, Source, open_source
+from app.ingest.sources.source import Reading, Source, open_source
 from app.interpreter import look_for_garbage_less_often
 from app.settings import IngestSource, load_settings
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engine import connect
-from app.downloads import PackageDownloads
+from app.domain.downloads import PackageDownloads
 
 STATEMENT_ROWS = 100
 """That psycopg2's `execute_values` writes into a statement, where nobody says another number."""

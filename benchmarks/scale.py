@@ -14,13 +14,13 @@ import click
 from matplotlib.figure import Figure
 from sqlalchemy import text
 
-from app.clock import utc_now
-from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
-from app.downloads import PackageDownloads
-from app.events import CountedFiles
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.domain.clock import utc_now
+from app.domain.downloads import PackageDownloads
+from app.domain.events import CountedFiles
 from app.ingest.pipeline import Ingest, ingest_day
-from app.ingest.source import Reading
+from app.ingest.sources.source import Reading
 from benchmarks.command_line import (
     BenchmarkError,
     bench_dir,

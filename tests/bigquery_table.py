@@ -8,10 +8,10 @@ from itertools import count
 from google.cloud import bigquery
 from google.cloud.bigquery import SchemaField
 
-from app.breakdowns import Breakdown
-from app.downloads import PackageDownloads
-from app.events import CountedFiles
-from app.ingest.bigquery import BigQuerySource
+from app.domain.breakdowns import Breakdown
+from app.domain.downloads import PackageDownloads
+from app.domain.events import CountedFiles
+from app.ingest.sources.bigquery import BigQuerySource
 from app.settings import Settings
 from tests.days import days_ago, rows_of
 

@@ -2,7 +2,7 @@
 
 import runpy
 
-from app import clock
+from app.domain import clock
 from tests.clock import ManualClock
 
 clock.utc_now = ManualClock()

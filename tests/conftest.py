@@ -23,12 +23,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import retries
-from app.clock import utc_now
 from app.db.embedded import embedded_postgres
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
+from app.domain.clock import utc_now
 from app.ingest.pipeline import Ingest, ingest_day
-from app.ingest.sample import SampleSource
+from app.ingest.sources.sample import SampleSource
 from app.main import create_app
 from app.settings import IngestSource, Settings
 from tests.clock import ManualClock

@@ -7,10 +7,10 @@ from datetime import date, timedelta
 import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS, Breakdown
-from app.clock import Clock
-from app.db.downloads_repository import DownloadsRepository
-from app.downloads import (
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.domain.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS, Breakdown
+from app.domain.clock import Clock
+from app.domain.downloads import (
     Batch,
     PackageDownloads,
     Partition,
@@ -18,12 +18,12 @@ from app.downloads import (
     Series,
     UnparsedDownloads,
 )
-from app.events import CountedFiles
+from app.domain.events import CountedFiles
 from app.ingest import pipeline
 from app.ingest.pipeline import Ingest, UnchangedDay
 from app.ingest.policy import PublishPolicy, policy_of
 from app.ingest.rows import Rejected, RowCheck
-from app.ingest.source import Reading, Source
+from app.ingest.sources.source import Reading, Source
 from app.settings import Settings
 from tests.clock import NOW
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from app.clock import utc_now
+from app.domain.clock import utc_now
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from app.downloads import PackageDownloads
+from app.domain.downloads import PackageDownloads
 from benchmarks.data import (
     BATCH_PACKAGES,
     DAILY_DOWNLOADS_OF_TAIL,

@@ -15,9 +15,9 @@ from google.cloud import bigquery
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.program import cli
-from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import create_engine
-from app.ingest.sample import SampleSource
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.ingest.sources.sample import SampleSource
 from app.main import create_app
 from app.settings import Settings
 from tests.bigquery_table import DAY, NOON, Event, Table

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic_core import PydanticUndefined
 
-from app.breakdowns import CI, INSTALLER, OPTIONAL_BREAKDOWNS, VERSION, Breakdown
+from app.domain.breakdowns import CI, INSTALLER, OPTIONAL_BREAKDOWNS, VERSION, Breakdown
 from app.errors import SettingsError
 from app.settings import IngestSource, Settings, load_settings
 

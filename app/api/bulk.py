@@ -12,7 +12,7 @@ from app.api import recent, time_series
 from app.api.endpoints import EndpointQuery, EndpointRouter, Rendered
 from app.api.schemas import example
 from app.api.statistics import Statistics
-from app.package_name import ALL_PACKAGES, is_valid, normalise
+from app.domain.package_name import ALL_PACKAGES, is_valid, normalise
 
 MAX_PACKAGES = 100
 

@@ -20,7 +20,7 @@ from app.api.negotiation import preferred_encoding
 from app.api.problem_details import documented, problem
 from app.api.schemas import Dumps
 from app.dumps import listing
-from app.dumps.folder import DumpFolder
+from app.dumps.stores.folder import DumpFolder
 from app.errors import DumpNotFoundError, DumpsError, DumpsUnavailableError
 
 log = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ from pydantic_core import ErrorDetails
 from app.api.formats import FORMAT, JSON
 from app.api.problem_details import documented
 from app.api.statistics import Statistics
-from app.downloads import Window
+from app.domain.downloads import Window
+from app.domain.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
 from app.errors import ArgumentError, InvalidArgumentsError, PackageNotFoundError
-from app.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
 
 RENDERING = "1"
 """Version of the rendering: part of every `ETag`. Change it when the same data renders to other

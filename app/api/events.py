@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from app.api.problem_details import documented
 from app.api.schemas import example
-from app.events import Event, KnownEvents
+from app.domain.events import Event, KnownEvents
 
 MAX_AGE_SECONDS = 3600
 """How long a cache may serve the events. They change with a release, or an operator's restart."""

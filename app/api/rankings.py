@@ -11,7 +11,7 @@ from app.api.endpoints import EndpointQuery, EndpointRouter, Rendered
 from app.api.recent import Period
 from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
-from app.rankings import RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
+from app.domain.rankings import RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
 
 DEFAULT_LIMIT = 100
 

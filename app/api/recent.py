@@ -16,8 +16,8 @@ from app.api.endpoints import (
 )
 from app.api.schemas import PackageField, example, not_null
 from app.api.statistics import Statistics
-from app.choice import Choice
-from app.downloads import RecentDownloads as StoredCounts
+from app.domain.choice import Choice
+from app.domain.downloads import RecentDownloads as StoredCounts
 
 router = EndpointRouter("/api/packages/{package}", "packages")
 

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
-from app.breakdowns import REQUIRED_COLUMNS
-from app.downloads import RECENT_STATUS_DAYS, RunOutcome
+from app.domain.breakdowns import REQUIRED_COLUMNS
+from app.domain.downloads import RECENT_STATUS_DAYS, RunOutcome
+from app.domain.events import CountedFiles, Event
 from app.dumps import listing
-from app.events import CountedFiles, Event
 
 PackageField = Annotated[
     str, Field(description="Normalised name (PEP 503), or `__all__`.", examples=["requests"])

@@ -12,8 +12,8 @@ from app.api.endpoints import EndpointQuery, EndpointRouter, Rendered
 from app.api.rankings import is_usual
 from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
-from app.package_name import MAX_NAME_CHARACTERS
-from app.rankings import POPULAR_PACKAGES, START, SearchPosition, Tier
+from app.domain.package_name import MAX_NAME_CHARACTERS
+from app.domain.rankings import POPULAR_PACKAGES, START, SearchPosition, Tier
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100

@@ -7,12 +7,12 @@ from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db.downloads_repository import DownloadsRepository
-from app.db.rankings_repository import RankingsRepository
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.rankings_repository import RankingsRepository
 from app.db.snapshot import snapshot
-from app.downloads import Publication
+from app.domain.downloads import Publication
+from app.domain.events import KnownEvents
 from app.errors import NothingPublishedError, OtherPublicationError, StatsError
-from app.events import KnownEvents
 
 Result = TypeVar("Result")
 

@@ -19,8 +19,8 @@ from app.api.schemas import (
     SuspectDay,
 )
 from app.api.statistics import StatisticsReader
-from app.downloads import RECENT_STATUS_DAYS, DayFigures, gaps
-from app.events import CountedFiles
+from app.domain.downloads import RECENT_STATUS_DAYS, DayFigures, gaps
+from app.domain.events import CountedFiles
 from app.metrics import exposition
 from app.settings import IngestSource
 

@@ -11,11 +11,11 @@ from app.api.events import dumped
 from app.api.rankings import GROWTH_DECIMALS, are_comparable, ratio_of_change
 from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
-from app.breakdowns import BREAKDOWNS
-from app.db.rankings_repository import MONTH_DAYS
-from app.events import Event
-from app.package_name import ALL_PACKAGES
-from app.rankings import TREND_DAYS
+from app.db.repositories.rankings_repository import MONTH_DAYS
+from app.domain.breakdowns import BREAKDOWNS
+from app.domain.events import Event
+from app.domain.package_name import ALL_PACKAGES
+from app.domain.rankings import TREND_DAYS
 
 router = EndpointRouter("/api/packages", "packages")
 

@@ -30,13 +30,13 @@ from app.api.formats import CSV
 from app.api.offloading import LARGE_ITEMS, offloaded_if
 from app.api.schemas import DailyDownloads, PackageField, example
 from app.api.statistics import Statistics
-from app.breakdowns import BREAKDOWNS, NULL_CATEGORY, OTHER_CATEGORY, Breakdown
-from app.choice import Choice
-from app.db.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS, SeriesResult
-from app.downloads import Publication, Series, Window
+from app.db.repositories.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS, SeriesResult
+from app.domain.breakdowns import BREAKDOWNS, NULL_CATEGORY, OTHER_CATEGORY, Breakdown
+from app.domain.choice import Choice
+from app.domain.downloads import Publication, Series, Window
+from app.domain.package_name import ALL_PACKAGES
+from app.domain.series import Interval, fill_with_zero, most_downloaded, sum_by
 from app.errors import ArgumentError, BreakdownNotFoundError, InvalidArgumentsError
-from app.package_name import ALL_PACKAGES
-from app.series import Interval, fill_with_zero, most_downloaded, sum_by
 
 router = EndpointRouter("/api/packages/{package}", "packages")
 

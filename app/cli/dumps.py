@@ -13,13 +13,13 @@ from tqdm import tqdm
 from app.cli.database import read
 from app.cli.options import Day, Destination, with_settings
 from app.cli.progress import progress_bar
-from app.clock import utc_now
-from app.dumps.bucket import DumpBucket
+from app.domain.clock import utc_now
 from app.dumps.export import Exported, days_to_export, prepare
 from app.dumps.export import export as export_days
-from app.dumps.folder import DumpFolder
 from app.dumps.listing import DumpFormat
-from app.dumps.store import DumpStore
+from app.dumps.stores.bucket import DumpBucket
+from app.dumps.stores.folder import DumpFolder
+from app.dumps.stores.store import DumpStore
 from app.errors import DayNotPublishedError
 from app.settings import Settings
 

@@ -10,13 +10,13 @@ from functools import partial
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.breakdowns import OPTIONAL_BREAKDOWNS, columns_with
 from app.cli.database import database_url, run
 from app.cli.options import Day, replace_sample_option, source_option, with_settings
 from app.cli.progress import progress_bar
-from app.clock import utc_now
 from app.db.advisory_lock import HeldLock
-from app.events import ARTIFACTS_SINCE, CountedFiles
+from app.domain.breakdowns import OPTIONAL_BREAKDOWNS, columns_with
+from app.domain.clock import utc_now
+from app.domain.events import ARTIFACTS_SINCE, CountedFiles
 from app.ingest import pipeline
 from app.ingest.plan import days_to_backfill, days_to_seed
 from app.ingest.policy import policy_of
@@ -29,7 +29,7 @@ from app.ingest.runs import (
     release,
     release_plausible,
 )
-from app.ingest.source import open_source
+from app.ingest.sources.source import open_source
 from app.settings import IngestSource, Settings
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
         open_source(settings, kind)
         return f"{day}: {kind} data bills nothing"
     # Slow to import, as `open_source` tells.
-    from app.ingest.bigquery import USD_PER_TIB_BILLED, cost_usd, create_source  # noqa: PLC0415
+    from app.ingest.sources.bigquery import USD_PER_TIB_BILLED, cost_usd, create_source  # noqa: PLC0415
 
     source = create_source(settings)
     billed = source.bytes_billed(day)

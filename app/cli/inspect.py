@@ -10,14 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.cli.database import read
 from app.cli.options import Day, with_settings
 from app.cli.progress import progress_bar
-from app.clock import utc_now
-from app.db.downloads_repository import DownloadsRepository
-from app.db.runs_repository import RunsRepository
-from app.db.verification_repository import Difference
+from app.cli.reports import history_report, status_report
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.runs_repository import RunsRepository
+from app.db.repositories.verification_repository import Difference
+from app.domain.clock import utc_now
 from app.errors import NothingPublishedError
 from app.ingest import verification
 from app.ingest.plan import cadence_of
-from app.reports import history_report, status_report
 from app.settings import IngestSource, Settings
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from app.dumps.bucket import ADDRESS
+from app.dumps.stores.bucket import ADDRESS
 from app.logs import configure_logging
 from app.settings import load_settings
 

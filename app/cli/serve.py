@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.cli.database import database_url, run
 from app.cli.ingest import fill_with_samples
 from app.cli.options import with_settings
-from app.db.downloads_repository import DownloadsRepository
-from app.ingest.source import open_source
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.ingest.sources.source import open_source
 from app.settings import IngestSource, Settings
 
 log = logging.getLogger(__name__)

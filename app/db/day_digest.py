@@ -4,7 +4,7 @@ A publish takes it from what is staged, and a verification from what is stored: 
 that nothing but the rows can make the two differ.
 """
 
-from app.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from app.domain.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 
 # concat_ws leaves out what is NULL: an optional breakdown says which it is, and a row that has none
 # is the same text as before there were any.

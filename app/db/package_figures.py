@@ -10,8 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.tables import BY_BYTES
-from app.package_name import ALL_PACKAGES
-from app.rankings import POPULAR_PACKAGES, TREND_DAYS
+from app.domain.package_name import ALL_PACKAGES
+from app.domain.rankings import POPULAR_PACKAGES, TREND_DAYS
 
 RECENT_DAYS = 30
 """The longest period of `recent`."""

@@ -11,11 +11,11 @@ from sqlalchemy import Row, Select, func, select, text
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.breakdowns import OPTIONAL_COLUMNS
 from app.db.engine import Source, close, connect, create_engine, fetch
 from app.db.tables import TRIGRAM_INDEX, held_days, ingested_days, publication
-from app.downloads import Publication, served_days
-from app.events import CountedFiles
+from app.domain.breakdowns import OPTIONAL_COLUMNS
+from app.domain.downloads import Publication, served_days
+from app.domain.events import CountedFiles
 
 CHANNEL = "pypi_stats_published"
 

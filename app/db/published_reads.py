@@ -8,7 +8,7 @@ from sqlalchemy import Select, TextualSelect, select, true
 
 from app.db.engine import Source, Statement, fetch_raw
 from app.db.tables import publication
-from app.downloads import Publication
+from app.domain.downloads import Publication
 from app.errors import OtherPublicationError
 
 

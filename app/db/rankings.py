@@ -10,8 +10,8 @@ from sqlalchemy import delete, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.tables import BY_BYTES, top_packages, trending_packages
-from app.package_name import ALL_PACKAGES
-from app.rankings import PERIODS, RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
+from app.domain.package_name import ALL_PACKAGES
+from app.domain.rankings import PERIODS, RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
 
 # By the bytes of the names where downloads are equal, so that every database ranks alike.
 TOP = " UNION ALL ".join(

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 
-from app.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from app.domain.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 
 metadata = MetaData(
     naming_convention={

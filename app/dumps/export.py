@@ -6,9 +6,9 @@ from datetime import date, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.dump_repository import DumpRepository
+from app.db.repositories.dump_repository import DumpRepository
 from app.db.snapshot import snapshot
-from app.downloads import PublishedDay
+from app.domain.downloads import PublishedDay
 from app.dumps.formats import writer
 from app.dumps.listing import (
     SAMPLE,
@@ -19,7 +19,7 @@ from app.dumps.listing import (
     breakdowns_of,
     name_of,
 )
-from app.dumps.store import DumpStore
+from app.dumps.stores.store import DumpStore
 from app.errors import DumpsError
 
 

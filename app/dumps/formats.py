@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
-from app.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
-from app.downloads import Counts, PackageDownloads
+from app.domain.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
+from app.domain.downloads import Counts, PackageDownloads
 from app.dumps.listing import TOTAL_COLUMNS, DumpFormat
 from app.errors import MalformedDumpError
 

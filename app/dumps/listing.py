@@ -20,10 +20,10 @@ from pydantic import (
     model_validator,
 )
 
-from app.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
-from app.downloads import DayFigures
+from app.domain.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from app.domain.downloads import DayFigures
+from app.domain.events import CountedFiles
 from app.errors import MalformedDumpError
-from app.events import CountedFiles
 
 INDEX_NAME = "index.json"
 

@@ -9,12 +9,13 @@ from datetime import date, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.clock import Clock
 from app.db.advisory_lock import HeldLock
 from app.db.engine import connect, ended_by_server
-from app.db.ingest_repository import IngestRepository
+from app.db.repositories.ingest_repository import IngestRepository
 from app.db.steps import Step, enter
-from app.downloads import DayFigures, HeldDay, Partition, PublishedDay
+from app.domain.clock import Clock
+from app.domain.downloads import DayFigures, HeldDay, Partition, PublishedDay
+from app.domain.events import CountedFiles, KnownEvents
 from app.errors import (
     DayOutsideWindowError,
     DayWithoutDownloadsError,
@@ -25,11 +26,10 @@ from app.errors import (
     SampleDataHeldError,
     ShrunkDayError,
 )
-from app.events import CountedFiles, KnownEvents
 from app.ingest.plausibility import KnownDays
 from app.ingest.policy import PublishPolicy
 from app.ingest.rows import Rejected, RowCheck
-from app.ingest.source import Source
+from app.ingest.sources.source import Source
 from app.interpreter import short_turns
 from app.retries import attempts
 from app.settings import IngestSource

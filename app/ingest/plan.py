@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import dropwhile, takewhile
 
-from app.breakdowns import REQUIRED_COLUMNS
-from app.db.runs_repository import Failures
-from app.downloads import DayFigures, HeldDay, PublishedDay, RunOutcome
+from app.db.repositories.runs_repository import Failures
+from app.domain.breakdowns import REQUIRED_COLUMNS
+from app.domain.downloads import DayFigures, HeldDay, PublishedDay, RunOutcome
+from app.domain.schedule import Schedule
 from app.errors import DayOutsideWindowError
 from app.ingest.pipeline import FIRST_DAY, check_counted, latest_complete_day
-from app.schedule import Schedule
 from app.settings import IngestSource, Settings
 
 CLOCK_TOLERANCE = timedelta(hours=1)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from statistics import median_high, median_low
 
-from app.downloads import DayFigures, HeldDay
-from app.events import Definition, KnownEvents
+from app.domain.downloads import DayFigures, HeldDay
+from app.domain.events import Definition, KnownEvents
 from app.ingest.policy import Thresholds
 from app.settings import IngestSource
 

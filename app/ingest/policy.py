@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.events import KnownEvents
+from app.domain.events import KnownEvents
 from app.settings import Settings
 
 

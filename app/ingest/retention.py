@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import connect
-from app.db.ingest_repository import IngestRepository
 from app.db.partitions import drop_partitions_before, first_kept_day
-from app.db.runs_repository import RunsRepository
+from app.db.repositories.ingest_repository import IngestRepository
+from app.db.repositories.runs_repository import RunsRepository
 from app.db.steps import Step, enter
 from app.errors import TableInUseError
 

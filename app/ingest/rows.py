@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import orjson
 
-from app.breakdowns import BREAKDOWNS, Breakdown
-from app.db.ingest_repository import StagedRow, counts_text, staged_rows
-from app.downloads import Batch, Counts, UnparsedDownloads
-from app.package_name import is_valid
+from app.db.repositories.ingest_repository import StagedRow, counts_text, staged_rows
+from app.domain.breakdowns import BREAKDOWNS, Breakdown
+from app.domain.downloads import Batch, Counts, UnparsedDownloads
+from app.domain.package_name import is_valid
 
 MAX_DAILY_DOWNLOADS = 10**11
 """Of one package. All of PyPI together has some 10**9 to 10**10 a day."""

@@ -11,12 +11,12 @@ from functools import partial
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import Clock
 from app.db.advisory_lock import HeldLock, LockKey, try_lock
 from app.db.engine import connect
-from app.db.ingest_repository import IngestRepository
-from app.db.runs_repository import RunsRepository
-from app.downloads import PublishedDay, RunOutcome
+from app.db.repositories.ingest_repository import IngestRepository
+from app.db.repositories.runs_repository import RunsRepository
+from app.domain.clock import Clock
+from app.domain.downloads import PublishedDay, RunOutcome
 from app.errors import (
     DatabaseUnavailableError,
     DayTimeoutError,

@@ -11,11 +11,12 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import Clock
 from app.db.advisory_lock import HeldLock, LockKey, try_lock
 from app.db.engine import connect, job_engine
-from app.db.ingest_repository import IngestRepository
-from app.db.runs_repository import RunsRepository
+from app.db.repositories.ingest_repository import IngestRepository
+from app.db.repositories.runs_repository import RunsRepository
+from app.domain.clock import Clock
+from app.domain.schedule import Schedule
 from app.errors import (
     HeldDayError,
     SourceDayError,
@@ -27,9 +28,8 @@ from app.ingest.plan import Plan, cadence_of, plan
 from app.ingest.policy import policy_of
 from app.ingest.retention import expire
 from app.ingest.runs import Run, release_plausible
-from app.ingest.source import open_source
+from app.ingest.sources.source import open_source
 from app.metrics import observe_ingest
-from app.schedule import Schedule
 from app.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -31,8 +31,8 @@ from app.api.headers import (
 from app.api.limit_docs import LIMITED_PREFIX, in_words
 from app.api.problem_details import error_answer, not_found, problem, unexpected_answer
 from app.api.statistics import Statistics, StatisticsReader
-from app.clock import Clock
-from app.downloads import Publication, Window
+from app.domain.clock import Clock
+from app.domain.downloads import Publication, Window
 from app.errors import RequestTimeoutError, StatsError, StoppingError
 from app.logs import request_id
 from app.metrics import RATE_LIMITED, RESPONSE_CACHE

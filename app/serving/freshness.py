@@ -16,9 +16,9 @@ from functools import lru_cache
 from time import monotonic
 
 from app.api.headers import DATA_AS_OF, Headers
-from app.clock import Clock
 from app.db.publication import publication_listener
-from app.downloads import Publication
+from app.domain.clock import Clock
+from app.domain.downloads import Publication
 from app.errors import DatabaseUnavailableError
 from app.metrics import PublishedData
 

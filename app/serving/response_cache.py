@@ -12,7 +12,7 @@ from app.api.compression import COMPRESSED_FROM_BYTES, compressed
 from app.api.endpoints import ParsedRequest, Rendered
 from app.api.headers import Headers, lines
 from app.api.offloading import LARGE_BYTES, offloaded_if
-from app.downloads import Publication
+from app.domain.downloads import Publication
 from app.metrics import RESPONSE_CACHE_BYTES
 from app.serving.freshness import Freshness
 

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import time_series
-from app.breakdowns import OPTIONAL_BREAKDOWNS, VERSION
+from app.domain.breakdowns import OPTIONAL_BREAKDOWNS, VERSION
 from tests.api.payloads import SERIES_PAYLOADS
 from tests.days import days_ago, downloads, publish
 from tests.waiting import until

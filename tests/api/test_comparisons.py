@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import create_engine
-from app.events import ARTIFACTS_SINCE, Event, EventKind, KnownEvents
+from app.domain.events import ARTIFACTS_SINCE, Event, EventKind, KnownEvents
 from app.main import create_app
 from app.settings import IngestSource, Settings
 from tests.days import downloads, publish
@@ -100,7 +100,7 @@ async def test_periods_counted_by_artifacts_are_compared_across_the_change(
     engine: AsyncEngine = app.state.engine
     known = app.state.freshness
     change = _ago(5)
-    monkeypatch.setattr("app.events.ARTIFACTS_SINCE", change)
+    monkeypatch.setattr("app.domain.events.ARTIFACTS_SINCE", change)
     event = _event(EventKind.DEFINITION, 5)
     assert await _compared(app, client, event) == (False, False, False)
 

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import schemas
 from app.dumps.export import days_to_export, export
-from app.dumps.folder import DumpFolder
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat
+from app.dumps.stores.folder import DumpFolder
 from app.settings import IngestSource, Settings
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 

@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 
 from app.api.endpoints import MAX_PARSED_URL_BYTES, PARSED_URLS, Endpoints, ParsedRequest
-from app.downloads import Window
+from app.domain.downloads import Window
 from app.errors import InvalidArgumentsError, PackageNotFoundError
 from app.main import ENDPOINTS
 

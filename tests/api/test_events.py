@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.events import Events
-from app.events import Event, EventKind
+from app.domain.events import Event, EventKind
 from app.main import create_app
 from app.settings import IngestSource, Settings
 from tests.days import days_ago, downloads, publish

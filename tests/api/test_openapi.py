@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import schemas
-from app.breakdowns import OPTIONAL_COLUMNS, Implementation, Installer
+from app.domain.breakdowns import OPTIONAL_COLUMNS, Implementation, Installer
 from app.main import create_app
 from app.settings import Settings
 from tests.api.payloads import PAYLOADS, SERIES_PAYLOADS

@@ -17,10 +17,10 @@ from app.api.events import dumped
 from app.api.rankings import TopPackages, TrendingPackages
 from app.api.search import SearchResults, beginning_of_name, cursor_of
 from app.api.summary import PackageSummary
+from app.domain.events import KnownEvents
+from app.domain.package_name import ALL_PACKAGES, is_valid, normalise
+from app.domain.rankings import SearchPosition, Tier
 from app.errors import DatabaseUnavailableError
-from app.events import KnownEvents
-from app.package_name import ALL_PACKAGES, is_valid, normalise
-from app.rankings import SearchPosition, Tier
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 from tests.waiting import until
 

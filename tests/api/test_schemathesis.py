@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from app.breakdowns import OPTIONAL_COLUMNS
 from app.db.engine import create_engine
+from app.domain.breakdowns import OPTIONAL_COLUMNS
 from app.dumps.export import days_to_export, export
-from app.dumps.folder import DumpFolder
 from app.dumps.listing import DumpFormat
+from app.dumps.stores.folder import DumpFolder
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 from tests.processes import served
 from tests.waiting import PATIENCE_SECONDS

@@ -10,14 +10,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import readiness
-from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
-from app.downloads import Partition, Publication
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.domain.downloads import Partition, Publication
 from app.errors import HeldDayError
 from app.ingest.runs import Run, ingest_lock
-from app.ingest.sample import PACKAGES, SampleSource
 from app.ingest.scheduler import run_ingest_job
+from app.ingest.sources.sample import PACKAGES, SampleSource
 from app.main import create_app
 from app.settings import IngestSource, Settings
 from tests.clock import NOW

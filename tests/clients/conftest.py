@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import connect, create_engine
-from app.downloads import PackageDownloads
+from app.domain.downloads import PackageDownloads
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 from tests.processes import served
 

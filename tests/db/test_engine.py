@@ -15,7 +15,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
-from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import (
     POOL_SIZE,
     Statement,
@@ -28,7 +27,8 @@ from app.db.engine import (
     fetch_raw,
     job_engine,
 )
-from app.downloads import RecentDownloads
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.domain.downloads import RecentDownloads
 from app.errors import DatabaseUnavailableError
 from tests.days import days_ago, downloads, publish
 from tests.waiting import PATIENCE_SECONDS, until, until_blocked

@@ -12,11 +12,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect, create_engine
 from app.db.migrations import ALEMBIC_INI, migrate
+from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.tables import TRIGRAM_INDEX
-from app.downloads import Publication
+from app.domain.downloads import Publication
 from app.errors import MigrationError
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 

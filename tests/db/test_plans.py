@@ -12,11 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.api.bulk import MAX_PACKAGES
 from app.db import package_figures
-from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect, create_engine, driver_of
-from app.db.rankings_repository import RankingsRepository
-from app.downloads import served_days
-from app.rankings import START
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.rankings_repository import RankingsRepository
+from app.domain.downloads import served_days
+from app.domain.rankings import START
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 
 MANY = 100_000

@@ -10,16 +10,23 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import rankings
 from app.db import package_figures
-from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
-from app.db.rankings_repository import RankingsRepository, Summary
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.rankings_repository import RankingsRepository, Summary
 from app.db.tables import daily_downloads, ingested_days, packages
-from app.downloads import RecentDownloads
+from app.domain import rankings
+from app.domain.downloads import RecentDownloads
+from app.domain.package_name import ALL_PACKAGES
+from app.domain.rankings import (
+    PERIODS,
+    START,
+    TREND_DAYS,
+    TREND_FLOOR_DOWNLOADS,
+    Match,
+    SearchPosition,
+)
 from app.ingest.retention import expire
-from app.package_name import ALL_PACKAGES
-from app.rankings import PERIODS, START, TREND_DAYS, TREND_FLOOR_DOWNLOADS, Match, SearchPosition
 from tests.clock import NOW
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from app.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Implementation, Installer
-from app.downloads import PackageDownloads
+from app.domain.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Implementation, Installer
+from app.domain.downloads import PackageDownloads
 
 NAMES = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+){0,3}", fullmatch=True).filter(
     lambda name: len(name) <= 100

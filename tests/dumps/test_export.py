@@ -10,15 +10,15 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.dump_repository import DumpRepository
-from app.downloads import PackageDownloads, PublishedDay
+from app.db.repositories.dump_repository import DumpRepository
+from app.domain.downloads import PackageDownloads, PublishedDay
 from app.dumps import formats
 from app.dumps.export import days_to_export, export, prepare
-from app.dumps.folder import DumpFolder
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat, parse
-from app.dumps.store import UNFINISHED_SUFFIX
+from app.dumps.stores.folder import DumpFolder
+from app.dumps.stores.store import UNFINISHED_SUFFIX
 from app.errors import DumpsError
-from app.ingest.sample import SampleSource
+from app.ingest.sources.sample import SampleSource
 from tests.days import RETENTION_DAYS, days_ago, downloads, ingest, publish
 
 ROWS = [

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from pyarrow import parquet
 
-from app.downloads import PackageDownloads
+from app.domain.downloads import PackageDownloads
 from app.dumps import formats
 from app.dumps.listing import DumpFormat
 from app.errors import MalformedDumpError

@@ -17,7 +17,7 @@ from threading import Timer
 from unittest.mock import patch
 
 from app.ingest import scheduler
-from app.ingest.source import Source
+from app.ingest.sources.source import Source
 from app.settings import Settings
 from tests.clock import NOW
 from tests.faults.steps import Entered, each_step

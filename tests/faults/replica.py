@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from app.cli import ingest, program, serve
 from app.db.steps import Step
-from app.downloads import PackageDownloads
+from app.domain.downloads import PackageDownloads
 from app.ingest import scheduler
 from tests.days import GivenSource
 from tests.faults.steps import Entered, Follower

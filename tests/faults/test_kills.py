@@ -11,9 +11,9 @@ import psutil
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import RunsRepository
 from app.db.steps import Step
-from app.downloads import RunOutcome
+from app.domain.downloads import RunOutcome
 from app.ingest import scheduler
 from app.ingest.scheduler import run_ingest_job
 from tests.clock import NOW

@@ -10,9 +10,9 @@ from google.cloud import bigquery
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import RunsRepository
 from app.db.tables import ingested_days
-from app.downloads import RunOutcome
+from app.domain.downloads import RunOutcome
 from app.ingest.scheduler import run_ingest_job
 from app.settings import IngestSource, Settings
 from tests.bigquery_table import Table

@@ -16,9 +16,9 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import RunsRepository
 from app.db.steps import Step
-from app.downloads import RunOutcome
+from app.domain.downloads import RunOutcome
 from tests.conftest import TEMPLATE
 from tests.days import GivenSource, days_ago
 from tests.faults.audit import RETENTION_DAYS, audit, check, stored

@@ -12,15 +12,15 @@ import time_machine
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import utc_now
 from app.db.engine import job_engine
-from app.db.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import RunsRepository
 from app.db.tables import ingested_days
-from app.downloads import RunOutcome
+from app.domain.clock import utc_now
+from app.domain.downloads import RunOutcome
+from app.domain.schedule import Schedule
 from app.ingest import scheduler
 from app.ingest.runs import ingest_lock
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
-from app.schedule import Schedule
 from tests.days import GivenSource
 from tests.faults.audit import audit, audit_stored, stored
 from tests.faults.databases import copied

@@ -20,10 +20,10 @@ import pytest
 from google.cloud import bigquery
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.runs_repository import RunsRepository
-from app.downloads import IngestRun, RunOutcome
-from app.ingest import bigquery as bigquery_source
+from app.db.repositories.runs_repository import RunsRepository
+from app.domain.downloads import IngestRun, RunOutcome
 from app.ingest.scheduler import run_ingest_job
+from app.ingest.sources import bigquery as bigquery_source
 from app.settings import IngestSource, Settings
 from tests.bigquery_table import Table
 from tests.clock import NOW

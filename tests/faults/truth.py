@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from random import Random
 
-from app.downloads import PackageDownloads
+from app.domain.downloads import PackageDownloads
 from tests.bigquery_table import Event
 
 Days = Mapping[date, Sequence[Event]]

@@ -7,9 +7,9 @@ from datetime import date, timedelta
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.downloads_repository import DownloadsRepository
-from app.downloads import DayFigures, HeldDay
-from app.events import ARTIFACTS_SINCE, CountedFiles, Event, EventKind, KnownEvents
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.domain.downloads import DayFigures, HeldDay
+from app.domain.events import ARTIFACTS_SINCE, CountedFiles, Event, EventKind, KnownEvents
 from app.ingest.plausibility import KnownDays
 from app.ingest.runs import Run, ingest_lock
 from tests.clock import ManualClock

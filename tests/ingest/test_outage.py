@@ -10,13 +10,13 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
 
-from app.clock import Clock
-from app.db.downloads_repository import DownloadsRepository
-from app.downloads import PackageDownloads, Partition
-from app.events import CountedFiles
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.domain.clock import Clock
+from app.domain.downloads import PackageDownloads, Partition
+from app.domain.events import CountedFiles
 from app.ingest import scheduler
 from app.ingest.scheduler import run_ingest_job
-from app.ingest.source import Reading
+from app.ingest.sources.source import Reading
 from app.settings import IngestSource, Settings
 from tests.clock import ManualClock
 from tests.conftest import TEMPLATE

@@ -15,7 +15,15 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.breakdowns import (
+from app.db.advisory_lock import HeldLock, LockKey, lock_for_transaction
+from app.db.engine import connect, create_engine
+from app.db.partitions import ensure_partition
+from app.db.repositories import ingest_repository
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.ingest_repository import IngestRepository, StagedRow
+from app.db.repositories.verification_repository import VerificationRepository
+from app.db.tables import daily_downloads, packages
+from app.domain.breakdowns import (
     MAX_VERSIONS,
     OPTIONAL_COLUMNS,
     PYTHON_MAJOR,
@@ -24,22 +32,16 @@ from app.breakdowns import (
     SYSTEM,
     VERSION,
 )
-from app.clock import Clock
-from app.db import ingest_repository
-from app.db.advisory_lock import HeldLock, LockKey, lock_for_transaction
-from app.db.downloads_repository import DownloadsRepository
-from app.db.engine import connect, create_engine
-from app.db.ingest_repository import IngestRepository, StagedRow
-from app.db.partitions import ensure_partition
-from app.db.tables import daily_downloads, packages
-from app.db.verification_repository import VerificationRepository
-from app.downloads import (
+from app.domain.clock import Clock
+from app.domain.downloads import (
     PackageDownloads,
     Partition,
     PublishedDay,
     RecentDownloads,
     UnparsedDownloads,
 )
+from app.domain.events import ARTIFACTS_SINCE, CountedFiles
+from app.domain.package_name import ALL_PACKAGES
 from app.errors import (
     DatabaseUnavailableError,
     DayOutsideWindowError,
@@ -54,15 +56,13 @@ from app.errors import (
     ShrunkDayError,
     SourceError,
 )
-from app.events import ARTIFACTS_SINCE, CountedFiles
 from app.ingest import pipeline
 from app.ingest.pipeline import Ingest, UnchangedDay
 from app.ingest.plausibility import has_settled
 from app.ingest.rows import Rejected, RowCheck
 from app.ingest.runs import Run, ingest_lock, release_plausible
-from app.ingest.sample import SampleSource
-from app.ingest.source import Source
-from app.package_name import ALL_PACKAGES
+from app.ingest.sources.sample import SampleSource
+from app.ingest.sources.source import Source
 from tests.clock import NOW, ManualClock
 from tests.contents import everything
 from tests.days import (

@@ -6,10 +6,10 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from app.db.runs_repository import Failures
-from app.downloads import HeldDay, Partition, PublishedDay, RunOutcome
+from app.db.repositories.runs_repository import Failures
+from app.domain.downloads import HeldDay, Partition, PublishedDay, RunOutcome
+from app.domain.schedule import Schedule
 from app.ingest.plan import Cadence, Plan, check_again_at, plan, read_again_at
-from app.schedule import Schedule
 
 TODAY = date(2026, 11, 22)
 DAILY = Schedule("0 1 * * *")

@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from app.downloads import DayFigures, HeldDay
-from app.events import KnownEvents
+from app.domain.downloads import DayFigures, HeldDay
+from app.domain.events import KnownEvents
 from app.ingest.plausibility import SETTLED_AFTER, KnownDays
 from app.ingest.policy import Thresholds
 from tests.days import POLICY

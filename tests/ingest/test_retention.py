@@ -8,16 +8,16 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.advisory_lock import LockKey, lock_for_transaction
-from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
 from app.db.partitions import drop_partitions_before
-from app.db.runs_repository import RunsRepository
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.runs_repository import RunsRepository
 from app.db.tables import daily_downloads
-from app.downloads import RecentDownloads
+from app.domain.downloads import RecentDownloads
+from app.domain.package_name import ALL_PACKAGES
 from app.errors import HeldDayError, TableInUseError
 from app.ingest import retention
 from app.ingest.retention import expire
-from app.package_name import ALL_PACKAGES
 from tests.clock import NOW
 from tests.contents import everything
 from tests.days import (

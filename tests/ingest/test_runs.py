@@ -14,12 +14,18 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import retries
-from app.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
 from app.db.advisory_lock import LockKey, try_lock
-from app.db.downloads_repository import DownloadsRepository
-from app.db.runs_repository import RunsRepository
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.runs_repository import RunsRepository
 from app.db.tables import held_days
-from app.downloads import IngestRun, PackageDownloads, PublishedDay, RecentDownloads, RunOutcome
+from app.domain.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
+from app.domain.downloads import (
+    IngestRun,
+    PackageDownloads,
+    PublishedDay,
+    RecentDownloads,
+    RunOutcome,
+)
 from app.errors import (
     DatabaseUnavailableError,
     DayOutsideWindowError,
@@ -36,8 +42,8 @@ from app.ingest import runs
 from app.ingest.plan import days_to_backfill, days_to_seed
 from app.ingest.policy import PublishPolicy
 from app.ingest.runs import Outcome, Run, ingest_lock, published_days, release_plausible
-from app.ingest.sample import SampleSource
-from app.ingest.source import Reading, Source
+from app.ingest.sources.sample import SampleSource
+from app.ingest.sources.source import Reading, Source
 from tests.clock import NOW, ManualClock
 from tests.contents import everything
 from tests.days import FORCED, POLICY, RETENTION_DAYS, GivenSource, days_ago, downloads, publish

@@ -18,20 +18,20 @@ from prometheus_client import REGISTRY
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.clock import Clock, utc_now
 from app.db.advisory_lock import LockKey, try_lock
-from app.db.downloads_repository import DownloadsRepository
 from app.db.engine import connect
-from app.db.runs_repository import RunsRepository
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.runs_repository import RunsRepository
 from app.db.tables import held_days, ingested_days
-from app.downloads import IngestRun, PackageDownloads, RunOutcome
+from app.domain.clock import Clock, utc_now
+from app.domain.downloads import IngestRun, PackageDownloads, RunOutcome
+from app.domain.schedule import Schedule
 from app.errors import SourceDayError, SourceError, SourceUnavailableError
 from app.ingest import scheduler
-from app.ingest.sample import SampleSource
 from app.ingest.scheduler import TAKEN_PAUSE, IngestScheduler, run_ingest_job
-from app.ingest.source import Source
+from app.ingest.sources.sample import SampleSource
+from app.ingest.sources.source import Source
 from app.main import create_app
-from app.schedule import Schedule
 from app.settings import IngestSource, Settings
 from tests.clock import NOW, ManualClock
 from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, ingest, publish
@@ -574,7 +574,7 @@ def test_what_nobody_thought_of_is_logged_without_secrets(
     """In a process of its own, since logging is set up once in each."""
     script = """
 import asyncio
-from app.clock import utc_now
+from app.domain.clock import utc_now
 from app.ingest import scheduler
 from app.logs import configure_logging
 from app.settings import load_settings

@@ -8,14 +8,14 @@ from random import Random
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.downloads_repository import DownloadsRepository
-from app.db.verification_repository import Difference, VerificationRepository
-from app.downloads import RecentDownloads
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.verification_repository import Difference, VerificationRepository
+from app.domain.downloads import RecentDownloads
+from app.domain.package_name import ALL_PACKAGES
 from app.errors import DayNotPublishedError, TableInUseError
 from app.ingest import retention, verification
 from app.ingest.retention import expire
-from app.ingest.sample import SampleSource
-from app.package_name import ALL_PACKAGES
+from app.ingest.sources.sample import SampleSource
 from tests.clock import NOW
 from tests.days import RETENTION_DAYS, days_ago, downloads, ingest, publish
 

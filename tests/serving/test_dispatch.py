@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.types import Receive, Scope, Send
 
 from app.api.endpoints import MAX_PARSED_URL_BYTES, Endpoints
-from app.clock import Clock, utc_now
+from app.domain.clock import Clock, utc_now
 from app.logs import RequestLine
 from app.main import Service, create_app
 from app.serving.dispatch import REQUEST

@@ -1,0 +1,63 @@
+"""Reads whole days, to be written elsewhere."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import date
+
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.tables import daily_downloads, ingested_days, packages
+from app.domain.downloads import PackageDownloads, PublishedDay
+from app.domain.package_name import ALL_PACKAGES
+
+FETCHED_ROWS = 2_000
+
+
+class DumpRepository:
+    """All on one connection, whose transaction sees one state of everything."""
+
+    def __init__(self, connection: AsyncConnection, retention_days: int) -> None:
+        self._connection = connection
+        self._retention_days = retention_days
+
+    async def published_days(self) -> list[PublishedDay]:
+        """Of the days served, latest first."""
+        latest = select(func.max(ingested_days.c.day)).scalar_subquery()
+        rows = await self._connection.execute(
+            select(ingested_days)
+            .where(ingested_days.c.day > latest - self._retention_days)
+            .order_by(ingested_days.c.day.desc())
+        )
+        return [PublishedDay(**row) for row in rows.mappings()]
+
+    async def rows(
+        self, day: date, breakdowns: Sequence[str]
+    ) -> AsyncIterator[Sequence[PackageDownloads]]:
+        """The day's packages with these columns, which it has, in order of their names and without
+        `__all__`, some at a time.
+        """
+        # All of them are wanted, where Postgres would hurry to the first.
+        await self._connection.execute(text("SET LOCAL cursor_tuple_fraction = 1"))
+        query = (
+            select(
+                packages.c.name,
+                daily_downloads.c.with_mirrors,
+                daily_downloads.c.without_mirrors,
+                *(daily_downloads.c[column] for column in breakdowns),
+            )
+            .join(packages, packages.c.id == daily_downloads.c.package_id)
+            .where(daily_downloads.c.date == day, packages.c.name != ALL_PACKAGES)
+            # As bytes, so that the order is that of no language.
+            .order_by(packages.c.name.collate("C"))
+        )
+        result = await self._connection.stream(query, execution_options={"yield_per": FETCHED_ROWS})
+        async for fetched in result.partitions():
+            yield [
+                PackageDownloads(
+                    name,
+                    with_mirrors,
+                    without_mirrors,
+                    dict(zip(breakdowns, counts, strict=True)),
+                )
+                for name, with_mirrors, without_mirrors, *counts in fetched
+            ]

@@ -1,0 +1,449 @@
+"""Writes days: rows are staged, then published or held in the transaction of the caller.
+
+Staging is a temporary table. It belongs to one connection, Postgres drops it with that, and nobody
+else ever sees it: whatever happens before the publish commits, what is served stays as it was.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import date, datetime, timedelta
+
+import asyncpg
+import orjson
+from sqlalchemy import ColumnElement, case, delete, func, null, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.advisory_lock import LockKey, lock_for_transaction
+from app.db.day_digest import describe
+from app.db.package_figures import RECENT_DAYS, move_figures, sum_figures
+from app.db.partitions import ensure_partition
+from app.db.publication import announce
+from app.db.rankings import delete_rankings, rewrite_rankings
+from app.db.steps import Step, enter
+from app.db.tables import (
+    daily_downloads,
+    held_days,
+    held_downloads,
+    ingested_days,
+    packages,
+)
+from app.domain.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS, REQUIRED_COLUMNS
+from app.domain.downloads import Counts, DayFigures, HeldDay, Partition, PublishedDay
+from app.domain.events import CountedFiles
+from app.domain.package_name import ALL_PACKAGES
+from app.errors import DuplicatePackageError
+
+UNIQUE_VIOLATION = "23505"
+
+LOCK_TIMEOUT_SECONDS = 60
+"""Of a publish, which takes some seconds and waits for others that do."""
+
+WORK_MEMORY_MEGABYTES = 128
+"""Of a statement of a publish. With less, 700,000 packages are ranked by way of the disk, which
+takes a twentieth of an ingest; and sums over 30 days are read by way of an index, one row after the
+other from all over it.
+"""
+
+_COLUMNS = ", ".join(["with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS])
+"""Of what is staged, besides the name."""
+
+_OF_ONE_PACKAGE = {breakdown.column for breakdown in BREAKDOWNS if breakdown.is_of_one_package}
+
+
+StagedRow = str
+"""A line of COPY's text: a package, its downloads with and without mirrors, and its counts of each
+breakdown.
+"""
+
+
+def staged_rows(
+    packages: Iterable[str],
+    with_mirrors: Iterable[int],
+    without_mirrors: Iterable[int],
+    counts: Iterable[Iterable[str]],
+) -> Iterator[StagedRow]:
+    """Of names of packages, which have nothing to escape, and by column the texts of
+    `counts_text`.
+    """
+    columns = packages, map(str, with_mirrors), map(str, without_mirrors), *counts
+    return map("\t".join, zip(*columns, strict=True))
+
+
+def counts_text(counts: Counts) -> str:
+    """The JSON that is stored, as COPY's text has it. Equal counts are equal texts, which the day's
+    digest relies on.
+    """
+    return orjson.dumps(counts, option=orjson.OPT_SORT_KEYS).decode().replace("\\", r"\\")
+
+
+class IngestRepository:
+    """All on one connection, that nobody else uses meanwhile."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def published(self) -> dict[date, PublishedDay]:
+        """The published days, also those before the window."""
+        rows = await self._connection.execute(select(ingested_days))
+        return {row["day"]: PublishedDay(**row) for row in rows.mappings()}
+
+    async def held(self) -> dict[date, HeldDay]:
+        rows = await self._connection.execute(select(held_days))
+        return {row["day"]: HeldDay(**row) for row in rows.mappings()}
+
+    # Staging
+
+    async def begin_staging(self) -> None:
+        breakdowns = ", ".join(
+            f"{column} json{' NOT NULL' if column in REQUIRED_COLUMNS else ''}"
+            for column in BREAKDOWN_COLUMNS
+        )
+        await self._connection.execute(text("DROP TABLE IF EXISTS pg_temp.staged_downloads"))
+        await self._connection.execute(
+            text(
+                "CREATE TEMPORARY TABLE staged_downloads (name text NOT NULL, "
+                f"with_mirrors bigint NOT NULL, without_mirrors bigint NOT NULL, {breakdowns})"
+            )
+        )
+        await self._connection.commit()
+
+    async def stage(
+        self, rows: Sequence[StagedRow], columns: Sequence[str] = REQUIRED_COLUMNS
+    ) -> None:
+        """Add rows to what is staged, with COPY. All of the day have these columns, whose texts are
+        those of `counts_text`: by them the day's digest tells equal counts.
+
+        COPY's text takes a third of the time of its binary form to make.
+        """
+        driver = (await self._connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, asyncpg.Connection)
+        # What is bytes would be taken for a file's path.
+        lines = memoryview("\n".join(rows).encode())
+        await driver.copy_to_table(
+            "staged_downloads",
+            schema_name="pg_temp",
+            columns=("name", "with_mirrors", "without_mirrors", *columns),
+            source=lines,
+        )
+
+    async def stage_held(self, day: date) -> None:
+        """Stage the rows of a held day."""
+        await self._connection.execute(
+            text(
+                f"INSERT INTO staged_downloads (name, {_COLUMNS}) "
+                f"SELECT name, {_COLUMNS} FROM held_downloads WHERE day = :day"
+            ),
+            {"day": day},
+        )
+        await self._connection.commit()
+
+    async def figures_of_staged(
+        self,
+        day: date,
+        source: str,
+        counted_files: CountedFiles,
+        partition: Partition | None,
+    ) -> DayFigures:
+        enter(Step.DESCRIBE, day)
+        await self._connection.execute(text("ANALYZE staged_downloads"))
+        described = await self._connection.execute(text(describe("staged_downloads")))
+        figures = described.mappings().one()
+        return DayFigures(
+            day=day,
+            source=source,
+            packages=int(figures["packages"]),
+            downloads=int(figures["downloads"]),
+            downloads_with_mirrors=int(figures["downloads_with_mirrors"]),
+            digest=figures["digest"],
+            breakdowns=figures["breakdowns"],
+            counted_files=counted_files,
+            partition_rows=partition.rows if partition else None,
+            partition_modified_at=partition.modified_at if partition else None,
+        )
+
+    # Holding back
+
+    async def hold(
+        self, figures: DayFigures, reason: str, read_at: datetime, wrong_rows: int
+    ) -> HeldDay:
+        """Store what is staged as the day's held rows, in place of those of an earlier reading."""
+        enter(Step.HOLD, figures.day)
+        before = (await self.held()).get(figures.day)
+        is_same = before is not None and before.digest == figures.digest
+        if not is_same:
+            await self._connection.execute(
+                delete(held_downloads).where(held_downloads.c.day == figures.day)
+            )
+            await self._connection.execute(
+                text(
+                    f"INSERT INTO held_downloads (day, name, {_COLUMNS}) "
+                    f"SELECT :day, name, {_COLUMNS} FROM staged_downloads"
+                ),
+                {"day": figures.day},
+            )
+        held = HeldDay(
+            **asdict(figures),
+            reason=reason,
+            held_since=before.held_since if before else read_at,
+            read_at=read_at,
+            readings=before.readings + 1 if before else 1,
+            # A time to come was stored while a clock was wrong.
+            same_since=min(before.same_since, read_at) if before and is_same else read_at,
+            wrong_rows=wrong_rows,
+        )
+        values = asdict(held)
+        await self._connection.execute(
+            insert(held_days)
+            .values(values)
+            .on_conflict_do_update(index_elements=[held_days.c.day], set_=values)
+        )
+        return held
+
+    async def forget_held(self, day: date) -> None:
+        await self._forget_held(held_days.c.day == day)
+
+    async def forget_held_before(self, first_served: date) -> None:
+        """Forget the held days before this one, and their rows."""
+        await self._forget_held(held_days.c.day < first_served)
+
+    async def _forget_held(self, *where: ColumnElement[bool]) -> None:
+        gone = delete(held_days).where(*where).returning(held_days.c.day).cte()
+        await self._connection.execute(
+            delete(held_downloads).where(held_downloads.c.day.in_(select(gone.c.day)))
+        )
+
+    # Retention
+
+    async def latest_day(self) -> date | None:
+        latest: date | None = await self._connection.scalar(select(func.max(ingested_days.c.day)))
+        return latest
+
+    async def forget_before(self, first_kept: date) -> int:
+        """Forget the days before `first_kept`, of which no row stays, and the packages last seen
+        on them; say how many those were. The caller holds the publish lock.
+        """
+        enter(Step.FORGET, first_kept)
+        await self._connection.execute(
+            delete(ingested_days).where(ingested_days.c.day < first_kept)
+        )
+        gone = await self._connection.execute(
+            delete(packages).where(packages.c.last_seen < first_kept)
+        )
+        return gone.rowcount
+
+    # Publishing
+
+    async def lock_publish(self, day: date) -> None:
+        """Exclude other publishes, and retention, until the transaction ends: `recent` sums over
+        several days, and no month or package may go that a publish is about to use.
+
+        From here on a lock that can't be had in time ends the transaction.
+        """
+        enter(Step.LOCK, day)
+        await self._connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
+        await lock_for_transaction(self._connection, LockKey.PUBLISH)
+        await self._connection.execute(text(f"SET LOCAL work_mem = '{WORK_MEMORY_MEGABYTES}MB'"))
+
+    async def delete_everything(self) -> None:
+        """Delete all days, published and held, and packages. Readers see them until the caller's
+        transaction commits.
+        """
+        for table in (daily_downloads, packages, ingested_days):
+            await self._connection.execute(delete(table))
+        await delete_rankings(self._connection)
+        await self._forget_held()
+
+    async def publish(
+        self,
+        figures: DayFigures,
+        *,
+        read_at: datetime,
+        published_at: datetime,
+        suspect_reason: str | None,
+    ) -> PublishedDay:
+        """Make what is staged the day's only rows, and bring every figure that depends on it up to
+        date, in the caller's transaction. The caller holds the publish lock.
+        """
+        day = figures.day
+        published = PublishedDay(
+            **asdict(figures),
+            published_at=published_at,
+            checked_at=read_at,
+            suspect_reason=suspect_reason,
+        )
+        enter(Step.ALL_PACKAGES, day)
+        await self._stage_all_packages()
+        enter(Step.PARTITION, day)
+        latest_before = await self.latest_day()
+        await ensure_partition(self._connection, day)
+        await self._replace_rows(day)
+        enter(Step.RECORD, day)
+        await self._record(published)
+        await self.forget_held(day)
+        enter(Step.RECENT, day)
+        await self._update_packages(day, latest_before)
+        await self._connection.execute(text("DROP TABLE pg_temp.staged_downloads"))
+        enter(Step.ANNOUNCE, day)
+        await announce(self._connection)
+        return published
+
+    async def note_checked(self, figures: DayFigures, read_at: datetime) -> None:
+        """Record that a published day was read again and stays as it is. Its held rows go: the
+        source has something else now.
+        """
+        await self.forget_held(figures.day)
+        await self._connection.execute(
+            update(ingested_days)
+            .where(ingested_days.c.day == figures.day)
+            .values(
+                checked_at=read_at,
+                partition_rows=figures.partition_rows,
+                partition_modified_at=figures.partition_modified_at,
+            )
+        )
+
+    async def note_unchanged(self, day: date, checked_at: datetime) -> None:
+        """Record that reading a day again would give the same as the last time."""
+        await self._connection.execute(
+            update(ingested_days).where(ingested_days.c.day == day).values(checked_at=checked_at)
+        )
+        await self._connection.execute(
+            update(held_days)
+            .where(held_days.c.day == day)
+            .values(
+                read_at=checked_at,
+                readings=held_days.c.readings + 1,
+                same_since=func.least(held_days.c.same_since, checked_at),
+            )
+        )
+
+    async def note_suspects(self, reasons: Mapping[date, str]) -> None:
+        """Record which published days are suspect, and why; the others are not."""
+        reason = case(reasons, value=ingested_days.c.day) if reasons else null()
+        await self._connection.execute(
+            update(ingested_days)
+            .where(ingested_days.c.suspect_reason.is_distinct_from(reason))
+            .values(suspect_reason=reason)
+        )
+
+    async def _stage_all_packages(self) -> None:
+        sums = ", ".join(_sum_of_all(column) for column in BREAKDOWN_COLUMNS)
+        await self._connection.execute(
+            text(
+                f"INSERT INTO staged_downloads (name, {_COLUMNS}) "
+                f"SELECT :name, sum(with_mirrors), sum(without_mirrors), {sums} "
+                "FROM staged_downloads"
+            ),
+            {"name": ALL_PACKAGES},
+        )
+
+    async def _replace_rows(self, day: date) -> None:
+        replaced = await self._connection.scalar(
+            select(ingested_days.c.day).where(ingested_days.c.day == day)
+        )
+        if replaced:
+            enter(Step.REPLACE, day)
+            await self._connection.execute(
+                delete(daily_downloads).where(daily_downloads.c.date == day)
+            )
+        enter(Step.NAMES, day)
+        # Names that are there already are left out, rather than left to a conflict, which would
+        # use up an id for each of them every day. The most downloaded come first: a day's rows are
+        # in the order of the ids, so that those that are asked for most lie together.
+        await self._connection.execute(
+            text(
+                "INSERT INTO packages (name, last_seen) "
+                "SELECT name, CAST(:day AS date) FROM staged_downloads AS staged "
+                "WHERE NOT EXISTS (SELECT FROM packages WHERE packages.name = staged.name) "
+                "GROUP BY name ORDER BY max(without_mirrors) DESC, name"
+            ),
+            {"day": day},
+        )
+        enter(Step.ROWS, day)
+        # In the order of the primary key, which is then added to from end to end.
+        try:
+            await self._connection.execute(
+                text(
+                    f"INSERT INTO daily_downloads (package_id, date, {_COLUMNS}) "
+                    f"SELECT packages.id, :day, {_COLUMNS} "
+                    "FROM staged_downloads JOIN packages USING (name) ORDER BY packages.id"
+                ),
+                {"day": day},
+            )
+        except IntegrityError as error:
+            if getattr(error.orig, "sqlstate", None) != UNIQUE_VIOLATION:
+                raise
+            raise DuplicatePackageError(day) from error
+        if replaced:
+            await self._correct_last_seen(day)
+
+    async def _correct_last_seen(self, day: date) -> None:
+        """Of packages last seen on a day that no longer has them."""
+        await self._connection.execute(
+            text(
+                "WITH gone AS ("
+                " SELECT id, (SELECT max(date) FROM daily_downloads WHERE package_id = id) AS seen"
+                " FROM packages WHERE last_seen = :day AND NOT EXISTS"
+                " (SELECT FROM daily_downloads WHERE package_id = id AND date = :day)"
+                "), deleted AS ("
+                " DELETE FROM packages USING gone WHERE packages.id = gone.id AND seen IS NULL"
+                ") "
+                "UPDATE packages SET last_seen = seen FROM gone "
+                "WHERE packages.id = gone.id AND seen IS NOT NULL"
+            ),
+            {"day": day},
+        )
+
+    async def _record(self, published: PublishedDay) -> None:
+        values = asdict(published)
+        await self._connection.execute(
+            insert(ingested_days)
+            .values(values)
+            .on_conflict_do_update(index_elements=[ingested_days.c.day], set_=values)
+        )
+
+    async def _update_packages(self, day: date, latest_before: date | None) -> None:
+        """Bring `last_seen`, the figures of packages and the rankings up to date.
+
+        The day after the latest one moves the periods on. Any other, new or replaced, has them
+        summed anew, and one before those that they look at can only have shown that its packages
+        existed.
+        """
+        if latest_before and day <= latest_before - timedelta(days=RECENT_DAYS):
+            await self._connection.execute(
+                text(
+                    "UPDATE packages SET last_seen = :day FROM staged_downloads AS staged "
+                    "WHERE packages.name = staged.name AND packages.last_seen < :day"
+                ),
+                {"day": day},
+            )
+            return
+        if latest_before and day == latest_before + timedelta(days=1):
+            latest = day
+            await move_figures(self._connection, latest)
+        else:
+            latest = max(day, latest_before or day)
+            await sum_figures(self._connection, latest)
+        enter(Step.RANK, day)
+        await rewrite_rankings(self._connection, latest)
+
+
+def _sum_of_all(column: str) -> str:
+    """A column of the row of all packages. Of a breakdown that was not ingested it is NULL too."""
+    if column in _OF_ONE_PACKAGE:
+        return "NULL"
+    # Most packages have few downloads, and so the same counts as many others: each is taken apart
+    # once.
+    return (
+        f"CASE WHEN bool_or({column} IS NOT NULL) THEN "
+        "(SELECT CAST('{' || coalesce(string_agg("
+        """to_json(category) || ':' || downloads, ',' ORDER BY category COLLATE "C"), '') """
+        "|| '}' AS json) FROM ("
+        "SELECT key AS category, sum(times * CAST(value AS bigint)) AS downloads FROM ("
+        f"SELECT CAST({column} AS text) AS counts, count(*) AS times "
+        "FROM staged_downloads GROUP BY counts"
+        ") AS equal_counts, json_each_text(CAST(counts AS json)) GROUP BY key"
+        ") AS categories) END"
+    )

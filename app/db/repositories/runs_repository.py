@@ -1,0 +1,170 @@
+"""The history of ingests: each day that was asked of a source, or published after it was held."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.advisory_lock import LockKey, is_held
+from app.db.engine import connect, fetch
+from app.db.tables import ingest_runs
+from app.domain.downloads import IngestRun, Partition, RunOutcome
+
+QUERY_LASTS = timedelta(hours=20)
+"""BigQuery keeps what a query found for a day."""
+
+
+_CAME_TO_NOTHING = (RunOutcome.FAILED, RunOutcome.INTERRUPTED, RunOutcome.STOPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Runs of a day, one after another, that came to nothing."""
+
+    costly: int
+    """How many of them asked for what is billed."""
+
+    last_started_at: datetime
+    last_outcome: RunOutcome
+
+
+class RunsRepository:
+    """Each change is committed by itself: it has to outlive what it tells of."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def begin(self, day: date, source: str, now: datetime) -> int:
+        """Record that a run begins, and return its id."""
+        async with connect(self._engine) as connection:
+            result = await connection.execute(
+                insert(ingest_runs)
+                .values(
+                    day=day,
+                    source=source,
+                    started_at=now,
+                    outcome=RunOutcome.RUNNING,
+                )
+                .returning(ingest_runs.c.id)
+            )
+            await connection.commit()
+            run: int = result.scalar_one()
+            return run
+
+    async def note_query(self, run: int, query: str | None, partition: Partition | None) -> None:
+        """Record the query and the partition before it, as soon as they are known: the process may
+        end at any time.
+        """
+        await self._change(
+            run,
+            query=query,
+            partition_rows=partition and partition.rows,
+            partition_modified_at=partition and partition.modified_at,
+        )
+
+    async def note_billed(self, run: int, bytes_billed: int) -> None:
+        """Add what a query was billed, as soon as it is known."""
+        billed = func.coalesce(ingest_runs.c.bytes_billed, 0) + bytes_billed
+        await self._change(run, bytes_billed=billed)
+
+    async def end(
+        self,
+        run: int,
+        outcome: RunOutcome,
+        now: datetime,
+        *,
+        rows: int | None = None,
+        error: str | None = None,
+    ) -> None:
+        await self._change(run, ended_at=now, outcome=outcome, rows=rows, error=error)
+
+    async def _change(self, run: int, **values: object) -> None:
+        async with connect(self._engine) as connection:
+            await connection.execute(
+                update(ingest_runs).where(ingest_runs.c.id == run).values(values)
+            )
+            await connection.commit()
+
+    async def unfinished_run(self, day: date, source: str, now: datetime) -> IngestRun | None:
+        """Return the day's last run if that run failed, its query did not, and the query's result
+        can still be read.
+        """
+        query = (
+            select(ingest_runs)
+            .where(ingest_runs.c.day == day, ingest_runs.c.source == source)
+            .order_by(ingest_runs.c.id.desc())
+            .limit(1)
+        )
+        for row in await fetch(self._engine, query):
+            run = _run(row._asdict())
+            if run.query and run.outcome in _CAME_TO_NOTHING and run.started_at > now - QUERY_LASTS:
+                return run
+        return None
+
+    async def note_interrupted(self) -> int:
+        """Runs without an end are over: the caller holds the lock without which nobody ingests.
+        Says how many there were.
+        """
+        async with connect(self._engine) as connection:
+            result = await connection.execute(
+                update(ingest_runs)
+                .where(ingest_runs.c.outcome == RunOutcome.RUNNING)
+                .values(outcome=RunOutcome.INTERRUPTED)
+            )
+            await connection.commit()
+            return result.rowcount
+
+    async def failures(self) -> Mapping[date, Failures]:
+        """By day, those since it was last published or held."""
+        settled = (
+            select(ingest_runs.c.day, func.max(ingest_runs.c.id).label("id"))
+            .where(
+                ingest_runs.c.outcome.in_(
+                    [RunOutcome.PUBLISHED, RunOutcome.UNCHANGED, RunOutcome.HELD]
+                )
+            )
+            .group_by(ingest_runs.c.day)
+            .subquery()
+        )
+        query = (
+            select(
+                ingest_runs.c.day,
+                ingest_runs.c.started_at,
+                ingest_runs.c.outcome,
+                or_(ingest_runs.c.query.is_not(None), ingest_runs.c.bytes_billed.is_not(None)),
+            )
+            .outerjoin(settled, settled.c.day == ingest_runs.c.day)
+            .where(
+                ingest_runs.c.id > func.coalesce(settled.c.id, 0),
+                ingest_runs.c.outcome.in_([RunOutcome.FAILED, RunOutcome.INTERRUPTED]),
+            )
+            .order_by(ingest_runs.c.id)
+        )
+        failures: dict[date, Failures] = {}
+        async with connect(self._engine) as connection:
+            for day, started_at, outcome, is_costly in await connection.execute(query):
+                before = failures[day].costly if day in failures else 0
+                failures[day] = Failures(before + is_costly, started_at, RunOutcome(outcome))
+        return failures
+
+    async def latest(self, limit: int) -> list[IngestRun]:
+        """The last runs, latest first."""
+        query = select(ingest_runs).order_by(ingest_runs.c.id.desc()).limit(limit)
+        rows = [row._asdict() for row in await fetch(self._engine, query)]
+        running = [row for row in rows if row["outcome"] == RunOutcome.RUNNING]
+        if running and not await is_held(self._engine, LockKey.INGEST):
+            for row in running:
+                row["outcome"] = RunOutcome.INTERRUPTED
+        return [_run(row) for row in rows]
+
+    async def forget_before(self, moment: datetime) -> None:
+        async with connect(self._engine) as connection:
+            await connection.execute(delete(ingest_runs).where(ingest_runs.c.started_at < moment))
+            await connection.commit()
+
+
+def _run(row: Mapping[str, Any]) -> IngestRun:
+    return IngestRun(**{**row, "outcome": RunOutcome(row["outcome"])})

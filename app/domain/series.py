@@ -1,0 +1,75 @@
+"""What can be made of a time series: zeros where there is nothing, sums of weeks and months."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+from app.domain.breakdowns import OTHER_CATEGORY
+from app.domain.choice import Choice
+from app.domain.downloads import Series
+
+
+class Interval(Choice):
+    DAY = "day"
+    WEEK = "week"
+    """Of ISO 8601: from Monday to Sunday."""
+
+    MONTH = "month"
+
+
+def fill_with_zero(series: Series, days: Sequence[date]) -> Series:
+    """With an item for each of the published days in each category that there is."""
+    filled = {}
+    for category, items in series.items():
+        downloads = dict(items)
+        filled[category] = [(day, downloads.get(day, 0)) for day in days]
+    return filled
+
+
+def sum_by(interval: Interval, series: Series, days: Sequence[date]) -> Series:
+    """Each week or month by its first day. One of which not all days are among the published `days`
+    is left out: what it would add up to is not what it had. The series has items of `days` alone.
+    """
+    first_days = {day: _first_day(interval, day) for day in days}
+    published = Counter(first_days.values())
+    complete = {
+        first for first, count in published.items() if count == _number_of_days(interval, first)
+    }
+    summed = {}
+    for category, items in series.items():
+        sums: Counter[date] = Counter()
+        for day, downloads in items:
+            sums[first_days[day]] += downloads
+        within = [(first, downloads) for first, downloads in sums.items() if first in complete]
+        if within:
+            summed[category] = within
+    return summed
+
+
+def most_downloaded(series: Series, count: int) -> Series:
+    """So many categories, those with most downloads, and all the rest as `other`."""
+    totals = {
+        category: sum(downloads for _, downloads in items)
+        for category, items in series.items()
+        if category != OTHER_CATEGORY
+    }
+    kept = sorted(totals, key=lambda category: (-totals[category], category))[:count]
+    rest: Counter[date] = Counter()
+    for category in series.keys() - set(kept):
+        for day, downloads in series[category]:
+            rest[day] += downloads
+    shown = {category: series[category] for category in kept}
+    return shown | {OTHER_CATEGORY: sorted(rest.items())} if rest else shown
+
+
+def _first_day(interval: Interval, day: date) -> date:
+    if interval is Interval.WEEK:
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if interval is Interval.MONTH else day
+
+
+def _number_of_days(interval: Interval, first: date) -> int:
+    if interval is Interval.MONTH:
+        following = (first + timedelta(days=31)).replace(day=1)
+        return (following - first).days
+    return 7 if interval is Interval.WEEK else 1

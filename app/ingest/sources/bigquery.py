@@ -1,0 +1,432 @@
+"""PyPI's public table of raw downloads in BigQuery, which does the counting."""
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
+from hashlib import blake2b
+from typing import Any, TypeVar, cast
+
+import google.auth
+import google.auth.exceptions
+import orjson
+import requests
+from google.api_core.client_options import ClientOptions
+from google.api_core.exceptions import (
+    ClientError,
+    GoogleAPIError,
+    NotFound,
+    RetryError,
+    ServerError,
+    TooManyRequests,
+)
+from google.api_core.page_iterator import Page
+from google.auth.credentials import AnonymousCredentials, Credentials
+from google.cloud import bigquery
+from google.cloud.bigquery.retry import DEFAULT_RETRY
+from google.oauth2 import service_account
+
+from app.domain.breakdowns import Breakdown, columns_with
+from app.domain.downloads import Partition, UnparsedDownloads
+from app.domain.events import CountedFiles
+from app.errors import (
+    QueryLostError,
+    SettingsError,
+    SourceDayError,
+    SourceError,
+    SourceUnavailableError,
+)
+from app.ingest.sources.day_query import day_query
+from app.ingest.sources.source import Reading
+from app.settings import IngestSource, Settings
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+PAGE_ROWS = 10_000
+"""Rows asked for at a time; BigQuery may send fewer. To take the JSON of a page apart keeps the
+service's process from answering for some 5 ms.
+"""
+
+RETRY_SECONDS = 60
+"""How long the client repeats a call that failed in a way that may pass."""
+
+REQUEST_TIMEOUT_SECONDS = 60
+QUERY_TIMEOUT_SECONDS = 900
+"""Of a day's query, which takes a minute or so, and of each page of rows, which takes seconds."""
+
+PASSING_REASONS = {
+    "backendError",
+    "internalError",
+    "jobBackendError",
+    "jobInternalError",
+    "rateLimitExceeded",
+    "jobRateLimitExceeded",
+    "stopped",
+    "timeout",
+}
+"""Of BigQuery's error table, those that the same query may not meet again a little later."""
+
+DAY_REASONS = {"bytesBilledLimitExceeded", "resourcesExceeded", "responseTooLarge"}
+"""Those that come of how much there is of a day."""
+
+USD_PER_TIB_BILLED = 6.25
+"""On-demand price of a query in the US multi-region, beyond the first TiB of each month."""
+
+PARTITIONS = (
+    "SELECT total_rows, last_modified_time FROM `{dataset}.INFORMATION_SCHEMA.PARTITIONS` "
+    "WHERE table_name = @table AND partition_id = @day"
+)
+"""Query of a day's partition, which reads no downloads: BigQuery bills 10 MB."""
+
+SCOPES = ("https://www.googleapis.com/auth/bigquery",)
+
+
+def cost_usd(bytes_billed: int) -> float:
+    return bytes_billed / 2**40 * USD_PER_TIB_BILLED
+
+
+class BigQuerySource:
+    name = "bigquery"
+
+    def __init__(
+        self,
+        client: bigquery.Client,
+        *,
+        table: str,
+        mirror_installers: Sequence[str],
+        breakdowns: Iterable[Breakdown],
+        counted_files: CountedFiles = CountedFiles.ALL,
+        max_bytes_billed: int,
+    ) -> None:
+        self._client = client
+        # Python's own json takes four times as long, in which nothing else is done in the process.
+        client._http.hooks["response"] = [_read_by_orjson]  # noqa: SLF001 - has no other way in
+        self._table = table
+        self._columns = columns_with(breakdowns)
+        self._counted_files = counted_files
+        self._mirror_installers = mirror_installers
+        self._max_bytes_billed = max_bytes_billed
+
+    async def origin(self, _: date) -> str:
+        return self.name
+
+    def counted_files(self, _: date) -> CountedFiles:
+        return self._counted_files
+
+    async def partition(self, day: date) -> Partition | None:
+        with _source_errors():
+            return await _in_thread(self._partition, day)
+
+    def _partition(self, day: date) -> Partition | None:
+        dataset, _, table = self._table.rpartition(".")
+        config = bigquery.QueryJobConfig(
+            use_query_cache=False,
+            query_parameters=[
+                bigquery.ScalarQueryParameter("table", "STRING", table),
+                bigquery.ScalarQueryParameter("day", "STRING", f"{day:%Y%m%d}"),
+            ],
+        )
+        retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
+        try:
+            job = self._client.query(
+                PARTITIONS.format(dataset=dataset),
+                job_config=config,
+                retry=retry,
+                timeout=REQUEST_TIMEOUT_SECONDS,
+                job_retry=None,
+            )
+            rows = job.result(retry=retry, timeout=QUERY_TIMEOUT_SECONDS)
+            return next((Partition(*row.values()) for row in rows), None)
+        except ClientError as error:
+            if _may_pass(error):
+                raise
+            _log_unreadable(dataset, type(error).__name__, _one_line(error))
+            return None
+
+    async def begin(self, day: date) -> str:
+        text = day_query(self._table, self._columns, day, self._counted_files)
+        with _source_errors():
+            job = await _in_thread(self._submit, day, text)
+        return f"{self._rules(day)}/{job.location or ''}/{job.job_id}"
+
+    def _rules(self, day: date) -> str:
+        """Name the rules of a day in its query's id, so that no result of other rules is read."""
+        text = day_query(self._table, self._columns, day, self._counted_files)
+        rules = text, self._counted_files, sorted(self._mirror_installers)
+        return blake2b(repr(rules).encode(), digest_size=8).hexdigest()
+
+    async def read(self, day: date, query: str | None) -> Reading:
+        assert query
+        with _source_errors():
+            job, rows = await _in_thread(self._results, day, query)
+        return Reading(
+            self._batches(rows),
+            job.total_bytes_billed or 0,
+            self._columns,
+            queried_at=job.created,
+        )
+
+    async def _batches(
+        self, rows: bigquery.table.RowIterator
+    ) -> AsyncGenerator[UnparsedDownloads, None]:
+        received = 0
+        with _source_errors():
+            pages = rows.pages
+            while (page := await _in_thread(_next_page, pages, len(self._columns))) is not None:
+                received += len(page)
+                yield page
+        if received != rows.total_rows:
+            raise SourceUnavailableError(
+                f"BigQuery announced {rows.total_rows} rows and sent {received}"
+            )
+
+    def _results(
+        self, day: date, query: str
+    ) -> tuple[bigquery.QueryJob, bigquery.table.RowIterator]:
+        rules, location, job_id = query.split("/")
+        if rules != self._rules(day):
+            raise QueryLostError("BigQuery: the query was asked by other rules")
+        retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
+        try:
+            job = self._client.get_job(
+                job_id, location=location or None, retry=retry, timeout=REQUEST_TIMEOUT_SECONDS
+            )
+        except NotFound as error:
+            raise QueryLostError("BigQuery: the query is not known any more") from error
+        assert isinstance(job, bigquery.QueryJob)
+        try:
+            rows = job.result(page_size=PAGE_ROWS, retry=retry, timeout=QUERY_TIMEOUT_SECONDS)
+        except GoogleAPIError as error:
+            if job.error_result and _may_pass(error):
+                raise QueryLostError(f"BigQuery: {_one_line(error)}") from error
+            raise
+        return job, rows
+
+    def bytes_billed(
+        self,
+        day: date,
+        breakdowns: Iterable[Breakdown] | None = None,
+        counted_files: CountedFiles | None = None,
+    ) -> int:
+        """Bytes that the day's query would bill, with other optional breakdowns or counted files
+        than the source's if given. Asking costs nothing.
+        """
+        columns = self._columns if breakdowns is None else columns_with(breakdowns)
+        query = day_query(self._table, columns, day, counted_files or self._counted_files)
+        with _source_errors():
+            return int(self._submit(day, query, dry_run=True).total_bytes_processed or 0)
+
+    def _submit(self, day: date, query: str, *, dry_run: bool = False) -> bigquery.QueryJob:
+        start = datetime.combine(day, time.min, UTC)
+        config = bigquery.QueryJobConfig(
+            dry_run=dry_run,
+            use_query_cache=False,
+            job_timeout_ms=QUERY_TIMEOUT_SECONDS * 1000,
+            query_parameters=[
+                bigquery.ScalarQueryParameter("start", "TIMESTAMP", start),
+                bigquery.ScalarQueryParameter("end", "TIMESTAMP", start + timedelta(days=1)),
+                bigquery.ArrayQueryParameter(
+                    "mirror_installers", "STRING", list(self._mirror_installers)
+                ),
+            ],
+        )
+        if not dry_run:  # Which bills nothing, and has to tell also what would be refused.
+            config.maximum_bytes_billed = self._max_bytes_billed
+        return self._client.query(
+            query,
+            job_config=config,
+            retry=DEFAULT_RETRY.with_timeout(RETRY_SECONDS),
+            timeout=REQUEST_TIMEOUT_SECONDS,
+            # A query that failed is not run again unasked: it may have been billed.
+            job_retry=None,
+        )
+
+
+def create_source(settings: Settings) -> BigQuerySource:
+    """The source that the settings describe, with their credentials or those that Google's library
+    finds. Raises `SettingsError` when there are none, or no project to bill.
+    """
+    return BigQuerySource(
+        _create_client(settings),
+        table=settings.bigquery_table,
+        mirror_installers=settings.mirror_installers,
+        breakdowns=settings.breakdowns_of(IngestSource.BIGQUERY),
+        counted_files=settings.ingest_counted_files,
+        max_bytes_billed=settings.bigquery_max_bytes_billed,
+    )
+
+
+_unreadable_datasets: set[str] = set()
+"""Those whose partitions were logged as unreadable by this process."""
+
+
+def _log_unreadable(dataset: str, kind: str, reason: str) -> None:
+    """Log once per process why a dataset's partitions can't be checked."""
+    if dataset in _unreadable_datasets:
+        return
+    _unreadable_datasets.add(dataset)
+    log.warning(
+        "%s.INFORMATION_SCHEMA.PARTITIONS can't be read, so that days are read again, and billed, "
+        "without checking first whether they changed: %s: %s",
+        dataset,
+        kind,
+        reason,
+    )
+
+
+def _read_by_orjson(response: requests.Response, *_: object, **__: object) -> None:
+    """Have what Google's client asks a response for, which is its JSON, read by orjson."""
+    response.json = partial(_json_of, response)  # type: ignore[method-assign]
+
+
+def _json_of(response: requests.Response) -> Any:
+    return orjson.loads(response.content)
+
+
+def _create_client(settings: Settings) -> bigquery.Client:
+    if settings.bigquery_emulator_host:
+        return bigquery.Client(
+            project=settings.bigquery_project or "emulator",
+            credentials=AnonymousCredentials(),
+            client_options=ClientOptions(api_endpoint=settings.bigquery_emulator_host),
+        )
+    credentials, project = _credentials(settings)
+    project = settings.bigquery_project or project
+    if not project:
+        raise SettingsError(
+            "BIGQUERY_PROJECT: should name the Google Cloud project that is billed, "
+            "since the credentials name none"
+        )
+    return bigquery.Client(project=project, credentials=credentials)
+
+
+def _credentials(settings: Settings) -> tuple[Credentials, str | None]:
+    try:
+        if settings.google_service_account_json:
+            info = json.loads(settings.google_service_account_json.get_secret_value())
+            credentials = service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
+            return credentials, credentials.project_id
+        return google.auth.default(scopes=SCOPES)
+    except ValueError as error:
+        # Malformed: a field is missing, or the private key is none.
+        name = "GOOGLE_SERVICE_ACCOUNT_JSON"
+        if not settings.google_service_account_json:
+            name = "GOOGLE_APPLICATION_CREDENTIALS"
+        raise SettingsError(f"{name}: {_one_line(error)}") from error
+    except google.auth.exceptions.GoogleAuthError as error:
+        raise SettingsError(
+            "BigQuery needs credentials: set GOOGLE_APPLICATION_CREDENTIALS to the file of a "
+            "service account's key, or GOOGLE_SERVICE_ACCOUNT_JSON to its content, "
+            f"or INGEST_SOURCE=sample to do without ({_one_line(error)})"
+        ) from error
+
+
+@contextmanager
+def _source_errors() -> Iterator[None]:
+    try:
+        yield
+    except (
+        GoogleAPIError,
+        google.auth.exceptions.GoogleAuthError,
+        requests.RequestException,
+    ) as error:
+        kind: type[SourceError] = SourceError
+        if _may_pass(error):
+            kind = SourceUnavailableError
+        elif _reasons(error) & DAY_REASONS:
+            kind = SourceDayError
+        raise kind(f"BigQuery: {_one_line(error)}") from error
+    except TimeoutError as error:
+        raise SourceUnavailableError(
+            f"BigQuery: no answer within {QUERY_TIMEOUT_SECONDS} s"
+        ) from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # What came was cut off, or is not what BigQuery sends: its client takes it as it comes.
+        raise SourceUnavailableError(f"BigQuery: an answer that makes no sense: {error}") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it is Google's trouble, or the network's, and not what was asked or who asked."""
+    if isinstance(error, (ServerError, TooManyRequests, RetryError, requests.RequestException)):
+        return True
+    if isinstance(error, google.auth.exceptions.GoogleAuthError):
+        return error.retryable or isinstance(error, google.auth.exceptions.TransportError)
+    return bool(_reasons(error) & PASSING_REASONS)
+
+
+def _reasons(error: Exception) -> set[str]:
+    return {detail.get("reason") for detail in getattr(error, "errors", None) or ()}
+
+
+def _one_line(error: Exception) -> str:
+    # Google's errors have the request's address before the message, and ids of the job behind it.
+    message = getattr(error, "message", None) or str(error)
+    return str(message).strip().partition("\n")[0]
+
+
+async def _in_thread(function: Callable[..., Result], *arguments: object) -> Result:
+    """Run a blocking call of Google's client without blocking the event loop.
+
+    Unlike `asyncio.to_thread`, nothing waits for a call that was given up: Ctrl-C and a stop of the
+    service take effect while a server is silent.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[Result] = loop.create_future()
+
+    def settle(result: Result | None, error: BaseException | None) -> None:
+        if outcome.done():
+            return
+        if error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(cast("Result", result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = function(*arguments)
+        except Exception as raised:  # noqa: BLE001 - it is raised where the outcome is awaited
+            error = raised
+        # The loop may be gone by now, and so may everybody who wanted to know.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="bigquery", daemon=True).start()
+    async with asyncio.timeout(QUERY_TIMEOUT_SECONDS):
+        return await outcome
+
+
+def _next_page(pages: Iterator[Page], columns: int) -> UnparsedDownloads | None:
+    """The next page, which may be empty; None after the last.
+
+    Taken from the response as it came: to make rows of it, by its schema, takes Google's client
+    longer than all else that is done with them here.
+    """
+    page = next(pages, None)
+    if page is None:
+        return None
+    rows = page.raw_page.get("rows", [])
+    lines = [row["f"][0]["v"] for row in rows]
+    # Google's client would keep them until the next page is there.
+    rows.clear()
+    return _downloads(lines, columns)
+
+
+def _downloads(lines: Sequence[str], columns: int) -> UnparsedDownloads:
+    # The name comes last, and may be any text. A download without one has no package to count for:
+    # the pipeline rejects it.
+    values = [line.split("\t", columns + 2) for line in lines]
+    if not all(len(row) == columns + 3 for row in values):
+        raise ValueError("a row of other columns")
+    if not values:
+        return UnparsedDownloads((), (), (), ((),) * columns)
+    with_mirrors, without_mirrors, *breakdowns, packages = zip(*values, strict=True)
+    return UnparsedDownloads(
+        packages, tuple(map(int, with_mirrors)), tuple(map(int, without_mirrors)), breakdowns
+    )

@@ -1,0 +1,54 @@
+"""The query of a day in BigQuery, which reads the columns of the breakdowns that are ingested."""
+
+import re
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+
+from app.domain.breakdowns import EXPRESSIONS, MAX_VERSIONS
+from app.domain.events import ARTIFACTS_SINCE, CountedFiles
+
+TEMPLATE = (Path(__file__).parent / "bigquery.sql").read_text()
+
+
+ONLY_ARTIFACTS = r"REGEXP_CONTAINS(file.filename, r'\.(whl|tar\.gz|zip)$')"
+"""Condition that PyPI itself has on what it logs since `ARTIFACTS_SINCE`."""
+
+
+def day_query(
+    table: str, columns: Iterable[str], day: date, counted_files: CountedFiles = CountedFiles.ALL
+) -> str:
+    """The query of a day whose rows have these columns.
+
+    It reads the names of files only for days on which PyPI has logged others than artifacts too.
+    """
+    columns = tuple(columns)
+    names_decide = counted_files is CountedFiles.ARTIFACTS and day <= ARTIFACTS_SINCE
+    parts = {
+        "table": table,
+        "files": f"\n          AND {ONLY_ARTIFACTS}" if names_decide else "",
+        "max_versions": str(MAX_VERSIONS),
+        "columns": ", ".join(columns),
+        "sets": ", ".join(f"(package, {column})" for column in columns),
+        "categories": _lines(10, (f"{EXPRESSIONS[column]} AS {column}" for column in columns), ","),
+        "breakdowns": _lines(
+            10, (f"WHEN GROUPING({column}) = 0 THEN '{column}'" for column in columns)
+        ),
+        "objects": _lines(4, map(_object, columns), r", '\t',"),
+    }
+    return re.sub(r"\{(\w+)\}", lambda part: parts[part[1]], TEMPLATE)
+
+
+def _object(column: str) -> str:
+    """The inside of a JSON object: categories without a download that counts are left out. In one
+    order, so that equal counts are equal texts.
+    """
+    return (
+        f"IFNULL(STRING_AGG(IF(breakdown = '{column}' AND without_mirrors > 0, "
+        "CONCAT(TO_JSON_STRING(category), ':', CAST(without_mirrors AS STRING)), NULL), ',' "
+        "ORDER BY category), '')"
+    )
+
+
+def _lines(indent: int, lines: Iterable[str], separator: str = "") -> str:
+    return f"{separator}\n{' ' * indent}".join(lines)

@@ -1,0 +1,677 @@
+"""The command line, as processes: what it does, prints, and answers to what is wrong."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import click
+import psutil
+import pytest
+from google.cloud import bigquery
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.cli.program import cli
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.domain.events import ARTIFACTS_SINCE
+from app.errors import HeldDayError
+from app.ingest.sources.sample import SampleSource
+from tests.bigquery_table import NOON, Event, Table
+from tests.days import (
+    POLICY,
+    RETENTION_DAYS,
+    GivenSource,
+    days_ago,
+    downloads,
+    ingest,
+    publish,
+)
+from tests.processes import COMMAND, ROOT, assert_fails, free_port, run
+from tests.waiting import PATIENCE_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ((), ["Missing command"]),
+        (("fetch",), ["fetch"]),
+        (("ingest", "--date", "yesterday"), ["--date", "yesterday", "YYYY-MM-DD"]),
+        (("ingest", "--date", "2026-02-30"), ["--date", "2026-02-30"]),
+        (("ingest", "--source", "csv"), ["--source", "'bigquery', 'file', 'sample'"]),
+        (("ingest", "2026-11-20"), ["2026-11-20"]),
+        (("backfill", "--start"), ["--start"]),
+        (("backfill", "--start", "2026-06-02", "--end", "2026-06-01"), ["after --end"]),
+        (("export", "--start", "2026-06-02", "--end", "2026-06-01"), ["after --end"]),
+        (("export", "--date", "2026-06-02", "--end", "2026-06-01"), ["--date", "without"]),
+        (("export", "--format", "xml"), ["--format", "'parquet', 'csv', 'ndjson'"]),
+        (("export", "--to", "README.md"), ["--to", "is a file"]),
+        (("export", "--to", "ftp://host/x"), ["--to", "s3://bucket/prefix or gs://bucket/prefix"]),
+        (("export", "--to", "s3:///x"), ["--to", "s3://bucket/prefix"]),
+    ],
+)
+def test_wrong_arguments(arguments: tuple[str, ...], parts: list[str]) -> None:
+    assert_fails(run(*arguments), 2, *parts)
+
+
+def test_a_wrong_setting_is_named() -> None:
+    assert_fails(run("serve", PORT="http"), 1, "PORT=http")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["serve", "migrate", "ingest", "expire", "seed", "status", "history", "verify", "export"],
+)
+def test_a_database_that_is_not_there(command: str) -> None:
+    port = free_port()
+    url = f"postgresql://somebody:secret@127.0.0.1:{port}/stats"
+    result = run(command, DATABASE_URL=url, DATABASE_WAIT_SECONDS="0")
+    assert_fails(result, 1, "127.0.0.1", "can't be reached")
+    assert "secret" not in result.stderr
+
+
+def test_a_start_waits_for_its_database_as_long_as_it_is_told() -> None:
+    url = f"postgresql://somebody@127.0.0.1:{free_port()}/stats"
+    result = run("serve", DATABASE_URL=url, DATABASE_WAIT_SECONDS="1.5")
+    waiting, failed = result.stderr.strip().splitlines()
+    assert "waiting up to 1.5 s" in waiting
+    assert failed.startswith("error: the database at 127.0.0.1 can't be reached")
+
+
+def test_a_start_does_not_wait_for_a_database_that_refuses(server_url: str) -> None:
+    url = make_url(server_url).set(database="nothing").render_as_string(hide_password=False)
+    assert_fails(run("serve", DATABASE_URL=url), 1, 'database "nothing" does not exist')
+
+
+async def test_a_database_that_is_further_than_the_code(
+    database_url: str, engine: AsyncEngine
+) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert_fails(run("serve", DATABASE_URL=database_url), 1, "9999", "further than this code")
+    # What only reads goes on beside a new version.
+    assert run("status", DATABASE_URL=database_url).returncode == 0
+
+
+async def test_a_database_that_refuses(database_url: str, engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE packages RENAME TO things"))
+    assert_fails(run("status", DATABASE_URL=database_url), 1, '"packages" does not exist')
+
+
+def test_a_future_day(database_url: str) -> None:
+    tomorrow = str(days_ago(-2))
+    for arguments in (
+        ("ingest", "--date", tomorrow),
+        ("ingest", "--date", tomorrow, "--dry-run"),
+        ("backfill", "--start", tomorrow, "--end", tomorrow),
+    ):
+        result = run(*arguments, DATABASE_URL=database_url)
+        assert_fails(result, 1, tomorrow, f"latest complete UTC day is {days_ago(0)}")
+
+
+async def test_ingest(database_url: str, engine: AsyncEngine) -> None:
+    result = run("ingest", "--source", "sample", DATABASE_URL=database_url)
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"published {days_ago(0)} from sample: 200 packages, ")
+    result = run("ingest", "--date", str(days_ago(3)), DATABASE_URL=database_url)
+    assert result.returncode == 0
+    days = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
+    assert [day.day for day in days] == [days_ago(3), days_ago(0)]
+
+
+def test_dry_run_of_the_sample_needs_nothing() -> None:
+    result = run("ingest", "--dry-run", DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing")
+    assert result.stdout == f"{days_ago(0)}: sample data bills nothing\n"
+
+
+def test_dry_run_of_no_source_asks_for_one() -> None:
+    assert_fails(run("ingest", "--dry-run", INGEST_SOURCE="none"), 1, "INGEST_SOURCE=none")
+
+
+def test_dry_run_of_files_says_where_they_should_be() -> None:
+    assert_fails(run("ingest", "--dry-run", INGEST_SOURCE="file"), 1, "INGEST_FILES: should be set")
+
+
+def test_bigquery_without_credentials_fails_at_start(database_url: str) -> None:
+    for command in ("serve", "ingest"):
+        result = run(command, DATABASE_URL=database_url, INGEST_SOURCE="bigquery", HOME="/nowhere")
+        assert_fails(result, 1, "GOOGLE_SERVICE_ACCOUNT_JSON")
+
+
+@pytest.fixture
+def billing_host() -> Iterator[str]:
+    """A server that bills what BigQuery does: the columns that a query mentions, each once."""
+    billed = {
+        "timestamp": 8 * 10**9,
+        "file.project": 12 * 10**9,
+        "details.installer.name": 5 * 10**9,
+        "details.python": 8 * 10**9,
+        "details.system.name": 7 * 10**9,
+        "details.ci": 10**9,
+        "country_code": 4 * 10**9,
+        "file.version": 7 * 10**9,
+        "file.filename": 50 * 10**9,
+        "details.implementation.name": 9 * 10**9,
+    }
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            assert asked["configuration"]["dryRun"] is True
+            query = asked["configuration"]["query"]["query"]
+            count = sum(count for column, count in billed.items() if column in query)
+            job = {
+                "kind": "bigquery#job",
+                "jobReference": {"projectId": "emulator", "jobId": "1", "location": "US"},
+                "configuration": asked["configuration"],
+                "statistics": {
+                    "totalBytesProcessed": str(count),
+                    "query": {"totalBytesProcessed": str(count)},
+                },
+                "status": {"state": "DONE"},
+            }
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(job).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "total", "ingested"),
+    [
+        ("", "40,000,000,000 bytes (37.3 GiB) would be billed, 0.23 USD", {"installer"}),
+        ("none", "40,000,000,000 bytes (37.3 GiB) would be billed, 0.23 USD", set()),
+        (
+            "version,ci",
+            "48,000,000,000 bytes (44.7 GiB) would be billed, 0.27 USD",
+            {"ci", "version"},
+        ),
+    ],
+)
+def test_dry_run_tells_what_each_breakdown_costs(
+    billing_host: str, chosen: str, total: str, ingested: set[str]
+) -> None:
+    result = run(
+        "ingest", "--dry-run", BIGQUERY_EMULATOR_HOST=billing_host, INGEST_BREAKDOWNS=chosen
+    )
+    assert result.returncode == 0, result.stderr
+    first, _, *lines, counted_files, names = result.stdout.splitlines()
+    assert first.startswith(f"{days_ago(0)}: {total}")
+    day = min(days_ago(0), ARTIFACTS_SINCE)
+    assert counted_files == (
+        f"INGEST_COUNTED_FILES=artifacts adds to each day until {ARTIFACTS_SINCE}, such as {day}:"
+    )
+    assert names.split() == ["names", "of", "files", "50,000,000,000", "bytes", "0.284", "USD"]
+    costs = {
+        "all else": "40,000,000,000 bytes    0.227 USD",
+        "installer": "0 bytes    0.000 USD",
+        "ci": "1,000,000,000 bytes    0.006 USD",
+        "country": "4,000,000,000 bytes    0.023 USD",
+        "version": "7,000,000,000 bytes    0.040 USD",
+        "implementation": "9,000,000,000 bytes    0.051 USD",
+    }
+    assert [" ".join(line.split()) for line in lines] == [
+        " ".join(f"{name}{', ingested' if name in ingested else ''} {cost}".split())
+        for name, cost in costs.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("days", "counted_files", "billed"),
+    [
+        (0, "all", 40),
+        (0, "artifacts", 90),
+        (-1, "artifacts", 90),
+        (1, "artifacts", 40),
+    ],
+)
+def test_dry_run_tells_what_counting_artifacts_costs(
+    billing_host: str, days: int, counted_files: str, billed: int
+) -> None:
+    """In the total of the days whose names of files are read, and besides for every other day."""
+    day = ARTIFACTS_SINCE + timedelta(days=days)
+    result = run(
+        *("ingest", "--dry-run", "--date", str(day)),
+        BIGQUERY_EMULATOR_HOST=billing_host,
+        INGEST_COUNTED_FILES=counted_files,
+    )
+    first, _, all_else, *_, names = result.stdout.splitlines()
+    assert first.startswith(f"{day}: {billed},000,000,000 bytes")
+    assert all_else.split() == ["all", "else", "40,000,000,000", "bytes", "0.227", "USD"]
+    assert names.split() == ["names", "of", "files", "50,000,000,000", "bytes", "0.284", "USD"]
+
+
+async def test_from_the_sample_to_real_data(
+    database_url: str, engine: AsyncEngine, emulator_client: bigquery.Client, emulator_host: str
+) -> None:
+    """In the README's order: the cost, a refusal, the sample replaced, the status."""
+    table = Table(emulator_client)
+    table.insert(Event(), Event(installer="devpi"), Event(at=NOON - timedelta(days=5)))
+    environment = {
+        "DATABASE_URL": database_url,
+        "BIGQUERY_EMULATOR_HOST": emulator_host,
+        "BIGQUERY_TABLE": table.id,
+    }
+    result = run("ingest", "--dry-run", **environment)
+    assert re.search(r"0 bytes \(0\.0 GiB\) would be billed, 0\.00 USD", result.stdout)
+    assert "BIGQUERY_MAX_BYTES_BILLED allows 536,870,912,000 bytes" in result.stdout
+
+    run("ingest", "--source", "sample", DATABASE_URL=database_url)
+    assert_fails(run("ingest", **environment), 1, "sample data", "--replace-sample")
+
+    start = str(days_ago(1))
+    result = run("backfill", "--start", start, "--replace-sample", **environment)
+    assert result.returncode == 1, "a day without rows failed, and the other is there"
+    assert result.stdout == f"1 of 2 missing days published, 1 failed ({start})\n"
+    assert f"{start} failed: bigquery has no rows for {start}" in result.stderr
+
+    shown = run("status", **environment).stdout
+    assert re.search(r"^days +1 of 180$", shown, re.MULTILINE)
+    assert re.search(rf"^latest day +{days_ago(0)}$", shown, re.MULTILINE)
+    assert re.search(r"^source +bigquery$", shown, re.MULTILINE)
+    assert re.search(r"^packages +1, 1 of them on the latest day$", shown, re.MULTILINE)
+    emulator_client.delete_table(table.id)
+
+
+def test_what_looks_wrong_is_held_until_it_is_forced(database_url: str, tmp_path: Path) -> None:
+    """Half of the downloads of the same weekday a week before."""
+    before, day = str(days_ago(7)), str(days_ago(0))
+    for name, count in ((before, 2_000_000), (day, 1_000_000)):
+        row = {
+            "package": "flask",
+            "with_mirrors": count,
+            "without_mirrors": count,
+            "python_minor": {"3.12": count},
+            "system": {"linux": count},
+        }
+        (tmp_path / f"{name}.ndjson").write_text(json.dumps(row))
+    environment = {
+        "DATABASE_URL": database_url,
+        "INGEST_SOURCE": "file",
+        "INGEST_FILES": f"{tmp_path}/{{day}}.ndjson",
+    }
+    assert run("ingest", "--date", before, **environment).returncode == 0
+    result = run("ingest", "--date", day, **environment)
+    assert_fails(result, 1, f"{day} is held, not published", f"--date {day} --force")
+    shown = run("status", **environment).stdout
+    assert re.search(rf"^latest day +{before}$", shown, re.MULTILINE)
+    assert re.search(rf"^held +{day}$", shown, re.MULTILINE)
+    assert re.search(rf"\n  {day} .* downloads are .*; read 1 times, again from ", shown)
+    assert re.search(rf"^last run +.*: {day} held: .* downloads are ", shown, re.MULTILINE)
+
+    result = run("ingest", "--date", day, "--force", **environment)
+    assert result.stdout.startswith(f"published {day} from file: 1 packages, ")
+    shown = run("status", **environment).stdout
+    assert re.search(r"^held +none$", shown, re.MULTILINE)
+    assert re.search(rf"^{day} +1 +[\d,]{{9,}}  ", shown, re.MULTILINE)
+
+    told = run("history", **environment).stdout.splitlines()
+    assert [line.split()[3:5] for line in told[1:]] == [
+        [day, "file"],
+        [day, "file"],
+        [before, "file"],
+    ]
+    assert re.search(r"  1 +- .*published", told[1])
+    assert re.search(r"  1 +0 .*held: [\d,]+ downloads are ", told[2])
+    assert re.search(r"  1 +0 .*published", told[3])
+    assert len(run("history", "--limit", "1", **environment).stdout.splitlines()) == 2
+
+
+def test_without_a_run_there_is_no_history(database_url: str) -> None:
+    assert run("history", DATABASE_URL=database_url).stdout == "no day has been ingested yet\n"
+
+
+def test_a_process_that_only_serves_names_no_source(database_url: str) -> None:
+    for command in ("ingest", "backfill"):
+        result = run(command, DATABASE_URL=database_url, INGEST_SOURCE="none")
+        assert_fails(result, 1, "INGEST_SOURCE=none", "--source")
+
+
+async def test_backfill_does_what_is_missing(database_url: str, engine: AsyncEngine) -> None:
+    arguments = ("backfill", "--start", str(days_ago(3)), "--end", str(days_ago(1)))
+    run("ingest", "--date", str(days_ago(2)), DATABASE_URL=database_url)
+    result = run(*arguments, DATABASE_URL=database_url)
+    assert result.returncode == 0
+    assert result.stdout == "2 of 2 missing days published, 0 failed\n"
+    assert re.fullmatch(
+        rf"published {days_ago(1)} from sample: .*\npublished {days_ago(3)} from sample: .*\n",
+        result.stderr,
+    )
+
+    result = run(*arguments, DATABASE_URL=database_url)
+    assert result.stdout == "0 of 0 missing days published, 0 failed\n"
+    result = run(*arguments, "--force", DATABASE_URL=database_url)
+    assert result.stdout == "3 of 3 missing days published, 0 failed\n"
+
+
+async def test_backfill_first_publishes_what_is_plausible_by_now(
+    database_url: str, engine: AsyncEngine
+) -> None:
+    """Without asking the source, which has nothing else."""
+    day, neighbour = days_ago(0), days_ago(7)
+    await publish(engine, neighbour, downloads("flask", 100))
+    with pytest.raises(HeldDayError):
+        await ingest(engine, GivenSource({day: [downloads("flask", 30)]}), day, POLICY)
+    await publish(engine, neighbour, downloads("flask", 30))
+    arguments = ("backfill", "--start", str(day), "--end", str(day))
+    result = run(*arguments, DATABASE_URL=database_url)
+    assert result.returncode == 0
+    assert result.stdout == "0 of 0 missing days published, 0 failed\n"
+    assert result.stderr.startswith(f"published {day} from given: ")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+async def test_backfill_goes_on_where_it_was_stopped(
+    database_url: str, engine: AsyncEngine, stop: signal.Signals
+) -> None:
+    process = psutil.Popen(
+        [*COMMAND, "backfill"],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(3):
+        assert process.stderr.readline().startswith("published ")
+    process.send_signal(stop)
+    summary, told = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 128 + stop
+    assert "Traceback" not in told
+    days = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
+    assert 3 <= len(days) < RETENTION_DAYS
+    missing = RETENTION_DAYS - len(days)
+    # The day at which it was stopped may have been published without having been counted.
+    match = re.fullmatch(r"(\d+) of 180 missing days published, 0 failed, \d+ not tried\n", summary)
+    assert match
+    assert int(match[1]) in (len(days), len(days) - 1)
+
+    result = run("backfill", DATABASE_URL=database_url)
+    assert result.stdout == f"{missing} of {missing} missing days published, 0 failed\n"
+
+
+def test_days_are_utc_days() -> None:
+    """Wherever the machine is: here where the date is another one for most of the day."""
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+        assert run("ingest", "--dry-run", TZ=zone).stdout.startswith(f"{days_ago(0)}: ")
+
+
+def test_a_database_that_is_named_is_the_one_that_is_used(
+    database_url: str, tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "data"
+    assert run("status", DATABASE_URL=database_url, DATA_DIR=str(data_dir)).returncode == 0
+    assert not data_dir.exists()
+
+
+def test_a_file_of_settings_is_read_and_the_environment_goes_before_it(tmp_path: Path) -> None:
+    """Where the tests run there may be one, and it must not reach them."""
+    (tmp_path / ".env").write_text("PORT=http\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PORT"}
+    command = [sys.executable, "-m", "app", "openapi"]
+    for variables, status in ((environment, 1), (environment | {"PORT": ""}, 0)):
+        result = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=variables | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            check=False,
+        )
+        assert result.returncode == status
+
+
+def test_backfill_shows_a_bar_in_a_terminal(database_url: str) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    command = [*COMMAND, "backfill", "--start", str(days_ago(3))]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": database_url},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 4096)
+            except OSError:  # How Linux tells that the other end is closed.
+                part = b""
+            if not part:
+                break
+            shown += part
+        assert process.wait(PATIENCE_SECONDS) == 0
+    os.close(ours)
+    assert re.search(rb"100%\|.*\| 4/4 ", shown)
+    assert b"4 of 4 missing days published, 0 failed" in shown
+
+
+async def test_expire(database_url: str, engine: AsyncEngine) -> None:
+    old = days_ago(RETENTION_DAYS + 31)
+    await publish(engine, old, downloads("gone", 1))
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    result = run("expire", DATABASE_URL=database_url)
+    assert result.returncode == 0
+    dropped = f"daily_downloads_{old:%Y_%m}"
+    assert result.stdout == f"retention: dropped {dropped}, forgot 1 packages\n"
+
+
+async def test_verify_notes_suspect_days(database_url: str, engine: AsyncEngine) -> None:
+    """They are as they were published, which is what it verifies."""
+    for ago in (0, 7, 14):
+        await publish(engine, days_ago(ago), downloads("flask", 100))
+    day = days_ago(21)
+    await publish(engine, day, downloads("flask", 1))
+    reason = f"1 downloads are less than 0.60 times (0.01) the 100 of {day:%A}s"
+    result = run("verify", DATABASE_URL=database_url)
+    assert result.returncode == 0
+    assert result.stdout.splitlines() == [
+        "4 days verified: all as published",
+        f"note: {day} is suspect: {reason}",
+    ]
+    result = run("status", DATABASE_URL=database_url)
+    assert f"suspect      {day}\n  {day} {reason}; checked again from " in result.stdout
+
+
+async def test_verify(database_url: str, engine: AsyncEngine) -> None:
+    first, latest = days_ago(40), days_ago(0)
+    for day in (first, latest):
+        await publish(engine, day, downloads("flask", 1))
+    result = run("verify", DATABASE_URL=database_url)
+    assert (result.returncode, result.stdout) == (0, "2 days verified: all as published\n")
+    assert result.stderr == f"{first} verified\n{latest} verified\n"
+
+    async with engine.begin() as connection:
+        await connection.execute(
+            text("UPDATE ingested_days SET downloads = 2 WHERE day = :day"), {"day": first}
+        )
+        await connection.execute(text("UPDATE packages SET last_week = 7 WHERE name = 'flask'"))
+        await connection.execute(
+            text("UPDATE top_packages SET downloads = 7 WHERE period = 'week'")
+        )
+    result = run("verify", DATABASE_URL=database_url)
+    assert result.returncode == 1
+    assert result.stdout.splitlines() == [
+        f"{first} downloads: recorded 2, found 1",
+        f"{latest} last_week: recorded 7, found 1 for flask, 1 of 1 packages",
+        "2 days verified: 2 differences in 2 days",
+    ]
+
+    result = run("verify", "--date", str(latest), DATABASE_URL=database_url)
+    assert (result.returncode, result.stdout) == (0, "1 days verified: all as published\n")
+    result = run("verify", "--date", str(days_ago(1)), DATABASE_URL=database_url)
+    assert_fails(result, 1, f"{days_ago(1)} is not published")
+
+
+async def test_seed_is_refused_beside_real_data(database_url: str, engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    assert_fails(run("seed", DATABASE_URL=database_url), 1, "holds real data")
+
+
+async def test_export(database_url: str, engine: AsyncEngine, tmp_path: Path) -> None:
+    to = ("--to", str(tmp_path / "dumps"))
+    assert_fails(run("export", *to, DATABASE_URL=database_url), 1, "nothing is published")
+    for ago in (2, 1, 0):
+        await publish(engine, days_ago(ago), downloads("flask", 1 + ago))
+    result = run("export", "--date", str(days_ago(1)), *to, DATABASE_URL=database_url)
+    assert result.returncode == 0
+    assert result.stdout == f"1 of 1 days written to {tmp_path}/dumps, 0 unchanged\n"
+    wrote = rf"wrote downloads-{days_ago(1)}-[0-9a-f]{{12}}\.parquet: 1 packages, [\d,]+ bytes\n"
+    assert re.fullmatch(wrote, result.stderr)
+    result = run("export", DATABASE_URL=database_url, DUMPS_DIR=str(tmp_path / "dumps"))
+    assert result.stdout == f"2 of 3 days written to {tmp_path}/dumps, 1 unchanged\n"
+    result = run("export", "--end", str(days_ago(1)), *to, DATABASE_URL=database_url)
+    assert result.stdout == f"0 of 2 days written to {tmp_path}/dumps, 2 unchanged\n"
+    result = run(
+        "export", "--start", str(days_ago(0)), *to, "--format", "csv", DATABASE_URL=database_url
+    )
+    written = f"1 of 1 days written to {tmp_path}/dumps, 0 unchanged, 1 files removed\n"
+    assert result.stdout == written
+    assert re.search(rf"^removed downloads-{days_ago(0)}-.*\.parquet$", result.stderr, re.MULTILINE)
+    suffixes = sorted(name.rpartition(".")[2] for name in _names(tmp_path / "dumps"))
+    assert suffixes == ["gz", "json", "parquet", "parquet"]
+    result = run("export", "--date", str(days_ago(3)), *to, DATABASE_URL=database_url)
+    assert_fails(result, 1, f"{days_ago(3)} is not published")
+    (tmp_path / "file").touch()
+    below = str(tmp_path / "file" / "dumps")
+    assert_fails(run("export", "--to", below, DATABASE_URL=database_url), 1, "Not a directory")
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def _export_in_files_of_no_size(folder: str, database_url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", f"ulimit -f 0; exec {sys.executable} -m app export --to {folder}"],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": database_url, "LOG_LEVEL": "warning"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+async def test_export_to_a_full_disk(database_url: str, engine: AsyncEngine) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    with tempfile.TemporaryDirectory() as folder:
+        result = _export_in_files_of_no_size(folder, database_url)
+        assert_fails(result, 1, folder, "File too large")
+        assert _names(Path(folder)) == []
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
+async def test_export_goes_on_where_it_was_stopped(
+    database_url: str, engine: AsyncEngine, tmp_path: Path, stop: signal.Signals
+) -> None:
+    await ingest(engine, SampleSource(), days_ago(0))
+    for ago in range(1, 20):
+        await ingest(engine, SampleSource(), days_ago(ago))
+    process = psutil.Popen(
+        [sys.executable, "-m", "app", "export", "--to", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(2):
+        assert process.stderr.readline().startswith("wrote sample-")
+    process.send_signal(stop)
+    _, told = process.communicate(timeout=PATIENCE_SECONDS)
+    assert "Traceback" not in told
+    result = run("export", "--to", str(tmp_path), DATABASE_URL=database_url)
+    match = re.fullmatch(r"(\d+) of 20 days written to .*, (\d+) unchanged\n", result.stdout)
+    assert match
+    assert int(match[2]) >= 2
+    assert int(match[1]) + int(match[2]) == 20
+    assert len(_names(tmp_path)) == 21
+
+
+def test_a_source_of_files_has_to_say_where(database_url: str, tmp_path: Path) -> None:
+    for command in ("serve", "ingest", "backfill"):
+        result = run(command, DATABASE_URL=database_url, INGEST_SOURCE="file")
+        assert_fails(result, 1, "INGEST_FILES: should be set")
+        nowhere = str(tmp_path / "nowhere")
+        result = run(command, DATABASE_URL=database_url, INGEST_FILES=nowhere)
+        assert_fails(result, 1, f"INGEST_FILES: there is no folder {nowhere}")
+    result = run("ingest", "--dry-run", INGEST_FILES=str(tmp_path))
+    assert result.stdout == f"{days_ago(0)}: file data bills nothing\n"
+
+
+@pytest.fixture
+def file_host() -> Iterator[str]:
+    """A server that has every file, of one package, where it sends on to with another secret."""
+    content = (
+        b'{"package":"flask","with_mirrors":1,"without_mirrors":1,'
+        b'"python_minor":{"3.9":1},"system":{"linux":1}}\n'
+    )
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_there = self.path.startswith("/there/")
+            self.send_response(200 if is_there else 302)
+            self.send_header("Content-Length", str(len(content) if is_there else 0))
+            if not is_there:
+                self.send_header("Location", f"/there{self.path}&signature=secret-3")
+            self.end_headers()
+            if is_there:
+                self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_secrets_of_where_files_are_stay_out_of_the_log(
+    database_url: str, file_host: str, level: str
+) -> None:
+    location = f"http://user:secret-1@{file_host}/{{day}}.ndjson?token=secret-2"
+    result = run("ingest", DATABASE_URL=database_url, INGEST_FILES=location, LOG_LEVEL=level)
+    assert result.stdout.startswith(f"published {days_ago(0)} from file: 1 packages"), result.stderr
+    assert "secret" not in result.stdout + result.stderr
+
+
+def test_openapi_needs_no_database() -> None:
+    document = json.loads(run("openapi", DATABASE_URL="postgresql://nobody@127.0.0.1:1/x").stdout)
+    assert document["openapi"].startswith("3.")
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_helps_and_is_in_the_readme(command: str) -> None:
+    result = run(command, "--help")
+    assert result.returncode == 0
+    for option in cli.commands[command].params:
+        assert isinstance(option, click.Option)
+        assert option.help, f"{command} {option.opts} has no help"
+    described = (cli.commands[command].help or "").partition("\n\n")[0].replace("\n", " ").strip()
+    assert f"| `{command}` | {described} |" in (ROOT / "README.md").read_text()

@@ -1,0 +1,125 @@
+"""What the command line shows, where the command line's own tests do not get to."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+from app.cli.reports import history_report, status_report
+from app.db.repositories.downloads_repository import Size
+from app.domain.downloads import IngestRun, PublishedDay, RunOutcome
+from app.domain.events import CountedFiles
+from app.domain.schedule import Schedule
+from app.ingest.plan import Cadence
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+CADENCE = Cadence(Schedule("0 1 * * *"), 180, timedelta(minutes=30), None)
+
+
+def published(day: date, *breakdowns: str) -> PublishedDay:
+    return PublishedDay(
+        day=day,
+        source="given",
+        packages=700_000,
+        downloads=3_000_000_000,
+        downloads_with_mirrors=3_100_000_000,
+        digest="",
+        published_at=NOON,
+        checked_at=NOON,
+        breakdowns=breakdowns,
+    )
+
+
+def test_gaps_are_told_by_their_ends() -> None:
+    days = [published(date(2026, 11, day)) for day in (1, 2, 4, 8, 9)]
+    report = status_report(
+        CADENCE, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
+    ).splitlines()
+    assert "gaps         2026-11-03, 2026-11-05 to 2026-11-07" in report
+    assert "last run     none" in report
+    assert "next run     2026-11-20 12:00 UTC" in report
+    assert (
+        report[-1]
+        == "2026-11-01     700,000    3,000,000,000  2026-11-20 12:00 UTC               -  -"
+    )
+
+
+def test_breakdowns_are_told_by_the_days_that_have_them() -> None:
+    days = [
+        published(date(2026, 11, 1)),
+        published(date(2026, 11, 2), "installer"),
+        published(date(2026, 11, 3), "installer", "version"),
+    ]
+    report = status_report(
+        CADENCE, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
+    )
+    assert "breakdowns   installer on 2 days, version on 1 days\n" in report
+
+
+def test_the_rules_by_which_files_were_counted_are_told() -> None:
+    days = [published(date(2026, 8, day)) for day in (21, 22, 23)]
+
+    def report() -> str:
+        return status_report(
+            CADENCE, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
+        )
+
+    assert "counted      all\n" in report()
+    days[0] = replace(days[0], counted_files=CountedFiles.ARTIFACTS)
+    assert "counted      all on 2 days, artifacts on 1 days\n" in report()
+
+
+def test_nothing_is_told_of_an_empty_database() -> None:
+    report = status_report(CADENCE, next_run=None, days=[], held=[], last_run=None, size=Size(0, 0))
+    assert "gaps         none" in report
+    assert "next run     none" in report
+    assert report.splitlines()[-2:] == ["held         none", "suspect      none"]
+
+
+def test_a_run_that_does_not_end_has_no_duration() -> None:
+    run = IngestRun(
+        id=1,
+        day=date(2026, 11, 19),
+        source="bigquery",
+        started_at=NOON,
+        ended_at=None,
+        outcome=RunOutcome.INTERRUPTED,
+        rows=None,
+        bytes_billed=200_000_000_000,
+        query="US/1",
+        error=None,
+    )
+    (_, line) = history_report([run]).splitlines()
+    assert line.split() == [
+        *("2026-11-20", "12:00", "UTC", "2026-11-19", "bigquery"),
+        *("-", "-", "200,000,000,000", "-", "-", "interrupted"),
+    ]
+
+
+def test_what_was_seen_of_the_partition_is_told() -> None:
+    day = replace(
+        published(date(2026, 11, 19)), partition_rows=5_000_000_000, partition_modified_at=NOON
+    )
+    report = status_report(
+        CADENCE, next_run=None, days=[day], held=[], last_run=None, size=Size(5, 2**20)
+    )
+    head, line = report.splitlines()[-2:]
+    assert head.split()[-3:] == ["partition", "rows", "modified"]
+    assert line.endswith("  2026-11-20 12:00 UTC   5,000,000,000  2026-11-20 12:00 UTC")
+    run = IngestRun(
+        id=1,
+        day=day.day,
+        source="bigquery",
+        started_at=NOON,
+        ended_at=NOON,
+        outcome=RunOutcome.UNCHANGED,
+        rows=None,
+        bytes_billed=None,
+        query=None,
+        error=None,
+        partition_rows=day.partition_rows,
+        partition_modified_at=day.partition_modified_at,
+    )
+    (_, line) = history_report([run]).splitlines()
+    assert line.split()[5:] == [
+        *("0.0", "-", "-"),
+        *("5,000,000,000", "2026-11-20", "12:00", "UTC", "unchanged"),
+    ]

@@ -1,0 +1,302 @@
+"""The service as people start it: `python -m app serve`, with a Postgres of its own."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.engine import connect
+from app.domain.clock import utc_now
+from app.ingest.pipeline import Ingest, ingest_day
+from app.ingest.sources.sample import PACKAGES, SampleSource
+from app.serving.response_cache import ENTRY_BYTES
+from tests.days import FORCED, days_ago, downloads, publish
+from tests.processes import ROOT, assert_fails, get, latest_complete_day, run, served, servers
+from tests.waiting import PATIENCE_SECONDS, until, until_blocked, wait_until
+
+PAYLOADS = ("recent", "overall", "python_major", "python_minor", "system")
+
+
+def _status(address: str) -> dict[str, Any]:
+    status: dict[str, Any] = get(f"{address}/api/status").json()
+    return status
+
+
+def _answers(address: str) -> list[bytes]:
+    with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as client:
+        return [
+            client.get(f"/api/packages/{package}/{payload}").raise_for_status().content
+            for package in ("requests", "__all__")
+            for payload in PAYLOADS
+        ]
+
+
+@pytest.mark.parametrize(
+    ("stop", "retention_days"), [(signal.SIGINT, 180), (signal.SIGTERM, 30), (signal.SIGHUP, 30)]
+)
+def test_an_empty_folder_becomes_a_service_and_stays_one(
+    data_dir: Path, tmp_path: Path, stop: signal.Signals, retention_days: int
+) -> None:
+    log = tmp_path / "log"
+    before_start = latest_complete_day()
+    with served(data_dir, log, RETENTION_DAYS=str(retention_days)) as (address, process):
+        status = _status(address)
+        assert status["sample"] is True
+        assert (status["days"], status["gaps"]) == (retention_days, [])
+        assert str(before_start) <= status["latest_day"] <= str(latest_complete_day())
+        assert status["packages"] == len(PACKAGES)
+        before = _answers(address)
+        assert all(re.search(rb'"downloads":[1-9]|"last_day":[1-9]', body) for body in before)
+        started = [process, *process.children(recursive=True)]
+        assert len(servers(data_dir)) == 1
+
+        process.send_signal(stop)
+        _, alive = psutil.wait_procs(started, timeout=PATIENCE_SECONDS)
+        assert alive == []
+        assert servers(data_dir) == []
+        assert process.returncode == 0
+    assert "SAMPLE data" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_second_start_finds_the_data_as_it_was(data_dir: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    environment = {"INGEST_RECHECK_AFTER_HOURS": "0"}
+    with served(data_dir, log, (), **environment) as (address, _):
+        status = _status(address)
+        assert status["days"] == 30
+        del status["next_run"]
+        before = _answers(address)
+    log.unlink()
+    with served(data_dir, log, (), **environment) as (address, _):
+        again = _status(address)
+        assert {name: again[name] for name in status} == status
+        assert _answers(address) == before
+    assert "making" not in log.read_text()
+
+
+async def test_a_start_catches_up(database_url: str, engine: AsyncEngine, tmp_path: Path) -> None:
+    """Of two processes one does, with the day that was missed while nothing ran."""
+    missed = latest_complete_day()
+    ingest = Ingest(engine, SampleSource(), FORCED, utc_now)
+    await ingest_day(ingest, missed - timedelta(days=1))
+    log = tmp_path / "log"
+    environment = {
+        "DATABASE_URL": database_url,
+        "WORKERS": "2",
+        "INGEST_SCHEDULE": "0 0 * * *",
+    }
+    with served(tmp_path, log, (), **environment) as (address, _):
+        wait_until(lambda: _status(address)["latest_day"] >= str(missed))
+        status = _status(address)
+        assert status["last_run"]["outcome"] == "published"
+        assert status["next_run"]
+    assert log.read_text().count(f"published {missed} from sample") == 1
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_several_processes_share_the_work(
+    sample_url: str, tmp_path: Path, stop: signal.Signals
+) -> None:
+    log = tmp_path / "log"
+    with served(tmp_path, log, DATABASE_URL=sample_url, WORKERS="2") as (address, process):
+        assert len(_answers(address)) == 10
+        workers = process.children(recursive=True)
+        assert len(workers) >= 2
+        process.send_signal(stop)
+        _, alive = psutil.wait_procs([process, *workers], timeout=PATIENCE_SECONDS)
+        assert alive == []
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_nohup_is_respected(sample_url: str, tmp_path: Path, workers: str) -> None:
+    environment = {"DATABASE_URL": sample_url, "WORKERS": workers}
+    with served(tmp_path, tmp_path / "log", ("nohup",), **environment) as (address, process):
+        process.send_signal(signal.SIGHUP)
+        # A service that stops refuses new connections.
+        for _ in range(50):
+            assert get(f"{address}/health").status_code == 200
+        assert process.is_running()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_stop_lets_running_requests_finish(
+    database_url: str, engine: AsyncEngine, tmp_path: Path, workers: str
+) -> None:
+    await publish(engine, days_ago(0), downloads("requests", 5))
+    log = tmp_path / "log"
+    with served(tmp_path, log, DATABASE_URL=database_url, WORKERS=workers) as (address, process):
+        async with connect(engine) as connection:
+            await connection.execute(text("LOCK TABLE packages"))
+            asking = asyncio.create_task(_get(f"{address}/api/packages/requests/recent"))
+            await until_blocked(engine)
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.5)
+            assert process.is_running()
+            await connection.rollback()
+            assert (await asking).json()["data"]["last_day"] == 5
+        await asyncio.to_thread(process.wait, PATIENCE_SECONDS)
+        assert process.returncode == 0
+
+
+async def test_a_publish_by_another_process_reaches_all_workers(
+    database_url: str, engine: AsyncEngine, tmp_path: Path
+) -> None:
+    await publish(engine, days_ago(1), downloads("requests", 5))
+    log = tmp_path / "log"
+    with served(tmp_path, log, DATABASE_URL=database_url, WORKERS="2") as (address, _):
+
+        async def answers() -> list[int]:
+            """By connections at once, which both workers take."""
+            url = f"{address}/api/packages/requests/recent"
+            responses = await asyncio.gather(*(_get(url) for _ in range(20)))
+            return [response.json()["data"]["last_day"] for response in responses]
+
+        async def both_have_answered() -> bool:
+            assert set(await answers()) == {5}
+            metrics = (await _get(f"{address}/metrics")).text
+            (kept,) = re.findall(r"^pypi_stats_response_cache_bytes (.*)", metrics, re.MULTILINE)
+            return float(kept) > 2 * ENTRY_BYTES
+
+        await until(both_have_answered)
+        await publish(engine, days_ago(0), downloads("requests", 6))
+
+        async def both_know() -> bool:
+            return set(await answers()) == {6}
+
+        await until(both_know)
+
+
+async def _get(url: str) -> httpx.Response:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
+        return await client.get(url)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_one_socket_for_both_kinds_of_addresses(
+    sample_url: str, tmp_path: Path, workers: str
+) -> None:
+    log = tmp_path / "log"
+    with served(
+        tmp_path,
+        log,
+        DATABASE_URL=sample_url,
+        HOST="::",
+        WORKERS=workers,
+        LOG_FORMAT="json",
+        TRUSTED_PROXIES="127.0.0.1",
+    ) as (address, _):
+        port = address.rpartition(":")[2]
+        for host in ("127.0.0.1", "[::1]"):
+            get(f"http://{host}:{port}/api/nothing", **{"X-Forwarded-For": "203.0.113.9"})
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    clients = [line["client"] for line in lines if line.get("path") == "/api/nothing"]
+    # The proxy is known by its address, whatever the socket makes of it.
+    assert clients == ["203.0.113.9", "::1"]
+
+
+def test_the_log_is_json_where_it_should_be(sample_url: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with served(tmp_path, log, DATABASE_URL=sample_url, LOG_FORMAT="json") as (address, _):
+        get(f"{address}/api/status")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert any("SAMPLE data" in line["event"] and line["level"] == "warning" for line in lines)
+
+
+def test_a_client_cannot_say_who_it_is(sample_url: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with served(tmp_path, log, DATABASE_URL=sample_url, RATE_LIMITS="3/hour") as (address, _):
+        statuses = [
+            get(f"{address}/api/status", **{"X-Forwarded-For": f"10.0.0.{number}"}).status_code
+            for number in range(4)
+        ]
+    assert statuses == [200, 200, 200, 429]
+
+
+@pytest.mark.parametrize("name", ["a%2Fb", "a%00b", "a" * 8_000, "%FF", "..%2F..%2Fetc%2Fpasswd"])
+def test_odd_names_over_the_wire(address: str, name: str) -> None:
+    response = get(f"{address}/api/packages/{name}/recent")
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_head_over_the_wire(address: str) -> None:
+    """Twice on one connection: a body that should not be there would be taken for an answer."""
+    with httpx.Client(timeout=PATIENCE_SECONDS) as client:
+        for _ in range(2):
+            response = client.head(f"{address}/api/packages/requests/python_minor")
+            assert (response.status_code, response.content) == (200, b"")
+            assert int(response.headers["content-length"]) > 1000
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_silent_source_does_not_keep_it_from_stopping(
+    data_dir: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    log = tmp_path / "log"
+    with socket.socket() as listener, log.open("w") as output:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        host = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        process = psutil.Popen(
+            [sys.executable, "-m", "app", "ingest"],
+            cwd=ROOT,
+            env=os.environ | {"DATA_DIR": str(data_dir), "BIGQUERY_EMULATOR_HOST": host},
+            stdout=output,
+            stderr=output,
+        )
+        listener.settimeout(PATIENCE_SECONDS)
+        caller, _ = listener.accept()
+        process.send_signal(stop)
+        assert process.wait(PATIENCE_SECONDS) == 128 + stop
+        caller.close()
+    assert servers(data_dir) == []
+    assert "Traceback" not in log.read_text()
+
+
+def test_ctrl_c_before_anything_has_begun() -> None:
+    """While it still imports what it needs."""
+    for delay in (0.3, 0.6):
+        with subprocess.Popen(
+            [sys.executable, "-m", "app", "openapi"],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=PATIENCE_SECONDS)
+        assert "Traceback" not in told
+
+
+def test_commands_use_the_server_of_a_running_service(data_dir: Path, tmp_path: Path) -> None:
+    with served(data_dir, tmp_path / "log") as (address, _):
+        assert _status(address)["days"] == 30
+        result = run("expire", DATA_DIR=str(data_dir), LOG_LEVEL="info")
+        assert result.returncode == 0
+        assert "dropped no month" in result.stdout
+        assert "days         30 of 180" in run("status", DATA_DIR=str(data_dir)).stdout
+        assert _status(address)["days"] == 30
+
+
+def test_a_port_that_is_taken_is_told(address: str, sample_url: str) -> None:
+    port = address.rpartition(":")[2]
+    result = run("serve", DATABASE_URL=sample_url, PORT=port)
+    assert_fails(result, 1, f"PORT={port}", "in use")
+    assert get(f"{address}/health").status_code == 200

@@ -1,0 +1,46 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
+
+
+@pytest.mark.parametrize(
+    ("name", "normalised"),
+    [
+        ("Flask", "flask"),
+        ("zope.interface", "zope-interface"),
+        ("zope__.-interface", "zope-interface"),
+        ("DjangoRestFramework", "djangorestframework"),
+        (ALL_PACKAGES, ALL_PACKAGES),
+    ],
+)
+def test_every_spelling_becomes_one(name: str, normalised: str) -> None:
+    assert normalise(name) == normalised
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "-", "-a", "a-", "...", "a b", "a/b", "a\0", "é", "a\n"),
+        *("\N{KELVIN SIGN}", "flas\N{KELVIN SIGN}", "\N{FULLWIDTH LATIN SMALL LETTER A}"),
+        "a" * (MAX_NAME_CHARACTERS + 1),
+    ],
+)
+def test_what_can_be_no_name(name: str) -> None:
+    assert not is_valid(normalise(name))
+
+
+def test_what_is_not_normalised_is_no_key() -> None:
+    assert not any(is_valid(name) for name in ("Flask", "a_b", "a.b", "a--b"))
+
+
+def test_longest_name() -> None:
+    assert is_valid("a" * MAX_NAME_CHARACTERS)
+
+
+@given(st.text(st.sampled_from("aZ0.-_/ é\N{KELVIN SIGN}"), max_size=12))
+def test_normalising_twice_changes_nothing_more(name: str) -> None:
+    assert normalise(normalise(name)) == normalise(name)
+    if is_valid(normalise(name)):
+        assert normalise(name) != ALL_PACKAGES

@@ -1,0 +1,393 @@
+"""Days on their way from the database to a bucket, of a server that speaks as S3 does."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from pyarrow.fs import FileSelector
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.domain.clock import utc_now
+from app.dumps.export import days_to_export, export, prepare
+from app.dumps.listing import INDEX_NAME, Dump, DumpFormat
+from app.dumps.stores.bucket import DumpBucket
+from app.dumps.stores.folder import DumpFolder
+from app.dumps.stores.store import DumpStore
+from app.errors import DumpsError
+from app.ingest.sources.file import create_source
+from app.settings import Settings
+from tests.clock import ManualClock
+from tests.days import RETENTION_DAYS, days_ago, downloads, publish, rows_of
+from tests.dumps.s3 import CHANGES, KEY, KEY_ID, S3Server, s3_server
+from tests.processes import assert_fails, free_port, run, wait_for
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """It begins at the time of the machine, by which the servers date objects."""
+    return ManualClock(utc_now())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def store(server: S3Server, clock: ManualClock) -> DumpBucket:
+    return DumpBucket.at(server.url_of(f"{server.new_bucket()}/deep/dumps"), clock)
+
+
+@pytest.fixture(scope="module")
+def google_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DumpBucket]:
+    port = free_port()
+    emulator = str(Path(sys.executable).with_name("gcp-storage-emulator"))
+    command = [emulator, "start", "--host", "127.0.0.1", "--in-memory"]
+    with (
+        (tmp_path_factory.mktemp("google") / "log").open("w") as log,
+        subprocess.Popen(
+            [*command, "--default-bucket", "bucket"],
+            env=os.environ | {"PORT": str(port)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        try:
+            wait_for(port, process)
+            query = f"endpoint_override=127.0.0.1:{port}&scheme=http&retry_limit_seconds=5"
+            yield DumpBucket.at(f"gs://anonymous@bucket/deep/dumps?{query}", ManualClock(utc_now()))
+        finally:
+            process.terminate()
+
+
+@pytest.fixture
+def _nothing_is_recent(clock: ManualClock) -> None:
+    clock.advance(days=1)
+
+
+async def _export(
+    engine: AsyncEngine, store: DumpStore, dump_format: DumpFormat = DumpFormat.PARQUET
+) -> list[Dump]:
+    """As the command does. Those that were written."""
+    days = await days_to_export(engine, RETENTION_DAYS)
+    with store.opened():
+        prepare(store, days, retention_days=RETENTION_DAYS)
+        exported = export(engine, store, days, dump_format, retention_days=RETENTION_DAYS)
+        return [one.dump async for one in exported if one.is_new]
+
+
+def _objects(store: DumpBucket) -> dict[str, bytes]:
+    found = store.filesystem.get_file_info(FileSelector(store.path))
+    return {
+        one.base_name: store.filesystem.open_input_stream(one.path, compression=None).read()
+        for one in found
+        if one.is_file
+    }
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _assert_listed_is_whole(store: DumpBucket) -> None:
+    objects = _objects(store)
+    for dump in store.dumps().data:
+        assert len(objects[dump.name]) == dump.bytes
+        assert hashlib.sha256(objects[dump.name]).hexdigest() == dump.sha256
+
+
+def _assert_whole(store: DumpBucket) -> None:
+    """What is listed is there, and nothing else is."""
+    _assert_listed_is_whole(store)
+    assert _objects(store).keys() == {*(dump.name for dump in store.dumps().data), INDEX_NAME}
+
+
+def _changes(server: S3Server, since: int) -> list[tuple[str, str]]:
+    return [request for request in server.requests[since:] if request[0] in CHANGES]
+
+
+@pytest.mark.parametrize("dump_format", DumpFormat)
+async def test_it_holds_what_a_folder_would(
+    engine: AsyncEngine, store: DumpBucket, tmp_path: Path, dump_format: DumpFormat
+) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 5, ci={"true": 5}))
+    await publish(engine, days_ago(0), downloads("a", 1), downloads("b", 0, mirrors=2))
+    written = await _export(engine, store, dump_format)
+    assert [dump.day for dump in written] == [days_ago(0), days_ago(1)]
+    assert await _export(engine, DumpFolder(tmp_path), dump_format) == written
+    assert _objects(store) == _files(tmp_path)
+    _assert_whole(store)
+
+
+async def test_in_google_cloud_storage(
+    engine: AsyncEngine, google_store: DumpBucket, tmp_path: Path
+) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 5, ci={"true": 5}))
+    await publish(engine, days_ago(0), downloads("a", 1), downloads("b", 0, mirrors=2))
+    written = await _export(engine, google_store)
+    assert await _export(engine, DumpFolder(tmp_path)) == written
+    assert _objects(google_store) == _files(tmp_path)
+    assert await _export(engine, google_store) == []
+    assert isinstance(google_store.clock, ManualClock)
+    google_store.clock.advance(days=1)
+    await publish(engine, days_ago(0), downloads("a", 2))
+    assert len(await _export(engine, google_store)) == 1
+    _assert_whole(google_store)
+
+
+async def test_a_bucket_of_google_that_is_none(
+    engine: AsyncEngine, google_store: DumpBucket
+) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 5))
+    none = DumpBucket(google_store.filesystem, "gs", "no-such-bucket/dumps", ManualClock(utc_now()))
+    with pytest.raises(DumpsError, match=r"the dumps in gs://no-such-bucket/dumps: .*NOT_FOUND"):
+        await _export(engine, none)
+
+
+async def test_a_bucket_without_a_prefix(engine: AsyncEngine, server: S3Server) -> None:
+    name = server.new_bucket()
+    await publish(engine, days_ago(0), downloads("flask", 5))
+    for address in (server.url_of(name), server.url_of(f"{name}/")):
+        store = DumpBucket.at(address, ManualClock(utc_now()))
+        assert str(store) == f"s3://{name}"
+        await _export(engine, store)
+        _assert_whole(store)
+
+
+async def test_twice_is_once(engine: AsyncEngine, store: DumpBucket, server: S3Server) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 5))
+    await publish(engine, days_ago(0), downloads("flask", 6))
+    assert len(await _export(engine, store)) == 2
+    since = len(server.requests)
+    assert await _export(engine, store) == []
+    assert _changes(server, since) == []
+    assert len(server.requests) > since
+
+
+@pytest.mark.usefixtures("_nothing_is_recent")
+async def test_a_day_that_changed_takes_the_place_of_its_file(
+    engine: AsyncEngine, store: DumpBucket
+) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 5))
+    await publish(engine, days_ago(0), downloads("flask", 6))
+    await _export(engine, store)
+    strangers = ["README.md", "downloads-2026-11-20.parquet"]
+    for name in strangers:
+        store.filesystem.open_output_stream(f"{store.path}/{name}").close()
+    await publish(engine, days_ago(1), downloads("flask", 7))
+    (changed,) = await _export(engine, store)
+    assert changed.day == days_ago(1)
+    assert len(store.dumps().data) == 2
+    for name in strangers:
+        store.filesystem.delete_file(f"{store.path}/{name}")
+    _assert_whole(store)
+
+
+async def test_what_is_not_listed_stays_for_a_while(
+    engine: AsyncEngine, store: DumpBucket, clock: ManualClock
+) -> None:
+    """It may be what another export is about to list."""
+    await publish(engine, days_ago(0), downloads("flask", 5))
+    (old,) = await _export(engine, store)
+    await publish(engine, days_ago(0), downloads("flask", 6))
+    (new,) = await _export(engine, store)
+    assert _objects(store).keys() == {old.name, new.name, INDEX_NAME}
+    clock.advance(days=1)
+    await _export(engine, store)
+    _assert_whole(store)
+
+
+async def test_an_object_that_was_lost_or_cut_is_written_again(
+    engine: AsyncEngine, store: DumpBucket
+) -> None:
+    await publish(engine, days_ago(1), downloads("flask", 5))
+    await publish(engine, days_ago(0), downloads("flask", 6))
+    latest, before = await _export(engine, store)
+    store.filesystem.delete_file(f"{store.path}/{latest.name}")
+    with store.filesystem.open_output_stream(f"{store.path}/{before.name}") as file:
+        file.write(b"cut")
+    assert len(await _export(engine, store)) == 2
+    _assert_whole(store)
+
+
+async def test_two_exports_at_once(engine: AsyncEngine, store: DumpBucket) -> None:
+    """One's list may miss what the other has written, and the next export lists it."""
+    for ago in (2, 1, 0):
+        await publish(engine, days_ago(ago), downloads("flask", 5 + ago))
+    days = await days_to_export(engine, RETENTION_DAYS)
+    both = [
+        export(engine, store, order, DumpFormat.CSV, retention_days=RETENTION_DAYS)
+        for order in (days, days[::-1])
+    ]
+    for _ in days:
+        for one in both:
+            await anext(one)
+            _assert_listed_is_whole(store)
+    for one in both:
+        assert [left async for left in one] == []
+    prepare(store, days, retention_days=RETENTION_DAYS)
+    await _export(engine, store, DumpFormat.CSV)
+    assert len(store.dumps().data) == 3
+    _assert_whole(store)
+
+
+async def test_a_list_of_a_moment_ago_goes_over_a_later_one(
+    engine: AsyncEngine, store: DumpBucket
+) -> None:
+    for ago in (1, 0):
+        await publish(engine, days_ago(ago), downloads("flask", 5 + ago))
+    latest, before = await _export(engine, store)
+    store.write_list(store.dumps().model_copy(update={"data": (latest,)}))
+    assert await _export(engine, store) == [before]
+    _assert_whole(store)
+
+
+def test_a_file_of_several_parts(store: DumpBucket, server: S3Server) -> None:
+    content = os.urandom(25 * 2**20)
+    since = len(server.requests)
+    with store.new_file("large") as (file, written):
+        file.write(content)
+    assert written.bytes == len(content)
+    assert written.sha256 == hashlib.sha256(content).hexdigest()
+    assert len(_changes(server, since)) > 3
+    assert _objects(store) == {"large": content}
+
+
+def test_what_fails_on_the_way_leaves_nothing(store: DumpBucket, server: S3Server) -> None:
+    since = len(server.requests)
+    with suppress(KeyboardInterrupt), store.new_file("one") as (file, _):
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert server.requests[since:] == []
+
+
+@pytest.mark.usefixtures("_nothing_is_recent")
+async def test_refused_at_any_request_a_second_run_mends_it(
+    engine: AsyncEngine, store: DumpBucket, server: S3Server
+) -> None:
+    """Of every request that changes the bucket: before it, and after it. What was listed stays
+    whole until what takes its place is.
+    """
+    await publish(engine, days_ago(1), downloads("flask", 5))
+    await publish(engine, days_ago(0), downloads("flask", 6))
+    await _export(engine, store)
+    refusals = 0
+    for is_first_done in (False, True):
+        number = 0
+        is_through = False
+        while not is_through:
+            number += 1
+            published = await publish(engine, days_ago(1), downloads("flask", 1000 + refusals))
+            with server.refusing_from(number, is_first_done=is_first_done):
+                try:
+                    await _export(engine, store)
+                except DumpsError as error:
+                    assert server.is_refusing
+                    refusals += 1
+                    told = str(error)
+                    assert told.startswith(f"the dumps in {store}: ")
+                    assert "\n" not in told
+                else:
+                    # Whether what was removed has a parent left is asked, and not told.
+                    is_through = not server.is_refusing
+            _assert_listed_is_whole(store)
+            await _export(engine, store)
+            _assert_whole(store)
+            mended = store.dumps().of(days_ago(1))
+            assert mended
+            assert mended.digest == published.digest
+    # A file, the list, and what is removed.
+    assert refusals >= 2 * 3
+
+
+async def test_a_list_that_is_none_of_ours_stays(engine: AsyncEngine, store: DumpBucket) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 5))
+    with store.new_file(INDEX_NAME) as (file, _):
+        file.write(b"[]")
+    with pytest.raises(DumpsError, match=rf"{store}/index\.json is no list of dumps"):
+        await _export(engine, store)
+    assert _objects(store) == {INDEX_NAME: b"[]"}
+
+
+async def test_a_bucket_that_is_none(engine: AsyncEngine, server: S3Server) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 5))
+    for path in ("no-such-bucket", "no-such-bucket/dumps"):
+        with pytest.raises(DumpsError, match=f"the dumps in s3://{path}: .*NO_SUCH_BUCKET"):
+            await _export(engine, DumpBucket.at(server.url_of(path), ManualClock(utc_now())))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://key:sec/ret@bucket/prefix", "s3://key:secret@bucket/pre fix", "s3://bucket/?secret=1"],
+)
+def test_an_address_that_is_none(address: str) -> None:
+    with pytest.raises(DumpsError, match="should look like s3://bucket/prefix") as caught:
+        DumpBucket.at(address, ManualClock(utc_now()))
+    assert "secret" not in str(caught.value)
+
+
+async def test_the_command(database_url: str, engine: AsyncEngine, server: S3Server) -> None:
+    path = f"{server.new_bucket()}/dumps"
+    await publish(engine, days_ago(0), downloads("flask", 5))
+    result = run("export", "--to", server.url_of(path), DATABASE_URL=database_url)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"1 of 1 days written to s3://{path}, 0 unchanged\n"
+    assert result.stderr.startswith("wrote downloads-")
+    # The credentials that the cloud's own tools take.
+    result = run(
+        *("export", "--to", f"s3://{path}?region=us-east-1", "--format", "csv"),
+        DATABASE_URL=database_url,
+        AWS_ACCESS_KEY_ID="KEYOFENVIRONMENT",
+        AWS_SECRET_ACCESS_KEY="secret",
+        AWS_ENDPOINT_URL=f"http://{server.address}",
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"1 of 1 days written to s3://{path}, 0 unchanged\n"
+    for key in (KEY_ID, "KEYOFENVIRONMENT"):
+        assert any(f"Credential={key}/" in shown for shown in server.authorizations)
+
+
+async def test_the_command_tells_what_is_wrong(
+    database_url: str, engine: AsyncEngine, server: S3Server
+) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 5))
+    path = f"{server.new_bucket()}/dumps"
+    with server.refusing_from(0):
+        refused = run("export", "--to", server.url_of(path), DATABASE_URL=database_url)
+    away = run(
+        *(
+            "export",
+            "--to",
+            server.url_of(path).replace(server.address, f"127.0.0.1:{free_port()}"),
+        ),
+        DATABASE_URL=database_url,
+    )
+    none = run("export", "--to", server.url_of("no-such-bucket"), DATABASE_URL=database_url)
+    for result, bucket_path, told in (
+        (refused, path, "ACCESS_DENIED"),
+        (away, path, "NETWORK_CONNECTION"),
+        (none, "no-such-bucket", "NO_SUCH_BUCKET"),
+    ):
+        assert_fails(result, 1, f"the dumps in s3://{bucket_path}: ", told)
+        assert KEY not in result.stderr
+
+
+async def test_what_is_in_a_bucket_is_ingested_by_its_public_address(
+    engine: AsyncEngine, store: DumpBucket, server: S3Server
+) -> None:
+    """The list's addresses are relative to its own."""
+    await publish(engine, days_ago(0), downloads("flask", 5))
+    await _export(engine, store, DumpFormat.NDJSON)
+    source = create_source(
+        Settings(ingest_files=SecretStr(f"http://{server.address}/{store.path}/"))
+    )
+    await source.origin(days_ago(0))
+    reading = await source.read(days_ago(0))
+    assert await rows_of(reading) == [downloads("flask", 5)]

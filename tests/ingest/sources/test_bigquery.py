@@ -1,0 +1,934 @@
+"""The real client and the real query, against a server that speaks BigQuery's protocol."""
+
+import asyncio
+import json
+import re
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count, product
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import requests
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from google.api_core.exceptions import GoogleAPICallError, RetryError, from_http_status
+from google.api_core.page_iterator import Page
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import RefreshError, TransportError
+from google.cloud import bigquery
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app import retries
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.runs_repository import RunsRepository
+from app.domain.breakdowns import (
+    BREAKDOWN_COLUMNS,
+    CI,
+    COUNTRY,
+    IMPLEMENTATION,
+    INSTALLER,
+    MAX_VERSIONS,
+    OPTIONAL_BREAKDOWNS,
+    PYTHON_MINOR,
+    VERSION,
+    Breakdown,
+    columns_with,
+)
+from app.domain.clock import utc_now
+from app.domain.downloads import PublishedDay, RunOutcome, UnparsedDownloads
+from app.domain.events import ARTIFACTS_SINCE, CountedFiles
+from app.errors import (
+    EmptyDayError,
+    QueryLostError,
+    SettingsError,
+    SourceError,
+    SourceUnavailableError,
+)
+from app.ingest.pipeline import UnchangedDay
+from app.ingest.runs import Run, ingest_lock
+from app.ingest.sources import bigquery as bigquery_source
+from app.ingest.sources import day_query as day_query_parts
+from app.ingest.sources.bigquery import BigQuerySource, create_source
+from app.ingest.sources.day_query import day_query
+from app.ingest.sources.source import open_source
+from app.settings import IngestSource, Settings, load_settings
+from tests.bigquery_table import DAY, NOON, Event, Table
+from tests.clock import NOW, ManualClock
+from tests.days import (
+    FORCED,
+    POLICY,
+    RETENTION_DAYS,
+    by_category,
+    days_ago,
+    fault_of,
+    ingest,
+    overall,
+    rows_of,
+)
+from tests.processes import free_port
+from tests.waiting import PATIENCE_SECONDS
+
+
+@pytest.fixture
+def table(emulator_client: bigquery.Client) -> Iterator[Table]:
+    table = Table(emulator_client)
+    yield table
+    emulator_client.delete_table(table.id)
+
+
+# Each event, and what it adds to: with_mirrors, without_mirrors, python_minor, system.
+RULES = [
+    # The Python version is missing or starts like one.
+    (Event(), (1, 1, "3.12", "linux")),
+    (Event(python="3.9"), (1, 1, "3.9", "linux")),
+    (Event(python="2.7.18+"), (1, 1, "2.7", "linux")),
+    (Event(python="3.15.0a1"), (1, 1, "3.15", "linux")),
+    (Event(python="3.100"), (1, 1, "3.100", "linux")),
+    (Event(python=None), (1, 1, "null", "linux")),
+    (Event(python=""), None),
+    (Event(python="3"), None),
+    (Event(python="x3.9"), None),
+    (Event(python="3.x"), None),
+    (Event(python=" 3.9"), None),
+    (Event(python="33.9"), None),
+    (Event(python="CPython 3.9"), None),
+    (Event(python="null"), None),
+    # Known mirrors, and downloads without an installer, are in with_mirrors only.
+    (Event(installer="bandersnatch"), (1, 0, None, None)),
+    (Event(installer="z3c.pypimirror"), (1, 0, None, None)),
+    (Event(installer="Artifactory"), (1, 0, None, None)),
+    (Event(installer="devpi"), (1, 0, None, None)),
+    (Event(installer=None), (1, 0, None, None)),
+    (Event(without_details=True), (1, 0, None, None)),
+    (Event(installer="bandersnatch", python="3.x"), None),
+    (Event(installer="Bandersnatch"), (1, 1, "3.12", "linux")),
+    (Event(installer="artifactory"), (1, 1, "3.12", "linux")),
+    (Event(installer="devpi-client"), (1, 1, "3.12", "linux")),
+    (Event(installer=""), (1, 1, "3.12", "linux")),
+    (Event(installer="uv"), (1, 1, "3.12", "linux")),
+    # Systems.
+    (Event(system="Windows"), (1, 1, "3.12", "windows")),
+    (Event(system="Darwin"), (1, 1, "3.12", "darwin")),
+    (Event(system="FreeBSD"), (1, 1, "3.12", "other")),
+    (Event(system="linux"), (1, 1, "3.12", "other")),
+    (Event(system="null"), (1, 1, "3.12", "other")),
+    (Event(system=""), (1, 1, "3.12", "other")),
+    (Event(system=None), (1, 1, "3.12", "null")),
+    # The UTC day, from its first microsecond to its last.
+    (Event(at=datetime.combine(DAY, time.min, UTC)), (1, 1, "3.12", "linux")),
+    (Event(at=datetime.combine(DAY, time.max, UTC)), (1, 1, "3.12", "linux")),
+    (Event(at=datetime.combine(DAY - timedelta(1), time.max, UTC)), None),
+    (Event(at=datetime.combine(DAY + timedelta(1), time.min, UTC)), None),
+]
+
+
+async def test_every_rule(table: Table) -> None:
+    """Each event under a package of its own, all in one scan."""
+    events = [
+        Event(**(vars(event) | {"project": f"p{number}"}))
+        for number, (event, _) in enumerate(RULES)
+    ]
+    table.insert(*events)
+    rows = await table.read(table.source())
+    for number, (event, expected) in enumerate(RULES):
+        row = rows.pop(f"p{number}", None)
+        if expected is None:
+            assert row is None, event
+            continue
+        with_mirrors, without_mirrors, python, system = expected
+        breakdowns = {
+            "python_minor": {python: 1} if python else {},
+            "system": {system: 1} if system else {},
+        }
+        assert row is not None, event
+        assert row[1:] == (with_mirrors, without_mirrors, breakdowns), event
+        assert fault_of(row) is None
+    assert rows == {}
+
+
+async def test_answers_are_read_by_what_is_fast(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table.insert(Event(project="requests"))
+    source = table.source()
+    monkeypatch.setattr("requests.models.complexjson.loads", None)
+    assert set(await table.read(source)) == {"requests"}
+
+
+async def test_sums_over_everything_at_once(table: Table) -> None:
+    """The same events under the spellings of one name."""
+    spellings = ("Zope.Interface", "zope_interface", "zope--interface", "ZOPE-._-INTERFACE")
+    table.insert(
+        *(
+            Event(**(vars(event) | {"project": spellings[number % len(spellings)]}))
+            for number, (event, _) in enumerate(RULES)
+        ),
+        Event(project="requests"),
+    )
+    rows = await table.read(table.source())
+    assert set(rows) == {"zope-interface", "requests"}
+    counted = [expected for _, expected in RULES if expected]
+    row = rows["zope-interface"]
+    assert row.with_mirrors == len(counted)
+    assert row.without_mirrors == sum(expected[1] for expected in counted)
+    for place, column in ((2, "python_minor"), (3, "system")):
+        categories = [expected[place] for expected in counted if expected[place]]
+        assert row.breakdowns[column] == {name: categories.count(name) for name in categories}
+
+
+# What else a raw download may say, and the category that it counts in.
+OPTIONAL_RULES: dict[Breakdown, list[tuple[dict[str, Any], str]]] = {
+    INSTALLER: [
+        *(({"installer": name}, name) for name in ("pip", "uv", "poetry", "requests", "hatch")),
+        ({"installer": "Browser"}, "browser"),
+        ({"installer": "OS"}, "os"),
+        ({"installer": "Homebrew"}, "homebrew"),
+        ({"installer": "Bazel"}, "bazel"),
+        # Another name than the mirror's: it counts.
+        ({"installer": "DEVPI"}, "devpi"),
+        ({"installer": "pip2"}, "other"),
+        ({"installer": " pip"}, "other"),
+        ({"installer": "other"}, "other"),
+        ({"installer": "null"}, "other"),
+        ({"installer": ""}, "other"),
+        ({"installer": "x" * 10_000}, "other"),
+    ],
+    CI: [({"ci": True}, "true"), ({"ci": False}, "false"), ({"ci": None}, "null")],
+    COUNTRY: [
+        ({"country": "DE"}, "DE"),
+        ({"country": "ZZ"}, "ZZ"),
+        *(
+            ({"country": country}, "null")
+            for country in (None, "", "de", "D", "DEU", "D1", "??", "DE\n", "ÄÖ")
+        ),
+    ],
+    VERSION: [
+        ({"version": "2.31.0"}, "2.31.0"),
+        ({"version": "1!2.0rc1.post2.dev3+local_1"}, "1!2.0rc1.post2.dev3+local_1"),
+        ({"version": "x" * 64}, "x" * 64),
+        ({"version": "0.1~dev"}, "0.1~dev"),
+        ({"version": 'a"b\\c'}, 'a"b\\c'),
+        ({"version": None}, "null"),
+        *(
+            ({"version": version}, "other")
+            for version in ("", "x" * 65, "1.0 beta", "1.0\n", "1\u00b2", "\x01", "other")
+        ),
+    ],
+    IMPLEMENTATION: [
+        ({"implementation": "CPython"}, "cpython"),
+        ({"implementation": "PyPy"}, "pypy"),
+        ({"implementation": "GraalVM"}, "graalvm"),
+        ({"implementation": "Python"}, "other"),
+        ({"implementation": ""}, "other"),
+        ({"implementation": None}, "null"),
+    ],
+}
+
+
+@pytest.mark.parametrize("breakdown", OPTIONAL_BREAKDOWNS, ids=lambda breakdown: breakdown.name)
+async def test_every_rule_of_an_optional_breakdown(table: Table, breakdown: Breakdown) -> None:
+    """Each event under a package of its own, then all under one, and once more by a mirror, which
+    counts nowhere here.
+    """
+    rules = OPTIONAL_RULES[breakdown]
+    events = [
+        Event(**({"project": project} | said))
+        for number, (said, _) in enumerate(rules)
+        for project in (f"p{number}", "all")
+    ]
+    mirrored = [
+        Event(**(vars(event) | {"installer": "bandersnatch"}))
+        for event in events
+        if event.installer == "pip"
+    ]
+    table.insert(*events, *mirrored)
+    rows = await table.read(table.source(breakdowns=[breakdown]))
+    columns = columns_with([breakdown])
+    for row in rows.values():
+        assert tuple(row.breakdowns) == columns
+        assert fault_of(row, columns) is None
+    assert rows.pop("all").breakdowns[breakdown.column] == Counter(name for _, name in rules)
+    for number, (said, category) in enumerate(rules):
+        row = rows.pop(f"p{number}")
+        assert row.breakdowns[breakdown.column] == {category: 1}, said
+    assert rows == {}
+
+
+async def test_all_breakdowns_of_one_scan_are_as_each_alone(table: Table) -> None:
+    table.insert(
+        *(Event(**said) for rules in OPTIONAL_RULES.values() for said, _ in rules),
+        *(event for event, _ in RULES if event.project == "flask"),
+    )
+    together = (await table.read(table.source(breakdowns=OPTIONAL_BREAKDOWNS)))["flask"]
+    assert tuple(together.breakdowns) == BREAKDOWN_COLUMNS
+    for breakdown in OPTIONAL_BREAKDOWNS:
+        alone = (await table.read(table.source(breakdowns=[breakdown])))["flask"]
+        for column, counts in alone.breakdowns.items():
+            assert together.breakdowns[column] == counts
+        assert alone[1:3] == together[1:3]
+
+
+async def test_what_is_made_up_grows_no_row(table: Table) -> None:
+    """3,000 releases, some of them more than once, and as many installers."""
+    releases = [f"1.{number}" for number in range(3_000)]
+    often = releases[50:2_000:50]
+    table.insert(*(Event(version=version) for version in [*releases, *often]))
+    table.insert(*(Event(installer=f"forged-{number}") for number in range(3_000)))
+    row = (await table.read(table.source(breakdowns=[INSTALLER, VERSION])))["flask"]
+    total = 6_000 + len(often)
+    assert row.breakdowns["installer"] == {"pip": total - 3_000, "other": 3_000}
+    # Of those with as many downloads, the first ones as text. One is the 3,000 events' own.
+    kept = {"3.1.0": 3_000} | dict.fromkeys(often, 2)
+    once = sorted(set(releases) - set(often))[: MAX_VERSIONS - len(kept)]
+    kept |= dict.fromkeys(once, 1)
+    assert row.breakdowns["version"] == kept | {"other": total - sum(kept.values())}
+
+
+async def test_a_release_named_other_is_one_of_the_others(table: Table) -> None:
+    """Whether it would have been kept by itself, or not."""
+    releases = [f"1.{number}" for number in range(MAX_VERSIONS)]
+    table.insert(
+        *(Event(version=version) for version in [*releases, *releases]),
+        *(Event(project="often", version=version) for version in [*releases, "other", "other"]),
+        Event(version="other"),
+        Event(version="1.1000"),
+    )
+    rows = await table.read(table.source(breakdowns=[VERSION]))
+    assert rows["flask"].breakdowns["version"] == dict.fromkeys(releases, 2) | {"other": 2}
+    left_out = max(releases)
+    kept = dict.fromkeys(releases, 1) | {"other": 3}
+    del kept[left_out]
+    assert rows["often"].breakdowns["version"] == kept
+
+
+# The columns of the table that each breakdown alone needs.
+BILLED_COLUMNS = {
+    INSTALLER: None,
+    CI: "details.ci",
+    COUNTRY: "country_code",
+    VERSION: "file.version",
+    IMPLEMENTATION: "details.implementation",
+}
+
+
+def test_what_is_not_ingested_is_not_mentioned() -> None:
+    for chosen in (*((one,) for one in OPTIONAL_BREAKDOWNS), OPTIONAL_BREAKDOWNS, ()):
+        query = day_query("a.b.c", columns_with(chosen), DAY)
+        for breakdown, column in BILLED_COLUMNS.items():
+            if column:
+                assert (column in query) == (breakdown in chosen)
+        assert query.count("FROM `a.b.c`") == 1, "the table is scanned once"
+        assert not re.search(r"\{[a-z_]+\}", query)
+
+
+ARTIFACTS = ["a-1.0-py3-none-any.whl", "a-1.0.tar.gz", "a-1.0.zip"]
+OTHER_FILES = [
+    "a-1.0-py3-none-any.whl.metadata",
+    "a-1.0-py3-none-any.whl.asc",
+    "a-1.0.tar.gz.asc",
+    "a-1.0.zip.metadata",
+    "a-1.0-py2.7.egg",
+    "a-1.0.win32.exe",
+    "a-1.0.tar.bz2",
+    "a-1.0whl",
+    "a-1.0.gz",
+]
+
+
+@pytest.mark.parametrize("day", [ARTIFACTS_SINCE - timedelta(30), ARTIFACTS_SINCE])
+async def test_which_files_count_until_pypi_counts_only_artifacts(table: Table, day: date) -> None:
+    """Also on the day of the change, of which a part was counted by the rule before."""
+    noon = datetime.combine(day, time(12), UTC)
+    for name in (*ARTIFACTS, *OTHER_FILES):
+        table.insert(Event(project=name, filename=name, at=noon))
+        table.insert(Event(filename=name, at=noon, installer="bandersnatch"))
+    by_all = await table.read(table.source(breakdowns=OPTIONAL_BREAKDOWNS), day)
+    source = table.source(breakdowns=OPTIONAL_BREAKDOWNS, counted_files=CountedFiles.ARTIFACTS)
+    by_artifacts = await table.read(source, day)
+    assert by_all.pop("flask").with_mirrors == len(ARTIFACTS) + len(OTHER_FILES)
+    assert by_artifacts.pop("flask").with_mirrors == len(ARTIFACTS)
+    names = [re.sub("[-_.]+", "-", name) for name in ARTIFACTS]
+    assert by_all.keys() == {*names, *(re.sub("[-_.]+", "-", name) for name in OTHER_FILES)}
+    assert by_artifacts == {name: by_all[name] for name in names}
+    assert source.counted_files(day) is CountedFiles.ARTIFACTS
+
+
+def test_names_of_files_are_read_only_where_they_decide() -> None:
+    for day, counted_files in product(
+        (ARTIFACTS_SINCE - timedelta(1), ARTIFACTS_SINCE, ARTIFACTS_SINCE + timedelta(1)),
+        CountedFiles,
+    ):
+        query = day_query("a.b.c", columns_with(OPTIONAL_BREAKDOWNS), day, counted_files)
+        decide = counted_files is CountedFiles.ARTIFACTS and day <= ARTIFACTS_SINCE
+        assert ("filename" in query) == decide
+
+
+async def test_a_query_by_another_rule_is_another(table: Table) -> None:
+    """Also for a day on which both count the same: it records its rule."""
+    table.insert(Event())
+    query = await table.source().begin(DAY)
+    with pytest.raises(QueryLostError, match="other rules"):
+        await table.source(counted_files=CountedFiles.ARTIFACTS).read(DAY, query)
+
+
+async def test_a_day_that_was_read_by_the_other_rule_is_replaced(
+    table: Table, engine: AsyncEngine
+) -> None:
+    """Although it has less, and although its partition has not changed."""
+    day = ARTIFACTS_SINCE - timedelta(30)
+    noon = datetime.combine(day, time(12), UTC)
+    table.insert(*(Event(filename=name, at=noon) for name in (*ARTIFACTS, *OTHER_FILES)))
+    expected = {CountedFiles.ALL: len(ARTIFACTS) + len(OTHER_FILES), CountedFiles.ARTIFACTS: 3}
+    read = DownloadsRepository(engine, RETENTION_DAYS)
+    versions = set()
+    for rule in (CountedFiles.ALL, CountedFiles.ARTIFACTS, CountedFiles.ALL):
+        async with ingest_lock(engine) as lock:
+            source = table.source(counted_files=rule)
+            run = Run(engine, source, replace(POLICY, only_if_changed=True), lambda: NOW, lock)
+            assert isinstance(await run.ingest_day(day), PublishedDay)
+            assert isinstance(await run.ingest_day(day), UnchangedDay)
+        (published,) = await read.published_days()
+        assert (published.counted_files, published.downloads) == (rule, expected[rule])
+        publication = await read.publication()
+        assert publication
+        assert publication.counted_files == {day: rule}
+        versions.add(publication.version)
+    assert len(versions) == 2
+
+
+async def test_a_day_of_the_same_rows_is_replaced_for_its_rule(
+    table: Table, engine: AsyncEngine
+) -> None:
+    table.insert(Event())
+    read = DownloadsRepository(engine, RETENTION_DAYS)
+    versions = []
+    for rule in CountedFiles:
+        async with ingest_lock(engine) as lock:
+            source = table.source(counted_files=rule)
+            run = Run(engine, source, POLICY, lambda: NOW, lock)
+            await run.ingest_day(DAY)
+        publication = await read.publication()
+        assert publication
+        assert publication.counted_files == {DAY: rule}
+        versions.append(publication.version)
+    assert versions[0] != versions[1], "what is compared changes"
+
+
+async def test_a_query_with_other_breakdowns_is_another(table: Table) -> None:
+    table.insert(Event())
+    query = await table.source(breakdowns=[CI]).begin(DAY)
+    with pytest.raises(QueryLostError, match="other rules"):
+        await table.source(breakdowns=[COUNTRY]).read(DAY, query)
+
+
+async def test_installers_that_are_mirrors_are_a_setting(table: Table) -> None:
+    table.insert(Event(installer="bandersnatch"), Event(installer="pip"), Event(installer="uv"))
+    row = (await table.read(table.source(mirror_installers=["pip", "uv"])))["flask"]
+    assert (row.with_mirrors, row.without_mirrors) == (3, 1)
+
+
+async def test_rows_come_in_pages(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bigquery_source, "PAGE_ROWS", 10)
+    table.insert(*(Event(project=f"p{number}") for number in range(25)))
+    source = table.source()
+    reading = await source.read(DAY, await source.begin(DAY))
+    batches = [len(batch) async for batch in reading.batches]
+    assert sum(batches) == 25
+    assert max(batches) == 10
+
+
+async def test_a_day_from_events_to_answers(table: Table, engine: AsyncEngine) -> None:
+    """With a name that cannot be one, and a download that has none."""
+    table.insert(
+        Event(),
+        Event(python="3.9.1", installer="bandersnatch"),
+        Event(project="a" * 201),
+        Event(project=None),
+    )
+    published = await ingest(engine, table.source(), DAY)
+    assert isinstance(published, PublishedDay)
+    assert (published.source, published.packages, published.downloads) == ("bigquery", 1, 1)
+    assert await overall(engine, "flask") == {
+        "with_mirrors": [(DAY, 2)],
+        "without_mirrors": [(DAY, 1)],
+    }
+    assert await by_category(engine, "flask", PYTHON_MINOR) == {"3.12": [(DAY, 1)]}
+
+
+async def test_a_day_without_events_is_an_error(table: Table, engine: AsyncEngine) -> None:
+    with pytest.raises(EmptyDayError):
+        await ingest(engine, table.source(), DAY)
+
+
+async def test_a_table_that_is_not_there(table: Table) -> None:
+    with pytest.raises(SourceError, match=r"^BigQuery: .*nothing") as caught:
+        await table.read(table.source(table="emulator.pypi.nothing"))
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_dry_run_asks_for_the_same_query(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    query = table.client.query
+
+    def record(
+        sql: str, *, job_config: bigquery.QueryJobConfig, **options: Any
+    ) -> bigquery.QueryJob:
+        asked.append((sql, job_config))
+        return query(sql, job_config=job_config, **options)
+
+    monkeypatch.setattr(table.client, "query", record)
+    source = table.source(max_bytes_billed=10**9)
+    # The emulator bills nothing: that it answers a number is what there is to see here.
+    assert source.bytes_billed(DAY) == 0
+    await table.read(source)
+    (dry_sql, dry), (sql, config) = asked
+    assert dry_sql == sql
+    assert table.id in sql
+    assert sql.upper().count("FROM `") == 1, "the table is scanned once"
+    assert dry.query_parameters == config.query_parameters
+    assert (dry.dry_run, config.dry_run) == (True, False)
+    # A dry run also tells what would be refused.
+    assert (dry.maximum_bytes_billed, config.maximum_bytes_billed) == (None, 10**9)
+    assert config.use_query_cache is False
+
+
+async def test_fewer_rows_than_announced_are_an_error(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bigquery_source, "PAGE_ROWS", 10)
+    table.insert(*(Event(project=f"p{number}") for number in range(25)))
+    next_page = bigquery_source._next_page
+
+    def lose_a_row(pages: Iterator[Page], columns: int) -> UnparsedDownloads | None:
+        page = next(pages, None)
+        if page is None:
+            return None
+        page.raw_page["rows"].pop()
+        return next_page(iter([page]), columns)
+
+    monkeypatch.setattr(bigquery_source, "_next_page", lose_a_row)
+    with pytest.raises(SourceError, match="announced 25 rows and sent 22"):
+        await table.read(table.source())
+
+
+async def test_a_query_is_read_again_and_not_by_other_rules(table: Table) -> None:
+    table.insert(Event(), Event(installer="devpi"))
+    source = table.source()
+    query = await source.begin(DAY)
+    table.insert(Event())
+    for _ in range(2):
+        reading = await source.read(DAY, query)
+        (row,) = await rows_of(reading)
+        assert (row.with_mirrors, row.without_mirrors) == (2, 1), "as it was when it was asked"
+    for other in (table.source(mirror_installers=[]), table.source(table="a.b.c")):
+        with pytest.raises(QueryLostError, match="other rules"):
+            await other.read(DAY, query)
+    with pytest.raises(QueryLostError, match="not known any more"):
+        await source.read(DAY, f"{query}x")
+
+
+def test_a_query_is_named_by_all_of_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which another version of the service may write in another way, for some days or for all."""
+    source = BigQuerySource(
+        bigquery.Client(project="none", credentials=AnonymousCredentials()),
+        table="a.b.c",
+        mirror_installers=[],
+        breakdowns=OPTIONAL_BREAKDOWNS,
+        counted_files=CountedFiles.ARTIFACTS,
+        max_bytes_billed=1,
+    )
+    days = [ARTIFACTS_SINCE, ARTIFACTS_SINCE + timedelta(days=1)]
+    names = [source._rules(day) for day in days]
+    assert [source._rules(day) for day in days] == names
+    monkeypatch.setattr(day_query_parts, "ONLY_ARTIFACTS", "TRUE")
+    assert [source._rules(day) == name for day, name in zip(days, names, strict=True)] == [
+        False,
+        True,
+    ]
+    monkeypatch.setattr(day_query_parts, "MAX_VERSIONS", MAX_VERSIONS + 1)
+    assert source._rules(days[1]) != names[1]
+
+
+async def test_an_empty_page_is_not_the_end(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    table.insert(Event())
+    next_page = bigquery_source._next_page
+    before = [Page(None, [], lambda *_: None, raw_page={})]
+
+    def empty_page_first(pages: Iterator[Page], columns: int) -> UnparsedDownloads | None:
+        return next_page(iter([before.pop()]) if before else pages, columns)
+
+    monkeypatch.setattr(bigquery_source, "_next_page", empty_page_first)
+    assert set(await table.read(table.source())) == {"flask"}
+
+
+def test_cost() -> None:
+    assert bigquery_source.cost_usd(2 * 2**40) == 12.5
+
+
+async def test_without_mirrors_a_download_still_needs_an_installer(table: Table) -> None:
+    table.insert(Event(installer="devpi"), Event(installer=None))
+    row = (await table.read(table.source(mirror_installers=[])))["flask"]
+    assert (row.with_mirrors, row.without_mirrors) == (2, 1)
+
+
+@pytest.fixture
+def _threads_end() -> Iterator[None]:
+    """Those of calls that were given up, too: Google's client waits for random times, and a test
+    with random data notices who else draws.
+    """
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "bigquery":
+            thread.join(timeout=PATIENCE_SECONDS)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def listener(_threads_end: None) -> Iterator[socket.socket]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener
+
+
+@pytest.fixture
+def silent_host(listener: socket.socket) -> str:
+    """A server that accepts connections and never answers."""
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_a_silent_server_is_given_up(
+    silent_host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bigquery_source, "REQUEST_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.1)
+    source = create_source(Settings(bigquery_emulator_host=silent_host))
+    with pytest.raises(SourceError):
+        await source.begin(DAY)
+
+
+@pytest.fixture
+def unfinished_host(_threads_end: None) -> Iterator[str]:
+    """A server that takes every query and never finishes one."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            job = {
+                "kind": "bigquery#job",
+                "id": "emulator:US.1",
+                "jobReference": {"projectId": "emulator", "jobId": "1", "location": "US"},
+                "configuration": {"jobType": "QUERY", "query": {"query": ""}},
+                "status": {"state": "RUNNING"},
+                "jobComplete": False,
+            }
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(job).encode())
+
+        do_GET = do_POST = _answer  # noqa: N815 - names that the server asks for
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+async def test_a_query_that_never_ends_fails_its_day_and_no_other(
+    unfinished_host: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "ATTEMPTS", 1)
+    monkeypatch.setattr(bigquery_source, "QUERY_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 1)
+    source = create_source(Settings(bigquery_emulator_host=unfinished_host))
+    days = [days_ago(0), days_ago(1)]
+    async with ingest_lock(engine) as lock:
+        run = Run(engine, source, FORCED, lambda: NOW, lock)
+        outcomes = [outcome async for outcome in run.ingest(days)]
+    assert [outcome.day for outcome in outcomes] == days
+    for outcome in outcomes:
+        assert isinstance(outcome.error, SourceUnavailableError)
+        assert "no answer within 1 s" in str(outcome.result)
+
+
+async def test_nothing_waits_for_a_server_that_was_given_up(
+    silent_host: str, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 1)
+    source = create_source(Settings(bigquery_emulator_host=silent_host))
+    reading = asyncio.ensure_future(source.begin(DAY))
+    listener.settimeout(PATIENCE_SECONDS)
+    connection, _ = await asyncio.to_thread(listener.accept)
+    reading.cancel()
+    done, _ = await asyncio.wait([reading], timeout=PATIENCE_SECONDS)
+    assert done
+    connection.close()
+
+
+def _refusal(status: int, reason: str) -> GoogleAPICallError:
+    """An error as BigQuery words it."""
+    error: GoogleAPICallError = from_http_status(
+        status, "told", errors=[{"reason": reason, "message": "told", "domain": "global"}]
+    )
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "may_pass"),
+    [
+        (_refusal(503, "backendError"), True),
+        (_refusal(500, "internalError"), True),
+        (_refusal(429, "rateLimitExceeded"), True),
+        (_refusal(403, "rateLimitExceeded"), True),
+        (requests.ConnectionError("reset"), True),
+        (requests.exceptions.ChunkedEncodingError("cut off"), True),
+        (RetryError("Timeout of 60.0s exceeded", ConnectionError()), True),
+        (TransportError("no route"), True),
+        (RefreshError("the token's server is busy", retryable=True), True),
+        (TimeoutError(), True),
+        (orjson.JSONDecodeError("cut off", "{", 1), True),
+        (_refusal(403, "accessDenied"), False),
+        (_refusal(403, "quotaExceeded"), False),
+        (_refusal(403, "billingNotEnabled"), False),
+        (_refusal(400, "invalidQuery"), False),
+        (_refusal(400, "bytesBilledLimitExceeded"), False),
+        (_refusal(400, "resourcesExceeded"), False),
+        (_refusal(404, "notFound"), False),
+        (_refusal(401, "authError"), False),
+        (RefreshError("invalid_grant"), False),
+    ],
+    ids=repr,
+)
+def test_what_may_pass_is_told_from_what_cannot(error: Exception, may_pass: bool) -> None:
+    with pytest.raises(SourceError) as caught, bigquery_source._source_errors():
+        raise error
+    assert caught.value.may_pass == may_pass
+    assert str(caught.value).startswith("BigQuery: ")
+
+
+# Credentials
+
+
+SERVICE_ACCOUNT = (
+    '{"type": "service_account", "client_email": "a@b.example", "token_uri": "http://127.0.0.1/",'
+    ' "private_key": "nonsense"}'
+)
+
+
+def test_the_emulator_needs_no_credentials(emulator_host: str) -> None:
+    source = open_source(Settings(bigquery_emulator_host=emulator_host), IngestSource.BIGQUERY)
+    assert isinstance(source, BigQuerySource)
+    assert source.name == "bigquery"
+
+
+def test_without_credentials_the_error_says_which_there_are() -> None:
+    with pytest.raises(SettingsError) as caught:
+        create_source(Settings())
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT_JSON", "INGEST_SOURCE"):
+        assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def service_account() -> str:
+    """A key as Google hands them out, of an account that there is not."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    return json.dumps(
+        json.loads(SERVICE_ACCOUNT) | {"private_key": key.decode(), "project_id": "ours"}
+    )
+
+
+def _project(settings: Settings) -> str:
+    project: str = create_source(settings)._client.project
+    return project
+
+
+def test_a_key_names_the_project_unless_a_setting_does(
+    service_account: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = SecretStr(service_account)
+    assert _project(Settings(google_service_account_json=key)) == "ours"
+    assert _project(Settings(google_service_account_json=key, bigquery_project="other")) == "other"
+
+    path = tmp_path / "key.json"
+    path.write_text(service_account)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    assert _project(load_settings()) == "ours"
+
+
+def test_a_key_without_a_project_is_not_enough(service_account: str) -> None:
+    key = json.loads(service_account)
+    del key["project_id"]
+    with pytest.raises(SettingsError, match=r"^BIGQUERY_PROJECT: "):
+        create_source(Settings(google_service_account_json=SecretStr(json.dumps(key))))
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"type": "service_account"}'])
+def test_a_file_that_holds_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    path = tmp_path / "key.json"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    with pytest.raises(SettingsError, match="GOOGLE_APPLICATION_CREDENTIALS"):
+        create_source(load_settings())
+
+
+def test_a_key_that_is_none_is_named_and_not_shown() -> None:
+    with pytest.raises(SettingsError, match="GOOGLE_SERVICE_ACCOUNT_JSON") as caught:
+        create_source(Settings(google_service_account_json=SecretStr(SERVICE_ACCOUNT)))
+    assert "nonsense" not in str(caught.value)
+
+
+async def test_a_server_that_is_not_there_is_one_line(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = f"http://127.0.0.1:{free_port()}"
+    source = create_source(Settings(bigquery_emulator_host=host))
+    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.5)
+    with pytest.raises(SourceError) as caught:
+        await ingest(engine, source, DAY)
+    assert "\n" not in str(caught.value)
+
+
+# Partitions
+
+
+async def test_a_partition_is_told_by_its_rows(table: Table) -> None:
+    source = table.source()
+    assert await source.partition(DAY) is None
+    table.insert(Event(), Event(python="x"), Event(at=NOON - timedelta(days=1)))
+    first = await source.partition(DAY)
+    assert first
+    assert first.rows == 2
+    assert first.modified_at.tzinfo is not None
+    assert await source.partition(DAY) == first
+    table.insert(Event())
+    second = await source.partition(DAY)
+    assert second
+    assert second.rows == 3
+
+
+async def test_a_day_is_billed_again_only_if_its_partition_has_changed(
+    table: Table, engine: AsyncEngine, clock: ManualClock
+) -> None:
+    """Published young, checked a day later, and grown after that."""
+    table.insert(Event())
+    source = table.source()
+    submitted = _submitted(source)
+    policy = replace(POLICY, only_if_changed=True)
+    runs = RunsRepository(engine)
+
+    async def read() -> RunOutcome:
+        clock.advance(days=1)
+        async with ingest_lock(engine) as lock:
+            await Run(engine, source, policy, clock, lock).ingest_day(DAY)
+        (run,) = await runs.latest(1)
+        assert run.partition == await source.partition(DAY)
+        (published,) = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
+        assert published.partition == run.partition
+        assert published.checked_at <= clock()
+        return run.outcome
+
+    assert await read() is RunOutcome.PUBLISHED
+    assert await read() is RunOutcome.UNCHANGED
+    assert await read() is RunOutcome.UNCHANGED
+    assert len(submitted) == 1
+    table.insert(Event())
+    assert await read() is RunOutcome.PUBLISHED
+    # Rows that do not count change the partition once.
+    table.insert(Event(python="x"))
+    assert await read() is RunOutcome.UNCHANGED
+    assert len(submitted) == 3
+    assert await read() is RunOutcome.UNCHANGED
+    assert len(submitted) == 3
+
+
+def _submitted(source: BigQuerySource) -> list[date]:
+    """Record the days whose query is submitted from now on."""
+    days: list[date] = []
+    begin = source.begin
+
+    async def record(day: date) -> str:
+        days.append(day)
+        return await begin(day)
+
+    source.begin = record  # type: ignore[method-assign]
+    return days
+
+
+@pytest.mark.parametrize("status", [403, 404, 400])
+async def test_without_access_to_partitions_days_are_read_as_they_are(
+    table: Table,
+    engine: AsyncEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+) -> None:
+    """It is one line in the log of a process."""
+    table.insert(Event())
+    query = table.client.query
+    jobs = count()
+
+    def refuse(sql: str, *arguments: Any, **options: Any) -> Any:
+        if "INFORMATION_SCHEMA" in sql:
+            message = f"Access Denied: no permission to get the table (job {next(jobs)})"
+            raise from_http_status(status, message)
+        return query(sql, *arguments, **options)
+
+    monkeypatch.setattr(table.client, "query", refuse)
+    bigquery_source._unreadable_datasets.clear()
+    policy = replace(POLICY, only_if_changed=True)
+    for _ in range(2):
+        source = table.source()
+        submitted = _submitted(source)
+        assert await source.partition(DAY) is None
+        await ingest(engine, source, DAY, policy)
+        assert submitted == [DAY]
+    (line,) = caplog.messages
+    assert "PARTITIONS can't be read" in line
+    assert "Access Denied" in line
+
+
+async def test_a_query_that_is_used_again_counts_as_read_when_it_ran(
+    table: Table, engine: AsyncEngine
+) -> None:
+    """Also if the day was downloaded from much later, and the partition has changed meanwhile."""
+    table.insert(Event())
+    source = table.source()
+    partition = await source.partition(DAY)
+    query = await source.begin(DAY)
+    runs = RunsRepository(engine)
+    later = utc_now() + timedelta(hours=19)
+    run = await runs.begin(DAY, source.name, later - timedelta(hours=19))
+    await runs.note_query(run, query, partition)
+    await runs.end(run, RunOutcome.FAILED, later)
+    table.insert(Event())
+    async with ingest_lock(engine) as lock:
+        result = await Run(engine, source, POLICY, lambda: later, lock).ingest_day(DAY)
+    assert isinstance(result, PublishedDay)
+    assert result.downloads == 1
+    assert result.checked_at < later - timedelta(hours=18)
+    assert result.published_at == later
+    assert result.partition == partition
+    # So the next check finds that there is more.
+    grown = await ingest(engine, source, DAY, replace(POLICY, only_if_changed=True))
+    assert isinstance(grown, PublishedDay)
