@@ -5,9 +5,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The document of the code alone: no setting of the machine or of a `.env` file is in it.
 OPENAPI = (cd / && env -i $(CURDIR)/$(BIN)/python -m app openapi)
+# Generated sections of docs/*.md, from the code alone as well.
+DOCS = env -i $(BIN)/python docs/reference.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser test-clients test-faults check format openapi constraints \
+.PHONY: help run test test-browser test-clients test-faults check format openapi docs constraints \
 	bench bench-quick bench-scale bench-ingest clean
 
 help: ## Show what there is
@@ -35,6 +37,7 @@ check: .venv/dev ## Check format, lint, types, import rules, openapi.json and mi
 	$(BIN)/lint-imports --no-logo
 	@$(OPENAPI) | diff -u openapi.json - \
 		|| { echo "error: openapi.json is not what the code says: make openapi writes it" >&2; exit 1; }
+	@$(DOCS) --check
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && export DATA_DIR="$$dir" DATABASE_URL= \
 		&& $(BIN)/python -m app migrate && $(BIN)/alembic check
 
@@ -44,6 +47,9 @@ format: .venv/dev ## Format the code and mend what can be mended
 
 openapi: .venv/dev ## Write openapi.json, which clients are generated from
 	@document=$$( $(OPENAPI) ) && printf '%s\n' "$$document" > openapi.json
+
+docs: .venv/dev ## Write the references of settings, commands, metrics and endpoints in docs
+	@$(DOCS)
 
 constraints: .venv/python ## Bring constraints.txt to the newest releases that pyproject.toml allows
 	rm -rf .venv/fresh && $(PYTHON) -m venv .venv/fresh

@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -215,3 +216,10 @@ def test_folders_of_the_readme_are_there() -> None:
     packages = {f"app/{one.parent.name}" for one in (ROOT / "app").glob("*/__init__.py")}
     assert packages <= set(folders)
     assert all((ROOT / folder).is_dir() for folder in folders)
+
+
+def test_generated_references_are_what_the_code_says() -> None:
+    command = [sys.executable, "docs/reference.py", "--check"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.stderr == ""
+    assert result.returncode == 0

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 def cli() -> None:
     """Self-hosted PyPI download statistics.
 
-    Settings are environment variables or lines of a .env file; the README lists them. Without
+    Settings are environment variables or lines of a .env file; docs/settings.md lists them. Without
     DATABASE_URL, every command uses the embedded Postgres under DATA_DIR and starts it when needed.
 
     status, history, verify, export and openapi never change the database.

@@ -28,7 +28,7 @@ from tenacity import (
 
 from app.errors import DatabaseRefusedError, DatabaseUnavailableError, StatsError
 from app.metrics import DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_LIMIT
-from app.settings import LIBPQ_ONLY_ARGUMENTS
+from app.setting_types import LIBPQ_ONLY_ARGUMENTS
 
 CONNECT_TIMEOUT_SECONDS = 5
 

@@ -29,7 +29,8 @@ from app.errors import (
     SourceUnavailableError,
 )
 from app.ingest.sources.source import Reading
-from app.settings import DAY_FIELD, IngestSource, Settings, is_secure
+from app.setting_types import DAY_FIELD, is_secure
+from app.settings import IngestSource, Settings
 
 Result = TypeVar("Result")
 

@@ -1,0 +1,117 @@
+"""Writes the generated sections of the documents in this folder: `make docs`.
+
+A section is everything between `<!-- NAME: written by make docs -->` and `<!-- end of NAME -->`.
+`--check` writes nothing, and ends with status 1 if a document is outdated.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import click
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
+
+from app import metrics
+from app.cli.program import cli
+from app.main import create_app
+from app.settings import Settings
+
+FOLDER = Path(__file__).parent
+
+SERIES_ARGUMENTS = ("start_date", "end_date", "fill", "interval", "format")
+
+
+def settings_table() -> str:
+    rows: list[tuple[str, ...]] = []
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if isinstance(default, tuple):
+            default = ",".join(default)
+        elif isinstance(default, bool):
+            default = str(default).lower()
+        shown = "" if default in (None, "") else f"`{default}`"
+        rows.append((f"`{name.upper()}`", shown, field.description or ""))
+    return _table(("setting", "default", "meaning"), rows)
+
+
+def command_help() -> str:
+    names: list[tuple[str, click.Command]] = [("python -m app", cli)]
+    names += [(f"python -m app {name}", command) for name, command in cli.commands.items()]
+    helps = []
+    for name, command in names:
+        context = click.Context(command, info_name=name, terminal_width=100, **cli.context_settings)
+        helps.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```")
+    return "\n\n".join(helps)
+
+
+def metrics_table() -> str:
+    families = []
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase):
+            (family,) = metric.describe()
+            families.append((family, metric._labelnames))  # noqa: SLF001 - no public name
+    registry = CollectorRegistry()
+    registry.register(metrics.PublishedData(0, 0, 0, 0))
+    families += [(family, ()) for family in registry.collect()]
+    rows = (
+        (
+            f"`{family.name}{'_total' if family.type == 'counter' else ''}`",
+            ", ".join(f"`{label}`" for label in labels),
+            family.documentation,
+        )
+        for family, labels in families
+    )
+    return _table(("metric", "labels", "meaning"), rows)
+
+
+def endpoints_table() -> str:
+    document = create_app(Settings(_env_file=None), "postgresql:///unused").openapi()
+    rows = []
+    for path, operations in document["paths"].items():
+        operation = operations["get"]
+        names = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
+        shown = [f"`{name}`" for name in names if name not in SERIES_ARGUMENTS]
+        if SERIES_ARGUMENTS[0] in names:
+            shown.append("series arguments")
+        rows.append((f"`{path}`", ", ".join(shown), operation["summary"]))
+    return _table(("path", "arguments", "response"), rows)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "settings": settings_table,
+    "commands": command_help,
+    "metrics": metrics_table,
+    "endpoints": endpoints_table,
+}
+
+
+def written(text: str) -> str:
+    """Return a document with its generated sections up to date."""
+    for name, write in SECTIONS.items():
+        begin, end = f"<!-- {name}: written by make docs -->", f"<!-- end of {name} -->"
+        if begin in text:
+            before, _, rest = text.partition(begin)
+            after = rest.partition(end)[2]
+            text = f"{before}{begin}\n\n{write()}\n\n{end}{after}"
+    return text
+
+
+def main() -> None:
+    texts = {path: path.read_text() for path in sorted(FOLDER.glob("*.md"))}
+    outdated = [path for path, text in texts.items() if written(text) != text]
+    for path in outdated:
+        if "--check" in sys.argv:
+            print(f"error: {path.name} is outdated: make docs writes it", file=sys.stderr)
+        else:
+            path.write_text(written(texts[path]))
+    sys.exit(bool(outdated) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    main()
