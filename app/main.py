@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
+from starlette.types import Lifespan, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
 from app.api import (
@@ -25,9 +27,11 @@ from app.api import (
     time_series,
 )
 from app.api.endpoints import RENDERING, Endpoints
+from app.api.listed_dumps import SERVED_URL, ListedDumps
 from app.api.openapi import describe
 from app.api.readiness import ReadinessCheck
 from app.api.request_guard import RequestGuardMiddleware
+from app.api.state import API, State
 from app.api.statistics import StatisticsReader
 from app.db.engine import close, count_connections, create_engine
 from app.db.repositories.downloads_repository import DownloadsRepository
@@ -53,14 +57,38 @@ from app.settings import IngestSource, Settings, load_settings
 # In the order of the documentation.
 _ENDPOINT_MODULES = (recent, time_series, summary, bulk, rankings, search, badges)
 
+ENDPOINTS = Endpoints(one for module in _ENDPOINT_MODULES for one in module.router.endpoints)
+
 CLOSE_SECONDS = 0.6
 """How long the lifespan waits for connections to close."""
 
-ENDPOINTS = Endpoints(one for module in _ENDPOINT_MODULES for one in module.router.endpoints)
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The ASGI application.
+
+    The dispatcher answers data requests itself. As a middleware of FastAPI it would take twice as
+    long for a cache hit.
+    """
+
+    api: API
+    dispatcher: Dispatcher
+    state: State
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.dispatcher if scope["type"] == "http" else self.api
+        await app(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        return self.api.openapi()
+
+    def running(self) -> AbstractAsyncContextManager[object]:
+        """Run the service's background work. A server does so by itself."""
+        return self.api.router.lifespan_context(self.api)
 
 
-def create_app_from_environment() -> FastAPI:
-    """What each server process runs. `DATABASE_URL` is set: `app.cli.serve` has seen to it."""
+def create_app_from_environment() -> Service:
+    """Create the application of a server process. `app.cli.serve` has set `DATABASE_URL`."""
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     if settings.database_url is None:
@@ -71,25 +99,17 @@ def create_app_from_environment() -> FastAPI:
     return app
 
 
-class Service(FastAPI):
-    """FastAPI behind the dispatcher, which answers data requests itself.
-
-    As a FastAPI middleware, the dispatcher would take twice as long for a cache hit.
-    """
-
-    dispatcher: Dispatcher
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self.dispatcher if scope["type"] == "http" else super().__call__
-        await app(scope, receive, send)
-
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that the dispatcher leaves to FastAPI."""
-        await super().__call__(scope, receive, send)
-
-
 def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) -> Service:
-    """The service on a migrated database. Nothing connects before its lifespan begins."""
+    """Create the service on a migrated database. It connects when its lifespan begins."""
+    engine = create_engine(database_url, autocommit=True)
+    count_connections(engine)
+    known_events = KnownEvents(settings.ingest_events_file)
+    statistics = StatisticsReader(
+        engine,
+        DownloadsRepository(engine, settings.retention_days),
+        RankingsRepository(engine, settings.retention_days),
+        known_events,
+    )
     freshness = Freshness(
         database_url, settings.retention_days, settings.ingest_schedule.due_at, clock
     )
@@ -100,27 +120,17 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         if settings.source is not IngestSource.NONE
         else None
     )
-    rate_limits = _rate_limits(settings)
+    storage_uri = settings.rate_limit_storage_uri
+    rate_limits = (
+        RateLimits(settings.rate_limits, storage_uri.get_secret_value() if storage_uri else None)
+        if settings.rate_limits
+        else None
+    )
     is_logged = settings.request_log and settings.log_level in ("debug", "info")
     request_lines = RequestLineWriter(settings.log_format, clock) if is_logged else None
-    request_log = RequestLog(
-        request_lines.write if request_lines else None,
-        known_arguments={name for endpoint in ENDPOINTS for name in endpoint.query.model_fields},
-    )
-    known_events = KnownEvents(settings.ingest_events_file)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = create_engine(database_url, autocommit=True)
-        count_connections(engine)
-        app.state.statistics = StatisticsReader(
-            engine,
-            DownloadsRepository(engine, settings.retention_days),
-            RankingsRepository(engine, settings.retention_days),
-            known_events,
-        )
-        app.state.runs = RunsRepository(engine)
-        app.state.readiness = ReadinessCheck(engine)
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if scheduler:
             scheduler.start()
         watch = asyncio.create_task(freshness.watch())
@@ -137,53 +147,58 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         if request_lines:
             request_lines.flush()
 
-    app = Service(
-        title="PyPI Stats API",
-        version=version("pypi-stats-api"),
-        lifespan=lifespan,
-        # A client that does not follow redirects gets a 404 it can understand.
-        redirect_slashes=False,
-        # FastAPI's own pages load from elsewhere: `docs_page` has ours.
-        docs_url=None,
-        redoc_url=None,
+    state = State(
+        statistics=statistics,
+        runs=RunsRepository(engine),
+        readiness=ReadinessCheck(engine),
+        events=known_events,
+        dumps=ListedDumps(DumpFolder(settings.dumps_dir), settings.dumps_url or SERVED_URL),
+        publication=lambda: freshness.publication,
+        published_data=freshness.figures,
+        next_run=lambda: scheduler.next_run if scheduler else None,
+        next_reading=partial(read_again_at, cadence_of(settings)),
+        next_check=check_again_at,
     )
-    app.state.events = known_events
-    app.state.freshness = freshness
-    app.state.scheduler = scheduler
-    app.state.read_again_at = partial(read_again_at, cadence_of(settings))
-    app.state.check_again_at = check_again_at
-    _install_routes(app, settings)
-    describe(app, settings, ENDPOINTS)
-    problem_details.install(app)
-    app.add_middleware(RequestGuardMiddleware, timeout_seconds=settings.request_timeout_seconds)
-    app.add_middleware(CompressMiddleware)
-    app.dispatcher = Dispatcher(
-        app=app.answer,
+    api = _create_api(settings, state, lifespan)
+    dispatcher = Dispatcher(
+        app=api,
         endpoints=ENDPOINTS,
-        statistics=lambda: app.state.statistics,
+        statistics=statistics,
         cache=ResponseCache(freshness, settings.response_cache_max_bytes),
         tagger=Tagger(f"{RENDERING} {known_events.digest}"),
         freshness=freshness,
         rate_limits=rate_limits,
         proxies=TrustedProxies(settings.trusted_proxies),
-        log=request_log,
+        log=RequestLog(
+            request_lines.write if request_lines else None,
+            known_arguments={
+                name for endpoint in ENDPOINTS for name in endpoint.query.model_fields
+            },
+        ),
         clock=clock,
         timeout_seconds=settings.request_timeout_seconds,
     )
-    return app
+    return Service(api, dispatcher, state)
 
 
-def _install_routes(app: FastAPI, settings: Settings) -> None:
-    app.state.dumps = dumps.ListedDumps(
-        DumpFolder(settings.dumps_dir), settings.dumps_url or dumps.SERVED_URL
+def _create_api(settings: Settings, state: State, lifespan: Lifespan[FastAPI]) -> API:
+    """Create the part of the service that FastAPI answers, and the OpenAPI document of it all."""
+    api = API(
+        state,
+        title="PyPI Stats API",
+        version=version("pypi-stats-api"),
+        lifespan=lifespan,
+        # A client that does not follow redirects gets a 404 it can understand.
+        redirect_slashes=False,
+        # FastAPI's own pages load scripts from other servers; `docs_page` has the service's pages.
+        docs_url=None,
+        redoc_url=None,
     )
     for module in (*_ENDPOINT_MODULES, events, dumps, status):
-        app.include_router(module.router)
-    docs_page.install(app)
-
-
-def _rate_limits(settings: Settings) -> RateLimits | None:
-    uri = settings.rate_limit_storage_uri
-    if not settings.rate_limits:
-        return None
-    return RateLimits(settings.rate_limits, uri.get_secret_value() if uri else None)
+        api.include_router(module.router)
+    docs_page.install(api)
+    describe(api, settings, ENDPOINTS)
+    problem_details.install(api)
+    api.add_middleware(RequestGuardMiddleware, timeout_seconds=settings.request_timeout_seconds)
+    api.add_middleware(CompressMiddleware)
+    return api

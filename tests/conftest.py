@@ -15,7 +15,6 @@ from pathlib import Path
 import httpx
 import hypothesis
 import pytest
-from fastapi import FastAPI
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 from sqlalchemy import text
@@ -29,7 +28,7 @@ from app.db.migrations import migrate
 from app.domain.clock import utc_now
 from app.ingest.pipeline import Ingest, ingest_day
 from app.ingest.sources.sample import SampleSource
-from app.main import create_app
+from app.main import Service, create_app
 from app.settings import IngestSource, Settings
 from tests.clock import ManualClock
 from tests.days import FORCED
@@ -215,15 +214,15 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-async def app(settings: Settings, database_url: str, clock: ManualClock) -> AsyncIterator[FastAPI]:
+async def app(settings: Settings, database_url: str, clock: ManualClock) -> AsyncIterator[Service]:
     """The service, started, on the test's database."""
     app = create_app(settings, database_url, clock)
-    async with app.router.lifespan_context(app):
+    async with app.running():
         yield app
 
 
 @pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: Service) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the whole service, middleware included; what raises is answered, as in life."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

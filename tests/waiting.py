@@ -5,11 +5,12 @@ from collections.abc import Callable
 from inspect import isawaitable
 from time import monotonic, sleep
 
-from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import connect
+from app.domain.downloads import Publication
+from app.main import Service
 
 PATIENCE_SECONDS = 180.0
 """How long a test waits for something that takes a moment on an idle machine. A busy machine takes
@@ -53,9 +54,15 @@ async def until_blocked(engine: AsyncEngine, sessions: int = 1) -> None:
     await until(are_blocked)
 
 
-async def until_known(app: FastAPI, version: str | None = None) -> str:
+async def until_known(app: Service, version: str | None = None) -> str:
     """Wait until the service knows of a publish other than this version; return its version."""
-    freshness = app.state.freshness
+    freshness = app.dispatcher.freshness
     await until(lambda: freshness.publication and freshness.publication.version != version)
-    known: str = freshness.publication.version
-    return known
+    return published(app).version
+
+
+def published(app: Service) -> Publication:
+    """Return the publication that the service knows of."""
+    publication = app.dispatcher.freshness.publication
+    assert publication
+    return publication

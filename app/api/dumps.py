@@ -5,9 +5,6 @@ some time later. So the list says itself how long it may be kept, and is tagged 
 """
 
 import asyncio
-import logging
-from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
@@ -19,16 +16,10 @@ from app.api.headers import WITHOUT_BODY
 from app.api.negotiation import preferred_encoding
 from app.api.problem_details import documented, problem
 from app.api.schemas import Dumps
-from app.dumps import listing
-from app.dumps.stores.folder import DumpFolder
-from app.errors import DumpNotFoundError, DumpsError, DumpsUnavailableError
-
-log = logging.getLogger(__name__)
+from app.api.state import InjectedState
+from app.errors import DumpNotFoundError, DumpsUnavailableError
 
 router = APIRouter(prefix="/api/dumps", tags=["dumps"])
-
-SERVED_URL = "dumps/"
-"""Of the files, relative to the list: also below a prefix that only a proxy knows of."""
 
 LIST_CACHING = "public, max-age=60, stale-while-revalidate=300, stale-if-error=86400"
 """An export is seen within a minute. An old list is better than none: files change once a day."""
@@ -42,51 +33,6 @@ _RANGE_FAULTS = {
     400: "Range should be like bytes=0-1023.",
     416: "Range asks for what is beyond the end of the file.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    stat: tuple[int, ...]
-    """Of the list's file, by which it is known to be the same."""
-
-    dumps: listing.Dumps
-    body: bytes
-    digest: str
-
-
-class ListedDumps:
-    """What a folder lists, read again when it has changed. `base_url` is where the files are."""
-
-    def __init__(self, folder: DumpFolder, base_url: str) -> None:
-        self.folder = folder
-        self._base_url = base_url
-        self._listed: _Listed | None = None
-
-    async def current(self) -> _Listed:
-        """Raises `DumpsUnavailableError`."""
-        try:
-            # The folder may be one of another machine's, which takes its time.
-            return await asyncio.to_thread(self._current)
-        except (DumpsError, OSError) as error:
-            log.warning("%s", error)
-            raise DumpsUnavailableError(str(error)) from error
-
-    def _current(self) -> _Listed:
-        stat = self._stat()
-        listed = self._listed
-        if listed is None or listed.stat != stat:
-            dumps = self.folder.dumps()
-            body = dumps.render(self._base_url)
-            digest = blake2b(body, digest_size=12).hexdigest()
-            listed = self._listed = _Listed(stat, dumps, body, digest)
-        return listed
-
-    def _stat(self) -> tuple[int, ...]:
-        try:
-            stat = (self.folder.path / listing.INDEX_NAME).stat()
-        except FileNotFoundError:
-            return ()
-        return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 class DumpResponse(FileResponse):
@@ -117,11 +63,11 @@ class DumpResponse(FileResponse):
     response_model=Dumps,
     responses=documented(429, 500, 503),
 )
-async def dumps(request: Request) -> Response:
+async def dumps(request: Request, state: InjectedState) -> Response:
     """Whole days as files, one a published day that was exported: to look at all packages, fetch
     these. Each row is a package with its downloads, and with a map for each breakdown.
     """
-    listed = await _dumps_of(request).current()
+    listed = await state.dumps.current()
     accepted = ",".join(request.headers.getlist("accept-encoding")).encode()
     encoding = preferred_encoding(accepted) if len(listed.body) >= COMPRESSED_FROM_BYTES else ""
     tag = f'"{listed.digest}-{encoding}"' if encoding else f'"{listed.digest}"'
@@ -147,6 +93,7 @@ async def dumps(request: Request) -> Response:
 )
 async def dump(
     request: Request,
+    state: InjectedState,
     name: Annotated[
         str,
         Path(
@@ -156,8 +103,7 @@ async def dump(
     ],
 ) -> Response:
     """A file that `/api/dumps` lists, whole or by `Range`."""
-    dumps = _dumps_of(request)
-    listed = await dumps.current()
+    listed = await state.dumps.current()
     found = next((one for one in listed.dumps.data if one.name == name), None)
     if found is None:
         raise DumpNotFoundError
@@ -165,7 +111,7 @@ async def dump(
     headers = {"ETag": tag, "Cache-Control": FILE_CACHING}
     if _is_known(request, tag):
         return Response(status_code=304, headers=headers)
-    path = dumps.folder.path / found.name
+    path = state.dumps.folder.path / found.name
     try:
         stat = await asyncio.to_thread(path.stat)
     except OSError as error:
@@ -173,11 +119,6 @@ async def dump(
     return DumpResponse(
         path, headers=headers, media_type=MEDIA_TYPE, filename=found.name, stat_result=stat
     )
-
-
-def _dumps_of(request: Request) -> ListedDumps:
-    dumps: ListedDumps = request.app.state.dumps
-    return dumps
 
 
 def _is_known(request: Request, tag: str) -> bool:

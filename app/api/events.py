@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from typing import Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from app.api.problem_details import documented
 from app.api.schemas import example
+from app.api.state import InjectedState
 from app.domain.events import Event, KnownEvents
 
 MAX_AGE_SECONDS = 3600
@@ -31,10 +32,9 @@ class Events(BaseModel):
 
 
 @router.get("/events", operation_id="get_events", summary="Known breaks in the figures")
-async def events(request: Request, response: Response) -> Events:
+async def events(state: InjectedState, response: Response) -> Events:
     """Days from which on PyPI counts something else as a download, and days on which it lost
     downloads, whether or not these days are served. Show them in charts.
     """
     response.headers["Cache-Control"] = f"public, max-age={MAX_AGE_SECONDS}"
-    known: KnownEvents = request.app.state.events
-    return Events(data=known.newest_first, type="events")
+    return Events(data=state.events.newest_first, type="events")

@@ -6,7 +6,6 @@ from starlette.responses import PlainTextResponse, Response
 
 from app.api.headers import DATA_AS_OF
 from app.api.problem_details import documented
-from app.api.readiness import ReadinessCheck
 from app.api.schemas import (
     Health,
     HeldDay,
@@ -18,7 +17,7 @@ from app.api.schemas import (
     Status,
     SuspectDay,
 )
-from app.api.statistics import StatisticsReader
+from app.api.state import InjectedState
 from app.domain.downloads import RECENT_STATUS_DAYS, DayFigures, gaps
 from app.domain.events import CountedFiles
 from app.metrics import exposition
@@ -33,18 +32,15 @@ router = APIRouter(tags=["status"])
     summary="Which days are published",
     responses=documented(429, 500, 503),
 )
-async def status(request: Request, response: Response) -> Status:
+async def status(state: InjectedState, response: Response) -> Status:
     """Which days are published, where they came from, and which are missing."""
-    statistics: StatisticsReader = request.app.state.statistics
-    async with statistics.snapshot() as downloads:
+    async with state.statistics.snapshot() as downloads:
         publication = await downloads.publication()
         days = await downloads.published_days()
         held = await downloads.held_days()
     if publication:
         response.headers[DATA_AS_OF] = str(publication.latest_day)
-    runs = await request.app.state.runs.latest(1)
-    scheduler = request.app.state.scheduler
-    read_again_at = request.app.state.read_again_at
+    runs = await state.runs.latest(1)
     sources = sorted({day.source for day in days})
     first, latest = (days[0], days[-1]) if days else (None, None)
     return Status(
@@ -75,7 +71,7 @@ async def status(request: Request, response: Response) -> Status:
                 downloads=day.downloads,
                 held_since=day.held_since,
                 read_at=day.read_at,
-                next_reading=read_again_at(day),
+                next_reading=state.next_reading(day),
                 partition=_partition(day),
             )
             for day in held
@@ -88,13 +84,13 @@ async def status(request: Request, response: Response) -> Status:
                 downloads=day.downloads,
                 published_at=day.published_at,
                 checked_at=day.checked_at,
-                next_check=request.app.state.check_again_at(day),
+                next_check=state.next_check(day),
                 partition=_partition(day),
             )
             for day in days
             if day.suspect_reason
         ],
-        events=statistics.events.within(*publication.window) if publication else [],
+        events=state.events.within(*publication.window) if publication else [],
         last_run=LastRun(
             day=runs[0].day,
             started_at=runs[0].started_at,
@@ -103,7 +99,7 @@ async def status(request: Request, response: Response) -> Status:
         )
         if runs
         else None,
-        next_run=scheduler.next_run if scheduler else None,
+        next_run=state.next_run(),
     )
 
 
@@ -114,16 +110,16 @@ def _partition(day: DayFigures) -> Partition | None:
 
 
 @router.get("/", operation_id="get_index", summary="Where to go from here")
-async def index(request: Request) -> Index:
+async def index(request: Request, state: InjectedState) -> Index:
     """Where to go from here."""
-    freshness = request.app.state.freshness
+    publication = state.publication()
     return Index(
         name=request.app.title,
         version=request.app.version,
         docs="/docs",
         openapi=request.app.openapi_url,
         status="/api/status",
-        data_as_of=freshness.publication and freshness.publication.latest_day,
+        data_as_of=publication and publication.latest_day,
     )
 
 
@@ -139,10 +135,9 @@ async def health() -> Health:
     summary="Whether requests can be answered",
     responses=documented(500, 503),
 )
-async def ready(request: Request) -> Readiness:
+async def ready(state: InjectedState) -> Readiness:
     """Whether requests can be answered: for whoever decides where to send them."""
-    readiness: ReadinessCheck = request.app.state.readiness
-    await readiness.check()
+    await state.readiness.check()
     return Readiness(status="ready")
 
 
@@ -152,7 +147,6 @@ async def ready(request: Request) -> Readiness:
     summary="Figures for Prometheus",
     response_class=PlainTextResponse,
 )
-async def metrics(request: Request) -> Response:
+async def metrics(state: InjectedState) -> Response:
     """Figures of the service itself, for Prometheus."""
-    freshness = request.app.state.freshness
-    return Response(exposition(freshness.figures()), media_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(state.published_data()), media_type=CONTENT_TYPE_LATEST)

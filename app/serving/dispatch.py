@@ -7,7 +7,7 @@ continues from there. Paths that are not data endpoints are answered by FastAPI.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -88,7 +88,7 @@ class Dispatcher:
     """FastAPI, for all paths that are not data endpoints."""
 
     endpoints: Endpoints
-    statistics: Callable[[], StatisticsReader]
+    statistics: StatisticsReader
     cache: ResponseCache
     tagger: Tagger
     freshness: Freshness
@@ -281,7 +281,7 @@ class Dispatcher:
             assert parsed
             return parsed, await parsed.answer(statistics)
 
-        (parsed, rendered), publication = await self.statistics().read(compute, expected)
+        (parsed, rendered), publication = await self.statistics.read(compute, expected)
         tags = self.tagger.tags(publication, parsed.target, request.encoding)
         stored = await encode(parsed, rendered, request.encoding, tags)
         if rendered.is_cacheable:

@@ -3,11 +3,11 @@ from typing import Any
 
 import asyncpg
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.ingest.scheduler import IngestScheduler
+from app.main import Service
 from tests.days import days_ago, downloads, publish
 from tests.waiting import until
 
@@ -43,14 +43,14 @@ async def two_days(engine: AsyncEngine) -> None:
 
 
 @pytest.fixture
-async def known_days(app: FastAPI, two_days: None) -> None:
+async def known_days(app: Service, two_days: None) -> None:
     """`two_days`, and the service has heard of them."""
-    known = app.state.freshness
+    known = app.dispatcher.freshness
     await until(lambda: known.publication and known.publication.latest_day == days_ago(0))
 
 
 @pytest.fixture
-def queries(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def queries(app: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The statements that requests send to the database, by SQLAlchemy or the driver itself."""
     sent: list[str] = []
     fetch = asyncpg.Connection.fetch

@@ -4,14 +4,14 @@ from datetime import date, timedelta
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import time_series
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS, VERSION
+from app.main import Service
 from tests.api.payloads import SERIES_PAYLOADS
 from tests.days import days_ago, downloads, publish
-from tests.waiting import until
+from tests.waiting import published, until
 
 D0, D1, D2 = (str(days_ago(ago)) for ago in range(3))
 
@@ -19,7 +19,7 @@ NAMES = tuple(breakdown.name for breakdown in OPTIONAL_BREAKDOWNS)
 
 
 @pytest.fixture
-async def some_days(app: FastAPI, engine: AsyncEngine) -> None:
+async def some_days(app: Service, engine: AsyncEngine) -> None:
     """All breakdowns the day before yesterday and yesterday, the installer alone today."""
     await publish(
         engine,
@@ -54,8 +54,8 @@ async def some_days(app: FastAPI, engine: AsyncEngine) -> None:
         downloads("flask", 3, installer={"pip": 3}),
         downloads("new", 2, installer={"uv": 2}),
     )
-    await until(lambda: app.state.freshness.publication)
-    await until(lambda: app.state.freshness.publication.latest_day == days_ago(0))
+    await until(lambda: app.dispatcher.freshness.publication)
+    await until(lambda: published(app).latest_day == days_ago(0))
 
 
 def _all_but_installer(release: str, count: int) -> dict[str, dict[str, int]]:
@@ -158,14 +158,14 @@ async def test_what_is_not_ingested(
 
 
 async def test_it_is_there_as_soon_as_one_day_has_it(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     await publish(engine, days_ago(0), downloads("flask", 3))
-    await until(lambda: app.state.freshness.publication)
-    before = app.state.freshness.publication
+    await until(lambda: app.dispatcher.freshness.publication)
+    before = app.dispatcher.freshness.publication
     assert (await client.get("/api/packages/flask/ci")).status_code == 404
     await publish(engine, days_ago(0), downloads("flask", 3, ci={"true": 3}))
-    await until(lambda: app.state.freshness.publication != before)
+    await until(lambda: app.dispatcher.freshness.publication != before)
     response = await client.get("/api/packages/flask/ci")
     assert response.text == _payload("ci", ("true", D0, 3))
 
@@ -194,7 +194,7 @@ async def test_bad_argument(
 
 
 async def test_a_week_with_a_day_that_is_not_known_is_left_out(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     """By installer, and not by Python version, which each day has."""
     monday = next(days_ago(ago) for ago in range(14, 21) if days_ago(ago).weekday() == 0)
@@ -202,9 +202,7 @@ async def test_a_week_with_a_day_that_is_not_known_is_left_out(
         day = monday + timedelta(days=passed)
         known = {} if passed == 10 else {"installer": {"pip": 2}}
         await publish(engine, day, downloads("flask", 2, mirrors=0, **known))
-    await until(
-        lambda: app.state.freshness.publication and len(app.state.freshness.publication.days) == 14
-    )
+    await until(lambda: app.dispatcher.freshness.publication and len(published(app).days) == 14)
     path = "/api/packages/flask/{}?interval=week"
     response = await client.get(path.format("installer"))
     assert response.text == _payload("installer", ("pip", str(monday), 14))
@@ -216,7 +214,7 @@ async def test_a_week_with_a_day_that_is_not_known_is_left_out(
 
 
 async def test_releases_with_most_downloads_are_told_apart(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     """Over the range that is asked for; of those with as many, the first as text."""
 
@@ -232,9 +230,7 @@ async def test_releases_with_most_downloads_are_told_apart(
     }
     for day, counts in days.items():
         await publish(engine, day, downloads("flask", sum(counts.values()), version=counts))
-    await until(
-        lambda: app.state.freshness.publication and len(app.state.freshness.publication.days) == 2
-    )
+    await until(lambda: app.dispatcher.freshness.publication and len(published(app).days) == 2)
 
     async def shown(query: str = "") -> dict[str, dict[str, int]]:
         response = await client.get(f"/api/packages/flask/version?{query}")
@@ -262,15 +258,15 @@ async def test_releases_with_most_downloads_are_told_apart(
 
 
 async def test_what_was_made_up_is_not_filled(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many releases there are, an answer has its bounds."""
     monkeypatch.setattr(time_series, "MAX_FILLED_ITEMS", 5)
     for ago in (1, 0):
         releases = {f"{ago}.{number}": 1 for number in range(3)}
         await publish(engine, days_ago(ago), downloads("flask", 3, version=releases))
-    await until(lambda: app.state.freshness.publication)
-    await until(lambda: app.state.freshness.publication.latest_day == days_ago(0))
+    await until(lambda: app.dispatcher.freshness.publication)
+    await until(lambda: published(app).latest_day == days_ago(0))
     path = "/api/packages/flask/version?version=all"
     assert len((await client.get(path)).json()["data"]) == 6
     for interval in ("", "&interval=week"):

@@ -2,9 +2,9 @@
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from app.api.bulk import MAX_PACKAGES
+from app.main import Service
 from tests.api.payloads import PAYLOADS
 from tests.days import days_ago
 
@@ -100,7 +100,7 @@ async def test_a_hundred_of_the_longest_names(client: httpx.AsyncClient, endpoin
 
 @pytest.mark.usefixtures("known_days")
 async def test_order_and_spelling_make_no_other_answer(
-    app: FastAPI, client: httpx.AsyncClient, queries: list[str]
+    app: Service, client: httpx.AsyncClient, queries: list[str]
 ) -> None:
     tags = set()
     for asked in (

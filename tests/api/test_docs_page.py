@@ -8,8 +8,8 @@ from urllib.parse import urljoin
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
+from app.main import Service
 from tests.processes import ROOT
 
 PAGES = ("/docs", "/redoc")
@@ -85,7 +85,7 @@ async def test_redoc_asks_its_maker_for_no_picture(client: httpx.AsyncClient) ->
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("root_path", ["", "/stats"])
-async def test_pages_work_below_a_prefix(app: FastAPI, page: str, root_path: str) -> None:
+async def test_pages_work_below_a_prefix(app: Service, page: str, root_path: str) -> None:
     """Which a proxy leaves in the path, and tells the service of, or takes away."""
     transport = httpx.ASGITransport(app, root_path=root_path)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

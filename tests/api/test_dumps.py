@@ -8,13 +8,13 @@ from pathlib import Path
 import httpx
 import pytest
 import zstandard
-from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import schemas
 from app.dumps.export import days_to_export, export
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat
 from app.dumps.stores.folder import DumpFolder
+from app.main import create_app
 from app.settings import IngestSource, Settings
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 
@@ -241,10 +241,12 @@ async def test_a_file_that_was_lost(
     assert (await client.get(f"/api/dumps/{dumps[0].name}")).status_code == 503
 
 
-async def test_files_elsewhere(app: FastAPI, folder: DumpFolder, dumps: list[Dump]) -> None:
+async def test_files_elsewhere(
+    settings: Settings, database_url: str, folder: DumpFolder, dumps: list[Dump]
+) -> None:
     base = "https://bucket.example/dumps/"
-    app.state.dumps = type(app.state.dumps)(folder, base)
-    transport = httpx.ASGITransport(app)
+    settings = settings.model_copy(update={"dumps_url": base})
+    transport = httpx.ASGITransport(create_app(settings, database_url))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         listed = (await client.get("/api/dumps")).json()
     assert [one["url"] for one in listed["data"]] == [base + dump.name for dump in dumps]

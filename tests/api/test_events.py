@@ -4,15 +4,14 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.events import Events
 from app.domain.events import Event, EventKind
-from app.main import create_app
+from app.main import Service, create_app
 from app.settings import IngestSource, Settings
 from tests.days import days_ago, downloads, publish
-from tests.waiting import until
+from tests.waiting import published, until
 
 OUTAGE = Event(
     date=days_ago(3),
@@ -66,11 +65,11 @@ async def test_they_may_be_cached(client: httpx.AsyncClient, queries: list[str])
 
 
 async def test_those_in_the_window_are_in_the_status_and_in_summaries(
-    client: httpx.AsyncClient, app: FastAPI, engine: AsyncEngine
+    client: httpx.AsyncClient, app: Service, engine: AsyncEngine
 ) -> None:
     assert (await client.get("/api/status")).json()["events"] == []
     await publish(engine, days_ago(1), downloads("flask", 1))
-    known = app.state.freshness
+    known = app.dispatcher.freshness
     await until(lambda: known.publication)
     status = (await client.get("/api/status")).json()
     summary = (await client.get("/api/packages/flask")).json()
@@ -78,7 +77,7 @@ async def test_those_in_the_window_are_in_the_status_and_in_summaries(
     assert _dumped(OUTAGE) in status["events"]
     assert _dumped(BEFORE_THE_WINDOW) in status["events"], "the window ended yesterday"
     await publish(engine, days_ago(0), downloads("flask", 1))
-    await until(lambda: known.publication.latest_day == days_ago(0))
+    await until(lambda: published(app).latest_day == days_ago(0))
     status = (await client.get("/api/status")).json()
     summary = (await client.get("/api/packages/flask")).json()
     assert status["events"] == summary["data"]["events"]
@@ -92,8 +91,8 @@ async def test_an_answer_without_an_event_has_another_tag(
 ) -> None:
     """After a restart with other events, a client's copy is not confirmed."""
     other = create_app(Settings(rate_limits="", ingest_source=IngestSource.NONE), database_url)
-    async with other.router.lifespan_context(other):
-        await until(lambda: other.state.freshness.publication)
+    async with other.running():
+        await until(lambda: other.dispatcher.freshness.publication)
         transport = httpx.ASGITransport(other)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as its:
             path = "/api/packages/requests"

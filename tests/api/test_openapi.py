@@ -5,17 +5,16 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from pydantic import BaseModel, TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import schemas
 from app.domain.breakdowns import OPTIONAL_COLUMNS, Implementation, Installer
-from app.main import create_app
+from app.main import Service, create_app
 from app.settings import Settings
 from tests.api.payloads import PAYLOADS, SERIES_PAYLOADS
 from tests.days import days_ago, downloads, publish
-from tests.waiting import until
+from tests.waiting import published, until
 
 SEVERAL = {
     "bulk_recent": "RecentDownloadsOfMany",
@@ -186,12 +185,12 @@ async def test_headers_that_users_are_told_of_are_sent(database_url: str) -> Non
 @pytest.mark.usefixtures("known_days")
 @pytest.mark.parametrize("settings", [Settings(rate_limits="100/hour")])
 async def test_answers_have_the_headers_that_are_documented(
-    app: FastAPI, document: dict[str, Any], client: httpx.AsyncClient, engine: AsyncEngine
+    app: Service, document: dict[str, Any], client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     null = ("ci", "country")
     by_all = {one: {"null" if one in null else "other": 1} for one in OPTIONAL_COLUMNS}
     await publish(engine, days_ago(2), downloads("zope-interface", 1, mirrors=0, **by_all))
-    await until(lambda: len(app.state.freshness.publication.days) == 3)
+    await until(lambda: len(published(app).days) == 3)
     for template, operations in document["paths"].items():
         required = {
             parameter["name"]: parameter["example"]

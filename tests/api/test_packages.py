@@ -282,7 +282,7 @@ async def test_the_window_is_a_setting(database_url: str, engine: AsyncEngine) -
     await publish(engine, days_ago(0), downloads("requests", 1))
     app = create_app(Settings(rate_limits="", retention_days=30), database_url)
     async with (
-        app.router.lifespan_context(app),
+        app.running(),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
     ):
         response = await client.get("/api/packages/requests/overall?mirrors=false")

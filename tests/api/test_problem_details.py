@@ -7,13 +7,12 @@ from itertools import product
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.endpoints import Endpoints
 from app.api.schemas import Problem
 from app.errors import DatabaseUnavailableError
-from app.main import create_app
+from app.main import Service, create_app
 from app.settings import Settings
 from tests.days import days_ago, downloads, publish
 from tests.processes import free_port
@@ -127,7 +126,7 @@ async def test_too_many_requests(client: httpx.AsyncClient) -> None:
 
 @pytest.fixture
 def repository_does(
-    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+    app: Service, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[], Awaitable[None]]], None]:
     """Has every read do something else."""
 
@@ -200,7 +199,7 @@ async def test_a_database_that_is_not_there(
     app = create_app(settings, nowhere)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
-        app.router.lifespan_context(app),
+        app.running(),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
         for path in (*QUERYING_ROUTES, "/ready"):
@@ -213,7 +212,7 @@ async def test_a_database_that_is_not_there(
 
 
 async def test_the_dispatcher_may_fail_too(
-    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> None:
         raise ZeroDivisionError("secret")

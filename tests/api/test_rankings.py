@@ -6,7 +6,6 @@ from urllib.parse import quote
 import httpx
 import orjson
 import pytest
-from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
@@ -21,8 +20,9 @@ from app.domain.events import KnownEvents
 from app.domain.package_name import ALL_PACKAGES, is_valid, normalise
 from app.domain.rankings import SearchPosition, Tier
 from app.errors import DatabaseUnavailableError
+from app.main import Service
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
-from tests.waiting import until
+from tests.waiting import published, until
 
 D0, D1, D13 = days_ago(0), days_ago(1), days_ago(13)
 
@@ -100,14 +100,14 @@ MODELS: dict[str, type[BaseModel]] = {
 
 
 @pytest.fixture
-async def ranked(app: FastAPI, engine: AsyncEngine) -> None:
+async def ranked(app: Service, engine: AsyncEngine) -> None:
     for ago in range(13, -1, -1):
         rows = [downloads("flask", 2600 + 50 * (13 - ago)), downloads("numpy", 3000 + 5 * ago)]
         if ago == 0:
             rows = [downloads("flask", 5500), downloads("numpy", 2520)]
             rows += [downloads(name, 50) for name in ("requests", "flask-login")]
         await publish(engine, days_ago(ago), *rows, downloads("flask-mirrored", 0, mirrors=3))
-    known = app.state.freshness
+    known = app.dispatcher.freshness
     await until(lambda: known.publication and len(known.publication.days) == 14)
 
 
@@ -202,7 +202,7 @@ async def test_before_the_first_publish(client: httpx.AsyncClient, path: str) ->
 @pytest.mark.usefixtures("known_days")
 @pytest.mark.parametrize("path", PATHS)
 async def test_without_a_database(
-    client: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch, path: str
+    client: httpx.AsyncClient, app: Service, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     async def fail(*_: object, **__: object) -> None:
         raise DatabaseUnavailableError
@@ -228,7 +228,7 @@ async def test_all_packages_together(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.usefixtures("ranked")
 async def test_a_trend_has_all_of_its_days(
-    client: httpx.AsyncClient, app: FastAPI, engine: AsyncEngine
+    client: httpx.AsyncClient, app: Service, engine: AsyncEngine
 ) -> None:
     """Nothing is told of two weeks of which a day is missing: a later day, and not the one after
     the latest.
@@ -238,7 +238,7 @@ async def test_a_trend_has_all_of_its_days(
     async with engine.begin() as connection:
         await connection.exec_driver_sql(f"DELETE FROM ingested_days WHERE day = '{days_ago(5)}'")
     await publish(engine, D0, downloads("flask", 5501), downloads("numpy", 1))
-    known = app.state.freshness
+    known = app.dispatcher.freshness
     await until(lambda: known.publication and len(known.publication.days) == 13)
     response = await client.get("/api/trending")
     assert response.text == '{"data":[],"type":"trending_packages"}'
@@ -247,12 +247,12 @@ async def test_a_trend_has_all_of_its_days(
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_pages(client: httpx.AsyncClient, app: FastAPI, engine: AsyncEngine) -> None:
+async def test_pages(client: httpx.AsyncClient, app: Service, engine: AsyncEngine) -> None:
     """They add up to the whole, and a cursor from before a publish goes on."""
     names = [f"page-{number}" for number in range(7)]
-    latest = app.state.freshness.publication.version
+    latest = published(app).version
     await publish(engine, D0, *(downloads(name, 100 - place) for place, name in enumerate(names)))
-    await until(lambda: app.state.freshness.publication.version != latest)
+    await until(lambda: published(app).version != latest)
     whole = (await client.get("/api/search?q=page")).json()
     assert [one["package"] for one in whole["data"]] == names
     assert whole["next_cursor"] is None
@@ -265,9 +265,9 @@ async def test_pages(client: httpx.AsyncClient, app: FastAPI, engine: AsyncEngin
         cursors.append(cursor)
     assert found == whole["data"]
     assert len(cursors) == 3
-    latest = app.state.freshness.publication.version
+    latest = published(app).version
     await publish(engine, D0, *(downloads(name, 100) for name in names))
-    await until(lambda: app.state.freshness.publication.version != latest)
+    await until(lambda: published(app).version != latest)
     page = (await client.get(f"/api/search?q=page&cursor={cursors[0]}")).json()
     assert [one["package"] for one in page["data"]] == names[3:]
 

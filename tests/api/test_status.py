@@ -4,7 +4,6 @@ from importlib.metadata import version
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,7 +17,7 @@ from app.errors import HeldDayError
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.sources.sample import PACKAGES, SampleSource
-from app.main import create_app
+from app.main import Service, create_app
 from app.settings import IngestSource, Settings
 from tests.clock import NOW
 from tests.days import (
@@ -88,7 +87,7 @@ async def test_status_tells_what_is_held(client: httpx.AsyncClient, engine: Asyn
 
 
 async def test_status_lists_the_suspect_days(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     for ago in (1, 8, 15):
         await publish(engine, days_ago(ago), downloads("flask", 100))
@@ -107,7 +106,7 @@ async def test_status_lists_the_suspect_days(
         "downloads": 5,
         "partition": {"rows": 12},
     }
-    known = app.state.freshness
+    known = app.dispatcher.freshness
     await until(lambda: known.publication and known.publication.suspect_days == 1)
     assert "pypi_stats_suspect_days 1.0" in (await client.get("/metrics")).text
     # The source gives all of it now.
@@ -147,7 +146,7 @@ async def test_status_tells_what_is_held_back_and_why(
 
 
 async def test_the_figures_of_what_is_published(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     await publish(engine, days_ago(1), downloads("flask", 100))
     await publish(engine, days_ago(8), downloads("flask", 100))
@@ -156,7 +155,7 @@ async def test_the_figures_of_what_is_published(
         run = Run(engine, source, POLICY, lambda: NOW, lock)
         with pytest.raises(HeldDayError):
             await run.ingest_day(days_ago(15))
-    known = app.state.freshness
+    known = app.dispatcher.freshness
     await until(lambda: known.publication and known.publication.held_days == 1)
     figures = (await client.get("/metrics")).text
     assert "pypi_stats_held_days 1.0" in figures
@@ -177,7 +176,7 @@ async def test_health_needs_no_database(client: httpx.AsyncClient) -> None:
 
 
 async def test_the_index_leads_on(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     index = (await client.get("/")).json()
     assert index == {
@@ -202,7 +201,7 @@ async def test_ready_once_migrated(
     app = create_app(settings, unmigrated_url)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
-        app.router.lifespan_context(app),
+        app.running(),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
         response = await client.get("/ready")
@@ -257,7 +256,7 @@ async def test_the_job_leaves_its_figures(
 
 
 async def test_status_and_its_header_are_of_one_state(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A publish is committed between its queries, and heard of before it is sent."""
     await publish(engine, days_ago(1), downloads("requests", 7))

@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.negotiation import accepted_format
+from app.main import Service
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 from tests.waiting import until
 
@@ -23,7 +23,7 @@ DAYS_AGO = (0, 1, 2, 4, 5, 9, 10, 11, 40)
 
 
 @pytest.fixture
-async def _days(app: FastAPI, engine: AsyncEngine) -> None:
+async def _days(app: Service, engine: AsyncEngine) -> None:
     for ago in reversed(DAYS_AGO):
         rows = [downloads("other", 1)]
         if ago not in (1, 10):
@@ -32,8 +32,8 @@ async def _days(app: FastAPI, engine: AsyncEngine) -> None:
     await _until_known(app)
 
 
-async def _until_known(app: FastAPI) -> None:
-    known = app.state.freshness
+async def _until_known(app: Service) -> None:
+    known = app.dispatcher.freshness
     await until(lambda: known.publication and known.publication.latest_day == days_ago(0))
 
 
@@ -168,7 +168,7 @@ async def test_zero_where_nothing_was_downloaded_and_nothing_where_nothing_is_kn
 
 
 async def test_weeks_and_months(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     latest = days_ago(0)
     monday = latest - timedelta(days=latest.weekday() + 14)

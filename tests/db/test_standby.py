@@ -31,7 +31,7 @@ async def test_a_read_replica_is_served_from(data_dir: Path, settings: Settings)
         app = create_app(settings, url)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
-            app.router.lifespan_context(app),
+            app.running(),
             httpx.AsyncClient(transport=transport, base_url="http://test") as client,
         ):
             await until_known(app)

@@ -74,7 +74,7 @@ async def audit_served(
     app = create_app(settings, database_url)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
-        app.router.lifespan_context(app),
+        app.running(),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
         for path, truth in answers(days, RETENTION_DAYS).items():

@@ -86,10 +86,10 @@ async def reading(database_url: str, days: Days, tally: Tally) -> AsyncIterator[
     app = create_app(SETTINGS, database_url, ManualClock())
     transport = httpx.ASGITransport(app)
     async with (
-        app.router.lifespan_context(app),
+        app.running(),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
-        await until(lambda: app.state.freshness.publication)
+        await until(lambda: app.dispatcher.freshness.publication)
         yield Reader(client, tally, truth)
 
 

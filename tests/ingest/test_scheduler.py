@@ -233,15 +233,17 @@ async def test_it_runs_inside_the_service(
         return [day.day for day in days] == [days_ago(2), days_ago(1), days_ago(0)]
 
     with time_machine.travel(NOW, tick=True):
-        async with app.router.lifespan_context(app):
+        async with app.running():
             await until(is_done)
-            assert app.state.scheduler.next_run > utc_now()
+            next_run = app.state.next_run()
+            assert next_run
+            assert next_run > utc_now()
 
 
 async def test_a_process_that_only_serves_has_none(database_url: str, engine: AsyncEngine) -> None:
     app = create_app(Settings(ingest_source=IngestSource.NONE), database_url)
-    async with app.router.lifespan_context(app):
-        assert app.state.scheduler is None
+    async with app.running():
+        assert app.state.next_run() is None
     assert await history(engine) == []
 
 

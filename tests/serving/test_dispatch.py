@@ -5,7 +5,6 @@ from email.utils import format_datetime
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.types import Receive, Scope, Send
@@ -46,7 +45,7 @@ def client(client: httpx.AsyncClient) -> httpx.AsyncClient:
 
 
 @pytest.fixture
-async def _known_package(app: FastAPI, engine: AsyncEngine) -> None:
+async def _known_package(app: Service, engine: AsyncEngine) -> None:
     """A package with one response that is worth compressing."""
     minors = {f"3.{minor}": 1000 + minor for minor in range(20)}
     await publish(engine, days_ago(0), downloads("long", minors))
@@ -165,7 +164,7 @@ async def test_responses_that_need_waiting(
     assert _respond_at_once(app) is None
     await client.get(RECENT)
     assert _respond_at_once(app) is not None
-    app.state.freshness.publication = None
+    app.dispatcher.freshness.publication = None
     assert _respond_at_once(app) is None
 
 
@@ -230,7 +229,7 @@ async def test_trusted_proxies_name_the_client(
     monkeypatch.setattr(app.dispatcher.log, "_write_line", lines.append)
     transport = httpx.ASGITransport(app)
     async with (
-        app.router.lifespan_context(app),
+        app.running(),
         httpx.AsyncClient(transport=transport, base_url="http://test", headers=PLAIN) as client,
     ):
         await client.get(RECENT, headers={"x-forwarded-for": "203.0.113.1"})
@@ -252,7 +251,7 @@ async def test_shared_limits_are_waited_for(database_url: str) -> None:
     app = create_app(Settings(rate_limits="9/hour", rate_limit_storage_uri=uri), database_url)
     transport = httpx.ASGITransport(app)
     async with (
-        app.router.lifespan_context(app),
+        app.running(),
         httpx.AsyncClient(transport=transport, base_url="http://test", headers=PLAIN) as client,
     ):
         assert _respond_at_once(app) is None

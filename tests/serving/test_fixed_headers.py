@@ -2,8 +2,8 @@
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
+from app.main import Service
 from app.settings import Settings
 from tests.days import days_ago
 
@@ -25,7 +25,7 @@ def settings() -> Settings:
 
 
 async def test_every_answer_is_for_every_page(
-    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With an Origin and without, so that a cache in front keeps one answer for all."""
 

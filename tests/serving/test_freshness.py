@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,6 +20,7 @@ from app.domain.clock import utc_now
 from app.domain.downloads import Publication, served_days
 from app.domain.events import CountedFiles
 from app.errors import DatabaseUnavailableError
+from app.main import Service
 from app.metrics import PublishedData
 from app.serving import freshness as module
 from app.serving.freshness import STALE_AFTER_SECONDS, Freshness
@@ -103,7 +103,7 @@ async def test_a_lost_connection_is_made_anew(
 
 @pytest.mark.usefixtures("known_days")
 async def test_what_can_not_be_confirmed_is_served_as_stale(
-    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is away: what is known is still answered, and says how old it may be."""
     fresh = await client.get("/api/packages/requests/recent")
@@ -114,7 +114,7 @@ async def test_what_can_not_be_confirmed_is_served_as_stale(
 
     monkeypatch.setattr(app.state.statistics.downloads, "recent", fail)
     monkeypatch.setattr(
-        app.state.freshness, "_confirmed_at", app.state.freshness._confirmed_at - 100
+        app.dispatcher.freshness, "_confirmed_at", app.dispatcher.freshness._confirmed_at - 100
     )
     stale = await client.get("/api/packages/requests/recent")
     assert stale.status_code == 200

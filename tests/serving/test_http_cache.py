@@ -18,7 +18,6 @@ import brotli
 import httpx
 import pytest
 import zstandard
-from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -31,7 +30,7 @@ from app.db.published_reads import PublishedReads
 from app.db.steps import Step
 from app.db.tables import publication
 from app.domain.downloads import Publication
-from app.main import create_app
+from app.main import Service, create_app
 from app.serving import response_cache
 from app.settings import Settings
 from tests.api import test_bulk, test_packages, test_rankings
@@ -39,7 +38,7 @@ from tests.api.test_packages import GOLDENS
 from tests.api.test_time_series import CSV
 from tests.days import days_ago, downloads, publish
 from tests.faults.steps import each_step
-from tests.waiting import PATIENCE_SECONDS, until, until_known
+from tests.waiting import PATIENCE_SECONDS, published, until, until_known
 
 ENDPOINTS = ("recent", "overall", "python_major", "python_minor", "system")
 
@@ -66,11 +65,11 @@ def _path(endpoint: str, package: str = "zope-interface") -> str:
 @pytest.mark.usefixtures("known_days")
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_headers(app: FastAPI, client: httpx.AsyncClient, endpoint: str, method: str) -> None:
+async def test_headers(app: Service, client: httpx.AsyncClient, endpoint: str, method: str) -> None:
     response = await client.request(method, _path(endpoint))
     assert response.status_code == 200
     assert response.headers["etag"].startswith('"')
-    published_at = app.state.freshness.publication.published_at
+    published_at = published(app).published_at
     assert response.headers["last-modified"] == format_datetime(published_at, usegmt=True)
     # Series come in several formats.
     vary = "Accept-Encoding" if endpoint == "recent" else "Accept, Accept-Encoding"
@@ -87,10 +86,11 @@ async def test_headers(app: FastAPI, client: httpx.AsyncClient, endpoint: str, m
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_current_tag_costs_no_query(
-    app: FastAPI,
+    app: Service,
     database_url: str,
     client: httpx.AsyncClient,
     queries: list[str],
+    monkeypatch: pytest.MonkeyPatch,
     endpoint: str,
     method: str,
 ) -> None:
@@ -98,9 +98,9 @@ async def test_a_current_tag_costs_no_query(
     tag = response.headers["etag"]
     # Also of a process that has never given the answer.
     other = create_app(Settings(rate_limits=""), database_url)
-    async with other.router.lifespan_context(other):
+    async with other.running():
         await until_known(other)
-        other.state.repositories = None
+        monkeypatch.setattr(other.state.statistics.downloads, "recent", None)
         transport = httpx.ASGITransport(other, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as elsewhere:
             again = await elsewhere.get(_path(endpoint), headers={"If-None-Match": tag})
@@ -202,7 +202,7 @@ async def test_many_who_ask_at_once_are_one_query(
 
 @pytest.mark.usefixtures("known_days")
 async def test_a_publish_ends_what_was_kept(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     before = await client.get(_path("recent"))
     version = await until_known(app)
@@ -212,11 +212,11 @@ async def test_a_publish_ends_what_was_kept(
     assert after.status_code == 200
     assert after.json()["data"]["last_day"] == 9
     # The same rows again are the same data, whenever they were published.
-    published_at = app.state.freshness.publication.published_at
+    published_at = published(app).published_at
     await publish(engine, days_ago(0), downloads("zope-interface", 9))
-    app.state.freshness.publication = None
+    app.dispatcher.freshness.publication = None
     await until_known(app)
-    assert app.state.freshness.publication.published_at > published_at
+    assert published(app).published_at > published_at
     again = await client.get(_path("recent"), headers={"If-None-Match": after.headers["etag"]})
     assert again.status_code == 304
 
@@ -257,7 +257,7 @@ def held_after_its_query(
 
 @pytest.mark.parametrize("path", ["recent", "unknown/recent", "overall", "python_minor"])
 async def test_headers_are_of_what_was_published_when_the_query_ran(
-    app: FastAPI,
+    app: Service,
     client: httpx.AsyncClient,
     engine: AsyncEngine,
     held_after_its_query: Callable[[str], Awaitable[Held]],
@@ -268,11 +268,11 @@ async def test_headers_are_of_what_was_published_when_the_query_ran(
     path = _path("recent", "unknown") if path == "unknown/recent" else _path(path)
     await publish(engine, days_ago(1), downloads(package, 9))
     version = await until_known(app)
-    old = app.state.freshness.publication
+    old = published(app)
     held = await held_after_its_query(path)
     await publish(engine, days_ago(0), downloads(package, 10))
     await until_known(app, version)
-    new = app.state.freshness.publication
+    new = published(app)
     held.may_go_on.set()
     response = await held.response
     expected = await client.get(path)
@@ -306,14 +306,14 @@ def _max_age(response: httpx.Response) -> int:
 @pytest.mark.usefixtures("known_days")
 @pytest.mark.parametrize("is_ahead", [True, False])
 async def test_the_state_that_is_read_need_not_be_the_one_that_was_heard_of(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine, is_ahead: bool
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine, is_ahead: bool
 ) -> None:
     """With several replicas behind one address, each connection may have another one. Here the
     process hears of nothing, or believes to have heard of more than there is.
     """
     before = await client.get(_path("recent"))
-    freshness = app.state.freshness
-    heard_of = freshness.publication
+    freshness = app.dispatcher.freshness
+    heard_of = published(app)
     confirm = freshness.confirm
     if is_ahead:
         later = heard_of.published_at + timedelta(hours=1)
@@ -329,11 +329,12 @@ async def test_the_state_that_is_read_need_not_be_the_one_that_was_heard_of(
             if first.status_code == 200:
                 assert first.headers["etag"] == second.headers["etag"]
                 assert _max_age(first) == 60
-        published = await app.state.statistics.downloads.publication()
+        current = await app.state.statistics.downloads.publication()
+        assert current
         answer = await client.get(_path("recent?period=week"))
-        assert answer.headers["last-modified"] == _date(published)
+        assert answer.headers["last-modified"] == _date(current)
         assert (answer.headers["last-modified"] == before.headers["last-modified"]) == is_ahead
-    await until(lambda: freshness.publication.version == published.version)
+    await until(lambda: published(app).version == current.version)
     # All of it is what the process then answers by itself.
     tag = {"If-None-Match": answer.headers["etag"]}
     assert (await client.get(_path("recent?period=week"), headers=tag)).status_code == 304
@@ -378,7 +379,7 @@ async def test_without_a_cache_each_answer_is_a_query(
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="", response_cache_max_bytes=10_000)])
 async def test_the_cache_is_bounded_and_drops_what_was_not_asked_for_longest(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine, queries: list[str]
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine, queries: list[str]
 ) -> None:
     names = [f"package-{number}" for number in range(30)]
     await publish(engine, days_ago(0), *(downloads(name, 1) for name in names))
@@ -399,7 +400,7 @@ async def test_the_cache_is_bounded_and_drops_what_was_not_asked_for_longest(
     [("recent", "identity"), *(("python_minor", encoding) for encoding in ("gzip", "br", "zstd"))],
 )
 async def test_entries_take_the_memory_that_is_told(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine, endpoint: str, encoding: str
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine, endpoint: str, encoding: str
 ) -> None:
     names = [f"package-{number}" for number in range(200)]
     minors = {f"3.{minor}": 1 for minor in range(100)}
@@ -440,7 +441,7 @@ async def test_a_flood_of_questions_without_an_answer_is_not_kept(
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="", response_cache_max_bytes=40_000)])
 async def test_days_and_sets_that_clients_make_up_push_nothing_else_out(
-    app: FastAPI, client: httpx.AsyncClient, engine: AsyncEngine, queries: list[str]
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine, queries: list[str]
 ) -> None:
     names = [f"package-{number}" for number in range(8)]
     await publish(engine, days_ago(0), *(downloads(name, 1) for name in names))
@@ -466,12 +467,12 @@ async def test_days_and_sets_that_clients_make_up_push_nothing_else_out(
 
 
 @pytest.fixture
-async def long_series(app: FastAPI, engine: AsyncEngine) -> str:
+async def long_series(app: Service, engine: AsyncEngine) -> str:
     """An answer that is worth compressing."""
     minors = {f"3.{minor}": 1000 + minor for minor in range(20)}
     for ago in range(3):
         await publish(engine, days_ago(ago), downloads("long", minors))
-    known = app.state.freshness
+    known = app.dispatcher.freshness
     await until(lambda: known.publication and known.publication.latest_day == days_ago(0))
     return _path("python_minor", "long")
 
@@ -572,7 +573,7 @@ def test_another_rendering_has_another_name() -> None:
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="", request_timeout_seconds=0.3)])
 async def test_nobody_waits_longer_for_another_who_asks_the_same(
-    app: FastAPI, client: httpx.AsyncClient, known_days: None, monkeypatch: pytest.MonkeyPatch
+    app: Service, client: httpx.AsyncClient, known_days: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 

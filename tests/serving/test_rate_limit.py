@@ -135,7 +135,7 @@ async def _clients(
     app = create_app(settings, database_url)
     transport = httpx.ASGITransport(app, client=(peer, 1234))
     async with (
-        app.router.lifespan_context(app),
+        app.running(),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
         answers = [await client.get("/api/nothing", headers=headers) for headers in forwarded]
@@ -215,7 +215,7 @@ async def _service(database_url: str, port: int) -> AsyncIterator[httpx.AsyncCli
     app = create_app(Settings(rate_limits="5/hour", rate_limit_storage_uri=uri), database_url)
     transport = httpx.ASGITransport(app)
     async with (
-        app.router.lifespan_context(app),
+        app.running(),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
         yield client

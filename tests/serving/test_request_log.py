@@ -9,11 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.logs import request_id
-from app.main import create_app
+from app.main import Service, create_app
 from app.metrics import PublishedData, exposition, forget_ended_processes
 from app.settings import Settings
 from tests.processes import ROOT, get, served
@@ -36,7 +35,7 @@ async def test_an_id_leads_from_an_answer_to_the_log(client: httpx.AsyncClient) 
 
 
 async def test_what_is_logged_meanwhile_has_the_id(
-    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
 
@@ -77,7 +76,7 @@ async def test_one_line_a_request(
     app = create_app(settings, database_url)
     transport = httpx.ASGITransport(app, client=("192.0.2.1", 5))
     async with (
-        app.router.lifespan_context(app),
+        app.running(),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
         answers = [await client.get(path) for path in QUESTIONS]

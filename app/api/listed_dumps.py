@@ -1,0 +1,63 @@
+"""The list of dumps in the folder that the service serves."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from app.dumps import listing
+from app.dumps.stores.folder import DumpFolder
+from app.errors import DumpsError, DumpsUnavailableError
+
+log = logging.getLogger(__name__)
+
+SERVED_URL = "dumps/"
+"""Address of the files relative to the list. It also works behind a proxy that adds a prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class DumpList:
+    stat: tuple[int, ...]
+    """Identity and modification time of the list's file, to detect a change."""
+
+    dumps: listing.Dumps
+    body: bytes
+    digest: str
+
+
+class ListedDumps:
+    """The list of a folder's dumps, read again when it has changed.
+
+    `base_url` is the address of the folder that clients download the files from.
+    """
+
+    def __init__(self, folder: DumpFolder, base_url: str) -> None:
+        self.folder = folder
+        self._base_url = base_url
+        self._listed: DumpList | None = None
+
+    async def current(self) -> DumpList:
+        """Return the list as it is now. Raises `DumpsUnavailableError`."""
+        try:
+            # The folder may be on a network file system, which can block.
+            return await asyncio.to_thread(self._current)
+        except (DumpsError, OSError) as error:
+            log.warning("%s", error)
+            raise DumpsUnavailableError(str(error)) from error
+
+    def _current(self) -> DumpList:
+        stat = self._stat()
+        listed = self._listed
+        if listed is None or listed.stat != stat:
+            dumps = self.folder.dumps()
+            body = dumps.render(self._base_url)
+            digest = blake2b(body, digest_size=12).hexdigest()
+            listed = self._listed = DumpList(stat, dumps, body, digest)
+        return listed
+
+    def _stat(self) -> tuple[int, ...]:
+        try:
+            stat = (self.folder.path / listing.INDEX_NAME).stat()
+        except FileNotFoundError:
+            return ()
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -1,0 +1,55 @@
+"""The objects that FastAPI's routes use, injected into them as one typed value."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+
+from app.api.listed_dumps import ListedDumps
+from app.api.readiness import ReadinessCheck
+from app.api.statistics import StatisticsReader
+from app.db.repositories.runs_repository import RunsRepository
+from app.domain.downloads import HeldDay, Publication, PublishedDay
+from app.domain.events import KnownEvents
+from app.metrics import PublishedData
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """The objects of one service. `create_app` builds them, and they never change."""
+
+    statistics: StatisticsReader
+    runs: RunsRepository
+    readiness: ReadinessCheck
+    events: KnownEvents
+    dumps: ListedDumps
+    publication: Callable[[], Publication | None]
+    """Returns the current publication."""
+
+    published_data: Callable[[], PublishedData]
+    """Returns the figures of the current publication for the metrics."""
+
+    next_run: Callable[[], datetime | None]
+    """Returns when the ingest job runs next, or None if it is not scheduled."""
+
+    next_reading: Callable[[HeldDay], datetime]
+    next_check: Callable[[PublishedDay], datetime]
+
+
+class API(FastAPI):
+    """FastAPI with the service's state."""
+
+    def __init__(self, service_state: State, **options: Any) -> None:
+        super().__init__(**options)
+        self.service_state = service_state
+
+
+async def _state(request: Request) -> State:
+    assert isinstance(request.app, API)
+    return request.app.service_state
+
+
+InjectedState = Annotated[State, Depends(_state)]
+"""Annotation of a route's parameter that receives the state."""
