@@ -1,53 +1,41 @@
-"""Everything that can go wrong and that somebody is told about.
+"""Errors that are reported to a client of the API or to an operator.
 
-Each error carries the HTTP status that the API answers with, and two texts: `str(error)` is the
-command line's one line and the log's, `detail` is what a client of the API is told.
+A `RequestError` becomes an RFC 9457 response (`app.api.problem_details`). An `OperatorError`
+becomes one line of the command line or of the log. The database can be unavailable to both.
 """
 
 from dataclasses import dataclass
 from datetime import date
 
+# Errors of requests
 
-class StatsError(Exception):
+
+class RequestError(Exception):
+    """A request that gets no answer. The text is the `detail` of the response."""
+
     status = 500
 
-    may_pass = False
-    """Whether doing the same again, a little later, may well succeed."""
-
     data_as_of: date | None = None
-    """The latest published day in the data that the error is about."""
+    """Latest published day in the data that the request was answered from."""
 
-    @property
-    def detail(self) -> str:
-        return str(self)
-
-
-class SettingsError(StatsError):
-    """A setting has a value that the service cannot run with."""
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
 
 
-# What a request asked for
-
-
-class PackageNotFoundError(StatsError):
-    status = 404
-
-
-class BreakdownNotFoundError(StatsError):
-    """A breakdown that no day has, or that does not apply to what is asked for."""
-
+class NotFoundError(RequestError):
     status = 404
 
 
 @dataclass(frozen=True, slots=True)
 class ArgumentError:
-    """One argument of a request with a value that is not right, and what would be."""
+    """An argument with an invalid value, and a message that says which values are valid."""
 
     parameter: str
     message: str
 
 
-class InvalidArgumentsError(StatsError):
+class InvalidArgumentsError(RequestError):
     status = 422
 
     def __init__(self, errors: list[ArgumentError]) -> None:
@@ -55,68 +43,51 @@ class InvalidArgumentsError(StatsError):
         self.errors = errors
 
 
-class OtherPublicationError(StatsError):
-    """A query saw another publication than the expected one."""
-
-
-class UnavailableError(StatsError):
-    """What can't be answered now, and can be later."""
+class UnavailableError(RequestError):
+    """A request that can be answered later."""
 
     status = 503
-    retry_after_seconds = 5
+
+    def __init__(self, detail: str, retry_after_seconds: int = 5) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class OtherPublicationError(Exception):
+    """A query saw another publication than the expected one, so it has to be repeated."""
+
+
+# Errors of commands and jobs
+
+
+class OperatorError(Exception):
+    """A command or job that failed. The text is one line, and the exit status is 1."""
+
+    may_pass = False
+    """True if the same command or job may well succeed a little later."""
+
+
+class DatabaseUnavailableError(OperatorError, UnavailableError):
+    """The database can't be reached. Only operators are told which one and why."""
+
     may_pass = True
 
-
-class DatabaseUnavailableError(UnavailableError):
-    @property
-    def detail(self) -> str:
-        return "The database can't be reached at the moment."
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.detail = "The database can't be reached at the moment."
 
 
 class DatabaseRefusedError(DatabaseUnavailableError):
-    """It knows neither the user nor the database, and will not by itself."""
+    """The server knows neither the user nor the database."""
 
     may_pass = False
 
 
-class RequestTimeoutError(UnavailableError):
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"The answer took more than {seconds:g} s.")
+class SettingsError(OperatorError):
+    """A setting has an invalid value."""
 
 
-class StoppingError(UnavailableError):
-    def __init__(self) -> None:
-        super().__init__("The service is stopping.")
-
-
-class NothingPublishedError(UnavailableError):
-    retry_after_seconds = 300
-
-    def __init__(self) -> None:
-        super().__init__("No day has been published yet.")
-
-
-class NotReadyError(UnavailableError):
-    pass
-
-
-# What an operator asked for
-
-
-class DatabaseStartError(StatsError):
-    """The embedded Postgres could not be started."""
-
-
-class ServerStartError(StatsError):
-    def __init__(self) -> None:
-        super().__init__("the server did not start: its log says why")
-
-
-class MigrationError(StatsError):
-    """The database's schema is not one that this code can bring up to date."""
-
-
-class TableInUseError(StatsError):
+class TableInUseError(OperatorError):
     may_pass = True
 
     def __init__(self) -> None:
@@ -126,37 +97,23 @@ class TableInUseError(StatsError):
         )
 
 
-class DayNotPublishedError(StatsError):
+class LockLostError(OperatorError):
+    may_pass = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the connection that kept others from ingesting at the same time was lost: "
+            "nothing more was published"
+        )
+
+
+class DayNotPublishedError(OperatorError):
     def __init__(self, day: date) -> None:
         super().__init__(f"{day} is not published: `python -m app status` tells which days are")
 
 
-class IngestError(StatsError):
-    """A day was not published. What was held before is untouched."""
-
-
-class DayWithoutDownloadsError(IngestError):
-    """A day that nobody has downloads of: it is not over, or nobody counted yet."""
-
-    def __init__(self, day: date, first: date, latest: date) -> None:
-        super().__init__(
-            f"{day} is no day with downloads: the first of them is {first}, "
-            f"the latest complete UTC day is {latest}"
-        )
-
-
-class DayOutsideWindowError(IngestError):
-    def __init__(self, day: date, first: date, latest: date) -> None:
-        super().__init__(
-            f"{day} is outside the window that is served, {first} to {latest}: "
-            "RETENTION_DAYS sets its length"
-        )
-
-
-class EmptyDayError(IngestError):
-    def __init__(self, day: date, source: str, rejected: int) -> None:
-        rows = f"no valid rows ({rejected} rejected)" if rejected else "no rows"
-        super().__init__(f"{source} has {rows} for {day}: nothing was published")
+class IngestError(OperatorError):
+    """A day was not published. What is published stays as it is."""
 
 
 class DayTimeoutError(IngestError):
@@ -166,30 +123,12 @@ class DayTimeoutError(IngestError):
         super().__init__(f"{day} took more than {seconds:g} seconds")
 
 
-class DuplicatePackageError(IngestError):
-    def __init__(self, day: date) -> None:
-        super().__init__(f"the source gave a package more than once for {day}")
-
-
-class SampleDataHeldError(IngestError):
-    def __init__(self, source: str) -> None:
-        super().__init__(
-            f"the database holds sample data, which is never mixed with data from {source}: "
-            "run `python -m app ingest --replace-sample` once to delete the sample "
-            "as the first real day is published"
-        )
-
-
-class RealDataHeldError(IngestError):
-    def __init__(self) -> None:
-        super().__init__(
-            "the database holds real data, which is never mixed with sample data: "
-            "use another database for the sample"
-        )
+class MixedDataError(IngestError):
+    """Sample data and real data are never mixed, so no day can be published."""
 
 
 class HeldDayError(IngestError):
-    """A day that was read and does not look plausible. It is held: kept, and not served."""
+    """A day does not look plausible. Its rows are stored and not served."""
 
     def __init__(self, day: date, reason: str) -> None:
         super().__init__(
@@ -199,13 +138,8 @@ class HeldDayError(IngestError):
         self.reason = reason
 
 
-class NoSourceError(SettingsError):
-    def __init__(self) -> None:
-        super().__init__("INGEST_SOURCE=none: --source should name where the downloads come from")
-
-
 class ShrunkDayError(IngestError):
-    """A published day of which the source has less now."""
+    """A published day has fewer downloads in the source now, and stays as it is."""
 
     def __init__(self, day: date, downloads: int, published: int) -> None:
         super().__init__(
@@ -219,47 +153,22 @@ class SourceError(IngestError):
 
 
 class SourceUnavailableError(SourceError):
-    """The source of downloads is away, or broke off."""
+    """The source of downloads can't be reached, or its answer broke off."""
 
     may_pass = True
 
 
 class QueryLostError(SourceUnavailableError):
-    """What a query had found is no longer there: it has to be asked anew."""
+    """The result of a query is gone, so the query has to run again."""
 
 
 class SourceDayError(SourceError):
-    """The source refused one day, and may give others."""
+    """The source refused one day. Other days can succeed."""
 
 
-class DumpsError(StatsError):
-    """The folder or bucket of dumps can't be written to, or read."""
+class DumpsError(OperatorError):
+    """The folder or bucket of dumps can't be read or written."""
 
 
-class DumpsUnavailableError(UnavailableError):
-    retry_after_seconds = 60
-
-    @property
-    def detail(self) -> str:
-        return "The dumps can't be read at the moment."
-
-
-class DumpNotFoundError(StatsError):
-    status = 404
-
-    def __init__(self) -> None:
-        super().__init__("There is no such dump: /api/dumps lists those that there are.")
-
-
-class MalformedDumpError(StatsError):
-    """A file, or a list of files, is not what it should be."""
-
-
-class LockLostError(StatsError):
-    may_pass = True
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the connection that kept others from ingesting at the same time was lost: "
-            "nothing more was published"
-        )
+class MalformedDumpError(OperatorError):
+    """A dump, or the list of dumps, has invalid content."""

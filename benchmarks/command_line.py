@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from app.errors import StatsError
+from app.errors import OperatorError
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,7 +56,7 @@ def main(command: Callable[..., object]) -> NoReturn:
         _fail("stopped", 130)
     except click.UsageError as error:
         _fail(error.format_message(), error.exit_code)
-    except (BenchmarkError, StatsError) as error:
+    except (BenchmarkError, OperatorError) as error:
         _fail(str(error), 1)
     sys.exit(0)
 

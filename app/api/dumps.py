@@ -13,11 +13,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.api.compression import COMPRESSED_FROM_BYTES, compressed
 from app.api.headers import WITHOUT_BODY
+from app.api.listed_dumps import unavailable
 from app.api.negotiation import preferred_encoding
 from app.api.problem_details import documented, problem
 from app.api.schemas import Dumps
 from app.api.state import InjectedState
-from app.errors import DumpNotFoundError, DumpsUnavailableError
+from app.errors import NotFoundError
 
 router = APIRouter(prefix="/api/dumps", tags=["dumps"])
 
@@ -26,6 +27,8 @@ LIST_CACHING = "public, max-age=60, stale-while-revalidate=300, stale-if-error=8
 
 FILE_CACHING = "public, max-age=86400, immutable"
 """A name stands for one content."""
+
+NO_SUCH_DUMP = "There is no such dump: /api/dumps lists those that there are."
 
 MEDIA_TYPE = "application/octet-stream"
 
@@ -88,7 +91,7 @@ async def dumps(request: Request, state: InjectedState) -> Response:
     response_class=FileResponse,
     responses={
         200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
-        **documented(404, 429, 500, 503, not_found=str(DumpNotFoundError())),
+        **documented(404, 429, 500, 503, not_found=NO_SUCH_DUMP),
     },
 )
 async def dump(
@@ -106,7 +109,7 @@ async def dump(
     listed = await state.dumps.current()
     found = next((one for one in listed.dumps.data if one.name == name), None)
     if found is None:
-        raise DumpNotFoundError
+        raise NotFoundError(NO_SUCH_DUMP)
     tag = f'"{found.sha256}"'
     headers = {"ETag": tag, "Cache-Control": FILE_CACHING}
     if _is_known(request, tag):
@@ -115,7 +118,7 @@ async def dump(
     try:
         stat = await asyncio.to_thread(path.stat)
     except OSError as error:
-        raise DumpsUnavailableError(f"{path} is listed: {error.strerror}") from error
+        raise unavailable(f"{path} is listed: {error.strerror}") from error
     return DumpResponse(
         path, headers=headers, media_type=MEDIA_TYPE, filename=found.name, stat_result=stat
     )

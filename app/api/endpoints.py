@@ -22,7 +22,7 @@ from app.api.problem_details import documented
 from app.api.statistics import Statistics
 from app.domain.downloads import Window
 from app.domain.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
-from app.errors import ArgumentError, InvalidArgumentsError, PackageNotFoundError
+from app.errors import ArgumentError, InvalidArgumentsError, NotFoundError
 
 RENDERING = "1"
 """Version of the rendering: part of every `ETag`. Change it when the same data renders to other
@@ -119,7 +119,7 @@ class Endpoint:
     def parse_path(self, arguments: Mapping[str, str]) -> dict[str, Any]:
         """Validate the arguments in a path.
 
-        Raises `PackageNotFoundError` and `InvalidArgumentsError`.
+        Raises `NotFoundError` and `InvalidArgumentsError`.
         """
         return {
             name: _normalised(value) if name == PACKAGE_PARAMETER else self._parse_one(name, value)
@@ -181,7 +181,7 @@ class ParsedRequest(NamedTuple):
         return bool(arbitrary) and any(name in arbitrary for name, _ in self.query.arguments())
 
     async def answer(self, statistics: Statistics) -> Rendered:
-        """Call the endpoint's handler. Raises a `StatsError`."""
+        """Call the endpoint's handler. Raises a `RequestError`."""
         arguments = {**self.path_arguments, "statistics": statistics}
         if self.endpoint.has_query:
             arguments["query"] = self.query
@@ -265,7 +265,7 @@ class Endpoints:
     ) -> ParsedRequest | None:
         """Parse a request, whatever its spelling. Return None if no endpoint has this path.
 
-        Raises `PackageNotFoundError` for an impossible name, and `InvalidArgumentsError`.
+        Raises `NotFoundError` for an impossible name, and `InvalidArgumentsError`.
         """
         is_short = len(path) + len(query) <= MAX_PARSED_URL_BYTES
         parse = self._cached if is_short else self._parse
@@ -309,13 +309,13 @@ def _blanked(segments: list[str], places: Iterable[int]) -> tuple[str, ...]:
 def _normalised(package: str) -> str:
     name = normalise(package)
     if name != ALL_PACKAGES and not is_valid(name):
-        raise PackageNotFoundError(
+        raise NotFoundError(
             f"No package can have this name: names are up to {MAX_NAME_CHARACTERS} letters, "
             "digits, '-', '_' and '.', with a letter or digit at both ends."
         )
     return name
 
 
-def not_found(package: str) -> PackageNotFoundError:
+def not_found(package: str) -> NotFoundError:
     """The error for a package without downloads in the window."""
-    return PackageNotFoundError(f"There is no package {package!r} with downloads in the days held.")
+    return NotFoundError(f"There is no package {package!r} with downloads in the days held.")

@@ -7,12 +7,21 @@ from hashlib import blake2b
 
 from app.dumps import listing
 from app.dumps.stores.folder import DumpFolder
-from app.errors import DumpsError, DumpsUnavailableError
+from app.errors import DumpsError, UnavailableError
 
 log = logging.getLogger(__name__)
 
 SERVED_URL = "dumps/"
 """Address of the files relative to the list. It also works behind a proxy that adds a prefix."""
+
+
+RETRY_AFTER_SECONDS = 60
+
+
+def unavailable(reason: object) -> UnavailableError:
+    """Log why dumps can't be read, and return the error for the client."""
+    log.warning("%s", reason)
+    return UnavailableError("The dumps can't be read at the moment.", RETRY_AFTER_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +46,12 @@ class ListedDumps:
         self._listed: DumpList | None = None
 
     async def current(self) -> DumpList:
-        """Return the list as it is now. Raises `DumpsUnavailableError`."""
+        """Return the list as it is now. Raises `UnavailableError`."""
         try:
             # The folder may be on a network file system, which can block.
             return await asyncio.to_thread(self._current)
         except (DumpsError, OSError) as error:
-            log.warning("%s", error)
-            raise DumpsUnavailableError(str(error)) from error
+            raise unavailable(error) from error
 
     def _current(self) -> DumpList:
         stat = self._stat()

@@ -17,7 +17,7 @@ from app.errors import (
     ArgumentError,
     DatabaseUnavailableError,
     InvalidArgumentsError,
-    StatsError,
+    RequestError,
     UnavailableError,
 )
 from app.logs import request_id
@@ -81,7 +81,7 @@ def not_found() -> Response:
     return problem(404, _DETAILS[404])
 
 
-def error_answer(error: StatsError) -> Response:
+def error_answer(error: RequestError) -> Response:
     if isinstance(error, DatabaseUnavailableError):
         log.warning("%s", error)
     errors = error.errors if isinstance(error, InvalidArgumentsError) else None
@@ -93,6 +93,10 @@ def error_answer(error: StatsError) -> Response:
     return problem(error.status, error.detail, errors, headers)
 
 
+def timed_out(seconds: float) -> UnavailableError:
+    return UnavailableError(f"The answer took more than {seconds:g} s.")
+
+
 def unexpected_answer() -> Response:
     """It is for the log to tell more."""
     return problem(500, "Something unexpected happened.")
@@ -100,13 +104,13 @@ def unexpected_answer() -> Response:
 
 def install(app: FastAPI) -> None:
     """Have the app answer every error so."""
-    app.add_exception_handler(StatsError, _stats_error)
+    app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
 
 
-async def _stats_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, StatsError)
+async def _request_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
     return error_answer(error)
 
 
@@ -115,7 +119,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     invalid = InvalidArgumentsError(
         [ArgumentError(str(fault["loc"][1]), _message(fault)) for fault in error.errors()]
     )
-    return await _stats_error(request, invalid)
+    return await _request_error(request, invalid)
 
 
 def _message(fault: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from time import monotonic
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.migrations import check_migrated
-from app.errors import DatabaseUnavailableError, MigrationError, NotReadyError, StatsError
+from app.errors import DatabaseUnavailableError, OperatorError, UnavailableError
 
 KEPT_SECONDS = 1.0
 """That an outcome is good for: anybody may ask, as often as they like."""
@@ -19,10 +19,10 @@ class ReadinessCheck:
         self._engine = engine
         self._lock = asyncio.Lock()
         self._checked = float("-inf")
-        self._error: StatsError | None = None
+        self._error: UnavailableError | None = None
 
     async def check(self) -> None:
-        """Raises `NotReadyError`, which says why."""
+        """Raises `UnavailableError`, which says why."""
         async with self._lock:
             if monotonic() - self._checked > KEPT_SECONDS:
                 self._error = await self._find_error()
@@ -30,12 +30,14 @@ class ReadinessCheck:
         if self._error:
             raise self._error
 
-    async def _find_error(self) -> StatsError | None:
+    async def _find_error(self) -> UnavailableError | None:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await check_migrated(self._engine)
-        except (DatabaseUnavailableError, MigrationError) as error:
-            return NotReadyError(error.detail)
+        except DatabaseUnavailableError as error:
+            return UnavailableError(error.detail)
+        except OperatorError as error:
+            return UnavailableError(str(error))
         except TimeoutError:
-            return NotReadyError("The database takes too long to answer.")
+            return UnavailableError("The database takes too long to answer.")
         return None

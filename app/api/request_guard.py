@@ -5,8 +5,7 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problem_details import error_answer, unexpected_answer
-from app.errors import RequestTimeoutError
+from app.api.problem_details import error_answer, timed_out, unexpected_answer
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class RequestGuardMiddleware:
                 # Too late to answer: the server closes the connection.
                 raise
             if isinstance(error, TimeoutError) and deadline.expired():
-                answer = error_answer(RequestTimeoutError(self._timeout_seconds))
+                answer = error_answer(timed_out(self._timeout_seconds))
             else:
                 log.exception("a request failed unexpectedly")
                 answer = unexpected_answer()

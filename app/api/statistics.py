@@ -12,9 +12,11 @@ from app.db.repositories.rankings_repository import RankingsRepository
 from app.db.snapshot import snapshot
 from app.domain.downloads import Publication
 from app.domain.events import KnownEvents
-from app.errors import NothingPublishedError, OtherPublicationError, StatsError
+from app.errors import OtherPublicationError, RequestError, UnavailableError
 
 Result = TypeVar("Result")
+
+NOTHING_PUBLISHED_RETRY_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class StatisticsReader:
 
         That is usually the expected one, and one query is enough. If the query saw another one,
         because a publish was committed meanwhile or several replicas share an address, publication
-        and result are read in one snapshot. Raises a `StatsError`.
+        and result are read in one snapshot. Raises a `RequestError`.
         """
         if expected:
             with suppress(OtherPublicationError):
@@ -51,7 +53,9 @@ class StatisticsReader:
         async with snapshot(self.engine) as connection:
             publication = await self.downloads.reading(connection, None).publication()
             if publication is None:
-                raise NothingPublishedError
+                raise UnavailableError(
+                    "No day has been published yet.", NOTHING_PUBLISHED_RETRY_SECONDS
+                )
             return await self._compute(compute, connection, publication)
 
     @asynccontextmanager
@@ -74,6 +78,6 @@ class StatisticsReader:
         )
         try:
             return await compute(statistics), publication
-        except StatsError as error:
+        except RequestError as error:
             error.data_as_of = publication.latest_day
             raise

@@ -36,7 +36,7 @@ from app.domain.choice import Choice
 from app.domain.downloads import Publication, Series, Window
 from app.domain.package_name import ALL_PACKAGES
 from app.domain.series import Interval, fill_with_zero, most_downloaded, sum_by
-from app.errors import ArgumentError, BreakdownNotFoundError, InvalidArgumentsError
+from app.errors import ArgumentError, InvalidArgumentsError, NotFoundError
 
 router = EndpointRouter("/api/packages/{package}", "packages")
 
@@ -338,13 +338,11 @@ def _category(breakdown: Breakdown, value: object) -> object:
 
 
 def _check_ingested(breakdown: Breakdown, package: str, publication: Publication) -> None:
-    """Raise `BreakdownNotFoundError` if no day can have figures of the breakdown."""
+    """Raise `NotFoundError` if no day can have figures of the breakdown."""
     if breakdown.is_of_one_package and package == ALL_PACKAGES:
-        raise BreakdownNotFoundError(
-            f"{ALL_PACKAGES} has no {breakdown.name}: it belongs to one package."
-        )
+        raise NotFoundError(f"{ALL_PACKAGES} has no {breakdown.name}: it belongs to one package.")
     if not publication.days_with(breakdown):
-        raise BreakdownNotFoundError(
+        raise NotFoundError(
             f"No day that is held has the {breakdown.name}: this instance does not ingest it. "
             f"Its operator can add {breakdown.name} to the setting INGEST_BREAKDOWNS."
         )

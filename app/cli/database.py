@@ -53,7 +53,7 @@ def run(url: str, work: Work[Result], *, wait_seconds: float = 0.0) -> Result:
 def read(settings: Settings, work: Work[Result]) -> Result:
     """Run work that only reads. Nothing is created or migrated, and Postgres refuses to write.
 
-    Raises `MigrationError` when the database is empty, or its schema is older than this code.
+    Raises `OperatorError` when the database is empty, or its schema is older than this code.
     """
 
     async def check_and_work() -> Result:

@@ -15,7 +15,7 @@ from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.repositories.runs_repository import RunsRepository
 from app.db.repositories.verification_repository import Difference
 from app.domain.clock import utc_now
-from app.errors import NothingPublishedError
+from app.errors import OperatorError
 from app.ingest import verification
 from app.ingest.plan import cadence_of
 from app.settings import IngestSource, Settings
@@ -94,7 +94,7 @@ async def _report_differences(
 ) -> bool:
     """Show differences as they are found, then a summary; return True if there are none.
 
-    Raises `NothingPublishedError` when there was nothing to compare, as after a failed restore.
+    Raises `OperatorError` when there was nothing to compare, as after a failed restore.
     """
     verified = 0
     differences: list[Difference] = []
@@ -115,6 +115,6 @@ async def _report_differences(
     else:
         found = "all as published"
     if not verified and not differences:
-        raise NothingPublishedError
+        raise OperatorError("no day is published, so nothing was verified")
     click.echo(f"{verified} days verified: {found}")
     return not differences

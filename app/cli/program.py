@@ -13,7 +13,7 @@ from app.cli.dumps import export
 from app.cli.ingest import backfill, expire, ingest, seed
 from app.cli.inspect import history, status, verify
 from app.cli.serve import migrate, openapi, serve
-from app.errors import StatsError
+from app.errors import OperatorError
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def main() -> NoReturn:
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "python -m app"
         _fail(f"{error.format_message()} ({path} --help)", error.exit_code)
-    except StatsError as error:
+    except OperatorError as error:
         _fail(str(error), 1)
     except DBAPIError as error:
         _fail(f"the database refused: {error.orig}", 1)

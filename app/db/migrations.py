@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.engine import connect, ended_by_server, fetch
 from app.db.tables import TRIGRAM_INDEX
-from app.errors import MigrationError
+from app.errors import OperatorError
 from app.retries import attempts
 
 ALEMBIC_INI = Path(__file__).parents[2] / "alembic.ini"
@@ -31,7 +31,7 @@ async def migrate(engine: AsyncEngine) -> None:
 
     Of several processes that start together one migrates and the others wait for it. Where others
     still serve, a migration does what takes long before it locks them out, and lets them pass again
-    when it can't do so at once. Raises `MigrationError` when the database is ahead of this code.
+    when it can't do so at once. Raises `OperatorError` when the database is ahead of this code.
     """
     async with connect(engine) as connection:
         is_done = False
@@ -63,7 +63,7 @@ async def check_migrated(engine: AsyncEngine) -> None:
     )
     *missing, head = _revisions()
     if held is None or held in missing:
-        raise MigrationError(
+        raise OperatorError(
             f"the database {f'is at migration {held}' if held else 'is empty'}, "
             f"and migration {head} is needed: run `python -m app migrate`"
         )
@@ -83,7 +83,7 @@ def _upgrade(connection: Connection) -> bool:
     known = _revisions()
     held = MigrationContext.configure(connection).get_current_heads()
     if not set(known).issuperset(held):
-        raise MigrationError(
+        raise OperatorError(
             f"the database was migrated to {', '.join(held)}, which is further than this code "
             f"knows ({known[-1]}): run the version that migrated it, or a later one"
         )

@@ -17,13 +17,10 @@ from app.domain.clock import Clock
 from app.domain.downloads import DayFigures, HeldDay, Partition, PublishedDay
 from app.domain.events import CountedFiles, KnownEvents
 from app.errors import (
-    DayOutsideWindowError,
-    DayWithoutDownloadsError,
-    EmptyDayError,
     HeldDayError,
+    IngestError,
+    MixedDataError,
     QueryLostError,
-    RealDataHeldError,
-    SampleDataHeldError,
     ShrunkDayError,
 )
 from app.ingest.plausibility import KnownDays
@@ -49,7 +46,19 @@ def check_counted(day: date, now: datetime) -> None:
     """Raise if there can't be downloads of the day."""
     latest = latest_complete_day(now)
     if not FIRST_DAY <= day <= latest:
-        raise DayWithoutDownloadsError(day, FIRST_DAY, latest)
+        raise IngestError(
+            f"{day} is no day with downloads: the first of them is {FIRST_DAY}, "
+            f"the latest complete UTC day is {latest}"
+        )
+
+
+def check_in_window(day: date, first: date, latest: date) -> None:
+    """Raise if the day is before the days that are served."""
+    if day < first:
+        raise IngestError(
+            f"{day} is outside the window that is served, {first} to {latest}: "
+            "RETENTION_DAYS sets its length"
+        )
 
 
 @dataclass(slots=True)
@@ -335,16 +344,21 @@ async def _check_admissible(
     published = await repository.published()
     holds_sample = any(one.source == IngestSource.SAMPLE for one in published.values())
     if published and source == IngestSource.SAMPLE and not holds_sample:
-        raise RealDataHeldError
+        raise MixedDataError(
+            "the database holds real data, which is never mixed with sample data: "
+            "use another database for the sample"
+        )
     if holds_sample and source != IngestSource.SAMPLE:
         if not policy.replace_sample:
-            raise SampleDataHeldError(source)
+            raise MixedDataError(
+                f"the database holds sample data, which is never mixed with data from {source}: "
+                "run `python -m app ingest --replace-sample` once to delete the sample "
+                "as the first real day is published"
+            )
         return True
     if published:
         latest = max(published)
-        first = latest - timedelta(days=policy.retention_days - 1)
-        if day < first:
-            raise DayOutsideWindowError(day, first, latest)
+        check_in_window(day, latest - timedelta(days=policy.retention_days - 1), latest)
     return False
 
 
@@ -390,5 +404,6 @@ async def _stage(
         count = rejected.counts[fault] or rejected.names
         log.warning("%s: rejected %d rows: %s, such as %.300r", day, count, fault, example)
     if not staged:
-        raise EmptyDayError(day, source.name, rejected.rows)
+        found = f"no valid rows ({rejected.rows} rejected)" if rejected.rows else "no rows"
+        raise IngestError(f"{source.name} has {found} for {day}: nothing was published")
     return _Staged(rejected, reading.queried_at)

@@ -9,8 +9,7 @@ from app.db.repositories.runs_repository import Failures
 from app.domain.breakdowns import REQUIRED_COLUMNS
 from app.domain.downloads import DayFigures, HeldDay, PublishedDay, RunOutcome
 from app.domain.schedule import Schedule
-from app.errors import DayOutsideWindowError
-from app.ingest.pipeline import FIRST_DAY, check_counted, latest_complete_day
+from app.ingest.pipeline import FIRST_DAY, check_counted, check_in_window, latest_complete_day
 from app.settings import IngestSource, Settings
 
 CLOCK_TOLERANCE = timedelta(hours=1)
@@ -212,8 +211,7 @@ def days_to_backfill(
     latest = max(kept | {end})
     first = latest - timedelta(days=retention_days - 1)
     start = start or first
-    if start < first:
-        raise DayOutsideWindowError(start, first, latest)
+    check_in_window(start, first, latest)
     days = [end - timedelta(days=passed) for passed in range((end - start).days + 1)]
     return [day for day in days if again or day not in kept]
 

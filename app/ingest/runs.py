@@ -22,10 +22,9 @@ from app.errors import (
     DayTimeoutError,
     HeldDayError,
     IngestError,
-    RealDataHeldError,
-    SampleDataHeldError,
+    MixedDataError,
+    OperatorError,
     SourceUnavailableError,
-    StatsError,
 )
 from app.ingest.pipeline import Ingest, Progress, UnchangedDay, ingest_day, publish_held
 from app.ingest.plausibility import KnownDays
@@ -94,7 +93,7 @@ class Run(Ingest):
         for day in days:
             try:
                 result = await self.ingest_day(day)
-            except (SampleDataHeldError, RealDataHeldError):
+            except MixedDataError:
                 raise
             except IngestError as error:
                 yield Outcome(day, error)
@@ -133,7 +132,7 @@ class Run(Ingest):
             await runs.end(
                 run, _outcome_of(error), self.clock(), rows=progress.rows, error=_told(error)
             )
-        except (StatsError, SQLAlchemyError, OSError) as unrecorded:
+        except (OperatorError, SQLAlchemyError, OSError) as unrecorded:
             log.warning("the end of run %d was not recorded: %s", run, _one_line(unrecorded))
 
     async def _within_time(self, day: date, progress: Progress) -> PublishedDay | UnchangedDay:
@@ -211,7 +210,7 @@ def _outcome_of(error: BaseException) -> RunOutcome:
 def _told(error: BaseException) -> str | None:
     if isinstance(error, HeldDayError):
         return error.reason
-    if isinstance(error, StatsError):
+    if isinstance(error, OperatorError):
         return _one_line(error)
     return f"{type(error).__name__}: {_one_line(error)}" if isinstance(error, Exception) else None
 

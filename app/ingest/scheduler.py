@@ -19,9 +19,9 @@ from app.domain.clock import Clock
 from app.domain.schedule import Schedule
 from app.errors import (
     HeldDayError,
+    OperatorError,
     SourceDayError,
     SourceError,
-    StatsError,
     TableInUseError,
 )
 from app.ingest.plan import Plan, cadence_of, plan
@@ -157,7 +157,7 @@ async def run_ingest_job(
         except TableInUseError as error:
             log.warning("ingest: %s", error)
             may_pass = True
-        except StatsError as error:
+        except OperatorError as error:
             log.error("ingest failed: %s", error)
             may_pass = error.may_pass
         except Exception:

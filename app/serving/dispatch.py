@@ -29,11 +29,17 @@ from app.api.headers import (
     raw_headers,
 )
 from app.api.limit_docs import LIMITED_PREFIX, in_words
-from app.api.problem_details import error_answer, not_found, problem, unexpected_answer
+from app.api.problem_details import (
+    error_answer,
+    not_found,
+    problem,
+    timed_out,
+    unexpected_answer,
+)
 from app.api.statistics import Statistics, StatisticsReader
 from app.domain.clock import Clock
 from app.domain.downloads import Publication, Window
-from app.errors import RequestTimeoutError, StatsError, StoppingError
+from app.errors import RequestError, UnavailableError
 from app.logs import request_id
 from app.metrics import RATE_LIMITED, RESPONSE_CACHE
 from app.serving.freshness import Freshness
@@ -129,7 +135,8 @@ class Dispatcher:
             # The server cancels requests when it has no more time to stop.
             if request.status:
                 raise
-            await self._send(request, self._error(request, StoppingError()), send)
+            stopping = UnavailableError("The service is stopping.")
+            await self._send(request, self._error(request, stopping), send)
         except Exception:
             if request.status:
                 # Too late for a response: the server closes the connection.
@@ -208,7 +215,7 @@ class Dispatcher:
         if stored is None:
             try:
                 parsed = self._parse(request, publication.window if publication else _ANY_WINDOW)
-            except StatsError as error:
+            except RequestError as error:
                 return self._error(request, error)
             if parsed is None or publication is None:
                 return None
@@ -228,7 +235,7 @@ class Dispatcher:
         return response
 
     def _parse(self, request: IncomingRequest, window: Window) -> ParsedRequest | None:
-        """Parse a request of a data endpoint. Raises a `StatsError` if it is invalid."""
+        """Parse a request of a data endpoint. Raises a `RequestError` if it is invalid."""
         found = self.endpoints.at(request.path)
         if found:
             request.route = found[0].path
@@ -262,12 +269,12 @@ class Dispatcher:
         try:
             async with deadline:
                 stored, publication = await asyncio.shield(task)
-        except StatsError as error:
+        except RequestError as error:
             return self._error(request, error)
         except TimeoutError:
             if not deadline.expired():
                 raise
-            return self._error(request, RequestTimeoutError(self.timeout_seconds))
+            return self._error(request, timed_out(self.timeout_seconds))
         return self._revalidate(request, stored, publication)
 
     async def _read(
@@ -294,7 +301,7 @@ class Dispatcher:
             # Retrieve the exception, also if all clients have gone.
             task.exception()
 
-    def _error(self, request: IncomingRequest, error: StatsError) -> Response:
+    def _error(self, request: IncomingRequest, error: RequestError) -> Response:
         with _logged_as(request):
             return _whole(error_answer(error))
 

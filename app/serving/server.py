@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-from app.errors import ServerStartError, SettingsError
+from app.errors import OperatorError, SettingsError
 from app.metrics import MULTIPROCESS_FOLDER
 from app.serving.protocol import BoundedHTTPProtocol
 from app.settings import Settings
@@ -34,6 +34,9 @@ CLOSE_SECONDS = 1.3
 """How long everything may take to close after the last request. With the time that Python needs to
 exit, this stays below 2 s.
 """
+
+
+NOT_STARTED = "the server did not start: its log says why"
 
 
 class StopDeadline:
@@ -163,7 +166,7 @@ class Workers(Multiprocess):
 def run_server(settings: Settings, deadline: StopDeadline) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP, then finish what is being answered.
 
-    The server processes read their settings from the environment. Raises `ServerStartError`.
+    The server processes read their settings from the environment. Raises `OperatorError`.
     """
     config = uvicorn.Config(
         "app.main:create_app_from_environment",
@@ -188,7 +191,7 @@ def run_server(settings: Settings, deadline: StopDeadline) -> None:
             signal.signal(number, lambda *_: server.stop())
         server.run(sockets=[config.bind_socket()])
         if not server.started:
-            raise ServerStartError
+            raise OperatorError(NOT_STARTED)
         return
     hang_up = signal.getsignal(signal.SIGHUP)
     with TemporaryDirectory(prefix="pypi-stats-metrics-") as folder:
@@ -198,4 +201,4 @@ def run_server(settings: Settings, deadline: StopDeadline) -> None:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         workers.run()
         if any(worker.exitcode == STARTUP_FAILURE for worker in workers.processes):
-            raise ServerStartError
+            raise OperatorError(NOT_STARTED)

@@ -6,7 +6,7 @@ import pytest
 
 from app.api.endpoints import MAX_PARSED_URL_BYTES, PARSED_URLS, Endpoints, ParsedRequest
 from app.domain.downloads import Window
-from app.errors import InvalidArgumentsError, PackageNotFoundError
+from app.errors import InvalidArgumentsError, NotFoundError
 from app.main import ENDPOINTS
 
 WINDOW = Window(date(2026, 1, 1), date(2026, 6, 29))
@@ -90,7 +90,7 @@ def test_an_invalid_value_is_named(
 
 @pytest.mark.parametrize("name", ["-", "a b", "{}", "\u212aelvin", "x" * 201])
 def test_an_impossible_name(endpoints: Endpoints, name: str) -> None:
-    with pytest.raises(PackageNotFoundError, match="No package can have this name"):
+    with pytest.raises(NotFoundError, match="No package can have this name"):
         _parse(endpoints, f"/api/packages/{name}/recent")
 
 

@@ -205,7 +205,7 @@ async def test_without_a_database(
     client: httpx.AsyncClient, app: Service, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     async def fail(*_: object, **__: object) -> None:
-        raise DatabaseUnavailableError
+        raise DatabaseUnavailableError("the database went away")
 
     for name in ("top", "trending", "search", "summary"):
         monkeypatch.setattr(app.state.statistics.rankings, name, fail)

@@ -87,4 +87,4 @@ async def test_postgres_refuses_to_write(database_url: str) -> None:
 
 def test_nothing_to_verify_is_a_failure(database_url: str) -> None:
     """So looks a restore that brought the schema back, and no rows."""
-    assert_fails(run("verify", DATABASE_URL=database_url), 1, "No day has been published")
+    assert_fails(run("verify", DATABASE_URL=database_url), 1, "no day is published")

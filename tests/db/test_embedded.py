@@ -12,7 +12,7 @@ import pytest
 
 from app.db.embedded import embedded_postgres
 from app.db.engine import connect, create_engine
-from app.errors import DatabaseStartError
+from app.errors import OperatorError
 from tests.processes import servers
 from tests.waiting import PATIENCE_SECONDS
 
@@ -105,7 +105,7 @@ def test_data_that_is_broken_is_one_line(data_dir: Path) -> None:
     with embedded_postgres(data_dir):
         pass
     (data_dir / "postgres" / "global" / "pg_control").unlink()
-    with pytest.raises(DatabaseStartError) as caught, embedded_postgres(data_dir):
+    with pytest.raises(OperatorError) as caught, embedded_postgres(data_dir):
         pass
     assert str(data_dir) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -115,7 +115,7 @@ def test_without_the_wheel_the_error_says_what_to_do(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(DatabaseStartError, match="set DATABASE_URL"), embedded_postgres(data_dir):
+    with pytest.raises(OperatorError, match="set DATABASE_URL"), embedded_postgres(data_dir):
         pass
 
 

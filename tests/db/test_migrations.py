@@ -17,7 +17,7 @@ from app.db.migrations import ALEMBIC_INI, migrate
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.tables import TRIGRAM_INDEX
 from app.domain.downloads import Publication
-from app.errors import MigrationError
+from app.errors import OperatorError
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 
 TABLES = {
@@ -153,7 +153,7 @@ async def test_of_several_that_start_together_one_migrates(unmigrated_url: str) 
 async def test_a_database_that_is_further_than_the_code(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(MigrationError, match="migrated to 9999, which is further"):
+    with pytest.raises(OperatorError, match="migrated to 9999, which is further"):
         await migrate(engine)
 
 

@@ -44,15 +44,10 @@ from app.domain.events import ARTIFACTS_SINCE, CountedFiles
 from app.domain.package_name import ALL_PACKAGES
 from app.errors import (
     DatabaseUnavailableError,
-    DayOutsideWindowError,
-    DayWithoutDownloadsError,
-    DuplicatePackageError,
-    EmptyDayError,
     HeldDayError,
     IngestError,
     LockLostError,
-    RealDataHeldError,
-    SampleDataHeldError,
+    MixedDataError,
     ShrunkDayError,
     SourceError,
 )
@@ -272,7 +267,7 @@ async def test_a_source_that_breaks_off_publishes_nothing(engine: AsyncEngine) -
 async def test_a_publish_that_fails_publishes_nothing(engine: AsyncEngine) -> None:
     await publish(engine, days_ago(1), downloads("flask", 1))
     before = await everything(engine)
-    with pytest.raises(DuplicatePackageError):
+    with pytest.raises(IngestError, match="a package more than once"):
         await publish(engine, days_ago(0), downloads("flask", 1), downloads("flask", 2))
     assert await everything(engine) == before
 
@@ -293,9 +288,9 @@ async def test_a_publish_that_fails_at_its_end_publishes_nothing(
 async def test_a_day_without_rows_is_an_error(engine: AsyncEngine) -> None:
     await publish(engine, days_ago(0), downloads("flask", 1))
     before = await everything(engine)
-    with pytest.raises(EmptyDayError, match=f"no rows for {days_ago(0)}"):
+    with pytest.raises(IngestError, match=f"no rows for {days_ago(0)}"):
         await publish(engine, days_ago(0))
-    with pytest.raises(EmptyDayError, match=r"no valid rows \(1 rejected\)"):
+    with pytest.raises(IngestError, match=r"no valid rows \(1 rejected\)"):
         await publish(engine, days_ago(0), downloads("not a name", 1))
     assert await everything(engine) == before
 
@@ -305,7 +300,7 @@ async def test_a_day_that_has_no_downloads_is_refused_before_the_source_is_asked
     engine: AsyncEngine, day: date
 ) -> None:
     source = GivenSource({})
-    with pytest.raises(DayWithoutDownloadsError, match=f"latest complete UTC day is {days_ago(0)}"):
+    with pytest.raises(IngestError, match=f"latest complete UTC day is {days_ago(0)}"):
         await ingest(engine, source, day)
     assert source.asked_days == []
 
@@ -313,7 +308,7 @@ async def test_a_day_that_has_no_downloads_is_refused_before_the_source_is_asked
 async def test_a_day_before_the_window_is_refused(engine: AsyncEngine) -> None:
     await publish(engine, days_ago(0), downloads("flask", 1))
     await publish(engine, days_ago(RETENTION_DAYS - 1), downloads("flask", 1))
-    with pytest.raises(DayOutsideWindowError, match=f"{days_ago(RETENTION_DAYS - 1)}"):
+    with pytest.raises(IngestError, match=f"{days_ago(RETENTION_DAYS - 1)}"):
         await publish(engine, days_ago(RETENTION_DAYS), downloads("flask", 1))
 
 
@@ -356,7 +351,7 @@ async def test_sample_data_is_never_mixed_with_real_data(engine: AsyncEngine) ->
     await ingest(engine, SampleSource(), days_ago(0))
     before = await everything(engine)
     source = GivenSource({days_ago(1): [downloads("flask", 1)]})
-    with pytest.raises(SampleDataHeldError, match="--replace-sample"):
+    with pytest.raises(MixedDataError, match="--replace-sample"):
         await ingest(engine, source, days_ago(1))
     assert source.asked_days == [], "nothing is spent on a day that can't be published"
     assert await everything(engine) == before
@@ -367,7 +362,7 @@ async def test_sample_data_is_never_mixed_with_real_data(engine: AsyncEngine) ->
     assert await read.recent("flask") == RecentDownloads(1, 1, 1)
     assert await read.recent("numpy") is None
 
-    with pytest.raises(RealDataHeldError):
+    with pytest.raises(MixedDataError, match="the database holds real data"):
         await ingest(engine, SampleSource(), days_ago(1))
 
 
@@ -375,8 +370,8 @@ async def test_replacing_the_sample_fails_without_loss(engine: AsyncEngine) -> N
     await ingest(engine, SampleSource(), days_ago(0))
     before = await everything(engine)
     twice = [downloads("flask", 1), downloads("flask", 1)]
-    for rows, error in (([], EmptyDayError), (twice, DuplicatePackageError)):
-        with pytest.raises(error):
+    for rows, error in (([], "no rows for"), (twice, "a package more than once")):
+        with pytest.raises(IngestError, match=error):
             await ingest(
                 engine,
                 GivenSource({days_ago(1): rows}),

@@ -28,13 +28,12 @@ from app.domain.downloads import (
 )
 from app.errors import (
     DatabaseUnavailableError,
-    DayOutsideWindowError,
     DayTimeoutError,
     HeldDayError,
     IngestError,
     LockLostError,
+    MixedDataError,
     QueryLostError,
-    SampleDataHeldError,
     SourceError,
     SourceUnavailableError,
 )
@@ -123,7 +122,7 @@ async def test_a_day_that_fails_does_not_keep_the_others(engine: AsyncEngine) ->
 
 
 async def test_backfill_beyond_the_window_is_refused(engine: AsyncEngine) -> None:
-    with pytest.raises(DayOutsideWindowError):
+    with pytest.raises(IngestError, match="is outside the window"):
         await _backfill(engine, GivenSource({}), days_ago(RETENTION_DAYS))
 
 
@@ -131,7 +130,7 @@ async def test_backfill_can_replace_the_sample(engine: AsyncEngine) -> None:
     days = [days_ago(ago) for ago in range(2)]
     await ingest(engine, SampleSource(), days)
     source = GivenSource({day: [downloads("flask", 1)] for day in days})
-    with pytest.raises(SampleDataHeldError):
+    with pytest.raises(MixedDataError, match="holds sample data"):
         await _backfill(engine, source, days_ago(1), again=True)
     outcomes = await _backfill(engine, source, days_ago(1), replace_sample=True)
     assert all(isinstance(outcome.result, PublishedDay) for outcome in outcomes)

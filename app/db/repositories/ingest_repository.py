@@ -33,7 +33,7 @@ from app.domain.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS, REQUIRED_COLUMN
 from app.domain.downloads import Counts, DayFigures, HeldDay, Partition, PublishedDay
 from app.domain.events import CountedFiles
 from app.domain.package_name import ALL_PACKAGES
-from app.errors import DuplicatePackageError
+from app.errors import IngestError
 
 UNIQUE_VIOLATION = "23505"
 
@@ -375,7 +375,7 @@ class IngestRepository:
         except IntegrityError as error:
             if getattr(error.orig, "sqlstate", None) != UNIQUE_VIOLATION:
                 raise
-            raise DuplicatePackageError(day) from error
+            raise IngestError(f"the source gave a package more than once for {day}") from error
         if replaced:
             await self._correct_last_seen(day)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from app.domain.breakdowns import REQUIRED_COLUMNS
 from app.domain.downloads import Batch, Partition
 from app.domain.events import CountedFiles
-from app.errors import NoSourceError
+from app.errors import SettingsError
 from app.settings import IngestSource, Settings
 
 
@@ -62,7 +62,9 @@ class Source(Protocol):
 def open_source(settings: Settings, kind: IngestSource) -> Source:
     """Raises `SettingsError` when a setting that the source needs is missing or wrong."""
     if kind is IngestSource.NONE:
-        raise NoSourceError
+        raise SettingsError(
+            "INGEST_SOURCE=none: --source should name where the downloads come from"
+        )
     if kind is IngestSource.SAMPLE:
         # Sources import what they hand over from here.
         from app.ingest.sources.sample import SampleSource  # noqa: PLC0415

@@ -47,7 +47,7 @@ from app.domain.clock import utc_now
 from app.domain.downloads import PublishedDay, RunOutcome, UnparsedDownloads
 from app.domain.events import ARTIFACTS_SINCE, CountedFiles
 from app.errors import (
-    EmptyDayError,
+    IngestError,
     QueryLostError,
     SettingsError,
     SourceError,
@@ -465,7 +465,7 @@ async def test_a_day_from_events_to_answers(table: Table, engine: AsyncEngine) -
 
 
 async def test_a_day_without_events_is_an_error(table: Table, engine: AsyncEngine) -> None:
-    with pytest.raises(EmptyDayError):
+    with pytest.raises(IngestError, match="nothing was published"):
         await ingest(engine, table.source(), DAY)
 
 
