@@ -1,10 +1,12 @@
-"""Runs `python -m app` with the clock of the tests: `python -m tests.command ARGUMENTS`."""
-
-import runpy
+"""The program with the clock of the tests: `python -m tests.command ARGUMENTS`."""
 
 from app.domain import clock
 from tests.clock import ManualClock
 
+# Modules bind the clock as they are imported.
 clock.utc_now = ManualClock()
 
-runpy.run_module("app", run_name="__main__", alter_sys=True)
+from app.cli.program import main  # noqa: E402
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -18,7 +17,6 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 from sqlalchemy import text
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import retries
@@ -31,6 +29,7 @@ from app.ingest.sources.sample import SampleSource
 from app.main import Service, create_app
 from app.settings import IngestSource, Settings
 from tests.clock import ManualClock
+from tests.databases import Databases, administration, url_of
 from tests.days import FORCED
 from tests.processes import free_port, get, latest_complete_day, run, served, wait_for
 
@@ -111,24 +110,15 @@ def server_url() -> Iterator[str]:
         yield url
 
 
-@asynccontextmanager
-async def _administration(server_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection that creates and drops databases."""
-    engine = create_engine(server_url)
-    async with connect(engine) as connection:
-        yield await connection.execution_options(isolation_level="AUTOCOMMIT")
-    await engine.dispose()
-
-
 @pytest.fixture(scope="session")
 async def _template(server_url: str) -> None:
     """A migrated database that others are copies of."""
-    async with _administration(server_url) as connection:
+    async with administration(server_url) as connection:
         # What the tests write need not survive the machine.
         await connection.execute(text("ALTER SYSTEM SET fsync = off"))
         await connection.execute(text("SELECT pg_reload_conf()"))
         await connection.execute(text(f"CREATE DATABASE {TEMPLATE}"))
-    engine = create_engine(_url_of(server_url, TEMPLATE))
+    engine = create_engine(url_of(server_url, TEMPLATE))
     await migrate(engine)
     await engine.dispose()
 
@@ -136,38 +126,39 @@ async def _template(server_url: str) -> None:
 @pytest.fixture(scope="session")
 async def _sample_template(server_url: str, _template: None) -> None:
     """The same with 30 days of sample data, of which the latest is the latest complete day."""
-    async with _administration(server_url) as connection:
+    async with administration(server_url) as connection:
         await connection.execute(text(f"CREATE DATABASE {SAMPLE_TEMPLATE} TEMPLATE {TEMPLATE}"))
-    engine = create_engine(_url_of(server_url, SAMPLE_TEMPLATE))
+    engine = create_engine(url_of(server_url, SAMPLE_TEMPLATE))
     ingest = Ingest(engine, SampleSource(), FORCED, utc_now)
     for ago in range(30):
         await ingest_day(ingest, latest_complete_day() - timedelta(days=ago))
     await engine.dispose()
 
 
-def _url_of(server_url: str, database: str) -> str:
-    return make_url(server_url).set(database=database).render_as_string(hide_password=False)
-
-
 async def _in_new_database(server_url: str, create: str) -> AsyncIterator[str]:
     name = f"test_{next(_numbers)}"
-    async with _administration(server_url) as connection:
+    async with administration(server_url) as connection:
         await connection.execute(text(f"CREATE DATABASE {name} {create}"))
-        yield _url_of(server_url, name)
+        yield url_of(server_url, name)
         await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
+@pytest.fixture(scope="session")
+def _databases(server_url: str, _template: None) -> Databases:
+    return Databases(server_url, TEMPLATE)
+
+
 @pytest.fixture
-async def database_url(server_url: str, _template: None) -> AsyncIterator[str]:
+async def database_url(_databases: Databases) -> AsyncIterator[str]:
     """A migrated database without data."""
-    async for url in _in_new_database(server_url, f"TEMPLATE {TEMPLATE}"):
+    async with _databases.empty() as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-async def module_database_url(server_url: str, _template: None) -> AsyncIterator[str]:
+async def module_database_url(_databases: Databases) -> AsyncIterator[str]:
     """A migrated database for tests that only read what their module has put into it."""
-    async for url in _in_new_database(server_url, f"TEMPLATE {TEMPLATE}"):
+    async with _databases.empty() as url:
         yield url
 
 

@@ -4,10 +4,13 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, timedelta
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import psutil
@@ -58,16 +61,38 @@ def _distant_schedule() -> str:
     return f"0 0 1 {(utc_now().month + 5) % 12 + 1} *"
 
 
+_forkserver = get_context("forkserver")
+_forkserver.set_forkserver_preload(["tests.command", "tests.processes", "pytest"])
+
+
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=ROOT,
-        env=os.environ | {"LOG_LEVEL": "warning", **environment},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    """Run a command in a fork of a process that has imported the program already.
+
+    The imports take most of the time of a command.
+    """
+    environment = os.environ | {"LOG_LEVEL": "warning", **environment}
+    with TemporaryDirectory() as folder:
+        streams = Path(folder, "stdout"), Path(folder, "stderr")
+        process = _forkserver.Process(target=_run, args=(arguments, environment, streams))
+        process.start()
+        process.join(PATIENCE_SECONDS)
+        if process.exitcode is None:
+            process.kill()
+            raise AssertionError(f"{arguments} did not end")
+        output, errors = (stream.read_text() for stream in streams)
+    return subprocess.CompletedProcess(arguments, process.exitcode, output, errors)
+
+
+def _run(
+    arguments: tuple[str, ...], environment: Mapping[str, str], streams: tuple[Path, Path]
+) -> None:
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(environment)
+    for descriptor, stream in enumerate(streams, start=1):
+        os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT), descriptor)
+    sys.argv = ["python -m app", *arguments]
+    import_module("tests.command").main()
 
 
 def assert_fails(result: subprocess.CompletedProcess[str], status: int, *parts: str) -> None:
