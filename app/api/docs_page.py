@@ -21,6 +21,8 @@ from starlette.responses import Response
 from app.api.compression import compressed
 from app.api.negotiation import preferred_encoding
 
+ASSETS_PATH = "/assets/"
+
 ASSET_HEADERS = {
     "Cache-Control": "public, max-age=31536000, immutable",
     "Vary": "Accept-Encoding",
@@ -145,7 +147,7 @@ def install(app: FastAPI) -> None:
         content = await asyncio.to_thread(_encoded, found, encoding)
         return Response(content, headers=headers, media_type=found.media_type)
 
-    app.add_route("/assets/{name}", asset, include_in_schema=False)
+    app.add_route(f"{ASSETS_PATH}{{name}}", asset, include_in_schema=False)
 
 
 def _answer(content: bytes, headers: dict[str, str]) -> Callable[[Request], Awaitable[Response]]:

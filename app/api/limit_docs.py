@@ -1,9 +1,18 @@
-"""Rate limits in words."""
+"""Which paths are limited, and rate limits in words."""
 
 from limits import RateLimitItem
 
-LIMITED_PREFIX = "/api/"
-"""Beginning of the paths that are limited, including those that lead nowhere."""
+from app.api.docs_page import ASSETS_PATH
+
+_UNLIMITED_PATHS = frozenset({"/health", "/ready", "/metrics"})
+
+
+def is_limited(path: str) -> bool:
+    """Return True if requests of the path count, whether or not anything is there.
+
+    Exceptions are what monitoring requests, and the assets of the documentation page.
+    """
+    return path not in _UNLIMITED_PATHS and not path.startswith(ASSETS_PATH)
 
 
 def in_words(limit: RateLimitItem) -> str:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.api.endpoints import Endpoints
-from app.api.limit_docs import LIMITED_PREFIX, in_words
+from app.api.limit_docs import in_words, is_limited
 from app.api.problem_details import MEANINGS, MEDIA_TYPE, problem
 from app.errors import ArgumentError, InvalidArgumentsError
 from app.settings import Settings
@@ -64,8 +64,8 @@ report a problem.
 """
 
 _LIMITS = """
-One client may make {limits}. Answers say where you stand with the limit that \
-you are closest to: `X-RateLimit-Limit` is how many requests it allows, `X-RateLimit-Remaining` \
+One client may make {limits}, on all paths together. Answers say where you stand with the limit \
+that you are closest to: `X-RateLimit-Limit` is how many requests it allows, `X-RateLimit-Remaining` \
 how many of them are left, and `X-RateLimit-Reset` when it starts anew, in seconds since 1970. \
 Past it the answer is `429`: please wait for the seconds in its `Retry-After`.
 """
@@ -192,7 +192,7 @@ def _name_problems(operation: dict[str, Any]) -> None:
 def _tell_headers(path: str, operation: dict[str, Any], *, limited: bool, is_data: bool) -> None:
     for status, response in operation["responses"].items():
         names = [*_EVERY_ANSWER]
-        if limited and path.startswith(LIMITED_PREFIX):
+        if limited and is_limited(path):
             names += _LIMITED
         if status in ("429", "503"):
             names += _REFUSED

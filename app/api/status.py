@@ -109,7 +109,9 @@ def _partition(day: DayFigures) -> Partition | None:
     return Partition(rows=day.partition.rows, modified_at=day.partition.modified_at)
 
 
-@router.get("/", operation_id="get_index", summary="Where to go from here")
+@router.get(
+    "/", operation_id="get_index", summary="Where to go from here", responses=documented(429, 500)
+)
 async def index(request: Request, state: InjectedState) -> Index:
     """Where to go from here."""
     publication = state.publication()

@@ -12,23 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from http import HTTPStatus
 from math import ceil
 
-from starlette.responses import Response as StarletteResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.endpoints import Endpoints, ParsedRequest, Rendered
-from app.api.headers import (
-    DEFAULTS,
-    PREFLIGHT_HEADERS,
-    WITHOUT_BODY,
-    Headers,
-    completed,
-    lines,
-    raw_headers,
-)
-from app.api.limit_docs import LIMITED_PREFIX, in_words
+from app.api.headers import PREFLIGHT_HEADERS, WITHOUT_BODY, Headers, raw_headers
+from app.api.limit_docs import in_words, is_limited
 from app.api.problem_details import (
     error_answer,
     not_found,
@@ -43,10 +33,11 @@ from app.errors import RequestError, UnavailableError
 from app.logs import request_id
 from app.metrics import RATE_LIMITED, RESPONSE_CACHE
 from app.serving.freshness import Freshness
-from app.serving.proxies import TrustedProxies
-from app.serving.rate_limits import RateLimits, client_key
+from app.serving.proxies import TrustedProxies, client_key
+from app.serving.rate_limits import RateLimits
 from app.serving.request import CANCELLED, IncomingRequest
 from app.serving.request_log import RequestLog
+from app.serving.response import Response, ResponseHeaders
 from app.serving.response_cache import ResponseCache, StoredResponse, Tagger, encode, tag_headers
 
 log = logging.getLogger(__name__)
@@ -57,25 +48,6 @@ REQUEST = "pypi_stats.request"
 _HIT = RESPONSE_CACHE.labels("hit")
 _TAG_MATCH = RESPONSE_CACHE.labels("tag_match")
 _MISS = RESPONSE_CACHE.labels("miss")
-
-_STATUS_LINES = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A whole response, without the headers that every response has."""
-
-    status: int
-    headers: Headers
-    body: bytes = b""
-    publication: Publication | None = None
-    """Publication that the body was computed from. None for other bodies."""
-
-    header_lines: bytes | None = None
-    """The headers as bytes on the wire, if they are known already."""
-
 
 _METHODS = ("GET", "HEAD")
 
@@ -105,9 +77,8 @@ class Dispatcher:
     timeout_seconds: float
 
     def __post_init__(self) -> None:
+        self._headers = ResponseHeaders(self.freshness, self.clock)
         self._pending: dict[_Pending, asyncio.Task[tuple[StoredResponse, Publication]]] = {}
-        self._shared_for: tuple[object, ...] = ()
-        self._shared: tuple[Headers, bytes] = [], b""
 
     def incoming(self, scope: Scope, method: str, target: bytes) -> IncomingRequest:
         """Create a request. Its scope needs `client` and `headers` only."""
@@ -142,7 +113,7 @@ class Dispatcher:
                 # Too late for a response: the server closes the connection.
                 raise
             log.exception("a request failed unexpectedly")
-            await self._send(request, _whole(unexpected_answer()), send)
+            await self._send(request, Response.of(unexpected_answer()), send)
         finally:
             # Without a status, the server stops and cancels what runs.
             request.status = request.status or CANCELLED
@@ -152,11 +123,11 @@ class Dispatcher:
         """Return the response if nothing has to be waited for, else None."""
         if request.is_preflight:
             return Response(204, raw_headers(PREFLIGHT_HEADERS))
-        if self._is_uncounted(request):
-            assert self.rate_limits
-            if self.rate_limits.waits:
+        rate_limits = self._limits_to_count(request)
+        if rate_limits:
+            if rate_limits.waits:
                 return None
-            request.limit_state = self.rate_limits.count_at_once(client_key(request.client))
+            request.limit_state = rate_limits.count_at_once(client_key(request.client))
         return self._refuse(request) or self._look_up(request)
 
     def render(
@@ -165,21 +136,16 @@ class Dispatcher:
         """Return head and body of a response as bytes on the wire, and log the request."""
         body = b"" if request.method == "HEAD" else response.body
         request.status, request.size = response.status, len(body)
-        if response.publication:
-            given = response.header_lines or lines(response.headers)
-            _, shared = self._shared_headers(response.publication, server_headers)
-            head = given + shared + lines(self._own_headers(request))
-        else:
-            head = lines([*server_headers, *self._headers(request, response)])
+        head = self._headers.head(request, response, server_headers)
         self.log.note(request)
-        return b"".join((_STATUS_LINES[response.status], head, b"\r\n")), body
+        return head, body
 
     async def _respond(self, request: IncomingRequest) -> Response | None:
         """Return the response, or None if FastAPI has to answer."""
         response = self.respond_at_once(request)
-        if response is None and self._is_uncounted(request):
-            assert self.rate_limits
-            request.limit_state = await self.rate_limits.count(client_key(request.client))
+        rate_limits = self._limits_to_count(request)
+        if response is None and rate_limits:
+            request.limit_state = await rate_limits.count(client_key(request.client))
             response = self._refuse(request) or self._look_up(request)
         if response or request.method not in _METHODS:
             return response
@@ -187,10 +153,10 @@ class Dispatcher:
             return await self._compute(request, self.freshness.publication)
         return None
 
-    def _is_uncounted(self, request: IncomingRequest) -> bool:
-        """Return True if the request has a limit and is not counted yet."""
-        is_limited = self.rate_limits and request.path.startswith(LIMITED_PREFIX)
-        return bool(is_limited) and request.limit_state is None
+    def _limits_to_count(self, request: IncomingRequest) -> RateLimits | None:
+        """Return the limits, or None if the request has none or is counted already."""
+        is_uncounted = request.limit_state is None and is_limited(request.path)
+        return self.rate_limits if is_uncounted else None
 
     def _refuse(self, request: IncomingRequest) -> Response | None:
         """Return a 429 if the client has exceeded a limit."""
@@ -201,7 +167,7 @@ class Dispatcher:
         seconds = max(1, ceil(state.resets_in_seconds))
         detail = f"One client may make {in_words(state.limit)}: wait {seconds} s."
         with _logged_as(request):
-            return _whole(problem(429, detail, headers={"Retry-After": str(seconds)}))
+            return Response.of(problem(429, detail, headers={"Retry-After": str(seconds)}))
 
     def _look_up(self, request: IncomingRequest) -> Response | None:
         """Return a stored response, a 304, or the error of an invalid request."""
@@ -303,45 +269,11 @@ class Dispatcher:
 
     def _error(self, request: IncomingRequest, error: RequestError) -> Response:
         with _logged_as(request):
-            return _whole(error_answer(error))
-
-    def _headers(self, request: IncomingRequest, response: Response) -> Headers:
-        """Return all headers of a response."""
-        if response.publication is None:
-            return self._complete(request, response.headers)
-        shared, _ = self._shared_headers(response.publication, [])
-        return [*response.headers, *shared, *self._own_headers(request)]
-
-    def _complete(self, request: IncomingRequest, headers: Headers) -> Headers:
-        """Add the headers that every response has to those of one without a publication."""
-        day = self.freshness.as_of()
-        return completed([*headers, *self._own_headers(request)], [*DEFAULTS, *day])
-
-    def _shared_headers(
-        self, publication: Publication, server_headers: Headers
-    ) -> tuple[Headers, bytes]:
-        """Return the headers that all responses of a publication share for one second."""
-        now = self.clock()
-        key = (
-            publication,
-            self.freshness.publication,
-            self.freshness.age_seconds,
-            server_headers,
-            int(now.timestamp()),
-        )
-        if key != self._shared_for:
-            headers = completed(self.freshness.headers(publication, now))
-            self._shared_for = key
-            self._shared = headers, lines([*server_headers, *headers])
-        return self._shared
-
-    def _own_headers(self, request: IncomingRequest) -> Headers:
-        limits = request.limit_state.headers(self.clock()) if request.limit_state else []
-        return [(b"x-request-id", request.id.encode()), *limits]
+            return Response.of(error_answer(error))
 
     async def _send(self, request: IncomingRequest, response: Response, send: Send) -> None:
         body = b"" if request.method == "HEAD" else response.body
-        headers = self._headers(request, response)
+        headers = self._headers.of(request, response)
         request.status, request.size = response.status, len(body)
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -358,7 +290,7 @@ class Dispatcher:
         async def send_complete(message: Message) -> None:
             if message["type"] == "http.response.start":
                 request.status = message["status"]
-                message["headers"] = self._complete(request, message["headers"])
+                message["headers"] = self._headers.complete(request, message["headers"])
             elif is_head:
                 message = {**message, "body": b""}
             else:
@@ -380,7 +312,3 @@ def _logged_as(request: IncomingRequest) -> Iterator[None]:
         yield
     finally:
         request_id.reset(token)
-
-
-def _whole(response: StarletteResponse) -> Response:
-    return Response(response.status_code, response.raw_headers, bytes(response.body))

@@ -1,12 +1,9 @@
-"""Where requests are counted: in this process, or in a Redis that several share."""
+"""Where requests are counted: in this process, or in a Redis that several processes share."""
 
 import asyncio
-from asyncio import Future, Task
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import Context
-from threading import Lock
 from time import monotonic, time
 from typing import Any, NamedTuple
 
@@ -25,6 +22,14 @@ least recently used counter is evicted, and its client starts from zero.
 SHARED_TIMEOUT_SECONDS = 0.25
 """Timeout for counting a request in a shared storage, which usually takes a millisecond or two."""
 
+SHARED_OPTIONS: dict[str, Any] = {
+    "socket_timeout": SHARED_TIMEOUT_SECONDS,
+    "socket_connect_timeout": SHARED_TIMEOUT_SECONDS,
+    # The client's default would retry for seconds.
+    "retry": Retry(NoBackoff(), 0),
+}
+"""Options of the Redis client."""
+
 
 class Counted(NamedTuple):
     """The state of a counter."""
@@ -34,44 +39,40 @@ class Counted(NamedTuple):
 
 
 class BoundedMemoryStorage(Storage):
-    """Counters in memory, at most `MAX_COUNTERS`. The storage of limits has no such bound.
+    """A storage of limits with at most `MAX_COUNTERS` counters, for one thread.
 
-    They expire by monotonic time: a wall clock that is set back would keep a client blocked.
+    The library's own is unbounded and expires counters by the wall clock, which would keep a client
+    blocked after the clock is set back.
     """
 
-    # Declared as the library does.
+    # The library declares the attribute as a list.
     STORAGE_SCHEME = ["memory+bounded"]  # noqa: RUF012
+
+    base_exceptions = StorageError
 
     def __init__(self, uri: str, **_: Any) -> None:
         super().__init__(uri)
-        self._counters: OrderedDict[str, _Counter] = OrderedDict()
-        """Ordered by their last use, the latest last."""
-
-        self._lock = Lock()
-
-    @property
-    def base_exceptions(self) -> type[Exception]:
-        return StorageError
+        self._counters: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """Numbers of requests and the monotonic times at which they expire, by key. The most
+        recently used counter comes last.
+        """
 
     def count(self, key: str, expiry: int, amount: int = 1) -> Counted:
-        """Count a request. limits wraps `incr` and `get_expiry` in a function each, which takes as
-        long as counting.
-        """
-        with self._lock:
-            now = monotonic()
-            counter = self._counters.get(key)
-            if counter is None or counter.expires_at <= now:
-                counter = self._counters[key] = _Counter(now + expiry)
-            self._counters.move_to_end(key)
-            if len(self._counters) > MAX_COUNTERS:
-                self._counters.popitem(last=False)
-            counter.count += amount
-            return Counted(counter.count, counter.expires_at - now)
+        """Count a request. The wrapper that limits puts around `incr` takes as long as counting."""
+        now = monotonic()
+        requests, expires_at = self._counters.pop(key, (0, 0.0))
+        if expires_at <= now:
+            requests, expires_at = 0, now + expiry
+        requests += amount
+        self._counters[key] = requests, expires_at
+        if len(self._counters) > MAX_COUNTERS:
+            self._counters.popitem(last=False)
+        return Counted(requests, expires_at - now)
 
     def state(self, key: str) -> Counted:
-        counter = self._counters.get(key)
-        left = counter.expires_at - monotonic() if counter else 0.0
-        return Counted(counter.count, left) if counter and left > 0 else Counted(0, 0.0)
+        requests, expires_at = self._counters.get(key, (0, 0.0))
+        left = expires_at - monotonic()
+        return Counted(requests, left) if left > 0 else Counted(0, 0.0)
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         return self.count(key, expiry, amount).requests
@@ -80,7 +81,7 @@ class BoundedMemoryStorage(Storage):
         return self.state(key).requests
 
     def get_expiry(self, key: str) -> float:
-        """The library wants it in seconds since 1970."""
+        """Return when the counter expires, in seconds since 1970."""
         return time() + self.state(key).resets_in_seconds
 
     def check(self) -> bool:
@@ -92,26 +93,8 @@ class BoundedMemoryStorage(Storage):
         return count
 
     def clear(self, key: str) -> None:
-        with self._lock:
-            self._counters.pop(key, None)
+        self._counters.pop(key, None)
 
-
-class _Counter:
-    __slots__ = ("count", "expires_at")
-
-    def __init__(self, expires_at: float) -> None:
-        self.count = 0
-        self.expires_at = expires_at
-        """In monotonic time."""
-
-
-SHARED_OPTIONS: dict[str, Any] = {
-    "socket_timeout": SHARED_TIMEOUT_SECONDS,
-    "socket_connect_timeout": SHARED_TIMEOUT_SECONDS,
-    # Its own would let a request wait for seconds.
-    "retry": Retry(NoBackoff(), 0),
-}
-"""For Redis."""
 
 # KEYS are the counters of the clients, one for each limit. ARGV is the number of limits, then for
 # each limit its number of requests and its period in seconds. A request that a limit refuses does
@@ -147,74 +130,59 @@ return counted
 
 
 class SharedCounters:
-    """In a Redis, those that limits has there: other processes, and other versions, count with it.
+    """Counters in a Redis storage of limits.
 
-    Those who ask while others are counted are counted together after them, which takes one way to
-    Redis and back, however many they are and whatever their limits. By itself limits takes one for
-    each limit and request, and one more.
+    Requests that arrive while others are counted are counted together after them, in one round trip
+    for any number of requests and limits. By itself limits takes two round trips for each limit.
     """
 
     def __init__(self, storage: RedisStorage, items: Sequence[RateLimitItem]) -> None:
-        self._storage = storage
-        self._limits = len(items)
+        self._prefixed_key = storage.prefixed_key
         self._count_all = storage.get_connection().register_script(_COUNT)
         self._arguments = [
-            self._limits,
+            len(items),
             *(number for item in items for number in (item.amount, item.get_expiry())),
         ]
-        # Of its own, that nothing else has to wait for in an outage.
+        # During an outage the thread is blocked most of the time, so nothing else uses it.
         self._thread = ThreadPoolExecutor(1)
-        self._waiting: list[tuple[Sequence[str], Future[list[Counted]]]] = []
-        self._counting: Task[None] | None = None
+        self._counting = asyncio.Lock()
+        self._keys: list[str] = []
+        """Keys of the next batch."""
+
+        self._batch: asyncio.Task[list[Counted]] | None = None
 
     async def count(self, keys: Sequence[str]) -> list[Counted]:
         """Count a request in the counters of these keys, one for each limit.
 
         Raises `StorageError`, and `TimeoutError` after `SHARED_TIMEOUT_SECONDS`.
         """
-        loop = asyncio.get_running_loop()
-        counted: Future[list[Counted]] = loop.create_future()
-        self._waiting.append((keys, counted))
-        if self._counting is None or self._counting.done():
-            # Not in the context of the request that happened to be the first.
-            self._counting = loop.create_task(self._count_waiting(), context=Context())
+        if not self._keys:
+            self._batch = asyncio.create_task(self._count_batch())
+        batch, first = self._batch, len(self._keys)
+        assert batch
+        self._keys += keys
         async with asyncio.timeout(SHARED_TIMEOUT_SECONDS):
-            return await counted
+            counted = await asyncio.shield(batch)
+        return counted[first : first + len(keys)]
 
     def close(self) -> None:
-        if self._counting:
-            self._counting.cancel()
+        if self._batch:
+            self._batch.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _count_waiting(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            # Who has given up was counted elsewhere.
-            asked = [one for one in self._waiting if not one[1].done()]
-            self._waiting = []
-            if not asked:
-                continue
-            keys = [key for of_one, _ in asked for key in of_one]
-            try:
-                counted = await loop.run_in_executor(self._thread, self._count, keys)
-            except StorageError as error:
-                for _, waiting in asked:
-                    if not waiting.done():
-                        waiting.set_exception(error)
-            else:
-                for number, (_, waiting) in enumerate(asked):
-                    if not waiting.done():
-                        first = number * self._limits
-                        waiting.set_result(counted[first : first + self._limits])
+    async def _count_batch(self) -> list[Counted]:
+        async with self._counting:
+            keys, self._keys = self._keys, []
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, self._count, keys)
 
     def _count(self, keys: Sequence[str]) -> list[Counted]:
-        prefixed = [self._storage.prefixed_key(key) for key in keys]
         try:
-            told: list[int] = self._count_all(prefixed, self._arguments)
-        # A host that can't be one is found out by the encoding of names.
+            numbers: list[int] = self._count_all([*map(self._prefixed_key, keys)], self._arguments)
+        # Encoding an invalid host name raises a UnicodeError.
         except (RedisError, UnicodeError) as error:
             raise StorageError(error) from error
         return [
             Counted(requests, max(milliseconds, 0) / 1000)
-            for requests, milliseconds in zip(told[::2], told[1::2], strict=True)
+            for requests, milliseconds in zip(numbers[::2], numbers[1::2], strict=True)
         ]

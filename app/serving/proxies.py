@@ -1,11 +1,11 @@
-"""Addresses of clients behind trusted proxies."""
+"""Clients by address, also behind trusted proxies."""
 
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Network, ip_address, ip_network
 
-LOCAL = "local"
-"""Client of a connection that has no address, such as a Unix socket."""
+IPV6_CLIENT_BITS = 64
+"""Length of the network that one IPv6 customer has."""
 
 
 class TrustedProxies:
@@ -47,3 +47,18 @@ def _address(entry: str) -> str | None:
         return str(ip_address(host))
     except ValueError:
         return None
+
+
+@lru_cache(maxsize=4096)
+def client_key(host: str) -> str:
+    """Return the client to count: an address, or the network of one IPv6 customer."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        # A connection without an address, such as a Unix socket.
+        return "local"
+    if isinstance(address, IPv4Address):
+        return host
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((int(address), IPV6_CLIENT_BITS), strict=False))

@@ -1,8 +1,7 @@
-"""How many requests one client may make.
+"""How many requests a client may make.
 
-slowapi holds the limits and their storage. What asks them is ours: slowapi's middlewares look for
-the route, do not find one that belongs to an included router, and spend six times as long on a
-check as counting takes.
+slowapi's `Limiter` has the storages. Its middlewares are not used: they do not find the routes of
+included routers, and one check takes six times as long as counting.
 """
 
 import asyncio
@@ -12,9 +11,7 @@ from contextlib import suppress
 from contextvars import Context
 from datetime import datetime
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Network, ip_address
 from math import ceil
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import limits
@@ -31,17 +28,15 @@ from app.serving.limit_storage import (
     Counted,
     SharedCounters,
 )
+from app.serving.proxies import client_key
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
 """Time between two attempts to reach a shared storage that failed."""
 
-IPV6_CLIENT_BITS = 64
-"""Length of the network that one IPv6 customer has."""
-
 _PROBE = "probe"
-"""Name under which the recovery check counts."""
+"""Client for which the recovery check counts."""
 
 
 class RateLimitState(NamedTuple):
@@ -62,10 +57,10 @@ class RateLimitState(NamedTuple):
 
 
 class RateLimits:
-    """One budget for each client over all that is limited.
+    """One budget for each client, of one or several limits such as `10/second;300/minute`.
 
-    `rate_limits` is as in the setting of that name, and not empty. A `storage_uri` of Redis shares
-    the budget with all who use the same; while that is away, each process counts for itself.
+    With the `storage_uri` of a Redis, all processes that use it share the budget. While it can't be
+    reached, each process counts for itself.
     """
 
     def __init__(self, rate_limits: str, storage_uri: str | None) -> None:
@@ -73,34 +68,28 @@ class RateLimits:
         self._keys = lru_cache(maxsize=1024)(
             lambda client: [item.key_for(client) for item in self._items]
         )
-        (scheme,) = BoundedMemoryStorage.STORAGE_SCHEME
-        own = _storage(rate_limits, f"{scheme}://", {})
+        own = _storage(rate_limits, "memory+bounded://")
         assert isinstance(own, BoundedMemoryStorage)
         self._own = own
-        self._shared = self._shared_counters(rate_limits, storage_uri) if storage_uri else None
-        self._is_shared_up = bool(self._shared)
-        self._recovery: asyncio.Task[None] | None = None
-        if self._shared:
+        self._shared: SharedCounters | None = None
+        if storage_uri:
+            shared = _storage(rate_limits, storage_uri, **SHARED_OPTIONS)
+            assert isinstance(shared, RedisStorage)
+            self._shared = SharedCounters(shared, self._items)
             RATE_LIMIT_STORAGE_UP.labels("redis").set(1)
+        self.waits = self._shared is not None
+        """True if counting waits for a shared storage."""
 
-    def _shared_counters(self, rate_limits: str, storage_uri: str) -> SharedCounters:
-        storage = _storage(rate_limits, storage_uri, SHARED_OPTIONS)
-        assert isinstance(storage, RedisStorage)
-        return SharedCounters(storage, self._items)
+        self._recovery: asyncio.Task[None] | None = None
 
     async def count(self, client: str) -> RateLimitState:
         """Count a request of the client."""
-        if self._shared and self._is_shared_up:
+        if self._shared and self.waits:
             try:
                 return self._state(await self._shared.count(self._keys(client)))
             except (StorageError, TimeoutError) as error:
                 self._use_own(error)
         return self.count_at_once(client)
-
-    @property
-    def waits(self) -> bool:
-        """True if counting waits for a shared storage."""
-        return self._is_shared_up
 
     def count_at_once(self, client: str) -> RateLimitState:
         """Count a request of the client in this process."""
@@ -108,90 +97,63 @@ class RateLimits:
         is_refused = False
         for item, key in zip(self._items, self._keys(client), strict=True):
             if is_refused:
-                # What a limit refuses does not count for those after it.
-                of_limit = self._own.state(key)
+                # A request that a limit refuses does not count for the limits after it.
+                counter = self._own.state(key)
             else:
-                of_limit = self._own.count(key, item.get_expiry())
-                is_refused = of_limit.requests > item.amount
-            counted.append(of_limit)
+                counter = self._own.count(key, item.get_expiry())
+                is_refused = counter.requests > item.amount
+            counted.append(counter)
         return self._state(counted)
 
     def _state(self, counted: Sequence[Counted]) -> RateLimitState:
-        """By what was counted of each limit."""
-        closest, resets_in_seconds, fewest = self._items[0], 0.0, self._items[0].amount
-        for item, of_limit in zip(self._items, counted, strict=True):
-            remaining = item.amount - of_limit.requests
+        """Choose the limit with the fewest requests left, and of equal ones the last to reset."""
+        closest, fewest, latest, exceeded = self._items[0], self._items[0].amount, 0.0, False
+        for item, (requests, resets_in_seconds) in zip(self._items, counted, strict=True):
+            remaining = item.amount - requests
             if remaining < 0:
-                return self._exceeded(counted)
-            # Of two that are as close, the one that lasts longer: the shortest comes first.
-            if remaining <= fewest:
-                closest, resets_in_seconds, fewest = item, of_limit.resets_in_seconds, remaining
-        return RateLimitState(closest, fewest, resets_in_seconds, exceeded=False)
-
-    def _exceeded(self, counted: Sequence[Counted]) -> RateLimitState:
-        """By the limit that lasts longest, of those that are used up: until then all is refused."""
-        resets_in_seconds, item = max(
-            (
-                (of_limit.resets_in_seconds, item)
-                for item, of_limit in zip(self._items, counted, strict=True)
-                if of_limit.requests >= item.amount
-            ),
-            key=itemgetter(0),
-        )
-        return RateLimitState(item, 0, resets_in_seconds, exceeded=True)
+                remaining, exceeded = 0, True
+            if remaining < fewest or (remaining == fewest and resets_in_seconds > latest):
+                closest, fewest, latest = item, remaining, resets_in_seconds
+        return RateLimitState(closest, fewest, latest, exceeded)
 
     def _use_own(self, error: StorageError | TimeoutError) -> None:
-        if self._is_shared_up:
-            self._is_shared_up = False
+        if self.waits:
+            self.waits = False
             RATE_LIMIT_STORAGE_UP.labels("redis").set(0)
             log.warning(
                 "the storage of the rate limits is away, each process counts: %s",
                 str(error) or f"no answer in {SHARED_TIMEOUT_SECONDS} s",
             )
-            # Not in the context of the request that happened to find out.
+            # An own context, because the current one belongs to a request.
             self._recovery = asyncio.get_running_loop().create_task(
                 self._return_to_shared(), context=Context()
             )
 
     async def _return_to_shared(self) -> None:
         assert self._shared
-        while not self._is_shared_up:
+        while not self.waits:
             await asyncio.sleep(RETRY_SECONDS)
             with suppress(StorageError, TimeoutError):
-                # Not only that it answers: that it counts.
+                # A storage may respond and yet not be writable.
                 await self._shared.count(self._keys(_PROBE))
-                self._is_shared_up = True
+                self.waits = True
         RATE_LIMIT_STORAGE_UP.labels("redis").set(1)
         log.info("the storage of the rate limits is back")
 
     def close(self) -> None:
         if self._shared:
             self._shared.close()
-        # Last: who was still waiting may have begun it.
+        # Requests that still wait may have started the recovery.
         if self._recovery:
             self._recovery.cancel()
 
 
-def _storage(rate_limits: str, storage_uri: str, options: dict[str, Any]) -> Storage:
+def _storage(rate_limits: str, storage_uri: str, **options: Any) -> Storage:
     limiter = Limiter(
         key_func=lambda request: client_key(request.client.host),
         application_limits=[rate_limits],
         storage_uri=storage_uri,
-        storage_options=dict(options),
+        storage_options=options,
+        strategy="fixed-window",
     )
     return limiter.limiter.storage
-
-
-@lru_cache(maxsize=4096)
-def client_key(host: str) -> str:
-    """Return the client to count: an address, or the network of one IPv6 customer."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        # A connection without an address, such as a Unix socket.
-        return "local"
-    if isinstance(address, IPv4Address):
-        return host
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(IPv6Network((int(address), IPV6_CLIENT_BITS), strict=False))
