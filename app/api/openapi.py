@@ -65,9 +65,9 @@ report a problem.
 
 _LIMITS = """
 One client may make {limits}, on all paths together. Answers say where you stand with the limit \
-that you are closest to: `X-RateLimit-Limit` is how many requests it allows, `X-RateLimit-Remaining` \
-how many of them are left, and `X-RateLimit-Reset` when it starts anew, in seconds since 1970. \
-Past it the answer is `429`: please wait for the seconds in its `Retry-After`.
+that you are closest to: `X-RateLimit-Limit` is how many requests it allows, \
+`X-RateLimit-Remaining` how many of them are left, and `X-RateLimit-Reset` when it starts anew, in \
+seconds since 1970. Past it the answer is `429`: please wait for the seconds in its `Retry-After`.
 """
 
 
