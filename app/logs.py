@@ -1,4 +1,4 @@
-"""How log lines look: for people on a console, or one JSON object a line."""
+"""Logging: readable lines, or one JSON object per line."""
 
 import asyncio
 import logging
@@ -16,11 +16,11 @@ import structlog
 from app.domain.clock import Clock
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the request that is being answered: also in what is logged meanwhile. Empty outside of one."""
+"""Id of the current request, for its log lines and error bodies. Empty outside of requests."""
 
 
 def configure_logging(level: str, log_format: str) -> None:
-    """Send every logger, our own and the libraries', through one handler on standard error.
+    """Send the lines of all loggers, also those of libraries, to standard error.
 
     `level` is a level's name in lower case, `log_format` is `console` or `json`.
     """
@@ -30,7 +30,7 @@ def configure_logging(level: str, log_format: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # A trace is written without the values of variables: there are passwords among them.
+    # Tracebacks do not show the values of variables, because some are passwords.
     renderers: list[structlog.typing.Processor] = (
         [
             structlog.processors.ExceptionRenderer(
@@ -72,11 +72,11 @@ def configure_logging(level: str, log_format: str) -> None:
             },
             "root": {"handlers": ["stderr"], "level": level.upper()},
             "loggers": {
-                # These tell at info what is ours to tell, or what nobody asked for.
+                # What these libraries log as info, the service logs itself or does not need.
                 "alembic": {"level": "WARNING"},
                 "apscheduler": {"level": "WARNING"},
                 "google.auth": {"level": "ERROR"},
-                # Of every request they tell the whole address, with the password and token in it.
+                # These log the whole URL of every request, including passwords and tokens.
                 "httpcore": {"level": "WARNING"},
                 "httpx": {"level": "WARNING"},
             },
@@ -93,10 +93,11 @@ def _add_request_id(
 
 
 FLUSH_SECONDS = 0.1
+"""How long a request's line is buffered at most."""
 
 
 class RequestLine(NamedTuple):
-    """What is logged of a request."""
+    """The fields of a request's log line."""
 
     method: str
     path: str
@@ -109,15 +110,14 @@ class RequestLine(NamedTuple):
 
 
 class RequestLineWriter:
-    """Writes lines like those of `configure_logging`, of which every request has one, in a tenth of
-    their time.
+    """Writes the lines of requests in the format of `configure_logging`, ten times as fast.
 
-    A write to the system takes longer than all that is logged: lines wait for each other a moment.
+    Lines are buffered, because one system call takes longer than formatting a line.
     """
 
     def __init__(self, log_format: str, clock: Clock) -> None:
         self._clock = clock
-        self._render = _as_json if log_format == "json" else _for_people
+        self._render = _as_json if log_format == "json" else _as_text
         self._stream = sys.stderr.buffer
         self._lines: list[bytes] = []
 
@@ -129,7 +129,7 @@ class RequestLineWriter:
     def flush(self) -> None:
         lines = b"".join(self._lines)
         self._lines.clear()
-        # A log that can't be written is no reason to fail.
+        # Requests do not fail because the log can't be written.
         with suppress(OSError, ValueError):
             self._stream.write(lines)
             self._stream.flush()
@@ -146,7 +146,7 @@ def _as_json(timestamp: str, line: RequestLine) -> bytes:
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _for_people(timestamp: str, line: RequestLine) -> bytes:
+def _as_text(timestamp: str, line: RequestLine) -> bytes:
     query = f"?{line.query}" if line.query else ""
     return (
         f"{timestamp} [info     ] {line.method} {line.path}{query} {line.status} [app.requests] "

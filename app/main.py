@@ -45,7 +45,6 @@ from app.ingest.plan import cadence_of, check_again_at, read_again_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.interpreter import look_for_garbage_less_often
 from app.logs import RequestLineWriter, configure_logging
-from app.metrics import forget_ended_processes
 from app.serving.dispatch import Dispatcher
 from app.serving.freshness import Freshness
 from app.serving.proxies import TrustedProxies
@@ -93,7 +92,6 @@ def create_app_from_environment() -> Service:
     configure_logging(settings.log_level, settings.log_format)
     if settings.database_url is None:
         raise SettingsError("DATABASE_URL: should be set, or use `python -m app serve`")
-    forget_ended_processes()
     app = create_app(settings, settings.database_url.get_secret_value())
     look_for_garbage_less_often()
     return app

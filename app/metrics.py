@@ -1,14 +1,13 @@
-"""What Prometheus is told.
+"""The metrics. `docs/metrics.md` is generated from them.
 
-With several server processes each keeps its figures in files of a folder that they share, named by
-`PROMETHEUS_MULTIPROC_DIR`, so that whichever process is asked answers for all of them.
+Several server processes store their figures in files of one folder, `PROMETHEUS_MULTIPROC_DIR`, so
+that each of them can return the figures of all.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 
 from prometheus_client import (
@@ -20,7 +19,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from app.domain.clock import Clock
@@ -89,13 +88,15 @@ INGEST_TIMESTAMP = Gauge(
 
 
 class ObservedRun:
-    """One run of the ingest job, which failed unless it says otherwise. None is no run at all."""
+    """A run of the ingest job."""
 
     success: bool | None = False
+    """None if there was nothing to do, which does not count as a run."""
 
 
 @contextmanager
 def observe_ingest(source: str, clock: Clock) -> Iterator[ObservedRun]:
+    """Record a run of the ingest job. It failed unless the caller sets `success`."""
     run = ObservedRun()
     began = monotonic()
     try:
@@ -109,9 +110,7 @@ def observe_ingest(source: str, clock: Clock) -> Iterator[ObservedRun]:
 
 @dataclass(frozen=True, slots=True)
 class PublishedData(Collector):
-    """What is published: the same in every process, whichever of them published it, and known when
-    it is asked for. Not a number while nothing is published.
-    """
+    """Figures of the publication that all processes share. NaN if nothing is published."""
 
     age_days: float
     missing_days: float
@@ -142,7 +141,7 @@ class PublishedData(Collector):
 
 
 def exposition(data: PublishedData) -> bytes:
-    """All of it, as Prometheus reads it."""
+    """Return all metrics in Prometheus's text format."""
     registry = CollectorRegistry()
     registry.register(data)
     folder = os.environ.get(MULTIPROCESS_FOLDER)
@@ -150,16 +149,3 @@ def exposition(data: PublishedData) -> bytes:
         MultiProcessCollector(registry, folder)
         return generate_latest(registry)
     return generate_latest(REGISTRY) + generate_latest(registry)
-
-
-def forget_ended_processes() -> None:
-    """Leave out what processes had in use that are no more: one in the place of each has begun."""
-    folder = os.environ.get(MULTIPROCESS_FOLDER)
-    if not folder:
-        return
-    for file in Path(folder).glob("gauge_live*.db"):
-        process = int(file.stem.rpartition("_")[2])
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            mark_process_dead(process, folder)

@@ -11,6 +11,7 @@ from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -93,6 +94,13 @@ def _run(
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT), descriptor)
     sys.argv = ["python -m app", *arguments]
     import_module("tests.command").main()
+
+
+def refuses(address: str) -> bool:
+    """Return True if nothing listens at the address."""
+    parts = urlsplit(address)
+    with socket.socket() as connection:
+        return connection.connect_ex((parts.hostname, parts.port)) != 0
 
 
 def assert_fails(result: subprocess.CompletedProcess[str], status: int, *parts: str) -> None:

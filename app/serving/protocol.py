@@ -1,8 +1,10 @@
-"""The server's protocol: uvicorn's, with limits, and without tasks for simple responses.
+"""The server's HTTP protocol: uvicorn's, with bounds, and without tasks for simple responses.
 
-uvicorn's takes a head of any size and waits for it without end. Here, what goes beyond a bound is
-answered before there is a request, and the connection is closed. What the app has an answer to at
-hand is answered before there is a task.
+uvicorn accepts a head of any size and waits for it forever. This protocol refuses a request that
+exceeds a bound, and closes the connection. It also writes the responses that the dispatcher has at
+once, because creating a task for a cache hit takes twice as long as the rest.
+
+`tests/serving/test_private_apis.py` lists the parts of uvicorn's private API that are used.
 """
 
 import logging
@@ -37,18 +39,18 @@ LONG_TARGET = 414, f"A path with its query may have {MAX_TARGET_BYTES} bytes."
 LONG_HEADERS = 431, f"Headers may have {MAX_HEADERS_BYTES} bytes together."
 
 MAX_BODY_BYTES = 16 * 1024
-"""No request needs a body, though some clients send a small one."""
+"""Maximum length of a body. No request needs one, but some clients send a small one."""
 
 HEAD_TIMEOUT_SECONDS = 10.0
-"""How long a request's head may take: from the connection on, or from the first byte of a later
-request on it.
+"""Timeout for receiving a request's head. It begins with the connection, and for later requests
+with their first byte.
 """
 
 MAX_PIPELINED = 1000
-"""Requests of a connection that wait for those before them. Each takes 2 KB, and is sent in 18."""
+"""Maximum number of pipelined requests queued per connection. Each takes 2 KB."""
 
 WRITE_TIMEOUT_SECONDS = 20.0
-"""How long a client may read nothing of a response that waits for it."""
+"""Timeout for a client that reads nothing of its response."""
 
 LINGER_SECONDS = 2.0
 """How long a refused connection stays open so that the client can read the error."""
@@ -58,35 +60,35 @@ class _RefusedError(Exception):
     """Stops the parser."""
 
 
-# What it says of a request that is none is said by us, with the answer.
-logging.getLogger("uvicorn.error").addFilter(
-    lambda record: record.msg != "Invalid HTTP request received."
-)
+def _is_useful(record: logging.LogRecord) -> bool:
+    """Return False for what the service logs itself, and for the tracebacks of cancelled requests.
+
+    uvicorn logs one line when a stop cancels requests, and then a traceback for each of them.
+    """
+    is_cancelled = record.exc_info and isinstance(record.exc_info[1], CancelledError)
+    return record.msg != "Invalid HTTP request received." and not is_cancelled
 
 
-def _is_of_cancelled_request(record: logging.LogRecord) -> bool:
-    return record.exc_info is not None and isinstance(record.exc_info[1], CancelledError)
-
-
-# uvicorn logs one line when a stop cancels requests, and then a traceback for each of them.
-logging.getLogger("uvicorn.error").addFilter(lambda record: not _is_of_cancelled_request(record))
+logging.getLogger("uvicorn.error").addFilter(_is_useful)
 
 
 class BoundedHTTPProtocol(HttpToolsProtocol):
-    """A connection waits for an answer, or one of the timers runs: none is held for nothing."""
+    """A connection. Either a response is being computed, or a timer closes the connection."""
 
     _head_timer: TimerHandle | None = None
     """Runs until a head is complete."""
 
     _head_bytes = 0
-    """Received since then."""
+    """Bytes received since the head timer was started."""
 
     _has_head_begun = False
 
     _write_timer: TimerHandle | None = None
+    """Runs while the client has to read."""
+
     _refusal: tuple[int, str] = 400, "This is no valid HTTP request."
     _is_refused = False
-    """Nothing more is read."""
+    """True if the rest of the connection is ignored."""
 
     def __init__(self, *arguments: Any, **named_arguments: Any) -> None:
         super().__init__(*arguments, **named_arguments)
@@ -94,11 +96,11 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self._unwritten: tuple[bytes, bytes] | None = None
         """Head and body of a response that needed no task."""
 
-    # The type that every server hands over, as uvicorn has it.
+    # uvicorn declares the transport's type like this as well.
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if self.client:
-            # On a socket for both, an IPv4 address looks like one of IPv6.
+            # On a dual-stack socket an IPv4 address is mapped to an IPv6 address.
             self.client = self.client[0].removeprefix("::ffff:"), self.client[1]
         self._wait_for_head()
 
@@ -108,8 +110,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         super().resume_writing()
         super().connection_lost(exc)
 
-    def eof_received(self) -> bool:  # type: ignore[override] # as asyncio has it
-        """A client that has asked and will say no more still gets its answer."""
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio's own type
+        """Keep the connection open for the response if the client has closed its side."""
         return self._is_answering()
 
     def data_received(self, data: bytes) -> None:
@@ -121,11 +123,11 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         if self._head_timer:
             self._head_bytes += len(data)
         elif self._has_head_begun or not self._is_answering():
-            # Most heads come in one piece and need no timer. After blank lines, and what is left of
-            # a body, uvicorn has stopped its own.
+            # Most heads come in one piece and need no timer. uvicorn has stopped its keep-alive
+            # timer, also for blank lines and the rest of a body.
             self._wait_for_head()
             if self._has_head_begun:
-                # Requests before it may have come in the same piece.
+                # The data may contain earlier requests as well.
                 self._head_bytes = len(self.url) + self._headers_bytes()
         else:
             return
@@ -140,34 +142,38 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._has_head_begun = False
         self._stop_waiting()
-        if len(self.url) > MAX_TARGET_BYTES:
-            self._refusal = LONG_TARGET
-            raise _RefusedError
         given = dict(self.headers)
-        if b"transfer-encoding" in given:
-            self._refusal = 411, "A body, which none needs, has to come with its length."
-            raise _RefusedError
-        # The parser takes none that is there twice.
+        # The parser rejects a repeated Content-Length.
         length = given.get(b"content-length")
-        if length is not None and int(length) > MAX_BODY_BYTES:
-            self._refusal = 413, f"A body may have {MAX_BODY_BYTES} bytes; none is needed."
-            raise _RefusedError
-        if self._headers_bytes() > MAX_HEADERS_BYTES:
-            self._refusal = LONG_HEADERS
-            raise _RefusedError
-        if len(self.pipeline) >= MAX_PIPELINED:
-            self._refusal = 400, f"{MAX_PIPELINED} requests may wait for those before them."
+        refusal = self._find_refusal(length, has_encoding=b"transfer-encoding" in given)
+        if refusal:
+            self._refusal = refusal
             raise _RefusedError
         if length is not None or not self._is_answered_at_once():
             super().on_headers_complete()
 
-    def _is_answered_at_once(self) -> bool:
-        """By the app's fast path, in place of uvicorn's cycle of request and response.
+    def _find_refusal(self, length: bytes | None, *, has_encoding: bool) -> tuple[int, str] | None:
+        """Return status and detail of the error if the request exceeds a bound."""
+        if len(self.url) > MAX_TARGET_BYTES:
+            return LONG_TARGET
+        if has_encoding:
+            return 411, "A body, which none needs, has to come with its length."
+        if length is not None and int(length) > MAX_BODY_BYTES:
+            return 413, f"A body may have {MAX_BODY_BYTES} bytes; none is needed."
+        if self._headers_bytes() > MAX_HEADERS_BYTES:
+            return LONG_HEADERS
+        if len(self.pipeline) >= MAX_PIPELINED:
+            return 400, f"{MAX_PIPELINED} requests may wait for those before them."
+        return None
 
-        Nothing has to be waited for: there is room for the answer, and none comes before it.
+    def _is_answered_at_once(self) -> bool:
+        """Answer without uvicorn's request cycle. Return False if the request needs a task.
+
+        That is the case if the response has to wait: for its computation, for responses before it,
+        or for the client to read.
         """
         parser = self.parser
-        # Of the request before this one, in the same piece.
+        # The response to the request before this one in the same data.
         self._write_answer()
         if (
             self._dispatcher is None
@@ -195,11 +201,11 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
                 request, response, self.server_state.default_headers
             )
         except Exception:
-            # The parser would take it for an invalid request.
+            # The parser would report an invalid request.
             log.exception("a request could not be answered at once")
             return False
-        # Not yet: a client that is written to wakes up and asks again. When all that have asked are
-        # answered first, they are found together, with fewer calls of the system.
+        # Write after the loop has read from all ready connections. Clients that receive responses
+        # together also send their next requests together, which takes fewer system calls.
         self.loop.call_soon(self._complete_answer)
         return True
 
@@ -210,12 +216,12 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
 
     def _write_answer(self) -> None:
         if self._unwritten and not self.transport.is_closing():
-            # They are not joined: a body may be long.
+            # Joining them would copy the body.
             self.transport.writelines(self._unwritten)
         self._unwritten = None
 
     def on_message_complete(self) -> None:
-        # uvicorn tells it to the cycle, and what is answered at once has none.
+        # uvicorn passes this on to the request cycle, which a response at once does not have.
         if not self._unwritten:
             super().on_message_complete()
 
@@ -244,17 +250,17 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             self._stop_waiting_for_reader()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Clients that offer another protocol are common, and answered in this one."""
+        """Log nothing: clients that offer another protocol are common."""
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """Called for whatever stopped the parser; we know more of it than `msg` says."""
+        """Called if the parser has stopped. `_refusal` says why."""
         self._refuse(*self._refusal)
 
     def _has_ended(self) -> bool:
         return self._is_refused or self.transport.is_closing()
 
     def _is_answering(self) -> bool:
-        # Before the first request that needs one there is no cycle, whatever its type says.
+        # uvicorn's type excludes None, the value before the first request.
         cycle: RequestResponseCycle | None = self.cycle
         is_complete = cycle is None or cycle.response_complete
         return bool(self._unwritten or self.pipeline) or not is_complete
@@ -271,7 +277,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self._wait_until_closed()
 
     def _wait_until_closed(self) -> None:
-        """A connection that is closed stays until its client has read all."""
+        """Limit the time for which a closed connection waits for its client to read the rest."""
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._wait_for_reader()
 
@@ -305,7 +311,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             self._close()
 
     def _refuse(self, status: int, detail: str) -> None:
-        """After the answers to what came before on the same connection."""
+        """Read no more requests, and send an error after the responses that are due."""
         self._is_refused = True
         self._refusal = status, detail
         self._stop_waiting()

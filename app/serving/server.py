@@ -11,6 +11,7 @@ from time import monotonic
 from types import FrameType
 
 import uvicorn
+from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
@@ -40,7 +41,7 @@ NOT_STARTED = "the server did not start: its log says why"
 
 
 class StopDeadline:
-    """The time by which everything has to be closed, once a signal has asked for it."""
+    """The time by which everything has to be closed after the signal to stop."""
 
     def __init__(self, graceful_stop_seconds: float) -> None:
         self._seconds = graceful_stop_seconds
@@ -52,14 +53,14 @@ class StopDeadline:
             self._requests_end_at = monotonic() + self._seconds
 
     def seconds_left(self, close_seconds: float = CLOSE_SECONDS) -> float:
-        """How much is left of the time for requests and `close_seconds` more."""
+        """Return the time left for requests, plus `close_seconds`."""
         self.start()
         assert self._requests_end_at is not None
         return max(self._requests_end_at + close_seconds - monotonic(), 0.0)
 
 
 def check_address(host: str, port: int) -> None:
-    """Raise before anything is started when the address can't be listened on."""
+    """Raise `SettingsError` if the address can't be listened on, before anything is started."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -75,14 +76,14 @@ def check_address(host: str, port: int) -> None:
 
 
 class Server(uvicorn.Server):
-    """The server of a single process, which stops in time whatever hangs."""
+    """The server of a single process. It stops in time even if the app hangs."""
 
     def __init__(self, config: uvicorn.Config, deadline: StopDeadline) -> None:
         super().__init__(config)
         self._deadline = deadline
 
     def stop(self) -> None:
-        """Stop, or if the server has not started yet, do so then."""
+        """Stop the server, or if it is still starting, stop it afterwards."""
         self._deadline.start()
         self.should_exit = True
 
@@ -122,21 +123,21 @@ class Workers(Multiprocess):
 
     def _note_stop(self, number: int, _: FrameType | None) -> None:
         self._deadline.start()
-        # At once: uvicorn handles queued signals up to half a second later.
+        # uvicorn handles queued signals up to half a second later.
         for worker in self.processes:
             if worker.pid and worker.exitcode is None:
                 os.kill(worker.pid, signal.SIGTERM)
         self.signal_queue.append(number)
 
     def handle_hup(self) -> None:
-        """Stop, as one process does: uvicorn would start all anew, without their terminal."""
+        """Stop, as a single process does. uvicorn would restart all workers without a terminal."""
         self.handle_term()
 
     def keep_subprocess_alive(self) -> None:
-        """Replace workers that have ended, unless one could not start.
+        """Replace workers that have ended. Stop if one could not start.
 
-        uvicorn's own method also kills a worker that does not answer within 5 s, which on a busy
-        machine is every worker that starts. It does not handle signals meanwhile.
+        uvicorn's own method also kills workers that do not respond within 5 s. On a busy machine
+        that is every worker that starts, and signals are not handled meanwhile.
         """
         for number, worker in enumerate(self.processes):
             if self.should_exit.is_set() or worker.process.is_alive():
@@ -147,12 +148,14 @@ class Workers(Multiprocess):
             log.warning(
                 "worker %d ended with status %s: starting another", worker.pid, worker.exitcode
             )
+            # Gauges of the ended process do not count any more.
+            mark_process_dead(worker.pid)
             self.processes[number] = Process(self.config, self.sockets)
             self.processes[number].start()
 
     def join_all(self) -> None:
         """Wait for the processes to end, and kill those that do not end in time."""
-        # New connections are refused, instead of waiting for a worker that does not accept them.
+        # Refuse new connections. They would wait for workers that do not accept them.
         for listener in self.sockets:
             listener.close()
         for worker in self.processes:
@@ -164,7 +167,7 @@ class Workers(Multiprocess):
 
 
 def run_server(settings: Settings, deadline: StopDeadline) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP, then finish what is being answered.
+    """Serve until SIGINT, SIGTERM or SIGHUP, then let running requests finish.
 
     The server processes read their settings from the environment. Raises `OperatorError`.
     """
@@ -172,9 +175,8 @@ def run_server(settings: Settings, deadline: StopDeadline) -> None:
         "app.main:create_app_from_environment",
         factory=True,
         http=BoundedHTTPProtocol,
-        # Nothing here speaks it.
         ws="none",
-        # The service writes its own line for each request.
+        # `RequestLog` logs the requests.
         access_log=False,
         host=settings.host,
         port=settings.port,
@@ -186,7 +188,7 @@ def run_server(settings: Settings, deadline: StopDeadline) -> None:
     )
     if settings.workers == 1:
         server = Server(config, deadline)
-        # uvicorn listens to signals while it serves, and raises them again once it has stopped.
+        # uvicorn handles signals while it serves, and raises them again after it has stopped.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: server.stop())
         server.run(sockets=[config.bind_socket()])

@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,16 @@ from app.ingest.pipeline import Ingest, ingest_day
 from app.ingest.sources.sample import PACKAGES, SampleSource
 from app.serving.response_cache import ENTRY_BYTES
 from tests.days import FORCED, days_ago, downloads, publish
-from tests.processes import ROOT, assert_fails, get, latest_complete_day, run, served, servers
+from tests.processes import (
+    ROOT,
+    assert_fails,
+    get,
+    latest_complete_day,
+    refuses,
+    run,
+    served,
+    servers,
+)
 from tests.waiting import PATIENCE_SECONDS, until, until_blocked, wait_until
 
 PAYLOADS = ("recent", "overall", "python_major", "python_minor", "system")
@@ -146,7 +155,7 @@ async def test_a_stop_lets_running_requests_finish(
             asking = asyncio.create_task(_get(f"{address}/api/packages/requests/recent"))
             await until_blocked(engine)
             process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.5)
+            await until(lambda: refuses(address))
             assert process.is_running()
             await connection.rollback()
             assert (await asking).json()["data"]["last_day"] == 5
@@ -208,13 +217,6 @@ def test_one_socket_for_both_kinds_of_addresses(
     clients = [line["client"] for line in lines if line.get("path") == "/api/nothing"]
     # The proxy is known by its address, whatever the socket makes of it.
     assert clients == ["203.0.113.9", "::1"]
-
-
-def test_the_log_is_json_where_it_should_be(sample_url: str, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with served(tmp_path, log, DATABASE_URL=sample_url, LOG_FORMAT="json") as (address, _):
-        get(f"{address}/api/status")
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert any("SAMPLE data" in line["event"] and line["level"] == "warning" for line in lines)
 
 
@@ -271,7 +273,11 @@ def test_a_silent_source_does_not_keep_it_from_stopping(
 
 def test_ctrl_c_before_anything_has_begun() -> None:
     """While it still imports what it needs."""
-    for delay in (0.3, 0.6):
+
+    def has_imported(library: str, process: int) -> bool:
+        return library in Path(f"/proc/{process}/maps").read_text()
+
+    for library in ("_pydantic_core", "asyncpg"):
         with subprocess.Popen(
             [sys.executable, "-m", "app", "openapi"],
             cwd=ROOT,
@@ -279,7 +285,7 @@ def test_ctrl_c_before_anything_has_begun() -> None:
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
-            time.sleep(delay)
+            wait_until(partial(has_imported, library, process.pid))
             process.send_signal(signal.SIGINT)
             _, told = process.communicate(timeout=PATIENCE_SECONDS)
         assert "Traceback" not in told

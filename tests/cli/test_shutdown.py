@@ -22,7 +22,7 @@ from app.dumps.stores.folder import DumpFolder
 from tests.days import days_ago, downloads, publish
 from tests.faults.postgres import connect_to, through
 from tests.faults.proxy import Proxy
-from tests.processes import ROOT, free_port, served, servers
+from tests.processes import ROOT, free_port, refuses, served, servers
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
 STOP_SECONDS = 10
@@ -155,16 +155,10 @@ def test_a_download_goes_on_to_its_end(
         httpx.stream("GET", f"{address}/api/dumps/{name}", timeout=30) as response,
     ):
         process.terminate()
-        port = urlsplit(address).port
-        wait_until(lambda: _refuses(port))
+        wait_until(lambda: refuses(address))
         assert sum(len(part) for part in response.iter_raw()) == DUMP_BYTES
         process.wait(PATIENCE_SECONDS)
         assert process.returncode == 0
-
-
-def _refuses(port: int | None) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) != 0
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import json
 import logging
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -13,9 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.logs import request_id
 from app.main import Service, create_app
-from app.metrics import PublishedData, exposition, forget_ended_processes
 from app.settings import Settings
-from tests.processes import ROOT, get, served
+from tests.processes import get, served
 from tests.waiting import wait_until
 
 ENDPOINT = "/api/packages/{package}/recent"
@@ -172,7 +169,8 @@ async def test_answers_are_counted_by_what_they_cost(client: httpx.AsyncClient) 
 
 def test_one_of_several_processes_answers_for_all(sample_url: str, tmp_path: Path) -> None:
     environment = {"DATABASE_URL": sample_url, "WORKERS": "2", "LOG_FORMAT": "json"}
-    with served(tmp_path, tmp_path / "log", (), **environment) as (address, _):
+    log = tmp_path / "log"
+    with served(tmp_path, log, (), **environment) as (address, process):
         for _ in range(40):
             # A connection each: they are shared out among the processes.
             get(f"{address}/api/packages/requests/recent").raise_for_status()
@@ -187,29 +185,13 @@ def test_one_of_several_processes_answers_for_all(sample_url: str, tmp_path: Pat
         asked = [figures["pypi_stats_response_cache_total", name] for name in ("hit", "miss")]
         assert sum(asked) == 40
         assert 0 <= figures["pypi_stats_data_age_days",] <= 1.1
-    lines = (tmp_path / "log").read_text().splitlines()
+        # A gauge of a worker that has ended does not count.
+        started = "Application startup complete"
+        process.children()[-1].kill()
+        wait_until(lambda: log.read_text().count(started) == 3)
+        figures = _figures(get(f"{address}/metrics").text)
+        assert figures["pypi_stats_database_connections_limit",] == 20
+        assert figures["pypi_stats_requests_total", ENDPOINT, "200"] == 40
+    lines = log.read_text().splitlines()
     requests = [line for line in map(json.loads, lines) if line["event"] == "request"]
     assert len([line for line in requests if "recent" in line["path"]]) == 40
-
-
-def test_a_process_that_ended_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it had in use, and not what it has counted."""
-    script = (
-        "from app.metrics import DATABASE_CONNECTIONS, RATE_LIMITED\n"
-        "DATABASE_CONNECTIONS.set(3)\n"
-        "RATE_LIMITED.inc()\n"
-    )
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    for _ in range(2):
-        subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
-
-    def told() -> tuple[float | None, float | None]:
-        figures = _figures(exposition(PublishedData(0.5, 0, 0, 0)).decode())
-        return (
-            figures.get(("pypi_stats_database_connections",)),
-            figures.get(("pypi_stats_rate_limited_total",)),
-        )
-
-    assert told() == (6, 2)
-    forget_ended_processes()
-    assert told() == (None, 2)

@@ -1,0 +1,29 @@
+"""Private APIs of libraries that the server depends on.
+
+If a test fails after an upgrade, read what has changed in these classes, adapt `app.serving.server`
+and `app.serving.protocol`, and raise the upper bound in `pyproject.toml` with the digest here.
+"""
+
+import inspect
+from hashlib import sha256
+
+import pytest
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
+
+
+@pytest.mark.parametrize(
+    ("used", "digest"),
+    [
+        (HttpToolsProtocol, "18fdf324b11bf160"),
+        (RequestResponseCycle, "e67d470d435dcc1c"),
+        (uvicorn.Server, "06e799f7c58f8be6"),
+        (Multiprocess, "ea4650ac0ee7c09c"),
+        (Process, "c3105a4518e3195a"),
+    ],
+)
+def test_classes_of_uvicorn_are_those_that_the_server_was_written_for(
+    used: type, digest: str
+) -> None:
+    assert sha256(inspect.getsource(used).encode()).hexdigest()[:16] == digest
