@@ -5,8 +5,9 @@ packages and downloads are compared with those of its neighbours, which are norm
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from math import inf
 from statistics import median_high, median_low
 
 from app.domain.downloads import DayFigures, HeldDay
@@ -116,35 +117,49 @@ class KnownDays:
 
     def _measure(self, figures: DayFigures) -> _Measured | None:
         """Compare a day with its neighbours; None if it has none."""
-        neighbours = self._neighbours(figures)
-        if not neighbours:
+        definition = self._definition(figures)
+        if definition is None:
             return None
-        packages = _Ratio(figures.packages, [day.packages for day in neighbours.days])
-        downloads = _Ratio(figures.downloads, [day.downloads for day in neighbours.days])
-        limits, room = self._thresholds, neighbours.room
-        fault = packages.fault(
-            "packages", limits.min_packages_ratio * room, limits.max_packages_ratio / room
-        ) or downloads.fault(
-            "downloads", limits.min_downloads_ratio * room, limits.max_downloads_ratio / room
-        )
-        return _Measured(
-            packages.ratio,
-            downloads.ratio,
-            f"{fault} of {neighbours.name}" if fault else None,
-            can_be_step=all(
-                limits.min_step_ratio / room <= one.ratio <= limits.max_step_ratio * room
-                for one in (packages, downloads)
-            ),
-        )
+        if _is_mixed(definition):
+            return self._measure_mixed(figures)
+        neighbours = self._neighbours(figures.day, definition)
+        return _compare(figures, neighbours, self._thresholds) if neighbours else None
 
-    def _neighbours(self, figures: DayFigures) -> _Neighbours | None:
+    def _measure_mixed(self, figures: DayFigures) -> _Measured | None:
+        """Compare a day that was counted partly by each of two definitions with the days of both.
+
+        Its normal level is unknown, so it only has to reach `min_step_ratio` times the lower one of
+        the levels before and after it, as far as they are known: no real change takes more.
+        """
+        least = self._thresholds.min_step_ratio
+        limits = replace(
+            self._thresholds,
+            min_packages_ratio=least,
+            max_packages_ratio=inf,
+            min_downloads_ratio=least,
+            max_downloads_ratio=inf,
+        )
+        sides = [
+            _compare(figures, neighbours, limits)
+            for definition in self._definitions_beside(figures)
+            if (neighbours := self._neighbours(figures.day, definition))
+        ]
+        return max(sides, key=lambda side: side.fault is None, default=None)
+
+    def _definitions_beside(self, figures: DayFigures) -> Iterator[Definition]:
+        for step in (-_DAY, _DAY):
+            day = figures.day + step
+            while _is_mixed(definition := self._events.definition(day, figures.counted_files)):
+                day += step
+            yield definition
+
+    def _neighbours(self, day: date, definition: Definition) -> _Neighbours | None:
         """Choose the normal days that are most like a day; None if there are none.
 
         The same weekday is best: a weekend day has some 0.6 times the downloads of a working day.
         But more days that are less like it are better than a single one, which can be incomplete.
         """
-        day = figures.day
-        normal = self._normal_days(self._definition(figures))
+        normal = self._normal_days(definition)
         weeks = (day + timedelta(weeks=n) for n in range(-WEEKS_AROUND, WEEKS_AROUND + 1) if n)
         around = [day + timedelta(days=n) for n in range(-6, 7) if n]
         others = [one for one in normal if one != day]
@@ -169,15 +184,13 @@ class KnownDays:
                     return neighbours
         return None
 
-    def _normal_days(self, definition: Definition | None) -> Mapping[date, DayFigures]:
+    def _normal_days(self, definition: Definition) -> Mapping[date, DayFigures]:
         """Choose the days of a definition that have a normal level.
 
         Normal is the level of most published days. If most of all known days are held because they
         have far more than those, the database began with incomplete days, and the level of the
         held days is normal: a source can lose nearly all downloads, but not invent them.
         """
-        if definition is None:
-            return {}
         if definition not in self._normal:
             self._normal[definition] = self._choose_normal_days(definition)
         return self._normal[definition]
@@ -243,8 +256,33 @@ def has_settled(held: HeldDay) -> bool:
     return held.read_at - held.same_since >= SETTLED_AFTER and not held.wrong_rows
 
 
+def _is_mixed(definition: Definition) -> bool:
+    """True if a change applies to only a part of the day."""
+    return any(is_partial for _, is_partial in definition)
+
+
 def _is_weekend(day: date) -> bool:
     return day.weekday() >= SATURDAY
+
+
+def _compare(figures: DayFigures, neighbours: _Neighbours, limits: Thresholds) -> _Measured:
+    packages = _Ratio(figures.packages, [day.packages for day in neighbours.days])
+    downloads = _Ratio(figures.downloads, [day.downloads for day in neighbours.days])
+    room = neighbours.room
+    fault = packages.fault(
+        "packages", limits.min_packages_ratio * room, limits.max_packages_ratio / room
+    ) or downloads.fault(
+        "downloads", limits.min_downloads_ratio * room, limits.max_downloads_ratio / room
+    )
+    return _Measured(
+        packages.ratio,
+        downloads.ratio,
+        f"{fault} of {neighbours.name}" if fault else None,
+        can_be_step=all(
+            limits.min_step_ratio / room <= one.ratio <= limits.max_step_ratio * room
+            for one in (packages, downloads)
+        ),
+    )
 
 
 class _Ratio:

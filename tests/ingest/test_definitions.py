@@ -87,6 +87,23 @@ def test_the_first_day_of_a_definition_is_suspect_once_there_are_others(after: f
     assert _held(in_order, KnownEvents(), suspect=[half]) == []
 
 
+@pytest.mark.parametrize("after", LEVELS)
+def test_a_lossy_day_of_the_change_is_held_or_suspect(after: float) -> None:
+    """It can't be compared with its neighbours, but no change takes that much."""
+    lossy = {ARTIFACTS_SINCE: 0.001}
+    events = KnownEvents()
+    daily, backfill = (
+        [figures(day, _level(day, after, mixed=0.4) * lossy.get(day, 1)) for day in order]
+        for order in (DAYS, BACKFILL)
+    )
+    assert _held(daily, events) == _held(backfill, events) == [ARTIFACTS_SINCE]
+    # Read first, it is published, and suspect once there are others on either side.
+    (one,) = (one for one in daily if one.day == ARTIFACTS_SINCE)
+    for others in ([one.day < ARTIFACTS_SINCE for one in daily], [True] * len(daily)):
+        known = [one, *(other for other, is_in in zip(daily, others, strict=True) if is_in)]
+        assert _held(dict.fromkeys(known), events, suspect=[ARTIFACTS_SINCE]) == []
+
+
 @pytest.mark.parametrize("level", [0.35, 0.49])
 @pytest.mark.parametrize("weeks", [1, 2, 3, 4])
 def test_an_incomplete_first_day_holds_no_later_day(level: float, weeks: int) -> None:
