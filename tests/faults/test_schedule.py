@@ -2,10 +2,9 @@
 the same, once, and as soon as it can be.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, date, datetime, time, timedelta
-from time import monotonic
 
 import pytest
 import time_machine
@@ -62,26 +61,17 @@ def source(settled: Settled, latest: date, monkeypatch: pytest.MonkeyPatch) -> G
     return source
 
 
-@asynccontextmanager
-async def read_in_time(server_url: str, settled: Settled) -> AsyncIterator[tuple[str, AsyncEngine]]:
-    """Copy the database, as if each of its days had been read when it ended."""
-    async with copied(server_url, settled.database) as (url, engine):
-        async with engine.begin() as connection:
-            end = ingested_days.c.day + timedelta(days=1)
-            await connection.execute(update(ingested_days).values(checked_at=end))
-        yield url, engine
-
-
 class Service:
     """The ingest job with its schedule, on a database of its own."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, engine: AsyncEngine) -> None:
+        self.url = url
+        self.engine = engine
         self.runs_ended = 0
         self.schedule = IngestScheduler(AT_ONE.ingest_schedule, self._job, utc_now)
 
     async def _job(self, catch_up: bool) -> datetime | None:
-        next_due = await run_ingest_job(AT_ONE, self._url, utc_now, catch_up)
+        next_due = await run_ingest_job(AT_ONE, self.url, utc_now, catch_up)
         self.runs_ended += 1
         return next_due
 
@@ -89,47 +79,65 @@ class Service:
         await until(lambda: self.runs_ended >= count)
 
 
-@asynccontextmanager
-async def service(url: str) -> AsyncIterator[Service]:
-    """Start the service, and wait until the job that runs at its start has ended."""
-    started = Service(url)
-    started.schedule.start()
-    try:
-        await started.until_run(1)
-        yield started
-    finally:
-        started.schedule.stop()
+Begin = Callable[[datetime], AbstractAsyncContextManager[tuple[Service, time_machine.Traveller]]]
+
+
+@pytest.fixture
+def begin(
+    server_url: str, settled: Settled, latest: date, source: GivenSource, tally: Tally
+) -> Begin:
+    """Start the service at a moment, and yield it with the clock once its first job has ended.
+
+    In the end all days have to be published and right, and the missing one to be read once.
+    """
+
+    @asynccontextmanager
+    async def begin(moment: datetime) -> AsyncIterator[tuple[Service, time_machine.Traveller]]:
+        async with copied(server_url, settled.database) as (url, engine):
+            # As if each day had been read when it ended.
+            async with engine.begin() as connection:
+                end = ingested_days.c.day + timedelta(days=1)
+                await connection.execute(update(ingested_days).values(checked_at=end))
+            service = Service(url, engine)
+            with time_machine.travel(moment, tick=True) as clock:
+                service.schedule.start()
+                try:
+                    await service.until_run(1)
+                    yield service, clock
+                    await until(lambda: all_published(engine, settled))
+                finally:
+                    service.schedule.stop()
+            assert source.asked_days.count(latest) == 1
+            runs = await RunsRepository(engine).latest(100)
+            assert [run.outcome for run in runs if run.day == latest] == [RunOutcome.PUBLISHED]
+            await audit(tally, engine, url, settled.complete)
+
+    return begin
+
+
+async def all_published(engine: AsyncEngine, settled: Settled) -> bool:
+    return (await stored(engine))[0] == settled.complete.keys()
 
 
 async def test_the_lock_is_held_while_the_schedule_fires(
-    server_url: str,
-    settled: Settled,
-    latest: date,
-    midnight: datetime,
-    source: GivenSource,
-    tally: Tally,
+    begin: Begin, settled: Settled, midnight: datetime, tally: Tally
 ) -> None:
-    async with read_in_time(server_url, settled) as (url, engine):
-        with time_machine.travel(midnight + ONE - timedelta(minutes=1), tick=True) as clock:
-            async with service(url) as started:
-                async with job_engine(url) as other, ingest_lock(other):
-                    clock.shift(timedelta(minutes=2))
-                    await started.until_run(2)
-                    tally.faults["firings of the schedule while the lock was held"] += 1
-                    await audit_stored(tally, engine, settled.days)
-                next_run = started.schedule.next_run
-                assert next_run
-                assert next_run - utc_now() <= scheduler.TAKEN_PAUSE
-                clock.move_to(next_run)
-                await until(lambda: all_published(engine, settled))
-        await assert_read_once(engine, source, latest)
-        await audit(tally, engine, url, settled.complete)
+    async with begin(midnight + ONE - timedelta(minutes=1)) as (service, clock):
+        async with job_engine(service.url) as other, ingest_lock(other):
+            clock.shift(timedelta(minutes=2))
+            await service.until_run(2)
+            tally.faults["firings of the schedule while the lock was held"] += 1
+            await audit_stored(tally, service.engine, settled.days)
+        next_run = service.schedule.next_run
+        assert next_run
+        assert next_run - utc_now() <= scheduler.TAKEN_PAUSE
+        clock.move_to(next_run)
 
 
 @pytest.mark.parametrize("hours", [9, 24 * 3 + 9], ids=["nine hours", "three days"])
 async def test_the_machine_sleeps_while_the_schedule_fires(
     hours: int,
-    server_url: str,
+    begin: Begin,
     settled: Settled,
     latest: date,
     midnight: datetime,
@@ -137,26 +145,21 @@ async def test_the_machine_sleeps_while_the_schedule_fires(
     tally: Tally,
 ) -> None:
     """The wall clock has jumped when it wakes up, and the monotonic clock has not."""
-    async with read_in_time(server_url, settled) as (url, engine):
-        with time_machine.travel(midnight - timedelta(hours=3), tick=True) as clock:
-            async with service(url) as started:
-                assert latest not in source.asked_days, "it is not over"
-                clock.shift(timedelta(hours=3 + hours))
-                tally.faults["clock jumps"] += 1
-                woke_up_at = monotonic()
-                await until(lambda: all_published(engine, settled))
-                tally.notes.append(
-                    f"the day was published {monotonic() - woke_up_at:.2f} s after the clock "
-                    f"jumped, with a look at the clock every {LOOK_SECONDS:g} s"
-                )
-                assert started.schedule.next_run
-                assert started.schedule.next_run > utc_now()
-        await assert_read_once(engine, source, latest)
-        await audit(tally, engine, url, settled.complete)
+    async with begin(midnight - timedelta(hours=3)) as (service, clock):
+        assert latest not in source.asked_days, "it is not over"
+        clock.shift(timedelta(hours=3 + hours))
+        tally.faults["clock jumps"] += 1
+        seconds = await until(lambda: all_published(service.engine, settled))
+        tally.notes.append(
+            f"the day was published {seconds:.2f} s after the clock jumped, with a look at the "
+            f"clock every {LOOK_SECONDS:g} s"
+        )
+        assert service.schedule.next_run
+        assert service.schedule.next_run > utc_now()
 
 
 async def test_the_clock_is_set_right(
-    server_url: str,
+    begin: Begin,
     settled: Settled,
     latest: date,
     midnight: datetime,
@@ -164,27 +167,11 @@ async def test_the_clock_is_set_right(
     tally: Tally,
 ) -> None:
     """It was more than a year ahead, so that the job asked for days that are still to come."""
-    async with read_in_time(server_url, settled) as (url, engine):
-        wrong = midnight + timedelta(days=DAYS_AHEAD)
-        with time_machine.travel(wrong, tick=True) as clock:
-            async with service(url) as started:
-                assert source.asked_days
-                assert min(source.asked_days) > latest
-                clock.move_to(midnight + ONE - timedelta(minutes=1))
-                tally.faults["clock jumps"] += 1
-                await started.until_run(2)
-                await audit_stored(tally, engine, settled.days)
-                clock.shift(timedelta(minutes=1))
-                await until(lambda: all_published(engine, settled))
-        await assert_read_once(engine, source, latest)
-        await audit(tally, engine, url, settled.complete)
-
-
-async def all_published(engine: AsyncEngine, settled: Settled) -> bool:
-    return (await stored(engine))[0] == settled.complete.keys()
-
-
-async def assert_read_once(engine: AsyncEngine, source: GivenSource, day: date) -> None:
-    assert source.asked_days.count(day) == 1
-    outcomes = [run.outcome for run in await RunsRepository(engine).latest(100) if run.day == day]
-    assert outcomes == [RunOutcome.PUBLISHED]
+    async with begin(midnight + timedelta(days=DAYS_AHEAD)) as (service, clock):
+        assert source.asked_days
+        assert min(source.asked_days) > latest
+        clock.move_to(midnight + ONE - timedelta(minutes=1))
+        tally.faults["clock jumps"] += 1
+        await service.until_run(2)
+        await audit_stored(tally, service.engine, settled.days)
+        clock.shift(timedelta(minutes=1))
