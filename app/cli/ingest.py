@@ -185,9 +185,7 @@ def backfill(
                 policy_of(settings), replace_sample=replace_sample, only_if_changed=not force
             )
             run = Run(engine, opened, policy, utc_now, lock)
-            all_published = await _report(run.ingest(days), days)
-            await _release_plausible(settings, engine, lock)
-            return all_published
+            return await _report(run.backfill(days), days)
 
     with database_url(settings) as url:
         if not run(url, work):
@@ -196,24 +194,24 @@ def backfill(
 
 async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date]) -> bool:
     """Show each outcome as it comes and a summary in the end; True when no day failed."""
-    published = 0
-    failed: list[date] = []
+    last: dict[date, Outcome] = {}
     try:
         with progress_bar(days) as progress:
             async for outcome in outcomes:
-                if outcome.error:
-                    failed.append(outcome.day)
-                else:
-                    published += 1
-                # The bar tells of what went well.
-                if progress.disable or outcome.error:
+                # The bar shows the days that went well.
+                if progress.disable or outcome.error or outcome.was_held:
                     progress.write(str(outcome), file=sys.stderr)
-                progress.update()
+                if not outcome.was_held:
+                    progress.update()
+                last[outcome.day] = outcome
     finally:
-        left = len(days) - published - len(failed)
+        tried = [last[day] for day in days if day in last]
+        failed = sorted(outcome.day for outcome in tried if outcome.error)
+        left = len(days) - len(tried)
         click.echo(
-            f"{published} of {len(days)} missing days published, {len(failed)} failed"
-            + (f" ({', '.join(map(str, sorted(failed)))})" if failed else "")
+            f"{len(tried) - len(failed)} of {len(days)} missing days published, "
+            f"{len(failed)} failed"
+            + (f" ({', '.join(map(str, failed))})" if failed else "")
             + (f", {left} not tried" if left else "")
         )
     return not failed

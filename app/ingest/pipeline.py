@@ -74,6 +74,9 @@ class Progress:
     billed_query: str | None = None
     """The query whose bill is recorded. Reading its result again costs nothing."""
 
+    has_queried: bool = False
+    """True once the source was asked for the day's rows, which it bills."""
+
     rows: int = 0
     note_query: Callable[[str | None, Partition | None], Awaitable[None]] | None = None
     note_billed: Callable[[int], Awaitable[None]] | None = None
@@ -155,6 +158,24 @@ async def ingest_day(
         return await publish.run()
 
 
+async def is_unchanged(ingest: Ingest, day: date) -> bool:
+    """Return True if a check of the day's partition finds that there is nothing to read.
+
+    Raises an `IngestError`.
+    """
+    async with connect(ingest.engine) as connection:
+        repository = IngestRepository(connection)
+        last_read = await _last_read(repository, day)
+        await connection.commit()
+        if not (ingest.policy.only_if_changed and last_read and last_read.partition):
+            return False
+        await ingest.source.origin(day)
+        partition = await ingest.source.partition(day)
+        return _is_as_read(
+            last_read, partition, ingest.source.counted_files(day), ingest.policy.events
+        )
+
+
 async def publish_held(
     engine: AsyncEngine,
     day: date,
@@ -210,17 +231,30 @@ async def _note_unchanged(
     changed, if the day was never read, or not by an equal definition, or if rows of it were wrong:
     those have to be read again.
     """
-    last_read = (await repository.held()).get(day) or (await repository.published()).get(day)
-    if last_read is None or last_read.partition != progress.partition:
-        return None
-    if not _is_same_definition(events, day, last_read.counted_files, counted_files):
-        return None
-    if isinstance(last_read, HeldDay) and last_read.wrong_rows:
+    last_read = await _last_read(repository, day)
+    if not (last_read and _is_as_read(last_read, progress.partition, counted_files, events)):
         return None
     if progress.note_query:
         await progress.note_query(None, progress.partition)
     await repository.note_unchanged(day, now)
     return last_read
+
+
+async def _last_read(repository: IngestRepository, day: date) -> HeldDay | PublishedDay | None:
+    return (await repository.held()).get(day) or (await repository.published()).get(day)
+
+
+def _is_as_read(
+    last_read: HeldDay | PublishedDay,
+    partition: Partition | None,
+    counted_files: CountedFiles,
+    events: KnownEvents,
+) -> bool:
+    return (
+        last_read.partition == partition
+        and _is_same_definition(events, last_read.day, last_read.counted_files, counted_files)
+        and not (isinstance(last_read, HeldDay) and last_read.wrong_rows)
+    )
 
 
 def _is_same_definition(
@@ -374,6 +408,7 @@ async def _stage(
     source, lock = ingest.source, ingest.lock
     enter(Step.READ, day)
     if progress.query is None:
+        progress.has_queried = True
         progress.query = await source.begin(day)
         if progress.note_query:
             await progress.note_query(progress.query, progress.partition)

@@ -26,7 +26,14 @@ from app.errors import (
     OperatorError,
     SourceUnavailableError,
 )
-from app.ingest.pipeline import Ingest, Progress, UnchangedDay, ingest_day, publish_held
+from app.ingest.pipeline import (
+    Ingest,
+    Progress,
+    UnchangedDay,
+    ingest_day,
+    is_unchanged,
+    publish_held,
+)
 from app.ingest.plausibility import KnownDays
 from app.ingest.policy import PublishPolicy
 from app.retries import attempts
@@ -70,6 +77,8 @@ class Outcome:
 
     day: date
     result: PublishedDay | UnchangedDay | IngestError
+    was_held: bool = False
+    """True if the day was published as it had been held before."""
 
     @property
     def error(self) -> IngestError | None:
@@ -78,40 +87,60 @@ class Outcome:
     def __str__(self) -> str:
         if self.error and not isinstance(self.error, HeldDayError):
             return f"{self.day} failed: {self.error}"
-        return str(self.result)
+        return f"{self.result}, which was held" if self.was_held else str(self.result)
 
 
 class Run(Ingest):
     """An ingest of several days, with a record of each."""
 
-    async def ingest(self, days: Iterable[date]) -> AsyncIterator[Outcome]:
+    async def backfill(self, days: Iterable[date]) -> AsyncIterator[Outcome]:
+        """Publish the days, and then the held days that have become plausible by them.
+
+        A day of the run that was held and is published at last has two outcomes. The last one
+        counts.
+        """
+        async for outcome in self.ingest(days):
+            yield outcome
+        async for published in release_plausible(self.engine, self.lock, self.policy, self.clock):
+            yield Outcome(published.day, published, was_held=True)
+
+    async def ingest(
+        self, days: Iterable[date], max_queries: int | None = None
+    ) -> AsyncIterator[Outcome]:
         """Publish the days in the order given. A day that fails does not keep the others from it.
 
-        Raises what would make every day fail: mixed data, a database that went away, a lock that
-        was lost.
+        After `max_queries` queries only days are left that a check finds unchanged. Raises what
+        would make every day fail: mixed data, a database that went away, a lock that was lost.
         """
+        queries = 0
         for day in days:
+            progress = Progress()
             try:
-                result = await self.ingest_day(day)
+                if queries == max_queries and not await is_unchanged(self, day):
+                    continue
+                result = await self.ingest_day(day, progress)
             except MixedDataError:
                 raise
             except IngestError as error:
-                yield Outcome(day, error)
+                outcome = Outcome(day, error)
             else:
-                yield Outcome(day, result)
+                outcome = Outcome(day, result)
+            queries += progress.has_queried
+            yield outcome
 
-    async def ingest_day(self, day: date) -> PublishedDay | UnchangedDay:
+    async def ingest_day(
+        self, day: date, progress: Progress | None = None
+    ) -> PublishedDay | UnchangedDay:
         """Publish one day, trying again what may pass, and keep a record of it."""
         runs = RunsRepository(self.engine)
         unfinished = await runs.unfinished_run(day, self.source.name, self.clock())
         run = await runs.begin(day, self.source.name, self.clock())
-        progress = Progress(
-            query=unfinished.query if unfinished else None,
-            partition=unfinished.partition if unfinished else None,
-            billed_query=unfinished.query if unfinished else None,
-            note_query=partial(runs.note_query, run),
-            note_billed=partial(runs.note_billed, run),
-        )
+        progress = progress or Progress()
+        if unfinished:
+            progress.query = progress.billed_query = unfinished.query
+            progress.partition = unfinished.partition
+        progress.note_query = partial(runs.note_query, run)
+        progress.note_billed = partial(runs.note_billed, run)
         try:
             result = await self._within_time(day, progress)
         except BaseException as error:
@@ -157,7 +186,7 @@ class Run(Ingest):
 
 
 async def release(
-    engine: AsyncEngine, lock: HeldLock, day: date, policy: PublishPolicy, clock: Clock
+    engine: AsyncEngine, lock: HeldLock | None, day: date, policy: PublishPolicy, clock: Clock
 ) -> PublishedDay | None:
     """Publish a held day, as `publish_held` does, and keep a record of it."""
     published = await publish_held(engine, day, policy, clock, lock)
@@ -169,7 +198,7 @@ async def release(
 
 
 async def release_plausible(
-    engine: AsyncEngine, lock: HeldLock, policy: PublishPolicy, clock: Clock
+    engine: AsyncEngine, lock: HeldLock | None, policy: PublishPolicy, clock: Clock
 ) -> AsyncIterator[PublishedDay]:
     """Publish the held days that have become plausible, latest first.
 

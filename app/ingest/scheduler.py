@@ -131,7 +131,8 @@ class IngestScheduler:
 async def run_ingest_job(
     settings: Settings, database_url: str, clock: Clock, catch_up: bool = True
 ) -> datetime | None:
-    """Publish the days that are due, up to INGEST_MAX_DAYS_PER_RUN of them; then apply retention.
+    """Publish the days that are due, with INGEST_MAX_DAYS_PER_RUN queries at most; then apply
+    retention.
 
     Returns when something more will be due, if that is not left to the schedule.
 
@@ -186,7 +187,7 @@ class _Job:
         days = (await self._plan()).days(catch_up=catch_up)
         if not days:
             log.info("ingest: nothing is due")
-        may_pass = await self._ingest(days[: self._settings.ingest_max_days_per_run])
+        may_pass = await self._ingest(days)
         if not days and await runs.failures():
             self.success = None
         retention_days = self._settings.retention_days
@@ -215,7 +216,7 @@ class _Job:
             # In a thread: it imports Google's client, and that looks for credentials.
             source = await asyncio.to_thread(open_source, self._settings, self._settings.source)
             run = Run(self._engine, source, self._policy, self._clock, self._lock)
-            async for outcome in run.ingest(days):
+            async for outcome in run.ingest(days, self._settings.ingest_max_days_per_run):
                 error = outcome.error
                 if error is None:
                     log.info("ingest: %s", outcome)

@@ -382,6 +382,26 @@ async def test_backfill_first_publishes_what_is_plausible_by_now(
     assert result.stderr.startswith(f"published {day} from given: ")
 
 
+async def test_backfill_counts_a_day_as_published_that_it_held_first(
+    database_url: str, engine: AsyncEngine, tmp_path: Path
+) -> None:
+    """Its neighbours, which make it plausible, come later in the same run."""
+    await publish(engine, days_ago(7), downloads("flask", 1))
+    totals = {"with_mirrors": 9000, "without_mirrors": 9000}
+    counts = {"python_minor": {"3.12": 9000}, "system": {"linux": 9000}}
+    for ago in range(4):
+        row = {"package": "flask", **totals, **counts}
+        (tmp_path / f"{days_ago(ago)}.ndjson").write_text(json.dumps(row))
+    result = run(
+        *("backfill", "--source", "file", "--start", str(days_ago(3)), "--end", str(days_ago(0))),
+        DATABASE_URL=database_url,
+        INGEST_FILES=f"{tmp_path}/{{day}}.ndjson",
+    )
+    assert f"{days_ago(0)} is held" in result.stderr
+    assert result.stdout == "4 of 4 missing days published, 0 failed\n"
+    assert result.returncode == 0
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 async def test_backfill_goes_on_where_it_was_stopped(
     database_url: str, engine: AsyncEngine, stop: signal.Signals

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 
@@ -24,9 +24,9 @@ from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.repositories.runs_repository import RunsRepository
 from app.db.tables import held_days, ingested_days
 from app.domain.clock import Clock, utc_now
-from app.domain.downloads import IngestRun, PackageDownloads, RunOutcome
+from app.domain.downloads import IngestRun, PackageDownloads, Partition, RunOutcome
 from app.domain.schedule import Schedule
-from app.errors import SourceDayError, SourceError, SourceUnavailableError
+from app.errors import HeldDayError, SourceDayError, SourceError, SourceUnavailableError
 from app.ingest import scheduler
 from app.ingest.scheduler import TAKEN_PAUSE, IngestScheduler, run_ingest_job
 from app.ingest.sources.sample import SampleSource
@@ -34,7 +34,15 @@ from app.ingest.sources.source import Source
 from app.main import create_app
 from app.settings import IngestSource, Settings
 from tests.clock import NOW, ManualClock
-from tests.days import RETENTION_DAYS, GivenSource, days_ago, downloads, ingest, publish
+from tests.days import (
+    POLICY,
+    RETENTION_DAYS,
+    GivenSource,
+    days_ago,
+    downloads,
+    ingest,
+    publish,
+)
 from tests.processes import free_port
 from tests.waiting import until
 
@@ -72,6 +80,11 @@ DAILY = Schedule("0 1 * * *")
 @pytest.fixture
 def impatient_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "LOOK_SECONDS", 0.02)
+
+
+def test_the_wall_clock_is_looked_at_often_enough() -> None:
+    """The job starts within two minutes after the wall clock has passed its time."""
+    assert scheduler.LOOK_SECONDS <= 120
 
 
 @dataclass
@@ -261,6 +274,41 @@ async def test_it_catches_up_latest_first_within_its_budget(
     assert [run.day for run in await history(engine)] == [days_ago(ago) for ago in (3, 2, 0)]
     await run_ingest_job(settings, database_url, lambda: NOW)
     assert await published(engine) == [days_ago(ago) for ago in (7, 6, 5, 4, 3, 2, 1, 0)]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3])
+async def test_checks_of_unchanged_days_use_up_no_budget(
+    budget: int, database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the latest day has used it up. A held day that has changed is read within it."""
+    settings = Settings(
+        ingest_source=IngestSource.SAMPLE,
+        ingest_schedule="0 0 * * *",
+        ingest_max_days_per_run=budget,
+        ingest_recheck_after_hours=0,
+        retention_days=30,
+    )
+    for ago in range(5, 26):
+        await publish(engine, days_ago(ago), downloads("flask", 100))
+    held = [days_ago(ago) for ago in (2, 3, 4)]
+    rows = {days_ago(ago): [downloads("flask", 100)] for ago in (0, 1, 26, 27, 28)}
+    source = GivenSource(rows | {day: [downloads("flask", 1)] for day in held})
+    source.partitions = {day: Partition(1, NOW) for day in [*held, *rows]}
+    give(monkeypatch, source)
+    policy = replace(POLICY, retention_days=30)
+    for day in held:
+        with pytest.raises(HeldDayError):
+            await ingest(engine, source, day, policy)
+    source.partitions = {**source.partitions, held[0]: Partition(2, NOW)}
+    source.asked_days.clear()
+    await run_ingest_job(settings, database_url, later(timedelta(hours=1)))
+    assert source.asked_days == [days_ago(0), held[0], days_ago(1)][:budget]
+    waiting = await DownloadsRepository(engine, 30).held_days()
+    assert {day.day: day.readings for day in waiting} == {
+        held[0]: min(budget, 2),
+        held[1]: 2,
+        held[2]: 2,
+    }
 
 
 async def test_what_is_published_is_left_as_it_is(database_url: str, engine: AsyncEngine) -> None:
