@@ -33,10 +33,9 @@ from app.api.readiness import ReadinessCheck
 from app.api.request_guard import RequestGuardMiddleware
 from app.api.state import API, State
 from app.api.statistics import StatisticsReader
-from app.db.engine import close, count_connections, create_engine
+from app.db.pool import ReadPool
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.repositories.rankings_repository import RankingsRepository
-from app.db.repositories.runs_repository import RunsRepository
 from app.domain.clock import Clock, utc_now
 from app.domain.events import KnownEvents
 from app.dumps.stores.folder import DumpFolder
@@ -99,13 +98,12 @@ def create_app_from_environment() -> Service:
 
 def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) -> Service:
     """Create the service on a migrated database. It connects when its lifespan begins."""
-    engine = create_engine(database_url, autocommit=True)
-    count_connections(engine)
+    pool = ReadPool(database_url)
     known_events = KnownEvents(settings.ingest_events_file)
     statistics = StatisticsReader(
-        engine,
-        DownloadsRepository(engine, settings.retention_days),
-        RankingsRepository(engine, settings.retention_days),
+        pool,
+        DownloadsRepository(pool, settings.retention_days),
+        RankingsRepository(pool, settings.retention_days),
         known_events,
     )
     freshness = Freshness(
@@ -129,6 +127,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await pool.open()
         if scheduler:
             scheduler.start()
         watch = asyncio.create_task(freshness.watch())
@@ -139,7 +138,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         if rate_limits:
             rate_limits.close()
         watch.cancel()
-        closed = asyncio.create_task(close(engine))
+        closed = asyncio.create_task(pool.close())
         # A silent database does not keep the service from stopping.
         await asyncio.wait([watch, closed], timeout=CLOSE_SECONDS)
         if request_lines:
@@ -147,8 +146,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
 
     state = State(
         statistics=statistics,
-        runs=RunsRepository(engine),
-        readiness=ReadinessCheck(engine),
+        readiness=ReadinessCheck(pool),
         events=known_events,
         dumps=ListedDumps(DumpFolder(settings.dumps_dir), settings.dumps_url or SERVED_URL),
         publication=lambda: freshness.publication,

@@ -3,9 +3,8 @@
 import asyncio
 from time import monotonic
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from app.db.migrations import check_migrated
+from app.db.pool import ReadPool
 from app.errors import DatabaseUnavailableError, OperatorError, UnavailableError
 
 KEPT_SECONDS = 1.0
@@ -15,8 +14,8 @@ TIMEOUT_SECONDS = 3.0
 
 
 class ReadinessCheck:
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, pool: ReadPool) -> None:
+        self._pool = pool
         self._lock = asyncio.Lock()
         self._checked = float("-inf")
         self._error: UnavailableError | None = None
@@ -33,7 +32,7 @@ class ReadinessCheck:
     async def _find_error(self) -> UnavailableError | None:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                await check_migrated(self._engine)
+                await check_migrated(self._pool)
         except DatabaseUnavailableError as error:
             return UnavailableError(error.detail)
         except OperatorError as error:

@@ -10,7 +10,6 @@ from fastapi import Depends, FastAPI, Request
 from app.api.listed_dumps import ListedDumps
 from app.api.readiness import ReadinessCheck
 from app.api.statistics import StatisticsReader
-from app.db.repositories.runs_repository import RunsRepository
 from app.domain.downloads import HeldDay, Publication, PublishedDay
 from app.domain.events import KnownEvents
 from app.metrics import PublishedData
@@ -21,7 +20,6 @@ class State:
     """The objects of one service. `create_app` builds them, and they never change."""
 
     statistics: StatisticsReader
-    runs: RunsRepository
     readiness: ReadinessCheck
     events: KnownEvents
     dumps: ListedDumps

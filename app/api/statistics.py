@@ -5,11 +5,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
+from app.db.pool import ReadPool
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.repositories.rankings_repository import RankingsRepository
-from app.db.snapshot import snapshot
+from app.db.statements import Source
 from app.domain.downloads import Publication
 from app.domain.events import KnownEvents
 from app.errors import OtherPublicationError, RequestError, UnavailableError
@@ -33,7 +32,7 @@ class Statistics:
 class StatisticsReader:
     """Reads statistics of the publication that each query sees."""
 
-    engine: AsyncEngine
+    pool: ReadPool
     downloads: DownloadsRepository
     rankings: RankingsRepository
     events: KnownEvents
@@ -49,8 +48,8 @@ class StatisticsReader:
         """
         if expected:
             with suppress(OtherPublicationError):
-                return await self._compute(compute, self.engine, expected)
-        async with snapshot(self.engine) as connection:
+                return await self._compute(compute, self.pool, expected)
+        async with self.pool.snapshot() as connection:
             publication = await self.downloads.reading(connection, None).publication()
             if publication is None:
                 raise UnavailableError(
@@ -61,13 +60,13 @@ class StatisticsReader:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[DownloadsRepository]:
         """Read several things from one state of the database."""
-        async with snapshot(self.engine) as connection:
+        async with self.pool.snapshot() as connection:
             yield self.downloads.reading(connection, None)
 
     async def _compute(
         self,
         compute: Callable[[Statistics], Awaitable[Result]],
-        source: AsyncEngine | AsyncConnection,
+        source: Source,
         publication: Publication,
     ) -> tuple[Result, Publication]:
         statistics = Statistics(

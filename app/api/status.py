@@ -18,6 +18,7 @@ from app.api.schemas import (
     SuspectDay,
 )
 from app.api.state import InjectedState
+from app.db.repositories.runs_repository import latest_runs
 from app.domain.downloads import RECENT_STATUS_DAYS, DayFigures, gaps
 from app.domain.events import CountedFiles
 from app.metrics import exposition
@@ -40,7 +41,7 @@ async def status(state: InjectedState, response: Response) -> Status:
         held = await downloads.held_days()
     if publication:
         response.headers[DATA_AS_OF] = str(publication.latest_day)
-    runs = await state.runs.latest(1)
+    runs = await latest_runs(state.statistics.pool, 1)
     sources = sorted({day.source for day in days})
     first, latest = (days[0], days[-1]) if days else (None, None)
     return Status(

@@ -12,7 +12,7 @@ from app.cli.options import Day, with_settings
 from app.cli.progress import progress_bar
 from app.cli.reports import history_report, status_report
 from app.db.repositories.downloads_repository import DownloadsRepository
-from app.db.repositories.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import latest_runs
 from app.db.repositories.verification_repository import Difference
 from app.domain.clock import utc_now
 from app.errors import OperatorError
@@ -35,7 +35,7 @@ def status(settings: Settings) -> None:
             next_run=cadence.schedule.next_firing(utc_now()) if ingests else None,
             days=await repository.published_days(),
             held=await repository.held_days(),
-            last_run=next(iter(await RunsRepository(engine).latest(1)), None),
+            last_run=next(iter(await latest_runs(engine, 1)), None),
             size=await repository.size(),
         )
         click.echo(report)
@@ -56,7 +56,7 @@ def history(settings: Settings, *, limit: int) -> None:
     """Show the last ingests: when each began, how long it took, what it cost, what came of it."""
 
     async def work(engine: AsyncEngine) -> None:
-        click.echo(history_report(await RunsRepository(engine).latest(limit)))
+        click.echo(history_report(await latest_runs(engine, limit)))
 
     read(settings, work)
 

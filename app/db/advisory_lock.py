@@ -9,7 +9,10 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db.engine import CLOSE_TIMEOUT_SECONDS, LOST, connect, driver_of, fetch
+from app.db.connection import CLOSE_TIMEOUT_SECONDS
+from app.db.driver_errors import LOST
+from app.db.engine import connect, driver_of
+from app.db.statements import Source, Statement, fetch
 from app.errors import LockLostError
 
 
@@ -35,9 +38,9 @@ async def lock_for_transaction(connection: AsyncConnection, key: LockKey) -> Non
     await connection.execute(select(func.pg_advisory_xact_lock(int(key))))
 
 
-async def is_held(engine: AsyncEngine, key: LockKey) -> bool:
+async def is_held(source: Source, key: LockKey) -> bool:
     """Return True if a process holds the lock."""
-    ((held,),) = await fetch(engine, _HOLDS, {"key": int(key), "process": None})
+    ((held,),) = await fetch(source, Statement(_HOLDS), key=int(key), process=None)
     return bool(held)
 
 

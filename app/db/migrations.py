@@ -13,7 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.advisory_lock import LockKey, lock_for_transaction
-from app.db.engine import connect, ended_by_server, fetch
+from app.db.driver_errors import ended_by_server
+from app.db.engine import connect
+from app.db.statements import Source, Statement, fetch
 from app.db.tables import TRIGRAM_INDEX
 from app.errors import OperatorError
 from app.retries import attempts
@@ -50,14 +52,16 @@ async def migrate(engine: AsyncEngine) -> None:
                         raise
 
 
-async def check_migrated(engine: AsyncEngine) -> None:
+async def check_migrated(source: Source) -> None:
     """Raise unless the database can be reached and has all that this code needs.
 
     One that later code has migrated serves as well: that is how a new version is rolled out.
     """
-    ((migrated,),) = await fetch(engine, select(func.to_regclass("alembic_version")))
+    ((migrated,),) = await fetch(
+        source, Statement(select(func.to_regclass("alembic_version").is_not(None)))
+    )
     ((held,),) = (
-        await fetch(engine, text("SELECT max(version_num) FROM alembic_version"))
+        await fetch(source, Statement(text("SELECT max(version_num) FROM alembic_version")))
         if migrated
         else [(None,)]
     )

@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from functools import cache
 
 import asyncpg
-from sqlalchemy import Row, Select, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.engine import Source, close, connect, create_engine, fetch
+from app.db.connection import asyncpg_url, database_name, open_connection
+from app.db.driver_errors import connecting, querying
+from app.db.statements import Source, Statement, fetch
 from app.db.tables import TRIGRAM_INDEX, held_days, ingested_days, publication
 from app.domain.breakdowns import OPTIONAL_COLUMNS
 from app.domain.downloads import Publication, served_days
@@ -20,7 +22,7 @@ from app.domain.events import CountedFiles
 CHANNEL = "pypi_stats_published"
 
 LISTENER_TIMEOUT_SECONDS = 3.0
-"""Of the listener's own query: a connection that answers no more is given up by then."""
+"""Timeout of the listener's query, after which it opens another connection."""
 
 
 async def announce(connection: AsyncConnection) -> None:
@@ -41,41 +43,61 @@ async def announce(connection: AsyncConnection) -> None:
 
 
 class PublicationListener:
-    """One connection, outside the pool, for as long as it holds."""
+    """A connection, outside the pool, that hears of publishes."""
 
-    def __init__(self, connection: AsyncConnection, retention_days: int) -> None:
+    def __init__(self, connection: asyncpg.Connection, retention_days: int) -> None:
         self._connection = connection
         self._retention_days = retention_days
         self._woken = asyncio.Event()
 
     async def listen(self) -> None:
-        driver = (await self._connection.get_raw_connection()).driver_connection
-        assert isinstance(driver, asyncpg.Connection)
-        # A standby announces nothing: there, what is published is found by looking alone.
+        # A standby announces nothing: there, publishes are found only by checking.
         with suppress(asyncpg.ReadOnlySQLTransactionError):
-            await driver.add_listener(CHANNEL, lambda *_: self._woken.set())
-        driver.add_termination_listener(lambda _: self._woken.set())
+            await self._connection.add_listener(CHANNEL, lambda *_: self._woken.set())
+        self._connection.add_termination_listener(lambda _: self._woken.set())
 
     async def wait(self, seconds: float) -> None:
-        """Until something is announced, the connection ends, or so much time has passed."""
+        """Wait for an announcement, or the end of the connection, for so many seconds at most."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
         self._woken.clear()
 
     async def current(self) -> Publication | None:
-        """What is published now; None while nothing is."""
+        """Return the current publication; None if nothing is published."""
         return await current_publication(self._connection, self._retention_days)
 
 
+@asynccontextmanager
+async def publication_listener(
+    database_url: str, retention_days: int
+) -> AsyncIterator[PublicationListener]:
+    """A listener that hears every announcement from now on.
+
+    Raises `DatabaseUnavailableError` if it can't connect, or if its connection is lost.
+    """
+    url = asyncpg_url(database_url)
+    database = database_name(url)
+    with connecting(database):
+        connection = await open_connection(url, statement_timeout_seconds=LISTENER_TIMEOUT_SECONDS)
+    try:
+        with querying(database):
+            listener = PublicationListener(connection, retention_days)
+            await listener.listen()
+            yield listener
+    finally:
+        connection.terminate()
+
+
 async def current_publication(source: Source, retention_days: int) -> Publication | None:
-    """None while nothing is published."""
-    (row,) = await fetch(source, _publication_query(retention_days))
+    """Return the current publication; None if nothing is published."""
+    (row,) = await fetch(source, _publication_statement(retention_days))
     return _publication_of(row, retention_days)
 
 
-def _publication_query(retention_days: int) -> Select[Any]:
-    """One row, for `_publication_of`."""
+@cache
+def _publication_statement(retention_days: int) -> Statement:
+    """Return a query of one row, for `_publication_of`."""
     latest = select(func.max(ingested_days.c.day)).scalar_subquery()
     digests = func.string_agg(
         func.concat_ws(
@@ -83,7 +105,7 @@ def _publication_query(retention_days: int) -> Select[Any]:
         ),
         text("',' ORDER BY ingested_days.day"),
     )
-    return select(
+    query = select(
         func.array_agg(aggregate_order_by(ingested_days.c.day, ingested_days.c.day)),
         # As text: lists of different lengths make no array.
         func.array_agg(
@@ -98,9 +120,10 @@ def _publication_query(retention_days: int) -> Select[Any]:
         func.count(ingested_days.c.suspect_reason),
         func.to_regclass(TRIGRAM_INDEX).is_not(None),
     ).where(ingested_days.c.day > latest - retention_days)
+    return Statement(query)
 
 
-def _publication_of(row: Row[*tuple[Any, ...]], retention_days: int) -> Publication | None:
+def _publication_of(row: asyncpg.Record, retention_days: int) -> Publication | None:
     days, breakdowns, counted_files, published_at, digest, held, suspect, has_trigrams = row
     if not days or published_at is None:
         return None
@@ -122,23 +145,3 @@ def _publication_of(row: Row[*tuple[Any, ...]], retention_days: int) -> Publicat
         suspect_days=suspect,
         has_trigrams=has_trigrams,
     )
-
-
-@asynccontextmanager
-async def publication_listener(
-    database_url: str, retention_days: int
-) -> AsyncIterator[PublicationListener]:
-    """A listener that hears all that is announced from now on.
-
-    Raises `DatabaseUnavailableError`, here or inside, when its connection can't be had or is lost.
-    """
-    engine = create_engine(
-        database_url, autocommit=True, statement_timeout_seconds=LISTENER_TIMEOUT_SECONDS
-    )
-    try:
-        async with connect(engine) as connection:
-            listener = PublicationListener(connection, retention_days)
-            await listener.listen()
-            yield listener
-    finally:
-        await close(engine)

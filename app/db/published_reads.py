@@ -1,12 +1,12 @@
 """Reads of published data, each of which knows the publication that it saw."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Self
 
 from sqlalchemy import Select, TextualSelect, select, true
 
-from app.db.engine import Source, Statement, fetch_raw
+from app.db.statements import Source, Statement, fetch
 from app.db.tables import publication
 from app.domain.downloads import Publication
 from app.errors import OtherPublicationError
@@ -44,10 +44,8 @@ class PublishedReads:
         other.expected_publish = expected.published_at if expected else None
         return other
 
-    async def _read(
-        self, statement: Statement, arguments: Mapping[str, object]
-    ) -> Sequence[tuple[Any, ...]]:
-        rows = await fetch_raw(self.source, statement, arguments)
+    async def _read(self, statement: Statement, **arguments: object) -> Sequence[tuple[Any, ...]]:
+        rows = await fetch(self.source, statement, **arguments)
         if self.expected_publish and rows[0][0] != self.expected_publish:
             raise OtherPublicationError
         return [row[1:] for row in rows if row[1] is not None]

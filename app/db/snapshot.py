@@ -1,4 +1,4 @@
-"""Reads several things as they were at one moment."""
+"""Lets a job read several things from one state of the database."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,16 +7,15 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engine import connect
+from app.db.pool import KEEP_MONTHS
 
 
 @asynccontextmanager
 async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection whose one transaction reads only, and sees one state of everything."""
+    """A connection with a read-only transaction that sees one state of the whole database."""
     async with connect(engine) as connection:
         await connection.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
-        # Keeps months from being dropped, and comes before any query: a drop is seen at once also
-        # where what a transaction sees is settled, and a day would be recorded and its rows gone.
-        await connection.execute(text("LOCK TABLE ONLY daily_downloads IN ACCESS SHARE MODE"))
+        await connection.execute(text(KEEP_MONTHS))
         yield connection

@@ -10,7 +10,8 @@ from datetime import date, datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.advisory_lock import HeldLock
-from app.db.engine import connect, ended_by_server
+from app.db.driver_errors import ended_by_server
+from app.db.engine import connect
 from app.db.repositories.ingest_repository import IngestRepository
 from app.db.steps import Step, enter
 from app.domain.clock import Clock

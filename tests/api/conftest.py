@@ -1,9 +1,7 @@
-from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.ingest.scheduler import IngestScheduler
@@ -50,8 +48,8 @@ async def known_days(app: Service, two_days: None) -> None:
 
 
 @pytest.fixture
-def queries(app: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The statements that requests send to the database, by SQLAlchemy or the driver itself."""
+def queries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The queries that requests send to the database."""
     sent: list[str] = []
     fetch = asyncpg.Connection.fetch
 
@@ -60,11 +58,4 @@ def queries(app: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]
         return await fetch(driver, statement, *arguments)
 
     monkeypatch.setattr(asyncpg.Connection, "fetch", note_and_fetch)
-
-    def note(_: object, __: object, statement: str, *___: object) -> None:
-        sent.append(statement)
-
-    engine = app.state.statistics.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(engine, "before_cursor_execute", note)
+    return sent

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.advisory_lock import HeldLock, LockKey, is_held, try_lock
-from app.db.engine import connect, fetch, job_engine
+from app.db.engine import connect, job_engine
 from app.errors import LockLostError
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -59,8 +59,8 @@ async def _process_of(engine: AsyncEngine, key: LockKey) -> int:
     holder = text(
         "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = :low AND granted"
     )
-    ((process,),) = await fetch(engine, holder, {"low": int(key) & 0xFFFFFFFF})
-    return int(process)
+    async with connect(engine) as connection:
+        return int(await connection.scalar(holder, {"low": int(key) & 0xFFFFFFFF}))
 
 
 async def _is_free(engine: AsyncEngine, key: LockKey) -> bool:

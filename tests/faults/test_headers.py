@@ -100,9 +100,9 @@ async def test_a_publish_during_slow_responses(
     waiting = 0
     is_published = asyncio.Event()
 
-    async def read_slowly(*arguments: Any) -> Any:
+    async def read_slowly(*arguments: Any, **named: Any) -> Any:
         nonlocal waiting
-        rows = await read(*arguments)
+        rows = await read(*arguments, **named)
         waiting += 1
         await is_published.wait()
         return rows

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.repositories.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import latest_runs
 from app.db.steps import Step
 from app.domain.downloads import RunOutcome
 from app.ingest import scheduler
@@ -91,7 +91,7 @@ async def finish(
     await run_ingest_job(SETTINGS, url, lambda: NOW)
     assert await state(engine) == world.states[-1]
     await audit(tally, engine, url, world.published[-1], absent=[GONE])
-    told = [run.outcome for run in await RunsRepository(engine).latest(100)]
+    told = [run.outcome for run in await latest_runs(engine, 100)]
     assert RunOutcome.RUNNING not in told
     assert told.count(RunOutcome.INTERRUPTED) <= 1
     assert 3 <= len(told) <= 4

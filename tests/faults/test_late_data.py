@@ -10,7 +10,7 @@ from google.cloud import bigquery
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.repositories.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import latest_runs
 from app.db.tables import ingested_days
 from app.domain.downloads import RunOutcome
 from app.ingest.scheduler import run_ingest_job
@@ -58,7 +58,7 @@ async def test_a_day_in_three_parts_and_a_straggler(
         async def read_again(outcome: RunOutcome) -> None:
             clock.advance(minutes=1)
             await run_ingest_job(settings, url, clock)
-            assert (await RunsRepository(engine).latest(1))[0].outcome is outcome
+            assert (await latest_runs(engine, 1))[0].outcome is outcome
 
         landed = 0
         for share in SHARES:

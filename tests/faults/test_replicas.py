@@ -16,7 +16,7 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.repositories.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import latest_runs
 from app.db.steps import Step
 from app.domain.downloads import RunOutcome
 from tests.conftest import TEMPLATE
@@ -89,7 +89,7 @@ async def test_replicas_race(
 
         await audit(tally, engine, url, days)
         outcomes = defaultdict(list)
-        for told in await RunsRepository(engine).latest(1000):
+        for told in await latest_runs(engine, 1000):
             outcomes[told.day].append(told.outcome)
         assert outcomes.keys() == set(missing)
         for day in missing:

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import job_engine
-from app.db.repositories.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import latest_runs
 from app.db.tables import ingested_days
 from app.domain.clock import utc_now
 from app.domain.downloads import RunOutcome
@@ -108,7 +108,7 @@ def begin(
                 finally:
                     service.schedule.stop()
             assert source.asked_days.count(latest) == 1
-            runs = await RunsRepository(engine).latest(100)
+            runs = await latest_runs(engine, 100)
             assert [run.outcome for run in runs if run.day == latest] == [RunOutcome.PUBLISHED]
             await audit(tally, engine, url, settled.complete)
 

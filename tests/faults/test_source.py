@@ -20,7 +20,7 @@ import pytest
 from google.cloud import bigquery
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.repositories.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import latest_runs
 from app.domain.downloads import IngestRun, RunOutcome
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.sources import bigquery as bigquery_source
@@ -297,7 +297,7 @@ async def test_random_bytes(
 
 
 async def last_run(engine: AsyncEngine) -> IngestRun:
-    (run,) = await RunsRepository(engine).latest(1)
+    (run,) = await latest_runs(engine, 1)
     return run
 
 

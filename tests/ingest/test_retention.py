@@ -11,7 +11,7 @@ from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.engine import connect
 from app.db.partitions import drop_partitions_before
 from app.db.repositories.downloads_repository import DownloadsRepository
-from app.db.repositories.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import RunsRepository, latest_runs
 from app.db.tables import daily_downloads
 from app.domain.downloads import RecentDownloads
 from app.domain.package_name import ALL_PACKAGES
@@ -124,11 +124,11 @@ async def test_what_is_held_and_what_was_run_goes_too(engine: AsyncEngine) -> No
     held = await everything(engine)
     assert [row[0] for row in held["held days"]] == [days_ago(31)]
     assert {row[0] for row in held["held rows"]} == {days_ago(31)}
-    (left,) = await runs.latest(10)
+    (left,) = await latest_runs(engine, 10)
     assert left.started_at == NOW - timedelta(days=30)
     await expire(engine, retention_days=28, now=NOW)
     assert (await everything(engine))["held rows"] == []
-    assert await runs.latest(10) == []
+    assert await latest_runs(engine, 10) == []
 
 
 async def test_retention_of_an_empty_database(engine: AsyncEngine) -> None:

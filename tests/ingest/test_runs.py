@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app import retries
 from app.db.advisory_lock import LockKey
 from app.db.repositories.downloads_repository import DownloadsRepository
-from app.db.repositories.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import RunsRepository, latest_runs
 from app.db.tables import held_days
 from app.domain.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
 from app.domain.downloads import (
@@ -66,7 +66,7 @@ async def ingest(
 
 
 async def history(engine: AsyncEngine) -> list[IngestRun]:
-    return await RunsRepository(engine).latest(100)
+    return await latest_runs(engine, 100)
 
 
 async def _backfill(

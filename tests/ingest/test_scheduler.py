@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.advisory_lock import LockKey, try_lock
 from app.db.engine import connect
 from app.db.repositories.downloads_repository import DownloadsRepository
-from app.db.repositories.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import RunsRepository, latest_runs
 from app.db.tables import held_days, ingested_days
 from app.domain.clock import Clock, utc_now
 from app.domain.downloads import IngestRun, PackageDownloads, Partition, RunOutcome
@@ -64,7 +64,7 @@ async def published(engine: AsyncEngine) -> list[date]:
 
 
 async def history(engine: AsyncEngine) -> list[IngestRun]:
-    return await RunsRepository(engine).latest(100)
+    return await latest_runs(engine, 100)
 
 
 def give(monkeypatch: pytest.MonkeyPatch, source: Source) -> None:

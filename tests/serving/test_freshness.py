@@ -249,8 +249,8 @@ async def test_a_database_that_comes_later_is_found(
     freshness = Freshness(url, 180, lambda _: NOON, utc_now)
     watch = asyncio.create_task(freshness.watch())
     await until(lambda: "answers may grow stale" in caplog.text)
-    admin = create_engine(database_url, autocommit=True)
-    async with connect(admin) as connection:
+    async with connect(engine) as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text(f"CREATE DATABASE {later}"))
     there = create_engine(url)
     await migrate(there)
@@ -258,6 +258,6 @@ async def test_a_database_that_comes_later_is_found(
     await until(lambda: _latest(freshness) == days_ago(0))
     watch.cancel()
     await there.dispose()
-    async with connect(admin) as connection:
+    async with connect(engine) as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text(f"DROP DATABASE {later} WITH (FORCE)"))
-    await admin.dispose()

@@ -239,9 +239,9 @@ def held_after_its_query(
     async def ask(path: str) -> Held:
         has_read, may_go_on = asyncio.Event(), asyncio.Event()
 
-        async def read_and_wait(*arguments: Any) -> Any:
+        async def read_and_wait(*arguments: Any, **named: Any) -> Any:
             try:
-                return await read(*arguments)
+                return await read(*arguments, **named)
             finally:
                 has_read.set()
                 await may_go_on.wait()

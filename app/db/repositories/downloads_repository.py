@@ -21,9 +21,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
-from app.db.engine import Source, Statement, fetch
 from app.db.publication import current_publication
 from app.db.published_reads import PublishedReads, published_statement
+from app.db.statements import Source, Statement, fetch
 from app.db.tables import daily_downloads, held_days, ingested_days, packages
 from app.domain.breakdowns import BREAKDOWNS, Breakdown
 from app.domain.downloads import (
@@ -159,12 +159,12 @@ class DownloadsRepository(PublishedReads):
 
     async def recent(self, package: str) -> RecentDownloads | None:
         """None when the package had no download in the days served."""
-        rows = await self._read(self._recent, {"package": package})
+        rows = await self._read(self._recent, package=package)
         return RecentDownloads(*rows[0]) if rows else None
 
     async def recent_of_many(self, names: Sequence[str]) -> dict[str, RecentDownloads]:
         """By package. Those without a download in the days served are left out."""
-        rows = await self._read(self._recent_of_many, {"packages": names})
+        rows = await self._read(self._recent_of_many, packages=names)
         return {name: RecentDownloads(*counts) for name, *counts in rows}
 
     async def overall(
@@ -174,7 +174,7 @@ class DownloadsRepository(PublishedReads):
         asked for, of those served. Packages without a download on any of these are left out.
         """
         query = _OVERALL.asked(with_known=with_known)
-        rows = await self._read(query, _arguments(names, served, asked))
+        rows = await self._read(query, **_arguments(names, served, asked))
         return {
             name: SeriesResult(_overall(days, *counts[:2]), counts[2] or () if with_known else ())
             for name, days, *counts in rows
@@ -191,7 +191,7 @@ class DownloadsRepository(PublishedReads):
     ) -> SeriesResult | None:
         """The breakdown's categories, as for `overall`; None where that leaves the package out."""
         query = _BREAKDOWNS[breakdown.name].asked(with_known=with_known)
-        rows = await self._read(query, _arguments([package], served, asked))
+        rows = await self._read(query, **_arguments([package], served, asked))
         if not rows:
             return None
         _, days, stored, *known = rows[0]
@@ -211,12 +211,12 @@ class DownloadsRepository(PublishedReads):
             .where(ingested_days.c.day > self._before_window)
             .order_by(ingested_days.c.day)
         )
-        return [PublishedDay(**row._asdict()) for row in await fetch(self.source, query)]
+        return [PublishedDay(**row) for row in await fetch(self.source, Statement(query))]
 
     async def held_days(self) -> list[HeldDay]:
         """The days that are held, oldest first."""
         query = select(held_days).order_by(held_days.c.day)
-        return [HeldDay(**row._asdict()) for row in await fetch(self.source, query)]
+        return [HeldDay(**row) for row in await fetch(self.source, Statement(query))]
 
     async def size(self) -> Size:
         query = select(
@@ -231,7 +231,7 @@ class DownloadsRepository(PublishedReads):
             .select_from(func.pg_partition_tree("daily_downloads").table_valued("relid"))
             .scalar_subquery(),
         )
-        ((package_count, size_bytes),) = await fetch(self.source, query)
+        ((package_count, size_bytes),) = await fetch(self.source, Statement(query))
         return Size(packages=package_count, size_bytes=int(size_bytes))
 
 

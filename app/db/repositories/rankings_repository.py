@@ -6,8 +6,8 @@ from datetime import date
 
 from sqlalchemy import bindparam, column, select, text
 
-from app.db.engine import Source, Statement
 from app.db.published_reads import PublishedReads, published_statement
+from app.db.statements import Source, Statement
 from app.db.tables import BY_BYTES, packages, top_packages, trending_packages
 from app.domain.downloads import RecentDownloads
 from app.domain.package_name import ALL_PACKAGES
@@ -210,11 +210,11 @@ class RankingsRepository(PublishedReads):
 
     async def top(self, period: str, limit: int) -> list[TopPackage]:
         """The packages with most downloads in the latest `day`, `week` or `month`."""
-        return [TopPackage(*row) for row in await self._read(_TOP[period], {"limit": limit})]
+        return [TopPackage(*row) for row in await self._read(_TOP[period], limit=limit)]
 
     async def trending(self, limit: int) -> list[TrendingPackage]:
         """The packages that grew most from week to week."""
-        return [TrendingPackage(*row) for row in await self._read(_TRENDING, {"limit": limit})]
+        return [TrendingPackage(*row) for row in await self._read(_TRENDING, limit=limit)]
 
     async def search(
         self, name: str, limit: int, after: SearchPosition, *, by_trigrams: bool
@@ -232,12 +232,12 @@ class RankingsRepository(PublishedReads):
         query = self._search_by_trigrams if by_trigrams else self._search_by_substring
         return [
             Match(SearchPosition(Tier(tier), rank, package), downloads)
-            for tier, rank, package, downloads in await self._read(query, arguments)
+            for tier, rank, package, downloads in await self._read(query, **arguments)
         ]
 
     async def summary(self, package: str) -> Summary | None:
         """None when the package had no download in the days served."""
-        rows = await self._read(self._summary, {"package": package})
+        rows = await self._read(self._summary, package=package)
         if not rows:
             return None
         found = dict(zip(_SUMMARY_COLUMNS, rows[0], strict=True))

@@ -9,7 +9,8 @@ from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.advisory_lock import LockKey, is_held
-from app.db.engine import connect, fetch
+from app.db.engine import connect
+from app.db.statements import Source, Statement, fetch
 from app.db.tables import ingest_runs
 from app.domain.downloads import IngestRun, Partition, RunOutcome
 
@@ -98,8 +99,8 @@ class RunsRepository:
             .order_by(ingest_runs.c.id.desc())
             .limit(1)
         )
-        for row in await fetch(self._engine, query):
-            run = _run(row._asdict())
+        for row in await fetch(self._engine, Statement(query)):
+            run = _run(row)
             if run.query and run.outcome in _CAME_TO_NOTHING and run.started_at > now - QUERY_LASTS:
                 return run
         return None
@@ -150,20 +151,21 @@ class RunsRepository:
                 failures[day] = Failures(before + is_costly, started_at, RunOutcome(outcome))
         return failures
 
-    async def latest(self, limit: int) -> list[IngestRun]:
-        """The last runs, latest first."""
-        query = select(ingest_runs).order_by(ingest_runs.c.id.desc()).limit(limit)
-        rows = [row._asdict() for row in await fetch(self._engine, query)]
-        running = [row for row in rows if row["outcome"] == RunOutcome.RUNNING]
-        if running and not await is_held(self._engine, LockKey.INGEST):
-            for row in running:
-                row["outcome"] = RunOutcome.INTERRUPTED
-        return [_run(row) for row in rows]
-
     async def forget_before(self, moment: datetime) -> None:
         async with connect(self._engine) as connection:
             await connection.execute(delete(ingest_runs).where(ingest_runs.c.started_at < moment))
             await connection.commit()
+
+
+async def latest_runs(source: Source, limit: int) -> list[IngestRun]:
+    """Return the last runs, latest first."""
+    query = select(ingest_runs).order_by(ingest_runs.c.id.desc()).limit(limit)
+    rows = [dict(row) for row in await fetch(source, Statement(query))]
+    running = [row for row in rows if row["outcome"] == RunOutcome.RUNNING]
+    if running and not await is_held(source, LockKey.INGEST):
+        for row in running:
+            row["outcome"] = RunOutcome.INTERRUPTED
+    return [_run(row) for row in rows]
 
 
 def _run(row: Mapping[str, Any]) -> IngestRun:

@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import retries
 from app.db.repositories.downloads_repository import DownloadsRepository
-from app.db.repositories.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import RunsRepository, latest_runs
 from app.domain.breakdowns import (
     BREAKDOWN_COLUMNS,
     CI,
@@ -835,13 +835,12 @@ async def test_a_day_is_billed_again_only_if_its_partition_has_changed(
     source = table.source()
     submitted = _submitted(source)
     policy = replace(POLICY, only_if_changed=True)
-    runs = RunsRepository(engine)
 
     async def read() -> RunOutcome:
         clock.advance(days=1)
         async with ingest_lock(engine) as lock:
             await Run(engine, source, policy, clock, lock).ingest_day(DAY)
-        (run,) = await runs.latest(1)
+        (run,) = await latest_runs(engine, 1)
         assert run.partition == await source.partition(DAY)
         (published,) = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
         assert published.partition == run.partition

@@ -18,7 +18,7 @@ from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.repositories.downloads_repository import DownloadsRepository
-from app.db.repositories.runs_repository import RunsRepository
+from app.db.repositories.runs_repository import latest_runs
 from app.db.tables import daily_downloads, ingested_days, packages
 from app.domain.downloads import PackageDownloads, PublishedDay
 from app.dumps import formats
@@ -694,7 +694,7 @@ async def test_the_job_comes_back_to_a_day_that_is_not_there_yet(
     again = await run_ingest_job(settings, database_url, lambda: NOW)
     repository = DownloadsRepository(engine, RETENTION_DAYS)
     assert [one.day for one in await repository.published_days()] == [days_ago(2), days_ago(1)]
-    (failed,) = (run for run in await RunsRepository(engine).latest(9) if run.day == DAY)
+    (failed,) = (run for run in await latest_runs(engine, 9) if run.day == DAY)
     assert failed.error == f"{folder.path}/index.json lists no file of {DAY} yet"
     assert again
     assert timedelta(minutes=29) < again - now < timedelta(minutes=32)
@@ -711,7 +711,7 @@ async def test_the_job_tries_again_what_is_away(
     now = NOW
     again = await run_ingest_job(settings, database_url, lambda: NOW)
     # The other days would meet the same.
-    (failed,) = await RunsRepository(engine).latest(9)
+    (failed,) = await latest_runs(engine, 9)
     assert failed.error
     assert f"{address}/dumps/index.json: " in failed.error
     assert again

@@ -1,0 +1,106 @@
+"""Translates the driver's errors, with and without SQLAlchemy around them, into our own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from app.errors import DatabaseRefusedError, DatabaseUnavailableError
+
+ENDED_BY_SERVER = {"40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03"}
+"""SQLSTATEs of statements that the server ended because of a conflict with another transaction, a
+lock timeout, a cancellation, or its own shutdown.
+"""
+
+INSUFFICIENT_RESOURCES = "53"
+"""SQLSTATE class for a full disk, exhausted memory, and too many connections."""
+
+REFUSED = ("28", "3D", "42501")
+"""Prefixes of the SQLSTATEs for an invalid user or password, an unknown database, and a missing
+permission to connect.
+"""
+
+LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    # Raised between the server's farewell message and the end of the connection.
+    asyncpg.InternalClientError,
+)
+"""Exceptions that asyncpg raises for a dead connection."""
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Return True if the error means that the connection is dead."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or isinstance(
+            _driver_error(error), asyncpg.InternalClientError
+        )
+    return isinstance(error, LOST)
+
+
+def ended_by_server(error: BaseException) -> bool:
+    """Return True if the server ended only the statement: the connection and its locks still exist,
+    and the transaction can run again.
+    """
+    return (
+        isinstance(error, DBAPIError)
+        and not error.connection_invalidated
+        and _is_temporary(error.orig)
+    )
+
+
+@contextmanager
+def connecting(database: str) -> Iterator[None]:
+    """Raise `DatabaseUnavailableError` if a connection can't be opened, or none is free."""
+    try:
+        yield
+    except PoolTimeoutError as error:
+        raise no_connection_free(database) from error
+    except (OSError, asyncpg.PostgresError, DBAPIError, *LOST) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        is_refused = _sqlstate(cause).startswith(REFUSED)
+        kind = DatabaseRefusedError if is_refused else DatabaseUnavailableError
+        raise kind(f"{database} can't be reached: {cause}") from error
+
+
+@contextmanager
+def querying(database: str) -> Iterator[None]:
+    """Raise `DatabaseUnavailableError` if a query fails for another reason than its statement."""
+    try:
+        yield
+    except (DBAPIError, TimeoutError, asyncpg.PostgresError, *LOST) as error:
+        reason = _why_unavailable(error)
+        if reason is None:
+            raise
+        raise DatabaseUnavailableError(f"{database} {reason}") from error
+
+
+def no_connection_free(database: str) -> DatabaseUnavailableError:
+    return DatabaseUnavailableError(f"{database} has no connection free")
+
+
+def _why_unavailable(error: Exception) -> str | None:
+    """Return what happened to the database; None if the statement was at fault."""
+    if isinstance(error, TimeoutError):
+        return "takes too long to answer"
+    if is_lost(error):
+        return "went away"
+    cause = _driver_error(error)
+    # Postgres adds hints on lines of their own.
+    return f"gave up: {' '.join(str(cause).split())}" if _is_temporary(cause) else None
+
+
+def _is_temporary(error: BaseException | None) -> bool:
+    sqlstate = _sqlstate(error)
+    return sqlstate in ENDED_BY_SERVER or sqlstate.startswith(INSUFFICIENT_RESOURCES)
+
+
+def _sqlstate(error: BaseException | None) -> str:
+    return getattr(error, "sqlstate", None) or ""
+
+
+def _driver_error(error: BaseException) -> BaseException | None:
+    """Return asyncpg's error from inside SQLAlchemy's wrappers."""
+    return error.orig and error.orig.__cause__ if isinstance(error, DBAPIError) else error

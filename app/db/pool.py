@@ -1,0 +1,166 @@
+"""The connections that answer requests: asyncpg's own pool, which is faster than SQLAlchemy's."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import asyncpg
+
+from app.db.connection import (
+    CLOSE_TIMEOUT_SECONDS,
+    asyncpg_url,
+    database_name,
+    open_connection,
+)
+from app.db.driver_errors import connecting, is_lost, no_connection_free, querying
+from app.errors import DatabaseUnavailableError, RequestError
+from app.metrics import DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_LIMIT
+
+POOL_SIZE = 10
+"""Connections that a process opens as it needs them, and keeps. A query takes about a millisecond
+of one.
+"""
+
+WAIT_SECONDS = 5
+"""How long a read waits for a free connection."""
+
+READ_TIMEOUT_SECONDS = 10
+"""Longest time for a read, which takes a millisecond."""
+
+SESSION = {"plan_cache_mode": "force_generic_plan"}
+"""One plan of a statement is right for all arguments. To plan it for each package takes longer than
+to run it.
+"""
+
+KEEP_MONTHS = "LOCK TABLE ONLY daily_downloads IN ACCESS SHARE MODE"
+"""First statement of a snapshot, which keeps months from being dropped. A dropped table is gone at
+once, even for a transaction that still sees the record of its days.
+"""
+
+_HEALTHY = (RequestError, asyncpg.PostgresError)
+"""Errors after which a connection can be used again, if they are not those of a dead one."""
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types.
+    """A connection whose session is not reset between two reads, since they leave nothing in it."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+class ReadPool:
+    """Connections for reads that are one statement, or a few in one snapshot."""
+
+    def __init__(
+        self, database_url: str, *, read_timeout_seconds: float = READ_TIMEOUT_SECONDS
+    ) -> None:
+        self._url = asyncpg_url(database_url)
+        self._database = database_name(self._url)
+        self._read_timeout_seconds = read_timeout_seconds
+        # The pool's queue lets a newcomer overtake one who waits, who may then wait for a second.
+        self._turns = asyncio.Semaphore(POOL_SIZE)
+        self._generation = 0
+
+    async def open(self) -> None:
+        """Open the pool. Its connections are opened when they are first needed."""
+        self._pool = await asyncpg.create_pool(
+            self._url,
+            connect=partial(
+                open_connection,
+                statement_timeout_seconds=self._read_timeout_seconds,
+                session=SESSION,
+            ),
+            connection_class=_Connection,
+            min_size=0,
+            max_size=POOL_SIZE,
+            max_inactive_connection_lifetime=0,
+        )
+        DATABASE_CONNECTIONS_LIMIT.set(POOL_SIZE)
+
+    async def fetch(self, statement: str, arguments: Sequence[object]) -> list[asyncpg.Record]:
+        """Return the rows of a query.
+
+        It is sent again if its connection turns out to be dead: after a restart of the server all
+        connections of the pool are.
+        """
+        try:
+            return await self._fetch(statement, arguments)
+        except DatabaseUnavailableError as error:
+            if not is_lost(error.__cause__):
+                raise
+        return await self._fetch(statement, arguments)
+
+    async def _fetch(self, statement: str, arguments: Sequence[object]) -> list[asyncpg.Record]:
+        async with self._connection() as connection:
+            rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
+            return rows
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection with a transaction that sees one state of the whole database."""
+        async with self._connection() as connection:
+            await connection.execute(
+                f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {KEEP_MONTHS}"
+            )
+            try:
+                yield connection
+            except _HEALTHY:
+                await connection.execute("ROLLBACK")
+                raise
+            await connection.execute("ROLLBACK")
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection, for those who wait in the order of their coming.
+
+        Raises `DatabaseUnavailableError`.
+        """
+        await self._wait_for_turn()
+        DATABASE_CONNECTIONS.inc()
+        try:
+            generation = self._generation
+            with connecting(self._database):
+                connection = await self._pool.acquire()
+            try:
+                with querying(self._database):
+                    try:
+                        yield connection
+                    except BaseException as error:
+                        await self._give_up(connection, generation, error)
+                        raise
+            finally:
+                await self._pool.release(connection)
+        finally:
+            DATABASE_CONNECTIONS.dec()
+            self._turns.release()
+
+    async def _give_up(
+        self, connection: asyncpg.Connection, generation: int, error: BaseException
+    ) -> None:
+        """Close a connection after an error, unless the error says nothing about the connection."""
+        if is_lost(error):
+            connection.terminate()
+            if generation == self._generation:
+                # As a rule the server was restarted, which closed all connections. The driver may
+                # not have noticed yet.
+                self._generation += 1
+                await self._pool.expire_connections()
+        elif not isinstance(error, _HEALTHY):
+            connection.terminate()
+
+    async def _wait_for_turn(self) -> None:
+        if not self._turns.locked():
+            await self._turns.acquire()
+            return
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise no_connection_free(self._database) from error
+
+    async def close(self) -> None:
+        """Close all connections when their reads have ended, or after `CLOSE_TIMEOUT_SECONDS`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                await self._pool.close()
