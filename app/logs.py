@@ -6,8 +6,6 @@ import logging.config
 import sys
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import lru_cache
-from time import gmtime, strftime
 from typing import NamedTuple
 
 import orjson
@@ -122,7 +120,8 @@ class RequestLineWriter:
         self._lines: list[bytes] = []
 
     def write(self, line: RequestLine) -> None:
-        self._lines.append(self._render(_timestamp(self._clock().timestamp()), line))
+        moment = self._clock().isoformat(timespec="microseconds").removesuffix("+00:00")
+        self._lines.append(self._render(f"{moment}Z", line))
         if len(self._lines) == 1:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
 
@@ -152,13 +151,3 @@ def _as_text(timestamp: str, line: RequestLine) -> bytes:
         f"{timestamp} [info     ] {line.method} {line.path}{query} {line.status} [app.requests] "
         f"bytes={line.bytes} ms={line.ms} client={line.client} request_id={line.request_id}\n"
     ).encode()
-
-
-def _timestamp(now: float) -> str:
-    seconds = int(now)
-    return f"{_second(seconds)}.{int((now - seconds) * 1_000_000):06d}Z"
-
-
-@lru_cache(maxsize=1)
-def _second(seconds: int) -> str:
-    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))

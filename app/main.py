@@ -131,7 +131,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         if scheduler:
             scheduler.start()
         watch = asyncio.create_task(freshness.watch())
-        await freshness.has_looked()
+        await freshness.has_looked.wait()
         yield
         if scheduler:
             scheduler.stop()

@@ -28,31 +28,31 @@ MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 REQUESTS = Counter(
     "pypi_stats_requests",
-    "Requests, by the route's template and the answer's status.",
+    "Requests, by path template and status.",
     ["route", "status"],
 )
 REQUEST_SECONDS = Histogram(
     "pypi_stats_request_seconds",
-    "Time from a request's head to the last byte of its answer.",
+    "Time from a request's head to the last byte of its response.",
     ["route"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 RESPONSE_CACHE = Counter(
     "pypi_stats_response_cache",
-    "Data requests, by what answered them: tag_match (the client's own copy is right), "
-    "hit (memory), miss (the database).",
+    "Data requests, by what answered them: tag_match (the client's copy is current), hit (memory), "
+    "miss (the database).",
     ["outcome"],
 )
 RESPONSE_CACHE_BYTES = Gauge(
     "pypi_stats_response_cache_bytes",
-    "Memory that the response cache takes.",
+    "Memory used by the response cache.",
     multiprocess_mode="livesum",
 )
-RATE_LIMITED = Counter("pypi_stats_rate_limited", "Requests that were refused with status 429.")
+RATE_LIMITED = Counter("pypi_stats_rate_limited", "Requests refused with status 429.")
 RATE_LIMIT_STORAGE_UP = Gauge(
     "pypi_stats_rate_limit_storage_up",
-    "1 while the limits' shared storage is used, 0 while it is away and each process counts for "
-    "itself. Not there without such a storage.",
+    "1 while the shared storage of the limits is used, 0 while it can't be reached and each "
+    "process counts for itself. Missing without such a storage.",
     ["storage"],
     multiprocess_mode="livemin",
 )
@@ -68,20 +68,19 @@ DATABASE_CONNECTIONS_LIMIT = Gauge(
 )
 INGEST_SUCCESS = Gauge(
     "pypi_stats_last_ingest_success",
-    "1 when no day failed in the last run of the ingest job, else 0. Not there before the first "
-    "run in this process.",
+    "1 if no day failed in the last run of the ingest job, else 0. Missing before the first run.",
     ["source"],
     multiprocess_mode="mostrecent",
 )
 INGEST_SECONDS = Gauge(
     "pypi_stats_last_ingest_seconds",
-    "How long that run took.",
+    "Duration of the last run of the ingest job.",
     ["source"],
     multiprocess_mode="mostrecent",
 )
 INGEST_TIMESTAMP = Gauge(
     "pypi_stats_last_ingest_timestamp_seconds",
-    "When that run ended, in seconds since 1970.",
+    "End of the last run of the ingest job, in seconds since 1970.",
     ["source"],
     multiprocess_mode="mostrecent",
 )
@@ -118,26 +117,25 @@ class PublishedData(Collector):
     suspect_days: float
 
     def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "pypi_stats_data_age_days",
-            "Days since the latest published day ended: 0 to 1, and some hours, when all is well.",
-            self.age_days,
-        )
-        yield GaugeMetricFamily(
-            "pypi_stats_missing_days",
-            "Days before the latest published one that should be served and are not published.",
-            self.missing_days,
-        )
-        yield GaugeMetricFamily(
-            "pypi_stats_held_days",
-            "Days that were read and are held, since they do not look plausible.",
-            self.held_days,
-        )
-        yield GaugeMetricFamily(
-            "pypi_stats_suspect_days",
-            "Days that are published and deviate from their neighbours.",
-            self.suspect_days,
-        )
+        for name, meaning, value in (
+            (
+                "data_age",
+                "Days since the latest published day ended. Usually 0 to 1, and some hours.",
+                self.age_days,
+            ),
+            (
+                "missing",
+                "Days before the latest published one that should be served and are not published.",
+                self.missing_days,
+            ),
+            ("held", "Days that are held because they do not look plausible.", self.held_days),
+            (
+                "suspect",
+                "Published days that deviate from their neighbours.",
+                self.suspect_days,
+            ),
+        ):
+            yield GaugeMetricFamily(f"pypi_stats_{name}_days", meaning, value)
 
 
 def exposition(data: PublishedData) -> bytes:

@@ -1,9 +1,8 @@
-"""Knows what is published, and how long a response may be cached.
+"""The current publication, and how long its responses may be cached.
 
-Each process watches the database for itself: a publish wakes it within moments, and a check every
-few seconds finds a publish that was not announced. So no process answers from an old publication
-for longer than `STALE_AFTER_SECONDS` while it reaches the database; when it does not, its responses
-say so in `Age`.
+Each process watches the database: a publish is announced to it, and a check every few seconds finds
+a publish whose announcement was lost. So a process that reaches the database does not use an old
+publication for longer than `STALE_AFTER_SECONDS`. Otherwise its responses have an `Age`.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ CHECK_SECONDS = 5.0
 RECONNECT_SECONDS = 1.0
 
 STALE_AFTER_SECONDS = 15
-"""More than a check, its timeout and a new connection take together."""
+"""Longer than a check, its timeout and a new connection take together."""
 
 SHORT_MAX_AGE_SECONDS = 60
 """`max-age` while the published data may change any minute."""
@@ -67,15 +66,16 @@ class Freshness:
         self._confirmed_at = -math.inf
         """In monotonic time: setting the wall clock makes nothing stale, or fresh."""
 
-        self._has_looked = asyncio.Event()
+        self.has_looked = asyncio.Event()
+        """Set once the database was asked, with or without success."""
+
         self.publication: Publication | None = None
         """None if nothing is published, and until the database was first asked."""
 
     async def watch(self) -> None:
         """Keep `publication` current until cancelled.
 
-        A failure is logged when it starts and when it ends. One of another kind meanwhile is logged
-        as well.
+        A failure is logged when it starts and when it ends, and each kind of failure once.
         """
         failures: set[type[Exception]] = set()
         while True:
@@ -85,7 +85,7 @@ class Freshness:
                 ) as listener:
                     while True:
                         self.confirm(await listener.current())
-                        self._has_looked.set()
+                        self.has_looked.set()
                         if failures:
                             log.info("the database is back")
                             failures.clear()
@@ -95,12 +95,8 @@ class Freshness:
                     failures.add(type(error))
                     has_traceback = not isinstance(error, DatabaseUnavailableError)
                     log.warning("answers may grow stale: %s", error, exc_info=has_traceback)
-            self._has_looked.set()
+            self.has_looked.set()
             await asyncio.sleep(RECONNECT_SECONDS)
-
-    async def has_looked(self) -> None:
-        """Wait until the database was asked once, with whatever result."""
-        await self._has_looked.wait()
 
     def confirm(self, publication: Publication | None) -> None:
         """Note that this is published now."""

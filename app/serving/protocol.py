@@ -14,11 +14,7 @@ from secrets import token_hex
 from typing import Any, cast
 
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api.headers import DEFAULT_HEADERS, FIXED_HEADERS, lines
 from app.api.problem_details import problem
@@ -26,6 +22,7 @@ from app.logs import request_id
 from app.metrics import REQUESTS
 from app.serving.dispatch import REQUEST, Dispatcher
 from app.serving.request import NO_ROUTE
+from app.serving.response import STATUS_LINES
 
 log = logging.getLogger(__name__)
 
@@ -329,7 +326,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         request_id.reset(token)
         REQUESTS.labels(NO_ROUTE, status).inc()
         head = lines(answer.raw_headers)
-        self.transport.write(b"".join((STATUS_LINE[status], head, b"\r\n", answer.body)))
+        self.transport.write(b"".join((STATUS_LINES[status], head, b"\r\n", answer.body)))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self._close)

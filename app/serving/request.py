@@ -30,25 +30,6 @@ _ID_PREFIX = token_hex(4)
 class IncomingRequest:
     """A request, what the dispatcher has found out about it, and what was sent in response."""
 
-    __slots__ = (
-        "accepted_format",
-        "began",
-        "client",
-        "encoding",
-        "headers",
-        "id",
-        "limit_state",
-        "method",
-        "parsed",
-        "path",
-        "query",
-        "raw_path",
-        "route",
-        "size",
-        "status",
-        "target",
-    )
-
     def __init__(self, method: str, target: bytes, headers: Headers, client: str) -> None:
         """Create a request from its target, which is path and query without a fragment."""
         self.began = perf_counter()
@@ -69,7 +50,7 @@ class IncomingRequest:
         else:
             self.id = f"{_ID_PREFIX}{next(_ids) & 0xFFFFFFFF:08x}"
         self.limit_state: RateLimitState | None = None
-        """State of the client's rate limit, once the request is counted."""
+        """State of the client's rate limit. None until the request is counted."""
 
         self.parsed: ParsedRequest | None = None
         self.route = NO_ROUTE

@@ -1,4 +1,4 @@
-"""Counts each request, and writes a line about it."""
+"""The metrics and the log lines of requests."""
 
 from collections.abc import Callable, Collection
 from functools import lru_cache
@@ -15,8 +15,9 @@ LOGGED_CHARACTERS = 300
 
 
 class RequestLog:
-    """`write_line` writes about a request; None writes nothing. Of queries it is told the
-    `known_arguments`: what else is in one may be a secret that got there by mistake.
+    """Counts requests and logs them, or only counts them if `write_line` is None.
+
+    Of a query only the `known_arguments` are logged. Others may be secrets sent by mistake.
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class RequestLog:
         self._known_arguments = frozenset(name.encode() for name in known_arguments)
 
     def note(self, request: IncomingRequest) -> None:
-        """Count a request that was answered, and write a line about it."""
+        """Count and log a request after its response."""
         seconds = perf_counter() - request.began
         requests, durations = _metrics(request.route, request.status)
         requests.inc()
@@ -57,5 +58,5 @@ def _metrics(template: str, status: int) -> tuple[Counter, Histogram]:
 
 
 def _cut(text: bytes) -> str:
-    """As it came over the wire, where nothing in it can end a line."""
+    """Return the beginning of a percent-encoded text, which can't contain a line break."""
     return text[:LOGGED_CHARACTERS].decode("ascii", "backslashreplace")

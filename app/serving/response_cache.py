@@ -1,7 +1,7 @@
 """Rendered responses, stored until the next publish.
 
-Data changes with a publish and at no other time. So a response, compressed as it was sent, stays
-right until then, and its `ETag` follows from the publication and the request alone.
+Only a publish changes data. Until then a response stays valid, compressed as it was sent, and its
+`ETag` depends on the publication and the request alone.
 """
 
 from collections import OrderedDict

@@ -232,7 +232,9 @@ async def test_trusted_proxies_name_the_client(
         app.running(),
         httpx.AsyncClient(transport=transport, base_url="http://test", headers=PLAIN) as client,
     ):
-        await client.get(RECENT, headers={"x-forwarded-for": "203.0.113.1"})
+        # Repeated headers are one list.
+        repeated = [("x-forwarded-for", one) for one in ("203.0.113.2", "203.0.113.1, 10.1.1.1")]
+        await client.get(RECENT, headers=repeated)
         for peer, forwarded in (
             ("127.0.0.1", "203.0.113.1"),
             ("127.0.0.1", "198.51.100.9, 203.0.113.1, 10.1.1.1"),

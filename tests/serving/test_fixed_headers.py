@@ -24,6 +24,7 @@ def settings() -> Settings:
     return Settings(rate_limits="4/hour")
 
 
+@pytest.mark.parametrize("settings", [Settings(rate_limits="6/hour")])
 async def test_every_answer_is_for_every_page(
     app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -33,7 +34,7 @@ async def test_every_answer_is_for_every_page(
         raise ZeroDivisionError
 
     monkeypatch.setattr(app.state.statistics.downloads, "publication", fail)
-    paths = {"/api/dumps": 200, "/api/packages/flask/recent": 500, "/api/x": 429, "/x": 404}
+    paths = {"/api/dumps": 200, "/api/packages/flask/recent": 500, "/x": 404, "/": 429}
     for path, status in paths.items():
         for method in ("GET", "HEAD"):
             response = await client.request(method, path, headers={"Origin": "https://example.com"})
