@@ -20,8 +20,9 @@ from app.db.engine import job_engine
 from app.domain.clock import utc_now
 from app.domain.downloads import Batch, Partition, PublishedDay
 from app.domain.events import CountedFiles
-from app.ingest.pipeline import Ingest, ingest_day
+from app.ingest.pipeline import ingest_day
 from app.ingest.policy import policy_of
+from app.ingest.publish import Publisher
 from app.ingest.sources.source import Reading, Source, open_source
 from app.interpreter import look_for_garbage_less_often
 from app.settings import IngestSource, load_settings
@@ -104,7 +105,7 @@ async def ingest(day: date) -> dict[str, object]:
     look_for_garbage_less_often()
     async with job_engine(settings.database_url.get_secret_value()) as engine:
         statements = time_statements(engine)
-        published = await ingest_day(Ingest(engine, source, policy_of(settings), utc_now), day)
+        published = await ingest_day(Publisher(engine, policy_of(settings), utc_now), source, day)
         assert isinstance(published, PublishedDay)
         total = time.perf_counter() - source.first_row
     stages = {

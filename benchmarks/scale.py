@@ -19,7 +19,8 @@ from app.db.repositories.downloads_repository import DownloadsRepository
 from app.domain.clock import utc_now
 from app.domain.downloads import PackageDownloads
 from app.domain.events import CountedFiles
-from app.ingest.pipeline import Ingest, ingest_day
+from app.ingest.pipeline import ingest_day
+from app.ingest.publish import Publisher
 from app.ingest.sources.source import Reading
 from benchmarks.command_line import (
     BenchmarkError,
@@ -194,7 +195,7 @@ async def _grow(server_url: str, database: str, packages: int, days: int, last: 
         for day in wanted[-PUBLISHES:]:
             source = _PreparedDay(list(batches(packages, day)))
             began = perf_counter()
-            await ingest_day(Ingest(engine, source, FORCED, utc_now), day)
+            await ingest_day(Publisher(engine, FORCED, utc_now), source, day)
             seconds.append(perf_counter() - began)
         await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
     return median(seconds)

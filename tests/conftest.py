@@ -24,7 +24,8 @@ from app.db.embedded import embedded_postgres
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
 from app.domain.clock import utc_now
-from app.ingest.pipeline import Ingest, ingest_day
+from app.ingest.pipeline import ingest_day
+from app.ingest.publish import Publisher
 from app.ingest.sources.sample import SampleSource
 from app.main import Service, create_app
 from app.settings import IngestSource, Settings
@@ -129,9 +130,9 @@ async def _sample_template(server_url: str, _template: None) -> None:
     async with administration(server_url) as connection:
         await connection.execute(text(f"CREATE DATABASE {SAMPLE_TEMPLATE} TEMPLATE {TEMPLATE}"))
     engine = create_engine(url_of(server_url, SAMPLE_TEMPLATE))
-    ingest = Ingest(engine, SampleSource(), FORCED, utc_now)
+    publisher = Publisher(engine, FORCED, utc_now)
     for ago in range(30):
-        await ingest_day(ingest, latest_complete_day() - timedelta(days=ago))
+        await ingest_day(publisher, SampleSource(), latest_complete_day() - timedelta(days=ago))
     await engine.dispose()
 
 

@@ -20,8 +20,8 @@ from app.domain.downloads import (
 )
 from app.domain.events import CountedFiles
 from app.ingest import pipeline
-from app.ingest.pipeline import Ingest, UnchangedDay
 from app.ingest.policy import PublishPolicy, policy_of
+from app.ingest.publish import Publisher, UnchangedDay
 from app.ingest.rows import Rejected, RowCheck
 from app.ingest.sources.source import Reading, Source
 from app.settings import Settings
@@ -170,7 +170,7 @@ async def ingest(
     clock: Clock = lambda: NOW,
 ) -> PublishedDay | UnchangedDay:
     """Ingest a day, the way every day is."""
-    return await pipeline.ingest_day(Ingest(engine, source, policy, clock), day)
+    return await pipeline.ingest_day(Publisher(engine, policy, clock), source, day)
 
 
 async def publish(

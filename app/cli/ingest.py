@@ -13,22 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.cli.database import database_url, run
 from app.cli.options import Day, replace_sample_option, source_option, with_settings
 from app.cli.progress import progress_bar
-from app.db.advisory_lock import HeldLock
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS, columns_with
 from app.domain.clock import utc_now
 from app.domain.events import ARTIFACTS_SINCE, CountedFiles
-from app.ingest import pipeline
-from app.ingest.plan import days_to_backfill, days_to_seed
+from app.ingest.plan import check_counted, days_to_backfill, days_to_seed, latest_complete_day
 from app.ingest.policy import policy_of
+from app.ingest.publish import Publisher
+from app.ingest.release import release, release_plausible
 from app.ingest.retention import expire as drop_expired
-from app.ingest.runs import (
-    Outcome,
-    Run,
-    ingest_lock,
-    published_days,
-    release,
-    release_plausible,
-)
+from app.ingest.runs import Outcome, Run, ingest_lock, published_days
 from app.ingest.sources.source import open_source
 from app.settings import IngestSource, Settings
 
@@ -67,9 +60,9 @@ def ingest(
 
     Example: python -m app ingest --date 2026-11-20
     """
-    day = day or pipeline.latest_complete_day(utc_now())
+    day = day or latest_complete_day(utc_now())
     kind = IngestSource(source or settings.source)
-    pipeline.check_counted(day, utc_now())
+    check_counted(day, utc_now())
     if dry_run:
         click.echo(_cost(settings, kind, day))
         return
@@ -77,14 +70,15 @@ def ingest(
     async def work(engine: AsyncEngine) -> None:
         async with ingest_lock(engine) as lock:
             policy = replace(policy_of(settings), force=force, replace_sample=replace_sample)
+            publisher = Publisher(engine, policy, utc_now, lock)
             if force:
-                released = await release(engine, lock, day, policy, utc_now)
+                released = await release(publisher, day)
                 if released:
                     click.echo(str(released))
                     return
-            run = Run(engine, open_source(settings, kind), policy, utc_now, lock)
+            run = Run(publisher, open_source(settings, kind))
             click.echo(str(await run.ingest_day(day)))
-            await _release_plausible(settings, engine, lock)
+            await _release_plausible(publisher)
 
     if not force:
         # What is missing shows before a database is started.
@@ -93,8 +87,8 @@ def ingest(
         run(url, work)
 
 
-async def _release_plausible(settings: Settings, engine: AsyncEngine, lock: HeldLock) -> None:
-    async for published in release_plausible(engine, lock, policy_of(settings), utc_now):
+async def _release_plausible(publisher: Publisher) -> None:
+    async for published in release_plausible(publisher):
         click.echo(f"{published}, which was held", err=True)
 
 
@@ -163,29 +157,23 @@ def backfill(
 
     Example: python -m app backfill --start 2026-11-01 --end 2026-11-20
     """
-    end = end or pipeline.latest_complete_day(utc_now())
+    end = end or latest_complete_day(utc_now())
     if start and start > end:
         raise click.BadParameter(f"{start} is after --end {end}.", param_hint="--start")
     opened = open_source(settings, IngestSource(source or settings.source))
 
     async def work(engine: AsyncEngine) -> bool:
         async with ingest_lock(engine) as lock:
-            # A held day that is plausible by now is not missing, even if its source is unchanged.
-            await _release_plausible(settings, engine, lock)
-            days = days_to_backfill(
-                await published_days(engine),
-                start,
-                end,
-                now=utc_now(),
-                retention_days=settings.retention_days,
-                again=force,
-                replace_sample=replace_sample,
-            )
             policy = replace(
                 policy_of(settings), replace_sample=replace_sample, only_if_changed=not force
             )
-            run = Run(engine, opened, policy, utc_now, lock)
-            return await _report(run.backfill(days), days)
+            publisher = Publisher(engine, policy, utc_now, lock)
+            # A held day that is plausible by now is not missing, even if its source is unchanged.
+            await _release_plausible(publisher)
+            days = days_to_backfill(
+                await published_days(engine), start, end, now=utc_now(), policy=policy, again=force
+            )
+            return await _report(Run(publisher, opened).backfill(days), days)
 
     with database_url(settings) as url:
         if not run(url, work):
@@ -236,16 +224,17 @@ def seed(settings: Settings) -> None:
 
 async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
     source = open_source(settings, IngestSource.SAMPLE)
+    policy = policy_of(settings)
     async with ingest_lock(engine) as lock:
         days = days_to_seed(
             await published_days(engine),
             now=utc_now(),
-            retention_days=settings.retention_days,
+            policy=policy,
             columns=columns_with(settings.breakdowns_of(IngestSource.SAMPLE)),
         )
         if days:
             log.info("making %d days of sample data", len(days))
-        run = Run(engine, source, policy_of(settings), utc_now, lock)
+        run = Run(Publisher(engine, policy, utc_now, lock), source)
         with progress_bar(days) as progress:
             for day in days:
                 await run.ingest_day(day)

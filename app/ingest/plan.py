@@ -7,9 +7,11 @@ from itertools import dropwhile, takewhile
 
 from app.db.repositories.runs_repository import Failures
 from app.domain.breakdowns import REQUIRED_COLUMNS
-from app.domain.downloads import DayFigures, HeldDay, PublishedDay, RunOutcome
+from app.domain.downloads import DayFigures, HeldDay, PublishedDay, RunOutcome, served_days
 from app.domain.schedule import Schedule
-from app.ingest.pipeline import FIRST_DAY, check_counted, check_in_window, latest_complete_day
+from app.errors import IngestError
+from app.ingest.policy import PublishPolicy
+from app.ingest.publish import check_in_window
 from app.settings import IngestSource, Settings
 
 CLOCK_TOLERANCE = timedelta(hours=1)
@@ -32,6 +34,25 @@ RECHECKED_WITHIN = timedelta(days=7)
 
 SUSPECT_WAIT = timedelta(days=1)
 """Time until a suspect day is checked for the first time, which doubles from check to check."""
+
+
+FIRST_DAY = date(2016, 1, 1)
+"""PyPI's table of downloads begins in this year."""
+
+
+def latest_complete_day(now: datetime) -> date:
+    """Return the latest UTC day that is over."""
+    return now.date() - timedelta(days=1)
+
+
+def check_counted(day: date, now: datetime) -> None:
+    """Raise if there can't be downloads of the day."""
+    latest = latest_complete_day(now)
+    if not FIRST_DAY <= day <= latest:
+        raise IngestError(
+            f"{day} is no day with downloads: the first of them is {FIRST_DAY}, "
+            f"the latest complete UTC day is {latest}"
+        )
 
 
 def _end_of(day: date) -> datetime:
@@ -100,7 +121,7 @@ def plan(
     def due_at(day: date) -> datetime:
         return cadence.schedule.due_at(day - timedelta(days=1))
 
-    complete = now.date() - timedelta(days=1)
+    complete = latest_complete_day(now)
     latest = max([complete, *published])
     served = (latest - timedelta(days=passed) for passed in range(cadence.retention_days))
     # A clock that was ahead may have published days that are not over.
@@ -191,27 +212,25 @@ def days_to_backfill(
     end: date,
     *,
     now: datetime,
-    retention_days: int,
-    again: bool,
-    replace_sample: bool,
+    policy: PublishPolicy,
+    again: bool = False,
 ) -> list[date]:
-    """The days from `start` to `end`, both included, that are not published, latest first.
+    """Return the unpublished days from `start` to `end`, both included, latest first.
 
-    `start` left out is the first day that is served once `end` is published. With `again` all of
-    them; with `replace_sample` a day of sample data counts as not published. Raises when a day is
-    not complete or would lie outside the window.
+    The default of `start` is the first day that is served once `end` is published. With `again`
+    all days are returned. A day of sample data that is to be replaced counts as not published.
+    Raises an `IngestError` if a day is not complete, or would be outside the window.
     """
     for day in filter(None, (start, end)):
         check_counted(day, now)
     kept = {
         day
         for day, one in published.items()
-        if not (replace_sample and one.source == IngestSource.SAMPLE)
+        if not (policy.replace_sample and one.source == IngestSource.SAMPLE)
     }
     latest = max(kept | {end})
-    first = latest - timedelta(days=retention_days - 1)
-    start = start or first
-    check_in_window(start, first, latest)
+    start = start or served_days(latest, policy.retention_days).first
+    check_in_window(start, latest, policy.retention_days)
     days = [end - timedelta(days=passed) for passed in range((end - start).days + 1)]
     return [day for day in days if again or day not in kept]
 
@@ -220,14 +239,13 @@ def days_to_seed(
     published: Mapping[date, PublishedDay],
     *,
     now: datetime,
-    retention_days: int,
+    policy: PublishPolicy,
     columns: Sequence[str],
 ) -> list[date]:
-    """The days that a full window of sample data lacks, latest first; also those that were made
-    with other breakdowns than these columns.
+    """Return the days that a full window of sample data lacks, latest first.
 
-    It ends with the latest day published, so that what is there stays as it is; in an empty
-    database with the latest complete one.
+    They include days that were made with other breakdowns than these columns. The window ends with
+    the latest published day, or in an empty database with the latest complete day.
     """
     end = max(published, default=latest_complete_day(now))
     as_chosen = {
@@ -235,12 +253,4 @@ def days_to_seed(
         for day, one in published.items()
         if (*REQUIRED_COLUMNS, *one.breakdowns) == tuple(columns)
     }
-    return days_to_backfill(
-        as_chosen,
-        None,
-        end,
-        now=now,
-        retention_days=retention_days,
-        again=False,
-        replace_sample=False,
-    )
+    return days_to_backfill(as_chosen, None, end, now=now, policy=policy)

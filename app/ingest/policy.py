@@ -1,8 +1,9 @@
 """Rules by which a day that was read is published or held."""
 
 from dataclasses import dataclass
+from datetime import date
 
-from app.domain.events import KnownEvents
+from app.domain.events import CountedFiles, KnownEvents
 from app.settings import Settings
 
 
@@ -44,6 +45,10 @@ class PublishPolicy:
     """True reads a day again only if its partition changed since it was last read, and replaces a
     published day only if it grew, or was suspect and is no longer.
     """
+
+    def counts_alike(self, day: date, one: CountedFiles, other: CountedFiles) -> bool:
+        """Return True if both rules count the same files on that day."""
+        return self.events.definition(day, one) == self.events.definition(day, other)
 
 
 def policy_of(settings: Settings) -> PublishPolicy:

@@ -15,7 +15,6 @@ from app.db.advisory_lock import HeldLock, LockKey, try_lock
 from app.db.engine import connect
 from app.db.repositories.ingest_repository import IngestRepository
 from app.db.repositories.runs_repository import RunsRepository
-from app.domain.clock import Clock
 from app.domain.downloads import PublishedDay, RunOutcome
 from app.errors import (
     DatabaseUnavailableError,
@@ -26,16 +25,11 @@ from app.errors import (
     OperatorError,
     SourceUnavailableError,
 )
-from app.ingest.pipeline import (
-    Ingest,
-    Progress,
-    UnchangedDay,
-    ingest_day,
-    is_unchanged,
-    publish_held,
-)
-from app.ingest.plausibility import KnownDays
-from app.ingest.policy import PublishPolicy
+from app.ingest.pipeline import ingest_day, is_unchanged
+from app.ingest.publish import Publisher, UnchangedDay
+from app.ingest.release import release_plausible
+from app.ingest.sources.source import Source
+from app.ingest.stage import Progress
 from app.retries import attempts
 
 log = logging.getLogger(__name__)
@@ -90,8 +84,12 @@ class Outcome:
         return f"{self.result}, which was held" if self.was_held else str(self.result)
 
 
-class Run(Ingest):
+@dataclass(frozen=True, slots=True)
+class Run:
     """An ingest of several days, with a record of each."""
+
+    publisher: Publisher
+    source: Source
 
     async def backfill(self, days: Iterable[date]) -> AsyncIterator[Outcome]:
         """Publish the days, and then the held days that have become plausible by them.
@@ -101,7 +99,7 @@ class Run(Ingest):
         """
         async for outcome in self.ingest(days):
             yield outcome
-        async for published in release_plausible(self.engine, self.lock, self.policy, self.clock):
+        async for published in release_plausible(self.publisher):
             yield Outcome(published.day, published, was_held=True)
 
     async def ingest(
@@ -116,7 +114,9 @@ class Run(Ingest):
         for day in days:
             progress = Progress()
             try:
-                if queries == max_queries and not await is_unchanged(self, day):
+                if queries == max_queries and not await is_unchanged(
+                    self.publisher, self.source, day
+                ):
                     continue
                 result = await self.ingest_day(day, progress)
             except MixedDataError:
@@ -132,9 +132,9 @@ class Run(Ingest):
         self, day: date, progress: Progress | None = None
     ) -> PublishedDay | UnchangedDay:
         """Publish one day, trying again what may pass, and keep a record of it."""
-        runs = RunsRepository(self.engine)
-        unfinished = await runs.unfinished_run(day, self.source.name, self.clock())
-        run = await runs.begin(day, self.source.name, self.clock())
+        runs = RunsRepository(self.publisher.engine)
+        unfinished = await runs.unfinished_run(day, self.source.name, self.publisher.clock())
+        run = await runs.begin(day, self.source.name, self.publisher.clock())
         progress = progress or Progress()
         if unfinished:
             progress.query = progress.billed_query = unfinished.query
@@ -147,19 +147,23 @@ class Run(Ingest):
             await self._note_failure(run, progress, error)
             raise
         outcome = RunOutcome.UNCHANGED if isinstance(result, UnchangedDay) else RunOutcome.PUBLISHED
-        await runs.end(run, outcome, self.clock(), rows=progress.rows)
+        await runs.end(run, outcome, self.publisher.clock(), rows=progress.rows)
         return result
 
     async def _note_failure(self, run: int, progress: Progress, error: BaseException) -> None:
         """Record why the run failed. If that fails, the next run records an interruption."""
-        runs = RunsRepository(self.engine)
+        runs = RunsRepository(self.publisher.engine)
         # A query that the source refused, or whose result was useless, is not used again.
         is_of_source = isinstance(error, IngestError) and not error.may_pass
         try:
             query = None if is_of_source else progress.query
             await runs.note_query(run, query, progress.partition)
             await runs.end(
-                run, _outcome_of(error), self.clock(), rows=progress.rows, error=_told(error)
+                run,
+                _outcome_of(error),
+                self.publisher.clock(),
+                rows=progress.rows,
+                error=_told(error),
             )
         except (OperatorError, SQLAlchemyError, OSError) as unrecorded:
             log.warning("the end of run %d was not recorded: %s", run, _one_line(unrecorded))
@@ -181,53 +185,8 @@ class Run(Ingest):
         async for attempt in attempts(str(day), may_pass):
             with attempt:
                 progress.rows = 0
-                return await ingest_day(self, day, progress)
+                return await ingest_day(self.publisher, self.source, day, progress)
         raise AssertionError
-
-
-async def release(
-    engine: AsyncEngine, lock: HeldLock | None, day: date, policy: PublishPolicy, clock: Clock
-) -> PublishedDay | None:
-    """Publish a held day, as `publish_held` does, and keep a record of it."""
-    published = await publish_held(engine, day, policy, clock, lock)
-    if published:
-        runs = RunsRepository(engine)
-        run = await runs.begin(day, published.source, clock())
-        await runs.end(run, RunOutcome.PUBLISHED, clock(), rows=published.packages)
-    return published
-
-
-async def release_plausible(
-    engine: AsyncEngine, lock: HeldLock | None, policy: PublishPolicy, clock: Clock
-) -> AsyncIterator[PublishedDay]:
-    """Publish the held days that have become plausible, latest first.
-
-    Each published day can make another one plausible.
-    """
-    refused: set[date] = set()
-    while True:
-        async with connect(engine) as connection:
-            repository = IngestRepository(connection)
-            held = await repository.held()
-            published = await repository.published()
-            known = KnownDays(published, held, policy.thresholds, policy.events)
-        plausible = [
-            day
-            for day, one in held.items()
-            if day not in refused and not one.wrong_rows and not known.judge(one).reason
-        ]
-        if not plausible:
-            return
-        day = max(plausible)
-        try:
-            released = await release(engine, lock, day, policy, clock)
-        except IngestError as error:
-            log.warning("%s stays held: %s", day, error)
-            released = None
-        if released:
-            yield released
-        else:
-            refused.add(day)
 
 
 def _outcome_of(error: BaseException) -> RunOutcome:

@@ -26,8 +26,10 @@ from app.errors import (
 )
 from app.ingest.plan import Plan, cadence_of, plan
 from app.ingest.policy import policy_of
+from app.ingest.publish import Publisher
+from app.ingest.release import release_plausible
 from app.ingest.retention import expire
-from app.ingest.runs import Run, release_plausible
+from app.ingest.runs import Run
 from app.ingest.sources.source import open_source
 from app.metrics import observe_ingest
 from app.settings import Settings
@@ -173,10 +175,10 @@ class _Job:
     ) -> None:
         self._engine = engine
         self._settings = settings
-        self._lock = lock
         self._clock = clock
         self._cadence = cadence_of(settings)
-        self._policy = replace(policy_of(settings), only_if_changed=True)
+        policy = replace(policy_of(settings), only_if_changed=True)
+        self._publisher = Publisher(engine, policy, clock, lock)
         self.success: bool | None = False
         """True if no day failed; None if no day was due while failed days wait for their time."""
 
@@ -215,8 +217,9 @@ class _Job:
         if days:
             # In a thread: it imports Google's client, and that looks for credentials.
             source = await asyncio.to_thread(open_source, self._settings, self._settings.source)
-            run = Run(self._engine, source, self._policy, self._clock, self._lock)
-            async for outcome in run.ingest(days, self._settings.ingest_max_days_per_run):
+            async for outcome in Run(self._publisher, source).ingest(
+                days, self._settings.ingest_max_days_per_run
+            ):
                 error = outcome.error
                 if error is None:
                     log.info("ingest: %s", outcome)
@@ -230,8 +233,6 @@ class _Job:
                     # The other days would fail in the same way.
                     break
         self.success = success
-        async for published in release_plausible(
-            self._engine, self._lock, self._policy, self._clock
-        ):
+        async for published in release_plausible(self._publisher):
             log.warning("ingest: a held day has become plausible: %s", published)
         return may_pass

@@ -14,6 +14,7 @@ from app.db.migrations import migrate
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.domain.downloads import Partition, Publication
 from app.errors import HeldDayError
+from app.ingest.publish import Publisher
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.sources.sample import PACKAGES, SampleSource
@@ -120,7 +121,7 @@ async def test_status_tells_what_is_held_back_and_why(
     await publish(engine, days_ago(7), downloads("flask", 100))
     source = GivenSource({days_ago(0): [downloads("flask", 10)]})
     async with ingest_lock(engine) as lock:
-        run = Run(engine, source, POLICY, lambda: NOW, lock)
+        run = Run(Publisher(engine, POLICY, lambda: NOW, lock), source)
         with pytest.raises(HeldDayError):
             await run.ingest_day(days_ago(0))
     status = (await client.get("/api/status")).json()
@@ -152,7 +153,7 @@ async def test_the_figures_of_what_is_published(
     await publish(engine, days_ago(8), downloads("flask", 100))
     source = GivenSource({days_ago(15): [downloads("flask", 10)]})
     async with ingest_lock(engine) as lock:
-        run = Run(engine, source, POLICY, lambda: NOW, lock)
+        run = Run(Publisher(engine, POLICY, lambda: NOW, lock), source)
         with pytest.raises(HeldDayError):
             await run.ingest_day(days_ago(15))
     known = app.dispatcher.freshness

@@ -21,7 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import connect
 from app.domain.clock import utc_now
-from app.ingest.pipeline import Ingest, ingest_day
+from app.ingest.pipeline import ingest_day
+from app.ingest.publish import Publisher
 from app.ingest.sources.sample import PACKAGES, SampleSource
 from app.serving.response_cache import ENTRY_BYTES
 from tests.days import FORCED, days_ago, downloads, publish
@@ -101,8 +102,8 @@ def test_a_second_start_finds_the_data_as_it_was(data_dir: Path, tmp_path: Path)
 async def test_a_start_catches_up(database_url: str, engine: AsyncEngine, tmp_path: Path) -> None:
     """Of two processes one does, with the day that was missed while nothing ran."""
     missed = latest_complete_day()
-    ingest = Ingest(engine, SampleSource(), FORCED, utc_now)
-    await ingest_day(ingest, missed - timedelta(days=1))
+    publisher = Publisher(engine, FORCED, utc_now)
+    await ingest_day(publisher, SampleSource(), missed - timedelta(days=1))
     log = tmp_path / "log"
     environment = {
         "DATABASE_URL": database_url,

@@ -14,6 +14,7 @@ from app.db.steps import Step
 from app.errors import DayTimeoutError
 from app.ingest import runs, scheduler
 from app.ingest.policy import policy_of
+from app.ingest.publish import Publisher
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.scheduler import run_ingest_job
 from tests.clock import NOW
@@ -112,7 +113,7 @@ async def test_a_day_times_out_while_postgres_is_away(
     monkeypatch.setattr(runs, "DAY_TIMEOUT_SECONDS", 5.0)
     async with copied(server_url, settled.database) as (url, engine):
         async with job_engine(through(proxy, url)) as job, ingest_lock(job) as lock:
-            run = Run(job, source, policy_of(IMPATIENT), lambda: NOW, lock)
+            run = Run(Publisher(job, policy_of(IMPATIENT), lambda: NOW, lock), source)
             timed_out, published = [outcome async for outcome in run.ingest([hanging, latest])]
         assert proxy.injected
         tally.faults["days that timed out while Postgres was away"] += 1

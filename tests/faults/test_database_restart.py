@@ -18,6 +18,7 @@ from app.db.steps import Step
 from app.errors import DatabaseUnavailableError, HeldDayError
 from app.ingest import scheduler
 from app.ingest.policy import policy_of
+from app.ingest.publish import Publisher
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.scheduler import run_ingest_job
 from tests.clock import NOW, ManualClock
@@ -135,7 +136,7 @@ async def test_the_disk_is_full(
 
         async def ingest() -> None:
             async with job_engine(url) as job, ingest_lock(job) as lock:
-                run = Run(job, source, policy_of(IMPATIENT), lambda: NOW, lock)
+                run = Run(Publisher(job, policy_of(IMPATIENT), lambda: NOW, lock), source)
                 await run.ingest_day(latest)
 
         with no_room_for(await file_of(engine, table)):
@@ -166,7 +167,7 @@ async def test_the_disk_is_full_while_staging(
 
         async def ingest(fill: Callable[[Entered], None]) -> None:
             async with job_engine(url) as job, ingest_lock(job) as lock:
-                run = Run(job, source, policy_of(IMPATIENT), lambda: NOW, lock)
+                run = Run(Publisher(job, policy_of(IMPATIENT), lambda: NOW, lock), source)
                 with each_step(fill):
                     await run.ingest_day(latest)
 

@@ -17,6 +17,7 @@ from app.db.steps import Step
 from app.db.tables import ingested_days
 from app.ingest import scheduler
 from app.ingest.policy import policy_of
+from app.ingest.publish import Publisher
 from app.ingest.retention import expire
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.scheduler import run_ingest_job
@@ -166,7 +167,7 @@ async def _states(
         states = [await state(engine)]
         async with ingest_lock(job) as lock:
             policy = replace(policy_of(SETTINGS), only_if_changed=True)
-            run = Run(job, source, policy, lambda: NOW, lock)
+            run = Run(Publisher(job, policy, lambda: NOW, lock), source)
             async for _ in run.ingest(days):
                 states.append(await state(engine))  # noqa: PERF401 - one after each day
             await expire(job, retention_days=RETENTION_DAYS, now=NOW)

@@ -10,11 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.domain.downloads import DayFigures, HeldDay
 from app.domain.events import ARTIFACTS_SINCE, CountedFiles, Event, EventKind, KnownEvents
-from app.ingest.plausibility import KnownDays
+from app.ingest.judge import KnownDays
+from app.ingest.publish import Publisher
 from app.ingest.runs import Run, ingest_lock
 from tests.clock import ManualClock
 from tests.days import POLICY, RETENTION_DAYS, GivenSource, downloads
-from tests.ingest.test_plausibility import figures, held
+from tests.ingest.test_judge import figures, held
 
 LEVELS = (0.3, 0.45, 0.6, 0.75, 0.9)
 DAYS = [ARTIFACTS_SINCE + timedelta(days) for days in range(-40, 40)]
@@ -43,7 +44,7 @@ def _held(
     known = {one.day: one for one in published}
     waiting: dict[date, HeldDay] = {}
     for one in days:
-        verdict = KnownDays(known, waiting, POLICY.thresholds, events).judge(one)
+        verdict = KnownDays(known, waiting, replace(POLICY, events=events)).judge(one)
         if verdict.reason:
             waiting[one.day] = held(one, settled=False)
         else:
@@ -51,10 +52,10 @@ def _held(
     while plausible := [
         day
         for day, one in waiting.items()
-        if not KnownDays(known, waiting, POLICY.thresholds, events).judge(one).reason
+        if not KnownDays(known, waiting, replace(POLICY, events=events)).judge(one).reason
     ]:
         known[max(plausible)] = waiting.pop(max(plausible))
-    suspects = KnownDays(known, waiting, POLICY.thresholds, events).suspects(min(known))
+    suspects = KnownDays(known, waiting, replace(POLICY, events=events)).suspects(min(known))
     assert suspects.keys() == set(suspect)
     return sorted(waiting)
 
@@ -115,7 +116,9 @@ def test_an_incomplete_first_day_holds_no_later_day(level: float, weeks: int) ->
     known[first] = figures(first, level)
     waiting = {day: held(figures(day), settled=False) for day in tuesdays}
     events = KnownEvents()
-    assert not KnownDays(known, waiting, POLICY.thresholds, events).judge(figures(later)).reason
+    assert (
+        not KnownDays(known, waiting, replace(POLICY, events=events)).judge(figures(later)).reason
+    )
 
 
 def test_an_operators_definition_counts_as_pypis() -> None:
@@ -159,7 +162,7 @@ async def test_the_job_reads_through_the_change(engine: AsyncEngine) -> None:
     first, then = span[:14], span[14:]
     read = DownloadsRepository(engine, RETENTION_DAYS)
     async with ingest_lock(engine) as lock:
-        run = Run(engine, source, POLICY, clock, lock)
+        run = Run(Publisher(engine, POLICY, clock, lock), source)
         _ = [outcome async for outcome in run.ingest([*reversed(first), *then])]
     assert [one.day for one in await read.held_days()] == [half]
     assert [one.day for one in await read.published_days()] == [day for day in span if day != half]

@@ -52,10 +52,12 @@ from app.errors import (
     SourceError,
 )
 from app.ingest import pipeline
-from app.ingest.pipeline import Ingest, UnchangedDay
-from app.ingest.plausibility import has_settled
+from app.ingest.judge import has_settled
+from app.ingest.publish import Publisher, UnchangedDay
+from app.ingest.release import release as release_held
+from app.ingest.release import release_plausible
 from app.ingest.rows import Rejected, RowCheck
-from app.ingest.runs import Run, ingest_lock, release_plausible
+from app.ingest.runs import Run, ingest_lock
 from app.ingest.sources.sample import SampleSource
 from app.ingest.sources.source import Source
 from tests.clock import NOW, ManualClock
@@ -477,7 +479,7 @@ async def test_a_held_day_is_the_same_since_a_time_that_has_passed(engine: Async
 
 
 async def release(engine: AsyncEngine, day: date, *, force: bool = False) -> PublishedDay | None:
-    return await pipeline.publish_held(engine, day, replace(POLICY, force=force), lambda: NOW)
+    return await release_held(Publisher(engine, replace(POLICY, force=force), lambda: NOW), day)
 
 
 async def test_what_is_held_is_published_when_the_operator_says_so(engine: AsyncEngine) -> None:
@@ -676,7 +678,7 @@ async def test_no_check_is_recorded_once_the_lock_is_lost(
     clock.advance(hours=6)
     lost = HeldLock(LockKey.INGEST, process=0)
     with pytest.raises(LockLostError):
-        await pipeline.ingest_day(Ingest(engine, source, CHECKED, clock, lost), day)
+        await pipeline.ingest_day(Publisher(engine, CHECKED, clock, lost), source, day)
     assert await repository(engine).published_days() == [before]
 
 
@@ -745,9 +747,11 @@ async def test_a_backfill_that_begins_in_an_outage_publishes_the_normal_days(
     normal = {days_ago(ago): [downloads("flask", 3000)] for ago in range(15, 45)}
     source = GivenSource({**lossy, **normal})
     async with ingest_lock(engine) as lock:
-        async for _ in Run(engine, source, POLICY, lambda: NOW, lock).ingest(source.days):
+        async for _ in Run(Publisher(engine, POLICY, lambda: NOW, lock), source).ingest(
+            source.days
+        ):
             pass
-        async for _ in release_plausible(engine, lock, POLICY, lambda: NOW):
+        async for _ in release_plausible(Publisher(engine, POLICY, lambda: NOW, lock)):
             pass
     held = {day.day for day in await repository(engine).held_days()}
     days = await repository(engine).published_days()

@@ -40,13 +40,17 @@ from app.errors import (
 from app.ingest import runs
 from app.ingest.plan import days_to_backfill, days_to_seed
 from app.ingest.policy import PublishPolicy
-from app.ingest.runs import Outcome, Run, ingest_lock, published_days, release_plausible
+from app.ingest.publish import Publisher
+from app.ingest.release import release_plausible
+from app.ingest.runs import Outcome, Run, ingest_lock, published_days
 from app.ingest.sources.sample import SampleSource
 from app.ingest.sources.source import Reading, Source
 from tests.clock import NOW, ManualClock
 from tests.contents import everything
 from tests.days import FORCED, POLICY, RETENTION_DAYS, GivenSource, days_ago, downloads, publish
 from tests.waiting import until
+
+MONTH = replace(POLICY, retention_days=30)
 
 
 def repository(engine: AsyncEngine) -> DownloadsRepository:
@@ -61,7 +65,7 @@ async def ingest(
     policy: PublishPolicy = FORCED,
 ) -> list[Outcome]:
     async with ingest_lock(engine) as lock:
-        run = Run(engine, source, policy, lambda: NOW, lock)
+        run = Run(Publisher(engine, policy, lambda: NOW, lock), source)
         return [outcome async for outcome in run.ingest(days)]
 
 
@@ -77,16 +81,15 @@ async def _backfill(
     again: bool = False,
     replace_sample: bool = False,
 ) -> list[Outcome]:
+    policy = replace(FORCED, replace_sample=replace_sample)
     days = days_to_backfill(
         await published_days(engine),
         start,
         days_ago(0),
         now=NOW,
-        retention_days=RETENTION_DAYS,
+        policy=policy,
         again=again,
-        replace_sample=replace_sample,
     )
-    policy = replace(FORCED, replace_sample=replace_sample)
     return await ingest(engine, source, days, policy=policy)
 
 
@@ -145,7 +148,7 @@ async def test_days_that_a_backfill_makes_plausible_are_published_in_the_end(
     days = [days_ago(ago) for ago in range(4)]
     source = GivenSource({day: [downloads("flask", 1000)] for day in days})
     async with ingest_lock(engine) as lock:
-        run = Run(engine, source, POLICY, lambda: NOW, lock)
+        run = Run(Publisher(engine, POLICY, lambda: NOW, lock), source)
         outcomes = [outcome async for outcome in run.backfill(days)]
     assert isinstance(outcomes[0].error, HeldDayError)
     last = {outcome.day: outcome.result for outcome in outcomes}
@@ -154,15 +157,13 @@ async def test_days_that_a_backfill_makes_plausible_are_published_in_the_end(
 
 
 async def test_seeding_fills_the_window(engine: AsyncEngine) -> None:
-    days = days_to_seed({}, now=NOW, retention_days=30, columns=BREAKDOWN_COLUMNS)
+    days = days_to_seed({}, now=NOW, policy=MONTH, columns=BREAKDOWN_COLUMNS)
     assert days == [days_ago(ago) for ago in range(30)]
     await ingest(engine, SampleSource(), days[:2])
     published = await published_days(engine)
-    assert (
-        days_to_seed(published, now=NOW, retention_days=30, columns=BREAKDOWN_COLUMNS) == days[2:]
-    )
+    assert days_to_seed(published, now=NOW, policy=MONTH, columns=BREAKDOWN_COLUMNS) == days[2:]
     # Made anew, where others are chosen now.
-    assert days_to_seed(published, now=NOW, retention_days=30, columns=REQUIRED_COLUMNS) == days
+    assert days_to_seed(published, now=NOW, policy=MONTH, columns=REQUIRED_COLUMNS) == days
     assert (days_ago(0) - timedelta(days=29)) == days[-1]
 
 
@@ -218,7 +219,7 @@ async def test_who_loses_the_lock_publishes_nothing(
     async with ingest_lock(engine) as lock:
         if not is_heard_of:
             monkeypatch.setattr(type(lock), "check", lambda _: None)
-        run = Run(engine, LosingSource({}), FORCED, lambda: NOW, lock)
+        run = Run(Publisher(engine, FORCED, lambda: NOW, lock), LosingSource({}))
         with pytest.raises(LockLostError):
             await run.ingest_day(days_ago(0))
     assert await everything(engine) == before
@@ -449,7 +450,9 @@ async def _hold(engine: AsyncEngine, day: date, *rows: PackageDownloads) -> None
 
 async def _released(engine: AsyncEngine) -> list[PublishedDay]:
     async with ingest_lock(engine) as lock:
-        return [day async for day in release_plausible(engine, lock, POLICY, lambda: NOW)]
+        return [
+            day async for day in release_plausible(Publisher(engine, POLICY, lambda: NOW, lock))
+        ]
 
 
 async def test_what_has_become_plausible_is_published_as_it_was_read(engine: AsyncEngine) -> None:
@@ -488,10 +491,7 @@ async def test_what_cannot_be_released_keeps_nothing_from_it(
     await connection.commit()
     async with ingest_lock(engine) as lock:
         released = [
-            day.day
-            async for day in release_plausible(
-                engine, lock, replace(POLICY, retention_days=30), lambda: NOW
-            )
+            day.day async for day in release_plausible(Publisher(engine, MONTH, lambda: NOW, lock))
         ]
     assert released == [days_ago(14)]
     assert f"{days_ago(93)} stays held: {days_ago(93)} is outside the window" in caplog.text

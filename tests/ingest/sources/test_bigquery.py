@@ -53,7 +53,7 @@ from app.errors import (
     SourceError,
     SourceUnavailableError,
 )
-from app.ingest.pipeline import UnchangedDay
+from app.ingest.publish import Publisher, UnchangedDay
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.sources import bigquery as bigquery_source
 from app.ingest.sources import day_query as day_query_parts
@@ -393,7 +393,9 @@ async def test_a_day_that_was_read_by_the_other_rule_is_replaced(
     for rule in (CountedFiles.ALL, CountedFiles.ARTIFACTS, CountedFiles.ALL):
         async with ingest_lock(engine) as lock:
             source = table.source(counted_files=rule)
-            run = Run(engine, source, replace(POLICY, only_if_changed=True), lambda: NOW, lock)
+            run = Run(
+                Publisher(engine, replace(POLICY, only_if_changed=True), lambda: NOW, lock), source
+            )
             assert isinstance(await run.ingest_day(day), PublishedDay)
             assert isinstance(await run.ingest_day(day), UnchangedDay)
         (published,) = await read.published_days()
@@ -414,7 +416,7 @@ async def test_a_day_of_the_same_rows_is_replaced_for_its_rule(
     for rule in CountedFiles:
         async with ingest_lock(engine) as lock:
             source = table.source(counted_files=rule)
-            run = Run(engine, source, POLICY, lambda: NOW, lock)
+            run = Run(Publisher(engine, POLICY, lambda: NOW, lock), source)
             await run.ingest_day(DAY)
         publication = await read.publication()
         assert publication
@@ -658,7 +660,7 @@ async def test_a_query_that_never_ends_fails_its_day_and_no_other(
     source = create_source(Settings(bigquery_emulator_host=unfinished_host))
     days = [days_ago(0), days_ago(1)]
     async with ingest_lock(engine) as lock:
-        run = Run(engine, source, FORCED, lambda: NOW, lock)
+        run = Run(Publisher(engine, FORCED, lambda: NOW, lock), source)
         outcomes = [outcome async for outcome in run.ingest(days)]
     assert [outcome.day for outcome in outcomes] == days
     for outcome in outcomes:
@@ -839,7 +841,7 @@ async def test_a_day_is_billed_again_only_if_its_partition_has_changed(
     async def read() -> RunOutcome:
         clock.advance(days=1)
         async with ingest_lock(engine) as lock:
-            await Run(engine, source, policy, clock, lock).ingest_day(DAY)
+            await Run(Publisher(engine, policy, clock, lock), source).ingest_day(DAY)
         (run,) = await latest_runs(engine, 1)
         assert run.partition == await source.partition(DAY)
         (published,) = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
@@ -922,7 +924,7 @@ async def test_a_query_that_is_used_again_counts_as_read_when_it_ran(
     await runs.end(run, RunOutcome.FAILED, later)
     table.insert(Event())
     async with ingest_lock(engine) as lock:
-        result = await Run(engine, source, POLICY, lambda: later, lock).ingest_day(DAY)
+        result = await Run(Publisher(engine, POLICY, lambda: later, lock), source).ingest_day(DAY)
     assert isinstance(result, PublishedDay)
     assert result.downloads == 1
     assert result.checked_at < later - timedelta(hours=18)

@@ -35,8 +35,8 @@ from app.errors import (
     SourceUnavailableError,
 )
 from app.ingest import pipeline
-from app.ingest.pipeline import Ingest
 from app.ingest.policy import PublishPolicy
+from app.ingest.publish import Publisher
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.sources import file
@@ -80,7 +80,7 @@ async def read(source: FileSource, day: date = DAY) -> list[PackageDownloads]:
 async def ingest(
     engine: AsyncEngine, source: Source, day: date = DAY, policy: PublishPolicy = FORCED
 ) -> PublishedDay:
-    published = await pipeline.ingest_day(Ingest(engine, source, policy, lambda: NOW), day)
+    published = await pipeline.ingest_day(Publisher(engine, policy, lambda: NOW), source, day)
     assert isinstance(published, PublishedDay)
     return published
 
@@ -625,7 +625,7 @@ async def test_what_passes_is_tried_again(
     }
     async with server(answers) as address, ingest_lock(engine) as lock:
         source = source_of(f"{address}/dumps/")
-        run = Run(engine, source, FORCED, lambda: NOW, lock)
+        run = Run(Publisher(engine, FORCED, lambda: NOW, lock), source)
         published = await run.ingest_day(DAY)
     assert isinstance(published, PublishedDay)
     assert published.digest == dump.digest

@@ -7,8 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from app.domain.downloads import DayFigures, HeldDay
-from app.domain.events import KnownEvents
-from app.ingest.plausibility import SETTLED_AFTER, KnownDays
+from app.ingest.judge import SETTLED_AFTER, KnownDays
 from app.ingest.policy import Thresholds
 from tests.days import POLICY
 
@@ -56,7 +55,11 @@ def judge(
     waiting: Mapping[date, HeldDay] | None = None,
     thresholds: Thresholds = POLICY.thresholds,
 ) -> str | None:
-    return KnownDays(published, waiting or {}, thresholds, KnownEvents()).judge(one).reason
+    return (
+        KnownDays(published, waiting or {}, replace(POLICY, thresholds=thresholds))
+        .judge(one)
+        .reason
+    )
 
 
 @pytest.mark.parametrize("weekday", range(7))
@@ -127,7 +130,9 @@ def days_held(
     held_days = []
 
     def judge(one: DayFigures) -> str | None:
-        return KnownDays(published, waiting, thresholds, KnownEvents()).judge(one).reason
+        return (
+            KnownDays(published, waiting, replace(POLICY, thresholds=thresholds)).judge(one).reason
+        )
 
     for passed in range(days):
         day = first + timedelta(days=passed)
@@ -181,7 +186,7 @@ def test_a_new_level_is_suspect_until_it_is_the_usual_one() -> None:
     counts = []
     for day in step:
         published[day] = figures(day, 0.4)
-        suspects = KnownDays(published, {}, POLICY.thresholds, KnownEvents()).suspects(date.min)
+        suspects = KnownDays(published, {}, POLICY).suspects(date.min)
         counts.append(len(suspects))
         if day == FRIDAY:
             assert suspects == {day: judge(figures(day, 0.4), before(FRIDAY))}
@@ -190,9 +195,7 @@ def test_a_new_level_is_suspect_until_it_is_the_usual_one() -> None:
 
 
 def test_suspect_days_are_those_of_the_window() -> None:
-    known = KnownDays(
-        before(FRIDAY) | {FRIDAY: figures(FRIDAY, 0.01)}, {}, POLICY.thresholds, KnownEvents()
-    )
+    known = KnownDays(before(FRIDAY) | {FRIDAY: figures(FRIDAY, 0.01)}, {}, POLICY)
     assert list(known.suspects(FRIDAY)) == [FRIDAY]
     assert known.suspects(FRIDAY + timedelta(days=1)) == {}
 
@@ -205,7 +208,7 @@ def test_a_database_that_begins_in_an_outage_finds_its_level(outage: int, days: 
     waiting: dict[date, HeldDay] = {}
 
     def known() -> KnownDays:
-        return KnownDays(published, waiting, POLICY.thresholds, KnownEvents())
+        return KnownDays(published, waiting, POLICY)
 
     for passed in range(days):
         day = FRIDAY - timedelta(days=passed)
@@ -239,7 +242,7 @@ def test_sample_days_are_never_judged() -> None:
     sample = replace(figures(FRIDAY, 0.01), source="sample")
     assert judge(sample, before(FRIDAY)) is None
     published = before(FRIDAY) | {FRIDAY: sample}
-    assert KnownDays(published, {}, POLICY.thresholds, KnownEvents()).suspects(date.min) == {}
+    assert KnownDays(published, {}, POLICY).suspects(date.min) == {}
 
 
 def test_days_of_the_same_kind_leave_no_room_for_half_a_day() -> None:

@@ -11,8 +11,8 @@ from math import inf
 from statistics import median_high, median_low
 
 from app.domain.downloads import DayFigures, HeldDay
-from app.domain.events import Definition, KnownEvents
-from app.ingest.policy import Thresholds
+from app.domain.events import Definition
+from app.ingest.policy import PublishPolicy, Thresholds
 from app.settings import IngestSource
 
 WEEKS_AROUND = 4
@@ -77,13 +77,12 @@ class KnownDays:
         self,
         published: Mapping[date, DayFigures],
         held: Mapping[date, HeldDay],
-        thresholds: Thresholds,
-        events: KnownEvents,
+        policy: PublishPolicy,
     ) -> None:
         self._published = published
         self._held = held
-        self._thresholds = thresholds
-        self._events = events
+        self._thresholds = policy.thresholds
+        self._events = policy.events
         self._normal: dict[Definition, Mapping[date, DayFigures]] = {}
 
     def judge(self, figures: DayFigures) -> Verdict:

@@ -1,0 +1,184 @@
+"""Publishes or holds a staged day, in one transaction."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.db.advisory_lock import HeldLock
+from app.db.driver_errors import ended_by_server
+from app.db.repositories.ingest_repository import IngestRepository
+from app.db.steps import Step, enter
+from app.domain.clock import Clock
+from app.domain.downloads import DayFigures, HeldDay, PublishedDay, served_days
+from app.errors import HeldDayError, IngestError, MixedDataError, ShrunkDayError
+from app.ingest.judge import KnownDays
+from app.ingest.policy import PublishPolicy
+from app.retries import attempts
+from app.settings import IngestSource
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """The database that days are published in, and the rules for that."""
+
+    engine: AsyncEngine
+    policy: PublishPolicy
+    clock: Clock
+    lock: HeldLock | None = None
+    """Nothing is published once it is lost."""
+
+    async def commit(self, connection: AsyncConnection) -> None:
+        """Commit if the lock is still held."""
+        if self.lock:
+            await self.lock.check_on_server(connection)
+        await connection.commit()
+
+
+@dataclass(frozen=True, slots=True)
+class StagedDay:
+    """A day whose rows are in the staging table of a connection."""
+
+    figures: DayFigures
+    read_at: datetime
+    wrong_rows: int = 0
+    fault: str | None = None
+    """Reason to hold the day whatever its figures are."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnchangedDay:
+    """A published day for which the source has nothing new."""
+
+    published: PublishedDay
+
+    def __str__(self) -> str:
+        return f"unchanged {self.published.day}: {DayFigures.__str__(self.published)}"
+
+
+def check_in_window(day: date, latest: date, retention_days: int) -> None:
+    """Raise if the day is before the days that are served when `latest` is published."""
+    window = served_days(latest, retention_days)
+    if day < window.first:
+        raise IngestError(
+            f"{day} is outside the window that is served, {window.first} to {latest}: "
+            "RETENTION_DAYS sets its length"
+        )
+
+
+def check_admissible(
+    published: Mapping[date, PublishedDay], source: str, day: date, policy: PublishPolicy
+) -> bool:
+    """Return True if sample data must be deleted to publish the day.
+
+    Raises if the day can't be published beside the published days.
+    """
+    holds_sample = any(one.source == IngestSource.SAMPLE for one in published.values())
+    if published and source == IngestSource.SAMPLE and not holds_sample:
+        raise MixedDataError(
+            "the database holds real data, which is never mixed with sample data: "
+            "use another database for the sample"
+        )
+    if holds_sample and source != IngestSource.SAMPLE:
+        if not policy.replace_sample:
+            raise MixedDataError(
+                f"the database holds sample data, which is never mixed with data from {source}: "
+                "run `python -m app ingest --replace-sample` once to delete the sample "
+                "as the first real day is published"
+            )
+        return True
+    if published:
+        check_in_window(day, max(published), policy.retention_days)
+    return False
+
+
+async def publish_staged(
+    publisher: Publisher, connection: AsyncConnection, staged: StagedDay
+) -> PublishedDay | UnchangedDay:
+    """Publish the day, or hold it and raise `HeldDayError`.
+
+    Raises `ShrunkDayError` if more of the day is published, unless forced. The staged rows outlive
+    a transaction that the server ended, so that it can be tried again.
+    """
+    async for attempt in attempts(str(staged.figures.day), ended_by_server):
+        with attempt:
+            try:
+                return await _publish(publisher, connection, staged)
+            except BaseException:
+                await connection.rollback()
+                raise
+    raise AssertionError
+
+
+async def _publish(
+    publisher: Publisher, connection: AsyncConnection, staged: StagedDay
+) -> PublishedDay | UnchangedDay:
+    repository = IngestRepository(connection)
+    policy, figures, day = publisher.policy, staged.figures, staged.figures.day
+    await repository.lock_publish(day)
+    published, held = await repository.published(), await repository.held()
+    replaces_sample = check_admissible(published, figures.source, day, policy)
+    if replaces_sample:
+        published, held = {}, {}
+    enter(Step.JUDGE, day)
+    before = published.get(day)
+    verdict = KnownDays(published, held, policy).judge(figures)
+    reason = staged.fault or verdict.reason
+    is_better = before is None or (
+        figures.downloads_with_mirrors > before.downloads_with_mirrors
+        # Counts by different definitions can't be compared.
+        or not policy.counts_alike(day, figures.counted_files, before.counted_files)
+        # More than there can be was published, and the source has corrected it.
+        or bool(before.suspect_reason and not (verdict.departure or staged.fault))
+    )
+    result: PublishedDay | UnchangedDay | IngestError
+    if before and policy.only_if_changed and not is_better:
+        await repository.note_checked(figures, staged.read_at)
+        result = UnchangedDay(before)
+    elif (
+        before
+        and not (policy.force or is_better)
+        and figures.downloads_with_mirrors < before.downloads_with_mirrors
+    ):
+        # The held rows are outdated: the source has something else now.
+        await repository.forget_held(day)
+        result = ShrunkDayError(day, figures.downloads_with_mirrors, before.downloads_with_mirrors)
+    elif reason and not policy.force:
+        waiting = await repository.hold(figures, reason, staged.read_at, staged.wrong_rows)
+        await _note_suspects(repository, policy, published, {**held, day: waiting})
+        result = HeldDayError(day, reason)
+    else:
+        if replaces_sample:
+            await repository.delete_everything()
+        held.pop(day, None)
+        suspects = await _note_suspects(repository, policy, {**published, day: figures}, held)
+        result = await repository.publish(
+            figures,
+            read_at=staged.read_at,
+            published_at=publisher.clock(),
+            suspect_reason=suspects.get(day),
+        )
+    enter(Step.COMMIT, day)
+    await publisher.commit(connection)
+    if isinstance(result, IngestError):
+        raise result
+    if replaces_sample:
+        log.warning("deleted all sample data")
+    return result
+
+
+async def _note_suspects(
+    repository: IngestRepository,
+    policy: PublishPolicy,
+    published: Mapping[date, DayFigures],
+    held: Mapping[date, HeldDay],
+) -> Mapping[date, str]:
+    """Record which published days are suspect with these days known, and why."""
+    first = served_days(max(published), policy.retention_days).first if published else date.min
+    suspects = KnownDays(published, held, policy).suspects(first)
+    await repository.note_suspects(suspects)
+    return suspects
