@@ -131,11 +131,12 @@ class Freshness:
         """Headers that describe the publication that a response was computed from, at this time.
 
         `Age` is beyond `max-age` while the database can't confirm that nothing newer is published.
+        `Last-Modified` must not be later than the response (RFC 9110), which the time of a publish
+        can be after a burst of them: `announce` makes each a second later than the one before it.
         """
-        headers = [
-            (b"last-modified", _http_date(publication.published_at)),
-            *as_of(publication),
-        ]
+        headers = as_of(publication)
+        if publication.published_at <= now:
+            headers.append((b"last-modified", _http_date(publication.published_at)))
         age = self.age_seconds
         if age:
             headers.append((b"cache-control", _cache_control(STALE_AFTER_SECONDS)))

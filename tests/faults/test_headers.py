@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from itertools import cycle
 from random import Random
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
-from sqlalchemy import Engine, event
 from sqlalchemy.engine import make_url
 
 from app.db.published_reads import PublishedReads
+from app.domain.clock import utc_now
 from app.main import create_app
 from app.settings import IngestSource, Settings
 from tests.clock import ManualClock
@@ -83,7 +84,9 @@ async def reading(database_url: str, days: Days, tally: Tally) -> AsyncIterator[
     """A service, and a client that knows the right answers without the latest day, and with it."""
     before = {day: events for day, events in days.items() if day != days_ago(0)}
     truth = {max(served): answers(served, RETENTION_DAYS) for served in (before, days)}
-    app = create_app(SETTINGS, database_url, ManualClock())
+    # After every publish, so that responses have a `Last-Modified`.
+    clock = ManualClock(utc_now() + timedelta(hours=1))
+    app = create_app(SETTINGS, database_url, clock)
     transport = httpx.ASGITransport(app)
     async with (
         app.running(),
@@ -143,12 +146,15 @@ async def test_replicas_in_different_states(
         names = [database_of(behind), database_of(ahead)]
         replicas = cycle(reversed(names) if is_listener_ahead else names)
 
-        def choose(_: object, __: object, ___: object, parameters: dict[str, Any]) -> None:
-            if parameters["database"] == "replicas":
-                parameters["database"] = next(replicas)
+        connect = asyncpg.connect
 
-        event.listen(Engine, "do_connect", choose)
-        try:
+        async def connect_to_next(**arguments: Any) -> Any:
+            if arguments["database"] == "replicas":
+                arguments["database"] = next(replicas)
+            return await connect(**arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncpg, "connect", connect_to_next)
             url = make_url(behind).set(database="replicas")
             address = url.render_as_string(hide_password=False)
             async with reading(address, settled.complete, tally) as reader:
@@ -161,5 +167,3 @@ async def test_replicas_in_different_states(
                 assert seen == {days_ago(0), days_ago(1)}
                 reader.assert_unambiguous()
                 tally.faults["replicas in different states"] += 1
-        finally:
-            event.remove(Engine, "do_connect", choose)

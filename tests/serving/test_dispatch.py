@@ -33,8 +33,8 @@ def settings() -> Settings:
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock that stands still."""
-    now = utc_now()
+    """A clock that stands still, after every publish of the test."""
+    now = utc_now() + timedelta(minutes=5)
     return lambda: now
 
 

@@ -194,6 +194,14 @@ def test_it_is_short_for_what_is_no_longer_published() -> None:
     assert headers[b"last-modified"] == b"Sun, 22 Nov 2026 12:00:00 GMT"
 
 
+@pytest.mark.parametrize(("seconds_ahead", "is_sent"), [(0, True), (1, False)])
+def test_last_modified_is_never_ahead_of_the_clock(seconds_ahead: int, is_sent: bool) -> None:
+    published = _published(published_at=NOON + timedelta(seconds=seconds_ahead))
+    headers = _headers(timedelta(hours=5), published, published)
+    assert (b"last-modified" in headers) == is_sent
+    assert _max_age(headers) == 60
+
+
 def test_the_age_of_the_data() -> None:
     freshness = Freshness("", 30, lambda _: NOON, lambda: NOON)
     assert isnan(freshness.figures().age_days)

@@ -29,6 +29,7 @@ from app.api.time_series import SeriesQuery
 from app.db.published_reads import PublishedReads
 from app.db.steps import Step
 from app.db.tables import publication
+from app.domain.clock import utc_now
 from app.domain.downloads import Publication
 from app.main import Service, create_app
 from app.serving import response_cache
@@ -36,6 +37,7 @@ from app.settings import Settings
 from tests.api import test_bulk, test_packages, test_rankings
 from tests.api.test_packages import GOLDENS
 from tests.api.test_time_series import CSV
+from tests.clock import ManualClock
 from tests.days import days_ago, downloads, publish
 from tests.faults.steps import each_step
 from tests.waiting import PATIENCE_SECONDS, published, until, until_known
@@ -50,6 +52,13 @@ ALL_GOLDENS: tuple[dict[str, str], ...] = (
 
 MODULES = (recent, time_series, response_cache, headers, compression)
 """That allocate what is kept of an answer."""
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A clock that stands still, after every publish of the test."""
+    return ManualClock(utc_now() + timedelta(minutes=5))
+
 
 DECODERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.decompress,
