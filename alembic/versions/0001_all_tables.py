@@ -1,13 +1,35 @@
 """All tables"""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
+
+from app.db.breakdown_columns import optional_column, required_column
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+
+def _breakdown_columns() -> list[sa.Column[Any]]:
+    return [
+        *map(required_column, ("python_minor", "system")),
+        *map(optional_column, ("installer", "ci", "country", "version", "implementation")),
+    ]
+
+
+def _partition_columns() -> list[sa.Column[Any]]:
+    return [
+        sa.Column("partition_rows", sa.BigInteger(), comment="Rows of the source's partition."),
+        sa.Column(
+            "partition_modified_at",
+            sa.DateTime(timezone=True),
+            comment="When the source's partition was last modified.",
+        ),
+    ]
 
 
 def upgrade() -> None:
@@ -17,48 +39,7 @@ def upgrade() -> None:
         sa.Column("date", sa.Date(), nullable=False),
         sa.Column("with_mirrors", sa.BigInteger(), nullable=False),
         sa.Column("without_mirrors", sa.BigInteger(), nullable=False),
-        sa.Column(
-            "python_minor",
-            postgresql.JSON(),
-            nullable=False,
-            comment="Downloads by category, mirrors excluded.",
-        ),
-        sa.Column(
-            "system",
-            postgresql.JSON(),
-            nullable=False,
-            comment="Downloads by category, mirrors excluded.",
-        ),
-        sa.Column(
-            "installer",
-            postgresql.JSON(),
-            nullable=True,
-            comment="NULL where it was not ingested that day.",
-        ),
-        sa.Column(
-            "ci",
-            postgresql.JSON(),
-            nullable=True,
-            comment="NULL where it was not ingested that day.",
-        ),
-        sa.Column(
-            "country",
-            postgresql.JSON(),
-            nullable=True,
-            comment="NULL where it was not ingested that day.",
-        ),
-        sa.Column(
-            "version",
-            postgresql.JSON(),
-            nullable=True,
-            comment="NULL where it was not ingested that day.",
-        ),
-        sa.Column(
-            "implementation",
-            postgresql.JSON(),
-            nullable=True,
-            comment="NULL where it was not ingested that day.",
-        ),
+        *_breakdown_columns(),
         sa.CheckConstraint(
             "0 <= without_mirrors AND without_mirrors <= with_mirrors",
             name=op.f("ck_daily_downloads_counts"),
@@ -134,18 +115,7 @@ def upgrade() -> None:
             nullable=False,
             comment="Optional columns that the day's rows have.",
         ),
-        sa.Column(
-            "partition_rows",
-            sa.BigInteger(),
-            nullable=True,
-            comment="Rows of the source's partition.",
-        ),
-        sa.Column(
-            "partition_modified_at",
-            sa.DateTime(timezone=True),
-            nullable=True,
-            comment="When the source's partition was last modified.",
-        ),
+        *_partition_columns(),
         sa.PrimaryKeyConstraint("day", name=op.f("pk_held_days")),
         comment="Days that were read and are not published, since they do not look plausible.",
     )
@@ -155,48 +125,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("with_mirrors", sa.BigInteger(), nullable=False),
         sa.Column("without_mirrors", sa.BigInteger(), nullable=False),
-        sa.Column(
-            "python_minor",
-            postgresql.JSON(),
-            nullable=False,
-            comment="Downloads by category, mirrors excluded.",
-        ),
-        sa.Column(
-            "system",
-            postgresql.JSON(),
-            nullable=False,
-            comment="Downloads by category, mirrors excluded.",
-        ),
-        sa.Column(
-            "installer",
-            postgresql.JSON(),
-            nullable=True,
-            comment="NULL where it was not ingested that day.",
-        ),
-        sa.Column(
-            "ci",
-            postgresql.JSON(),
-            nullable=True,
-            comment="NULL where it was not ingested that day.",
-        ),
-        sa.Column(
-            "country",
-            postgresql.JSON(),
-            nullable=True,
-            comment="NULL where it was not ingested that day.",
-        ),
-        sa.Column(
-            "version",
-            postgresql.JSON(),
-            nullable=True,
-            comment="NULL where it was not ingested that day.",
-        ),
-        sa.Column(
-            "implementation",
-            postgresql.JSON(),
-            nullable=True,
-            comment="NULL where it was not ingested that day.",
-        ),
+        *_breakdown_columns(),
         comment="The rows of held days, which nobody is served.",
     )
     op.create_table(
@@ -233,18 +162,7 @@ def upgrade() -> None:
         sa.Column(
             "error", sa.Text(), nullable=True, comment="Why the day was held, or what failed."
         ),
-        sa.Column(
-            "partition_rows",
-            sa.BigInteger(),
-            nullable=True,
-            comment="Rows of the source's partition.",
-        ),
-        sa.Column(
-            "partition_modified_at",
-            sa.DateTime(timezone=True),
-            nullable=True,
-            comment="When the source's partition was last modified.",
-        ),
+        *_partition_columns(),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ingest_runs")),
         comment="Each time that a day was asked of a source, or published after it was held.",
     )
@@ -293,18 +211,7 @@ def upgrade() -> None:
             nullable=False,
             comment="Optional columns that the day's rows have.",
         ),
-        sa.Column(
-            "partition_rows",
-            sa.BigInteger(),
-            nullable=True,
-            comment="Rows of the source's partition.",
-        ),
-        sa.Column(
-            "partition_modified_at",
-            sa.DateTime(timezone=True),
-            nullable=True,
-            comment="When the source's partition was last modified.",
-        ),
+        *_partition_columns(),
         sa.PrimaryKeyConstraint("day", name=op.f("pk_ingested_days")),
         comment="Published days: those with rows in daily_downloads.",
     )

@@ -1,35 +1,36 @@
-"""What is recorded of a day's rows: how many packages, their downloads, and a digest.
+"""What is recorded of a day's rows: the number of packages, their downloads, and a digest.
 
-A publish takes it from what is staged, and a verification from what is stored: one definition, so
-that nothing but the rows can make the two differ.
+A publish computes it from staged rows and a verification from stored rows, by one definition, so
+that only different rows can make the two differ.
 """
+
+from collections.abc import Sequence
 
 from app.domain.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 
-# concat_ws leaves out what is NULL: an optional breakdown says which it is, and a row that has none
-# is the same text as before there were any.
-_ROW_TEXT = ", ".join(
-    [
-        "name",
-        "with_mirrors",
-        "without_mirrors",
-        *(f"CAST({column} AS text)" for column in REQUIRED_COLUMNS),
-        *(f"'{column} ' || CAST({column} AS text)" for column in OPTIONAL_COLUMNS),
-    ]
-)
-_BREAKDOWNS = ", ".join(
-    f"CASE WHEN bool_or({column} IS NOT NULL) THEN '{column}' END" for column in OPTIONAL_COLUMNS
-)
 
-
-def describe(rows: str) -> str:
-    """The query of `packages`, `downloads`, `downloads_with_mirrors`, `digest` and `breakdowns` of
-    a day's rows, by the name of a relation with the columns of staging that holds them without
-    `__all__`.
+def describe(rows: str, optional_columns: Sequence[str] = OPTIONAL_COLUMNS) -> str:
+    """Return the query of `packages`, `downloads`, `downloads_with_mirrors`, `digest` and
+    `breakdowns` of a day's rows, without `__all__`, in a relation with the columns of staging.
     """
+    # concat_ws leaves out NULLs, and each optional breakdown brings its name: an optional column
+    # that is added later changes no digest.
+    row_text = ", ".join(
+        [
+            "name",
+            "with_mirrors",
+            "without_mirrors",
+            *(f"CAST({column} AS text)" for column in REQUIRED_COLUMNS),
+            *(f"'{column} ' || CAST({column} AS text)" for column in optional_columns),
+        ]
+    )
+    breakdowns = ", ".join(
+        f"CASE WHEN bool_or({column} IS NOT NULL) THEN '{column}' END"
+        for column in optional_columns
+    )
     # Each row is hashed as text and the hashes are added up, so that order does not matter and
-    # nothing has to be sorted. Equal counts are stored as equal texts. Without the OFFSET Postgres
-    # would put the hash in the place of each mention of it, and so make it twice.
+    # nothing has to be sorted. Equal counts are stored as equal texts. Without the OFFSET, Postgres
+    # would inline the hash into both sums, and compute it twice.
     return f"""
 SELECT
     count(*) AS packages,
@@ -40,13 +41,13 @@ SELECT
         sum(CAST(CAST('x' || substr(hash, 1, 16) AS bit(64)) AS bigint)),
         sum(CAST(CAST('x' || substr(hash, 17, 16) AS bit(64)) AS bigint))
     ), 'UTF8')), 'hex') AS digest,
-    array_remove(ARRAY[{_BREAKDOWNS}], NULL) AS breakdowns
+    array_remove(ARRAY[{breakdowns}], NULL) AS breakdowns
 FROM (
     SELECT
         with_mirrors,
         without_mirrors,
-        {", ".join(OPTIONAL_COLUMNS)},
-        encode(sha256(convert_to(concat_ws(' ', {_ROW_TEXT}), 'UTF8')), 'hex') AS hash
+        {", ".join(optional_columns)},
+        encode(sha256(convert_to(concat_ws(' ', {row_text}), 'UTF8')), 'hex') AS hash
     FROM {rows}
     OFFSET 0
 ) AS hashed

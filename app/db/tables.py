@@ -18,8 +18,9 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSON
+from sqlalchemy.dialects.postgresql import ARRAY
 
+from app.db.breakdown_columns import optional_column, required_column
 from app.domain.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 
 metadata = MetaData(
@@ -55,18 +56,9 @@ def _partition() -> list[Column[Any]]:
 
 
 def _counts() -> list[Column[Any]]:
-    """Downloads by category as the compact text of a JSON object: with its keys in order and
-    without spaces it is a third smaller than `jsonb`, and is what readers get, as it is.
-    """
     return [
-        *(
-            Column(name, JSON, nullable=False, comment="Downloads by category, mirrors excluded.")
-            for name in REQUIRED_COLUMNS
-        ),
-        *(
-            Column(name, JSON, comment="NULL where it was not ingested that day.")
-            for name in OPTIONAL_COLUMNS
-        ),
+        *map(required_column, REQUIRED_COLUMNS),
+        *map(optional_column, OPTIONAL_COLUMNS),
     ]
 
 

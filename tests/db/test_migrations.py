@@ -1,24 +1,33 @@
 """Migrations build the schema that the code describes."""
 
 import asyncio
+import io
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import func, inspect, select, text
+from sqlalchemy import Connection, func, inspect, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db.engine import connect, create_engine
+from app.db import migrations
+from app.db.day_digest import describe
+from app.db.engine import connect, create_engine, driver_of
 from app.db.migrations import ALEMBIC_INI, migrate
+from app.db.partitions import ensure_partition
 from app.db.repositories.downloads_repository import DownloadsRepository
-from app.db.tables import TRIGRAM_INDEX
-from app.domain.downloads import Publication
-from app.errors import OperatorError
-from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+from app.db.tables import TRIGRAM_INDEX, held_days, ingested_days, metadata
+from app.domain.breakdowns import OPTIONAL_COLUMNS
+from app.domain.downloads import PackageDownloads, Publication
+from app.domain.package_name import ALL_PACKAGES
+from app.errors import HeldDayError, OperatorError
+from app.ingest.verification import days_to_verify, verify
+from tests.days import POLICY, RETENTION_DAYS, GivenSource, days_ago, downloads, ingest, publish
 
 TABLES = {
     "packages",
@@ -133,6 +142,113 @@ async def test_what_drift_does_not_show_is_there(
         assert not re.search("last_|previous_week|month_rank", definition)
     with pytest.raises(IntegrityError, match="ck_daily_downloads_counts"):
         await connection.execute(text("UPDATE daily_downloads SET without_mirrors = 2"))
+
+
+NEW_REVISION = """
+from app.db.breakdown_columns import add_breakdown
+
+revision = "9999"
+down_revision = {latest!r}
+
+
+def upgrade() -> None:
+    add_breakdown("made_up")
+"""
+
+BREAKDOWNS_OF_0001 = ("installer", "ci", "country", "version", "implementation")
+
+
+@pytest.fixture
+def _with_new_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The migrations, and a new one that adds a breakdown."""
+    folder = ALEMBIC_INI.parent
+    shutil.copytree(folder / "alembic", tmp_path / "alembic")
+    shutil.copy(ALEMBIC_INI, tmp_path)
+    new = tmp_path / "alembic" / "versions" / "9999_made_up.py"
+    new.write_text(NEW_REVISION.format(latest=migrations._revisions()[-1]))
+    monkeypatch.setattr(migrations, "ALEMBIC_INI", tmp_path / ALEMBIC_INI.name)
+    migrations._revisions.cache_clear()
+    yield
+    monkeypatch.undo()
+    migrations._revisions.cache_clear()
+
+
+def _with_breakdowns(count: int) -> PackageDownloads:
+    counts = {"null": count}
+    return downloads(
+        "flask",
+        count,
+        installer={"pip": count},
+        ci=counts,
+        country=counts,
+        version={"1.0": count},
+        implementation=counts,
+    )
+
+
+def _columns(connection: Connection, table: str) -> list[str]:
+    return [column["name"] for column in inspect(connection).get_columns(table)]
+
+
+async def _copy_content(source: AsyncEngine, target: AsyncEngine) -> None:
+    """Copy all days and packages into another database, which may have fewer columns."""
+    async with connect(source) as reading, connect(target) as writing:
+        for day in await reading.scalars(select(ingested_days.c.day)):
+            await ensure_partition(writing, day)
+        for table in metadata.sorted_tables:
+            columns = await writing.run_sync(_columns, table.name)
+            rows = io.BytesIO()
+            await driver_of(reading).copy_from_query(
+                f"SELECT {', '.join(columns)} FROM {table.name}", output=rows
+            )
+            rows.seek(0)
+            await driver_of(writing).copy_to_table(table.name, columns=columns, source=rows)
+        await writing.commit()
+
+
+@pytest.mark.usefixtures("_with_new_revision")
+async def test_days_stay_valid_through_every_revision(
+    engine: AsyncEngine, unmigrated_url: str
+) -> None:
+    """Days with the breakdowns of the first revision, published and held, are verified after the
+    latest one and a new one that adds a breakdown.
+    """
+    for ago in range(9, 0, -1):
+        await publish(engine, days_ago(ago), _with_breakdowns(100))
+    source = GivenSource({days_ago(0): [_with_breakdowns(1)]})
+    with pytest.raises(HeldDayError):
+        await ingest(engine, source, days_ago(0), POLICY)
+    migrated = create_engine(unmigrated_url)
+
+    def upgrade(sync: Connection) -> None:
+        config = Config(migrations.ALEMBIC_INI)
+        config.attributes["connection"] = sync
+        command.upgrade(config, "0001")
+
+    async with connect(migrated) as connection:
+        await connection.run_sync(upgrade)
+        await connection.commit()
+    await _copy_content(engine, migrated)
+    await migrate(migrated)
+    days = await days_to_verify(migrated, None)
+    assert len(days) == 9
+    verified = [one async for one in verify(migrated, days, packages=True)]
+    assert [one.differences for one in verified if one.differences] == []
+    async with connect(migrated) as connection:
+        for record, rows in (
+            (ingested_days, "daily_downloads JOIN packages ON id = package_id WHERE date = :day"),
+            (held_days, "held_downloads WHERE day = :day"),
+        ):
+            of_packages = f"(SELECT * FROM {rows} AND name <> '{ALL_PACKAGES}') AS of_packages"
+            # As code with the new breakdown computes it.
+            query = text(describe(of_packages, (*OPTIONAL_COLUMNS, "made_up")))
+            for recorded in (await connection.execute(select(record))).all():
+                found = (await connection.execute(query, {"day": recorded.day})).one()
+                assert found.digest == recorded.digest
+                assert found.breakdowns == recorded.breakdowns == list(BREAKDOWNS_OF_0001)
+        await connection.execute(text("UPDATE daily_downloads SET made_up = '{}'"))
+        await connection.execute(text("UPDATE held_downloads SET made_up = '{}'"))
+    await migrated.dispose()
 
 
 async def test_migrating_again_changes_nothing(engine: AsyncEngine) -> None:
