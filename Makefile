@@ -9,7 +9,7 @@ OPENAPI = (cd / && env -i $(CURDIR)/$(BIN)/python -m app openapi)
 DOCS = env -i $(BIN)/python docs/reference.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser test-clients test-faults check format openapi docs constraints \
+.PHONY: help run test coverage test-browser test-clients test-faults check format openapi docs constraints \
 	bench bench-quick bench-scale bench-ingest clean
 
 help: ## Show what there is
@@ -20,6 +20,12 @@ run: .venv/run ## Run the service on http://127.0.0.1:8000, with its own Postgre
 
 test: .venv/dev ## Run all tests that need Python alone
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+coverage: .venv/dev ## Run all tests and report the branch coverage of app/: takes an hour
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 test-browser: .venv/dev ## Try the documentation pages in Chromium: needs it, at CHROMIUM
 	$(BIN)/python -m pytest tests/browser $(ARGS)
