@@ -14,6 +14,7 @@ from starlette_compress import CompressMiddleware
 
 from app.api import (
     badges,
+    breakdown_series,
     bulk,
     docs_page,
     dumps,
@@ -53,7 +54,7 @@ from app.serving.response_cache import ResponseCache, Tagger
 from app.settings import IngestSource, Settings, load_settings
 
 # In the order of the documentation.
-_ENDPOINT_MODULES = (recent, time_series, summary, bulk, rankings, search, badges)
+_ENDPOINT_MODULES = (recent, time_series, breakdown_series, summary, bulk, rankings, search, badges)
 
 ENDPOINTS = Endpoints(one for module in _ENDPOINT_MODULES for one in module.router.endpoints)
 

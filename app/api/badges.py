@@ -1,29 +1,28 @@
-"""Badges of shields.io, which asks here for what to write on them: its endpoint badge."""
+"""Badges of shields.io, which requests their content from here: its "endpoint badge"."""
 
 from typing import Annotated, Literal
 
-import orjson
 from fastapi import Path
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from app.api.endpoints import EndpointRouter, Package, Rendered, not_found
+from app.api.endpoints import EndpointRouter, Package, Payload, Rendered, not_found
 from app.api.recent import Period
 from app.api.schemas import example
 from app.api.statistics import Statistics
 
 CACHE_SECONDS = 3600
-"""For which a badge may be kept: figures change once a day, and nobody knows here when they do."""
+"""How long shields.io may cache a badge. Figures change once a day."""
 
 router = EndpointRouter("/api/badges/{package}", "badges")
 
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 _COLORS = ((1, "red"), (10, "yellow"), (100, "yellowgreen"), (1000, "green"))
-"""Below so many downloads. From the last on it is `brightgreen`."""
+"""Colors of counts below these bounds. Larger counts are `brightgreen`."""
 
 
-class Badge(BaseModel):
-    """What shields.io writes on a badge, in its own schema."""
+class Badge(Payload):
+    """The content of a badge, in shields.io's own schema."""
 
     model_config = example(
         {
@@ -38,9 +37,11 @@ class Badge(BaseModel):
     schemaVersion: Literal[1]  # noqa: N815 - shields.io's name.
     label: str = Field(description="Its left side.")
     message: str = Field(description="Its right side: downloads, known mirrors excluded.")
-    color: str = Field(description="Of the right side: red without a download, green with many.")
+    color: str = Field(
+        description="Color of the right side: red without a download, green with many."
+    )
     cacheSeconds: int = Field(  # noqa: N815 - shields.io's name.
-        description="For how long it may be kept."
+        description="How long it may be cached."
     )
 
 
@@ -53,31 +54,28 @@ class Badge(BaseModel):
 async def badge(
     package: Package,
     period: Annotated[
-        Period, Path(description="That ends with the latest published day.", examples=["month"])
+        Period,
+        Path(description="Period that ends with the latest published day.", examples=["month"]),
     ],
     statistics: Statistics,
 ) -> Rendered:
     recent = await statistics.downloads.recent(package)
     if recent is None:
         raise not_found(package)
-    downloads = {
-        Period.DAY: recent.last_day,
-        Period.WEEK: recent.last_week,
-        Period.MONTH: recent.last_month,
-    }[period]
-    body = {
-        "schemaVersion": 1,
-        "label": "downloads",
-        "message": f"{in_short(downloads)}/{period}",
-        "color": color_of(downloads),
-        "cacheSeconds": CACHE_SECONDS,
-    }
-    return Rendered(orjson.dumps(body))
+    downloads = period.count_in(recent)
+    return Badge(
+        schemaVersion=1,
+        label="downloads",
+        message=f"{in_short(downloads)}/{period}",
+        color=color_of(downloads),
+        cacheSeconds=CACHE_SECONDS,
+    ).render()
 
 
 def in_short(count: int) -> str:
-    """As shields.io writes counts: two digits of what is below ten of a unit, three of other
-    counts, rounded; but a thousand million is `B`, where it has the `G` of units of measurement.
+    """Shorten a count as shields.io does: two digits below ten of a unit, else three, rounded.
+
+    A thousand million is `B`, where shields.io has the `G` of units of measurement.
     """
     for number, (size, unit) in enumerate(_UNITS):
         if count < size:
@@ -93,5 +91,5 @@ def in_short(count: int) -> str:
 
 
 def color_of(count: int) -> str:
-    """By the bounds that shields.io has for downloads."""
+    """Return the color that shields.io gives to a count of downloads."""
     return next((color for below, color in _COLORS if count < below), "brightgreen")

@@ -6,10 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from fastapi import Query
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from app.api import recent, time_series
-from app.api.endpoints import EndpointQuery, EndpointRouter, Rendered
+from app.api.endpoints import EndpointQuery, EndpointRouter, Payload, Rendered
 from app.api.schemas import example
 from app.api.statistics import Statistics
 from app.domain.package_name import ALL_PACKAGES, is_valid, normalise
@@ -62,14 +62,14 @@ class BulkOverallQuery(time_series.RangeQuery, time_series.MirrorsQuery, Package
     arbitrary: ClassVar = time_series.RangeQuery.arbitrary | PackagesQuery.arbitrary
 
 
-class BulkPayload(BaseModel):
+class BulkPayload(Payload):
     missing: list[str] = Field(
         description="Names of packages without downloads in the days held, normalised, in order.",
         examples=[["reqeusts"]],
     )
 
 
-def _bulk_example(payload_type: str, payload: type[BaseModel]) -> dict[str, Any]:
+def _bulk_example(payload_type: str, payload: type[Payload]) -> dict[str, Any]:
     extra = payload.model_config["json_schema_extra"]
     assert isinstance(extra, dict)
     return {"data": extra["examples"], "missing": ["reqeusts"], "type": payload_type}

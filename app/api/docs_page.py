@@ -1,13 +1,12 @@
 """The documentation pages, which load nothing from elsewhere: Swagger UI and Redoc.
 
-Their scripts are those in fastapi-offline's wheel. Its pages are not used, since a strict content
-security policy runs no script that stands in the page.
+The scripts come from fastapi-offline's wheel. Its pages are not used, because they contain inline
+scripts, which a strict content security policy blocks.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
@@ -16,10 +15,9 @@ from pathlib import PurePath
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
-from app.api.compression import compressed
-from app.api.negotiation import preferred_encoding
+from app.api.negotiation import compressed, preferred_encoding
 
 ASSETS_PATH = "/assets/"
 
@@ -27,13 +25,13 @@ ASSET_HEADERS = {
     "Cache-Control": "public, max-age=31536000, immutable",
     "Vary": "Accept-Encoding",
 }
-"""An asset's address has the hash of its content, so what it answers is right for ever."""
+"""Headers of the assets. Their addresses contain a hash of the content, which never changes."""
 
 PAGE_HEADERS = {
-    # Its assets' addresses change with the release.
+    # The addresses of a page's assets change with a release.
     "Cache-Control": "no-cache",
     "Referrer-Policy": "no-referrer",
-    # For browsers that do not know `frame-ancestors`.
+    # For browsers that do not support `frame-ancestors`.
     "X-Frame-Options": "DENY",
 }
 
@@ -43,7 +41,7 @@ _POLICY = (
 )
 _POLICIES = {
     "/docs": f"{_POLICY}style-src 'self'",
-    # It writes its styles as it goes, and searches in a worker.
+    # Redoc inserts styles into the page, and searches in a worker.
     "/redoc": f"{_POLICY}style-src 'self' 'unsafe-inline'; worker-src blob:",
 }
 
@@ -53,13 +51,14 @@ _SOURCES = {
     "app.api": ("swagger.js", "redoc.js", "page.css", "icon.svg"),
     "fastapi_offline": ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js"),
 }
-"""By package: files of its folder `static`."""
+"""Files in the folder `static` of each package."""
 
 _REDOC_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
-"""Redoc asks its maker's server for this picture. It gets an empty one, with no request."""
+"""Picture that Redoc would load from another server. An empty one replaces it."""
+
 _NO_LOGO = b"data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22/%3E"
 
-# Every address is relative, so the pages work behind a proxy's prefix that they are not told of.
+# All addresses are relative, so the pages work behind a proxy that adds a prefix.
 _PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -71,7 +70,7 @@ _PAGE = """\
 {styles}</head>
 <body>
 <div id="page"></div>
-<noscript>This page needs JavaScript. What it shows is in <a href="openapi.json">openapi.json</a>.\
+<noscript>This page needs JavaScript. Its content is in <a href="openapi.json">openapi.json</a>.\
 </noscript>
 {scripts}</body>
 </html>
@@ -87,7 +86,7 @@ class Asset:
 
 @cache
 def _assets() -> dict[str, Asset]:
-    """By file name, read once a process."""
+    """Read all assets, once per process, and return them by file name."""
     assets = {}
     for package, names in _SOURCES.items():
         for name in names:
@@ -101,12 +100,12 @@ def _assets() -> dict[str, Asset]:
 
 @cache
 def _encoded(asset: Asset, encoding: str) -> bytes:
-    """Compressed once, since it takes a while."""
+    """Return an asset's compressed content. Compressing takes long, so it is done once."""
     return compressed(asset.content, encoding) if encoding else asset.content
 
 
 def _page(title: str, *names: str) -> bytes:
-    """A page with these scripts and styles."""
+    """Return a page with these scripts and styles."""
     assets = _assets()
     addresses = [f"assets/{assets[name].file_name}" for name in names]
     return _PAGE.format(
@@ -126,16 +125,22 @@ def _page(title: str, *names: str) -> bytes:
 
 
 def install(app: FastAPI) -> None:
-    """Serve the pages and their assets. Nothing is looked up on the disk for a request."""
-    pages = {
+    """Serve the pages and their assets from memory, and redirect from `/api` to the first page."""
+    contents = {
         "/docs": _page(
             app.title, "swagger-ui.css", "page.css", "swagger-ui-bundle.js", "swagger.js"
         ),
         "/redoc": _page(app.title, "page.css", "redoc.standalone.js", "redoc.js"),
     }
-    for path, content in pages.items():
+    pages: dict[str, Response] = {
+        "/api": RedirectResponse("docs"),
+        "/api/": RedirectResponse("../docs"),
+    }
+    for path, content in contents.items():
         headers = {**PAGE_HEADERS, "Content-Security-Policy": _POLICIES[path]}
-        app.add_route(path, _answer(content, headers), include_in_schema=False)
+        pages[path] = Response(content, headers=headers, media_type="text/html")
+    for path, response in pages.items():
+        app.add_route(path, partial(_page_response, response), include_in_schema=False)
     assets = {asset.file_name: asset for asset in _assets().values()}
 
     async def asset(request: Request) -> Response:
@@ -150,8 +155,5 @@ def install(app: FastAPI) -> None:
     app.add_route(f"{ASSETS_PATH}{{name}}", asset, include_in_schema=False)
 
 
-def _answer(content: bytes, headers: dict[str, str]) -> Callable[[Request], Awaitable[Response]]:
-    async def page(_: Request) -> Response:
-        return Response(content, headers=headers, media_type="text/html")
-
-    return page
+async def _page_response(response: Response, _: Request) -> Response:
+    return response

@@ -1,7 +1,7 @@
-"""Whole days as files, for who would otherwise ask for every package.
+"""Whole days as files, for clients that would otherwise request every package.
 
-What is there depends on the folder alone, and not on what is published: an export follows a publish
-some time later. So the list says itself how long it may be kept, and is tagged by its content.
+The list depends on the folder alone and not on what is published: an export follows a publish some
+time later. So it has its own `Cache-Control`, and a tag of its content.
 """
 
 import asyncio
@@ -11,13 +11,14 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import FileResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.compression import COMPRESSED_FROM_BYTES, compressed
 from app.api.headers import WITHOUT_BODY
 from app.api.listed_dumps import unavailable
-from app.api.negotiation import preferred_encoding
+from app.api.negotiation import COMPRESSED_FROM_BYTES, compressed, preferred_encoding
 from app.api.problem_details import documented, problem
-from app.api.schemas import Dumps
+from app.api.schemas import example
 from app.api.state import InjectedState
+from app.domain.breakdowns import REQUIRED_COLUMNS
+from app.dumps import listing
 from app.errors import NotFoundError
 
 router = APIRouter(prefix="/api/dumps", tags=["dumps"])
@@ -26,7 +27,7 @@ LIST_CACHING = "public, max-age=60, stale-while-revalidate=300, stale-if-error=8
 """An export is seen within a minute. An old list is better than none: files change once a day."""
 
 FILE_CACHING = "public, max-age=86400, immutable"
-"""A name stands for one content."""
+"""The file of a name never changes."""
 
 NO_SUCH_DUMP = "There is no such dump: /api/dumps lists those that there are."
 
@@ -37,8 +38,31 @@ _RANGE_FAULTS = {
     416: "Range asks for what is beyond the end of the file.",
 }
 
+_EXAMPLE = {
+    "day": "2026-11-20",
+    "name": "downloads-2026-11-20-5d41402abc4b.parquet",
+    "url": "dumps/downloads-2026-11-20-5d41402abc4b.parquet",
+    "format": "parquet",
+    "bytes": 10240113,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "source": "bigquery",
+    "packages": 712034,
+    "downloads": 3120554871,
+    "downloads_with_mirrors": 3410977120,
+    "digest": "5d41402abc4b2a76b9719d911017c592ae1e2b7a0c8f6b0e9d3c5f4a7b6e8d90",
+    "columns": [*listing.TOTAL_COLUMNS, *REQUIRED_COLUMNS],
+}
+
+
+class Dumps(listing.Dumps):
+    """The published days that there are files of, latest first."""
+
+    model_config = example({"data": [_EXAMPLE], "type": "dumps"})
+
 
 class DumpResponse(FileResponse):
+    """A file, whole or by `Range`. A wrong range is answered like all other errors."""
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get(WITHOUT_BODY):
             scope = {**scope, "method": "HEAD"}
@@ -53,7 +77,6 @@ class DumpResponse(FileResponse):
 
         await super().__call__(scope, receive, send_unless_refused)
         if refused:
-            # Starlette says it in plain text.
             size = self.headers["content-length"]
             headers = {"Content-Range": f"bytes */{size}"} if refused == 416 else None
             await problem(refused, _RANGE_FAULTS[refused], headers=headers)(scope, receive, send)
@@ -67,7 +90,7 @@ class DumpResponse(FileResponse):
     responses=documented(429, 500, 503),
 )
 async def dumps(request: Request, state: InjectedState) -> Response:
-    """Whole days as files, one a published day that was exported: to look at all packages, fetch
+    """Whole days as files, one per published day that was exported. To look at all packages, fetch
     these. Each row is a package with its downloads, and with a map for each breakdown.
     """
     listed = await state.dumps.current()
@@ -75,10 +98,10 @@ async def dumps(request: Request, state: InjectedState) -> Response:
     encoding = preferred_encoding(accepted) if len(listed.body) >= COMPRESSED_FROM_BYTES else ""
     tag = f'"{listed.digest}-{encoding}"' if encoding else f'"{listed.digest}"'
     headers = {"ETag": tag, "Cache-Control": LIST_CACHING}
-    if _is_known(request, tag):
+    if _matches(request, tag):
         return Response(status_code=304, headers={**headers, "Vary": "Accept-Encoding"})
     if encoding:
-        # What is not compressed yet, the middleware that might do it adds this to.
+        # The compressing middleware adds `Vary` to other bodies.
         headers |= {"Content-Encoding": encoding, "Vary": "Accept-Encoding"}
     body = compressed(listed.body, encoding) if encoding else listed.body
     return Response(body, headers=headers, media_type="application/json")
@@ -100,8 +123,7 @@ async def dump(
     name: Annotated[
         str,
         Path(
-            description="Of a file that `/api/dumps` lists.",
-            examples=["downloads-2026-11-20-5d41402abc4b.parquet"],
+            description="Name of a file that `/api/dumps` lists.", examples=[str(_EXAMPLE["name"])]
         ),
     ],
 ) -> Response:
@@ -112,7 +134,7 @@ async def dump(
         raise NotFoundError(NO_SUCH_DUMP)
     tag = f'"{found.sha256}"'
     headers = {"ETag": tag, "Cache-Control": FILE_CACHING}
-    if _is_known(request, tag):
+    if _matches(request, tag):
         return Response(status_code=304, headers=headers)
     path = state.dumps.folder.path / found.name
     try:
@@ -124,7 +146,7 @@ async def dump(
     )
 
 
-def _is_known(request: Request, tag: str) -> bool:
-    """Whether the client has what the tag stands for."""
+def _matches(request: Request, tag: str) -> bool:
+    """Return True if `If-None-Match` allows a 304 for a response with this tag."""
     given = ",".join(request.headers.getlist("if-none-match"))
     return any(one.strip().removeprefix("W/") in {tag, "*"} for one in given.split(","))

@@ -8,8 +8,8 @@ dependency resolution take longer than the database query.
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, get_args, get_origin
 from urllib.parse import parse_qsl, urlencode
 
@@ -17,12 +17,16 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from app.api.formats import FORMAT, JSON
 from app.api.problem_details import documented
 from app.api.statistics import Statistics
 from app.domain.downloads import Window
 from app.domain.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
 from app.errors import ArgumentError, InvalidArgumentsError, NotFoundError
+
+JSON = b"application/json"
+
+FORMAT = "format"
+"""Argument that takes precedence over the `Accept` header."""
 
 RENDERING = "1"
 """Version of the rendering: part of every `ETag`. Change it when the same data renders to other
@@ -88,33 +92,36 @@ class Rendered(NamedTuple):
     """False if clients can request any number of such responses and no other client needs them."""
 
 
+class Payload(BaseModel):
+    """The payload of an endpoint. Its fields are declared in the order of the JSON keys."""
+
+    def render(self, *, is_cacheable: bool = True) -> Rendered:
+        """Render the payload as JSON without whitespace."""
+        return Rendered(self.model_dump_json().encode(), is_cacheable=is_cacheable)
+
+
 Handler = Callable[..., Awaitable[Rendered]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Endpoint:
     """A path template, the handler that answers it, and the models of its payload and query."""
 
     path: str
     handler: Handler
-    payload: type[BaseModel]
+    payload: type[Payload]
     query: type[EndpointQuery]
-    has_query: bool
-    repeated: frozenset[str] = field(init=False)
-    """Names of the arguments that may have several values."""
 
-    def __post_init__(self) -> None:
-        repeated = (
-            name
-            for name, one in self.query.model_fields.items()
-            if get_origin(one.annotation) is tuple
-        )
-        object.__setattr__(self, "repeated", frozenset(repeated))
-
-    @property
+    @cached_property
     def has_formats(self) -> bool:
         """True if the response's format depends on an argument or the `Accept` header."""
         return FORMAT in self.query.model_fields
+
+    @cached_property
+    def repeated(self) -> frozenset[str]:
+        """Names of the arguments that may have several values."""
+        fields = self.query.model_fields.items()
+        return frozenset(name for name, one in fields if get_origin(one.annotation) is tuple)
 
     def parse_path(self, arguments: Mapping[str, str]) -> dict[str, Any]:
         """Validate the arguments in a path.
@@ -183,7 +190,7 @@ class ParsedRequest(NamedTuple):
     async def answer(self, statistics: Statistics) -> Rendered:
         """Call the endpoint's handler. Raises a `RequestError`."""
         arguments = {**self.path_arguments, "statistics": statistics}
-        if self.endpoint.has_query:
+        if self.endpoint.query is not NoQuery:
             arguments["query"] = self.query
         return await self.endpoint.handler(**arguments)
 
@@ -198,7 +205,7 @@ class EndpointRouter(APIRouter):
     def endpoint(
         self,
         path: str,
-        payload: type[BaseModel],
+        payload: type[Payload],
         *,
         name: str | None = None,
         summary: str,
@@ -221,9 +228,12 @@ class EndpointRouter(APIRouter):
             handler.__signature__ = signature.replace(  # type: ignore[attr-defined]
                 parameters=list(parameters.values())
             )
-            model = get_args(parameters["query"].annotation)[0] if "query" in parameters else None
-            whole_path = self.prefix + path
-            statuses = {422, 429, 500, 503, *errors} if model else {429, 500, 503, *errors}
+            query = (
+                get_args(parameters["query"].annotation)[0] if "query" in parameters else NoQuery
+            )
+            statuses = {429, 500, 503, *errors}
+            if query is not NoQuery:
+                statuses |= {422}
             if PACKAGE_PARAMETER in parameters:
                 statuses |= {404, 422}
             self.add_api_route(
@@ -235,11 +245,7 @@ class EndpointRouter(APIRouter):
                 response_model=payload,
                 responses={**({200: dict(ok)} if ok else {}), **documented(*sorted(statuses))},
             )
-            self.endpoints.append(
-                Endpoint(
-                    whole_path, handler, payload, model or NoQuery, has_query=model is not None
-                )
-            )
+            self.endpoints.append(Endpoint(self.prefix + path, handler, payload, query))
             return handler
 
         return declare

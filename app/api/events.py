@@ -1,6 +1,5 @@
 """Known breaks in the figures, for readers who draw charts."""
 
-from collections.abc import Iterable
 from typing import Literal
 
 from fastapi import APIRouter, Response
@@ -17,15 +16,15 @@ MAX_AGE_SECONDS = 3600
 router = APIRouter(prefix="/api", tags=["status"], responses=documented(429, 500))
 
 
-def dumped(events: Iterable[Event]) -> list[dict[str, object]]:
-    """Return events as a payload contains them."""
-    return [event.model_dump(mode="json") for event in events]
-
-
 class Events(BaseModel):
     """Known breaks in PyPI's figures."""
 
-    model_config = example({"data": dumped(KnownEvents().newest_first), "type": "events"})
+    model_config = example(
+        {
+            "data": [event.model_dump(mode="json") for event in KnownEvents().newest_first],
+            "type": "events",
+        }
+    )
 
     data: list[Event] = Field(description="Newest first.")
     type: Literal["events"]

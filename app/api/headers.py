@@ -48,9 +48,7 @@ DEFAULTS = raw_headers(DEFAULT_HEADERS)
 
 
 def completed(headers: Headers, defaults: Headers = DEFAULTS) -> Headers:
-    """The headers with those that every response has, and with the defaults of those that are
-    missing.
-    """
+    """Add the headers that every response has, and the defaults of missing ones."""
     given = dict(headers)
     return [*headers, *_FIXED, *(header for header in defaults if header[0] not in given)]
 

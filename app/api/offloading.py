@@ -1,4 +1,4 @@
-"""Work that would keep the event loop, and so all other requests, waiting."""
+"""Long computations, which run in a thread so that other requests do not wait."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,17 +8,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LARGE_BYTES = 2**18
-"""Size of a body that is compressed in a thread. gzip takes about 4 ms for it."""
+"""Size from which on a body is compressed in a thread. gzip takes about 4 ms for it."""
 
 LARGE_ITEMS = 5_000
-"""Number of items that are rendered in a thread. That takes about 4 ms as well."""
+"""Number of items from which on a series is rendered in a thread. It takes about 4 ms."""
 
 
 async def offloaded_if(
     is_large: bool, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 ) -> T:
-    """The function's result. It runs in a thread if its work is large: the hand-over takes 0.1 ms,
-    as long as most responses do.
+    """Call the function, in a thread if its work is large.
+
+    The hand-over to a thread takes 0.1 ms, as long as most responses do.
     """
     if is_large:
         return await asyncio.to_thread(function, *args, **kwargs)

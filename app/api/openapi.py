@@ -1,5 +1,5 @@
-"""The OpenAPI document: FastAPI's, with what the service tells its users, an example in each
-argument that has to be filled in, and errors under the media type and in the shape that they have.
+"""The OpenAPI document: FastAPI's, with a description of the service, examples of required
+arguments, the headers of responses, and errors under their own media type.
 """
 
 import json
@@ -35,7 +35,7 @@ category had no download has no item.
 
 ## Ranges
 
-What is by day takes `start_date` and `end_date`, both included; `fill=zero` for items of 0 where \
+Series by day take `start_date` and `end_date`, both included; `fill=zero` for items of 0 where \
 a category had no download; `interval=week` or `month` for sums, of whole weeks and months only; \
 and `format=csv`, or `Accept: text/csv`, for CSV. Days that are not published are not known: \
 nothing is filled in for them, and no week or month that has one is summed. `X-Data-As-Of` is the \
@@ -58,16 +58,16 @@ for up to 100 packages at once; for more, fetch whole days: `/api/dumps` lists t
 
 An error is JSON too (`application/problem+json`, RFC 9457), and its `detail` says what is wrong. \
 `404` is a package without downloads in the days held. Any path may answer `405` to a method other \
-than `GET` and `HEAD`; `400`, `408`, `411`, `413`, `414` and `431` are for what is no request, or \
-one that is too large or too slow. `request_id` is also in `X-Request-ID`: please tell it when you \
-report a problem.
+than `GET` and `HEAD`; `400`, `408`, `411`, `413`, `414` and `431` answer requests that are \
+malformed, too large or too slow. `request_id` is also in `X-Request-ID`: please include it when \
+you report a problem.
 """
 
 _LIMITS = """
-One client may make {limits}, on all paths together. Answers say where you stand with the limit \
-that you are closest to: `X-RateLimit-Limit` is how many requests it allows, \
-`X-RateLimit-Remaining` how many of them are left, and `X-RateLimit-Reset` when it starts anew, in \
-seconds since 1970. Past it the answer is `429`: please wait for the seconds in its `Retry-After`.
+One client may make {limits}, on all paths together. Responses describe the limit that you are \
+closest to: `X-RateLimit-Limit` is how many requests it allows, `X-RateLimit-Remaining` how many \
+are left, and `X-RateLimit-Reset` when it starts anew, in seconds since 1970. Past it the answer \
+is `429`: please wait for the seconds in its `Retry-After`.
 """
 
 
@@ -81,135 +81,125 @@ _EXAMPLE_DETAILS = {
 }
 
 _VALIDATION_SCHEMAS = ("HTTPValidationError", "ValidationError")
-"""Of FastAPI's own errors, which nobody is sent."""
+"""Schemas of FastAPI's own validation errors, which are never sent."""
 
-_EVERY_ANSWER = {
-    "X-Request-ID": ("Of this request: its line in the log has it too.", _TEXT),
+_COMMON_HEADERS = {
+    "X-Request-ID": ("Id of this request, as in the log.", _TEXT),
     "X-Data-As-Of": (
-        "Latest published day, UTC: on every answer, as soon as there is one.",
+        "Latest published day, UTC: in every response, as soon as there is one.",
         {**_TEXT, "format": "date"},
     ),
 }
-_LIMITED = {
+_LIMIT_HEADERS = {
     "X-RateLimit-Limit": ("Requests that the limit you are closest to allows.", _NUMBER),
-    "X-RateLimit-Remaining": ("How many of them are left.", _NUMBER),
-    "X-RateLimit-Reset": ("When it starts anew, in seconds since 1970.", _NUMBER),
+    "X-RateLimit-Remaining": ("Number of these requests that are left.", _NUMBER),
+    "X-RateLimit-Reset": ("When the limit starts anew, in seconds since 1970.", _NUMBER),
 }
-_REFUSED = {"Retry-After": ("Seconds to wait.", _NUMBER)}
-_DATA = {
-    "Cache-Control": ("For how long the answer may be kept.", _TEXT),
-    "ETag": ("For `If-None-Match`: the same as long as the answer is.", _TEXT),
+_RETRY_HEADERS = {"Retry-After": ("Seconds to wait.", _NUMBER)}
+_DATA_HEADERS = {
+    "Cache-Control": ("How long the response may be cached.", _TEXT),
+    "ETag": ("For `If-None-Match`: changes when the data does.", _TEXT),
     "Last-Modified": ("When the data was published.", _TEXT),
 }
 
 
 def describe(app: FastAPI, settings: Settings, endpoints: Endpoints) -> None:
-    """Give the app its OpenAPI document, with the settings that its users should know."""
-    data_paths = {endpoint.path for endpoint in endpoints}
+    """Give the app its OpenAPI document, with the settings that concern clients."""
 
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:
-            app.openapi_schema = get_openapi(
-                title=app.title,
-                version=app.version,
-                description=_description(settings),
-                routes=app.routes,
-                # Relative to the document: also below a prefix that only a proxy knows of.
-                servers=[{"url": "."}],
-            )
-            for path, operations in app.openapi_schema["paths"].items():
-                for operation in operations.values():
-                    _forget_validation(operation)
-                    _mend_arguments(operation)
-                    _name_problems(operation)
-                    _tell_headers(
-                        path,
-                        operation,
-                        limited=bool(settings.rate_limits),
-                        is_data=path in data_paths,
-                    )
-            for name in _VALIDATION_SCHEMAS:
-                app.openapi_schema["components"]["schemas"].pop(name, None)
-            app.openapi_schema["components"]["headers"] = {
-                name: {"description": meaning, "schema": schema}
-                for headers in (_EVERY_ANSWER, _LIMITED, _REFUSED, _DATA)
-                for name, (meaning, schema) in headers.items()
-            }
+            app.openapi_schema = _document(app, settings, endpoints)
         return app.openapi_schema
 
-    # FastAPI documents this as the way to it.
+    # FastAPI documents this as the way to extend the document.
     app.openapi = openapi  # type: ignore[method-assign]
 
 
+def _document(app: FastAPI, settings: Settings, endpoints: Endpoints) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=_description(settings),
+        routes=app.routes,
+        # Relative to the document, so it is right behind a proxy that adds a prefix.
+        servers=[{"url": "."}],
+    )
+    data_paths = {endpoint.path for endpoint in endpoints}
+    for path, operations in document["paths"].items():
+        names = [*_COMMON_HEADERS]
+        if settings.rate_limits and is_limited(path):
+            names += _LIMIT_HEADERS
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                _correct_parameter(parameter)
+            # FastAPI adds a 422 to all routes with arguments, also if any text is valid.
+            if "application/json" in operation["responses"].get("422", {}).get("content", ()):
+                schema = operation["responses"]["422"]["content"]["application/json"]["schema"]
+                if schema["$ref"].endswith(_VALIDATION_SCHEMAS):
+                    del operation["responses"]["422"]
+            for status, response in operation["responses"].items():
+                _describe_response(int(status), response, names, is_data=path in data_paths)
+    for name in _VALIDATION_SCHEMAS:
+        document["components"]["schemas"].pop(name, None)
+    document["components"]["headers"] = {
+        name: {"description": meaning, "schema": schema}
+        for headers in (_COMMON_HEADERS, _LIMIT_HEADERS, _RETRY_HEADERS, _DATA_HEADERS)
+        for name, (meaning, schema) in headers.items()
+    }
+    return document
+
+
 def _description(settings: Settings) -> str:
+    limited = ""
+    if settings.rate_limits:
+        in_all = " and ".join(map(in_words, limits.parse_many(settings.rate_limits)))
+        limited = _LIMITS.format(limits=in_all)
     return _DESCRIPTION.format(
         bigquery_table=settings.bigquery_table,
         retention_days=settings.retention_days,
         mirror_installers=", ".join(f"`{name}`" for name in settings.mirror_installers) or "none",
-        limits=_LIMITS.format(limits=_spoken(settings.rate_limits)) if settings.rate_limits else "",
+        limits=limited,
     )
 
 
-def _spoken(rate_limits: str) -> str:
-    """`10/second;300/5 minutes` as "10 requests per second and 300 requests per 5 minutes"."""
-    return " and ".join(map(in_words, limits.parse_many(rate_limits)))
+def _correct_parameter(parameter: dict[str, Any]) -> None:
+    """Document that an optional argument can be omitted, but not null.
 
-
-def _mend_arguments(operation: dict[str, Any]) -> None:
-    """An argument may be left out, and can't be null. Swagger UI fills in its own example, and not
-    its schema's.
+    Required arguments get an example of their own, since Swagger UI ignores that of the schema.
     """
-    for parameter in operation.get("parameters", ()):
-        schema = parameter["schema"]
-        if parameter["required"]:
-            parameter["example"] = schema["examples"][0]
-        elif "anyOf" in schema:
-            schema.update(*(one for one in schema.pop("anyOf") if one != {"type": "null"}))
-            # Beside a reference, it would be another name for what that has named.
-            schema.pop("title")
+    schema = parameter["schema"]
+    if parameter["required"]:
+        parameter["example"] = schema["examples"][0]
+    elif "anyOf" in schema:
+        schema.update(*(one for one in schema.pop("anyOf") if one != {"type": "null"}))
+        # Beside a reference, a title would rename the referenced schema.
+        schema.pop("title")
 
 
-def _forget_validation(operation: dict[str, Any]) -> None:
-    """FastAPI documents that of every route with an argument, those that take any text included."""
-    responses = operation["responses"]
-    if "422" in responses and "application/json" in responses["422"]["content"]:
-        schema = responses["422"]["content"]["application/json"]["schema"]
-        if schema["$ref"].endswith(_VALIDATION_SCHEMAS):
-            del responses["422"]
+def _describe_response(
+    status: int, response: dict[str, Any], names: list[str], *, is_data: bool
+) -> None:
+    """Add the headers to a response, and to an error its media type and an example."""
+    if status >= 400:
+        example = _example_problem(status, response["description"])
+        response["content"] = {
+            MEDIA_TYPE: {**response["content"]["application/json"], "example": example}
+        }
+    if status in (429, 503):
+        names = [*names, *_RETRY_HEADERS]
+    if status == 200 and is_data:
+        names = [*names, *_DATA_HEADERS]
+    response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _name_problems(operation: dict[str, Any]) -> None:
-    for status, response in operation["responses"].items():
-        if status >= "400":
-            response["content"] = {
-                MEDIA_TYPE: {
-                    **response["content"]["application/json"],
-                    "example": _problem(int(status), response["description"]),
-                }
-            }
-
-
-def _tell_headers(path: str, operation: dict[str, Any], *, limited: bool, is_data: bool) -> None:
-    for status, response in operation["responses"].items():
-        names = [*_EVERY_ANSWER]
-        if limited and is_limited(path):
-            names += _LIMITED
-        if status in ("429", "503"):
-            names += _REFUSED
-        if status == "200" and is_data:
-            names += _DATA
-        response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-
-
-def _problem(status: int, detail: str) -> object:
-    """What an error with this status looks like."""
+def _example_problem(status: int, meaning: str) -> object:
     errors = None
     if status == InvalidArgumentsError.status:
         errors = [ArgumentError("period", "Input should be 'day', 'week' or 'month'")]
         detail = InvalidArgumentsError(errors).detail
     else:
-        # Where the route gives a meaning of its own, that is the better example.
-        detail = _EXAMPLE_DETAILS.get(status, detail) if detail == MEANINGS[status] else detail
+        # A meaning that the route has of its own is the better example.
+        detail = _EXAMPLE_DETAILS.get(status, meaning) if meaning == MEANINGS[status] else meaning
     example = json.loads(bytes(problem(status, detail, errors).body))
-    # Not that of the request which asks for the document first.
+    # The id must not be that of the request that asks for the document first.
     return {**example, "request_id": "5f0c1f3b9a6e4d72"}

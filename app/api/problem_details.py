@@ -1,4 +1,4 @@
-"""Every error as one shape: RFC 9457's problem details."""
+"""Errors as responses, all in one format: RFC 9457's problem details."""
 
 import logging
 from collections.abc import Mapping
@@ -7,12 +7,13 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.api.headers import DATA_AS_OF
-from app.api.schemas import Problem
+from app.api.schemas import not_null
 from app.errors import (
     ArgumentError,
     DatabaseUnavailableError,
@@ -36,23 +37,48 @@ _TITLES = {status: status.phrase for status in HTTPStatus} | {
 MEANINGS = {
     404: "There is no such package.",
     414: "The path with its query is too long.",
-    422: "An argument has a value that is not right.",
-    429: "The client made more requests than it may.",
+    422: "An argument has an invalid value.",
+    429: "The client sent more requests than the limit allows.",
     500: "Something unexpected happened.",
-    503: "The answer can't be given now.",
+    503: "The request can't be answered now.",
 }
-
-_MESSAGES = {"string_too_short": "Input should not be empty"}
-"""By Pydantic's names for what is wrong, where its own words are for programmers."""
 
 _DETAILS = {
     404: "There is nothing at this path: /docs lists what there is.",
     405: "This path answers to the methods in the Allow header.",
 }
+"""Details of the errors that the router raises."""
+
+
+class Fault(BaseModel):
+    """An argument with an invalid value."""
+
+    parameter: str = Field(description="Name of the argument.", examples=["period"])
+    message: str = Field(
+        description="Which values are valid.", examples=["Input should be 'day', 'week' or 'month'"]
+    )
+
+
+class Problem(BaseModel):
+    """Why there is no answer (RFC 9457)."""
+
+    type: str = Field(description="Kind of problem.", examples=["about:blank"])
+    title: str = Field(description="The status in words.", examples=["Not Found"])
+    status: int = Field(description="Status of the response.", examples=[404])
+    detail: str = Field(description="What happened.", examples=["There is no package 'reqeusts'."])
+    request_id: str = Field(
+        description="Id of this request: also in its `X-Request-ID`, and in the log.",
+        examples=["5f0c1f3b9a6e4d72"],
+    )
+    errors: list[Fault] | SkipJsonSchema[None] = Field(
+        default=None,
+        description="With status 422: each argument that is wrong.",
+        json_schema_extra=not_null,
+    )
 
 
 def documented(*statuses: int, not_found: str = MEANINGS[404]) -> dict[int | str, dict[str, Any]]:
-    """These errors as FastAPI documents a route's responses; `not_found` is what 404 means."""
+    """Return these errors as FastAPI documents responses. `not_found` explains a 404."""
     meanings = {**MEANINGS, 404: not_found}
     return {status: {"model": Problem, "description": meanings[status]} for status in statuses}
 
@@ -70,9 +96,7 @@ def problem(
         "detail": detail,
     }
     if errors is not None:
-        body["errors"] = [
-            {"parameter": error.parameter, "message": error.message} for error in errors
-        ]
+        body["errors"] = errors
     body["request_id"] = request_id.get()
     return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)
 
@@ -98,35 +122,19 @@ def timed_out(seconds: float) -> UnavailableError:
 
 
 def unexpected_answer() -> Response:
-    """It is for the log to tell more."""
-    return problem(500, "Something unexpected happened.")
+    """Return a 500 without details, which are in the log."""
+    return problem(500, MEANINGS[500])
 
 
 def install(app: FastAPI) -> None:
-    """Have the app answer every error so."""
+    """Let the app answer all errors in this format."""
     app.add_exception_handler(RequestError, _request_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
 
 
 async def _request_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     return error_answer(error)
-
-
-async def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    invalid = InvalidArgumentsError(
-        [ArgumentError(str(fault["loc"][1]), _message(fault)) for fault in error.errors()]
-    )
-    return await _request_error(request, invalid)
-
-
-def _message(fault: Mapping[str, Any]) -> str:
-    message: str = _MESSAGES.get(fault["type"], fault["msg"])
-    if fault["type"] == "value_error":
-        return str(fault["ctx"]["error"])
-    return message
 
 
 async def _http_exception(_: Request, error: Exception) -> Response:

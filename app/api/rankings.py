@@ -1,13 +1,12 @@
-"""Which packages have most downloads, and which grow most."""
+"""Packages with most downloads, and packages that grow most."""
 
 from datetime import timedelta
 from typing import Annotated, Literal
 
-import orjson
 from fastapi import Query
 from pydantic import BaseModel, Field
 
-from app.api.endpoints import EndpointQuery, EndpointRouter, Rendered
+from app.api.endpoints import EndpointQuery, EndpointRouter, Payload, Rendered
 from app.api.recent import Period
 from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
@@ -16,7 +15,7 @@ from app.domain.rankings import RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOA
 DEFAULT_LIMIT = 100
 
 SHARE_DECIMALS = 6
-"""The least of a thousand packages has some 0.0002 of all downloads."""
+"""Decimals of a share. The last of a thousand packages has some 0.0002 of all downloads."""
 
 GROWTH_DECIMALS = 4
 
@@ -51,13 +50,13 @@ class TopPackage(BaseModel):
     package: PackageField
     rank: int = Field(description="1 has most downloads. Equal ones are ranked by name.", ge=1)
     share: float = Field(
-        description=f"Of the downloads of all packages, rounded to {SHARE_DECIMALS} decimals.",
+        description=f"Share of all packages' downloads, rounded to {SHARE_DECIMALS} decimals.",
         ge=0,
         le=1,
     )
 
 
-class TopPackages(BaseModel):
+class TopPackages(Payload):
     """The packages with most downloads."""
 
     model_config = example(
@@ -78,8 +77,8 @@ class TrendingPackage(BaseModel):
     """A package and its downloads in two weeks, known mirrors excluded."""
 
     growth: float = Field(
-        description="From the previous week to the last, as a ratio to the previous one: 0.5 is "
-        f"half as many again. Rounded to {GROWTH_DECIMALS} decimals.",
+        description="Change from the previous week to the last, as a ratio to the previous one: "
+        f"0.5 is half as many again. Rounded to {GROWTH_DECIMALS} decimals.",
         ge=0,
     )
     last_week: int = Field(description="Downloads in the latest 7 days.", ge=1)
@@ -90,7 +89,7 @@ class TrendingPackage(BaseModel):
     rank: int = Field(description="1 grew most. Equal growth is ranked by name.", ge=1)
 
 
-class TrendingPackages(BaseModel):
+class TrendingPackages(Payload):
     """The packages that grew most from week to week."""
 
     model_config = example(
@@ -121,16 +120,16 @@ async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Re
     all downloads.
     """
     data = [
-        {
-            "downloads": one.downloads,
-            "package": one.package,
-            "rank": one.rank,
-            "share": round(one.downloads / one.all_downloads, SHARE_DECIMALS),
-        }
+        TopPackage(
+            downloads=one.downloads,
+            package=one.package,
+            rank=one.rank,
+            share=round(one.downloads / one.all_downloads, SHARE_DECIMALS),
+        )
         for one in await statistics.rankings.top(query.period, query.limit)
     ]
-    body = orjson.dumps({"data": data, "type": "top_packages"})
-    return Rendered(body, is_cacheable=is_usual(query.limit))
+    payload = TopPackages(data=data, type="top_packages")
+    return payload.render(is_cacheable=is_usual(query.limit))
 
 
 @router.endpoint(
@@ -147,21 +146,15 @@ async def trending(query: Annotated[LimitQuery, Query()], statistics: Statistics
     if not are_comparable(statistics, TREND_DAYS):
         packages = []
     data = [
-        {
-            "growth": ratio_of_change(one.last_week, one.previous_week),
-            "last_week": one.last_week,
-            "package": one.package,
-            "previous_week": one.previous_week,
-            "rank": one.rank,
-        }
+        TrendingPackage(growth=ratio_of_change(one.last_week, one.previous_week), **one._asdict())
         for one in packages
     ]
-    body = orjson.dumps({"data": data, "type": "trending_packages"})
-    return Rendered(body, is_cacheable=is_usual(query.limit))
+    payload = TrendingPackages(data=data, type="trending_packages")
+    return payload.render(is_cacheable=is_usual(query.limit))
 
 
 def are_comparable(statistics: Statistics, days: int) -> bool:
-    """Return True if the latest published days, so many, were counted by the same definition."""
+    """Return True if the latest `days` published days were counted by the same definition."""
     publication = statistics.publication
     first = publication.latest_day - timedelta(days=days - 1)
     rules = publication.counted_files

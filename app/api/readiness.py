@@ -1,4 +1,4 @@
-"""Whether the service can answer, without asking the database more often than is good for it."""
+"""The check of readiness, which asks the database at most once per second."""
 
 import asyncio
 from time import monotonic
@@ -8,7 +8,7 @@ from app.db.pool import ReadPool
 from app.errors import DatabaseUnavailableError, OperatorError, UnavailableError
 
 KEPT_SECONDS = 1.0
-"""That an outcome is good for: anybody may ask, as often as they like."""
+"""How long a result is reused. The endpoint has no rate limit."""
 
 TIMEOUT_SECONDS = 3.0
 
@@ -21,7 +21,7 @@ class ReadinessCheck:
         self._error: UnavailableError | None = None
 
     async def check(self) -> None:
-        """Raises `UnavailableError`, which says why."""
+        """Raise `UnavailableError`, with the reason, if requests can't be answered."""
         async with self._lock:
             if monotonic() - self._checked > KEPT_SECONDS:
                 self._error = await self._find_error()

@@ -11,13 +11,14 @@ from app.api.endpoints import (
     EndpointQuery,
     EndpointRouter,
     Package,
+    Payload,
     Rendered,
     not_found,
 )
 from app.api.schemas import PackageField, example, not_null
 from app.api.statistics import Statistics
+from app.domain import downloads
 from app.domain.choice import Choice
-from app.domain.downloads import RecentDownloads as StoredCounts
 
 router = EndpointRouter("/api/packages/{package}", "packages")
 
@@ -26,6 +27,11 @@ class Period(Choice):
     DAY = "day"
     WEEK = "week"
     MONTH = "month"
+
+    def count_in(self, counts: downloads.RecentDownloads) -> int:
+        """Return the downloads in this period."""
+        count: int = getattr(counts, f"last_{self}")
+        return count
 
 
 class RecentQuery(EndpointQuery):
@@ -48,15 +54,26 @@ class RecentCounts(BaseModel):
     )
 
 
-class RecentDownloads(BaseModel):
+def payload(
+    package: str, counts: downloads.RecentDownloads, period: Period | None = None
+) -> dict[str, object]:
+    """Return the payload of one package, with one period or all."""
+    data = {
+        "last_day": counts.last_day,
+        "last_month": counts.last_month,
+        "last_week": counts.last_week,
+    }
+    if period:
+        key = f"last_{period}"
+        data = {key: data[key]}
+    return {"data": data, "package": package, "type": "recent_downloads"}
+
+
+class RecentDownloads(Payload):
     """Downloads of the latest day, week and month."""
 
     model_config = example(
-        {
-            "data": {"last_day": 42817003, "last_month": 1181283420, "last_week": 279880123},
-            "package": "requests",
-            "type": "recent_downloads",
-        }
+        payload("requests", downloads.RecentDownloads(42817003, 279880123, 1181283420))
     )
 
     data: RecentCounts
@@ -73,16 +90,3 @@ async def recent(
     if counts is None:
         raise not_found(package)
     return Rendered(orjson.dumps(payload(package, counts, query.period)))
-
-
-def payload(package: str, counts: StoredCounts, period: Period | None) -> dict[str, object]:
-    """Return the payload of one package, with one period or all."""
-    data = {
-        "last_day": counts.last_day,
-        "last_month": counts.last_month,
-        "last_week": counts.last_week,
-    }
-    if period:
-        key = f"last_{period}"
-        data = {key: data[key]}
-    return {"data": data, "package": package, "type": "recent_downloads"}

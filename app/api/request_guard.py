@@ -1,4 +1,4 @@
-"""Ends what takes too long to be answered, and answers what fails unexpectedly."""
+"""A time limit for the requests that FastAPI answers, and responses to their failures."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class RequestGuardMiddleware:
-    """Lets nothing out but answers, so that those around it see every one."""
+    """Answers a request that takes too long with 503, and one that raises with 500."""
 
     def __init__(self, app: ASGIApp, timeout_seconds: float) -> None:
         self._app = app
@@ -27,8 +27,7 @@ class RequestGuardMiddleware:
             nonlocal started
             if not started:
                 started = True
-                # A file takes as long as its client does, and one that does not read is for the
-                # server to end.
+                # The download of a file takes as long as the client needs.
                 deadline.reschedule(None)
             await send(message)
 

@@ -1,14 +1,13 @@
-"""Packages by a name that is known in part, or not quite."""
+"""Packages by the beginning of a name, or by a name misspelt."""
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Annotated, Literal
 
-import orjson
 from fastapi import Query
 from pydantic import AfterValidator, BaseModel, Field, field_validator
 
-from app.api.endpoints import EndpointQuery, EndpointRouter, Rendered
+from app.api.endpoints import EndpointQuery, EndpointRouter, Payload, Rendered
 from app.api.rankings import is_usual
 from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
@@ -33,11 +32,11 @@ class SearchResult(BaseModel):
     last_month: int = Field(description="Downloads in 30 days.", ge=0)
     package: PackageField
     rank: int | None = Field(
-        description="By those downloads, among all packages; null without any.", ge=1
+        description="Rank by those downloads, among all packages; null without any.", ge=1
     )
 
 
-class SearchResults(BaseModel):
+class SearchResults(Payload):
     """The packages that a search found, the first ones or those after a cursor."""
 
     model_config = example(
@@ -55,7 +54,9 @@ class SearchResults(BaseModel):
         description="The package of that name comes first, then those whose names begin so, then "
         "those whose names resemble it; all by downloads."
     )
-    next_cursor: str | None = Field(description="Of the next page; null when this is the last.")
+    next_cursor: str | None = Field(
+        description="Cursor of the next page; null when this is the last."
+    )
     type: Literal["search_results"]
 
 
@@ -76,17 +77,17 @@ def beginning_of_name(text: str) -> str:
 
 def cursor_of(position: SearchPosition) -> str:
     """Return the cursor of the results after a position."""
-    told = f"{position.tier:d}:{position.rank}:{position.package}".encode()
-    return urlsafe_b64encode(told).decode().rstrip("=")
+    text = f"{position.tier:d}:{position.rank}:{position.package}".encode()
+    return urlsafe_b64encode(text).decode().rstrip("=")
 
 
 def parse_cursor(cursor: str) -> SearchPosition:
     """Return the position of a cursor. Raises `ValueError` for other texts."""
     try:
-        told = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+        text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
     except ValueError:
-        told = ""
-    match = _POSITION.fullmatch(told)
+        text = ""
+    match = _POSITION.fullmatch(text)
     if match and len(match[3]) <= MAX_NAME_CHARACTERS and int(match[2]) < 2**31:
         position = SearchPosition(Tier(int(match[1])), int(match[2]), match[3])
         # The decoder skips unknown characters, so other spellings are refused here.
@@ -140,12 +141,12 @@ async def search(query: Annotated[SearchQuery, Query()], statistics: Statistics)
     )
     page = matches[: query.limit]
     data = [
-        {"last_month": one.last_month, "package": one.position.package, "rank": one.rank}
+        SearchResult(last_month=one.last_month, package=one.position.package, rank=one.rank)
         for one in page
     ]
     following = cursor_of(page[-1].position) if len(matches) > query.limit else None
-    body = orjson.dumps({"data": data, "next_cursor": following, "type": "search_results"})
+    payload = SearchResults(data=data, next_cursor=following, type="search_results")
     # Clients can invent any number of similar names and cursors.
     is_beginning = bool(page) and page[0].position.tier < Tier.RESEMBLES
     is_cacheable = is_beginning and not query.cursor and is_usual(query.limit)
-    return Rendered(body, is_cacheable=is_cacheable)
+    return payload.render(is_cacheable=is_cacheable)

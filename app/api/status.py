@@ -1,30 +1,162 @@
-"""What the service holds, and whether it is up."""
+"""What is published, and the state of the service."""
+
+import datetime as dt
+from typing import Literal, TypeVar
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse, Response
 
 from app.api.headers import DATA_AS_OF
 from app.api.problem_details import documented
-from app.api.schemas import (
-    Health,
-    HeldDay,
-    Index,
-    LastRun,
-    Partition,
-    Readiness,
-    RecentDay,
-    Status,
-    SuspectDay,
-)
 from app.api.state import InjectedState
 from app.db.repositories.runs_repository import latest_runs
-from app.domain.downloads import RECENT_STATUS_DAYS, DayFigures, gaps
-from app.domain.events import CountedFiles
+from app.domain.downloads import RECENT_STATUS_DAYS, DayFigures, RunOutcome, gaps
+from app.domain.events import CountedFiles, Event
 from app.metrics import exposition
 from app.settings import IngestSource
 
 router = APIRouter(tags=["status"])
+
+
+class StoredValue(BaseModel):
+    """A payload that is built from an object with attributes of the same names."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class RecentDay(StoredValue):
+    """A published day."""
+
+    day: dt.date
+    packages: int = Field(description="Packages downloaded that day.")
+    downloads: int = Field(description="Downloads, known mirrors excluded.")
+    published_at: dt.datetime
+
+
+class Partition(StoredValue):
+    """The source's partition of a day, as it was before the day was read."""
+
+    rows: int
+    modified_at: dt.datetime
+
+
+class DoubtfulDay(StoredValue):
+    """A day whose figures deviate from those of its neighbours."""
+
+    day: dt.date
+    reason: str = Field(description="How it deviates from what is plausible.")
+    packages: int = Field(description="Packages downloaded on that day, as read from the source.")
+    downloads: int = Field(description="Downloads of that day, known mirrors excluded.")
+
+
+class HeldDay(DoubtfulDay):
+    """A day that was read and is not published, since it does not look plausible."""
+
+    held_since: dt.datetime
+    read_at: dt.datetime = Field(description="When it was last read, or checked and unchanged.")
+    next_reading: dt.datetime = Field(
+        description="When it is checked again, and read if its partition has changed."
+    )
+    partition: Partition | None = Field(description="Null if the source has no partitions.")
+
+
+class SuspectDay(DoubtfulDay):
+    """A published day whose figures deviate from those of its neighbours."""
+
+    published_at: dt.datetime
+    checked_at: dt.datetime = Field(description="When it was last read, or checked and unchanged.")
+    next_check: dt.datetime = Field(
+        description="When it is checked again, and read if its partition has changed."
+    )
+    partition: Partition | None = Field(description="Null if the source has no partitions.")
+
+
+class LastRun(StoredValue):
+    """The last ingest of a day."""
+
+    day: dt.date
+    started_at: dt.datetime
+    ended_at: dt.datetime | None = Field(
+        description="Null while it runs, and if its process was ended."
+    )
+    outcome: RunOutcome
+
+
+class Status(BaseModel):
+    """The days that are published, within the days served."""
+
+    sample: bool = Field(description="True if the figures are sample data, to try the service.")
+    sources: list[str] = Field(description="Where the days came from.", examples=[["bigquery"]])
+    counted_files: list[CountedFiles] = Field(
+        description="Which files' downloads were counted: `all` that PyPI has logged, or "
+        "`artifacts`. With both, days until 24 August 2026 are not all comparable.",
+        examples=[["all"]],
+    )
+    first_day: dt.date | None = Field(description="First published day; null when none is.")
+    latest_day: dt.date | None = Field(description="Latest published day; null when none is.")
+    published_at: dt.datetime | None = Field(
+        description="When the latest day was published; null when none is."
+    )
+    days: int = Field(description="Number of published days.")
+    gaps: list[dt.date] = Field(
+        description="Days between the first and the latest that are not published."
+    )
+    packages: int = Field(description="Packages downloaded on the latest day.")
+    downloads: int = Field(description="Downloads of that day, known mirrors excluded.")
+    recent_days: list[RecentDay] = Field(
+        description=f"The last {RECENT_STATUS_DAYS} published days, latest first."
+    )
+    held: list[HeldDay] = Field(
+        description="Days that were read and do not look plausible, oldest first. They are not "
+        "served, and are read again."
+    )
+    suspect: list[SuspectDay] = Field(
+        description="Published days that deviate from their neighbours, oldest first: incomplete "
+        "days, and the first weeks of a new level. They are checked again."
+    )
+    events: list[Event] = Field(
+        description="Known breaks in the figures of the days served, newest first."
+    )
+    last_run: LastRun | None = Field(description="The last ingest; null before the first.")
+    next_run: dt.datetime | None = Field(
+        description="When this process next looks for missing days; null when it only serves."
+    )
+
+
+class Index(BaseModel):
+    """The addresses to start from."""
+
+    name: str
+    version: str
+    docs: str = Field(description="Path of the page that documents and tries the endpoints.")
+    openapi: str = Field(description="Path of the OpenAPI document.")
+    status: str = Field(description="Path of the list of published days.")
+    data_as_of: dt.date | None = Field(
+        description="Latest published day, UTC; null when none is, or not known yet."
+    )
+
+
+class Readiness(BaseModel):
+    """The database can be reached and is migrated."""
+
+    status: Literal["ready"]
+
+
+class Health(BaseModel):
+    """The process is up."""
+
+    status: Literal["ok"]
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _describe(model: type[Model], day: DayFigures, **others: object) -> Model:
+    """Build a payload from the attributes of a day and from other values."""
+    names = model.model_fields.keys() - others.keys()
+    return model.model_validate({name: getattr(day, name) for name in names} | others)
 
 
 @router.get(
@@ -55,59 +187,17 @@ async def status(state: InjectedState, response: Response) -> Status:
         gaps=gaps(days),
         packages=latest.packages if latest else 0,
         downloads=latest.downloads if latest else 0,
-        recent_days=[
-            RecentDay(
-                day=day.day,
-                packages=day.packages,
-                downloads=day.downloads,
-                published_at=day.published_at,
-            )
-            for day in days[: -RECENT_STATUS_DAYS - 1 : -1]
-        ],
-        held=[
-            HeldDay(
-                day=day.day,
-                reason=day.reason,
-                packages=day.packages,
-                downloads=day.downloads,
-                held_since=day.held_since,
-                read_at=day.read_at,
-                next_reading=state.next_reading(day),
-                partition=_partition(day),
-            )
-            for day in held
-        ],
+        recent_days=list(map(RecentDay.model_validate, days[: -RECENT_STATUS_DAYS - 1 : -1])),
+        held=[_describe(HeldDay, day, next_reading=state.next_reading(day)) for day in held],
         suspect=[
-            SuspectDay(
-                day=day.day,
-                reason=day.suspect_reason,
-                packages=day.packages,
-                downloads=day.downloads,
-                published_at=day.published_at,
-                checked_at=day.checked_at,
-                next_check=state.next_check(day),
-                partition=_partition(day),
-            )
+            _describe(SuspectDay, day, reason=day.suspect_reason, next_check=state.next_check(day))
             for day in days
             if day.suspect_reason
         ],
         events=state.events.within(*publication.window) if publication else [],
-        last_run=LastRun(
-            day=runs[0].day,
-            started_at=runs[0].started_at,
-            ended_at=runs[0].ended_at,
-            outcome=runs[0].outcome,
-        )
-        if runs
-        else None,
+        last_run=LastRun.model_validate(runs[0]) if runs else None,
         next_run=state.next_run(),
     )
-
-
-def _partition(day: DayFigures) -> Partition | None:
-    if day.partition is None:
-        return None
-    return Partition(rows=day.partition.rows, modified_at=day.partition.modified_at)
 
 
 @router.get(
@@ -139,7 +229,7 @@ async def health() -> Health:
     responses=documented(500, 503),
 )
 async def ready(state: InjectedState) -> Readiness:
-    """Whether requests can be answered: for whoever decides where to send them."""
+    """Answers if requests can be answered. Load balancers use it."""
     await state.readiness.check()
     return Readiness(status="ready")
 

@@ -1,13 +1,11 @@
-"""What there is to know of a package, in one answer."""
+"""A package's figures in one answer."""
 
 import datetime as dt
 from typing import Literal
 
-import orjson
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.endpoints import EndpointRouter, Package, Rendered, not_found
-from app.api.events import dumped
+from app.api.endpoints import EndpointRouter, Package, Payload, Rendered, not_found
 from app.api.rankings import GROWTH_DECIMALS, are_comparable, ratio_of_change
 from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
@@ -23,25 +21,23 @@ router = EndpointRouter("/api/packages", "packages")
 class BreakdownLink(BaseModel):
     """A time series by category."""
 
-    name: str = Field(description="Of the breakdown.", examples=["system"])
-    path: str = Field(
-        description="Where it is answered.", examples=["/api/packages/requests/system"]
-    )
+    name: str = Field(description="Name of the breakdown.", examples=["system"])
+    path: str = Field(description="Path of the series.", examples=["/api/packages/requests/system"])
 
 
 class Change(BaseModel):
-    """From the days before to the latest ones, as a ratio to those before: -0.25 is a quarter less.
-    Null where there is nothing to compare with: no download before, a day that is not published or
-    no longer held, or an event of the kind `definition` on one of the days, since which something
-    else is counted. Only days that are all counted by the same rule are compared across it.
+    """Change from the days before to the latest ones, as a ratio to those before: -0.25 is a
+    quarter less. Null where there is nothing to compare with: no download before, a day that is not
+    published or no longer held, or an event of the kind `definition` on one of the days, since
+    which something else is counted. Days that are all counted by the same rule are compared.
     """
 
     month: float | None = Field(
-        description="Of the latest 30 days to the 30 before. Rounded to "
+        description="The latest 30 days against the 30 before. Rounded to "
         f"{GROWTH_DECIMALS} decimals.",
         ge=-1,
     )
-    week: float | None = Field(description="Of the latest 7 days to the 7 before.", ge=-1)
+    week: float | None = Field(description="The latest 7 days against the 7 before.", ge=-1)
 
 
 class Peak(BaseModel):
@@ -53,6 +49,8 @@ class Peak(BaseModel):
 
 class AllRecentCounts(BaseModel):
     """Downloads up to and including the latest published day."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     last_day: int = Field(description="On that day.", ge=0)
     last_month: int = Field(description="In 30 days.", ge=0)
@@ -76,14 +74,14 @@ class Summary(BaseModel):
     latest_date: dt.date | None = Field(description="Latest such day; null without any.")
     peak: Peak | None = Field(description="Null without any download.")
     rank: int | None = Field(
-        description="By downloads in the latest 30 days, among all packages: 1 has most, equal "
-        "ones are ranked by name. Null without any, and for `__all__`.",
+        description="Rank by downloads in the latest 30 days, among all packages: 1 has most, "
+        "equal ones are ranked by name. Null without any, and for `__all__`.",
         ge=1,
     )
     recent: AllRecentCounts
 
 
-class PackageSummary(BaseModel):
+class PackageSummary(Payload):
     """A package's figures in one answer."""
 
     model_config = example(
@@ -122,37 +120,31 @@ async def summary(package: Package, statistics: Statistics) -> Rendered:
     if found is None:
         raise not_found(package)
     recent = found.recent
-    data = {
-        "breakdowns": [
-            {"name": breakdown.name, "path": f"/api/packages/{package}/{breakdown.name}"}
-            for breakdown in BREAKDOWNS
-            if statistics.publication.days_with(breakdown)
-            and not (breakdown.is_of_one_package and package == ALL_PACKAGES)
+    events = statistics.events.within(*statistics.publication.window)
+    data = Summary(
+        breakdowns=[
+            BreakdownLink(name=one.name, path=f"/api/packages/{package}/{one.name}")
+            for one in BREAKDOWNS
+            if statistics.publication.days_with(one)
+            and not (one.is_of_one_package and package == ALL_PACKAGES)
         ],
-        "change": {
-            "month": _change(recent.last_month, found.previous_month)
-            if are_comparable(statistics, 2 * MONTH_DAYS)
-            else None,
-            "week": _change(recent.last_week, found.previous_week)
-            if are_comparable(statistics, TREND_DAYS)
-            else None,
-        },
-        "downloads": found.downloads,
-        "events": dumped(statistics.events.within(*statistics.publication.window)),
-        "first_date": found.first_date,
-        "latest_date": found.latest_date,
-        "peak": {"date": found.peak_date, "downloads": found.peak_downloads}
+        change=Change(
+            month=_change(statistics, 2 * MONTH_DAYS, recent.last_month, found.previous_month),
+            week=_change(statistics, TREND_DAYS, recent.last_week, found.previous_week),
+        ),
+        downloads=found.downloads,
+        events=list(events),
+        first_date=found.first_date,
+        latest_date=found.latest_date,
+        peak=Peak(date=found.peak_date, downloads=found.peak_downloads)
         if found.peak_date
         else None,
-        "rank": found.month_rank,
-        "recent": {
-            "last_day": recent.last_day,
-            "last_month": recent.last_month,
-            "last_week": recent.last_week,
-        },
-    }
-    return Rendered(orjson.dumps({"data": data, "package": package, "type": "package_summary"}))
+        rank=found.month_rank,
+        recent=AllRecentCounts.model_validate(recent),
+    )
+    return PackageSummary(data=data, package=package, type="package_summary").render()
 
 
-def _change(now: int, before: int | None) -> float | None:
-    return ratio_of_change(now, before) if before else None
+def _change(statistics: Statistics, days: int, now: int, before: int | None) -> float | None:
+    """Return the change between the two halves of the latest days, if they are comparable."""
+    return ratio_of_change(now, before) if before and are_comparable(statistics, days) else None

@@ -1,21 +1,21 @@
-"""Downloads of a package by day and category."""
+"""Downloads of a package by day: what all series share, and those with and without mirrors."""
 
 import csv
+import datetime as dt
 import re
 from collections.abc import Mapping
 from datetime import date, timedelta
-from functools import partial
 from io import StringIO
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import orjson
 from fastapi import Query
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     ValidationInfo,
-    create_model,
     field_validator,
 )
 
@@ -23,25 +23,22 @@ from app.api.endpoints import (
     EndpointQuery,
     EndpointRouter,
     Package,
+    Payload,
     Rendered,
     not_found,
 )
-from app.api.formats import CSV
 from app.api.offloading import LARGE_ITEMS, offloaded_if
-from app.api.schemas import DailyDownloads, PackageField, example
+from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
 from app.db.repositories.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS, SeriesResult
-from app.domain.breakdowns import BREAKDOWNS, NULL_CATEGORY, OTHER_CATEGORY, Breakdown
 from app.domain.choice import Choice
-from app.domain.downloads import Publication, Series, Window
-from app.domain.package_name import ALL_PACKAGES
-from app.domain.series import Interval, fill_with_zero, most_downloaded, sum_by
-from app.errors import ArgumentError, InvalidArgumentsError, NotFoundError
+from app.domain.downloads import Series, Window
+from app.domain.series import Interval, fill_with_zero, sum_by
+from app.errors import ArgumentError, InvalidArgumentsError
 
 router = EndpointRouter("/api/packages/{package}", "packages")
 
-ALL_CATEGORIES = "all"
-"""Value of a filter that selects all categories of a breakdown that shows only some by default."""
+CSV = b"text/csv; charset=utf-8"
 
 MAX_FILLED_ITEMS = 50_000
 """Maximum number of items with `fill`. All countries on 180 days are fewer; invented releases could
@@ -99,13 +96,14 @@ class RangeQuery(EndpointQuery):
     )
     fill: Fill | None = Field(
         None,
-        description="`zero` adds the days on which a category had no download, to each that has "
-        "some in the range. Days that are not published stay out: they are not known.",
+        description="`zero` adds the days on which a category had no download, to each category "
+        "that has some in the range. Days that are not published are not added.",
     )
     interval: Interval = Field(
         Interval.DAY,
         description="Sums of ISO weeks, by their Monday, or of calendar months, by their first "
-        "day. Those of which a day is outside the range, or not published, are left out.",
+        "day. A week or month with a day that is outside the range, or not published, is left "
+        "out.",
     )
 
     @field_validator("end_date")
@@ -188,7 +186,17 @@ class OverallQuery(SeriesQuery, MirrorsQuery):
     """Arguments of `overall`."""
 
 
-class SeriesPayload(BaseModel):
+class DailyDownloads(BaseModel):
+    """Downloads of one category on one day, or in one week or month where `interval` asks for
+    those. Without `fill`, a day without downloads has no item.
+    """
+
+    category: str = Field(description="A category of the breakdown; `null` where it is unknown.")
+    date: dt.date = Field(description="UTC day; the first one of a week or month.")
+    downloads: int = Field(description="Number of downloads.", ge=0)
+
+
+class SeriesPayload(Payload):
     data: list[DailyDownloads] = Field(
         description="Ordered by category, as text, and then by date. Empty when nothing of a known "
         "package matches the filter."
@@ -196,22 +204,25 @@ class SeriesPayload(BaseModel):
     package: PackageField
 
 
-def _series_example(payload_type: str, *categories: str) -> dict[str, object]:
-    return {
-        "data": [
-            {"category": category, "date": day, "downloads": downloads}
-            for category in categories
-            for day, downloads in (("2026-11-19", 1520331), ("2026-11-20", 1498027))
-        ],
-        "package": "requests",
-        "type": payload_type,
-    }
+def payload(payload_type: str, package: str, series: Series) -> dict[str, object]:
+    """Return the payload of one package's series."""
+    data = [
+        {"category": category, "date": day, "downloads": downloads}
+        for category in sorted(series)
+        for day, downloads in series[category]
+    ]
+    return {"data": data, "package": package, "type": payload_type}
+
+
+def series_example(payload_type: str, *categories: str) -> ConfigDict:
+    days = [(date(2026, 11, 19), 1520331), (date(2026, 11, 20), 1498027)]
+    return example(payload(payload_type, "requests", dict.fromkeys(categories, days)))
 
 
 class OverallDownloads(SeriesPayload):
     """Downloads by day, with and without known mirrors."""
 
-    model_config = example(_series_example("overall_downloads", WITH_MIRRORS, WITHOUT_MIRRORS))
+    model_config = series_example("overall_downloads", WITH_MIRRORS, WITHOUT_MIRRORS)
 
     type: Literal["overall_downloads"]
 
@@ -239,10 +250,10 @@ async def overall(
     )
     if package not in found:
         raise not_found(package)
-    return await _render(query, "overall_downloads", package, found[package], query.category)
+    return await render(query, "overall_downloads", package, found[package], query.category)
 
 
-async def _render(
+async def render(
     query: SeriesQuery, payload_type: str, package: str, found: SeriesResult, category: str | None
 ) -> Rendered:
     """Render a series, in a thread if it is large."""
@@ -252,121 +263,11 @@ async def _render(
     return await offloaded_if(is_large, query.render, payload_type, package, found, category)
 
 
-def _add_breakdown(breakdown: Breakdown) -> None:
-    """Declare the endpoint of a breakdown."""
-    title = breakdown.name.title().replace("_", "")
-    fields: dict[str, Any] = {breakdown.argument: _filter(breakdown, title)}
-    query_model = create_model(f"{title}Query", __base__=SeriesQuery, **fields)
-    described = f"Downloads by day and {breakdown.by}, known mirrors excluded."
-    fields = {"type": (Literal[breakdown.payload_type], ...)}
-    payload_model = create_model(
-        f"{title}Downloads", __base__=SeriesPayload, __doc__=described, **fields
-    )
-    payload_model.model_config = example(
-        _series_example(breakdown.payload_type, *breakdown.examples)
-    )
-    payload_model.model_rebuild(force=True)
-
-    async def series(package: Package, query: SeriesQuery, statistics: Statistics) -> Rendered:
-        _check_ingested(breakdown, package, statistics.publication)
-        window = statistics.publication.window
-        found = await statistics.downloads.breakdown(
-            package, window, query.days(window), breakdown, with_known=query.needs_known_days
-        )
-        if found is None:
-            raise not_found(package)
-        category: str | None = getattr(query, breakdown.argument)
-        if breakdown.shown_categories:
-            if category is None:
-                shown = most_downloaded(found.series, breakdown.shown_categories)
-                found = found._replace(series=shown)
-            elif category == ALL_CATEGORIES:
-                category = None
-        return await _render(query, breakdown.payload_type, package, found, category)
-
-    series.__annotations__["query"] = Annotated[query_model, Query()]
-    if breakdown.is_of_one_package:
-        described += (
-            f"\n\n404 also where this instance does not ingest it, and for `{ALL_PACKAGES}`."
-        )
-    elif breakdown.is_optional:
-        described += "\n\n404 also where this instance does not ingest it."
-    router.endpoint(
-        f"/{breakdown.name}",
-        payload_model,
-        name=breakdown.name,
-        summary=f"By day and {breakdown.by}",
-        description=described,
-        ok=CSV_TOO,
-    )(series)
-
-
-def _filter(breakdown: Breakdown, title: str) -> tuple[Any, Any]:
-    """Return the type and the field of the argument that selects a category."""
-    if isinstance(breakdown.categories, tuple):
-        # The functional form of an enumeration, whose members mypy cannot know.
-        kind = cast("Any", Choice)(
-            f"{title}Category", {_member(value): value for value in breakdown.categories}
-        )
-        return kind | None, Field(None, description=breakdown.filter_help)
-    pattern = breakdown.filter_pattern
-    text = Annotated[str, BeforeValidator(partial(_category, breakdown))]
-    return text | None, Field(
-        None,
-        description=breakdown.filter_help,
-        examples=[breakdown.filter_example],
-        json_schema_extra={"pattern": f"^({pattern})$"} if pattern else None,
-    )
-
-
-def _member(category: str) -> str:
-    return re.sub(r"\W", "_", category).upper()
-
-
-def _category(breakdown: Breakdown, value: object) -> object:
-    """Return the category that a text names in any case. Raises `ValueError`."""
-    if not isinstance(value, str):
-        return value
-    # Only ASCII letters have another case here: that of other letters can be ASCII.
-    if value.lower() in {NULL_CATEGORY, OTHER_CATEGORY, ALL_CATEGORIES}:
-        value = value.lower()
-    elif breakdown.filter_pattern and value.isascii():
-        value = value.upper()
-    if breakdown.filter_pattern and not re.fullmatch(breakdown.filter_pattern, value):
-        raise ValueError(f"should look like {breakdown.filter_example!r}, or be {NULL_CATEGORY!r}")
-    return value
-
-
-def _check_ingested(breakdown: Breakdown, package: str, publication: Publication) -> None:
-    """Raise `NotFoundError` if no day can have figures of the breakdown."""
-    if breakdown.is_of_one_package and package == ALL_PACKAGES:
-        raise NotFoundError(f"{ALL_PACKAGES} has no {breakdown.name}: it belongs to one package.")
-    if not publication.days_with(breakdown):
-        raise NotFoundError(
-            f"No day that is held has the {breakdown.name}: this instance does not ingest it. "
-            f"Its operator can add {breakdown.name} to the setting INGEST_BREAKDOWNS."
-        )
-
-
-def payload(payload_type: str, package: str, series: Series) -> dict[str, object]:
-    """Return the payload of one package's series."""
-    data = [
-        {"category": category, "date": day, "downloads": downloads}
-        for category in sorted(series)
-        for day, downloads in series[category]
-    ]
-    return {"data": data, "package": package, "type": payload_type}
-
-
 def _csv(series: Series) -> bytes:
-    """Return the same items as CSV (RFC 4180)."""
+    """Render a series as CSV (RFC 4180)."""
     table = StringIO(newline="")
     writer = csv.writer(table)
     writer.writerow(("category", "date", "downloads"))
     for category in sorted(series):
         writer.writerows((category, day, downloads) for day, downloads in series[category])
     return table.getvalue().encode()
-
-
-for _breakdown in BREAKDOWNS:
-    _add_breakdown(_breakdown)

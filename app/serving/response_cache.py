@@ -8,9 +8,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from app.api.compression import COMPRESSED_FROM_BYTES, compressed
 from app.api.endpoints import ParsedRequest, Rendered
 from app.api.headers import Headers, lines
+from app.api.negotiation import COMPRESSED_FROM_BYTES, compressed
 from app.api.offloading import LARGE_BYTES, offloaded_if
 from app.domain.downloads import Publication
 from app.metrics import RESPONSE_CACHE_BYTES

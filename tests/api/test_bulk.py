@@ -1,5 +1,7 @@
 """Many packages in one answer: each as if it were asked alone."""
 
+from itertools import product
+
 import httpx
 import pytest
 
@@ -42,30 +44,20 @@ async def test_payload(client: httpx.AsyncClient, queries: list[str], path: str)
 
 
 @pytest.mark.usefixtures("known_days")
-@pytest.mark.parametrize(
-    ("endpoint", "query"),
-    [
-        ("recent", ""),
-        ("recent", "period=week"),
-        ("overall", ""),
-        ("overall", "mirrors=false"),
-        ("overall", f"start_date={D0}"),
-        ("overall", f"end_date={D1}&fill=zero"),
-        ("overall", "fill=zero"),
-        ("overall", "interval=week"),
-    ],
-)
-async def test_each_is_as_if_asked_alone(
-    client: httpx.AsyncClient, endpoint: str, query: str
-) -> None:
+async def test_each_is_as_if_asked_alone(client: httpx.AsyncClient) -> None:
     names = ["__all__", "mirrored-only", "requests", "zope-interface"]
     asked = "&".join(f"package={name}" for name in names)
-    response = await client.get(f"/api/bulk/{endpoint}?{asked}&{query}")
-    alone = [
-        (await client.get(f"/api/packages/{name}/{endpoint}?{query}")).json() for name in names
-    ]
-    assert response.json()["data"] == alone
-    assert response.json()["missing"] == []
+    ranges = (f"start_date={D0}", f"end_date={D1}&fill=zero", "fill=zero", "interval=week")
+    for endpoint, query in (
+        *product(["recent"], ("", "period=week")),
+        *product(["overall"], ("", "mirrors=false", *ranges)),
+    ):
+        response = await client.get(f"/api/bulk/{endpoint}?{asked}&{query}")
+        alone = [
+            (await client.get(f"/api/packages/{name}/{endpoint}?{query}")).json() for name in names
+        ]
+        assert response.json()["data"] == alone
+        assert response.json()["missing"] == []
 
 
 @pytest.mark.usefixtures("known_days")
@@ -115,8 +107,3 @@ async def test_order_and_spelling_make_no_other_answer(
     for _ in range(2):
         await client.get("/api/bulk/recent?package=requests&package=made-up")
     assert len(queries) == 3
-
-
-async def test_before_the_first_publish_nothing_is_known(client: httpx.AsyncClient) -> None:
-    response = await client.get("/api/bulk/recent?package=requests")
-    assert response.status_code == 503

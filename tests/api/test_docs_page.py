@@ -31,6 +31,17 @@ async def test_pages_are_asked_for_anew(client: httpx.AsyncClient, page: str) ->
     assert response.headers["cache-control"] == "no-cache"
 
 
+@pytest.mark.parametrize("path", ["/api", "/api/"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_api_leads_to_the_documentation(
+    client: httpx.AsyncClient, path: str, method: str
+) -> None:
+    """READMEs link there. The address is relative, so it works below a proxy's prefix."""
+    response = await client.request(method, path)
+    assert response.status_code == 307
+    assert urljoin(f"/prefix{path}", response.headers["location"]) == "/prefix/docs"
+
+
 @pytest.mark.parametrize("page", PAGES)
 async def test_pages_may_do_little(client: httpx.AsyncClient, page: str) -> None:
     headers = (await client.get(page)).headers

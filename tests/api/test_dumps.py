@@ -10,7 +10,7 @@ import pytest
 import zstandard
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api import schemas
+from app.api.dumps import Dumps
 from app.dumps.export import days_to_export, export
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat
 from app.dumps.stores.folder import DumpFolder
@@ -77,7 +77,7 @@ async def test_the_list(client: httpx.AsyncClient, dumps: list[Dump]) -> None:
         known = {"Accept-Encoding": encoding, "If-None-Match": again.headers["etag"]}
         unchanged = await client.get("/api/dumps", headers=known)
         assert (unchanged.status_code, unchanged.headers["vary"]) == (304, "Accept-Encoding")
-    schemas.Dumps.model_validate(response.json())
+    Dumps.model_validate(response.json())
 
 
 async def test_files_are_what_is_listed(client: httpx.AsyncClient, dumps: list[Dump]) -> None:

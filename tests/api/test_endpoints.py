@@ -1,15 +1,37 @@
 """Requests are parsed by the query models that document the endpoints."""
 
 from datetime import date
+from urllib.parse import quote
 
 import pytest
 
 from app.api.endpoints import MAX_PARSED_URL_BYTES, PARSED_URLS, Endpoints, ParsedRequest
+from app.api.search import cursor_of
 from app.domain.downloads import Window
+from app.domain.rankings import SearchPosition, Tier
 from app.errors import InvalidArgumentsError, NotFoundError
 from app.main import ENDPOINTS
 
 WINDOW = Window(date(2026, 1, 1), date(2026, 6, 29))
+
+
+PERIODS = "Input should be 'day', 'week' or 'month'"
+A_DAY = "should be a day such as 2026-11-20"
+A_COUNTRY = "should look like 'US', or be 'null'"
+
+WRONG_DAYS = (
+    *("yesterday", "20261120", "2026-02-29", "1700000000", "2026-11-20T00:00:00"),
+    "\uff12\uff10\uff12\uff16-11-20",
+)
+WRONG_CURSORS = (
+    *("x", "%", "ü"),
+    cursor_of(SearchPosition(Tier.BEGINS, 1, "flask")) + "=",
+    cursor_of(SearchPosition(Tier.BEGINS, 1, "flask"))[:-1],
+    cursor_of(SearchPosition(Tier.BEFORE_ALL, 1, "flask")),
+    cursor_of(SearchPosition(Tier.BEGINS, 2**31, "flask")),
+    cursor_of(SearchPosition(Tier.BEGINS, 1, "x" * 201)),
+    cursor_of(SearchPosition(Tier.BEGINS, 1, "fla'sk")),
+)
 
 
 @pytest.fixture
@@ -66,17 +88,68 @@ def test_equal_requests_have_one_target(
 @pytest.mark.parametrize(
     ("target", "parameter", "message"),
     [
-        ("packages/a/recent?period=year", "period", "Input should be 'day', 'week' or 'month'"),
+        ("packages/a/recent?period=year", "period", PERIODS),
         ("packages/a/overall?mirrors=1", "mirrors", "Input should be 'true' or 'false'"),
-        ("packages/a/overall?start_date=today", "start_date", "should be a day such as 2026-11-20"),
+        (
+            "packages/a/recent?period=year&period=day",
+            "period",
+            PERIODS,
+        ),
+        *(
+            (
+                f"packages/a/{series}?{argument}={value}",
+                argument,
+                "should be a day such as 2026-11-20",
+            )
+            for series in ("overall", "system", "version")
+            for argument in ("start_date", "end_date")
+            for value in WRONG_DAYS
+        ),
+        ("packages/a/overall?fill=one", "fill", "Input should be 'zero'"),
+        ("packages/a/system?interval=year", "interval", PERIODS),
+        ("packages/a/system?format=xml", "format", "Input should be 'json' or 'csv'"),
+        (
+            "packages/a/system?os=beos",
+            "os",
+            "Input should be 'windows', 'linux', 'darwin', 'other' or 'null'",
+        ),
+        ("packages/a/ci?ci=yes", "ci", "Input should be 'true', 'false' or 'null'"),
+        *(
+            (
+                f"packages/a/country?country={value}",
+                "country",
+                "should look like 'US', or be 'null'",
+            )
+            for value in ("USA", "US%0A", "U\u017f")
+        ),
+        ("top?limit=0", "limit", "Input should be greater than or equal to 1"),
+        ("top?limit=0&limit=2", "limit", "Input should be greater than or equal to 1"),
+        ("top?limit=1001", "limit", "Input should be less than or equal to 1000"),
+        (
+            "trending?limit=many",
+            "limit",
+            "Input should be a valid integer, unable to parse string as an integer",
+        ),
+        ("search", "q", "Field required"),
+        ("search?q=", "q", "Field required"),
+        ("search?q=-._%00é", "q", "should have a letter from a to z or a digit"),
+        (f"search?q={'x' * 201}", "q", "String should have at most 200 characters"),
+        ("search?q=flask&limit=101", "limit", "Input should be less than or equal to 100"),
+        *(
+            (
+                f"search?q=flask&cursor={quote(cursor)}",
+                "cursor",
+                "should be the next_cursor of another page",
+            )
+            for cursor in WRONG_CURSORS
+        ),
         (
             "packages/a/overall?start_date=2026-02-02&end_date=2026-02-01",
             "end_date",
             "should not be before start_date, which is 2026-02-02",
         ),
-        ("packages/a/country?country=usa", "country", "should look like 'US', or be 'null'"),
-        ("badges/a/{}", "period", "Input should be 'day', 'week' or 'month'"),
-        ("badges/a/year", "period", "Input should be 'day', 'week' or 'month'"),
+        ("badges/a/{}", "period", PERIODS),
+        ("badges/a/year", "period", PERIODS),
         ("bulk/recent?package=", "package", "Field required"),
     ],
 )

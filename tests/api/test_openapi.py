@@ -8,7 +8,8 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api import schemas
+from app.api.dumps import Dumps
+from app.api.problem_details import Problem
 from app.domain.breakdowns import OPTIONAL_COLUMNS, Implementation, Installer
 from app.main import Service, create_app
 from app.settings import Settings
@@ -61,7 +62,7 @@ def test_each_answer_has_its_schema(document: dict[str, Any], endpoint: str) -> 
         ((media_type, problem),) = answers[status]["content"].items()
         assert media_type == "application/problem+json"
         assert problem["schema"] == {"$ref": "#/components/schemas/Problem"}
-        schemas.Problem.model_validate(problem["example"])
+        Problem.model_validate(problem["example"])
         assert problem["example"]["status"] == int(status)
         assert problem["example"]["request_id"]
         assert ("errors" in problem["example"]) == (status == "422")
@@ -123,7 +124,7 @@ def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
 
 
 def test_examples_are_what_they_are_examples_of(document: dict[str, Any]) -> None:
-    models: list[type[BaseModel]] = [*PAYLOADS.values(), schemas.Dumps]
+    models: list[type[BaseModel]] = [*PAYLOADS.values(), Dumps]
     for model in models:
         (example,) = document["components"]["schemas"][model.__name__]["examples"]
         TypeAdapter(model).validate_python(example)

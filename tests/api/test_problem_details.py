@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.endpoints import Endpoints
-from app.api.schemas import Problem
+from app.api.problem_details import Problem
 from app.errors import DatabaseUnavailableError
 from app.main import Service, create_app
 from app.settings import Settings

@@ -115,36 +115,7 @@ async def test_nothing_in_a_range_is_no_unknown_package(client: httpx.AsyncClien
         assert response.status_code == 404
 
 
-@pytest.mark.usefixtures("_days")
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
-@pytest.mark.parametrize(
-    ("query", "parameter", "right"),
-    [
-        ("start_date=yesterday", "start_date", "should be a day such as 2026-11-20"),
-        ("end_date=20261120", "end_date", "should be a day such as"),
-        ("end_date=2026-02-29", "end_date", "should be a day such as"),
-        ("end_date=2026-11-20T00:00:00", "end_date", "should be a day such as"),
-        ("start_date=1700000000", "start_date", "should be a day such as"),
-        ("start_date=\uff12\uff10\uff12\uff16-11-20", "start_date", "should be a day such as"),
-        ("start_date=2026-11-20&end_date=2026-11-19", "end_date", "not be before start_date"),
-        ("start_date=9998-01-01&end_date=9997-01-01", "end_date", "not be before start_date"),
-        ("fill=one", "fill", "'zero'"),
-        ("interval=year", "interval", "'day', 'week' or 'month'"),
-        ("format=xml", "format", "'json' or 'csv'"),
-    ],
-)
-async def test_what_is_no_range(
-    client: httpx.AsyncClient, endpoint: str, query: str, parameter: str, right: str
-) -> None:
-    response = await client.get(f"/api/packages/requests/{endpoint}?{query}")
-    assert response.status_code == 422
-    (error,) = response.json()["errors"]
-    assert error["parameter"] == parameter
-    assert right in error["message"]
-
-
-@pytest.mark.usefixtures("_days")
-async def test_every_wrong_argument_is_told(client: httpx.AsyncClient) -> None:
+async def test_every_wrong_argument_is_listed(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/packages/requests/system?os=x&start_date=x&fill=x&format=x")
     told = {error["parameter"] for error in response.json()["errors"]}
     assert told == {"os", "start_date", "fill", "format"}
@@ -199,17 +170,14 @@ CSV = "category,date,downloads\r\n"
 
 
 @pytest.mark.usefixtures("known_days")
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize(
     ("query", "headers"),
     [("?format=csv", {}), ("", {"Accept": "text/csv"}), ("?format=csv", {"Accept": "text/html"})],
 )
-async def test_csv(
-    client: httpx.AsyncClient, endpoint: str, query: str, headers: dict[str, str]
-) -> None:
-    path = f"/api/packages/zope-interface/{endpoint}"
-    for _ in range(2):
-        # The same, whether it is found or made.
+async def test_csv(client: httpx.AsyncClient, query: str, headers: dict[str, str]) -> None:
+    # Twice each: computed, and from the cache.
+    for endpoint in (*ENDPOINTS, *ENDPOINTS):
+        path = f"/api/packages/zope-interface/{endpoint}"
         plain = await client.get(path)
         response = await client.get(path + query, headers=headers)
         assert response.status_code == 200
@@ -220,11 +188,11 @@ async def test_csv(
             f"{item['category']},{item['date']},{item['downloads']}\r\n"
             for item in plain.json()["data"]
         )
-    again = await client.get(
-        path + query, headers={**headers, "If-None-Match": response.headers["etag"]}
-    )
-    assert again.status_code == 304
-    assert again.headers["vary"] == "Accept, Accept-Encoding"
+        again = await client.get(
+            path + query, headers={**headers, "If-None-Match": response.headers["etag"]}
+        )
+        assert again.status_code == 304
+        assert again.headers["vary"] == "Accept, Accept-Encoding"
 
 
 @pytest.mark.usefixtures("known_days")

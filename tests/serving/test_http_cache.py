@@ -22,7 +22,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.api import compression, headers, recent, time_series
+from app.api import headers, negotiation, recent, time_series
 from app.api.endpoints import RENDERING
 from app.api.negotiation import preferred_encoding
 from app.api.time_series import SeriesQuery
@@ -50,7 +50,7 @@ ALL_GOLDENS: tuple[dict[str, str], ...] = (
     test_rankings.GOLDENS,
 )
 
-MODULES = (recent, time_series, response_cache, headers, compression)
+MODULES = (recent, time_series, response_cache, headers, negotiation)
 """That allocate what is kept of an answer."""
 
 
@@ -527,7 +527,7 @@ async def test_large_bodies_are_made_in_a_thread(
         return note_and_call
 
     monkeypatch.setattr(SeriesQuery, "render", noting(SeriesQuery.render))
-    monkeypatch.setattr(response_cache, "compressed", noting(compression.compressed))
+    monkeypatch.setattr(response_cache, "compressed", noting(negotiation.compressed))
     if is_large:
         monkeypatch.setattr(time_series, "LARGE_ITEMS", 60)
         monkeypatch.setattr(response_cache, "LARGE_BYTES", 1000)

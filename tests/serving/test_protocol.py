@@ -16,7 +16,7 @@ import uvicorn
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.schemas import Problem
+from app.api.problem_details import Problem
 from app.serving import protocol
 from app.serving.protocol import (
     MAX_BODY_BYTES,

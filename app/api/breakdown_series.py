@@ -1,0 +1,114 @@
+"""Downloads of a package by day and category: an endpoint for each breakdown of the registry."""
+
+import re
+from functools import partial
+from typing import Annotated, Any, Literal, cast
+
+from fastapi import Query
+from pydantic import AfterValidator, Field, create_model
+
+from app.api.endpoints import EndpointRouter, Package, Rendered, not_found
+from app.api.statistics import Statistics
+from app.api.time_series import CSV_TOO, SeriesPayload, SeriesQuery, render, series_example
+from app.domain.breakdowns import BREAKDOWNS, NULL_CATEGORY, OTHER_CATEGORY, Breakdown
+from app.domain.choice import Choice
+from app.domain.downloads import Publication
+from app.domain.package_name import ALL_PACKAGES
+from app.domain.series import most_downloaded
+from app.errors import NotFoundError
+
+router = EndpointRouter("/api/packages/{package}", "packages")
+
+ALL_CATEGORIES = "all"
+"""Value of a filter that selects all categories of a breakdown that shows only some by default."""
+
+
+def _declare(breakdown: Breakdown) -> None:
+    """Declare the endpoint of a breakdown."""
+    title = breakdown.name.title().replace("_", "")
+    fields: dict[str, Any] = {breakdown.argument: _filter(breakdown, title)}
+    query_model = create_model(f"{title}Query", __base__=SeriesQuery, **fields)
+    described = f"Downloads by day and {breakdown.by}, known mirrors excluded."
+    fields = {"type": (Literal[breakdown.payload_type], ...)}
+    payload_model = create_model(
+        f"{title}Downloads", __base__=SeriesPayload, __doc__=described, **fields
+    )
+    payload_model.model_config = series_example(breakdown.payload_type, *breakdown.examples)
+    payload_model.model_rebuild(force=True)
+
+    async def series(package: Package, query: SeriesQuery, statistics: Statistics) -> Rendered:
+        _check_ingested(breakdown, package, statistics.publication)
+        window = statistics.publication.window
+        found = await statistics.downloads.breakdown(
+            package, window, query.days(window), breakdown, with_known=query.needs_known_days
+        )
+        if found is None:
+            raise not_found(package)
+        category: str | None = getattr(query, breakdown.argument)
+        if breakdown.shown_categories:
+            if category is None:
+                shown = most_downloaded(found.series, breakdown.shown_categories)
+                found = found._replace(series=shown)
+            elif category == ALL_CATEGORIES:
+                category = None
+        return await render(query, breakdown.payload_type, package, found, category)
+
+    series.__annotations__["query"] = Annotated[query_model, Query()]
+    if breakdown.is_of_one_package:
+        described += (
+            f"\n\n404 also where this instance does not ingest it, and for `{ALL_PACKAGES}`."
+        )
+    elif breakdown.is_optional:
+        described += "\n\n404 also where this instance does not ingest it."
+    router.endpoint(
+        f"/{breakdown.name}",
+        payload_model,
+        name=breakdown.name,
+        summary=f"By day and {breakdown.by}",
+        description=described,
+        ok=CSV_TOO,
+    )(series)
+
+
+def _filter(breakdown: Breakdown, title: str) -> tuple[Any, Any]:
+    """Return the type and the field of the argument that selects a category."""
+    if isinstance(breakdown.categories, tuple):
+        # The functional form of an enumeration, whose members mypy cannot know.
+        members = {re.sub(r"\W", "_", value).upper(): value for value in breakdown.categories}
+        kind = cast("Any", Choice)(f"{title}Category", members)
+        return kind | None, Field(None, description=breakdown.filter_help)
+    pattern = breakdown.filter_pattern
+    text = Annotated[str, AfterValidator(partial(_category, breakdown))]
+    return text | None, Field(
+        None,
+        description=breakdown.filter_help,
+        examples=[breakdown.filter_example],
+        json_schema_extra={"pattern": f"^({pattern})$"} if pattern else None,
+    )
+
+
+def _category(breakdown: Breakdown, value: str) -> str:
+    """Return the category that a text names in any case. Raises `ValueError`."""
+    # The case of ASCII letters only is changed: other letters can have an ASCII letter as theirs.
+    if value.lower() in {NULL_CATEGORY, OTHER_CATEGORY, ALL_CATEGORIES}:
+        value = value.lower()
+    elif breakdown.filter_pattern and value.isascii():
+        value = value.upper()
+    if breakdown.filter_pattern and not re.fullmatch(breakdown.filter_pattern, value):
+        raise ValueError(f"should look like {breakdown.filter_example!r}, or be {NULL_CATEGORY!r}")
+    return value
+
+
+def _check_ingested(breakdown: Breakdown, package: str, publication: Publication) -> None:
+    """Raise `NotFoundError` if no day can have figures of the breakdown."""
+    if breakdown.is_of_one_package and package == ALL_PACKAGES:
+        raise NotFoundError(f"{ALL_PACKAGES} has no {breakdown.name}: it belongs to one package.")
+    if not publication.days_with(breakdown):
+        raise NotFoundError(
+            f"No day that is held has the {breakdown.name}: this instance does not ingest it. "
+            f"Its operator can add {breakdown.name} to the setting INGEST_BREAKDOWNS."
+        )
+
+
+for _breakdown in BREAKDOWNS:
+    _declare(_breakdown)
