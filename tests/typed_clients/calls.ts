@@ -1,5 +1,5 @@
 // Calls every operation with the generated types: `node calls.js ADDRESS`.
-// Prints what it asked: `GET /api/status 200`.
+// Prints each request: `GET /api/status 200`.
 
 import assert from "node:assert/strict";
 import createClient from "openapi-fetch";
@@ -71,64 +71,11 @@ async function callPackages(): Promise<void> {
     }),
   );
   assert.equal(sum(without.data), last_month);
-
-  const major = given(await client.GET("/api/packages/{package}/python_major", { params }));
-  assert.equal(sum(major.data), last_month);
-  const three = given(
-    await client.GET("/api/packages/{package}/python_major", {
-      params: { ...params, query: { version: "3" } },
-    }),
-  );
-  assert.deepEqual(three.data, major.data.filter((item) => item.category === "3"));
-
-  const minor = given(await client.GET("/api/packages/{package}/python_minor", { params }));
-  assert.equal(sum(minor.data), last_month);
-  const unknown = given(
-    await client.GET("/api/packages/{package}/python_minor", {
-      params: { ...params, query: { version: "null" } },
-    }),
-  );
-  assert.equal(unknown.data.length, DAYS);
-
-  const system = given(await client.GET("/api/packages/{package}/system", { params }));
-  assert.equal(sum(system.data), last_month);
-  const linux = given(
-    await client.GET("/api/packages/{package}/system", {
-      params: { ...params, query: { os: "linux" } },
-    }),
-  );
-  assert.deepEqual(new Set(linux.data.map((item) => item.category)), new Set(["linux"]));
 }
 
-async function callChosenBreakdowns(): Promise<void> {
-  const { data } = given(await client.GET("/api/packages/{package}/recent", { params }));
-
-  const installer = given(await client.GET("/api/packages/{package}/installer", { params }));
-  assert.equal(sum(installer.data), data.last_month);
-  const uv = given(
-    await client.GET("/api/packages/{package}/installer", {
-      params: { ...params, query: { installer: "uv" } },
-    }),
-  );
-  assert.deepEqual(uv.data, installer.data.filter((item) => item.category === "uv"));
-
-  const ci = given(await client.GET("/api/packages/{package}/ci", { params }));
-  assert.equal(sum(ci.data), data.last_month);
-
-  const country = given(await client.GET("/api/packages/{package}/country", { params }));
-  assert.equal(sum(country.data), data.last_month);
-
-  const release = given(
-    await client.GET("/api/packages/{package}/version", {
-      params: { ...params, query: { version: "all" } },
-    }),
-  );
-  assert.equal(sum(release.data), data.last_month);
-
-  const implementation = given(
-    await client.GET("/api/packages/{package}/implementation", { params }),
-  );
-  assert.equal(sum(implementation.data), data.last_month);
+async function callBreakdowns(): Promise<void> {
+  const recent = given(await client.GET("/api/packages/{package}/recent", { params }));
+  // The test inserts calls here, for each breakdown of the registry.
 }
 
 async function callRankings(): Promise<void> {
@@ -224,7 +171,7 @@ async function callInVain(): Promise<void> {
 
 await callPackages();
 await callManyPackages();
-await callChosenBreakdowns();
+await callBreakdowns();
 await callRankings();
 await callStatus();
 await callDumps();

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.domain.breakdowns import BREAKDOWNS
 from tests.processes import ROOT
 from tests.waiting import PATIENCE_SECONDS
 
@@ -36,6 +37,30 @@ def checked(command: list[str], folder: Path, environment: Mapping[str, str]) ->
     )
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}"
     return result.stdout
+
+
+def with_breakdowns(program: str, comment: str, call: str, everything: str, member: str) -> str:
+    """Return the program with a call for each breakdown of the registry, in place of its comment.
+
+    `everything` selects all categories of a breakdown that shows only some by default. `member`
+    names a category in the language, where the categories are enumerated.
+    """
+    calls = []
+    for breakdown in BREAKDOWNS:
+        category = breakdown.filter_example or breakdown.examples[-1]
+        names = {
+            "name": breakdown.name,
+            "title": breakdown.name.title().replace("_", ""),
+            "argument": breakdown.argument,
+            "category": category,
+            "member": category.upper(),
+        }
+        is_enumerated = isinstance(breakdown.categories, tuple)
+        names["value"] = (member if is_enumerated else '"{category}"').format(**names)
+        names["everything"] = everything.format(**names) if breakdown.shown_categories else ""
+        calls.append(call.format(**names))
+    assert comment in program
+    return program.replace(comment, "".join(calls))
 
 
 def operations(document: dict[str, Any]) -> dict[str, tuple[str, str]]:

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from tests.processes import ROOT
-from tests.typed_clients.conftest import DOCUMENT, HERE, answered, checked, operations
+from tests.typed_clients.conftest import (
+    DOCUMENT,
+    HERE,
+    answered,
+    checked,
+    operations,
+    with_breakdowns,
+)
 
 GENERATE = (
     "openapi-python-client generate --path openapi.json --meta none"
@@ -20,6 +27,21 @@ GENERATE = (
 
 OF_EVERY_CLIENT = {"AuthenticatedClient", "Client", "File", "Response", "UnexpectedStatus", "Unset"}
 """Classes that the generator writes whatever the document is."""
+
+
+COMMENT = "    # The test inserts calls here, for each breakdown of the registry.\n"
+CALL = """
+    from pypi_stats_client import models
+    from pypi_stats_client.api.packages import get_{name}
+
+    {name} = get_{name}.sync("requests", client=client{everything})
+    assert isinstance({name}, models.{title}Downloads)
+    assert _sum({name}.data) == recent.data.last_month
+    {name}_part = get_{name}.sync("requests", client=client, {argument}={value})
+    assert isinstance({name}_part, models.{title}Downloads)
+    assert {name}_part.data == [item for item in {name}.data if item.category == "{category}"]
+"""
+MEMBER = "models.{title}Category.{member}"
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +106,10 @@ def test_modules_are_the_operations_and_schemas(folder: Path, document: dict[str
 def test_types_hold_and_every_operation_answers(
     folder: Path, environment: dict[str, str], document: dict[str, Any], address: str
 ) -> None:
-    (folder / "calls.py").write_text((HERE / "calls.py").read_text())
+    program = with_breakdowns(
+        (HERE / "calls.py").read_text(), COMMENT, CALL, ', {argument}="all"', MEMBER
+    )
+    (folder / "calls.py").write_text(program)
     mypy = "mypy --config-file= --strict --package pypi_stats_client --module calls"
     assert checked(shlex.split(mypy), folder, environment).startswith("Success: no issues found")
     printed = checked(["python", "calls.py", address], folder, environment)

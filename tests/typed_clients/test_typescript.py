@@ -8,11 +8,36 @@ from typing import Any
 
 import pytest
 
-from tests.typed_clients.conftest import DOCUMENT, HERE, answered, checked, operations
+from tests.typed_clients.conftest import (
+    DOCUMENT,
+    HERE,
+    answered,
+    checked,
+    operations,
+    with_breakdowns,
+)
 
 GENERATE = "npx openapi-typescript openapi.json --output pypi-stats.d.ts"
 COMPILE = "npx tsc --strict --target es2022 --module nodenext calls.ts"
 INSTALL = "npm install --no-package-lock --no-audit --no-fund"
+
+
+COMMENT = "  // The test inserts calls here, for each breakdown of the registry.\n"
+CALL = """
+  const {name} = given(
+    await client.GET("/api/packages/{{package}}/{name}", {{
+      params: {{ ...params{everything} }},
+    }}),
+  );
+  assert.equal(sum({name}.data), recent.data.last_month);
+  const {name}Part = given(
+    await client.GET("/api/packages/{{package}}/{name}", {{
+      params: {{ ...params, query: {{ {argument}: {value} }} }},
+    }}),
+  );
+  assert.deepEqual({name}Part.data, {name}.data.filter((item) => item.category === "{category}"));
+"""
+MEMBER = '"{category}"'
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +55,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
     checked(shlex.split(INSTALL), HERE, environment)
     folder = tmp_path_factory.mktemp("typescript")
     (folder / "node_modules").symlink_to(HERE / "node_modules")
-    for path in (DOCUMENT, HERE / "package.json", HERE / "calls.ts"):
+    for path in (DOCUMENT, HERE / "package.json"):
         (folder / path.name).write_text(path.read_text())
+    program = with_breakdowns(
+        (HERE / "calls.ts").read_text(), COMMENT, CALL, ', query: {{ {argument}: "all" }}', MEMBER
+    )
+    (folder / "calls.ts").write_text(program)
     told = checked(shlex.split(GENERATE), folder, environment).splitlines()
     assert [line[0] for line in told] == ["✨", "🚀"]
     return folder
