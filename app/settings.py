@@ -105,10 +105,10 @@ class Settings(BaseSettings):
     )
     ingest_breakdowns: BreakdownNames | None = Field(
         default=None,
-        description="Breakdowns to ingest besides those by Python version and system, "
-        "separated by commas: `installer`, `ci`, `country`, `version`, `implementation`; or "
-        "`none`. The default is `installer`, which costs nothing more, for BigQuery, and all of "
-        "them for the sample and for files.",
+        description="Breakdowns to ingest besides those by Python version and system, separated by "
+        f"commas: {', '.join(f'`{one.name}`' for one in OPTIONAL_BREAKDOWNS)}; or `none`. The "
+        "default is `installer`, which costs nothing more, for BigQuery, and all of them for the "
+        "sample and for files.",
     )
     ingest_counted_files: CountedFiles = Field(
         default=CountedFiles.ALL,

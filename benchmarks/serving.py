@@ -78,7 +78,7 @@ class Case:
 RECENT = "/api/packages/{}/recent"
 OVERALL = "/api/packages/{}/overall"
 PYTHON_MINOR = "/api/packages/{}/python_minor"
-# As installer, ci, country and implementation are read and rendered, where they are ingested.
+# Every other breakdown with few categories is read and rendered in the same way.
 SYSTEM = "/api/packages/{}/system"
 MONTHS_AS_CSV = f"{OVERALL}?interval=month&format=csv"
 TWENTY = "&".join(["package={}"] * 20)

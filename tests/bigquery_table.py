@@ -1,9 +1,10 @@
-"""The public table of raw downloads, in an emulator, and the raw downloads that go into it."""
+"""PyPI's table of raw downloads in an emulator, and raw downloads to insert."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from itertools import count
+from typing import Any
 
 from google.cloud import bigquery
 from google.cloud.bigquery import SchemaField
@@ -15,53 +16,38 @@ from app.ingest.sources.bigquery import BigQuerySource
 from app.settings import Settings
 from tests.days import days_ago, rows_of
 
-# As the public table has it, with the columns that matter here.
+
+def _record(name: str, *fields: SchemaField, mode: str = "NULLABLE") -> SchemaField:
+    return SchemaField(name, "RECORD", mode=mode, fields=fields)
+
+
+def _texts(*names: str) -> list[SchemaField]:
+    return [SchemaField(name, "STRING") for name in names]
+
+
 SCHEMA = [
     SchemaField("timestamp", "TIMESTAMP", mode="REQUIRED"),
-    SchemaField("country_code", "STRING"),
-    SchemaField("url", "STRING", mode="REQUIRED"),
-    SchemaField("project", "STRING", mode="REQUIRED"),
-    SchemaField(
-        "file",
-        "RECORD",
-        mode="REQUIRED",
-        fields=[
-            SchemaField("filename", "STRING", mode="REQUIRED"),
-            SchemaField("project", "STRING"),
-            SchemaField("version", "STRING"),
-            SchemaField("type", "STRING"),
-        ],
-    ),
-    SchemaField(
+    *_texts("country_code", "url", "project", "tls_protocol", "tls_cipher"),
+    _record("file", *_texts("filename", "project", "version", "type"), mode="REQUIRED"),
+    _record(
         "details",
-        "RECORD",
-        fields=[
-            SchemaField(
-                "installer",
-                "RECORD",
-                fields=[SchemaField("name", "STRING"), SchemaField("version", "STRING")],
-            ),
-            SchemaField("python", "STRING"),
-            SchemaField(
-                "system",
-                "RECORD",
-                fields=[SchemaField("name", "STRING"), SchemaField("release", "STRING")],
-            ),
-            SchemaField(
-                "implementation",
-                "RECORD",
-                fields=[SchemaField("name", "STRING"), SchemaField("version", "STRING")],
-            ),
-            SchemaField("ci", "BOOLEAN"),
-        ],
+        _record("installer", *_texts("name", "version")),
+        _record("implementation", *_texts("name", "version")),
+        _record("system", *_texts("name", "release")),
+        _record(
+            "distro",
+            *_texts("name", "version", "id"),
+            _record("libc", *_texts("lib", "version")),
+        ),
+        *_texts("python", "cpu", "openssl_version", "setuptools_version", "rustc_version"),
+        SchemaField("ci", "BOOLEAN"),
     ),
 ]
+"""All columns of the public table."""
 
 DAY = days_ago(0)
-_numbers = count(1)
-
-
 NOON = datetime.combine(DAY, time(12), UTC)
+_numbers = count(1)
 
 
 @dataclass(frozen=True)
@@ -72,40 +58,43 @@ class Event:
     python: str | None = "3.12.1"
     installer: str | None = "pip"
     system: str | None = "Linux"
-    implementation: str | None = "CPython"
-    ci: bool | None = None
-    country: str | None = "US"
     version: str | None = "3.1.0"
     filename: str = "flask-3.1.0-py3-none-any.whl"
     at: datetime = NOON
     without_details: bool = False
+    values: Mapping[str, object] = field(default_factory=dict)
+    """Values of any columns by their names, such as `details.ci`."""
 
     def as_row(self) -> dict[str, object]:
-        details = {
-            "installer": {"name": self.installer} if self.installer is not None else None,
-            "python": self.python,
-            "system": {"name": self.system} if self.system is not None else None,
-            "implementation": (
-                {"name": self.implementation} if self.implementation is not None else None
-            ),
-            "ci": self.ci,
-        }
-        return {
+        row: dict[str, Any] = {
             "timestamp": self.at.isoformat(),
-            "country_code": self.country,
+            "country_code": "US",
             "url": "/packages/x",
             "project": self.project or "",
             "file": {
                 "filename": self.filename,
                 "project": self.project,
                 "version": self.version,
+                "type": "bdist_wheel",
             },
-            "details": None if self.without_details else details,
+            "details": {
+                "installer": {"name": self.installer},
+                "implementation": {"name": "CPython"},
+                "system": {"name": self.system},
+                "python": self.python,
+            },
         }
+        for column, value in self.values.items():
+            *records, name = column.split(".")
+            record = row
+            for inner in records:
+                record = record.setdefault(inner, {})
+            record[name] = value
+        return row | {"details": None} if self.without_details else row
 
 
 class Table:
-    """A partitioned table of the emulator's, and what our query makes of it."""
+    """A partitioned table in the emulator, and sources that read it."""
 
     def __init__(self, client: bigquery.Client) -> None:
         self.client = client

@@ -8,7 +8,12 @@ import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.repositories.downloads_repository import DownloadsRepository
-from app.domain.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS, Breakdown
+from app.domain.breakdowns import (
+    BREAKDOWN_COLUMNS,
+    OPTIONAL_BREAKDOWNS,
+    REQUIRED_COLUMNS,
+    Breakdown,
+)
 from app.domain.clock import Clock
 from app.domain.downloads import (
     Batch,
@@ -63,6 +68,12 @@ def downloads(
         total,
         {"python_minor": python_minor, "system": system, **optional},
     )
+
+
+def optional_counts(count: int, **chosen: Mapping[str, int]) -> dict[str, Mapping[str, int]]:
+    """Return counts by every optional breakdown: the chosen ones, and else of one category."""
+    counts = {one.column: {one.examples[0]: count} for one in OPTIONAL_BREAKDOWNS}
+    return {**counts, **chosen}
 
 
 def parsed(batch: Batch, columns: Sequence[str]) -> Sequence[PackageDownloads]:

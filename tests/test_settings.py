@@ -30,9 +30,9 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("INGEST_SCHEDULE", "99 * * * *", "0 to 59 in the field of the minute, not '99'"),
         ("INGEST_SCHEDULE", "0 0 31 2 *", "no month that it names has such a day"),
         ("INGEST_SOURCE", "csv", "'auto', 'bigquery', 'sample', 'file' or 'none'"),
-        ("INGEST_BREAKDOWNS", "installer,os", "installer, ci, country, version, implementation"),
-        ("INGEST_BREAKDOWNS", "none,ci", "installer, ci, country, version, implementation"),
-        ("INGEST_BREAKDOWNS", ",", "installer, ci, country, version, implementation"),
+        ("INGEST_BREAKDOWNS", "installer,os", "installer, ci, country, version"),
+        ("INGEST_BREAKDOWNS", "none,ci", "installer, ci, country, version"),
+        ("INGEST_BREAKDOWNS", ",", "installer, ci, country, version"),
         ("INGEST_FILES", "http://secret.example/api/dumps", "https://"),
         ("INGEST_FILES", "http://127.0.0.1.secret.example/", "https://"),
         ("INGEST_FILES", "gs://secret/dumps", "https://"),
@@ -120,12 +120,6 @@ def test_which_breakdowns_are_ingested(
     settings = load_settings()
     assert settings.breakdowns_of(IngestSource.BIGQUERY) == from_bigquery
     assert settings.breakdowns_of(IngestSource.SAMPLE) == from_sample
-
-
-def test_the_help_names_every_breakdown_that_may_be_ingested() -> None:
-    description = Settings.model_fields["ingest_breakdowns"].description
-    assert description
-    assert all(f"`{breakdown.name}`" in description for breakdown in OPTIONAL_BREAKDOWNS)
 
 
 def test_values_are_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,13 +25,12 @@ ALL_CATEGORIES = "all"
 
 def _declare(breakdown: Breakdown) -> None:
     """Declare the endpoint of a breakdown."""
-    title = breakdown.name.title().replace("_", "")
-    fields: dict[str, Any] = {breakdown.argument: _filter(breakdown, title)}
-    query_model = create_model(f"{title}Query", __base__=SeriesQuery, **fields)
+    fields: dict[str, Any] = {breakdown.argument: _filter(breakdown)}
+    query_model = create_model(f"{breakdown.title}Query", __base__=SeriesQuery, **fields)
     described = f"Downloads by day and {breakdown.by}, known mirrors excluded."
     fields = {"type": (Literal[breakdown.payload_type], ...)}
     payload_model = create_model(
-        f"{title}Downloads", __base__=SeriesPayload, __doc__=described, **fields
+        f"{breakdown.title}Downloads", __base__=SeriesPayload, __doc__=described, **fields
     )
     payload_model.model_config = series_example(breakdown.payload_type, *breakdown.examples)
     payload_model.model_rebuild(force=True)
@@ -70,12 +69,12 @@ def _declare(breakdown: Breakdown) -> None:
     )(series)
 
 
-def _filter(breakdown: Breakdown, title: str) -> tuple[Any, Any]:
+def _filter(breakdown: Breakdown) -> tuple[Any, Any]:
     """Return the type and the field of the argument that selects a category."""
     if isinstance(breakdown.categories, tuple):
         # The functional form of an enumeration, whose members mypy cannot know.
         members = {re.sub(r"\W", "_", value).upper(): value for value in breakdown.categories}
-        kind = cast("Any", Choice)(f"{title}Category", members)
+        kind = cast("Any", Choice)(f"{breakdown.title}Category", members)
         return kind | None, Field(None, description=breakdown.filter_help)
     pattern = breakdown.filter_pattern
     text = Annotated[str, AfterValidator(partial(_category, breakdown))]

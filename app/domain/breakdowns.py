@@ -1,63 +1,14 @@
-"""The registry of breakdowns, from which everything about them is derived."""
+"""The registry of breakdowns. `docs/contributing.md` describes how to add one."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 NULL_CATEGORY = "null"
-"""The category of downloads whose value is missing in the source."""
+"""Category of downloads whose value is missing in the source."""
 
 OTHER_CATEGORY = "other"
-"""The category of downloads whose value is none of those that are kept apart."""
-
-
-class Installer(StrEnum):
-    """Those that PyPI recognises by their user agent. It takes the names that pip, uv and hatch
-    give of themselves as they come, so that anybody can make up more: these are `other`.
-    """
-
-    ARTIFACTORY = "artifactory"
-    BANDERSNATCH = "bandersnatch"
-    BAZEL = "bazel"
-    BROWSER = "browser"
-    CONDA = "conda"
-    DEVPI = "devpi"
-    DISTRIBUTE = "distribute"
-    HATCH = "hatch"
-    HOMEBREW = "homebrew"
-    MATURIN = "maturin"
-    NEXUS = "nexus"
-    OS = "os"
-    PDM = "pdm"
-    PEP381CLIENT = "pep381client"
-    PEX = "pex"
-    PIP = "pip"
-    PIPENV = "pipenv"
-    POETRY = "poetry"
-    REQUESTS = "requests"
-    SETUPTOOLS = "setuptools"
-    TWINE = "twine"
-    UV = "uv"
-    UV_PIP = "uv-pip"
-    Z3C_PYPIMIRROR = "z3c.pypimirror"
-    OTHER = "other"
-
-
-class Implementation(StrEnum):
-    """Of Python. Anybody can make up more of these too."""
-
-    CPYTHON = "cpython"
-    GRAALPY = "graalpy"
-    GRAALVM = "graalvm"
-    IRONPYTHON = "ironpython"
-    JYTHON = "jython"
-    MICROPYTHON = "micropython"
-    PYPY = "pypy"
-    PYSTON = "pyston"
-    RUSTPYTHON = "rustpython"
-    OTHER = "other"
-    NULL = "null"
+"""Category of downloads whose value has no category of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +24,13 @@ class Breakdown:
     column: str
     """Column of `daily_downloads` that contains an object of downloads by stored category."""
 
+    source_column: str
+    """Column of PyPI's table that the expression reads."""
+
+    billed_bytes: int
+    """Average bytes per download that BigQuery bills for the source column, or 0 if every query
+    reads the column anyway."""
+
     expression: str
     """BigQuery expression of a raw download's stored category. NULL becomes `null`."""
 
@@ -83,7 +41,7 @@ class Breakdown:
     """Values of the argument, as documented."""
 
     filter_example: str | None = None
-    """Documented example of the argument, where it is a text."""
+    """Documented example of the argument, if its values are not enumerated."""
 
     filter_pattern: str | None = None
     """Regular expression of the argument's values, or None if it accepts any text."""
@@ -92,7 +50,7 @@ class Breakdown:
     """Stored categories: all of them, or a pattern that each of them matches."""
 
     examples: tuple[str, ...]
-    """Categories that the documented example has, in order."""
+    """Categories in the documented example, in order."""
 
     sample_shares: Mapping[str, float] | None = field(default=None, hash=False)
     """Shares of the categories in sample data, or None if the sample source computes them."""
@@ -114,6 +72,11 @@ class Breakdown:
     """True if the categories mean nothing across packages, so that `__all__` has none."""
 
     @property
+    def title(self) -> str:
+        """Prefix of the names of its models in the OpenAPI document."""
+        return self.name.title().replace("_", "")
+
+    @property
     def payload_type(self) -> str:
         return f"{self.name}_downloads"
 
@@ -125,22 +88,38 @@ class Breakdown:
         return self.categories.fullmatch
 
 
-def _known(value: str, names: Iterable[str]) -> str:
-    """Return the expression of a value in lower case, or `other` if it is not one of the names."""
+def _known(column: str, names: Iterable[str]) -> str:
+    """Return the expression of a column in lower case, or `other` if it is not one of the names."""
     listed = ", ".join(f"'{name}'" for name in names if name not in {OTHER_CATEGORY, NULL_CATEGORY})
-    return f"IF({value} IS NULL OR LOWER({value}) IN ({listed}), LOWER({value}), 'other')"
+    return f"IF({column} IS NULL OR LOWER({column}) IN ({listed}), LOWER({column}), 'other')"
 
 
 _PYTHON_MINOR = re.compile(r"[0-9]\.[0-9]+|null")
 _PYTHON_MINOR_EXPRESSION = r"REGEXP_EXTRACT(details.python, r'^[0-9]\.[0-9]+')"
 
+# PyPI recognises these installers by their user agents. It stores the names that pip, uv and hatch
+# send without checking them, so any other name counts as `other`.
+_INSTALLERS = (
+    *("artifactory", "bandersnatch", "bazel", "browser", "conda", "devpi", "distribute", "hatch"),
+    *("homebrew", "maturin", "nexus", "os", "pdm", "pep381client", "pex", "pip", "pipenv"),
+    *("poetry", "requests", "setuptools", "twine", "uv", "uv-pip", "z3c.pypimirror"),
+    OTHER_CATEGORY,
+)
+# Clients send the name of the implementation too, so any other name counts as `other`.
+_IMPLEMENTATIONS = (
+    *("cpython", "graalpy", "graalvm", "ironpython", "jython", "micropython", "pypy", "pyston"),
+    *("rustpython", OTHER_CATEGORY, NULL_CATEGORY),
+)
+
 MAX_VERSIONS = 100
-"""Releases of a package that are kept apart for a day. The rest is `OTHER_CATEGORY`."""
+"""Number of a package's releases that are stored for a day. The rest counts as `OTHER_CATEGORY`."""
 
 PYTHON_MAJOR = Breakdown(
     name="python_major",
     by="major Python version",
     column="python_minor",
+    source_column="details.python",
+    billed_bytes=0,
     expression=_PYTHON_MINOR_EXPRESSION,
     argument="version",
     filter_help="One major version, or `null`. All when left out.",
@@ -153,6 +132,8 @@ PYTHON_MINOR = Breakdown(
     name="python_minor",
     by="minor Python version",
     column="python_minor",
+    source_column="details.python",
+    billed_bytes=0,
     expression=_PYTHON_MINOR_EXPRESSION,
     argument="version",
     filter_help="One minor version, or `null`. All when left out.",
@@ -164,6 +145,8 @@ SYSTEM = Breakdown(
     name="system",
     by="operating system",
     column="system",
+    source_column="details.system.name",
+    billed_bytes=0,
     expression="CASE WHEN details.system.name IN ('Windows', 'Linux', 'Darwin') "
     "THEN LOWER(details.system.name) "
     "WHEN details.system.name IS NOT NULL THEN 'other' END",
@@ -173,15 +156,17 @@ SYSTEM = Breakdown(
     examples=("darwin", "linux", "windows"),
     sample_shares={"linux": 0.86, "windows": 0.07, "darwin": 0.04, "other": 0.001, "null": 0.02},
 )
-# The source's query reads the installer's name in any case, to leave out mirrors.
 INSTALLER = Breakdown(
     name="installer",
     by="installer",
     column="installer",
-    expression=_known("details.installer.name", Installer),
+    source_column="details.installer.name",
+    # Every query reads the installer's name to exclude mirrors.
+    billed_bytes=0,
+    expression=_known("details.installer.name", _INSTALLERS),
     argument="installer",
     filter_help="One installer. All when left out.",
-    categories=tuple(map(str, Installer)),
+    categories=_INSTALLERS,
     examples=("other", "pip", "uv"),
     sample_shares={
         "pip": 0.79,
@@ -197,6 +182,8 @@ CI = Breakdown(
     name="ci",
     by="whether continuous integration made them",
     column="ci",
+    source_column="details.ci",
+    billed_bytes=1,
     expression="CAST(details.ci AS STRING)",
     argument="ci",
     filter_help="True if continuous integration made them, `null` if unknown. All when left out.",
@@ -209,6 +196,8 @@ COUNTRY = Breakdown(
     name="country",
     by="country",
     column="country",
+    source_column="country_code",
+    billed_bytes=4,
     expression="REGEXP_EXTRACT(country_code, r'^[A-Z]{2}$')",
     argument="country",
     filter_help="One country, by its two letters of ISO 3166, or `null`. All when left out.",
@@ -233,7 +222,9 @@ VERSION = Breakdown(
     name="version",
     by="release of the package",
     column="version",
-    # A text that no release can have is not worth its bytes in every row.
+    source_column="file.version",
+    billed_bytes=7,
+    # No release can have a longer text, or one with other characters.
     expression="IF(file.version IS NULL OR REGEXP_CONTAINS(file.version, r'^[!-~]{1,64}$'), "
     "file.version, 'other')",
     argument="version",
@@ -252,24 +243,20 @@ IMPLEMENTATION = Breakdown(
     name="implementation",
     by="implementation of Python",
     column="implementation",
-    expression=_known("details.implementation.name", Implementation),
+    source_column="details.implementation.name",
+    billed_bytes=9,
+    expression=_known("details.implementation.name", _IMPLEMENTATIONS),
     argument="implementation",
     filter_help="One implementation. All when left out.",
-    categories=tuple(map(str, Implementation)),
+    categories=_IMPLEMENTATIONS,
     examples=("cpython", "null", "pypy"),
     sample_shares={"cpython": 0.96, "null": 0.03, "pypy": 0.003},
     is_optional=True,
 )
 
 BREAKDOWNS = (
-    PYTHON_MAJOR,
-    PYTHON_MINOR,
-    SYSTEM,
-    INSTALLER,
-    CI,
-    COUNTRY,
-    VERSION,
-    IMPLEMENTATION,
+    *(PYTHON_MAJOR, PYTHON_MINOR, SYSTEM),
+    *(INSTALLER, CI, COUNTRY, VERSION, IMPLEMENTATION),
 )
 
 OPTIONAL_BREAKDOWNS = tuple(breakdown for breakdown in BREAKDOWNS if breakdown.is_optional)
@@ -282,14 +269,13 @@ REQUIRED_COLUMNS = tuple(
 OPTIONAL_COLUMNS = tuple(breakdown.column for breakdown in OPTIONAL_BREAKDOWNS)
 
 BREAKDOWN_COLUMNS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
-"""All stored columns, in the order in which rows carry them."""
-
+"""All stored columns, in the order of a row."""
 
 EXPRESSIONS = {breakdown.column: breakdown.expression for breakdown in BREAKDOWNS}
-"""By column, the BigQuery expression of a raw download's stored category."""
+"""BigQuery expression of a raw download's stored category, by column."""
 
 
 def columns_with(optional: Iterable[Breakdown]) -> tuple[str, ...]:
-    """The columns of a day that is ingested with these optional breakdowns, in their order."""
+    """Return the columns of a day that is ingested with these optional breakdowns, in order."""
     chosen = {breakdown.column for breakdown in optional}
     return REQUIRED_COLUMNS + tuple(column for column in OPTIONAL_COLUMNS if column in chosen)

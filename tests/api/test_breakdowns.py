@@ -11,7 +11,7 @@ from app.api import time_series
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS, VERSION
 from app.main import Service
 from tests.api.payloads import SERIES_PAYLOADS
-from tests.days import days_ago, downloads, publish
+from tests.days import days_ago, downloads, optional_counts, publish
 from tests.waiting import published, until
 
 D0, D1, D2 = (str(days_ago(ago)) for ago in range(3))
@@ -28,11 +28,15 @@ async def some_days(app: Service, engine: AsyncEngine) -> None:
         downloads(
             "flask",
             7,
-            installer={"pip": 4, "uv": 3},
-            ci={"true": 5, "null": 2},
-            country={"US": 6, "null": 1},
-            version={"3.1.0": 7},
-            implementation={"cpython": 7},
+            mirrors=0,
+            **optional_counts(
+                7,
+                installer={"pip": 4, "uv": 3},
+                ci={"true": 5, "null": 2},
+                country={"US": 6, "null": 1},
+                version={"3.1.0": 7},
+                implementation={"cpython": 7},
+            ),
         ),
     )
     await publish(
@@ -41,13 +45,17 @@ async def some_days(app: Service, engine: AsyncEngine) -> None:
         downloads(
             "flask",
             10,
-            installer={"pip": 9, "other": 1},
-            ci={"false": 10},
-            country={"DE": 8, "US": 2},
-            version={"3.1.0": 4, "3.0.3": 5, "other": 1},
-            implementation={"cpython": 6, "pypy": 1, "other": 1, "null": 2},
+            mirrors=0,
+            **optional_counts(
+                10,
+                installer={"pip": 9, "other": 1},
+                ci={"false": 10},
+                country={"DE": 8, "US": 2},
+                version={"3.1.0": 4, "3.0.3": 5, "other": 1},
+                implementation={"cpython": 6, "pypy": 1, "other": 1, "null": 2},
+            ),
         ),
-        downloads("numpy", 1, mirrors=0, installer={"uv": 1}, **_all_but_installer("2.0", 1)),
+        downloads("numpy", 1, mirrors=0, **optional_counts(1)),
     )
     await publish(
         engine,
@@ -57,15 +65,6 @@ async def some_days(app: Service, engine: AsyncEngine) -> None:
     )
     await until(lambda: app.dispatcher.freshness.publication)
     await until(lambda: published(app).latest_day == days_ago(0))
-
-
-def _all_but_installer(release: str, count: int) -> dict[str, dict[str, int]]:
-    return {
-        "ci": {"null": count},
-        "country": {"US": count},
-        "version": {release: count},
-        "implementation": {"cpython": count},
-    }
 
 
 def _payload(name: str, *items: tuple[str, str, int], package: str = "flask") -> str:

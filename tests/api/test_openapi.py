@@ -10,11 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.dumps import Dumps
 from app.api.problem_details import Problem
-from app.domain.breakdowns import OPTIONAL_COLUMNS, Implementation, Installer
+from app.domain.breakdowns import BREAKDOWNS
 from app.main import Service, create_app
 from app.settings import Settings
 from tests.api.payloads import PAYLOADS, SERIES_PAYLOADS
-from tests.days import days_ago, downloads, publish
+from tests.days import days_ago, downloads, optional_counts, publish
 from tests.waiting import published, until
 
 SEVERAL = {
@@ -31,6 +31,12 @@ RANKINGS = {
     "events": "Events",
 }
 OTHERS = ("dump", "dumps", "index", "status", "health", "readiness", "metrics")
+
+ENUMERATIONS = {
+    f"{one.title}Category": list(one.categories)
+    for one in BREAKDOWNS
+    if isinstance(one.categories, tuple)
+}
 
 SERIES = {path: payload.__name__ for path, payload in SERIES_PAYLOADS.items()}
 
@@ -81,10 +87,7 @@ def test_each_answer_has_its_schema(document: dict[str, Any], endpoint: str) -> 
     [
         ("Period", ["day", "week", "month"]),
         ("Mirrors", ["true", "false"]),
-        ("SystemCategory", ["windows", "linux", "darwin", "other", "null"]),
-        ("InstallerCategory", list(Installer)),
-        ("ImplementationCategory", list(Implementation)),
-        ("CiCategory", ["true", "false", "null"]),
+        *ENUMERATIONS.items(),
     ],
 )
 def test_arguments_are_enumerated(document: dict[str, Any], name: str, values: list[str]) -> None:
@@ -98,8 +101,7 @@ def test_arguments_are_left_out_and_never_null(document: dict[str, Any]) -> None
         for parameter in operations["get"].get("parameters", ())
     ]
     assert {parameter["name"] for parameter in parameters if not parameter["required"]} == {
-        *("period", "mirrors", "version", "os"),
-        *("installer", "ci", "country", "implementation"),
+        *("period", "mirrors", *(one.argument for one in BREAKDOWNS)),
         *("start_date", "end_date", "fill", "interval", "format"),
         *("limit", "cursor"),
     }
@@ -116,10 +118,10 @@ def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
         *RANKINGS.values(),
         *("AllRecentCounts", "BreakdownLink", "Change", "Peak", "SearchResult", "Summary"),
         *("CountedFiles", "Event", "EventKind", "TopPackage", "TrendingPackage"),
-        *("DailyDownloads", "Fault", "Health", "HeldDay", "Index", "Mirrors", "SystemCategory"),
+        *("DailyDownloads", "Fault", "Health", "HeldDay", "Index", "Mirrors"),
         *("Partition", "SuspectDay"),
         *("Period", "Problem", "Readiness", "RecentCounts", "LastRun", "RecentDay", "RunOutcome"),
-        *("Status", "InstallerCategory", "ImplementationCategory", "CiCategory"),
+        *("Status", *ENUMERATIONS),
     }
 
 
@@ -188,9 +190,8 @@ async def test_headers_that_users_are_told_of_are_sent(database_url: str) -> Non
 async def test_answers_have_the_headers_that_are_documented(
     app: Service, document: dict[str, Any], client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
-    null = ("ci", "country")
-    by_all = {one: {"null" if one in null else "other": 1} for one in OPTIONAL_COLUMNS}
-    await publish(engine, days_ago(2), downloads("zope-interface", 1, mirrors=0, **by_all))
+    row = downloads("zope-interface", 1, mirrors=0, **optional_counts(1))
+    await publish(engine, days_ago(2), row)
     await until(lambda: len(published(app).days) == 3)
     for template, operations in document["paths"].items():
         required = {

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.endpoints import Endpoints
 from app.api.problem_details import Problem
+from app.domain.breakdowns import BREAKDOWNS
 from app.errors import DatabaseUnavailableError
 from app.main import Service, create_app
 from app.settings import Settings
@@ -39,15 +40,13 @@ QUERYING_ROUTES = [*DATA_ROUTES, "/api/status"]
 ARGUMENTS = {
     "recent": ("period", "day", "week"),
     "overall": ("mirrors", "true", "false"),
-    "python_major": ("version", "2", "3"),
-    "python_minor": ("version", "2.7", "3.12"),
-    "system": ("os", "linux", "windows"),
-    "installer": ("installer", "pip", "uv"),
-    "ci": ("ci", "true", "false"),
-    "country": ("country", "null", "US"),
-    "version": ("version", "2.31.0", "2.32.0"),
-    "implementation": ("implementation", "cpython", "pypy"),
+    **{
+        one.name: (one.argument, one.examples[-1], one.filter_example or one.examples[0])
+        for one in BREAKDOWNS
+    },
 }
+"""Each data route's argument, and two of its values."""
+
 WITHOUT_ARGUMENTS = ["/api/packages/requests", "/api/badges/requests/month"]
 
 

@@ -27,8 +27,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.program import cli
 from app.db.repositories.downloads_repository import DownloadsRepository
+from app.domain.breakdowns import OPTIONAL_BREAKDOWNS
 from app.domain.events import ARTIFACTS_SINCE
 from app.errors import HeldDayError
+from app.ingest.sources.bigquery import cost_usd
 from app.ingest.sources.sample import SampleSource
 from tests.bigquery_table import NOON, Event, Table
 from tests.days import (
@@ -161,12 +163,10 @@ def billing_host() -> Iterator[str]:
         "details.installer.name": 5 * 10**9,
         "details.python": 8 * 10**9,
         "details.system.name": 7 * 10**9,
-        "details.ci": 10**9,
-        "country_code": 4 * 10**9,
-        "file.version": 7 * 10**9,
         "file.filename": 50 * 10**9,
-        "details.implementation.name": 9 * 10**9,
     }
+    for one in OPTIONAL_BREAKDOWNS:
+        billed.setdefault(one.source_column, one.billed_bytes * 10**9)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -225,17 +225,14 @@ def test_dry_run_tells_what_each_breakdown_costs(
     )
     assert names.split() == ["names", "of", "files", "50,000,000,000", "bytes", "0.284", "USD"]
     costs = {
-        "all else": "40,000,000,000 bytes    0.227 USD",
-        "installer": "0 bytes    0.000 USD",
-        "ci": "1,000,000,000 bytes    0.006 USD",
-        "country": "4,000,000,000 bytes    0.023 USD",
-        "version": "7,000,000,000 bytes    0.040 USD",
-        "implementation": "9,000,000,000 bytes    0.051 USD",
+        f"{one.name}{', ingested' if one.name in ingested else ''}": one.billed_bytes * 10**9
+        for one in OPTIONAL_BREAKDOWNS
     }
     assert [" ".join(line.split()) for line in lines] == [
-        " ".join(f"{name}{', ingested' if name in ingested else ''} {cost}".split())
-        for name, cost in costs.items()
+        "all else 40,000,000,000 bytes 0.227 USD",
+        *(f"{name} {cost:,} bytes {cost_usd(cost):.3f} USD" for name, cost in costs.items()),
     ]
+    assert "country 4,000,000,000 bytes 0.023 USD" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,17 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from app.domain.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Implementation, Installer
+from app.domain.breakdowns import BREAKDOWNS, OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from app.domain.downloads import PackageDownloads
 
 NAMES = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+){0,3}", fullmatch=True).filter(
     lambda name: len(name) <= 100
 )
 CATEGORIES = {
-    "python_minor": st.from_regex(r"[0-9]\.[0-9]{1,300}|null", fullmatch=True),
-    "system": st.sampled_from(["windows", "linux", "darwin", "other", "null"]),
-    "installer": st.sampled_from(list(map(str, Installer))),
-    "ci": st.sampled_from(["true", "false", "null"]),
-    "country": st.from_regex(r"[A-Z]{2}|null", fullmatch=True),
-    "version": st.from_regex(r"[!-~]{1,64}", fullmatch=True),
-    "implementation": st.sampled_from(list(map(str, Implementation))),
+    breakdown.column: st.sampled_from(breakdown.categories)
+    if isinstance(breakdown.categories, tuple)
+    else st.from_regex(breakdown.categories, fullmatch=True)
+    for breakdown in BREAKDOWNS
 }
 
 

@@ -72,6 +72,7 @@ from tests.days import (
     downloads,
     fault_of,
     ingest,
+    optional_counts,
     overall,
     publish,
 )
@@ -819,15 +820,8 @@ async def test_the_servers_default_isolation_does_not_matter(
 
 
 def _with_all(package: str, count: int) -> PackageDownloads:
-    return downloads(
-        package,
-        count,
-        installer={"pip": count - 1, "uv": 1},
-        ci={"null": count},
-        country={"DE": 1, "US": count - 1},
-        version={f"{package}-1.0": count},
-        implementation={"cpython": count},
-    )
+    installers = {"pip": count - 1, "uv": 1}
+    return downloads(package, count, mirrors=0, **optional_counts(count, installer=installers))
 
 
 async def _stored(engine: AsyncEngine, *columns: str) -> dict[str, tuple[object, ...]]:
@@ -843,23 +837,12 @@ async def _stored(engine: AsyncEngine, *columns: str) -> dict[str, tuple[object,
 async def test_a_day_has_the_breakdowns_that_its_source_gives(engine: AsyncEngine) -> None:
     published = await publish(engine, days_ago(0), _with_all("flask", 3), _with_all("numpy", 5))
     assert list(published.breakdowns) == list(OPTIONAL_COLUMNS)
+    # Releases of different packages are not summed.
+    of_all = optional_counts(8, installer={"pip": 6, "uv": 2}) | {"version": None}
     assert await _stored(engine, *OPTIONAL_COLUMNS) == {
-        "flask": (
-            {"pip": 2, "uv": 1},
-            {"null": 3},
-            {"DE": 1, "US": 2},
-            {"flask-1.0": 3},
-            {"cpython": 3},
-        ),
-        "numpy": (
-            {"pip": 4, "uv": 1},
-            {"null": 5},
-            {"DE": 1, "US": 4},
-            {"numpy-1.0": 5},
-            {"cpython": 5},
-        ),
-        # A release is one of its package: together they mean nothing.
-        ALL_PACKAGES: ({"pip": 6, "uv": 2}, {"null": 8}, {"DE": 2, "US": 6}, None, {"cpython": 8}),
+        "flask": tuple(optional_counts(3, installer={"pip": 2, "uv": 1}).values()),
+        "numpy": tuple(optional_counts(5, installer={"pip": 4, "uv": 1}).values()),
+        ALL_PACKAGES: tuple(of_all.values()),
     }
 
 
@@ -900,10 +883,8 @@ async def test_which_breakdowns_there_are_is_in_the_digest_and_no_more(engine: A
     before_there_were_any = "f1ee4ec8bedeb6db7cbc20817dfcd1d21c2cdb737fbf9df32f6f9f316e208891"
     assert (await publish(engine, days_ago(0), *rows)).digest == before_there_were_any
     digests = {before_there_were_any}
-    for column in OPTIONAL_COLUMNS:
-        # The same object, elsewhere: one that most of them may have.
-        category = "other" if column == "installer" else "null"
-        row = downloads("flask", 3, mirrors=0, **{column: {category: 3}})
+    for column, counts in optional_counts(3).items():
+        row = downloads("flask", 3, mirrors=0, **{column: counts})
         published = await publish(engine, days_ago(0), row)
         digests.add(published.digest)
     assert len(digests) == 1 + len(OPTIONAL_COLUMNS)

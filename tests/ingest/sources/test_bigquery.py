@@ -185,87 +185,77 @@ async def test_sums_over_everything_at_once(table: Table) -> None:
         assert row.breakdowns[column] == {name: categories.count(name) for name in categories}
 
 
-# What else a raw download may say, and the category that it counts in.
-OPTIONAL_RULES: dict[Breakdown, list[tuple[dict[str, Any], str]]] = {
+# Values of each optional breakdown's column in raw downloads, and the categories they count in.
+OPTIONAL_RULES: dict[Breakdown, list[tuple[object, str]]] = {
     INSTALLER: [
-        *(({"installer": name}, name) for name in ("pip", "uv", "poetry", "requests", "hatch")),
-        ({"installer": "Browser"}, "browser"),
-        ({"installer": "OS"}, "os"),
-        ({"installer": "Homebrew"}, "homebrew"),
-        ({"installer": "Bazel"}, "bazel"),
-        # Another name than the mirror's: it counts.
-        ({"installer": "DEVPI"}, "devpi"),
-        ({"installer": "pip2"}, "other"),
-        ({"installer": " pip"}, "other"),
-        ({"installer": "other"}, "other"),
-        ({"installer": "null"}, "other"),
-        ({"installer": ""}, "other"),
-        ({"installer": "x" * 10_000}, "other"),
+        *((name, name) for name in ("pip", "uv", "poetry", "requests", "hatch")),
+        ("Browser", "browser"),
+        ("OS", "os"),
+        ("Homebrew", "homebrew"),
+        ("Bazel", "bazel"),
+        # The mirror has another spelling, so this one counts.
+        ("DEVPI", "devpi"),
+        *((name, "other") for name in ("pip2", " pip", "other", "null", "", "x" * 10_000)),
     ],
-    CI: [({"ci": True}, "true"), ({"ci": False}, "false"), ({"ci": None}, "null")],
+    CI: [(True, "true"), (False, "false"), (None, "null")],
     COUNTRY: [
-        ({"country": "DE"}, "DE"),
-        ({"country": "ZZ"}, "ZZ"),
-        *(
-            ({"country": country}, "null")
-            for country in (None, "", "de", "D", "DEU", "D1", "??", "DE\n", "ÄÖ")
-        ),
+        ("DE", "DE"),
+        ("ZZ", "ZZ"),
+        *((code, "null") for code in (None, "", "de", "D", "DEU", "D1", "??", "DE\n", "ÄÖ")),
     ],
     VERSION: [
-        ({"version": "2.31.0"}, "2.31.0"),
-        ({"version": "1!2.0rc1.post2.dev3+local_1"}, "1!2.0rc1.post2.dev3+local_1"),
-        ({"version": "x" * 64}, "x" * 64),
-        ({"version": "0.1~dev"}, "0.1~dev"),
-        ({"version": 'a"b\\c'}, 'a"b\\c'),
-        ({"version": None}, "null"),
+        *((name, name) for name in ("2.31.0", "1!2.0rc1.post2.dev3+local_1", "x" * 64)),
+        *((name, name) for name in ("0.1~dev", 'a"b\\c')),
+        (None, "null"),
         *(
-            ({"version": version}, "other")
+            (version, "other")
             for version in ("", "x" * 65, "1.0 beta", "1.0\n", "1\u00b2", "\x01", "other")
         ),
     ],
     IMPLEMENTATION: [
-        ({"implementation": "CPython"}, "cpython"),
-        ({"implementation": "PyPy"}, "pypy"),
-        ({"implementation": "GraalVM"}, "graalvm"),
-        ({"implementation": "Python"}, "other"),
-        ({"implementation": ""}, "other"),
-        ({"implementation": None}, "null"),
+        ("CPython", "cpython"),
+        ("PyPy", "pypy"),
+        ("GraalVM", "graalvm"),
+        ("Python", "other"),
+        ("", "other"),
+        (None, "null"),
     ],
 }
 
 
 @pytest.mark.parametrize("breakdown", OPTIONAL_BREAKDOWNS, ids=lambda breakdown: breakdown.name)
 async def test_every_rule_of_an_optional_breakdown(table: Table, breakdown: Breakdown) -> None:
-    """Each event under a package of its own, then all under one, and once more by a mirror, which
-    counts nowhere here.
+    """Each value occurs in a package of its own and in a common package. Downloads by a mirror, in
+    the common package, count nowhere here.
     """
     rules = OPTIONAL_RULES[breakdown]
-    events = [
-        Event(**({"project": project} | said))
-        for number, (said, _) in enumerate(rules)
-        for project in (f"p{number}", "all")
-    ]
-    mirrored = [
-        Event(**(vars(event) | {"installer": "bandersnatch"}))
-        for event in events
-        if event.installer == "pip"
-    ]
-    table.insert(*events, *mirrored)
+    table.insert(
+        *(
+            Event(project=project, values={breakdown.source_column: value})
+            for number, (value, _) in enumerate(rules)
+            for project in (f"p{number}", "all")
+        ),
+        Event(project="all", values={"details.installer.name": "bandersnatch"}),
+    )
     rows = await table.read(table.source(breakdowns=[breakdown]))
     columns = columns_with([breakdown])
     for row in rows.values():
         assert tuple(row.breakdowns) == columns
         assert fault_of(row, columns) is None
     assert rows.pop("all").breakdowns[breakdown.column] == Counter(name for _, name in rules)
-    for number, (said, category) in enumerate(rules):
+    for number, (value, category) in enumerate(rules):
         row = rows.pop(f"p{number}")
-        assert row.breakdowns[breakdown.column] == {category: 1}, said
+        assert row.breakdowns[breakdown.column] == {category: 1}, value
     assert rows == {}
 
 
 async def test_all_breakdowns_of_one_scan_are_as_each_alone(table: Table) -> None:
     table.insert(
-        *(Event(**said) for rules in OPTIONAL_RULES.values() for said, _ in rules),
+        *(
+            Event(values={breakdown.source_column: value})
+            for breakdown, rules in OPTIONAL_RULES.items()
+            for value, _ in rules
+        ),
         *(event for event, _ in RULES if event.project == "flask"),
     )
     together = (await table.read(table.source(breakdowns=OPTIONAL_BREAKDOWNS)))["flask"]
@@ -310,22 +300,12 @@ async def test_a_release_named_other_is_one_of_the_others(table: Table) -> None:
     assert rows["often"].breakdowns["version"] == kept
 
 
-# The columns of the table that each breakdown alone needs.
-BILLED_COLUMNS = {
-    INSTALLER: None,
-    CI: "details.ci",
-    COUNTRY: "country_code",
-    VERSION: "file.version",
-    IMPLEMENTATION: "details.implementation",
-}
-
-
 def test_what_is_not_ingested_is_not_mentioned() -> None:
     for chosen in (*((one,) for one in OPTIONAL_BREAKDOWNS), OPTIONAL_BREAKDOWNS, ()):
         query = day_query("a.b.c", columns_with(chosen), DAY)
-        for breakdown, column in BILLED_COLUMNS.items():
-            if column:
-                assert (column in query) == (breakdown in chosen)
+        for breakdown in OPTIONAL_BREAKDOWNS:
+            if breakdown.billed_bytes:
+                assert (breakdown.source_column in query) == (breakdown in chosen)
         assert query.count("FROM `a.b.c`") == 1, "the table is scanned once"
         assert not re.search(r"\{[a-z_]+\}", query)
 

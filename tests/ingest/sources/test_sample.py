@@ -1,4 +1,3 @@
-import re
 from collections.abc import Sequence
 from datetime import date, timedelta
 
@@ -9,8 +8,6 @@ from app.domain.breakdowns import (
     OPTIONAL_BREAKDOWNS,
     VERSION,
     Breakdown,
-    Implementation,
-    Installer,
     columns_with,
 )
 from app.domain.downloads import PackageDownloads
@@ -56,14 +53,8 @@ async def test_what_else_is_asked_for_changes_no_figure() -> None:
         ]
 
 
-async def test_categories_are_those_that_real_data_has() -> None:
-    for row in await _rows(MONDAY):
-        assert set(row.breakdowns["installer"]) <= set(Installer)
-        assert set(row.breakdowns["implementation"]) <= set(Implementation)
-        assert set(row.breakdowns["ci"]) <= {"true", "false", "null"}
-        countries = set(row.breakdowns["country"]) - {"null"}
-        assert all(re.fullmatch("[A-Z]{2}", country) for country in countries)
-        assert 2 <= len(row.breakdowns["version"]) <= 5
+async def test_packages_have_several_releases() -> None:
+    assert all(2 <= len(row.breakdowns["version"]) <= 5 for row in await _rows(MONDAY))
 
 
 async def test_releases_follow_each_other() -> None:
