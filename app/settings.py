@@ -52,213 +52,180 @@ class Settings(BaseSettings):
         extra="ignore",
         frozen=True,
         enable_decoding=False,
+        use_attribute_docstrings=True,
     )
 
-    database_url: PostgresUrl | None = Field(
-        default=None,
-        description="Postgres 14 or later, `postgresql://user:password@host:5432/database`. "
-        "If omitted, an embedded Postgres runs under `DATA_DIR`.",
-    )
-    database_wait_seconds: float = Field(
-        default=30.0,
-        ge=0,
-        le=3600,
-        description="How long `serve` waits at its start for an unreachable database.",
-    )
-    data_dir: Path = Field(
-        default=Path(".data"), description="Folder of the embedded Postgres and its data."
-    )
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on.")
-    workers: int = Field(default=1, ge=1, le=256, description="Number of server processes.")
-    graceful_stop_seconds: int = Field(
-        default=8,
-        ge=0,
-        le=3600,
-        description="How long a stop waits for running requests and downloads of dumps. "
-        "All other connections are closed within 2 seconds after that.",
-    )
-    retention_days: int = Field(
-        default=180,
-        ge=30,
-        le=3660,
-        description="Number of days served, ending with the latest published one. "
-        "`last_month` needs at least 30.",
-    )
-    ingest_schedule: CronSchedule = Field(
-        default=Schedule("0 1 * * *"),
-        description="Time of the daily job: five cron fields as in cron(5) (minute, hour, day, "
-        "month, weekday), UTC. A schedule that never fires is refused.",
-    )
-    ingest_source: IngestSource = Field(
-        default=IngestSource.AUTO,
-        description="Source of downloads: `bigquery`, `file`, `sample`, or `auto`, which is "
-        "`bigquery` if `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_SERVICE_ACCOUNT_JSON` or "
-        "`BIGQUERY_EMULATOR_HOST` is set, else `file` if `INGEST_FILES` is, else `sample`. "
-        "With `none` the process only serves, and another one ingests.",
-    )
-    ingest_files: FileLocation | None = Field(
-        default=None,
-        description="Location of the files of `INGEST_SOURCE=file`: a folder of dumps, "
-        "`https://host/api/dumps` of another instance, an `https://` folder of dumps with its last "
-        "`/`, or a path or `https://` address with `{day}` in it.",
-    )
+    database_url: PostgresUrl | None = None
+    """Postgres 14 or later, `postgresql://user:password@host:5432/database`. If omitted, an
+    embedded Postgres runs under `DATA_DIR`.
+    """
+
+    database_wait_seconds: float = Field(30.0, ge=0, le=3600)
+    """How long `serve` waits at its start for an unreachable database."""
+
+    data_dir: Path = Path(".data")
+    """Folder of the embedded Postgres and its data."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+
+    port: int = Field(8000, ge=1, le=65535)
+    """Port to listen on."""
+
+    workers: int = Field(1, ge=1, le=256)
+    """Number of server processes."""
+
+    graceful_stop_seconds: int = Field(8, ge=0, le=3600)
+    """How long a stop waits for running requests and downloads of dumps. All other connections are
+    closed within 2 seconds after that.
+    """
+
+    retention_days: int = Field(180, ge=30, le=3660)
+    """Number of days served, ending with the latest published one. `last_month` needs at least 30.
+    """
+
+    ingest_schedule: CronSchedule = Schedule("0 1 * * *")
+    """Time of the daily job: five cron fields as in cron(5) (minute, hour, day, month, weekday),
+    UTC. A schedule that never fires is refused.
+    """
+
+    ingest_source: IngestSource = IngestSource.AUTO
+    """Source of downloads: `bigquery`, `file`, `sample`, or `auto`, which is `bigquery` if
+    `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_SERVICE_ACCOUNT_JSON` or `BIGQUERY_EMULATOR_HOST` is
+    set, else `file` if `INGEST_FILES` is, else `sample`. With `none` the process only serves, and
+    another one ingests.
+    """
+
+    ingest_files: FileLocation | None = None
+    """Location of the files of `INGEST_SOURCE=file`: a folder of dumps, `https://host/api/dumps` of
+    another instance, an `https://` folder of dumps with its last `/`, or a path or `https://`
+    address with `{day}` in it.
+    """
+
     ingest_breakdowns: BreakdownNames | None = Field(
-        default=None,
+        None,
         description="Breakdowns to ingest besides those by Python version and system, separated by "
         f"commas: {', '.join(f'`{one.name}`' for one in OPTIONAL_BREAKDOWNS)}; or `none`. The "
         "default is `installer`, which costs nothing more, for BigQuery, and all of them for the "
         "sample and for files.",
     )
-    ingest_counted_files: CountedFiles = Field(
-        default=CountedFiles.ALL,
-        description="Downloads that BigQuery counts on days until 24 August 2026: `all`, like the "
-        "public service, or `artifacts`, which are files that end in `.whl`, `.tar.gz` or `.zip`. "
-        "PyPI counts only these since then, so `artifacts` makes earlier days comparable with "
-        "later ones. It reads one more column of earlier days.",
-    )
-    ingest_events_file: EventsFile = Field(
-        default=(),
-        description="TOML file of known breaks in the figures, which `/api/events` lists besides "
-        "PyPI's own.",
-    )
-    ingest_max_days_per_run: int = Field(
-        default=7,
-        ge=1,
-        description="Maximum number of days that one run of the ingest job reads, latest first. "
-        "Each costs a query.",
-    )
-    ingest_retry_after_minutes: float = Field(
-        default=30.0,
-        gt=0,
-        le=7 * 24 * 60,
-        description="How long after a day was held, or failed, it is read again. The interval "
-        "doubles each time: up to a week for a held day with partition metadata, else up to a "
-        "month.",
-    )
-    ingest_recheck_after_hours: float = Field(
-        default=24.0,
-        ge=0,
-        le=30 * 24,
-        description="A day that was read sooner than this after its end is checked once more, and "
-        "replaced if late downloads have arrived. Only a changed partition is read and billed "
-        "again. 0 disables the check.",
-    )
-    ingest_min_packages_ratio: float = Field(
-        default=0.75,
-        ge=0,
-        le=1,
-        description="Minimum number of packages of a plausible day, as a ratio to the median of "
-        "the same weekday in the four weeks before and after it.",
-    )
-    ingest_max_packages_ratio: float = Field(
-        default=1.5, ge=1, description="Maximum number of packages, as a ratio to the same median."
-    )
-    ingest_min_downloads_ratio: float = Field(
-        default=0.6,
-        ge=0,
-        le=1,
-        description="Minimum number of downloads, as a ratio in the same way.",
-    )
-    ingest_max_downloads_ratio: float = Field(
-        default=2.0, ge=1, description="Maximum number of downloads, as a ratio in the same way."
-    )
-    ingest_step_days: int = Field(
-        default=3,
-        ge=1,
-        le=30,
-        description="Number of consecutive days that make a new level and are published, if they "
-        "deviate in the same way and stay unchanged for six hours.",
-    )
-    ingest_min_step_ratio: float = Field(
-        default=0.2,
-        ge=0,
-        le=1,
-        description="Minimum ratio of packages and downloads for a day to be part of a new level. "
-        "A day below it stays held until the source changes or `--force` publishes it, because no "
-        "real change removes so many downloads.",
-    )
-    ingest_max_step_ratio: float = Field(
-        default=5.0,
-        ge=1,
-        description="Maximum ratio of packages and downloads for a day to be part of a new level.",
-    )
-    google_application_credentials: Path | None = Field(
-        default=None, description="File with the key of a Google service account."
-    )
-    google_service_account_json: ServiceAccountKey | None = Field(
-        default=None,
-        description="The same key as a JSON document, for hosts that only have variables.",
-    )
-    bigquery_project: str | None = Field(
-        default=None,
-        description="Google Cloud project that is billed. The default is the credentials' own.",
-    )
-    bigquery_table: BigQueryTable = Field(
-        default="bigquery-public-data.pypi.file_downloads",
-        description="Table of raw downloads, `project.dataset.table`.",
-    )
-    bigquery_max_bytes_billed: int = Field(
-        default=500 * 2**30,
-        ge=10 * 2**20,
-        description="Bytes that the query of one day may bill. BigQuery refuses a larger query at "
-        "no cost. The default is 500 GiB.",
-    )
-    bigquery_emulator_host: EmulatorAddress | None = Field(
-        default=None,
-        description="Address of a BigQuery emulator, `http://127.0.0.1:9050`, "
-        "which is called without credentials.",
-    )
-    mirror_installers: Names = Field(
-        default=("bandersnatch", "z3c.pypimirror", "Artifactory", "devpi"),
-        description="Installers that are mirrors, separated by commas. "
-        "Their downloads count only in `with_mirrors`.",
-    )
-    dumps_dir: Folder = Field(
-        default=Path(".data/dumps"),
-        description="Folder of dumps: the default destination of `export`, and what `/api/dumps` "
-        "lists.",
-    )
-    dumps_url: BaseUrl | None = Field(
-        default=None,
-        description="Address where another server offers the same files, "
-        "`https://bucket.example/dumps/`. If omitted, the service sends them itself.",
-    )
-    trusted_proxies: Networks = Field(
-        default=(),
-        description="Addresses and networks of the proxies in front, separated by commas. Only "
-        "their `X-Forwarded-For` names the client.",
-    )
-    rate_limits: Limits = Field(
-        default="10/second;300/minute",
-        description="Requests that one client address may make: limits separated by `;`. "
-        "Empty means no limit.",
-    )
-    rate_limit_storage_uri: RedisUri | None = Field(
-        default=None,
-        description="Redis in which all processes count together, `redis://:password@host:6379/0`: "
-        "one server, not a cluster. If omitted, each process counts for itself.",
-    )
-    response_cache_max_bytes: int = Field(
-        default=64 * 2**20,
-        ge=0,
-        description="Memory per process for cached responses, which stay until the next publish. "
-        "The default is 64 MiB; 0 disables the cache.",
-    )
-    request_timeout_seconds: float = Field(
-        default=15.0,
-        gt=0,
-        le=600,
-        description="Time after which a request without a response gets status 503.",
-    )
-    request_log: bool = Field(default=True, description="`true` logs each request.")
-    log_level: LogLevel = Field(
-        default="info", description="Minimum level: `debug`, `info`, `warning` or `error`."
-    )
-    log_format: Literal["console", "json"] = Field(
-        default="console",
-        description="`console` logs lines for people, `json` one JSON object per line.",
-    )
+
+    ingest_counted_files: CountedFiles = CountedFiles.ALL
+    """Downloads that BigQuery counts on days until 24 August 2026: `all`, like the public service,
+    or `artifacts`, which are files that end in `.whl`, `.tar.gz` or `.zip`. PyPI counts only these
+    since then, so `artifacts` makes earlier days comparable with later ones. It reads one more
+    column of earlier days.
+    """
+
+    ingest_events_file: EventsFile = ()
+    """TOML file of known breaks in the figures, which `/api/events` lists besides PyPI's own."""
+
+    ingest_max_days_per_run: int = Field(7, ge=1)
+    """Maximum number of days that one run of the ingest job reads, latest first. Each costs a
+    query.
+    """
+
+    ingest_retry_after_minutes: float = Field(30.0, gt=0, le=7 * 24 * 60)
+    """How long after a day was held, or failed, it is read again. The interval doubles each time:
+    up to a week for a held day with partition metadata, else up to a month.
+    """
+
+    ingest_recheck_after_hours: float = Field(24.0, ge=0, le=30 * 24)
+    """A day that was read sooner than this after its end is checked once more, and replaced if late
+    downloads have arrived. Only a changed partition is read and billed again. 0 disables the check.
+    """
+
+    ingest_min_packages_ratio: float = Field(0.75, ge=0, le=1)
+    """Minimum number of packages of a plausible day, as a ratio to the median of the same weekday
+    in the four weeks before and after it.
+    """
+
+    ingest_max_packages_ratio: float = Field(1.5, ge=1)
+    """Maximum number of packages, as a ratio to the same median."""
+
+    ingest_min_downloads_ratio: float = Field(0.6, ge=0, le=1)
+    """Minimum number of downloads, as a ratio in the same way."""
+
+    ingest_max_downloads_ratio: float = Field(2.0, ge=1)
+    """Maximum number of downloads, as a ratio in the same way."""
+
+    ingest_step_days: int = Field(3, ge=1, le=30)
+    """Number of consecutive days that make a new level and are published, if they deviate in the
+    same way and stay unchanged for six hours.
+    """
+
+    ingest_min_step_ratio: float = Field(0.2, ge=0, le=1)
+    """Minimum ratio of packages and downloads for a day to be part of a new level. A day below it
+    stays held until the source changes or `--force` publishes it, because no real change removes so
+    many downloads.
+    """
+
+    ingest_max_step_ratio: float = Field(5.0, ge=1)
+    """Maximum ratio of packages and downloads for a day to be part of a new level."""
+
+    google_application_credentials: Path | None = None
+    """File with the key of a Google service account."""
+
+    google_service_account_json: ServiceAccountKey | None = None
+    """The same key as a JSON document, for hosts that only have variables."""
+
+    bigquery_project: str | None = None
+    """Google Cloud project that is billed. The default is the credentials' own."""
+
+    bigquery_table: BigQueryTable = "bigquery-public-data.pypi.file_downloads"
+    """Table of raw downloads, `project.dataset.table`."""
+
+    bigquery_max_bytes_billed: int = Field(500 * 2**30, ge=10 * 2**20)
+    """Bytes that the query of one day may bill. BigQuery refuses a larger query at no cost. The
+    default is 500 GiB.
+    """
+
+    bigquery_emulator_host: EmulatorAddress | None = None
+    """Address of a BigQuery emulator, `http://127.0.0.1:9050`, which is called without credentials.
+    """
+
+    mirror_installers: Names = ("bandersnatch", "z3c.pypimirror", "Artifactory", "devpi")
+    """Installers that are mirrors, separated by commas. Their downloads count only in
+    `with_mirrors`.
+    """
+
+    dumps_dir: Folder = Path(".data/dumps")
+    """Folder of dumps: the default destination of `export`, and what `/api/dumps` lists."""
+
+    dumps_url: BaseUrl | None = None
+    """Address where another server offers the same files, `https://bucket.example/dumps/`. If
+    omitted, the service sends them itself.
+    """
+
+    trusted_proxies: Networks = ()
+    """Addresses and networks of the proxies in front, separated by commas. Only their
+    `X-Forwarded-For` names the client.
+    """
+
+    rate_limits: Limits = "10/second;300/minute"
+    """Requests that one client address may make: limits separated by `;`. Empty means no limit."""
+
+    rate_limit_storage_uri: RedisUri | None = None
+    """Redis in which all processes count together, `redis://:password@host:6379/0`: one server, not
+    a cluster. If omitted, each process counts for itself.
+    """
+
+    response_cache_max_bytes: int = Field(64 * 2**20, ge=0)
+    """Memory per process for cached responses, which stay until the next publish. The default is 64
+    MiB; 0 disables the cache.
+    """
+
+    request_timeout_seconds: float = Field(15.0, gt=0, le=600)
+    """Time after which a request without a response gets status 503."""
+
+    request_log: bool = True
+    """`true` logs each request."""
+
+    log_level: LogLevel = "info"
+    """Minimum level: `debug`, `info`, `warning` or `error`."""
+
+    log_format: Literal["console", "json"] = "console"
+    """`console` logs lines for people, `json` one JSON object per line."""
 
     @model_validator(mode="before")
     @classmethod

@@ -31,7 +31,7 @@ def settings_table() -> str:
         elif isinstance(default, bool):
             default = str(default).lower()
         shown = "" if default in (None, "") else f"`{default}`"
-        rows.append((f"`{name.upper()}`", shown, field.description or ""))
+        rows.append((f"`{name.upper()}`", shown, " ".join((field.description or "").split())))
     return _table(("setting", "default", "meaning"), rows)
 
 

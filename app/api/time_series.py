@@ -2,7 +2,6 @@
 
 import csv
 import datetime as dt
-import re
 from collections.abc import Mapping
 from datetime import date, timedelta
 from io import StringIO
@@ -32,6 +31,7 @@ from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
 from app.db.repositories.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS, SeriesResult
 from app.domain.choice import Choice
+from app.domain.days import parse_day
 from app.domain.downloads import Series, Window
 from app.domain.series import Interval, fill_with_zero, sum_by
 from app.errors import ArgumentError, InvalidArgumentsError
@@ -44,8 +44,6 @@ MAX_FILLED_ITEMS = 50_000
 """Maximum number of items with `fill`. All countries on 180 days are fewer; invented releases could
 be any number.
 """
-
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 class Fill(Choice):
@@ -66,19 +64,9 @@ class Mirrors(Choice):
         return WITH_MIRRORS if self is Mirrors.TRUE else WITHOUT_MIRRORS
 
 
-def parse_day(value: object) -> object:
-    """Parse a day such as 2026-11-20. Raises `ValueError`."""
-    if isinstance(value, str):
-        try:
-            if _DAY.fullmatch(value):
-                return date.fromisoformat(value)
-        except ValueError:
-            pass
-        raise ValueError("should be a day such as 2026-11-20")
-    return value
-
-
-Day = Annotated[date, BeforeValidator(parse_day)]
+Day = Annotated[
+    date, BeforeValidator(lambda value: parse_day(value) if isinstance(value, str) else value)
+]
 
 
 class RangeQuery(EndpointQuery):

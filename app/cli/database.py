@@ -1,4 +1,4 @@
-"""The database of a command: how it is found, started, migrated or checked."""
+"""Runs a command's work on its database, which it starts, migrates or checks first."""
 
 import asyncio
 import signal
@@ -28,8 +28,8 @@ def database_url(
     create: bool = True,
     stop_seconds: Callable[[], float] = lambda: STOP_TIMEOUT_SECONDS,
 ) -> Iterator[str]:
-    """The database that the settings name, or the embedded one, which runs for as long as this
-    lasts: `embedded_postgres` describes the other arguments.
+    """Yield the URL of the database: the one that the settings name, or the embedded one, which
+    stops with the context. `embedded_postgres` describes the other arguments.
     """
     if settings.database_url:
         yield settings.database_url.get_secret_value()
@@ -39,7 +39,7 @@ def database_url(
 
 
 def run(url: str, work: Work[Result], *, wait_seconds: float = 0.0) -> Result:
-    """Wait for the database, migrate it, and run the work on it."""
+    """Wait for the database, migrate it, and run work on it."""
 
     async def migrate_and_work() -> Result:
         async with job_engine(url) as engine:
@@ -72,7 +72,7 @@ def _run(work: Callable[[], Coroutine[object, object, Result]]) -> Result:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task
-        # An exception that a signal handler raises may surface in code that swallows it.
+        # An exception raised by a signal handler may surface in code that swallows it.
         loop.add_signal_handler(signal.SIGTERM, task.cancel)
         look_for_garbage_less_often()
         return await work()
@@ -86,5 +86,5 @@ def _run(work: Callable[[], Coroutine[object, object, Result]]) -> Result:
 
 
 def exit_on_signal(number: int, _: FrameType | None) -> None:
-    """Exit in the way that stops everything that was started, which the default does not."""
+    """Exit through an exception, so that contexts stop what they have started."""
     sys.exit(128 + number)

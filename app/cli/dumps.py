@@ -1,23 +1,20 @@
 """The command that writes dumps."""
 
-import sys
 from collections.abc import AsyncIterator, Sequence
 from datetime import date
 from pathlib import Path
-from typing import NoReturn
 
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
-from tqdm import tqdm
 
 from app.cli.database import read
-from app.cli.options import Day, Destination, with_settings
-from app.cli.progress import progress_bar
+from app.cli.options import Day, Destination, check_order, with_settings
+from app.cli.progress import progress_of
 from app.domain.clock import utc_now
-from app.dumps.export import Exported, days_to_export, prepare
+from app.domain.downloads import PublishedDay, served_days
+from app.dumps.export import Exported, prepare, published_days
 from app.dumps.export import export as export_days
 from app.dumps.listing import DumpFormat
-from app.dumps.stores.bucket import DumpBucket
 from app.dumps.stores.folder import DumpFolder
 from app.dumps.stores.store import DumpStore
 from app.errors import DayNotPublishedError
@@ -25,7 +22,7 @@ from app.settings import Settings
 
 
 @click.command(short_help="Write published days to files.")
-@click.option("--date", "day", type=Day(), help="UTC day. Default: all that are served.")
+@click.option("--date", "day", type=Day(), help="UTC day. Default: all days that are served.")
 @click.option("--start", type=Day(), help="First UTC day of several. Default: the first served.")
 @click.option("--end", type=Day(), help="Last UTC day of several. Default: the latest published.")
 @click.option(
@@ -40,7 +37,7 @@ from app.settings import Settings
     type=click.Choice([one.value for one in DumpFormat]),
     default=DumpFormat.PARQUET.value,
     show_default=True,
-    help="Of the files.",
+    help="Format of the files.",
 )
 @click.option(
     "--replace-sample",
@@ -58,37 +55,36 @@ def export(
     dump_format: str,
     replace_sample: bool,
 ) -> None:
-    """Write published days to files, one a day, and a list of them.
+    """Write each published day to a file, and list the files.
 
-    A day whose file is right already is not written again. Removed are files that a new one
-    replaces, and those for days before the days served: each is one line. Stopped at any point, the
-    same command goes on where it was.
+    Days whose file is current are skipped. Files that a new one replaces are removed, and so are
+    files of days that are neither served nor in the database any more: each is one line. If the
+    command is stopped, run it again to continue.
 
     Example: python -m app export --to /srv/dumps
     """
     if day and (start or end):
         raise click.BadParameter("--start and --end go without it.", param_hint="--date")
-    if start and end and start > end:
-        raise click.BadParameter(f"{start} is after --end {end}.", param_hint="--start")
+    check_order(start, end)
     first, last = day or start or date.min, day or end or date.max
 
     async def work(engine: AsyncEngine) -> None:
-        retention_days = settings.retention_days
         store = _store(to or settings.dumps_dir)
         with store.opened():
-            # Read inside the lock: another export may have written a later day while this one
-            # waited.
-            published = await days_to_export(engine, retention_days)
-            days = [one for one in published if first <= one.day <= last]
+            # Read under the lock: a previous export may have written a later day meanwhile.
+            published = await published_days(engine)
+            window = served_days(published[0].day, settings.retention_days).within(first, last)
+            days = [one for one in published if window.first <= one.day <= window.last]
             if not days:
                 raise DayNotPublishedError(day or start or last)
             removed = prepare(
-                store, published, retention_days=retention_days, replace_sample=replace_sample
+                store,
+                published,
+                retention_days=settings.retention_days,
+                replace_sample=replace_sample,
             )
-            exported = export_days(
-                engine, store, days, DumpFormat(dump_format), retention_days=retention_days
-            )
-            await _report_exported(exported, store, [one.day for one in days], removed)
+            exported = export_days(engine, store, days, DumpFormat(dump_format))
+            await _report(exported, store, days, removed)
 
     read(settings, work)
 
@@ -96,39 +92,35 @@ def export(
 def _store(destination: str | Path) -> DumpStore:
     if isinstance(destination, Path):
         return DumpFolder(destination)
+    from app.dumps.stores.bucket import DumpBucket  # noqa: PLC0415 - pyarrow is slow to import
+
     return DumpBucket.at(destination, utc_now)
 
 
-async def _report_exported(
+async def _report(
     exported: AsyncIterator[Exported],
     store: DumpStore,
-    days: Sequence[date],
+    days: Sequence[PublishedDay],
     removed: Sequence[str],
 ) -> None:
-    """Show each file as it is written or removed, then a summary. `removed` are the names of files
-    that were removed before.
+    """Show each file as it is written or removed, then a summary. `removed` names the files that
+    were removed before.
     """
     written = unchanged = 0
     removals = len(removed)
     try:
-        with progress_bar(days) as progress:
-            _show_removed(progress, removed)
+        with progress_of([one.day for one in days]) as progress:
+            for name in removed:
+                progress.write(f"removed {name}")
             async for one in exported:
                 written += one.is_new
                 unchanged += not one.is_new
-                # A bar shows what went well by itself.
-                if progress.disable and one.is_new:
-                    progress.write(str(one), file=sys.stderr)
-                _show_removed(progress, one.removed)
+                progress.advance(one if one.is_new else None)
+                for name in one.removed:
+                    progress.write(f"removed {name}")
                 removals += len(one.removed)
-                progress.update()
     finally:
         click.echo(
             f"{written} of {len(days)} days written to {store}, {unchanged} unchanged"
             + (f", {removals} files removed" if removals else "")
         )
-
-
-def _show_removed(progress: "tqdm[NoReturn]", names: Sequence[str]) -> None:
-    for name in names:
-        progress.write(f"removed {name}", file=sys.stderr)

@@ -11,8 +11,8 @@ import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.database import database_url, run
-from app.cli.options import Day, replace_sample_option, source_option, with_settings
-from app.cli.progress import progress_bar
+from app.cli.options import Day, check_order, replace_sample_option, source_option, with_settings
+from app.cli.progress import progress_of
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS, columns_with
 from app.domain.clock import utc_now
 from app.domain.events import ARTIFACTS_SINCE, CountedFiles
@@ -35,14 +35,12 @@ log = logging.getLogger(__name__)
 @click.option(
     "--force",
     is_flag=True,
-    help="Publish it even when it does not look plausible: what is held of it, or else what the "
-    "source gives.",
+    help="Publish the day even if it is not plausible: its held rows, or else the source's.",
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Only print what the query would bill and what that costs, also of each breakdown that "
-    "INGEST_BREAKDOWNS may name.",
+    help="Only print what the query would bill, and what each of INGEST_BREAKDOWNS adds.",
 )
 @with_settings
 def ingest(
@@ -54,9 +52,9 @@ def ingest(
     force: bool,
     dry_run: bool,
 ) -> None:
-    """Publish one day, in place of what was published for it before.
+    """Publish one day, and replace it if it was published before.
 
-    A day that does not look plausible is held instead: kept, and not served.
+    A day that is not plausible is held: stored, but not served.
 
     Example: python -m app ingest --date 2026-11-20
     """
@@ -81,7 +79,7 @@ def ingest(
             await _release_plausible(publisher)
 
     if not force:
-        # What is missing shows before a database is started.
+        # A source that is not set up fails before a database is started.
         open_source(settings, kind)
     with database_url(settings) as url:
         run(url, work)
@@ -94,24 +92,19 @@ async def _release_plausible(publisher: Publisher) -> None:
 
 def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
     if kind is not IngestSource.BIGQUERY:
-        # What is missing shows here as it would without --dry-run.
+        # A source that is not set up fails in the same way without --dry-run.
         open_source(settings, kind)
         return f"{day}: {kind} data bills nothing"
-    # Slow to import, as `open_source` tells.
-    from app.ingest.sources.bigquery import USD_PER_TIB_BILLED, cost_usd, create_source  # noqa: PLC0415
+    from app.ingest.sources.bigquery import USD_PER_TIB_BILLED, cost_usd, create_source  # noqa: PLC0415 - slow to import
 
     source = create_source(settings)
     billed = source.bytes_billed(day)
-    # Bytes are billed by column, so that each adds the same whichever others there are.
+    # BigQuery bills each column, so a breakdown adds the same bytes to any other columns.
     least = source.bytes_billed(day, (), CountedFiles.ALL)
-    ingested = settings.breakdowns_of(kind)
-    added = {
-        f"{one.name}{', ingested' if one in ingested else ''}": source.bytes_billed(
-            day, (one,), CountedFiles.ALL
-        )
-        - least
-        for one in OPTIONAL_BREAKDOWNS
-    }
+    costs = {"all else": least}
+    for one in OPTIONAL_BREAKDOWNS:
+        name = f"{one.name}, ingested" if one in settings.breakdowns_of(kind) else one.name
+        costs[name] = source.bytes_billed(day, (one,), CountedFiles.ALL) - least
     named_day = min(day, ARTIFACTS_SINCE)
     names = source.bytes_billed(named_day, (), CountedFiles.ARTIFACTS) - source.bytes_billed(
         named_day, (), CountedFiles.ALL
@@ -120,15 +113,21 @@ def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
     def line(name: str, count: int) -> str:
         return f"  {name:<26} {count:>18,} bytes  {cost_usd(count):>7.3f} USD"
 
-    return (
+    total = (
         f"{day}: {billed:,} bytes ({billed / 2**30:.1f} GiB) would be billed, "
         f"{cost_usd(billed):.2f} USD at {USD_PER_TIB_BILLED} USD a TiB "
         "beyond the first of each month; "
-        f"BIGQUERY_MAX_BYTES_BILLED allows {settings.bigquery_max_bytes_billed:,} bytes\n"
-        "of INGEST_BREAKDOWNS, each adds to what all else is billed:\n"
-        + "\n".join(line(name, count) for name, count in {"all else": least, **added}.items())
-        + "\nINGEST_COUNTED_FILES=artifacts adds to each day until "
-        f"{ARTIFACTS_SINCE}, such as {named_day}:\n" + line("names of files", names)
+        f"BIGQUERY_MAX_BYTES_BILLED allows {settings.bigquery_max_bytes_billed:,} bytes"
+    )
+    artifacts = f"INGEST_COUNTED_FILES=artifacts adds to each day until {ARTIFACTS_SINCE}"
+    return "\n".join(
+        [
+            total,
+            "Each of INGEST_BREAKDOWNS adds to all else:",
+            *(line(*cost) for cost in costs.items()),
+            f"{artifacts}, such as {named_day}:",
+            line("names of files", names),
+        ]
     )
 
 
@@ -137,7 +136,7 @@ def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
     "--start", type=Day(), help="First UTC day. Default: the first of RETENTION_DAYS to --end."
 )
 @click.option("--end", type=Day(), help="Last UTC day. Default: the latest complete one.")
-@click.option("--force", is_flag=True, help="Also days that are published already.")
+@click.option("--force", is_flag=True, help="Read days again that are published already.")
 @source_option
 @replace_sample_option
 @with_settings
@@ -152,14 +151,13 @@ def backfill(
 ) -> None:
     """Publish the days from --start to --end that are missing, latest first.
 
-    A day that fails does not keep the others from being published, and makes the exit status 1.
-    Stopped at any point, the same command goes on where it was.
+    If a day fails, the others are still published, and the exit status is 1. If the command is
+    stopped, run it again to continue.
 
     Example: python -m app backfill --start 2026-11-01 --end 2026-11-20
     """
     end = end or latest_complete_day(utc_now())
-    if start and start > end:
-        raise click.BadParameter(f"{start} is after --end {end}.", param_hint="--start")
+    check_order(start, end)
     opened = open_source(settings, IngestSource(source or settings.source))
 
     async def work(engine: AsyncEngine) -> bool:
@@ -168,47 +166,49 @@ def backfill(
                 policy_of(settings), replace_sample=replace_sample, only_if_changed=not force
             )
             publisher = Publisher(engine, policy, utc_now, lock)
-            # A held day that is plausible by now is not missing, even if its source is unchanged.
+            # A held day may have become plausible, even if its source is unchanged.
             await _release_plausible(publisher)
             days = days_to_backfill(
                 await published_days(engine), start, end, now=utc_now(), policy=policy, again=force
             )
-            return await _report(Run(publisher, opened).backfill(days), days)
+            unit = "days" if force else "missing days"
+            return await _report(Run(publisher, opened).backfill(days), days, unit)
 
     with database_url(settings) as url:
         if not run(url, work):
             sys.exit(1)
 
 
-async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date]) -> bool:
-    """Show each outcome as it comes and a summary in the end; True when no day failed."""
+async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date], unit: str) -> bool:
+    """Show each outcome as it comes, then a summary. Return True if no day failed."""
     last: dict[date, Outcome] = {}
     try:
-        with progress_bar(days) as progress:
+        with progress_of(days) as progress:
             async for outcome in outcomes:
-                # The bar shows the days that went well.
-                if progress.disable or outcome.error or outcome.was_held:
-                    progress.write(str(outcome), file=sys.stderr)
-                if not outcome.was_held:
-                    progress.update()
+                if outcome.was_held:
+                    progress.write(outcome)
+                elif outcome.error:
+                    progress.write(outcome)
+                    progress.advance()
+                else:
+                    progress.advance(outcome)
                 last[outcome.day] = outcome
     finally:
         tried = [last[day] for day in days if day in last]
         failed = sorted(outcome.day for outcome in tried if outcome.error)
         left = len(days) - len(tried)
         click.echo(
-            f"{len(tried) - len(failed)} of {len(days)} missing days published, "
-            f"{len(failed)} failed"
+            f"{len(tried) - len(failed)} of {len(days)} {unit} published, {len(failed)} failed"
             + (f" ({', '.join(map(str, failed))})" if failed else "")
             + (f", {left} not tried" if left else "")
         )
     return not failed
 
 
-@click.command(short_help="Drop what left the days served.")
+@click.command(short_help="Drop months that are not served any more.")
 @with_settings
 def expire(settings: Settings) -> None:
-    """Drop the months that lie wholly outside the days served, and packages without downloads."""
+    """Drop months that end before the first day served, and packages without downloads."""
     work = partial(drop_expired, retention_days=settings.retention_days, now=utc_now())
     with database_url(settings) as url:
         click.echo(str(run(url, work)))
@@ -217,7 +217,7 @@ def expire(settings: Settings) -> None:
 @click.command(short_help="Fill the database with sample data.")
 @with_settings
 def seed(settings: Settings) -> None:
-    """Fill the days served with sample data. Refused where the database holds real data."""
+    """Fill the days served with sample data, unless the database contains real data."""
     with database_url(settings) as url:
         run(url, partial(fill_with_samples, settings))
 
@@ -235,7 +235,7 @@ async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
         if days:
             log.info("making %d days of sample data", len(days))
         run = Run(Publisher(engine, policy, utc_now, lock), source)
-        with progress_bar(days) as progress:
+        with progress_of(days) as progress:
             for day in days:
                 await run.ingest_day(day)
-                progress.update()
+                progress.advance()

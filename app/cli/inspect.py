@@ -1,4 +1,4 @@
-"""The commands that show and check what the database holds."""
+"""The commands that show and check what the database contains."""
 
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -9,11 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.database import read
 from app.cli.options import Day, with_settings
-from app.cli.progress import progress_bar
+from app.cli.progress import progress_of
 from app.cli.reports import history_report, status_report
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.repositories.runs_repository import latest_runs
-from app.db.repositories.verification_repository import Difference
 from app.domain.clock import utc_now
 from app.errors import OperatorError
 from app.ingest import verification
@@ -21,10 +20,10 @@ from app.ingest.plan import cadence_of
 from app.settings import IngestSource, Settings
 
 
-@click.command(short_help="Show what the database holds.")
+@click.command(short_help="Show what the database contains.")
 @with_settings
 def status(settings: Settings) -> None:
-    """Show what the database holds."""
+    """Show which days are published, held or suspect, and their figures."""
 
     async def work(engine: AsyncEngine) -> None:
         repository = DownloadsRepository(engine, settings.retention_days)
@@ -43,17 +42,17 @@ def status(settings: Settings) -> None:
     read(settings, work)
 
 
-@click.command(short_help="Show the last ingests.")
+@click.command(short_help="Show the latest ingests.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 10_000),
     default=20,
     show_default=True,
-    help="How many to show, latest first.",
+    help="Number of ingests to show, latest first.",
 )
 @with_settings
 def history(settings: Settings, *, limit: int) -> None:
-    """Show the last ingests: when each began, how long it took, what it cost, what came of it."""
+    """Show the latest ingests: start, duration, rows, bytes billed and outcome of each."""
 
     async def work(engine: AsyncEngine) -> None:
         click.echo(history_report(await latest_runs(engine, limit)))
@@ -61,25 +60,24 @@ def history(settings: Settings, *, limit: int) -> None:
     read(settings, work)
 
 
-@click.command(short_help="Compare what is published with the stored rows.")
+@click.command(short_help="Compare published days with the stored rows.")
 @click.option(
-    "--date", "day", type=Day(), help="UTC day. Default: all that are published, and the packages."
+    "--date", "day", type=Day(), help="UTC day. Default: all published days, and the packages."
 )
 @with_settings
 def verify(settings: Settings, *, day: date | None) -> None:
-    """Compare what is published with the stored rows, and say what differs.
+    """Compare the recorded figures of published days with the stored rows.
 
-    Of each day its digest and totals, and the figures of __all__; without --date also those of the
-    packages, and whether rows are left over. A difference is one line and makes the exit status 1,
-    and so does a database without a published day.
+    The digest, the totals and the figures of __all__ are computed again for each day. Without
+    --date, the figures of the packages are checked too, and whether rows are left over. Each
+    difference is one line. The exit status is 1 if there is a difference, or no published day.
 
     Example: python -m app verify --date 2026-11-20
     """
 
     async def work(engine: AsyncEngine) -> bool:
         days = await verification.days_to_verify(engine, day)
-        steps = verification.verify(engine, days, packages=day is None)
-        is_right = await _report_differences(steps, days)
+        is_right = await _report(verification.verify(engine, days, packages=day is None), days)
         for one in await DownloadsRepository(engine, settings.retention_days).published_days():
             if one.day in days and one.suspect_reason:
                 click.echo(f"note: {one.day} is suspect: {one.suspect_reason}")
@@ -89,32 +87,24 @@ def verify(settings: Settings, *, day: date | None) -> None:
         sys.exit(1)
 
 
-async def _report_differences(
-    steps: AsyncIterator[verification.Verified], days: Sequence[date]
-) -> bool:
-    """Show differences as they are found, then a summary; return True if there are none.
+async def _report(steps: AsyncIterator[verification.Verified], days: Sequence[date]) -> bool:
+    """Show differences as they are found, then a summary. Return True if there are none.
 
-    Raises `OperatorError` when there was nothing to compare, as after a failed restore.
+    Raises `OperatorError` if there was nothing to compare, as after a failed restore.
     """
-    verified = 0
-    differences: list[Difference] = []
-    with progress_bar(days) as progress:
+    verified = differences = 0
+    different_days = set()
+    with progress_of(days) as progress:
         async for step in steps:
             for difference in step.differences:
-                progress.write(str(difference))
-            differences += step.differences
+                progress.write(difference, sys.stdout)
+                different_days.add(difference.day)
+            differences += len(step.differences)
             if step.day:
                 verified += 1
-                # The bar tells of what went well.
-                if progress.disable:
-                    progress.write(f"{step.day} verified", file=sys.stderr)
-                progress.update()
-    if differences:
-        in_days = len({difference.day for difference in differences})
-        found = f"{len(differences)} differences in {in_days} days"
-    else:
-        found = "all as published"
+                progress.advance(f"{step.day} verified")
     if not verified and not differences:
         raise OperatorError("no day is published, so nothing was verified")
-    click.echo(f"{verified} days verified: {found}")
+    found = f"{differences} differences in {len(different_days)} days"
+    click.echo(f"{verified} days verified: {found if differences else 'all as published'}")
     return not differences

@@ -1,6 +1,7 @@
 """Options that several commands share, and the types of their values."""
 
 import os
+import re
 from collections.abc import Callable
 from datetime import date
 from functools import wraps
@@ -8,11 +9,14 @@ from pathlib import Path
 
 import click
 
-from app.dumps.stores.bucket import ADDRESS
+from app.domain.days import parse_day
 from app.logs import configure_logging
 from app.settings import load_settings
 
 Command = Callable[..., None]
+
+BUCKET_ADDRESS = re.compile(r"(s3|gs)://([^/?#]*@)?[^/?#@]+(/[^?#]*)?(\?[^#]*)?")
+"""Pattern of bucket addresses. The parts before the `@` and after the `?` may be secret."""
 
 
 class Day(click.ParamType[date]):
@@ -22,9 +26,9 @@ class Day(click.ParamType[date]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> date:
         try:
-            return date.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} should be a UTC day, YYYY-MM-DD.", param, ctx)
+            return parse_day(value)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}.", param, ctx)
 
 
 class Destination(click.Path):
@@ -40,8 +44,8 @@ class Destination(click.Path):
         ctx: click.Context | None,
     ) -> str | Path:
         if isinstance(value, str) and "://" in value:
-            if not ADDRESS.fullmatch(value):
-                # What is given may have a password in it.
+            if not BUCKET_ADDRESS.fullmatch(value):
+                # The message does not repeat the address, which may contain a password.
                 self.fail(
                     "should be a folder, s3://bucket/prefix or gs://bucket/prefix", param, ctx
                 )
@@ -50,7 +54,7 @@ class Destination(click.Path):
 
 
 def with_settings(command: Command) -> Command:
-    """Hand the settings to a command that runs; asking for its help needs none."""
+    """Load the settings when the command runs: its help needs none."""
 
     @wraps(command)
     def run(**arguments: object) -> None:
@@ -61,13 +65,18 @@ def with_settings(command: Command) -> Command:
     return run
 
 
+def check_order(start: date | None, end: date | None) -> None:
+    if start and end and start > end:
+        raise click.BadParameter(f"{start} is after --end {end}.", param_hint="--start")
+
+
 source_option = click.option(
     "--source",
     type=click.Choice(["bigquery", "file", "sample"]),
-    help="Where the downloads come from. Default: INGEST_SOURCE.",
+    help="Source of the downloads. Default: INGEST_SOURCE.",
 )
 replace_sample_option = click.option(
     "--replace-sample",
     is_flag=True,
-    help="Delete the sample data that the database holds in the moment real data is published.",
+    help="Delete the sample data in the database when the first real day is published.",
 )

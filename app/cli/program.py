@@ -1,4 +1,4 @@
-"""The program: all commands, and how it ends."""
+"""The program: all commands, signals and exit statuses."""
 
 import logging
 import signal
@@ -43,16 +43,16 @@ def cli() -> None:
 
     status, history, verify, export and openapi never change the database.
 
-    The exit status is 0 when all went well, 1 when something failed, 2 when an argument was wrong,
-    130 after Ctrl-C and 143 after SIGTERM; the reason is one line on standard error.
+    The exit status is 0 after success, 1 after a failure, 2 after a wrong argument, 130 after
+    Ctrl-C and 143 after SIGTERM. The reason is one line on standard error.
     """
 
 
 def main() -> NoReturn:
-    """Run the command line; an error is one line and an exit status."""
+    """Run the command line. An error becomes one line and an exit status."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, exit_on_signal)
-    # A terminal that was closed is no reason to stop in another way, and under nohup none to stop.
+    # A closed terminal stops the program like SIGTERM, except under nohup.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:

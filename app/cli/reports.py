@@ -1,9 +1,8 @@
-"""What the command line shows of the database and of its ingests, as text for a terminal."""
+"""Reports of the database and of its ingests, as text for a terminal."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
 
 from app.db.repositories.downloads_repository import Size
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS
@@ -15,9 +14,10 @@ from app.domain.downloads import (
     PublishedDay,
     gaps,
 )
+from app.domain.events import CountedFiles
 from app.ingest.plan import Cadence, check_again_at, read_again_at
 
-PARTITION_HEAD = f"{'partition rows':>14}  {'modified':<20}"
+COUNTED = {CountedFiles.ALL: "all files", CountedFiles.ARTIFACTS: "only .whl, .tar.gz and .zip"}
 
 
 def status_report(
@@ -30,6 +30,12 @@ def status_report(
     size: Size,
 ) -> str:
     latest = days[-1] if days else None
+    counted = Counter(COUNTED[day.counted_files] for day in days)
+    breakdowns = {
+        breakdown.name: sum(breakdown.column in day.breakdowns for day in days)
+        for breakdown in OPTIONAL_BREAKDOWNS
+    }
+    suspect = {day.day: day for day in days if day.suspect_reason}
     rows = {
         "source": ", ".join(sorted({day.source for day in days})),
         "days": f"{len(days)} of {cadence.retention_days}",
@@ -37,8 +43,8 @@ def status_report(
         "latest day": str(latest.day) if latest else "",
         "published": _moment(latest.published_at) if latest else "",
         "gaps": ", ".join(_spans(gaps(days))),
-        "breakdowns": ", ".join(_ingested(days)),
-        "counted": ", ".join(_counted(days)),
+        "breakdowns": _by_days(breakdowns),
+        "counted": _by_days(counted) if len(counted) > 1 else "".join(counted),
         "packages": f"{size.packages:,}"
         + (f", {latest.packages:,} of them on the latest day" if latest else ""),
         "size": f"{size.size_bytes / 2**20:,.1f} MiB",
@@ -48,61 +54,69 @@ def status_report(
         "next run": _moment(next_run) if next_run else "",
         "held": ", ".join(str(one.day) for one in held),
     }
-    lines = [f"{name:<12} {value or 'none'}" for name, value in rows.items()]
+    lines = [_line(*row) for row in rows.items()]
     for one in held:
         again = _moment(read_again_at(cadence, one))
         lines.append(f"  {one.day} {one.reason}; read {one.readings} times, again from {again}")
-    suspect = [(day, day.suspect_reason) for day in days if day.suspect_reason]
-    lines.append(f"{'suspect':<12} {', '.join(str(day.day) for day, _ in suspect) or 'none'}")
-    for day, reason in suspect:
-        lines.append(f"  {day.day} {reason}; checked again from {_moment(check_again_at(day))}")
+    lines.append(_line("suspect", ", ".join(map(str, suspect))))
+    for day in suspect.values():
+        again = _moment(check_again_at(day))
+        lines.append(f"  {day.day} {day.suspect_reason}; checked again from {again}")
     if days:
-        head = f"{'day':<10}  {'packages':>10}  {'downloads':>15}  {'published':<20}"
-        lines += ["", f"{head}  {PARTITION_HEAD}".rstrip()]
-    for day in days[: -RECENT_STATUS_DAYS - 1 : -1]:
-        line = f"{day.day}  {day.packages:>10,}  {day.downloads:>15,}  {_moment(day.published_at)}"
-        lines.append(f"{line}  {_partition(day)}".rstrip())
+        head = ("day", "packages", "downloads", "published", "partition rows", "modified")
+        figures = (
+            (
+                str(day.day),
+                f"{day.packages:,}",
+                f"{day.downloads:,}",
+                _moment(day.published_at),
+                *_partition(day),
+            )
+            for day in days[: -RECENT_STATUS_DAYS - 1 : -1]
+        )
+        lines += ["", *_table(head, *figures)]
     return "\n".join(lines)
 
 
 def history_report(runs: Sequence[IngestRun]) -> str:
     if not runs:
         return "no day has been ingested yet"
-    head = f"{'start':<20}  {'day':<10}  {'source':<8}  {'seconds':>8}  {'rows':>9}"
-    lines = [f"{head}  {'bytes billed':>16}  {PARTITION_HEAD}  outcome"]
+    head = ("start", "day", "source", "seconds", "rows", "bytes billed")
+    rows = []
     for run in runs:
         seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at else None
-        lines.append(
-            f"{_moment(run.started_at):<20}  {run.day}  {run.source:<8}  "
-            f"{_or_dash(seconds, ',.1f'):>8}  {_or_dash(run.rows, ','):>9}  "
-            f"{_or_dash(run.bytes_billed, ','):>16}  {_partition(run)}  {_outcome(run)}"
-        )
-    return "\n".join(lines)
+        figures = (_number(seconds, ",.1f"), _number(run.rows), _number(run.bytes_billed))
+        start = _moment(run.started_at)
+        rows.append((start, str(run.day), run.source, *figures, *_partition(run), _outcome(run)))
+    return "\n".join(_table((*head, "partition rows", "modified", "outcome"), *rows))
 
 
-def _ingested(days: Sequence[PublishedDay]) -> Iterator[str]:
-    """The breakdowns that a setting chooses, and how many days have each."""
-    for breakdown in OPTIONAL_BREAKDOWNS:
-        count = sum(breakdown.column in day.breakdowns for day in days)
-        if count:
-            yield f"{breakdown.name} on {count} days"
+def _line(name: str, value: str) -> str:
+    return f"{name:<12} {value or 'none'}"
 
 
-def _counted(days: Sequence[PublishedDay]) -> Iterator[str]:
-    """The rules by which files were counted, with the number of days if there are several."""
-    counts = Counter(day.counted_files for day in days)
-    for rule, count in sorted(counts.items()):
-        yield str(rule) if len(counts) == 1 else f"{rule} on {count} days"
+def _table(*rows: Sequence[str]) -> list[str]:
+    """Return the rows with all columns but the last one right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    return [
+        "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    ]
+
+
+def _by_days(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} on {count} days" for name, count in counts.items() if count)
 
 
 def _spans(days: Sequence[date]) -> Iterator[str]:
-    """Days in order, those next to each other as one."""
-    starts = [
-        day for before, day in pairwise([date.min, *days]) if day - before > timedelta(days=1)
-    ]
-    ends = [day for day, after in pairwise([*days, date.max]) if after - day > timedelta(days=1)]
-    for start, end in zip(starts, ends, strict=True):
-        yield str(start) if start == end else f"{start} to {end}"
+    """Yield the days, with consecutive ones as one range."""
+    listed = set(days)
+    start = None
+    for day in days:
+        start = start or day
+        if day + timedelta(days=1) not in listed:
+            yield str(day) if start == day else f"{start} to {day}"
+            start = None
 
 
 def _outcome(run: IngestRun) -> str:
@@ -113,12 +127,11 @@ def _moment(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _partition(seen: PartitionSeen) -> str:
-    """The columns of `PARTITION_HEAD`."""
+def _partition(seen: PartitionSeen) -> tuple[str, str]:
+    """Return the rows of the source's partition, and when it was modified."""
     partition = seen.partition
-    rows, modified = (f"{partition.rows:,}", _moment(partition.modified_at)) if partition else "--"
-    return f"{rows:>14}  {modified:<20}"
+    return (f"{partition.rows:,}", _moment(partition.modified_at)) if partition else ("-", "-")
 
 
-def _or_dash(number: float | None, form: str) -> str:
+def _number(number: float | None, form: str = ",") -> str:
     return "-" if number is None else format(number, form)

@@ -1,4 +1,4 @@
-"""The commands that serve the API, and what goes with it."""
+"""The commands that serve the API, migrate the database and print the API's document."""
 
 import json
 import logging
@@ -24,16 +24,16 @@ log = logging.getLogger(__name__)
 def serve(settings: Settings) -> None:
     """Migrate the database and serve the API until stopped.
 
-    When the source of downloads is the sample, an empty database is filled with it first. SIGTERM
-    or Ctrl-C lets running requests finish, for up to GRACEFUL_STOP_SECONDS, and closes everything
-    within 2 seconds after that. The exit status is 0.
+    If the source of downloads is the sample, an empty database is filled with it first. After
+    SIGTERM or Ctrl-C, running requests have GRACEFUL_STOP_SECONDS to finish, and all other
+    connections are closed within 2 seconds after that. The exit status is 0.
     """
-    # Other commands start a third sooner without the server.
+    # The other commands start a third faster without the server.
     from app.serving.server import StopDeadline, check_address, run_server  # noqa: PLC0415
 
     check_address(settings.host, settings.port)
     if settings.source is not IngestSource.NONE:
-        # What is missing for the ingest job shows now, not at night.
+        # A source that is not set up fails now, and not at night.
         open_source(settings, settings.source)
     deadline = StopDeadline(settings.graceful_stop_seconds)
     with database_url(settings, stop_seconds=deadline.seconds_left) as url:
@@ -51,7 +51,7 @@ async def _prepare(settings: Settings, engine: AsyncEngine) -> None:
     days = await repository.published_days()
     holds_sample = any(day.source == IngestSource.SAMPLE for day in days)
     if settings.source is IngestSource.SAMPLE and (holds_sample or not days):
-        # Also what is left of it when it was stopped before.
+        # A sample that was stopped before is completed.
         await fill_with_samples(settings, engine)
         holds_sample = True
     if holds_sample:
@@ -64,24 +64,23 @@ async def _prepare(settings: Settings, engine: AsyncEngine) -> None:
         )
 
 
-@click.command(short_help="Bring the database's schema up to date.")
+@click.command(short_help="Migrate the database's schema.")
 @with_settings
 def migrate(settings: Settings) -> None:
-    """Bring the database's schema up to date. All commands that change the database do it too."""
+    """Migrate the database's schema. All commands that change the database do so too."""
+
+    async def nothing(_: AsyncEngine) -> None:
+        pass
+
     with database_url(settings) as url:
-        run(url, _nothing)
-
-
-async def _nothing(_: AsyncEngine) -> None:
-    pass
+        run(url, nothing)
 
 
 @click.command(short_help="Print the OpenAPI document.")
 @with_settings
 def openapi(settings: Settings) -> None:
     """Print the OpenAPI document, as JSON."""
-    # As in `serve`.
-    from app.main import create_app  # noqa: PLC0415
+    from app.main import create_app  # noqa: PLC0415 - as in `serve`
 
     app = create_app(settings, "postgresql:///unused")
     click.echo(json.dumps(app.openapi(), indent=2))

@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.repositories.dump_repository import DumpRepository
 from app.db.snapshot import snapshot
-from app.domain.downloads import PublishedDay
+from app.domain.downloads import PublishedDay, served_days
 from app.dumps.formats import writer
 from app.dumps.listing import (
     SAMPLE,
@@ -33,16 +33,16 @@ class Exported:
     """Names of the files that the new one replaces."""
 
     def __str__(self) -> str:
-        told = "wrote" if self.is_new else "unchanged"
+        verb = "wrote" if self.is_new else "unchanged"
         return (
-            f"{told} {self.dump.name}: {self.dump.packages:,} packages, {self.dump.bytes:,} bytes"
+            f"{verb} {self.dump.name}: {self.dump.packages:,} packages, {self.dump.bytes:,} bytes"
         )
 
 
-async def days_to_export(engine: AsyncEngine, retention_days: int) -> list[PublishedDay]:
-    """The days served, latest first. Raises `DumpsError` when there is none."""
+async def published_days(engine: AsyncEngine) -> list[PublishedDay]:
+    """Return all published days, latest first. Raises `DumpsError` if there is none."""
     async with snapshot(engine) as connection:
-        days = await DumpRepository(connection, retention_days).published_days()
+        days = await DumpRepository(connection).published_days()
     if not days:
         raise DumpsError("nothing is published, so there is nothing to export")
     return days
@@ -55,19 +55,18 @@ def prepare(
     retention_days: int,
     replace_sample: bool = False,
 ) -> list[str]:
-    """Remove files for days before the window, and files that a killed export left behind. Return
-    the names of the removed files.
+    """Remove files of days that are neither served nor in the database any more, and files that a
+    killed export left behind. Return the names of the removed files.
 
-    Files of other days stay, also if this database does not have the day: it may be a new one, or
-    have a gap. With `replace_sample`, real data replaces the sample in the store. Raises
-    `DumpsError`, and removes nothing, if real and sample data would be mixed.
+    Files of other days stay, even if the database does not have the day: it may be new, or have a
+    gap. With `replace_sample`, real data replaces the sample in the store. Raises `DumpsError`, and
+    removes nothing, if real and sample data would be mixed.
     """
     dumps = store.dumps()
-    files = store.files()
     is_sample = _is_sample(published[0])
     others = {
         *(dump.name for dump in dumps.data if dump.is_sample != is_sample),
-        *(file.name for file in files if file.day and file.is_sample != is_sample),
+        *(file.name for file in store.files() if file.day and file.is_sample != is_sample),
     }
     if others and is_sample:
         raise DumpsError(
@@ -79,19 +78,20 @@ def prepare(
             f"{store} holds dumps of sample data, and the database holds real data: "
             "--replace-sample removes those of the sample"
         )
-    first_served = published[0].day - timedelta(days=retention_days - 1)
+    # The service may serve more days than this process's setting: it drops the others.
+    first_kept = min(published[-1].day, served_days(published[0].day, retention_days).first)
     kept = Dumps.listed(
-        dump for dump in dumps.data if dump.day >= first_served and dump.name not in others
+        dump for dump in dumps.data if dump.day >= first_kept and dump.name not in others
     )
     if kept != dumps:
         store.write_list(kept)
     store.remove(others)
-    return sorted(others) + _remove_obsolete(store, kept, first_served)
+    return sorted(others) + _remove_obsolete(store, kept, first_kept)
 
 
-def _remove_obsolete(store: DumpStore, listed: Dumps, first_served: date = date.min) -> list[str]:
-    """Remove files that are not listed because they were not finished, or replaced by a listed file
-    of the same day, or are for a day before the window. Return their names.
+def _remove_obsolete(store: DumpStore, listed: Dumps, first_kept: date = date.min) -> list[str]:
+    """Remove unlisted files that are unfinished, replaced by a listed file of the same day, or
+    older than the first day to keep. Return their names.
     """
     names = {dump.name for dump in listed.data}
     days = {dump.day for dump in listed.data}
@@ -100,33 +100,29 @@ def _remove_obsolete(store: DumpStore, listed: Dumps, first_served: date = date.
         for file in store.files()
         if file.name not in names
         and not file.is_recent
-        and (file.day is None or file.day in days or file.day < first_served)
+        and (file.day is None or file.day in days or file.day < first_kept)
     ]
     store.remove(obsolete)
     return sorted(obsolete)
 
 
 async def export(
-    engine: AsyncEngine,
-    store: DumpStore,
-    days: Sequence[PublishedDay],
-    dump_format: DumpFormat,
-    *,
-    retention_days: int,
+    engine: AsyncEngine, store: DumpStore, days: Sequence[PublishedDay], dump_format: DumpFormat
 ) -> AsyncIterator[Exported]:
-    """Write the days whose file in the store is missing or not as published. The caller has locked
+    """Write the days whose file is missing or differs from the published day. The caller has opened
     and prepared the store.
 
-    The list is written anew after each day, so an export that is stopped loses one day's work at
-    most. A day that retention has dropped since it was listed is left out.
+    The list is written after each day, so a stopped export loses at most one day's work. A day that
+    was dropped from the database meanwhile is left out.
     """
+    sizes = {file.name: file.size for file in store.files()}
     for day in days:
         dumps = store.dumps()
         dump = dumps.of(day.day)
-        if dump and _is_current(dump, day, dump_format) and store.holds(dump):
+        if dump and _is_current(dump, day, dump_format) and sizes.get(dump.name) == dump.bytes:
             yield Exported(dump, is_new=False)
             continue
-        dump = await _write(engine, store, day, dump_format, retention_days)
+        dump = await _write(engine, store, day, dump_format)
         if dump:
             dumps = dumps.with_dump(dump)
             store.write_list(dumps)
@@ -138,7 +134,7 @@ def _is_sample(day: PublishedDay) -> bool:
 
 
 def _is_current(dump: Dump, day: PublishedDay, dump_format: DumpFormat) -> bool:
-    # Its digest is another one when it has other breakdowns.
+    # A day with other breakdowns has another digest.
     return (dump.digest, dump.source, dump.counted_files, dump.format) == (
         day.digest,
         day.source,
@@ -148,15 +144,11 @@ def _is_current(dump: Dump, day: PublishedDay, dump_format: DumpFormat) -> bool:
 
 
 async def _write(
-    engine: AsyncEngine,
-    store: DumpStore,
-    day: PublishedDay,
-    dump_format: DumpFormat,
-    retention_days: int,
+    engine: AsyncEngine, store: DumpStore, day: PublishedDay, dump_format: DumpFormat
 ) -> Dump | None:
     async with snapshot(engine) as connection:
-        repository = DumpRepository(connection, retention_days)
-        # The rows are of this moment, so the figures have to be as well.
+        repository = DumpRepository(connection)
+        # The figures have to be of the same moment as the rows.
         days = {one.day: one for one in await repository.published_days()}
         published = days.get(day.day)
         # Real data may have replaced the sample since the store was prepared.
@@ -164,10 +156,7 @@ async def _write(
             return None
         name = name_of(published, dump_format)
         breakdowns = breakdowns_of(published)
-        with (
-            store.new_file(name) as (file, written),
-            writer(file, dump_format, breakdowns) as write,
-        ):
+        with store.new_file(name) as new, writer(new.file, dump_format, breakdowns) as write:
             async for rows in repository.rows(day.day, breakdowns):
                 write(rows)
     return Dump(
@@ -175,8 +164,8 @@ async def _write(
         name=name,
         url=name,
         format=dump_format,
-        bytes=written.bytes,
-        sha256=written.sha256,
+        bytes=new.bytes,
+        sha256=new.sha256,
         source=published.source,
         packages=published.packages,
         downloads=published.downloads,

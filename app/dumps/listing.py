@@ -1,7 +1,7 @@
-"""What there is of dumps: one file a published day, and what is known of each.
+"""The list of dumps: one file per published day, with its figures and checksum.
 
-The same document in two places: `index.json` beside the files, and the answer of `/api/dumps`. An
-instance that reads another's dumps reads either.
+`index.json` beside the files and the response of `/api/dumps` are the same document. An instance
+that ingests another's dumps reads either.
 """
 
 import datetime as dt
@@ -29,19 +29,13 @@ INDEX_NAME = "index.json"
 
 TOTAL_COLUMNS = ("package", "with_mirrors", "without_mirrors")
 
-
-def breakdowns_of(figures: DayFigures) -> tuple[str, ...]:
-    """The columns of a day's breakdowns, in the order in which files have them."""
-    optional = (column for column in OPTIONAL_COLUMNS if column in figures.breakdowns)
-    return (*REQUIRED_COLUMNS, *optional)
-
-
 SAMPLE = "sample"
-"""The source of made-up figures, by which files are named too: they are told apart wherever they
-end up.
-"""
+"""Source of made-up figures, and prefix of the names of their files."""
 
 NAMED_DIGEST_CHARACTERS = 12
+
+NAME = r"(?:downloads|sample)-\d{4}-\d\d-\d\d-[0-9a-f]{12}\.(?:parquet|csv\.gz|ndjson\.gz)"
+"""Pattern of the names of files that an export writes."""
 
 
 class DumpFormat(StrEnum):
@@ -51,18 +45,13 @@ class DumpFormat(StrEnum):
 
     @property
     def suffix(self) -> str:
-        """Of the files that are written."""
+        """Ending of the names of written files."""
         return ".parquet" if self is DumpFormat.PARQUET else f".{self}.gz"
 
     @classmethod
     def of(cls, name: str) -> "DumpFormat":
-        """By the end of a file's name, which is one of `FILE_SUFFIXES`."""
-        kind = name.removesuffix(".gz").rpartition(".")[2]
-        return cls(kind)
-
-
-NAME = r"(?:downloads|sample)-\d{4}-\d\d-\d\d-[0-9a-f]{12}\.(?:parquet|csv\.gz|ndjson\.gz)"
-"""Of the files that are written."""
+        """Return the format of a file whose name ends with one of `FILE_SUFFIXES`."""
+        return cls(name.removesuffix(".gz").rpartition(".")[2])
 
 
 class Dump(BaseModel):
@@ -72,27 +61,29 @@ class Dump(BaseModel):
 
     day: dt.date = Field(description="UTC day.")
     name: Annotated[str, StringConstraints(pattern=rf"^{NAME}\z")] = Field(
-        description="Of the file. Another one whenever the day's figures are others, so that what "
-        "was fetched under a name stays right."
+        description="Name of the file. It changes with the day's figures, so the content under a "
+        "name never changes."
     )
     url: str = Field(
-        description="Where the file is, relative to the address of this list unless it is absolute."
+        description="Address of the file, relative to the address of this list unless absolute."
     )
     format: DumpFormat
     bytes: int = Field(description="Size of the file.", ge=1)
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")] = Field(
         description="Checksum of the file, in hexadecimal."
     )
-    source: str = Field(description="Where the day came from; `sample` is made up.", min_length=1)
+    source: str = Field(description="Source of the day; `sample` is made up.", min_length=1)
     packages: int = Field(description="Rows of the file: packages downloaded that day.", ge=1)
-    downloads: int = Field(description="Of all of them, known mirrors excluded.", ge=0)
-    downloads_with_mirrors: int = Field(description="Of all of them.", ge=1)
-    digest: str = Field(description="The same for the same rows, whatever the format.")
-    columns: tuple[str, ...] = Field(description="Of the file, in order.")
+    downloads: int = Field(description="Downloads of all packages, without known mirrors.", ge=0)
+    downloads_with_mirrors: int = Field(
+        description="Downloads of all packages, with known mirrors.", ge=1
+    )
+    digest: str = Field(description="Digest of the rows, the same in every format.")
+    columns: tuple[str, ...] = Field(description="Columns of the file, in order.")
     counted_files: CountedFiles = Field(
         default=CountedFiles.ALL,
-        description="Which files' downloads were counted: `all` that PyPI has logged, or "
-        "`artifacts`. `all` where a list does not say.",
+        description="Files whose downloads were counted: `all` that PyPI has logged, or "
+        "`artifacts`. A list without this field means `all`.",
     )
 
     @property
@@ -101,15 +92,15 @@ class Dump(BaseModel):
 
     @model_validator(mode="after")
     def _check_name(self) -> "Dump":
-        """Whoever has the file without the list takes it for what its name says."""
+        """Require the name that these figures have: it describes a file that is moved elsewhere."""
         name = _name(self.source, self.day, self.digest, self.format)
         if self.name != name:
-            raise ValueError(f"the name should be {name[:100]}, by what is told of the file")
+            raise ValueError(f"the name should be {name[:100]}, by the other fields")
         return self
 
 
 class Dumps(BaseModel):
-    """The days that there are files of, latest first."""
+    """The days that were exported to files, latest first."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -125,19 +116,39 @@ class Dumps(BaseModel):
         return next((dump for dump in self.data if dump.day == day), None)
 
     def with_dump(self, dump: Dump) -> "Dumps":
-        """With this one in place of what there was of its day."""
+        """Return the list with this dump in place of the one of the same day."""
         return Dumps.listed([*(one for one in self.data if one.day != dump.day), dump])
 
     def render(self, base_url: str = "") -> bytes:
-        """As JSON. Each file's address begins with `base_url`."""
+        """Return the list as JSON. Each file's address begins with `base_url`."""
         data = [
             {**dump.model_dump(mode="json"), "url": f"{base_url}{dump.name}"} for dump in self.data
         ]
         return orjson.dumps({"data": data, "type": self.type})
 
 
+def parse(text: bytes) -> Dumps:
+    """Parse a list. Raises `MalformedDumpError` with the first thing that is wrong."""
+    try:
+        return Dumps.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise MalformedDumpError(f"{place}: {first['msg']}" if place else first["msg"]) from None
+
+
+def breakdowns_of(figures: DayFigures) -> tuple[str, ...]:
+    """Return the breakdown columns of a day, in the order of a file's columns."""
+    optional = (column for column in OPTIONAL_COLUMNS if column in figures.breakdowns)
+    return (*REQUIRED_COLUMNS, *optional)
+
+
+def name_of(figures: DayFigures, dump_format: DumpFormat) -> str:
+    return _name(figures.source, figures.day, figures.digest, dump_format)
+
+
 def read_name(name: str) -> tuple[dt.date, bool] | None:
-    """The day of a dump's file and True if it is of sample data; None for any other file."""
+    """Return the day of a dump's file and True for sample data, or None for another file."""
     if not re.fullmatch(NAME, name):
         return None
     kind, _, rest = name.partition("-")
@@ -147,20 +158,6 @@ def read_name(name: str) -> tuple[dt.date, bool] | None:
         return None
 
 
-def name_of(figures: DayFigures, dump_format: DumpFormat) -> str:
-    return _name(figures.source, figures.day, figures.digest, dump_format)
-
-
 def _name(source: str, day: dt.date, digest: str, dump_format: DumpFormat) -> str:
     kind = SAMPLE if source == SAMPLE else "downloads"
     return f"{kind}-{day}-{digest[:NAMED_DIGEST_CHARACTERS]}{dump_format.suffix}"
-
-
-def parse(text: bytes) -> Dumps:
-    """Raises `MalformedDumpError`, which says what is wrong first."""
-    try:
-        return Dumps.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise MalformedDumpError(f"{place}: {first['msg']}" if place else first["msg"]) from None

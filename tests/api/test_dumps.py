@@ -11,12 +11,12 @@ import zstandard
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.dumps import Dumps
-from app.dumps.export import days_to_export, export
+from app.dumps.export import export, published_days
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat
 from app.dumps.stores.folder import DumpFolder
 from app.main import create_app
 from app.settings import IngestSource, Settings
-from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+from tests.days import days_ago, downloads, publish
 
 EMPTY = b'{"data":[],"type":"dumps"}'
 
@@ -45,9 +45,9 @@ async def dumps(engine: AsyncEngine, folder: DumpFolder) -> list[Dump]:
 
 
 async def _export(engine: AsyncEngine, folder: DumpFolder) -> list[Dump]:
-    days = await days_to_export(engine, RETENTION_DAYS)
+    days = await published_days(engine)
     with folder.opened():
-        written = export(engine, folder, days, DumpFormat.NDJSON, retention_days=RETENTION_DAYS)
+        written = export(engine, folder, days, DumpFormat.NDJSON)
         return [one.dump async for one in written]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from app.db.engine import create_engine
 from app.domain.breakdowns import OPTIONAL_COLUMNS
-from app.dumps.export import days_to_export, export
+from app.dumps.export import export, published_days
 from app.dumps.listing import DumpFormat
 from app.dumps.stores.folder import DumpFolder
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
@@ -46,9 +46,9 @@ async def _days(module_database_url: str, dumps: DumpFolder) -> None:
             downloads("zope-interface", ago, mirrors=1, **_by_all_else(ago)),
             downloads("mirrored-only", 0, mirrors=3, **_by_all_else(0)),
         )
-    published = await days_to_export(engine, RETENTION_DAYS)
+    published = await published_days(engine)
     with dumps.opened():
-        exported = export(engine, dumps, published, DumpFormat.CSV, retention_days=RETENTION_DAYS)
+        exported = export(engine, dumps, published, DumpFormat.CSV)
         assert len([one async for one in exported]) == 3
     await engine.dispose()
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.repositories.dump_repository import DumpRepository
 from app.domain.downloads import PackageDownloads, PublishedDay
 from app.dumps import formats
-from app.dumps.export import days_to_export, export, prepare
+from app.dumps.export import export, prepare, published_days
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat, parse
 from app.dumps.stores.folder import DumpFolder
 from app.dumps.stores.store import UNFINISHED_SUFFIX
@@ -41,11 +42,11 @@ async def _export(
     *,
     replace_sample: bool = False,
 ) -> list[Dump]:
-    """As the command does. Those that were written."""
-    days = await days_to_export(engine, retention_days)
+    """Export as the command does, and return the written dumps."""
+    days = await published_days(engine)
     with folder.opened():
         prepare(folder, days, retention_days=retention_days, replace_sample=replace_sample)
-        exported = export(engine, folder, days, dump_format, retention_days=retention_days)
+        exported = export(engine, folder, days, dump_format)
         return [one.dump async for one in exported if one.is_new]
 
 
@@ -162,12 +163,30 @@ async def test_another_format_takes_the_place_of_all(
     _assert_whole(folder)
 
 
+async def _drop(engine: AsyncEngine, day: date) -> None:
+    """Drop a day from the database, as retention does."""
+    async with engine.begin() as connection:
+        await connection.execute(text("DELETE FROM ingested_days WHERE day = :day"), {"day": day})
+
+
+async def test_a_shorter_window_than_the_services_removes_nothing_that_is_published(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    for ago in (40, 0):
+        await publish(engine, days_ago(ago), downloads("flask", 5))
+    await _export(engine, folder)
+    state = _state(folder)
+    assert await _export(engine, folder, retention_days=30) == []
+    assert _state(folder) == state
+
+
 async def test_what_is_not_served_any_more_goes_and_nothing_else(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     for ago in (40, 29, 0):
         await publish(engine, days_ago(ago), downloads("flask", 5))
     await _export(engine, folder)
+    await _drop(engine, days_ago(40))
     strangers = ["README.md", "downloads-2026-11-20.parquet", "index.json.bak"]
     for name in strangers:
         (folder.path / name).touch()
@@ -236,11 +255,11 @@ async def test_a_sample_that_is_replaced_meanwhile_is_not_mixed_with_real_data(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     await ingest(engine, SampleSource(), days_ago(0))
-    days = await days_to_export(engine, RETENTION_DAYS)
+    days = await published_days(engine)
     with folder.opened():
         prepare(folder, days, retention_days=RETENTION_DAYS)
         await publish(engine, days_ago(0), downloads("flask", 5), replace_sample=True)
-        exported = export(engine, folder, days, DumpFormat.CSV, retention_days=RETENTION_DAYS)
+        exported = export(engine, folder, days, DumpFormat.CSV)
         assert [one async for one in exported] == []
 
 
@@ -251,10 +270,11 @@ async def test_removed_files_are_named(engine: AsyncEngine, folder: DumpFolder) 
     unfinished = f"{old.name}{UNFINISHED_SUFFIX}"
     (folder.path / unfinished).touch()
     await publish(engine, days_ago(1), downloads("flask", 6))
-    days = await days_to_export(engine, 30)
+    await _drop(engine, days_ago(40))
+    days = await published_days(engine)
     with folder.opened():
         assert prepare(folder, days, retention_days=30) == [old.name, unfinished]
-        exported = export(engine, folder, days, DumpFormat.PARQUET, retention_days=30)
+        exported = export(engine, folder, days, DumpFormat.PARQUET)
         assert [one.removed async for one in exported] == [(), [before.name]]
     _assert_whole(folder)
 
@@ -282,7 +302,7 @@ async def test_a_publish_meanwhile_does_no_harm(
     day = days_ago(0)
     rows = [downloads(f"p{number:05}", 1) for number in range(5000)]
     published = await publish(engine, day, *rows)
-    days = await days_to_export(engine, RETENTION_DAYS)
+    days = await published_days(engine)
     with folder.opened():
         read = DumpRepository.rows
 
@@ -295,12 +315,7 @@ async def test_a_publish_meanwhile_does_no_harm(
                     await publish(engine, day, downloads("p00000", 2), downloads("new", 3))
 
         monkeypatch.setattr(DumpRepository, "rows", publish_between)
-        (one,) = [
-            one
-            async for one in export(
-                engine, folder, days, DumpFormat.NDJSON, retention_days=RETENTION_DAYS
-            )
-        ]
+        (one,) = [one async for one in export(engine, folder, days, DumpFormat.NDJSON)]
     assert one.dump.digest == published.digest
     assert _content(folder, one.dump) == rows
     _assert_whole(folder)
@@ -420,7 +435,7 @@ async def test_a_list_that_is_none_of_ours_stays(engine: AsyncEngine, folder: Du
     folder.path.mkdir(parents=True)
     for content in (b"{}", b"[]", b"not json", b'{"data":[{"day":"x"}],"type":"dumps"}'):
         (folder.path / INDEX_NAME).write_bytes(content)
-        with pytest.raises(DumpsError, match=r"index\.json is no list of dumps"):
+        with pytest.raises(DumpsError, match=r"index\.json is not a list of dumps"):
             await _export(engine, folder)
         assert (folder.path / INDEX_NAME).read_bytes() == content
 
@@ -430,6 +445,7 @@ async def test_a_day_that_retention_dropped_meanwhile_is_left_out(
 ) -> None:
     gone: PublishedDay = await publish(engine, days_ago(40), downloads("flask", 5))
     await publish(engine, days_ago(0), *ROWS)
+    await _drop(engine, gone.day)
     with folder.opened():
-        exported = export(engine, folder, [gone], DumpFormat.CSV, retention_days=30)
+        exported = export(engine, folder, [gone], DumpFormat.CSV)
         assert [one async for one in exported] == []

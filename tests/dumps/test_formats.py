@@ -16,6 +16,8 @@ from pyarrow import parquet
 
 from app.domain.downloads import PackageDownloads
 from app.dumps import formats
+from app.dumps.formats import limits
+from app.dumps.formats.rows import TOO_MANY
 from app.dumps.listing import DumpFormat
 from app.errors import MalformedDumpError
 from tests.days import downloads, fault_of
@@ -53,7 +55,7 @@ def test_many_rows_come_in_bounded_batches(dump_format: DumpFormat) -> None:
         dump_format, *(rows[start : start + 1000] for start in range(0, 130_000, 1000))
     )
     batches = list(formats.read(io.BytesIO(content), dump_format))
-    assert {len(batch) for batch in batches[:-1]} == {formats.BATCH_ROWS}
+    assert {len(batch) for batch in batches[:-1]} == {limits.BATCH_ROWS}
     assert [row for batch in batches for row in batch] == rows
 
 
@@ -110,10 +112,10 @@ def _changed(**values: object) -> bytes:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"not json\n", "line 1 is no JSON"),
-        (GOOD + b'{"package":"b', "line 2 is no JSON"),
-        (GOOD + b"\n", "line 2 is no JSON"),
-        (b"[1]\n", "line 1 is no JSON object"),
+        (b"not json\n", "line 1 is not valid JSON"),
+        (GOOD + b'{"package":"b', "line 2 is not valid JSON"),
+        (GOOD + b"\n", "line 2 is not valid JSON"),
+        (b"[1]\n", "line 1 is not a JSON object"),
         (b"{}\n", "line 1 has no package"),
         (_changed(package=1), "line 1 has no package"),
         (_changed(with_mirrors="1"), "line 1 should have an integer for with_mirrors"),
@@ -123,8 +125,8 @@ def _changed(**values: object) -> bytes:
         (GOOD + _changed(ci={"null": 1}), "a has other breakdowns than the first row"),
         (_changed(ci={"null": 1}) + GOOD, "a has other breakdowns than the first row"),
         (_changed(system=[1]), "line 1 should have an object for system"),
-        (_changed(system={"": 1}), "line 1 has a category for system that is none"),
-        (_changed(system={"a\0": 1}), "line 1 has a category for system that is none"),
+        (_changed(system={"": 1}), "line 1 has an invalid category for system"),
+        (_changed(system={"a\0": 1}), "line 1 has an invalid category for system"),
         (_changed(package="a" * 1_001), "line 1 has a package with a name of more than 1,000"),
         (b'"' + b"a" * 2**22, "line 1 has more than 4,194,304 bytes"),
         (gzip.compress(GOOD)[:-4], "line 2 can't be unpacked"),
@@ -154,9 +156,9 @@ HEAD = b"package,with_mirrors,without_mirrors,python_minor,system\n"
         (HEAD + b"a,-1,1,{},{}\n", "line 2 should have an integer for with_mirrors"),
         (HEAD + b"a," + b"9" * 5000 + b",1,{},{}\n", "should have an integer for with_mirrors"),
         (HEAD + b"a,1,1,3.9,{}\n", "line 2 should have an object for python_minor"),
-        (HEAD + b"a,1,1,{,{}\n", "line 2 is no JSON"),
-        (HEAD + b'"a,1,1,{},{}\n', "line 2 is no CSV"),
-        (HEAD + b"\xff\n", "line 2 is no CSV"),
+        (HEAD + b"a,1,1,{,{}\n", "line 2 is not valid JSON"),
+        (HEAD + b'"a,1,1,{},{}\n', "line 2 is not valid CSV"),
+        (HEAD + b"\xff\n", "line 2 is not valid CSV"),
         (HEAD + b'"' + b"a\n" * 2**21, "the row until line 2097153 has more than 4,194,304 bytes"),
     ],
     ids=_told,
@@ -199,10 +201,10 @@ def test_parquet_with_more_columns_is_read() -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "no Parquet that can be read"),
-        (b"PAR1" + b"rubbish" * 99 + b"PAR1", "no Parquet that can be read"),
-        (_parquet()[:-9], "no Parquet that can be read"),
-        (_parquet(package=None), "there is no column package"),
+        (b"", "not readable as Parquet"),
+        (b"PAR1" + b"rubbish" * 99 + b"PAR1", "not readable as Parquet"),
+        (_parquet()[:-9], "not readable as Parquet"),
+        (_parquet(package=None), "should be one column package, and there are 0"),
         (_parquet(package=pa.array([1])), "column package should hold strings, and holds int64"),
         (_parquet(package=pa.array([None], pa.string())), "row 1 has no package"),
         (_parquet(with_mirrors=pa.array([1.5])), "column with_mirrors should hold integers"),
@@ -210,7 +212,7 @@ def test_parquet_with_more_columns_is_read() -> None:
         (_parquet(system=pa.array(["{}"])), "column system should hold maps of strings"),
         (_parquet(system=pa.array([[("a", 1), ("a", 2)]], MAP)), "a category twice"),
         (_parquet(system=pa.array([None], MAP)), "row 1 should have an object for system"),
-        (_parquet(system=pa.array([[("\0", 1)]], MAP)), "row 1 has a category for system"),
+        (_parquet(system=pa.array([[("\0", 1)]], MAP)), "row 1 has an invalid category for system"),
     ],
     ids=_told,
 )
@@ -241,7 +243,7 @@ def test_a_row_with_too_many_categories_is_none_that_the_pipeline_takes(
     *too_many, right = read(dump_format, written(dump_format, rows))
     assert right == rows[2]
     for row in too_many:
-        assert row.breakdowns["python_minor"] is formats.TOO_MANY
+        assert row.breakdowns["python_minor"] is TOO_MANY
         assert fault_of(row)
 
 
@@ -356,7 +358,7 @@ def test_small_files_take_little_memory(kind: str, tmp_path: Path) -> None:
 def test_too_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [downloads(f"p{number}", 1) for number in range(11)]
     contents = {one: written(one, rows) for one in FORMATS}
-    monkeypatch.setattr(formats, "MAX_ROWS", 10)
+    monkeypatch.setattr(limits, "MAX_ROWS", 10)
     for dump_format, content in contents.items():
         with pytest.raises(MalformedDumpError, match="more than 10 rows"):
             read(dump_format, content)
@@ -367,7 +369,7 @@ def test_a_file_that_unpacks_to_too_much(
     dump_format: DumpFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = written(dump_format, [downloads(f"p{number}", 1) for number in range(2000)])
-    monkeypatch.setattr(formats, "MAX_UNPACKED_BYTES", len(content))
+    monkeypatch.setattr(limits, "MAX_UNPACKED_BYTES", len(content))
     with pytest.raises(MalformedDumpError, match="more than"):
         read(dump_format, content)
 
@@ -383,10 +385,10 @@ def test_parquet_that_unpacks_to_too_much_at_once(monkeypatch: pytest.MonkeyPatc
         **{name: pa.array([[("x", 1)]] * 5_000, MAP) for name in ("python_minor", "system")},
     )
     assert len(read(DumpFormat.PARQUET, content)) == 5_000
-    monkeypatch.setattr(formats, "MAX_BATCH_BYTES", 2**20)
+    monkeypatch.setattr(limits, "MAX_BATCH_BYTES", 2**20)
     with pytest.raises(MalformedDumpError, match="2,000 rows have 2,000 texts of 2,000,000 bytes"):
         read(DumpFormat.PARQUET, content)
-    monkeypatch.setattr(formats, "MAX_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(limits, "MAX_CHUNK_BYTES", 1000)
     with pytest.raises(MalformedDumpError, match="row group has more than 1,000 bytes of package"):
         read(DumpFormat.PARQUET, content)
 

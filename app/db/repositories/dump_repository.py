@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from datetime import date
 
-from sqlalchemy import func, select, text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.tables import daily_downloads, ingested_days, packages
@@ -16,17 +16,13 @@ FETCHED_ROWS = 2_000
 class DumpRepository:
     """All on one connection, whose transaction sees one state of everything."""
 
-    def __init__(self, connection: AsyncConnection, retention_days: int) -> None:
+    def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self._retention_days = retention_days
 
     async def published_days(self) -> list[PublishedDay]:
-        """Of the days served, latest first."""
-        latest = select(func.max(ingested_days.c.day)).scalar_subquery()
+        """Return all published days, latest first."""
         rows = await self._connection.execute(
-            select(ingested_days)
-            .where(ingested_days.c.day > latest - self._retention_days)
-            .order_by(ingested_days.c.day.desc())
+            select(ingested_days).order_by(ingested_days.c.day.desc())
         )
         return [PublishedDay(**row) for row in rows.mappings()]
 

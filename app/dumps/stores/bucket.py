@@ -1,12 +1,12 @@
-"""The bucket that dumps are written to, in S3, in Google Cloud Storage, or in what speaks as S3
-does.
+"""A bucket of dumps in S3, in S3-compatible storage, or in Google Cloud Storage.
 
-An object appears when it is there to its end, so that nothing has to be renamed. There is no lock:
-two exports at once write the same bytes under the same names, and of their lists the last one
-stays, which the next export completes.
+Importing this module imports pyarrow, which takes longer than the rest of a command.
+
+An object appears when it is complete, so nothing has to be renamed. There is no lock: two exports
+at once write the same bytes under the same names. One of their lists replaces the other, and the
+next export completes it.
 """
 
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -16,50 +16,46 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 from urllib.parse import urlsplit
 
+import pyarrow as pa
+from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem, copy_files
+
 from app.domain.clock import Clock
-from app.dumps.formats import first_line
-from app.dumps.listing import INDEX_NAME, Dump
-from app.dumps.stores.store import DumpStore, Written
+from app.dumps.formats.rows import first_line
+from app.dumps.listing import INDEX_NAME
+from app.dumps.stores.store import DumpStore, NewFile
 from app.errors import DumpsError
 
-ADDRESS = re.compile(r"(s3|gs)://([^/?#]*@)?[^/?#@]+(/[^?#]*)?(\?[^#]*)?")
-"""What is before the `@`, and after the `?`, is for Arrow: it may well be secret."""
-
 RECENT = timedelta(hours=1)
-"""Age up to which a file may be one that another export is about to list."""
+"""Age up to which another export may be about to list a file."""
 
 GOOGLE_RETRY_SECONDS = 60
-"""Google's library goes on for a quarter of an hour where nobody says how long it should."""
+"""How long Google's library retries. Its default is a quarter of an hour."""
 
 
 @dataclass(frozen=True, slots=True)
 class DumpBucket(DumpStore):
     filesystem: Any
-    """Of Arrow, which finds credentials where the cloud's own tools do."""
+    """Arrow's file system, which finds credentials where the cloud's own tools do."""
 
     scheme: str
     path: str
-    """The bucket, and what the names of its objects begin with."""
+    """The bucket, and the prefix of its objects."""
 
     clock: Clock
 
     @classmethod
     def at(cls, address: str, clock: Clock) -> Self:
-        """Raises `DumpsError`."""
-        # It takes longer to import than the rest of a command.
-        import pyarrow as pa  # noqa: PLC0415 - slow to import
-        from pyarrow.fs import FileSystem  # noqa: PLC0415 - slow to import
-
+        """Return the bucket at an address such as s3://bucket/prefix. Raises `DumpsError`."""
         scheme = address.partition("://")[0]
         if scheme == "gs" and "retry_limit_seconds=" not in address:
             address += f"{'&' if '?' in address else '?'}retry_limit_seconds={GOOGLE_RETRY_SECONDS}"
         try:
             filesystem, path = FileSystem.from_uri(address)
         except pa.ArrowInvalid:
-            # It repeats the address, with what is secret in it.
+            # Arrow's message repeats the address, which may contain secrets.
             raise DumpsError(
                 f"the address of the bucket can't be read: it should look like "
-                f"{scheme}://bucket/prefix, with what is special in it %-encoded"
+                f"{scheme}://bucket/prefix, with special characters %-encoded"
             ) from None
         except OSError as error:
             bucket = urlsplit(address).netloc.rpartition("@")[2]
@@ -72,31 +68,27 @@ class DumpBucket(DumpStore):
     def opened(self) -> nullcontext[None]:
         return nullcontext()
 
-    def holds(self, dump: Dump) -> bool:
-        with self._errors():
-            size: int | None = self.filesystem.get_file_info(self._path_of(dump.name)).size
-        return size == dump.bytes
-
     @contextmanager
-    def new_file(self, name: str) -> Iterator[tuple[BinaryIO, Written]]:
-        """It is written on this machine's disk, and copied from there: what fails before leaves
-        nothing in the bucket.
-        """
-        from pyarrow.fs import LocalFileSystem, copy_files  # noqa: PLC0415 - slow to import
-
-        written = Written()
+    def new_file(self, name: str) -> Iterator[NewFile]:
+        """Write a temporary file and upload it, so that a failure leaves nothing in the bucket."""
         with self._errors(), tempfile.NamedTemporaryFile() as file:
-            yield cast("BinaryIO", file), written
+            new = NewFile(cast("BinaryIO", file))
+            yield new
             file.flush()
-            written.measure(Path(file.name))
-            # In one call, which no signal ends between an object's beginning and its end: half of
-            # it would appear as if it were whole.
+            new.measure(Path(file.name))
+            # A signal can't interrupt this one call: half an object would appear as a whole one.
             copy_files(
                 file.name,
                 self._path_of(name),
                 source_filesystem=LocalFileSystem(),
                 destination_filesystem=self.filesystem,
             )
+
+    def remove(self, names: Iterable[str]) -> None:
+        with self._errors():
+            for name in names:
+                with suppress(FileNotFoundError):
+                    self.filesystem.delete_file(self._path_of(name))
 
     def _read_list(self) -> bytes | None:
         with self._errors(), suppress(FileNotFoundError):
@@ -105,28 +97,18 @@ class DumpBucket(DumpStore):
             return content
         return None
 
-    def _names(self) -> Iterable[tuple[str, bool]]:
-        from pyarrow.fs import FileSelector  # noqa: PLC0415 - slow to import
-
+    def _entries(self) -> Iterable[tuple[str, int, bool]]:
         recent_from = self.clock() - RECENT
         with self._errors():
-            # A prefix that nothing begins with yet is not found.
+            # A prefix without objects does not exist.
             found = self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True))
-        return [(one.base_name, one.mtime > recent_from) for one in found if one.is_file]
-
-    def remove(self, names: Iterable[str]) -> None:
-        with self._errors():
-            for name in names:
-                with suppress(FileNotFoundError):
-                    self.filesystem.delete_file(self._path_of(name))
+        return [(one.base_name, one.size, one.mtime > recent_from) for one in found if one.is_file]
 
     def _path_of(self, name: str) -> str:
         return f"{self.path}/{name}"
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        import pyarrow as pa  # noqa: PLC0415 - slow to import
-
         try:
             yield
         except (pa.ArrowException, OSError) as error:

@@ -1,4 +1,4 @@
-"""The folder that dumps are written to, and that the service lists."""
+"""A folder of dumps, which the service can list."""
 
 import fcntl
 import os
@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from app.dumps.listing import INDEX_NAME, Dump
-from app.dumps.stores.store import UNFINISHED_SUFFIX, DumpStore, Written
+from app.dumps.listing import INDEX_NAME
+from app.dumps.stores.store import UNFINISHED_SUFFIX, DumpStore, NewFile
 from app.errors import DumpsError
 
 
@@ -22,61 +21,60 @@ class DumpFolder(DumpStore):
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """The lock dies with its holder."""
+        # The kernel releases the lock when its process ends.
         with self._errors():
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+        with self._descriptor() as descriptor:
             with self._errors():
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
-        finally:
-            os.close(descriptor)
-
-    def holds(self, dump: Dump) -> bool:
-        with self._errors(), suppress(FileNotFoundError):
-            return (self.path / dump.name).stat().st_size == dump.bytes
-        return False
 
     @contextmanager
-    def new_file(self, name: str) -> Iterator[tuple[BinaryIO, Written]]:
-        """It is written beside its name, brought to the disk, and renamed."""
+    def new_file(self, name: str) -> Iterator[NewFile]:
+        """Write beside the name, flush to the disk, and rename."""
         unfinished = self.path / f"{name}{UNFINISHED_SUFFIX}"
-        written = Written()
         try:
             with self._errors():
                 with unfinished.open("wb") as file:
-                    yield file, written
+                    new = NewFile(file)
+                    yield new
                     file.flush()
                     os.fsync(file.fileno())
-                written.measure(unfinished)
+                new.measure(unfinished)
                 unfinished.replace(self.path / name)
-                self._sync()
+                # The new name is on the disk once its folder is.
+                with self._descriptor() as descriptor:
+                    os.fsync(descriptor)
         except BaseException:
             with suppress(OSError):
                 unfinished.unlink()
             raise
-
-    def _read_list(self) -> bytes | None:
-        with self._errors(), suppress(FileNotFoundError):
-            return (self.path / INDEX_NAME).read_bytes()
-        return None
-
-    def _names(self) -> Iterable[tuple[str, bool]]:
-        # The lock keeps other exports out.
-        with self._errors():
-            return [(path.name, False) for path in self.path.iterdir()]
 
     def remove(self, names: Iterable[str]) -> None:
         with self._errors():
             for name in names:
                 (self.path / name).unlink(missing_ok=True)
 
-    def _sync(self) -> None:
-        # That a file has its name is on the disk once its folder is.
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+    def _read_list(self) -> bytes | None:
+        with self._errors(), suppress(FileNotFoundError):
+            return (self.path / INDEX_NAME).read_bytes()
+        return None
+
+    def _entries(self) -> Iterable[tuple[str, int, bool]]:
+        # The lock excludes other exports, so no file is another one's.
+        entries = []
+        with self._errors():
+            for path in self.path.iterdir():
+                with suppress(FileNotFoundError):
+                    entries.append((path.name, path.stat().st_size, False))
+        return entries
+
+    @contextmanager
+    def _descriptor(self) -> Iterator[int]:
+        with self._errors():
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(descriptor)
+            yield descriptor
         finally:
             os.close(descriptor)
 

@@ -20,6 +20,7 @@ from app.domain.downloads import PackageDownloads
 from app.domain.events import CountedFiles
 from app.domain.package_name import is_valid, normalise
 from app.dumps import formats
+from app.dumps.formats.rows import Rows
 from app.dumps.listing import INDEX_NAME, SAMPLE, Dump, DumpFormat, Dumps, parse
 from app.errors import (
     MalformedDumpError,
@@ -210,7 +211,7 @@ class FileSource:
             )
 
 
-def _named(rows: formats.Rows, dump: Dump | None) -> formats.Rows:
+def _named(rows: Rows, dump: Dump | None) -> Rows:
     """Rows with normalised names. In what an instance wrote they are so, and none is left out: what
     is published then adds up to what is listed.
     """

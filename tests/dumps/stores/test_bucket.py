@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.clock import utc_now
-from app.dumps.export import days_to_export, export, prepare
+from app.dumps.export import export, prepare, published_days
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat
 from app.dumps.stores.bucket import DumpBucket
 from app.dumps.stores.folder import DumpFolder
@@ -76,10 +76,10 @@ async def _export(
     engine: AsyncEngine, store: DumpStore, dump_format: DumpFormat = DumpFormat.PARQUET
 ) -> list[Dump]:
     """As the command does. Those that were written."""
-    days = await days_to_export(engine, RETENTION_DAYS)
+    days = await published_days(engine)
     with store.opened():
         prepare(store, days, retention_days=RETENTION_DAYS)
-        exported = export(engine, store, days, dump_format, retention_days=RETENTION_DAYS)
+        exported = export(engine, store, days, dump_format)
         return [one.dump async for one in exported if one.is_new]
 
 
@@ -221,11 +221,8 @@ async def test_two_exports_at_once(engine: AsyncEngine, store: DumpBucket) -> No
     """One's list may miss what the other has written, and the next export lists it."""
     for ago in (2, 1, 0):
         await publish(engine, days_ago(ago), downloads("flask", 5 + ago))
-    days = await days_to_export(engine, RETENTION_DAYS)
-    both = [
-        export(engine, store, order, DumpFormat.CSV, retention_days=RETENTION_DAYS)
-        for order in (days, days[::-1])
-    ]
+    days = await published_days(engine)
+    both = [export(engine, store, order, DumpFormat.CSV) for order in (days, days[::-1])]
     for _ in days:
         for one in both:
             await anext(one)
@@ -252,18 +249,18 @@ async def test_a_list_of_a_moment_ago_goes_over_a_later_one(
 def test_a_file_of_several_parts(store: DumpBucket, server: S3Server) -> None:
     content = os.urandom(25 * 2**20)
     since = len(server.requests)
-    with store.new_file("large") as (file, written):
-        file.write(content)
-    assert written.bytes == len(content)
-    assert written.sha256 == hashlib.sha256(content).hexdigest()
+    with store.new_file("large") as new:
+        new.file.write(content)
+    assert new.bytes == len(content)
+    assert new.sha256 == hashlib.sha256(content).hexdigest()
     assert len(_changes(server, since)) > 3
     assert _objects(store) == {"large": content}
 
 
 def test_what_fails_on_the_way_leaves_nothing(store: DumpBucket, server: S3Server) -> None:
     since = len(server.requests)
-    with suppress(KeyboardInterrupt), store.new_file("one") as (file, _):
-        file.write(b"half")
+    with suppress(KeyboardInterrupt), store.new_file("one") as new:
+        new.file.write(b"half")
         raise KeyboardInterrupt
     assert server.requests[since:] == []
 
@@ -309,9 +306,9 @@ async def test_refused_at_any_request_a_second_run_mends_it(
 
 async def test_a_list_that_is_none_of_ours_stays(engine: AsyncEngine, store: DumpBucket) -> None:
     await publish(engine, days_ago(0), downloads("flask", 5))
-    with store.new_file(INDEX_NAME) as (file, _):
-        file.write(b"[]")
-    with pytest.raises(DumpsError, match=rf"{store}/index\.json is no list of dumps"):
+    with store.new_file(INDEX_NAME) as new:
+        new.file.write(b"[]")
+    with pytest.raises(DumpsError, match=rf"{store}/index\.json is not a list of dumps"):
         await _export(engine, store)
     assert _objects(store) == {INDEX_NAME: b"[]"}
 

@@ -21,8 +21,8 @@ from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.repositories.runs_repository import latest_runs
 from app.db.tables import daily_downloads, ingested_days, packages
 from app.domain.downloads import PackageDownloads, PublishedDay
-from app.dumps import formats
-from app.dumps.export import days_to_export, export
+from app.dumps.export import export, published_days
+from app.dumps.formats import limits
 from app.dumps.listing import INDEX_NAME, DumpFormat, Dumps
 from app.dumps.stores.folder import DumpFolder
 from app.errors import (
@@ -93,9 +93,9 @@ def folder(tmp_path: Path) -> DumpFolder:
 async def export_all(
     engine: AsyncEngine, folder: DumpFolder, dump_format: DumpFormat = DumpFormat.PARQUET
 ) -> None:
-    days = await days_to_export(engine, RETENTION_DAYS)
+    days = await published_days(engine)
     with folder.opened():
-        exported = export(engine, folder, days, dump_format, retention_days=RETENTION_DAYS)
+        exported = export(engine, folder, days, dump_format)
         assert len([one async for one in exported]) == len(days)
 
 
@@ -245,8 +245,8 @@ async def test_a_day_that_is_not_there_yet(
 
 BAD_FILES: dict[str, tuple[bytes, type[Exception], str]] = {
     "of nothing": (b"", Exception, "no rows"),
-    "that is cut off": (_line() + _line("b")[:20], SourceDayError, "line 2 is no JSON"),
-    "of another kind": (b"<html>\n", SourceDayError, "line 1 is no JSON"),
+    "that is cut off": (_line() + _line("b")[:20], SourceDayError, "line 2 is not valid JSON"),
+    "of another kind": (b"<html>\n", SourceDayError, "line 1 is not valid JSON"),
     "without a column": (
         _line(system=None),
         SourceDayError,
@@ -547,7 +547,7 @@ async def test_a_file_to_which_one_is_sent_on() -> None:
             SourceError,
             "an encoding that was not asked for",
         ),
-        (_response(200, b"<html>\n"), SourceDayError, "line 1 is no JSON"),
+        (_response(200, b"<html>\n"), SourceDayError, "line 1 is not valid JSON"),
     ],
     ids=lambda value: value[9:12].decode() if isinstance(value, bytes) else "",
 )
@@ -668,7 +668,7 @@ async def test_stopped_while_it_reads(tmp_path: Path) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert formats.BATCH_ROWS < 20_000
+    assert limits.BATCH_ROWS < 20_000
 
 
 async def test_the_job_comes_back_to_a_day_that_is_not_there_yet(
