@@ -51,7 +51,8 @@ from tests.waiting import PATIENCE_SECONDS
     [
         ((), ["Missing command"]),
         (("fetch",), ["fetch"]),
-        (("ingest", "--date", "yesterday"), ["--date", "yesterday", "YYYY-MM-DD"]),
+        (("ingest", "--date", "yesterday"), ["--date", "yesterday", "such as 2026-11-20"]),
+        (("ingest", "--date", "20261120"), ["--date", "such as 2026-11-20"]),
         (("ingest", "--date", "2026-02-30"), ["--date", "2026-02-30"]),
         (("ingest", "--source", "csv"), ["--source", "'bigquery', 'file', 'sample'"]),
         (("ingest", "2026-11-20"), ["2026-11-20"]),
@@ -360,7 +361,7 @@ async def test_backfill_does_what_is_missing(database_url: str, engine: AsyncEng
     result = run(*arguments, DATABASE_URL=database_url)
     assert result.stdout == "0 of 0 missing days published, 0 failed\n"
     result = run(*arguments, "--force", DATABASE_URL=database_url)
-    assert result.stdout == "3 of 3 missing days published, 0 failed\n"
+    assert result.stdout == "3 of 3 days published, 0 failed\n"
 
 
 async def test_backfill_first_publishes_what_is_plausible_by_now(

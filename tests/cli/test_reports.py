@@ -37,8 +37,7 @@ def test_gaps_are_told_by_their_ends() -> None:
     assert "last run     none" in report
     assert "next run     2026-11-20 12:00 UTC" in report
     assert (
-        report[-1]
-        == "2026-11-01     700,000    3,000,000,000  2026-11-20 12:00 UTC               -  -"
+        report[-1] == "2026-11-01   700,000  3,000,000,000  2026-11-20 12:00 UTC               -  -"
     )
 
 
@@ -62,9 +61,9 @@ def test_the_rules_by_which_files_were_counted_are_told() -> None:
             CADENCE, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
         )
 
-    assert "counted      all\n" in report()
+    assert "counted      all files\n" in report()
     days[0] = replace(days[0], counted_files=CountedFiles.ARTIFACTS)
-    assert "counted      all on 2 days, artifacts on 1 days\n" in report()
+    assert "counted      only .whl, .tar.gz and .zip on 1 days, all files on 2 days\n" in report()
 
 
 def test_nothing_is_told_of_an_empty_database() -> None:
