@@ -55,10 +55,7 @@ async def verify(
     if not packages:
         return
     async with _reading(engine) as repository:
-        differences = [
-            *await repository.differences_of_recent(),
-            *await repository.differences_of_rankings(),
-        ]
+        differences = await repository.differences_of_figures()
     yield Verified(None, differences)
     async with _reading(engine) as repository:
         differences = await repository.differences_of_last_seen()

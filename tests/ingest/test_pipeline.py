@@ -198,7 +198,7 @@ async def test_recent_is_what_the_days_add_up_to(engine: AsyncEngine, seed: int)
         )
         async with connect(engine) as connection:
             repository = VerificationRepository(connection)
-            assert await repository.differences_of_recent() == []
+            assert await repository.differences_of_figures() == []
             assert await repository.differences_of_last_seen() == []
 
 

@@ -17,10 +17,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.day_digest import describe
-from app.db.package_figures import RECENT_DAYS, move_figures, sum_figures
+from app.db.package_figures import (
+    RECENT_DAYS,
+    delete_rankings,
+    move_figures,
+    rewrite_rankings,
+    sum_figures,
+)
 from app.db.partitions import ensure_partition
 from app.db.publication import announce
-from app.db.rankings import delete_rankings, rewrite_rankings
 from app.db.steps import Step, enter
 from app.db.tables import (
     daily_downloads,

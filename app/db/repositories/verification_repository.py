@@ -1,39 +1,37 @@
-"""Compares what is recorded with what the stored rows say, in the transaction of the caller.
+"""Compares recorded figures with the stored rows, in the transaction of the caller.
 
-Each comparison is one statement, which answers with what differs and with nothing when nothing
-does.
+Each comparison is one statement that returns the differences.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.day_digest import describe
-from app.db.package_figures import RECENT_DAYS
+from app.db.package_figures import TOP_PACKAGES, TRENDING_PACKAGES, figures_arguments
 from app.db.partitions import stored_months
-from app.db.rankings import TOP, TRENDING, trend_arguments
-from app.db.tables import BY_BYTES, ingested_days
+from app.db.sql import load_sql
+from app.db.tables import ingested_days
 from app.domain.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS
 from app.domain.package_name import ALL_PACKAGES
-from app.domain.rankings import POPULAR_PACKAGES
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One figure that was recorded and is another in the rows, or such figures of many packages."""
+    """A recorded figure that differs from the rows, of a day or of several packages."""
 
     day: date
     what: str
     recorded: str
     found: str
     packages: int | None
-    """How many packages it is about; None when it is the day itself."""
+    """Number of packages with this difference; None if it is one of the day itself."""
 
     example: str | None
-    """The package whose figures these are."""
+    """Package with these figures."""
 
     def __str__(self) -> str:
         packages = f" for {self.example}, 1 of {self.packages:,} packages" if self.packages else ""
@@ -41,8 +39,8 @@ class Difference:
 
 
 def _categories(column: str) -> str:
-    """A row's categories and their downloads. What is no object of numbers has none, so that it is
-    found not to add up, instead of ending the statement.
+    """Return a query of a row's categories and their downloads. Anything but an object of numbers
+    has none, so that it does not add up, instead of ending the statement.
     """
     return (
         "SELECT key AS category,"
@@ -53,7 +51,7 @@ def _categories(column: str) -> str:
 
 
 def _sums(what: str, downloads: str, rows: str) -> str:
-    """Downloads as the row of all packages has them, and as the others add up to, by category."""
+    """Return a query of the downloads of `__all__`, and of the sums of all others, by category."""
     return (
         f"SELECT {what} AS what,"
         f" sum({downloads}) FILTER (WHERE name = :all_packages) AS recorded,"
@@ -78,142 +76,29 @@ _ALL_PACKAGES = " UNION ALL ".join(
         ),
     ]
 )
-# What was not ingested adds up to nothing, rather than to zero.
+# A breakdown that was not ingested adds up to NULL, not to zero.
 _ROW_SUMS = ", ".join(
     f"('{column}', CASE WHEN {column} IS NOT NULL THEN"
     f" (SELECT coalesce(sum(downloads), 0) FROM ({_categories(column)}) AS of_a_row) END)"
     for column in BREAKDOWN_COLUMNS
 )
 
-# Of many packages that differ in the same, the first by name stands for all.
-_ONE_OF_MANY = (
-    "SELECT DISTINCT ON (what) day, what, recorded, found, count(*) OVER (PARTITION BY what), name "
-    "FROM differing ORDER BY what, name"
-)
+_ONE_OF_MANY = load_sql("one_of_many")
 
-# The day's rows are read once for all comparisons: nothing but reading their month finds them.
-_DAY = f"""
-WITH stored AS MATERIALIZED (
-    SELECT
-        packages.id IS NULL AS is_unknown,
-        coalesce(name, 'package_id ' || package_id) AS name,
-        with_mirrors, without_mirrors, {", ".join(BREAKDOWN_COLUMNS)}
-    FROM daily_downloads LEFT JOIN packages ON packages.id = package_id
-    WHERE date = :day
-),
-of_packages AS (SELECT * FROM stored WHERE name <> :all_packages),
-differing AS (
-    SELECT CAST(:day AS date) AS day, name, what || ' of a row' AS what,
-        CAST(without_mirrors AS text) AS recorded, CAST(found AS text) AS found
-    FROM stored CROSS JOIN LATERAL (VALUES {_ROW_SUMS}) AS sums (what, found)
-    WHERE without_mirrors <> found
-    UNION ALL
-    SELECT :day, name, 'rows of no package', '0', '1' FROM stored WHERE is_unknown
+_DAY = load_sql(
+    "verify_day",
+    columns=", ".join(BREAKDOWN_COLUMNS),
+    row_sums=_ROW_SUMS,
+    description=describe("of_packages"),
+    all_packages_sums=_ALL_PACKAGES,
+    one_of_many=_ONE_OF_MANY,
 )
-SELECT CAST(:day AS date), what, recorded, found, CAST(NULL AS bigint), NULL
-FROM ingested_days AS record
-CROSS JOIN ({describe("of_packages")}) AS described
-CROSS JOIN LATERAL (VALUES
-    ('digest', record.digest, described.digest),
-    ('packages', CAST(record.packages AS text), CAST(described.packages AS text)),
-    ('downloads', CAST(record.downloads AS text), CAST(described.downloads AS text)),
-    ('downloads_with_mirrors', CAST(record.downloads_with_mirrors AS text),
-        CAST(described.downloads_with_mirrors AS text)),
-    ('breakdowns', array_to_string(record.breakdowns, ' '),
-        array_to_string(described.breakdowns, ' '))
-) AS figures (what, recorded, found)
-WHERE record.day = :day AND recorded <> found
-UNION ALL
-SELECT :day, '{ALL_PACKAGES} ' || what,
-    coalesce(CAST(recorded AS text), 'none'), coalesce(CAST(found AS text), 'none'), NULL, NULL
-FROM ({_ALL_PACKAGES}) AS sums
-WHERE recorded IS DISTINCT FROM found
-UNION ALL
-({_ONE_OF_MANY})
-"""
-
-_RECENT = f"""
-WITH series AS (
-    SELECT package_id,
-        sum(without_mirrors) FILTER (WHERE date = :latest) AS last_day,
-        sum(without_mirrors) FILTER (WHERE date > :week) AS last_week,
-        sum(without_mirrors) FILTER (WHERE date > :trend AND date <= :week) AS previous_week,
-        sum(without_mirrors) AS last_month
-    FROM daily_downloads WHERE date > :month AND date <= :latest
-    GROUP BY package_id
-),
-differing AS (
-    SELECT CAST(:latest AS date) AS day, name, what,
-        CAST(recorded AS text) AS recorded, CAST(coalesce(found, 0) AS text) AS found
-    FROM packages LEFT JOIN series ON package_id = id
-    CROSS JOIN LATERAL (VALUES
-        ('last_day', packages.last_day, series.last_day),
-        ('last_week', packages.last_week, series.last_week),
-        ('previous_week', packages.previous_week, series.previous_week),
-        ('last_month', packages.last_month, series.last_month)
-    ) AS figures (what, recorded, found)
-    WHERE recorded <> coalesce(found, 0)
+_RECENT = load_sql("verify_recent", sum_figures=load_sql("sum_figures"), one_of_many=_ONE_OF_MANY)
+_RANKS = load_sql("verify_ranks", one_of_many=_ONE_OF_MANY)
+_RANKINGS = load_sql(
+    "verify_rankings", top_packages=TOP_PACKAGES, trending_packages=TRENDING_PACKAGES
 )
-{_ONE_OF_MANY}
-"""
-
-# What ranks say is held against the figures that they rank.
-_RANKS = f"""
-WITH ranked AS (
-    SELECT name, month_rank, is_popular,
-        CASE WHEN last_month > 0 AND name <> :all_packages THEN row_number() OVER
-            (ORDER BY name = :all_packages, last_month DESC, name {BY_BYTES}) END AS rank
-    FROM packages
-),
-differing AS (
-    SELECT CAST(:latest AS date) AS day, name, what,
-        coalesce(recorded, 'none') AS recorded, coalesce(found, 'none') AS found
-    FROM ranked CROSS JOIN LATERAL (VALUES
-        ('month_rank', CAST(month_rank AS text), CAST(rank AS text)),
-        ('is_popular', CAST(is_popular AS text),
-            CAST(coalesce(rank <= {POPULAR_PACKAGES}, false) AS text))
-    ) AS ranks (what, recorded, found)
-    WHERE recorded IS DISTINCT FROM found
-)
-{_ONE_OF_MANY}
-"""
-
-_RANKINGS = f"""
-WITH recorded AS (
-    SELECT 'top of ' || period AS what, rank, name, concat_ws(' ', name, downloads) AS entry
-    FROM top_packages
-    UNION ALL
-    SELECT 'trending', rank, name, concat_ws(' ', name, last_week, previous_week)
-    FROM trending_packages
-),
-found AS (
-    SELECT 'top of ' || period AS what, rank, name, concat_ws(' ', name, downloads) AS entry
-    FROM ({TOP}) AS top
-    UNION ALL
-    SELECT 'trending', rank, name, concat_ws(' ', name, last_week, previous_week)
-    FROM ({TRENDING}) AS trending
-),
-differing AS (
-    SELECT CAST(:latest AS date) AS day, what || ', rank ' || rank AS what,
-        coalesce(recorded.entry, 'none') AS recorded, coalesce(found.entry, 'none') AS found
-    FROM recorded FULL JOIN found USING (what, rank)
-    WHERE recorded.entry IS DISTINCT FROM found.entry
-)
-SELECT day, what, recorded, found, NULL, NULL FROM differing ORDER BY what
-"""
-
-_LAST_SEEN = f"""
-WITH differing AS (
-    SELECT last_seen AS day, name,
-        CASE WHEN found IS NULL THEN 'last_seen, without a row' ELSE 'last_seen' END AS what,
-        CAST(last_seen AS text) AS recorded, coalesce(CAST(found AS text), 'none') AS found
-    FROM packages CROSS JOIN LATERAL (
-        SELECT max(date) AS found FROM daily_downloads WHERE package_id = id
-    ) AS latest
-    WHERE last_seen IS DISTINCT FROM found
-)
-{_ONE_OF_MANY}
-"""
+_LAST_SEEN = load_sql("verify_last_seen", one_of_many=_ONE_OF_MANY)
 
 _LEFT_OVER = """
 SELECT date, 'rows of a day that is not published', '0', CAST(count(*) AS text), NULL, NULL
@@ -225,13 +110,13 @@ GROUP BY date ORDER BY date
 
 
 class VerificationRepository:
-    """All on one connection, whose transaction sees one state of everything."""
+    """Works on one connection, whose transaction sees one state of the database."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def published_days(self) -> list[date]:
-        """Also those before the window, oldest first."""
+        """Return all published days, oldest first, also those before the window."""
         days = await self._connection.scalars(select(ingested_days.c.day).order_by("day"))
         return list(days)
 
@@ -239,45 +124,29 @@ class VerificationRepository:
         return await stored_months(self._connection)
 
     async def differences_of_day(self, day: date) -> list[Difference]:
-        """The day's rows against its record, against the row of all packages, and in themselves."""
+        """Compare a day's rows with its record, with the row of all packages, and in themselves."""
         return await self._differences(_DAY, {"day": day, "all_packages": ALL_PACKAGES})
 
-    async def differences_of_recent(self) -> list[Difference]:
-        """What is stored for `recent`, and for the week before, against the series."""
-        latest = await self._latest_day()
+    async def differences_of_figures(self) -> list[Difference]:
+        """Compare figures of packages with the rows, and ranks and rankings with the figures."""
+        latest = await self._connection.scalar(select(func.max(ingested_days.c.day)))
         if latest is None:
             return []
-        return await self._differences(
-            _RECENT,
-            {
-                **trend_arguments(latest),
-                "week": latest - timedelta(days=7),
-                "month": latest - timedelta(days=RECENT_DAYS),
-            },
-        )
-
-    async def differences_of_rankings(self) -> list[Difference]:
-        """Ranks and rankings against the stored figures."""
-        latest = await self._latest_day()
-        if latest is None:
-            return []
+        arguments = figures_arguments(latest)
         return [
-            *await self._differences(_RANKS, {"latest": latest, "all_packages": ALL_PACKAGES}),
-            *await self._differences(_RANKINGS, trend_arguments(latest)),
+            difference
+            for query in (_RECENT, _RANKS, _RANKINGS)
+            for difference in await self._differences(query, arguments)
         ]
 
     async def differences_of_last_seen(self) -> list[Difference]:
-        """When packages were seen last against their rows; some may have none."""
+        """Compare when packages were last seen with their rows, of which some may have none."""
         return await self._differences(_LAST_SEEN, {})
 
     async def left_over(self, month: tuple[date, date]) -> list[Difference]:
-        """Rows of days that are not published, in a month."""
+        """Return the rows of days that are not published, in a month."""
         first, following = month
         return await self._differences(_LEFT_OVER, {"first": first, "next": following})
-
-    async def _latest_day(self) -> date | None:
-        latest: date | None = await self._connection.scalar(select(func.max(ingested_days.c.day)))
-        return latest
 
     async def _differences(self, query: str, arguments: Mapping[str, object]) -> list[Difference]:
         return [Difference(*row) for row in await self._connection.execute(text(query), arguments)]

@@ -1,0 +1,11 @@
+"""The long SQL statements, each in a file of its own."""
+
+from pathlib import Path
+
+
+def load_sql(name: str, **parts: str) -> str:
+    """Return a statement, with these parts in the places of its `{placeholders}`."""
+    statement = (Path(__file__).parent / f"{name}.sql").read_text()
+    for placeholder, part in parts.items():
+        statement = statement.replace(f"{{{placeholder}}}", part)
+    return statement

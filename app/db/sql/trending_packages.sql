@@ -1,0 +1,15 @@
+-- The rows of trending_packages. There are none while a day of the two weeks is not published: in a
+-- week with a day less, everything seems to grow or to shrink.
+SELECT name, last_week, previous_week,
+    row_number() OVER (ORDER BY growth DESC, name COLLATE "C") AS rank
+FROM (
+    SELECT name, last_week, previous_week,
+        CAST(last_week AS double precision) / previous_week AS growth
+    FROM packages
+    WHERE last_week > previous_week AND previous_week >= :trend_floor AND name <> :all_packages
+        AND :trend_days = (
+            SELECT count(*) FROM ingested_days WHERE day > :trend AND day <= :latest
+        )
+    ORDER BY growth DESC, name COLLATE "C"
+    LIMIT :ranked
+) AS growing
