@@ -1,4 +1,4 @@
-"""What Python is told about its own work, as a process starts."""
+"""Settings of the Python interpreter that measurements justify (docs/performance.md)."""
 
 import gc
 import sys
@@ -6,19 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 YOUNG_OBJECTS = 20_000
-"""That may be made before the garbage among them is looked for; Python's own choice is 700."""
+"""Objects that are created between two garbage collections; Python's default is 700.
+
+An answer of 2,000 items, or a page of 10,000 packages, is then not scanned while it is made.
+"""
 
 TURN_SECONDS = 0.0005
-"""That a thread may keep others from the interpreter; Python's own choice is ten times that."""
+"""How long a thread may keep others from the interpreter during an ingest."""
 
-USUAL_TURN_SECONDS = sys.getswitchinterval()
-"""To come back to, also when several had it changed at a time."""
+DEFAULT_TURN_SECONDS = sys.getswitchinterval()
+"""Restored in the end, also if several ingests had changed it at a time."""
 
 
 def look_for_garbage_less_often() -> None:
-    """What is there now stays, and is not looked through any more: for all of it that takes some
-    50 ms, which whoever asks meanwhile waits for. And an answer of 2,000 items, or a page of 10,000
-    packages, is not looked through again and again while it is made.
+    """Exclude all objects that exist now from garbage collection, and collect less often.
+
+    Scanning the objects of the start takes some 50 ms, in which requests wait.
     """
     gc.collect()
     gc.freeze()
@@ -27,9 +30,12 @@ def look_for_garbage_less_often() -> None:
 
 @contextmanager
 def short_turns() -> Iterator[None]:
-    """For work in threads beside requests, each of which waits for its turn several times."""
+    """Let threads take shorter turns at the interpreter, for work beside requests.
+
+    A request waits for several turns, of 5 ms each by default.
+    """
     sys.setswitchinterval(TURN_SECONDS)
     try:
         yield
     finally:
-        sys.setswitchinterval(USUAL_TURN_SECONDS)
+        sys.setswitchinterval(DEFAULT_TURN_SECONDS)

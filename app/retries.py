@@ -16,21 +16,21 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 5
 
 FIRST_PAUSE_SECONDS = 1.0
-"""Then twice as long each time, each with up to a second more at random: of several processes that
-failed together, each comes back at another time.
-"""
+"""The pause doubles with each attempt."""
 
 JITTER_SECONDS = 1.0
+"""Random addition to each pause, so that processes that failed together come back one by one."""
 
 LONGEST_PAUSE_SECONDS = 60.0
 
 
 def attempts(what: str, may_pass: Callable[[BaseException], bool]) -> AsyncRetrying:
-    """Attempts at something, until one ends in another way than with an error that may pass, or
-    there were enough. The last error is raised.
+    """Return attempts that repeat a block while it raises an error that may pass.
+
+    The last error is raised after `ATTEMPTS` attempts.
     """
 
-    def tell(state: RetryCallState) -> None:
+    def log_failure(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         pause = state.next_action.sleep if state.next_action else 0.0
         log.warning("%s: trying again in %.1f s: %s", what, pause, error)
@@ -41,6 +41,6 @@ def attempts(what: str, may_pass: Callable[[BaseException], bool]) -> AsyncRetry
             multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS, jitter=JITTER_SECONDS
         ),
         retry=retry_if_exception(may_pass),
-        before_sleep=tell,
+        before_sleep=log_failure,
         reraise=True,
     )

@@ -23,7 +23,7 @@ continue.
 """
 
 ENOUGH_NEIGHBOURS = 2
-"""Of one neighbour alone it is unknown whether the neighbour is normal."""
+"""A single neighbour may not be normal itself."""
 
 OTHER_WEEKDAY_RATIO = 0.6
 """Lowest ratio of a weekend day's downloads to those of a working day."""
@@ -103,16 +103,16 @@ class KnownDays:
         return Verdict(measured.fault, is_step=days_alike >= self._thresholds.step_days)
 
     def suspects(self, first_day: date) -> dict[date, str]:
-        """Published days from `first_day` on that deviate from their neighbours, with the reason.
+        """Return the published days from `first_day` on that deviate, with the reason.
 
-        Includes days that were published as a new level, by hand, or before they had neighbours.
+        They include days that were published as a new level, by hand, or before they had
+        neighbours.
         """
-        measured = {
-            day: self._measure(figures)
+        return {
+            day: measured.fault
             for day, figures in self._published.items()
-            if day >= first_day
+            if day >= first_day and (measured := self._measure(figures)) and measured.fault
         }
-        return {day: one.fault for day, one in measured.items() if one and one.fault}
 
     def _measure(self, figures: DayFigures) -> _Measured | None:
         """Compare a day with its neighbours; None if it has none."""
@@ -159,26 +159,23 @@ class KnownDays:
         But more days that are less like it are better than a single one, which can be incomplete.
         """
         normal = self._normal_days(definition)
-        weeks = (day + timedelta(weeks=n) for n in range(-WEEKS_AROUND, WEEKS_AROUND + 1) if n)
+        weeks = [day + timedelta(weeks=n) for n in range(-WEEKS_AROUND, WEEKS_AROUND + 1) if n]
         around = [day + timedelta(days=n) for n in range(-6, 7) if n]
+        alike = [one for one in around if _is_weekend(one) == _is_weekend(day)]
         others = [one for one in normal if one != day]
-        choices = (
-            (f"{day:%A}s", weeks, 1.0),
-            (
-                "the days around it",
-                (one for one in around if _is_weekend(one) == _is_weekend(day)),
-                1.0,
-            ),
-            ("the days around it", around, OTHER_WEEKDAY_RATIO),
-            (f"{day:%A}s", (one for one in others if one.weekday() == day.weekday()), 1.0),
-            ("all days", others, OTHER_WEEKDAY_RATIO),
-        )
-        found = [
+        same_weekday = [one for one in others if one.weekday() == day.weekday()]
+        choices = [
             _Neighbours(name, [normal[one] for one in days if one in normal], room)
-            for name, days, room in choices
+            for name, days, room in (
+                (f"{day:%A}s", weeks, 1.0),
+                ("the days around it", alike, 1.0),
+                ("the days around it", around, OTHER_WEEKDAY_RATIO),
+                (f"{day:%A}s", same_weekday, 1.0),
+                ("all days", others, OTHER_WEEKDAY_RATIO),
+            )
         ]
         for enough in range(ENOUGH_NEIGHBOURS, 0, -1):
-            for neighbours in found:
+            for neighbours in choices:
                 if len(neighbours.days) >= enough:
                     return neighbours
         return None
@@ -195,18 +192,17 @@ class KnownDays:
         return self._normal[definition]
 
     def _choose_normal_days(self, definition: Definition) -> Mapping[date, DayFigures]:
-        published = {
+        days = {
             day: one for day, one in self._published.items() if self._definition(one) == definition
         }
-        if not published:
+        if not days:
             return {}
-        last_read = published | {
+        last_read = days | {
             day: one
             for day, one in self._held.items()
             if self._definition(one) == definition and not one.wrong_rows
         }
-        days = published
-        level = median_high(one.downloads for one in published.values())
+        level = median_high(one.downloads for one in days.values())
         most = median_low(one.downloads for one in last_read.values())
         if most > self._thresholds.max_step_ratio * level:
             days, level = last_read, most
@@ -217,26 +213,29 @@ class KnownDays:
     def _definition(self, figures: DayFigures) -> Definition | None:
         """Return the definition of a download by which a day was counted.
 
-        Only days of the same definition are compared with each other; a day of None with no other.
+        Only days of the same definition are compared. Sample days have none, and are never judged.
         """
         if figures.source == IngestSource.SAMPLE:
             return None
         return self._events.definition(figures.day, figures.counted_files)
 
     def _alike(self, day: date, measured: _Measured) -> Iterator[date]:
-        """Days on either side, without a break, that deviate from their neighbours as this one."""
+        """Yield the days on either side, without a break, that deviate to the same degree."""
         for step in (-_DAY, _DAY):
             other = day + step
-            while True:
-                waiting = self._held.get(other)
-                figures = self._published.get(other) or (
-                    waiting if waiting and has_settled(waiting) else None
-                )
-                around = self._measure(figures) if figures else None
-                if not (around and around.fault and self._agree(measured, around)):
+            while (around := self._measure_read(other)) and around.fault:
+                if not self._agree(measured, around):
                     break
                 yield other
                 other += step
+
+    def _measure_read(self, day: date) -> _Measured | None:
+        """Compare a day that is published, or held and settled; None if it is neither."""
+        figures: DayFigures | None = self._published.get(day)
+        held = self._held.get(day)
+        if not figures and held and has_settled(held):
+            figures = held
+        return self._measure(figures) if figures else None
 
     def _agree(self, one: _Measured, other: _Measured) -> bool:
         # Without downloads there is no ratio.
@@ -251,12 +250,12 @@ class KnownDays:
 
 
 def has_settled(held: HeldDay) -> bool:
-    """True if the source has given the same for so long that it may be complete."""
+    """Return True if the source has given the same for so long that it may be complete."""
     return held.read_at - held.same_since >= SETTLED_AFTER and not held.wrong_rows
 
 
 def _is_mixed(definition: Definition) -> bool:
-    """True if a change applies to only a part of the day."""
+    """Return True if a change applies to only a part of the day."""
     return any(is_partial for _, is_partial in definition)
 
 
@@ -265,20 +264,18 @@ def _is_weekend(day: date) -> bool:
 
 
 def _compare(figures: DayFigures, neighbours: _Neighbours, limits: Thresholds) -> _Measured:
-    packages = _Ratio(figures.packages, [day.packages for day in neighbours.days])
-    downloads = _Ratio(figures.downloads, [day.downloads for day in neighbours.days])
+    packages = _Ratio("packages", figures.packages, [day.packages for day in neighbours.days])
+    downloads = _Ratio("downloads", figures.downloads, [day.downloads for day in neighbours.days])
     room = neighbours.room
     fault = packages.fault(
-        "packages", limits.min_packages_ratio * room, limits.max_packages_ratio / room
-    ) or downloads.fault(
-        "downloads", limits.min_downloads_ratio * room, limits.max_downloads_ratio / room
-    )
+        limits.min_packages_ratio * room, limits.max_packages_ratio / room
+    ) or downloads.fault(limits.min_downloads_ratio * room, limits.max_downloads_ratio / room)
     return _Measured(
-        packages.ratio,
-        downloads.ratio,
+        packages.value,
+        downloads.value,
         f"{fault} of {neighbours.name}" if fault else None,
         can_be_step=all(
-            limits.min_step_ratio / room <= one.ratio <= limits.max_step_ratio * room
+            limits.min_step_ratio / room <= one.value <= limits.max_step_ratio * room
             for one in (packages, downloads)
         ),
     )
@@ -291,15 +288,17 @@ class _Ratio:
     a step one is the old level and one the new.
     """
 
-    def __init__(self, amount: int, others: Sequence[int]) -> None:
+    def __init__(self, name: str, amount: int, others: Sequence[int]) -> None:
+        self._name = name
         self._amount = amount
         self._usual = min(max(amount, median_low(others)), median_high(others))
         # All downloads of a day can be those of mirrors.
-        self.ratio = amount / max(self._usual, 1)
+        self.value = amount / max(self._usual, 1)
 
-    def fault(self, name: str, least: float, most: float) -> str | None:
+    def fault(self, least: float, most: float) -> str | None:
         """Describe the ratio if it is outside the limits."""
-        if least <= self.ratio <= most:
+        if least <= self.value <= most:
             return None
-        bound = f"less than {least:.2f}" if self.ratio < least else f"more than {most:.2f}"
-        return f"{self._amount:,} {name} are {bound} times ({self.ratio:.2f}) the {self._usual:,}"
+        bound = f"less than {least:.2f}" if self.value < least else f"more than {most:.2f}"
+        ratio = f"{bound} times ({self.value:.2f})"
+        return f"{self._amount:,} {self._name} are {ratio} the {self._usual:,}"

@@ -1,4 +1,4 @@
-"""Which days to ask a source for, and when."""
+"""Decides which days to read from a source, and when."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ LONGEST_WAIT_FOR_CHECK = timedelta(days=7)
 """Longest time between two checks of a day whose partition was seen: a check costs nothing."""
 
 MOST_DOUBLINGS = 24
-"""Of which a second grows to half a year, and a week to no more than a `timedelta` can be."""
+"""Limit of doublings of a wait: a second grows to half a year, and no `timedelta` overflows."""
 
 RECHECKED_WITHIN = timedelta(days=7)
-"""After a check is due: what was not checked by then, while nothing ran, stays as it is."""
+"""Days whose check is overdue for longer stay as they are."""
 
 SUSPECT_WAIT = timedelta(days=1)
 """Time until a suspect day is checked for the first time, which doubles from check to check."""
@@ -61,15 +61,15 @@ def _end_of(day: date) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Cadence:
-    """When days are asked for."""
+    """Times at which days are read."""
 
     schedule: Schedule
     retention_days: int
     retry_after: timedelta
-    """After a day was held, or failed; then twice as long each time."""
+    """Wait after a day was held, or failed. It doubles each time."""
 
     recheck_after: timedelta | None
-    """After a day's end: one that was read sooner is read once more."""
+    """Age from which a day counts as complete: one that was read sooner is read once more."""
 
 
 def cadence_of(settings: Settings) -> Cadence:
@@ -99,7 +99,7 @@ class Plan:
     """Unread days that became due at earlier firings."""
 
     next_due: datetime | None
-    """When the first of the other days that were read is due again."""
+    """Time at which the first of the other days that were read is due again."""
 
     def days(self, *, catch_up: bool) -> list[date]:
         """Return the days in the order in which to read them.
@@ -156,7 +156,7 @@ def _due_again_at(
     held: HeldDay | None,
     failures: Failures | None,
 ) -> datetime | None:
-    """When to read a day that was read before; None when there is no need."""
+    """Return when to read a day again that was read before; None if there is no need."""
     if held:
         due: datetime | None = read_again_at(cadence, held)
     elif published:
@@ -168,7 +168,7 @@ def _due_again_at(
         # When it was really read is unknown, and it may have been too soon.
         due = now
     if due and failures and failures.last_started_at <= now + CLOCK_TOLERANCE:
-        # That a process was ended, in whatever way, need not be the day's fault: the first time.
+        # The first interruption need not be the fault of the day.
         count = failures.costly - (failures.last_outcome is RunOutcome.INTERRUPTED)
         due = max(due, failures.last_started_at + _wait(cadence, max(count, 0)))
     return due
@@ -185,13 +185,13 @@ def _recheck_at(cadence: Cadence, now: datetime, published: PublishedDay) -> dat
 
 
 def check_again_at(suspect: PublishedDay) -> datetime:
-    """When a suspect day is checked again."""
+    """Return when a suspect day is checked again."""
     passed = suspect.checked_at - suspect.published_at
     return suspect.checked_at + min(max(passed, SUSPECT_WAIT), _longest_wait(suspect))
 
 
 def read_again_at(cadence: Cadence, held: HeldDay) -> datetime:
-    """When a held day is checked again, and read if it has changed."""
+    """Return when a held day is checked again, and read if it has changed."""
     return held.read_at + min(_wait(cadence, held.readings), _longest_wait(held))
 
 

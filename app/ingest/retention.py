@@ -1,4 +1,4 @@
-"""Drops what left the days served."""
+"""Drops the days that are no longer served."""
 
 import asyncio
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ class Expired:
 
 
 async def expire(engine: AsyncEngine, *, retention_days: int, now: datetime) -> Expired:
-    """Drop the months that lie wholly outside the window, and the packages without a row left, all
-    or nothing; and what is held of days before it, and the history of runs. Raises
-    `TableInUseError` when readers were in the way each time it tried.
+    """Drop the months before the window, the packages without a row left, and held days.
 
-    Readers leave out what is outside the window by themselves, so this changes no answer.
+    All of that is one transaction. The history of older runs is deleted as well. Answers do not
+    change, because readers never look outside the window. Raises `TableInUseError` if readers were
+    in the way of every attempt.
     """
     await RunsRepository(engine).forget_before(now - timedelta(days=retention_days))
     for _ in range(EXPIRE_TRIES - 1):
@@ -51,13 +51,13 @@ async def _expire(engine: AsyncEngine, retention_days: int) -> Expired:
         if latest is None:
             return Expired([], 0)
         await repository.lock_publish(latest)
-        # It may have waited for a publish.
+        # A publish may have committed while this waited for the lock.
         latest = await repository.latest_day() or latest
         first_served = latest - timedelta(days=retention_days - 1)
         await repository.forget_held_before(first_served)
         first_kept = await first_kept_day(connection, first_served)
         gone = await repository.forget_before(first_kept) if first_kept else 0
-        # Last: from here to the commit readers wait.
+        # This comes last, since readers wait from here to the commit.
         enter(Step.DROP, first_served)
         dropped = await drop_partitions_before(connection, first_served)
         enter(Step.COMMIT_RETENTION, first_served)

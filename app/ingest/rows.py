@@ -1,4 +1,4 @@
-"""What a source's rows have to be, and what is staged of them."""
+"""Checks the rows of a source, and prepares the valid ones for staging."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import compress
 from operator import le
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -16,33 +16,31 @@ from app.domain.downloads import Batch, Counts, UnparsedDownloads
 from app.domain.package_name import is_valid
 
 MAX_DAILY_DOWNLOADS = 10**11
-"""Of one package. All of PyPI together has some 10**9 to 10**10 a day."""
+"""Maximum of one package. All of PyPI has some 10**9 to 10**10 a day."""
 
 KNOWN_TEXTS = 16_000
-"""Different texts of a column's counts that are kept for rows to come, with what was found out
-about them: some 10 MB a column.
-"""
+"""Size of the LRU of checked texts of a column, which takes some 10 MB."""
 
 MAX_SEEN_CATEGORIES = 10_000
 
 NOT_A_NAME = "not the name of a package"
 
 _INTEGERS = frozenset({int})
-"""Without `bool`, which is one by inheritance."""
+"""Excludes `bool`, which is a subclass of `int`."""
 
 
 @dataclass(slots=True)
 class Rejected:
-    """Rows that are not staged."""
+    """Rows that are not staged, by the reason."""
 
     names: int = 0
-    """Without the name of a package. Of these there always are some."""
+    """Rows without the name of a package, which every day has."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    """By what is wrong with their counts. Of these there is none in a day that is right."""
+    """Rows with wrong counts, by what is wrong. A valid day has none."""
 
     examples: dict[str, Sequence[object]] = field(default_factory=dict)
-    """By what is wrong, the values of a row, of which the package is the first."""
+    """The values of one row for each fault. The package is the first value."""
 
     @property
     def rows(self) -> int:
@@ -57,7 +55,7 @@ class Rejected:
 
 
 class RowCheck:
-    """Of a day whose rows all should have the same columns."""
+    """Checks the rows of a day, which all have the same columns."""
 
     def __init__(self, columns: Sequence[str], rejected: Rejected) -> None:
         self._rejected = rejected
@@ -65,7 +63,7 @@ class RowCheck:
         self._check_texts = [_check_of(column) for column in columns]
 
     def staged(self, batch: Batch) -> list[StagedRow]:
-        """What is staged of the rows. Those that are wrong are noted, and left out."""
+        """Return the valid rows as they are staged. Note the others as rejected."""
         if not batch:
             return []
         packages, with_mirrors, without_mirrors, given, checked = self._by_column(batch)
@@ -76,12 +74,14 @@ class RowCheck:
             are_right = are_right and not any(faults) and downloads == tuple(without_mirrors)
             texts.append(column_texts)
         staged = staged_rows(packages, with_mirrors, without_mirrors, texts)
-        # Nearly always they are, which takes a third of the time to find out column by column.
+        # Nearly all batches are right, and by column that takes a third of the time to find out.
         if are_right:
             return list(staged)
-        of_rows = zip(*given, strict=True), zip(*checked, strict=True)
-        rows = zip(packages, with_mirrors, without_mirrors, *of_rows, strict=True)
-        right = [self._is_right(*row) for row in rows]
+        counts_of_rows = zip(*checked, strict=True)
+        rows = zip(packages, with_mirrors, without_mirrors, *given, strict=True)
+        right = [
+            self._is_right(row, counts) for row, counts in zip(rows, counts_of_rows, strict=True)
+        ]
         return list(compress(staged, right))
 
     def _by_column(self, batch: Batch) -> "_Columns":
@@ -102,33 +102,20 @@ class RowCheck:
         ]
         return _Columns(packages, with_mirrors, without_mirrors, given, checked)
 
-    def _is_right(
-        self,
-        package: str,
-        with_mirrors: int,
-        without_mirrors: int,
-        given: Sequence[object],
-        checked: Sequence["_Checked"],
-    ) -> bool:
-        fault = self._fault(package, with_mirrors, without_mirrors, checked)
+    def _is_right(self, row: tuple[Any, ...], checked: Sequence["_Checked"]) -> bool:
+        fault = self._fault(row, checked)
         if fault is None:
             return True
         if fault == NOT_A_NAME:
             self._rejected.names += 1
         else:
             self._rejected.counts[fault] += 1
-        example = package, with_mirrors, without_mirrors, *given
-        self._rejected.examples.setdefault(fault, example)
+        self._rejected.examples.setdefault(fault, row)
         return False
 
-    def _fault(
-        self,
-        package: str,
-        with_mirrors: int,
-        without_mirrors: int,
-        checked: Sequence["_Checked"],
-    ) -> str | None:
-        """What is wrong with a row."""
+    def _fault(self, row: tuple[Any, ...], checked: Sequence["_Checked"]) -> str | None:
+        """Describe what is wrong with a row; None if nothing is."""
+        package, with_mirrors, without_mirrors, *_ = row
         if not is_valid(package):
             return NOT_A_NAME
         if not _are_possible([with_mirrors], [without_mirrors]):
@@ -149,40 +136,40 @@ def _are_possible(with_mirrors: Sequence[int], without_mirrors: Sequence[int]) -
 
 
 class _Checked(NamedTuple):
-    """Counts that were looked at."""
+    """The result of checking a package's counts of one breakdown."""
 
     fault: str | None
     downloads: int = 0
-    """Their sum."""
+    """Sum of the counts."""
 
     text: str = ""
-    """As they are staged."""
+    """The counts as they are staged."""
 
 
 class _Columns(NamedTuple):
-    """Of a batch."""
+    """The columns of a batch."""
 
     packages: Sequence[str]
     with_mirrors: Sequence[int]
     without_mirrors: Sequence[int]
 
     given: Sequence[Sequence[object]]
-    """By column, each package's counts as the source has them."""
+    """For each breakdown, the counts of each package as the source gives them."""
 
     checked: Sequence[Sequence[_Checked]]
-    """The same, looked at."""
+    """For each breakdown, the results of checking these counts."""
 
 
 _BREAKDOWNS = {breakdown.column: breakdown for breakdown in BREAKDOWNS}
 
 _seen: Mapping[str, set[str]] = {column: set() for column in _BREAKDOWNS}
-"""By column, categories that there are. Nearly all of a row's are among them, which takes a
-fraction of the time of looking at each.
+"""Valid categories by column. Nearly all rows have only these, and a comparison of sets takes a
+fraction of the time of checking each category.
 """
 
 
 def _check_of(column: str) -> Callable[[str], _Checked]:
-    """The check of a column's texts. It remembers those that are not of one package alone."""
+    """Return the check of a column's texts, cached unless each text belongs to one package."""
     check = partial(_check_text, column)
     return check if _BREAKDOWNS[column].is_of_one_package else lru_cache(KNOWN_TEXTS)(check)
 

@@ -1,4 +1,4 @@
-"""Runs: days that are asked of a source one after another, with a record of each."""
+"""Runs: days that are read from a source one after another, with a record of each."""
 
 import asyncio
 import logging
@@ -35,28 +35,28 @@ from app.retries import attempts
 log = logging.getLogger(__name__)
 
 DAY_TIMEOUT_SECONDS = 3600
-"""After which a day that hangs makes room for the next. One takes minutes."""
+"""Time limit of a day, which usually takes minutes. One that hangs makes room for the next."""
 
 MAX_ERROR_CHARACTERS = 500
-"""Of what is recorded: a statement with its arguments can be long."""
+"""Maximum length of a recorded error: a statement with its arguments can be long."""
 
 WAIT_SECONDS = 1.0
-"""Between two looks whether another process is done."""
+"""Pause between two attempts to take the lock that another process holds."""
 
 
 @asynccontextmanager
 async def ingest_lock(engine: AsyncEngine) -> AsyncIterator[HeldLock]:
-    """Hold what everything that ingests has to hold, once whoever has it is done."""
-    told = False
+    """Hold the lock of everything that ingests. Wait for the process that holds it."""
+    is_logged = False
     while True:
         async with try_lock(engine, LockKey.INGEST) as lock:
             if lock:
                 await RunsRepository(engine).note_interrupted()
                 yield lock
                 return
-        if not told:
+        if not is_logged:
             log.warning("another process is ingesting: waiting until it is done")
-            told = True
+            is_logged = True
         await asyncio.sleep(WAIT_SECONDS)
 
 
@@ -67,7 +67,7 @@ async def published_days(engine: AsyncEngine) -> Mapping[date, PublishedDay]:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one day of a run."""
+    """The result of one day of a run."""
 
     day: date
     result: PublishedDay | UnchangedDay | IngestError
@@ -131,7 +131,7 @@ class Run:
     async def ingest_day(
         self, day: date, progress: Progress | None = None
     ) -> PublishedDay | UnchangedDay:
-        """Publish one day, trying again what may pass, and keep a record of it."""
+        """Publish one day, retry errors that may pass, and record the run."""
         runs = RunsRepository(self.publisher.engine)
         unfinished = await runs.unfinished_run(day, self.source.name, self.publisher.clock())
         run = await runs.begin(day, self.source.name, self.publisher.clock())
@@ -163,7 +163,7 @@ class Run:
                 _outcome_of(error),
                 self.publisher.clock(),
                 rows=progress.rows,
-                error=_told(error),
+                error=_describe(error),
             )
         except (OperatorError, SQLAlchemyError, OSError) as unrecorded:
             log.warning("the end of run %d was not recorded: %s", run, _one_line(unrecorded))
@@ -177,7 +177,7 @@ class Run:
 
     async def _attempt(self, day: date, progress: Progress) -> PublishedDay | UnchangedDay:
         def may_pass(error: BaseException) -> bool:
-            # What failed in the database after all rows had come was tried again there.
+            # Errors of the database after all rows had come were retried there.
             return isinstance(error, SourceUnavailableError) or (
                 isinstance(error, DatabaseUnavailableError) and not progress.rows
             )
@@ -195,7 +195,7 @@ def _outcome_of(error: BaseException) -> RunOutcome:
     return RunOutcome.FAILED if isinstance(error, Exception) else RunOutcome.STOPPED
 
 
-def _told(error: BaseException) -> str | None:
+def _describe(error: BaseException) -> str | None:
     if isinstance(error, HeldDayError):
         return error.reason
     if isinstance(error, OperatorError):

@@ -48,12 +48,14 @@ wall clock is set.
 """
 
 TAKEN_PAUSE = timedelta(minutes=10)
-"""When a process tries again that found another one ingesting: the other may have been killed."""
+"""Wait of a process that found another one ingesting, which may be killed meanwhile."""
 
 
 class IngestScheduler:
-    """Runs the job at the start and at each firing of the schedule, to catch up; and in between
-    when the job says that something will be due.
+    """Runs the job at the start, at each firing of the schedule, and when it has asked for that.
+
+    The job returns the time at which something will be due, or None. At the start and at firings
+    it is called with True, to catch up.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class IngestScheduler:
                 # Late is better than not at all, and twice late is once.
                 "misfire_grace_time": None,
                 "coalesce": True,
-                # One that runs, and one that waits for it to end.
+                # One run is in progress, and one waits for its end.
                 "max_instances": 2,
             },
         )
@@ -92,7 +94,7 @@ class IngestScheduler:
 
     @property
     def next_run(self) -> datetime | None:
-        """When the job runs next, now at the earliest; None before the start."""
+        """Time of the next run, now at the earliest; None before the start."""
         times = [job.next_run_time for job in self._scheduler.get_jobs()]
         return max(min(times), self._clock()) if times else None
 
@@ -123,7 +125,7 @@ class IngestScheduler:
             now = self._clock()
             if now < latest:
                 log.warning("ingest: the clock was set back from %s to %s", latest, now)
-                # All times were computed by the wrong clock.
+                # All times were computed from the wrong clock.
                 self._scheduler.reschedule_job(DAILY_JOB, trigger=self._schedule)
                 self._run_by(now)
             latest = now
@@ -136,11 +138,11 @@ async def run_ingest_job(
     """Publish the days that are due, with INGEST_MAX_DAYS_PER_RUN queries at most; then apply
     retention.
 
-    Returns when something more will be due, if that is not left to the schedule.
+    Return when something more will be due, or None if that is left to the schedule.
 
-    Without `catch_up` the older missing days are left for the schedule: so that processes that
-    found another one ingesting, and run again a little later, do not each add days. Of the
-    processes that share a database one ingests. A failure is logged, and tried again.
+    Without `catch_up` older missing days are left for the schedule. Otherwise each process that
+    found another one ingesting, and runs again a little later, would add days. One of the processes
+    that share a database ingests. A failure is logged, and retried later.
     """
     async with job_engine(database_url) as engine:
         try:

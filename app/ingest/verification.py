@@ -1,7 +1,7 @@
-"""Holds what is published against the rows it was made from.
+"""Compares the stored figures with the rows that they were computed from.
 
-Each step is a transaction of its own that only reads, and sees one state of everything: a publish
-meanwhile is no difference, and what waits for readers waits for one step.
+Each step reads one snapshot in a transaction of its own. So a publish meanwhile shows no
+difference, and a statement that waits for readers waits for one step.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -19,15 +19,15 @@ from app.errors import DayNotPublishedError
 @dataclass(frozen=True, slots=True)
 class Verified:
     day: date | None
-    """The day that was verified; None for what is not a day's own."""
+    """The day that was verified; None for figures that span several days."""
 
     differences: Sequence[Difference]
 
 
 async def days_to_verify(engine: AsyncEngine, day: date | None) -> list[date]:
-    """All published days, oldest first, or the one that is asked for.
+    """Return all published days, oldest first, or only the given one.
 
-    Raises `DayNotPublishedError` when that is not one of them.
+    Raises `DayNotPublishedError` if that is not published.
     """
     async with _reading(engine) as repository:
         days = await repository.published_days()
@@ -41,10 +41,10 @@ async def days_to_verify(engine: AsyncEngine, day: date | None) -> list[date]:
 async def verify(
     engine: AsyncEngine, days: Sequence[date], *, packages: bool
 ) -> AsyncIterator[Verified]:
-    """Compare each day's rows with what was recorded as it was published, and with `packages` also
-    what is held of packages with the rows of all days. Says what differs.
+    """Compare each day's rows with its record, and yield the differences.
 
-    A day that retention has dropped since it was listed is left out.
+    With `packages` the figures of packages are compared with the rows of all days as well. A day
+    that retention has dropped since it was listed is left out.
     """
     for day in days:
         async with _reading(engine) as repository:
