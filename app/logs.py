@@ -6,6 +6,8 @@ import logging.config
 import sys
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import lru_cache
+from time import gmtime, strftime
 from typing import NamedTuple
 
 import orjson
@@ -120,8 +122,9 @@ class RequestLineWriter:
         self._lines: list[bytes] = []
 
     def write(self, line: RequestLine) -> None:
-        moment = self._clock().isoformat(timespec="microseconds").removesuffix("+00:00")
-        self._lines.append(self._render(f"{moment}Z", line))
+        now = self._clock()
+        timestamp = f"{_second(int(now.timestamp()))}.{now.microsecond:06d}Z"
+        self._lines.append(self._render(timestamp, line))
         if len(self._lines) == 1:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
 
@@ -151,3 +154,9 @@ def _as_text(timestamp: str, line: RequestLine) -> bytes:
         f"{timestamp} [info     ] {line.method} {line.path}{query} {line.status} [app.requests] "
         f"bytes={line.bytes} ms={line.ms} client={line.client} request_id={line.request_id}\n"
     ).encode()
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    """Return the time to the second. It is formatted once for all lines of that second."""
+    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))
