@@ -14,10 +14,15 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from app import metrics
 from app.cli.program import cli
+from app.domain.breakdowns import BREAKDOWNS
+from app.ingest.sources.bigquery import cost_usd
 from app.main import create_app
 from app.settings import Settings
 
 FOLDER = Path(__file__).parent
+
+USD_PER_MONTH_OF_A_BYTE = cost_usd(5_000_000_000 * 30)
+"""Cost of a column with one byte per download."""
 
 SERIES_ARGUMENTS = ("start_date", "end_date", "fill", "interval", "format")
 
@@ -78,6 +83,23 @@ def endpoints_table() -> str:
     return _table(("path", "arguments", "response"), rows)
 
 
+def breakdowns_table() -> str:
+    rows = (
+        (
+            f"`/api/packages/{{package}}/{one.name}`",
+            f"`{one.argument}`, such as `{one.filter_example or one.examples[-1]}`",
+            one.by,
+            f"`{one.column}`",
+            "yes" if one.is_optional else "",
+            str(one.billed_bytes or ""),
+            str(round(one.billed_bytes * USD_PER_MONTH_OF_A_BYTE) or ""),
+        )
+        for one in BREAKDOWNS
+    )
+    head = ("path", "argument", "by", "column", "optional", "bytes", "USD per month")
+    return _table(head, rows)
+
+
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -88,6 +110,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "commands": command_help,
     "metrics": metrics_table,
     "endpoints": endpoints_table,
+    "breakdowns": breakdowns_table,
 }
 
 
