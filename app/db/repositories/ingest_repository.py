@@ -6,24 +6,23 @@ else ever sees it: whatever happens before the publish commits, what is served s
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 import asyncpg
 import orjson
 from sqlalchemy import ColumnElement, case, delete, func, null, select, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.day_digest import describe
-from app.db.package_figures import (
-    RECENT_DAYS,
-    delete_rankings,
-    move_figures,
-    rewrite_rankings,
-    sum_figures,
+from app.db.day_rows import (
+    STAGED_COLUMNS,
+    replace_rows,
+    stage_all_packages,
+    update_packages,
 )
+from app.db.package_figures import delete_rankings
 from app.db.partitions import ensure_partition
 from app.db.publication import announce
 from app.db.steps import Step, enter
@@ -34,13 +33,9 @@ from app.db.tables import (
     ingested_days,
     packages,
 )
-from app.domain.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS, REQUIRED_COLUMNS
+from app.domain.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
 from app.domain.downloads import Counts, DayFigures, HeldDay, Partition, PublishedDay
 from app.domain.events import CountedFiles
-from app.domain.package_name import ALL_PACKAGES
-from app.errors import IngestError
-
-UNIQUE_VIOLATION = "23505"
 
 LOCK_TIMEOUT_SECONDS = 60
 """Of a publish, which takes some seconds and waits for others that do."""
@@ -50,11 +45,6 @@ WORK_MEMORY_MEGABYTES = 128
 takes a twentieth of an ingest; and sums over 30 days are read by way of an index, one row after the
 other from all over it.
 """
-
-_COLUMNS = ", ".join(["with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS])
-"""Of what is staged, besides the name."""
-
-_OF_ONE_PACKAGE = {breakdown.column for breakdown in BREAKDOWNS if breakdown.is_of_one_package}
 
 
 StagedRow = str
@@ -137,8 +127,8 @@ class IngestRepository:
         """Stage the rows of a held day."""
         await self._connection.execute(
             text(
-                f"INSERT INTO staged_downloads (name, {_COLUMNS}) "
-                f"SELECT name, {_COLUMNS} FROM held_downloads WHERE day = :day"
+                f"INSERT INTO staged_downloads (name, {STAGED_COLUMNS}) "
+                f"SELECT name, {STAGED_COLUMNS} FROM held_downloads WHERE day = :day"
             ),
             {"day": day},
         )
@@ -183,8 +173,8 @@ class IngestRepository:
             )
             await self._connection.execute(
                 text(
-                    f"INSERT INTO held_downloads (day, name, {_COLUMNS}) "
-                    f"SELECT :day, name, {_COLUMNS} FROM staged_downloads"
+                    f"INSERT INTO held_downloads (day, name, {STAGED_COLUMNS}) "
+                    f"SELECT :day, name, {STAGED_COLUMNS} FROM staged_downloads"
                 ),
                 {"day": figures.day},
             )
@@ -279,16 +269,16 @@ class IngestRepository:
             suspect_reason=suspect_reason,
         )
         enter(Step.ALL_PACKAGES, day)
-        await self._stage_all_packages()
+        await stage_all_packages(self._connection)
         enter(Step.PARTITION, day)
         latest_before = await self.latest_day()
         await ensure_partition(self._connection, day)
-        await self._replace_rows(day)
+        await replace_rows(self._connection, day)
         enter(Step.RECORD, day)
         await self._record(published)
         await self.forget_held(day)
         enter(Step.RECENT, day)
-        await self._update_packages(day, latest_before)
+        await update_packages(self._connection, day, latest_before)
         await self._connection.execute(text("DROP TABLE pg_temp.staged_downloads"))
         enter(Step.ANNOUNCE, day)
         await announce(self._connection)
@@ -333,74 +323,6 @@ class IngestRepository:
             .values(suspect_reason=reason)
         )
 
-    async def _stage_all_packages(self) -> None:
-        sums = ", ".join(_sum_of_all(column) for column in BREAKDOWN_COLUMNS)
-        await self._connection.execute(
-            text(
-                f"INSERT INTO staged_downloads (name, {_COLUMNS}) "
-                f"SELECT :name, sum(with_mirrors), sum(without_mirrors), {sums} "
-                "FROM staged_downloads"
-            ),
-            {"name": ALL_PACKAGES},
-        )
-
-    async def _replace_rows(self, day: date) -> None:
-        replaced = await self._connection.scalar(
-            select(ingested_days.c.day).where(ingested_days.c.day == day)
-        )
-        if replaced:
-            enter(Step.REPLACE, day)
-            await self._connection.execute(
-                delete(daily_downloads).where(daily_downloads.c.date == day)
-            )
-        enter(Step.NAMES, day)
-        # Names that are there already are left out, rather than left to a conflict, which would
-        # use up an id for each of them every day. The most downloaded come first: a day's rows are
-        # in the order of the ids, so that those that are asked for most lie together.
-        await self._connection.execute(
-            text(
-                "INSERT INTO packages (name, last_seen) "
-                "SELECT name, CAST(:day AS date) FROM staged_downloads AS staged "
-                "WHERE NOT EXISTS (SELECT FROM packages WHERE packages.name = staged.name) "
-                "GROUP BY name ORDER BY max(without_mirrors) DESC, name"
-            ),
-            {"day": day},
-        )
-        enter(Step.ROWS, day)
-        # In the order of the primary key, which is then added to from end to end.
-        try:
-            await self._connection.execute(
-                text(
-                    f"INSERT INTO daily_downloads (package_id, date, {_COLUMNS}) "
-                    f"SELECT packages.id, :day, {_COLUMNS} "
-                    "FROM staged_downloads JOIN packages USING (name) ORDER BY packages.id"
-                ),
-                {"day": day},
-            )
-        except IntegrityError as error:
-            if getattr(error.orig, "sqlstate", None) != UNIQUE_VIOLATION:
-                raise
-            raise IngestError(f"the source gave a package more than once for {day}") from error
-        if replaced:
-            await self._correct_last_seen(day)
-
-    async def _correct_last_seen(self, day: date) -> None:
-        """Of packages last seen on a day that no longer has them."""
-        await self._connection.execute(
-            text(
-                "WITH gone AS ("
-                " SELECT id, (SELECT max(date) FROM daily_downloads WHERE package_id = id) AS seen"
-                " FROM packages WHERE last_seen = :day AND NOT EXISTS"
-                " (SELECT FROM daily_downloads WHERE package_id = id AND date = :day)"
-                "), deleted AS ("
-                " DELETE FROM packages USING gone WHERE packages.id = gone.id AND seen IS NULL"
-                ") "
-                "UPDATE packages SET last_seen = seen FROM gone "
-                "WHERE packages.id = gone.id AND seen IS NOT NULL"
-            ),
-            {"day": day},
-        )
-
     async def _record(self, published: PublishedDay) -> None:
         values = asdict(published)
         await self._connection.execute(
@@ -408,47 +330,3 @@ class IngestRepository:
             .values(values)
             .on_conflict_do_update(index_elements=[ingested_days.c.day], set_=values)
         )
-
-    async def _update_packages(self, day: date, latest_before: date | None) -> None:
-        """Bring `last_seen`, the figures of packages and the rankings up to date.
-
-        The day after the latest one moves the periods on. Any other, new or replaced, has them
-        summed anew, and one before those that they look at can only have shown that its packages
-        existed.
-        """
-        if latest_before and day <= latest_before - timedelta(days=RECENT_DAYS):
-            await self._connection.execute(
-                text(
-                    "UPDATE packages SET last_seen = :day FROM staged_downloads AS staged "
-                    "WHERE packages.name = staged.name AND packages.last_seen < :day"
-                ),
-                {"day": day},
-            )
-            return
-        if latest_before and day == latest_before + timedelta(days=1):
-            latest = day
-            await move_figures(self._connection, latest)
-        else:
-            latest = max(day, latest_before or day)
-            await sum_figures(self._connection, latest)
-        enter(Step.RANK, day)
-        await rewrite_rankings(self._connection, latest)
-
-
-def _sum_of_all(column: str) -> str:
-    """A column of the row of all packages. Of a breakdown that was not ingested it is NULL too."""
-    if column in _OF_ONE_PACKAGE:
-        return "NULL"
-    # Most packages have few downloads, and so the same counts as many others: each is taken apart
-    # once.
-    return (
-        f"CASE WHEN bool_or({column} IS NOT NULL) THEN "
-        "(SELECT CAST('{' || coalesce(string_agg("
-        """to_json(category) || ':' || downloads, ',' ORDER BY category COLLATE "C"), '') """
-        "|| '}' AS json) FROM ("
-        "SELECT key AS category, sum(times * CAST(value AS bigint)) AS downloads FROM ("
-        f"SELECT CAST({column} AS text) AS counts, count(*) AS times "
-        "FROM staged_downloads GROUP BY counts"
-        ") AS equal_counts, json_each_text(CAST(counts AS json)) GROUP BY key"
-        ") AS categories) END"
-    )

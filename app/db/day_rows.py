@@ -1,0 +1,109 @@
+"""Turns staged rows into a day's published rows, in the transaction of the caller.
+
+The caller holds the publish lock.
+"""
+
+from datetime import date, timedelta
+
+from sqlalchemy import delete, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.package_figures import RECENT_DAYS, move_figures, rewrite_rankings, sum_figures
+from app.db.sql import load_sql
+from app.db.steps import Step, enter
+from app.db.tables import daily_downloads, ingested_days
+from app.domain.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS
+from app.domain.package_name import ALL_PACKAGES
+from app.errors import IngestError
+
+UNIQUE_VIOLATION = "23505"
+
+STAGED_COLUMNS = ", ".join(["with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS])
+"""Columns of staged rows, without the name."""
+
+_OF_ONE_PACKAGE = {breakdown.column for breakdown in BREAKDOWNS if breakdown.is_of_one_package}
+
+_CORRECT_LAST_SEEN = load_sql("correct_last_seen")
+
+
+async def stage_all_packages(connection: AsyncConnection) -> None:
+    """Stage the row of `__all__`. A breakdown that was not ingested is NULL there, too."""
+    sums = ", ".join(
+        "NULL" if column in _OF_ONE_PACKAGE else load_sql("sum_of_breakdown", column=column)
+        for column in BREAKDOWN_COLUMNS
+    )
+    await connection.execute(
+        text(
+            f"INSERT INTO staged_downloads (name, {STAGED_COLUMNS}) "
+            f"SELECT :name, sum(with_mirrors), sum(without_mirrors), {sums} FROM staged_downloads"
+        ),
+        {"name": ALL_PACKAGES},
+    )
+
+
+async def replace_rows(connection: AsyncConnection, day: date) -> None:
+    """Make the staged rows the day's only rows. The partition of its month exists."""
+    replaced = await connection.scalar(
+        select(ingested_days.c.day).where(ingested_days.c.day == day)
+    )
+    if replaced:
+        enter(Step.REPLACE, day)
+        await connection.execute(delete(daily_downloads).where(daily_downloads.c.date == day))
+    enter(Step.NAMES, day)
+    # Known names are left out: ON CONFLICT would use up an id for each of them every day. The most
+    # downloaded packages come first: a day's rows are in the order of the ids, so that the rows
+    # that are read most lie together.
+    await connection.execute(
+        text(
+            "INSERT INTO packages (name, last_seen) "
+            "SELECT name, CAST(:day AS date) FROM staged_downloads AS staged "
+            "WHERE NOT EXISTS (SELECT FROM packages WHERE packages.name = staged.name) "
+            "GROUP BY name ORDER BY max(without_mirrors) DESC, name"
+        ),
+        {"day": day},
+    )
+    enter(Step.ROWS, day)
+    # In the order of the primary key, which then grows from one end to the other.
+    try:
+        await connection.execute(
+            text(
+                f"INSERT INTO daily_downloads (package_id, date, {STAGED_COLUMNS}) "
+                f"SELECT packages.id, :day, {STAGED_COLUMNS} "
+                "FROM staged_downloads JOIN packages USING (name) ORDER BY packages.id"
+            ),
+            {"day": day},
+        )
+    except IntegrityError as error:
+        if getattr(error.orig, "sqlstate", None) != UNIQUE_VIOLATION:
+            raise
+        raise IngestError(f"the source gave a package more than once for {day}") from error
+    if replaced:
+        await connection.execute(text(_CORRECT_LAST_SEEN), {"day": day})
+
+
+async def update_packages(
+    connection: AsyncConnection, day: date, latest_before: date | None
+) -> None:
+    """Bring `last_seen`, the figures of packages and the rankings up to date.
+
+    The day after the latest one moves the periods on. Any other day, new or replaced, has them
+    summed anew. A day before all periods changes only when its packages were last seen.
+    """
+    if latest_before and day <= latest_before - timedelta(days=RECENT_DAYS):
+        await connection.execute(
+            text(
+                "UPDATE packages SET last_seen = :day FROM staged_downloads AS staged "
+                "WHERE packages.name = staged.name AND packages.last_seen < :day"
+            ),
+            {"day": day},
+        )
+        return
+    if latest_before and day == latest_before + timedelta(days=1):
+        latest = day
+        await move_figures(connection, latest)
+    else:
+        latest = max(day, latest_before or day)
+        await sum_figures(connection, latest)
+    enter(Step.RANK, day)
+    await rewrite_rankings(connection, latest)
