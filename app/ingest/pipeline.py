@@ -45,7 +45,8 @@ async def ingest_day(
                 await progress.note_query(None, progress.partition)
                 # The check counts as a reading with the same result.
                 await repository.note_unchanged(day, read_at)
-            await publisher.commit(connection)
+            await publisher.check_lock(connection)
+            await connection.commit()
             if isinstance(last_read, HeldDay):
                 raise HeldDayError(day, last_read.reason)
             if last_read:

@@ -32,11 +32,10 @@ class Publisher:
     lock: HeldLock | None = None
     """Nothing is published once it is lost."""
 
-    async def commit(self, connection: AsyncConnection) -> None:
-        """Commit if the lock is still held."""
+    async def check_lock(self, connection: AsyncConnection) -> None:
+        """Raise `LockLostError` if the lock was lost. Called right before each commit."""
         if self.lock:
             await self.lock.check_on_server(connection)
-        await connection.commit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +161,9 @@ async def _publish(
             published_at=publisher.clock(),
             suspect_reason=suspects.get(day),
         )
+    await publisher.check_lock(connection)
     enter(Step.COMMIT, day)
-    await publisher.commit(connection)
+    await connection.commit()
     if isinstance(result, IngestError):
         raise result
     if replaces_sample:
