@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its commands, in its order, on this checkout."""
+"""The README and the documents are true: their commands are run, in order, on this checkout."""
 
 import json
 import os
@@ -12,13 +12,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
+import pytest
 from google.cloud import bigquery
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.program import cli
 from app.db.engine import create_engine
 from app.db.repositories.downloads_repository import DownloadsRepository
-from app.domain.breakdowns import OPTIONAL_BREAKDOWNS
 from app.ingest.sources.sample import SampleSource
 from app.main import create_app
 from app.settings import Settings
@@ -28,7 +28,8 @@ from tests.days import POLICY, days_ago, downloads, ingest, publish
 from tests.processes import ROOT, free_port, get, run, served, servers, wait_for
 from tests.waiting import PATIENCE_SECONDS
 
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = ["README.md", *(f"docs/{name}.md" for name in ("api", "operating", "contributing"))]
+README = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
 BLOCKS = re.findall(r"^ *```(\w+)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [
     line.strip() for kind, block in BLOCKS if kind == "sh" for line in block.strip().splitlines()
@@ -207,16 +208,26 @@ def test_make_targets_of_the_readme_are_there() -> None:
 
 
 def test_endpoints_of_the_readme_are_those_of_the_document() -> None:
+    written = (ROOT / "docs" / "api.md").read_text()
     documented = set(create_app(Settings(), "postgresql:///unused").openapi()["paths"])
-    documented -= {f"/api/packages/{{package}}/{one.name}" for one in OPTIONAL_BREAKDOWNS}
-    assert set(re.findall(r"^\| `(/[^`]*)` \|", README, re.MULTILINE)) == documented
+    assert set(re.findall(r"^\| `(/[^`]*)` \|", written, re.MULTILINE)) == documented
 
 
-def test_folders_of_the_readme_are_there() -> None:
-    table = README.partition("| folder | holds |")[2]
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str
+)
+def test_links_lead_to_files(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_paths_of_the_architecture_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = text.partition("| folder | contains |")[2].partition("\n\n")[0]
     folders = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
     packages = {f"app/{one.parent.name}" for one in (ROOT / "app").glob("*/__init__.py")}
     assert packages <= set(folders)
+    assert all((ROOT / path).exists() for path in re.findall(r"`((?:app|tests)/[^`]*)`", text))
     assert all((ROOT / folder).is_dir() for folder in folders)
 
 
