@@ -37,10 +37,10 @@ STOP_TIMEOUT_SECONDS = 60.0
 STOP_PAUSE_SECONDS = 0.05
 
 SOCKET_DIR_LINE = 4
-"""Of `postmaster.pid`, counted from 0."""
+"""Line of `postmaster.pid` with the folder of the socket, counted from 0."""
 
 LEAST_SHARED_BUFFERS_BYTES = 128 * 2**20
-"""Postgres's own default."""
+"""Postgres's default."""
 
 MOST_SHARED_BUFFERS_BYTES = 2**30
 
@@ -52,7 +52,7 @@ and 200 ms, it has to write most of that itself, a page at a time, which takes a
 CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 MAX_SOCKET_PATH_BYTES = 100
-"""Of a Unix socket's path: the system's limit is 108 on Linux, 104 on macOS."""
+"""Longest path of a Unix socket. The system's limit is 108 on Linux, 104 on macOS."""
 
 
 @contextmanager
@@ -141,9 +141,9 @@ class _Server:
                 if not self._ends_within(stop_seconds()):
                     log.warning("the embedded Postgres in %s is still stopping", self._cluster)
         except BlockingIOError:
-            pass  # Somebody else still uses it.
+            pass  # Another process still uses it.
         except OSError as error:
-            # Whatever made us leave is what has to be told.
+            # The exception that ended the use must not be masked.
             log.error("the embedded Postgres in %s was not stopped: %s", self._cluster, error)
         finally:
             os.close(self._usage)
@@ -181,8 +181,8 @@ class _Server:
         return int(self._pid_file().partition("\n")[0])
 
     def _is_running(self) -> bool:
-        """Whether the process of the pid file is a server of this data, and not one that got the
-        number of a dead server: a server works in its data's folder.
+        """Return True if the process of the pid file is a server of this data, and not another one
+        with the number of a dead server. A server's working folder is that of its data.
         """
         import psutil  # noqa: PLC0415 - it comes with the optional extra
 
@@ -190,7 +190,7 @@ class _Server:
             process = psutil.Process(self._pid())
             return self._cluster.samefile(process.cwd())
         except psutil.AccessDenied:
-            return True  # Somebody's who hides it. To connect will tell.
+            return True  # It is hidden from this user. If it is no server, connecting fails.
         except (ValueError, FileNotFoundError, psutil.NoSuchProcess):
             return False
 
@@ -294,7 +294,7 @@ def _shared_buffers_bytes() -> int:
 
 
 def _unprivileged_user(cluster: Path) -> pwd.struct_passwd:
-    """Whom Postgres, which refuses to run as root, runs as: the folder's owner, or `nobody`."""
+    """Return the user for Postgres, which refuses root: the folder's owner, or `nobody`."""
     existing = next(path for path in (cluster, *cluster.parents) if path.exists())
     owner = existing.stat().st_uid
     if owner:

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 
 async def migrate(engine: AsyncEngine) -> None:
-    """Run the migrations that are missing, each in a transaction of its own: who is ended in
-    between goes on from there.
+    """Run the missing migrations, each in a transaction of its own, so that another process can go
+    on if this one is killed.
 
     Of several processes that start together one migrates and the others wait for it. Where others
     still serve, a migration does what takes long before it locks them out, and lets them pass again
@@ -75,13 +75,13 @@ async def check_migrated(source: Source) -> None:
 
 @cache
 def _revisions() -> list[str]:
-    """Those that this code knows, the latest last."""
+    """Return the revisions that this code knows, latest last."""
     script = ScriptDirectory.from_config(Config(ALEMBIC_INI))
     return [revision.revision for revision in script.walk_revisions()][::-1]
 
 
 def _upgrade(connection: Connection) -> bool:
-    """Run the next migration; with none left, see to the trigrams and say that this was all."""
+    """Run the next migration. If none is left, index trigrams and return True."""
     config = Config(ALEMBIC_INI)
     config.attributes["connection"] = connection
     known = _revisions()
@@ -99,10 +99,10 @@ def _upgrade(connection: Connection) -> bool:
 
 
 def _index_trigrams(connection: Connection) -> None:
-    """Index names by their trigrams where the server has pg_trgm and lets us use it.
+    """Index names by their trigrams if the server has pg_trgm and allows its use.
 
-    No migration, which would run once: whoever installs the extension later has it from the next
-    start on.
+    This is no migration, which would run only once: if the extension is installed later, the next
+    start creates the index.
     """
     is_there = select(func.to_regclass(TRIGRAM_INDEX))
     is_available = text("SELECT name FROM pg_available_extensions WHERE name = 'pg_trgm'")

@@ -1,8 +1,8 @@
 """The monthly partitions of `daily_downloads`: naming, making and dropping them.
 
-Readers are not in the way and not kept waiting. Attaching takes a lock that queries do not wait
-for, where creating a partition in place would lock them out. Dropping has to lock the whole table,
-for as long as it takes to forget a name, and gives up at once when a reader is in its way.
+Readers do not wait. Attaching takes a lock that queries do not conflict with, while creating a
+partition in place would lock them out. Dropping locks the whole table for a moment, and fails at
+once if a reader holds it.
 """
 
 import re
@@ -20,8 +20,8 @@ LOCK_TIMEOUT_MILLISECONDS = 100
 LOCK_NOT_AVAILABLE = "55P03"
 
 VACUUMED_SHARE = 0.02
-"""Of a month. A day is more, so that each is vacuumed after it was published: what a key includes
-is read from it alone where a page is known to have nothing but what everybody sees.
+"""Share of a month's rows after which it is vacuumed. A day is more, so each is vacuumed after its
+publish. An index-only scan needs pages that a vacuum has marked as visible to all.
 """
 
 _NAME = re.compile(r"daily_downloads_(\d{4})_(\d{2})")
@@ -36,7 +36,7 @@ def _name(day: date) -> str:
 
 
 def _month(partition: str) -> tuple[date, date]:
-    """The first day of a partition's month and of the month after it."""
+    """Return the first day of a partition's month and of the month after it."""
     match = _NAME.fullmatch(partition)
     assert match, partition
     year, month = int(match[1]), int(match[2])
@@ -44,9 +44,9 @@ def _month(partition: str) -> tuple[date, date]:
 
 
 async def ensure_partition(connection: AsyncConnection, day: date) -> None:
-    """Make the partition of a day's month where it is not there.
+    """Create the partition of a day's month if it does not exist.
 
-    In the transaction of the caller, who holds the publish lock: two can't make the same one.
+    It runs in the transaction of the caller, who holds the publish lock.
     """
     partition = _name(day)
     if partition in await _partitions(connection):
@@ -67,15 +67,15 @@ async def ensure_partition(connection: AsyncConnection, day: date) -> None:
 
 
 async def first_kept_day(connection: AsyncConnection, first_day: date) -> date | None:
-    """The first day that could be held once every partition that ends before `first_day` is gone;
-    None when that is all of them.
+    """Return the first day that can have rows once all partitions that end before `first_day` are
+    dropped; None if that is all of them.
     """
     months = await stored_months(connection)
     return next((start for start, end in months if end > first_day), None)
 
 
 async def stored_months(connection: AsyncConnection) -> list[tuple[date, date]]:
-    """The first day of each partition's month, oldest first, and of the month after it."""
+    """Return the first day of each partition's month and of the month after it, oldest first."""
     return [_month(partition) for partition in await _partitions(connection)]
 
 
@@ -97,7 +97,7 @@ async def drop_partitions_before(connection: AsyncConnection, first_day: date) -
 
 
 async def _partitions(connection: AsyncConnection) -> list[str]:
-    """Names, oldest first."""
+    """Return the names of the partitions, oldest first."""
     names = await connection.scalars(
         text(
             "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid "

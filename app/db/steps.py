@@ -1,7 +1,7 @@
-"""The steps by which a day gets from its source to the answers, for whoever wants to follow them.
+"""The steps of an ingest.
 
-Each is told to the log, at level debug, as it begins. A process that ends in any of them leaves the
-database as it was before, or as it is after: the tests end one in each.
+Each is logged at level debug as it begins. A process that is killed in a step leaves the database
+as it was before the step or as it is after it: the tests kill one in each step.
 """
 
 import logging
@@ -34,5 +34,5 @@ class Step(StrEnum):
 
 
 def enter(step: Step, day: date) -> None:
-    """Tell that the step begins, for the day or, in retention, for the first one that is kept."""
+    """Log that a step begins, for the day or, in retention, for the first day that stays."""
     log.debug("%s: %s", day, step, extra={"step": step})

@@ -110,7 +110,7 @@ Index(
 )
 
 TRIGRAM_INDEX = "ix_packages_popular_trigrams"
-"""Of the same names, by their trigrams. It is there where the server has pg_trgm."""
+"""Index of the same names by their trigrams, if the server has pg_trgm."""
 
 # Rewritten by each publish, in its transaction.
 top_packages = Table(

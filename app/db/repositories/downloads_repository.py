@@ -1,4 +1,4 @@
-"""Reads what is published: one query an answer."""
+"""Reads published downloads, with one query for each response."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -44,14 +44,15 @@ _latest_day = select(func.max(ingested_days.c.day)).scalar_subquery()
 
 
 _is_asked = packages.c.name == func.any(bindparam("packages", type_=ARRAY(Text)))
-"""One parameter, however many they are."""
+"""One parameter for any number of packages."""
 
 
 class SeriesResult(NamedTuple):
     series: Series
     known: Sequence[date]
-    """The days that are asked for and published, in order, in the same state of the database; empty
-    where they were not wanted. Of an optional breakdown, those that have it."""
+    """Published days of the range, in order, from the same state of the database; empty if they were
+    not requested. For an optional breakdown, only days that have it.
+    """
 
 
 class _Statements(NamedTuple):
@@ -135,10 +136,10 @@ def _arguments(names: Sequence[str], served: Window, asked: Window) -> dict[str,
 @dataclass(frozen=True, slots=True)
 class Size:
     packages: int
-    """In the days served."""
+    """Packages in the days served."""
 
     size_bytes: int
-    """On disk, indexes included."""
+    """Size on disk, with indexes."""
 
 
 class DownloadsRepository(PublishedReads):
@@ -158,20 +159,20 @@ class DownloadsRepository(PublishedReads):
         )
 
     async def recent(self, package: str) -> RecentDownloads | None:
-        """None when the package had no download in the days served."""
+        """Return None if the package has no download in the days served."""
         rows = await self._read(self._recent, package=package)
         return RecentDownloads(*rows[0]) if rows else None
 
     async def recent_of_many(self, names: Sequence[str]) -> dict[str, RecentDownloads]:
-        """By package. Those without a download in the days served are left out."""
+        """Return downloads by package, without packages that have none in the days served."""
         rows = await self._read(self._recent_of_many, packages=names)
         return {name: RecentDownloads(*counts) for name, *counts in rows}
 
     async def overall(
         self, names: Sequence[str], served: Window, asked: Window, *, with_known: bool = False
     ) -> dict[str, SeriesResult]:
-        """By package, its categories `with_mirrors` and `without_mirrors` on the days that are
-        asked for, of those served. Packages without a download on any of these are left out.
+        """Return by package the categories `with_mirrors` and `without_mirrors` of the days asked
+        for. Packages without a download in the days served are left out.
         """
         query = _OVERALL.asked(with_known=with_known)
         rows = await self._read(query, **_arguments(names, served, asked))
@@ -189,7 +190,7 @@ class DownloadsRepository(PublishedReads):
         *,
         with_known: bool = False,
     ) -> SeriesResult | None:
-        """The breakdown's categories, as for `overall`; None where that leaves the package out."""
+        """Return the breakdown's categories; None for a package that `overall` leaves out."""
         query = _BREAKDOWNS[breakdown.name].asked(with_known=with_known)
         rows = await self._read(query, **_arguments([package], served, asked))
         if not rows:
@@ -201,11 +202,11 @@ class DownloadsRepository(PublishedReads):
         return SeriesResult(_series(days or (), counts), known[0] or () if with_known else ())
 
     async def publication(self) -> Publication | None:
-        """What is published now; None while nothing is."""
+        """Return the current publication; None if nothing is published."""
         return await current_publication(self.source, self._retention_days)
 
     async def published_days(self) -> list[PublishedDay]:
-        """The days of the window that are published, oldest first."""
+        """Return the published days of the window, oldest first."""
         query = (
             select(ingested_days)
             .where(ingested_days.c.day > self._before_window)
@@ -214,7 +215,7 @@ class DownloadsRepository(PublishedReads):
         return [PublishedDay(**row) for row in await fetch(self.source, Statement(query))]
 
     async def held_days(self) -> list[HeldDay]:
-        """The days that are held, oldest first."""
+        """Return the held days, oldest first."""
         query = select(held_days).order_by(held_days.c.day)
         return [HeldDay(**row) for row in await fetch(self.source, Statement(query))]
 
@@ -248,7 +249,7 @@ def _overall(
 
 
 def _merge(stored: Counts, category_of: Callable[[str], str]) -> Counts:
-    """Stored categories summed into the served ones."""
+    """Sum stored categories into the served ones."""
     merged: Counter[str] = Counter()
     for category, downloads in stored.items():
         merged[category_of(category)] += downloads

@@ -1,4 +1,4 @@
-"""Reads whole days, to be written elsewhere."""
+"""Reads whole days for dumps."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import date
@@ -14,7 +14,7 @@ FETCHED_ROWS = 2_000
 
 
 class DumpRepository:
-    """All on one connection, whose transaction sees one state of everything."""
+    """Works on one connection, whose transaction sees one state of the database."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -32,7 +32,7 @@ class DumpRepository:
         """The day's packages with these columns, which it has, in order of their names and without
         `__all__`, some at a time.
         """
-        # All of them are wanted, where Postgres would hurry to the first.
+        # By default, Postgres plans for the first rows of a cursor. Here all are read.
         await self._connection.execute(text("SET LOCAL cursor_tuple_fraction = 1"))
         query = (
             select(
@@ -43,7 +43,7 @@ class DumpRepository:
             )
             .join(packages, packages.c.id == daily_downloads.c.package_id)
             .where(daily_downloads.c.date == day, packages.c.name != ALL_PACKAGES)
-            # As bytes, so that the order is that of no language.
+            # The order of bytes does not depend on the database's language.
             .order_by(packages.c.name.collate("C"))
         )
         result = await self._connection.stream(query, execution_options={"yield_per": FETCHED_ROWS})

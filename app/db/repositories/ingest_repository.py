@@ -38,12 +38,11 @@ from app.domain.downloads import Counts, DayFigures, HeldDay, Partition, Publish
 from app.domain.events import CountedFiles
 
 LOCK_TIMEOUT_SECONDS = 60
-"""Of a publish, which takes some seconds and waits for others that do."""
+"""Lock timeout of a publish, which takes some seconds and waits for other publishes."""
 
 WORK_MEMORY_MEGABYTES = 128
-"""Of a statement of a publish. With less, 700,000 packages are ranked by way of the disk, which
-takes a twentieth of an ingest; and sums over 30 days are read by way of an index, one row after the
-other from all over it.
+"""Memory for a statement of a publish. With less, 700,000 packages are ranked on disk, which takes
+a twentieth of an ingest, and sums over 30 days read their rows one by one through an index.
 """
 
 
@@ -59,28 +58,28 @@ def staged_rows(
     without_mirrors: Iterable[int],
     counts: Iterable[Iterable[str]],
 ) -> Iterator[StagedRow]:
-    """Of names of packages, which have nothing to escape, and by column the texts of
-    `counts_text`.
+    """Return rows from their columns. Names have nothing to escape, and `counts` are columns of
+    texts of `counts_text`.
     """
     columns = packages, map(str, with_mirrors), map(str, without_mirrors), *counts
     return map("\t".join, zip(*columns, strict=True))
 
 
 def counts_text(counts: Counts) -> str:
-    """The JSON that is stored, as COPY's text has it. Equal counts are equal texts, which the day's
-    digest relies on.
+    """Return the stored JSON, escaped for COPY. Equal counts are equal texts, as the day's digest
+    requires.
     """
     return orjson.dumps(counts, option=orjson.OPT_SORT_KEYS).decode().replace("\\", r"\\")
 
 
 class IngestRepository:
-    """All on one connection, that nobody else uses meanwhile."""
+    """Works on one connection, which has no other user meanwhile."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def published(self) -> dict[date, PublishedDay]:
-        """The published days, also those before the window."""
+        """Return the published days, also those before the window."""
         rows = await self._connection.execute(select(ingested_days))
         return {row["day"]: PublishedDay(**row) for row in rows.mappings()}
 
@@ -114,7 +113,7 @@ class IngestRepository:
         """
         driver = (await self._connection.get_raw_connection()).driver_connection
         assert isinstance(driver, asyncpg.Connection)
-        # What is bytes would be taken for a file's path.
+        # The driver takes bytes for the path of a file.
         lines = memoryview("\n".join(rows).encode())
         await driver.copy_to_table(
             "staged_downloads",

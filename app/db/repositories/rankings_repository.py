@@ -1,4 +1,4 @@
-"""Reads rankings, finds packages by name, and sums one up: one query an answer."""
+"""Reads rankings, search results and summaries, with one query for each response."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,21 +31,21 @@ class Summary:
 
     recent: RecentDownloads
     previous_week: int | None
-    """In the 7 days before the last 7; None when one of the 14 is not published."""
+    """Downloads in the 7 days before the last 7; None if one of the 14 is not published."""
 
     previous_month: int | None
-    """In the 30 days before the last 30; None as well when they are not all served."""
+    """Downloads in the 30 days before the last 30; None if one of the 60 is not published."""
 
     month_rank: int | None
-    """By `last_month`; None without a download in it, and for all packages together."""
+    """Rank by `last_month`; None without a download in it, and for `__all__`."""
 
     downloads: int
     first_date: date | None
-    """The first day with a download; None when there is none."""
+    """First day with a download; None if there is none."""
 
     latest_date: date | None
     peak_date: date | None
-    """The first of the days with most downloads."""
+    """First of the days with most downloads."""
 
     peak_downloads: int
 
@@ -209,18 +209,18 @@ class RankingsRepository(PublishedReads):
         )
 
     async def top(self, period: str, limit: int) -> list[TopPackage]:
-        """The packages with most downloads in the latest `day`, `week` or `month`."""
+        """Return the packages with most downloads in the latest `day`, `week` or `month`."""
         return [TopPackage(*row) for row in await self._read(_TOP[period], limit=limit)]
 
     async def trending(self, limit: int) -> list[TrendingPackage]:
-        """The packages that grew most from week to week."""
+        """Return the packages that grew most from week to week."""
         return [TrendingPackage(*row) for row in await self._read(_TRENDING, limit=limit)]
 
     async def search(
         self, name: str, limit: int, after: SearchPosition, *, by_trigrams: bool
     ) -> list[Match]:
-        """The matches of the beginning of a normalised name that come after a position. Last comes
-        what resembles it by trigrams, where there is that index, or else what contains it.
+        """Return the matches of a normalised name or its beginning, after a position. The last tier
+        has similar names by trigrams, or names that contain the text if there is no such index.
         """
         arguments = {
             "text": name,

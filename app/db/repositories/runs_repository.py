@@ -15,7 +15,7 @@ from app.db.tables import ingest_runs
 from app.domain.downloads import IngestRun, Partition, RunOutcome
 
 QUERY_LASTS = timedelta(hours=20)
-"""BigQuery keeps what a query found for a day."""
+"""How long a query's result can be read. BigQuery stores it for 24 hours."""
 
 
 _CAME_TO_NOTHING = (RunOutcome.FAILED, RunOutcome.INTERRUPTED, RunOutcome.STOPPED)
@@ -23,17 +23,17 @@ _CAME_TO_NOTHING = (RunOutcome.FAILED, RunOutcome.INTERRUPTED, RunOutcome.STOPPE
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Runs of a day, one after another, that came to nothing."""
+    """Consecutive runs of a day that failed."""
 
     costly: int
-    """How many of them asked for what is billed."""
+    """Number of them with a billed query."""
 
     last_started_at: datetime
     last_outcome: RunOutcome
 
 
 class RunsRepository:
-    """Each change is committed by itself: it has to outlive what it tells of."""
+    """Commits each change by itself, since it has to outlive the run that it describes."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -106,8 +106,8 @@ class RunsRepository:
         return None
 
     async def note_interrupted(self) -> int:
-        """Runs without an end are over: the caller holds the lock without which nobody ingests.
-        Says how many there were.
+        """Record that all runs without an end were interrupted, and return their number. The caller
+        holds the lock that every ingest needs.
         """
         async with connect(self._engine) as connection:
             result = await connection.execute(
@@ -119,7 +119,7 @@ class RunsRepository:
             return result.rowcount
 
     async def failures(self) -> Mapping[date, Failures]:
-        """By day, those since it was last published or held."""
+        """Return the failed runs of each day since it was last published or held."""
         settled = (
             select(ingest_runs.c.day, func.max(ingest_runs.c.id).label("id"))
             .where(
