@@ -41,7 +41,7 @@ class Badge(Payload):
         description="Color of the right side: red without a download, green with many."
     )
     cacheSeconds: int = Field(  # noqa: N815 - shields.io's name.
-        description="How long it may be cached."
+        description="Seconds for which the badge may be cached."
     )
 
 

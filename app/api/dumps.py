@@ -85,7 +85,7 @@ class DumpResponse(FileResponse):
 @router.get(
     "",
     operation_id="get_dumps",
-    summary="Which days there are files of",
+    summary="Days that are available as files",
     response_model=Dumps,
     responses=documented(429, 500, 503),
 )

@@ -11,7 +11,7 @@ from app.api.state import InjectedState
 from app.domain.events import Event, KnownEvents
 
 MAX_AGE_SECONDS = 3600
-"""How long a cache may serve the events. They change with a release, or an operator's restart."""
+"""Time for which a cache may serve the events. They change with a release or a restart."""
 
 router = APIRouter(prefix="/api", tags=["status"], responses=documented(429, 500))
 

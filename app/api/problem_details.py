@@ -55,7 +55,7 @@ class Fault(BaseModel):
 
     parameter: str = Field(description="Name of the argument.", examples=["period"])
     message: str = Field(
-        description="Which values are valid.", examples=["Input should be 'day', 'week' or 'month'"]
+        description="The valid values.", examples=["Input should be 'day', 'week' or 'month'"]
     )
 
 

@@ -1,4 +1,4 @@
-"""What is published, and the state of the service."""
+"""The published days, and the state of the service."""
 
 import datetime as dt
 from typing import Literal, TypeVar
@@ -162,11 +162,11 @@ def _describe(model: type[Model], day: DayFigures, **others: object) -> Model:
 @router.get(
     "/api/status",
     operation_id="get_status",
-    summary="Which days are published",
+    summary="Published, held and missing days",
     responses=documented(429, 500, 503),
 )
 async def status(state: InjectedState, response: Response) -> Status:
-    """Which days are published, where they came from, and which are missing."""
+    """The published days, their sources, and the days that are held or missing."""
     async with state.statistics.snapshot() as downloads:
         publication = await downloads.publication()
         days = await downloads.published_days()
@@ -201,10 +201,10 @@ async def status(state: InjectedState, response: Response) -> Status:
 
 
 @router.get(
-    "/", operation_id="get_index", summary="Where to go from here", responses=documented(429, 500)
+    "/", operation_id="get_index", summary="Addresses to start from", responses=documented(429, 500)
 )
 async def index(request: Request, state: InjectedState) -> Index:
-    """Where to go from here."""
+    """The addresses to start from."""
     publication = state.publication()
     return Index(
         name=request.app.title,
@@ -216,7 +216,7 @@ async def index(request: Request, state: InjectedState) -> Index:
     )
 
 
-@router.get("/health", operation_id="get_health", summary="Whether the process is up")
+@router.get("/health", operation_id="get_health", summary="Health of the process")
 async def health() -> Health:
     """Answers as long as the process is up."""
     return Health(status="ok")
@@ -225,7 +225,7 @@ async def health() -> Health:
 @router.get(
     "/ready",
     operation_id="get_readiness",
-    summary="Whether requests can be answered",
+    summary="Readiness to answer requests",
     responses=documented(500, 503),
 )
 async def ready(state: InjectedState) -> Readiness:

@@ -12,7 +12,7 @@ from tests.waiting import until
 
 @pytest.fixture(autouse=True)
 def _no_ingest_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is served here, the tests publish."""
+    """Keep the ingest job from publishing anything besides what the tests publish."""
     monkeypatch.setattr(IngestScheduler, "start", lambda _: None)
 
 

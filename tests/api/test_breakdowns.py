@@ -85,7 +85,7 @@ GOLDENS = {
     "ci?ci=true": [("true", D2, 5)],
     "ci?ci=false": [("false", D1, 10)],
     "ci?ci=null": [("null", D2, 2)],
-    # Of today it is not known.
+    # Today has no `ci`: it is not filled with zero.
     "ci?ci=true&fill=zero": [("true", D2, 5), ("true", D1, 0)],
     f"ci?start_date={D0}": [],
     f"ci?start_date={D0}&fill=zero": [],
@@ -228,7 +228,7 @@ async def test_releases_with_most_downloads_are_told_apart(
         for day, counts in days.items():
             assert sum(of.get(str(day), 0) for of in found.values()) == sum(counts.values())
     assert await shown("version=1.29") == {"1.29": everything["1.29"]}
-    # What `all` has of it, not what is left out above.
+    # The stored category `other`, without the releases that are summed into it above.
     assert await shown("version=other") == {"other": {D1: 1, D0: 1}}
 
 

@@ -103,7 +103,7 @@ async def test_order_and_spelling_make_no_other_answer(
         tags.add(response.headers["etag"])
         assert response.headers["vary"] == "Accept-Encoding"
     assert len(tags) == len(queries) == 1
-    # What clients make up is not kept.
+    # Responses with made-up names are not stored.
     for _ in range(2):
         await client.get("/api/bulk/recent?package=requests&package=made-up")
     assert len(queries) == 3

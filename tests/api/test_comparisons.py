@@ -43,7 +43,7 @@ async def app(module_database_url: str, engine: AsyncEngine) -> AsyncIterator[Se
 
 
 async def _compared(app: Service, client: httpx.AsyncClient, *events: Event) -> tuple[bool, ...]:
-    """Which comparisons there are: of two weeks, of two months, and the trending packages."""
+    """Return whether weeks, months and trending packages are compared."""
     KnownEvents.__init__(app.state.events, events)
     change = (await client.get("/api/packages/flask")).json()["data"]["change"]
     trending = (await client.get("/api/trending")).json()["data"]

@@ -1,4 +1,4 @@
-"""What is told of dumps, and the files themselves."""
+"""The list of dumps, and the files."""
 
 import gzip
 from datetime import date

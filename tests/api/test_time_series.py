@@ -134,7 +134,7 @@ async def test_zero_where_nothing_was_downloaded_and_nothing_where_nothing_is_kn
         ("3", days_ago(1), 0),
         ("3", days_ago(0), 1),
     ]
-    # What the package has nothing of is not made up.
+    # Categories without any downloads of the package are not filled.
     assert await _items(client, "python_major?version=9&fill=zero") == []
 
 

@@ -50,7 +50,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def complaints() -> list[str]:
-    """What the page's console and its failures said."""
+    """Messages of the page's console and of its errors."""
     return []
 
 

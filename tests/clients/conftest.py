@@ -60,7 +60,7 @@ def _day(ago: int) -> list[PackageDownloads]:
 
 @dataclass(frozen=True)
 class Held:
-    """What the database holds, asked in SQL of its own and not through the service."""
+    """Reads the database with SQL of its own, and not through the service."""
 
     engine: AsyncEngine
 

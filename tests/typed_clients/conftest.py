@@ -23,7 +23,7 @@ def document() -> dict[str, Any]:
 
 
 def checked(command: list[str], folder: Path, environment: Mapping[str, str]) -> str:
-    """What the command prints, errors included. It fails with that when the command does."""
+    """Run a command and return its output, errors included. Fails with the output."""
     result = subprocess.run(
         command,
         cwd=folder,

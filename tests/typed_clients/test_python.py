@@ -53,7 +53,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
-    """Where the client has been generated, without a warning."""
+    """Folder of the client, which was generated without a warning."""
     folder = tmp_path_factory.mktemp("python")
     for path in (DOCUMENT, ROOT / "openapi-python-client.yml"):
         (folder / path.name).write_text(path.read_text())

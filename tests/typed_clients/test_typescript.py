@@ -51,7 +51,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
-    """Where the types have been generated, without a warning, beside the program and packages."""
+    """Folder of the types, the program and its packages. Generating gave no warning."""
     checked(shlex.split(INSTALL), HERE, environment)
     folder = tmp_path_factory.mktemp("typescript")
     (folder / "node_modules").symlink_to(HERE / "node_modules")
