@@ -194,7 +194,7 @@ async def test_a_request_is_counted_once(app: Service) -> None:
             answer = await client.get(path)
             shown.append((answer.status_code, answer.headers.get("x-ratelimit-remaining")))
     assert shown == [
-        *[(200, "4"), (404, "3"), (200, "2"), (422, "1"), (200, None), (404, "0")],
+        *[(200, "4"), (404, "3"), (200, "2"), (422, "1"), (200, None), (307, "0")],
         *[(429, "0"), (429, "0")],
     ]
 
