@@ -50,8 +50,8 @@ _is_asked = packages.c.name == func.any(bindparam("packages", type_=ARRAY(Text))
 class SeriesResult(NamedTuple):
     series: Series
     known: Sequence[date]
-    """Published days of the range, in order, from the same state of the database; empty if they were
-    not requested. For an optional breakdown, only days that have it.
+    """Published days of the range, in order, from the same state of the database; empty if not
+    requested. For an optional breakdown, only days that have it.
     """
 
 
