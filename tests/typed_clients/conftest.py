@@ -50,7 +50,7 @@ def with_breakdowns(program: str, comment: str, call: str, everything: str, memb
         category = breakdown.filter_example or breakdown.examples[-1]
         names = {
             "name": breakdown.name,
-            "title": breakdown.name.title().replace("_", ""),
+            "title": breakdown.title,
             "argument": breakdown.argument,
             "category": category,
             "member": category.upper(),
