@@ -110,6 +110,11 @@ _IMPLEMENTATIONS = (
     *("cpython", "graalpy", "graalvm", "ironpython", "jython", "micropython", "pypy", "pyston"),
     *("rustpython", OTHER_CATEGORY, NULL_CATEGORY),
 )
+# The types of files that PyPI accepts or accepted.
+_FILE_TYPES = (
+    *("bdist_wheel", "sdist", "bdist_egg", "bdist_wininst", "bdist_msi", "bdist_rpm"),
+    *("bdist_dumb", "bdist_dmg", OTHER_CATEGORY, NULL_CATEGORY),
+)
 
 MAX_VERSIONS = 100
 """Number of a package's releases that are stored for a day. The rest counts as `OTHER_CATEGORY`."""
@@ -253,10 +258,24 @@ IMPLEMENTATION = Breakdown(
     sample_shares={"cpython": 0.96, "null": 0.03, "pypy": 0.003},
     is_optional=True,
 )
+FILE_TYPE = Breakdown(
+    name="file_type",
+    by="type of file",
+    column="file_type",
+    source_column="file.type",
+    billed_bytes=13,
+    expression=_known("file.type", _FILE_TYPES),
+    argument="file_type",
+    filter_help="One type of file, such as wheels or source archives. All when left out.",
+    categories=_FILE_TYPES,
+    examples=("bdist_egg", "bdist_wheel", "sdist"),
+    sample_shares={"bdist_wheel": 0.93, "sdist": 0.065, "bdist_egg": 0.004, "other": 0.001},
+    is_optional=True,
+)
 
 BREAKDOWNS = (
     *(PYTHON_MAJOR, PYTHON_MINOR, SYSTEM),
-    *(INSTALLER, CI, COUNTRY, VERSION, IMPLEMENTATION),
+    *(INSTALLER, CI, COUNTRY, VERSION, IMPLEMENTATION, FILE_TYPE),
 )
 
 OPTIONAL_BREAKDOWNS = tuple(breakdown for breakdown in BREAKDOWNS if breakdown.is_optional)

@@ -34,6 +34,7 @@ from app.domain.breakdowns import (
     BREAKDOWN_COLUMNS,
     CI,
     COUNTRY,
+    FILE_TYPE,
     IMPLEMENTATION,
     INSTALLER,
     MAX_VERSIONS,
@@ -211,6 +212,11 @@ OPTIONAL_RULES: dict[Breakdown, list[tuple[object, str]]] = {
             (version, "other")
             for version in ("", "x" * 65, "1.0 beta", "1.0\n", "1\u00b2", "\x01", "other")
         ),
+    ],
+    FILE_TYPE: [
+        *((name, name) for name in ("bdist_wheel", "sdist", "bdist_egg", "bdist_dmg")),
+        *((name, "other") for name in ("", "metadata", "bdist_wheel ")),
+        (None, "null"),
     ],
     IMPLEMENTATION: [
         ("CPython", "cpython"),
