@@ -49,16 +49,14 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 PAGE_ROWS = 10_000
-"""Rows asked for at a time; BigQuery may send fewer. To take the JSON of a page apart keeps the
-service's process from answering for some 5 ms.
-"""
+"""Maximum rows per page. Parsing a page blocks the event loop for about 5 ms."""
 
 RETRY_SECONDS = 60
-"""How long the client repeats a call that failed in a way that may pass."""
+"""How long the client retries a call after a temporary failure."""
 
 REQUEST_TIMEOUT_SECONDS = 60
 QUERY_TIMEOUT_SECONDS = 900
-"""Of a day's query, which takes a minute or so, and of each page of rows, which takes seconds."""
+"""Maximum duration of a day's query, which takes about a minute, and of each page of rows."""
 
 PASSING_REASONS = {
     "backendError",
@@ -70,10 +68,10 @@ PASSING_REASONS = {
     "stopped",
     "timeout",
 }
-"""Of BigQuery's error table, those that the same query may not meet again a little later."""
+"""Reasons in BigQuery's error table that are temporary."""
 
 DAY_REASONS = {"bytesBilledLimitExceeded", "resourcesExceeded", "responseTooLarge"}
-"""Those that come of how much there is of a day."""
+"""Reasons in BigQuery's error table that depend on the size of the day."""
 
 USD_PER_TIB_BILLED = 6.25
 """On-demand price of a query in the US multi-region, beyond the first TiB of each month."""
@@ -82,7 +80,7 @@ PARTITIONS = (
     "SELECT total_rows, last_modified_time FROM `{dataset}.INFORMATION_SCHEMA.PARTITIONS` "
     "WHERE table_name = @table AND partition_id = @day"
 )
-"""Query of a day's partition, which reads no downloads: BigQuery bills 10 MB."""
+"""Query of the metadata of a day's partition, for which BigQuery bills 10 MB."""
 
 SCOPES = ("https://www.googleapis.com/auth/bigquery",)
 
@@ -263,7 +261,7 @@ def create_source(settings: Settings) -> BigQuerySource:
 
 
 _unreadable_datasets: set[str] = set()
-"""Those whose partitions were logged as unreadable by this process."""
+"""Datasets whose partitions this process has logged as unreadable."""
 
 
 def _log_unreadable(dataset: str, kind: str, reason: str) -> None:
@@ -352,7 +350,7 @@ def _source_errors() -> Iterator[None]:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether it is Google's trouble, or the network's, and not what was asked or who asked."""
+    """Return True if the failure is temporary, because Google or the network caused it."""
     if isinstance(error, (ServerError, TooManyRequests, RetryError, requests.RequestException)):
         return True
     if isinstance(error, google.auth.exceptions.GoogleAuthError):

@@ -1,6 +1,6 @@
 """Made-up downloads of real packages, to try the service without credentials.
 
-A day's figures depend on nothing but the day: every run makes the same ones.
+The figures depend only on the day, so every run makes the same ones.
 """
 
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
@@ -52,11 +52,11 @@ PYTHON_VERSIONS = {
 
 FIRST_RELEASE = date(2015, 1, 1)
 RELEASE_DAYS = (30, 240)
-"""From one release of a package to the next, at least and at most."""
+"""Minimum and maximum number of days from one release of a package to the next."""
 
 RELEASES_IN_USE = 5
 RELEASES_A_SERIES = 6
-"""After which the first part of a release's number goes up."""
+"""Number of releases with the same first part of the version."""
 
 
 SHARES = {one.column: one.sample_shares for one in BREAKDOWNS if one.sample_shares}
@@ -138,7 +138,7 @@ class SampleSource:
         """Return nothing: reading costs nothing."""
 
     async def begin(self, _: date) -> None:
-        """It costs nothing."""
+        """Return nothing: reading costs nothing."""
 
     async def read(self, day: date, _: str | None = None) -> Reading:
         return Reading(self._batches(day), columns=self._columns)
@@ -220,7 +220,7 @@ def _divide(
 def _cut(
     total: int, categories: Iterable[str], bounds: Iterable[float], bend: float = 0.0
 ) -> dict[str, int]:
-    """The same, at given bounds. To bend them moves all but the last, and keeps their order."""
+    """Divide a total at given bounds. `bend` moves all bounds but the last, in order."""
     ends = [int(total * (bound + bend * bound * (1 - bound))) for bound in bounds]
     counts = map(sub, ends, [0, *ends])
     return {name: count for name, count in zip(categories, counts, strict=True) if count}
