@@ -3,7 +3,7 @@
 import re
 
 ALL_PACKAGES = "__all__"
-"""Stands for every package together. No real name normalises to it."""
+"""The name of all packages together. No real name normalises to it."""
 
 MAX_NAME_CHARACTERS = 200
 
@@ -12,7 +12,7 @@ _NORMALISED = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
 
 def normalise(name: str) -> str:
-    """The spelling that packages are keyed by: `Zope.Interface` becomes `zope-interface`."""
+    """Return the spelling that is stored: `Zope.Interface` becomes `zope-interface`."""
     if name == ALL_PACKAGES or not name.isascii():
         # A name is ASCII, and must not become so: the Kelvin sign's lower case is the letter k.
         return name
@@ -20,5 +20,5 @@ def normalise(name: str) -> str:
 
 
 def is_valid(normalised: str) -> bool:
-    """Whether a normalised name is one that PyPI could have given to a package."""
+    """Return True if PyPI could have a package with this normalised name."""
     return len(normalised) <= MAX_NAME_CHARACTERS and bool(_NORMALISED.fullmatch(normalised))

@@ -7,16 +7,16 @@ from enum import IntEnum
 from typing import NamedTuple
 
 RANKED_PACKAGES = 1_000
-"""That a ranking has at most."""
+"""Maximum number of packages in a ranking."""
 
 PERIODS = ("day", "week", "month")
-"""For which there is a ranking by downloads: the latest day, 7 days and 30 days."""
+"""Periods with a ranking by downloads: the latest day, 7 days and 30 days."""
 
 TREND_DAYS = 14
-"""That a trend looks at: a week, and the week before it."""
+"""Number of days that a trend compares: a week, and the week before it."""
 
 TREND_FLOOR_DOWNLOADS = 10_000
-"""That a package needs in each of the two weeks. Below, a single build job makes a trend."""
+"""Minimum downloads of a trending package in each week. Below, one build job makes a trend."""
 
 POPULAR_PACKAGES = 20_000
 """Packages by last month's downloads in which search looks first, and finds what is misspelt: some
@@ -48,7 +48,7 @@ class Tier(IntEnum):
     """How a name matches a text."""
 
     BEFORE_ALL = -1
-    """None does so."""
+    """No name matches in this way: it starts a search."""
 
     IS = 0
     BEGINS = 1
@@ -60,16 +60,16 @@ class SearchPosition(NamedTuple):
 
     tier: Tier
     rank: int
-    """By last month's downloads, or `UNRANKED`."""
+    """Rank by last month's downloads, or `UNRANKED`."""
 
     package: str
 
 
 UNRANKED = 2**31 - 1
-"""In place of a rank, for a package that nobody downloaded last month: behind all that have one."""
+"""Replaces the rank of a package without downloads last month, behind all ranked packages."""
 
 START = SearchPosition(Tier.BEFORE_ALL, 0, "")
-"""Before all matches."""
+"""The position before all matches."""
 
 
 class Match(NamedTuple):

@@ -1,4 +1,4 @@
-"""What can be made of a time series: zeros where there is nothing, sums of weeks and months."""
+"""Operations on time series: fill with zeros, sum weeks or months, select categories."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from app.domain.downloads import Series
 class Interval(Choice):
     DAY = "day"
     WEEK = "week"
-    """Of ISO 8601: from Monday to Sunday."""
+    """Week of ISO 8601, from Monday to Sunday."""
 
     MONTH = "month"
 
 
 def fill_with_zero(series: Series, days: Sequence[date]) -> Series:
-    """With an item for each of the published days in each category that there is."""
+    """Add an item of zero to each category for each of the published days without one."""
     filled = {}
     for category, items in series.items():
         downloads = dict(items)
@@ -27,8 +27,8 @@ def fill_with_zero(series: Series, days: Sequence[date]) -> Series:
 
 
 def sum_by(interval: Interval, series: Series, days: Sequence[date]) -> Series:
-    """Each week or month by its first day. One of which not all days are among the published `days`
-    is left out: what it would add up to is not what it had. The series has items of `days` alone.
+    """Sum weeks or months, each dated by its first day. Leave out those of which not all days are
+    published, since their sums would be too small. All items of the series are on published `days`.
     """
     first_days = {day: _first_day(interval, day) for day in days}
     published = Counter(first_days.values())
@@ -47,7 +47,7 @@ def sum_by(interval: Interval, series: Series, days: Sequence[date]) -> Series:
 
 
 def most_downloaded(series: Series, count: int) -> Series:
-    """So many categories, those with most downloads, and all the rest as `other`."""
+    """Return the `count` categories with most downloads, and the sum of the rest as `other`."""
     totals = {
         category: sum(downloads for _, downloads in items)
         for category, items in series.items()
