@@ -125,27 +125,28 @@ def days_held(
     """Ingest days of another level, each read twice; return those held at first, and all that are
     published in the end.
     """
+    policy = replace(POLICY, thresholds=thresholds)
     published = before(first)
     waiting: dict[date, HeldDay] = {}
     held_days = []
 
-    def judge(one: DayFigures) -> str | None:
-        return (
-            KnownDays(published, waiting, replace(POLICY, thresholds=thresholds)).judge(one).reason
-        )
+    def known() -> KnownDays:
+        return KnownDays(published, waiting, policy)
 
     for passed in range(days):
         day = first + timedelta(days=passed)
         one = figures(day, level)
-        if judge(one):
+        if known().judge(one).reason:
             held_days.append(passed)
             waiting[day] = held(one, settled=False)
-            if judge(one):
+            if known().judge(one).reason:
                 # Read again, with the same result.
                 waiting[day] = held(one, settled=True)
+        known_now = known()
         for other in sorted(waiting, reverse=True):
-            if judge(waiting[other]) is None:
+            if known_now.judge(waiting[other]).reason is None:
                 published[other] = waiting.pop(other)
+                known_now = known()
         if day not in waiting:
             published[day] = one
     return held_days, published

@@ -17,7 +17,7 @@ from app.domain.downloads import RecentDownloads
 from app.domain.package_name import ALL_PACKAGES
 from app.errors import HeldDayError, TableInUseError
 from app.ingest import retention
-from app.ingest.retention import expire
+from app.ingest.retention import Expired, expire
 from tests.clock import NOW
 from tests.contents import everything
 from tests.days import (
@@ -31,6 +31,10 @@ from tests.days import (
     publish,
 )
 from tests.waiting import until_blocked
+
+
+async def expire_now(engine: AsyncEngine, retention_days: int = RETENTION_DAYS) -> Expired:
+    return await expire(engine, retention_days=retention_days, now=NOW)
 
 
 def repository(engine: AsyncEngine) -> DownloadsRepository:
@@ -54,7 +58,7 @@ async def test_exactly_the_window_is_served(engine: AsyncEngine) -> None:
         assert await read.recent("gone") is None
         assert await overall(engine, "gone") is None
         assert [day.day for day in await read.published_days()] == [first, days_ago(0)]
-        await expire(engine, retention_days=RETENTION_DAYS, now=NOW)
+        await expire_now(engine)
 
 
 async def test_retention_drops_what_lies_wholly_outside(
@@ -63,7 +67,7 @@ async def test_retention_drops_what_lies_wholly_outside(
     old = days_ago(RETENTION_DAYS + 31)
     await publish(engine, old, downloads("flask", 1), downloads("gone", 1))
     await publish(engine, days_ago(0), downloads("flask", 4))
-    expired = await expire(engine, retention_days=RETENTION_DAYS, now=NOW)
+    expired = await expire_now(engine)
     assert expired.partitions == [f"daily_downloads_{old:%Y_%m}"]
     assert expired.packages == 1
 
@@ -72,7 +76,7 @@ async def test_retention_drops_what_lies_wholly_outside(
     assert [row[0] for row in held["days"]] == [days_ago(0)]
     assert [row[0] for row in held["packages"]] == [ALL_PACKAGES, "flask"]
 
-    again = await expire(engine, retention_days=RETENTION_DAYS, now=NOW)
+    again = await expire_now(engine)
     assert (again.partitions, again.packages) == ([], 0)
     assert await everything(engine) == held
 
@@ -93,7 +97,7 @@ async def test_a_month_goes_with_the_last_of_its_days(
     for day in (date(2025, 12, 31), latest):
         await publish(engine, day, downloads("flask", 1))
     before = await overall(engine, "flask", retention_days=30)
-    assert (await expire(engine, retention_days=30, now=NOW)).partitions == dropped
+    assert (await expire_now(engine, 30)).partitions == dropped
     assert await overall(engine, "flask", retention_days=30) == before
     assert len((await everything(engine))["days"]) == len({date(2025, 12, 31), latest}) - len(
         dropped
@@ -105,7 +109,7 @@ async def test_no_package_goes_while_a_month_with_its_rows_stays(engine: AsyncEn
     await publish(engine, date(2025, 12, 30), downloads("outside", 1))
     await publish(engine, date(2026, 1, 29), downloads("flask", 1))
     before = await everything(engine)
-    await expire(engine, retention_days=30, now=NOW)
+    await expire_now(engine, 30)
     assert await everything(engine) == before
     assert await DownloadsRepository(engine, 30).recent("outside") is None
 
@@ -120,19 +124,19 @@ async def test_what_is_held_and_what_was_run_goes_too(engine: AsyncEngine) -> No
     runs = RunsRepository(engine)
     for days in (30, 32):
         await runs.begin(days_ago(0), "given", NOW - timedelta(days=days))
-    await expire(engine, retention_days=31, now=NOW)
+    await expire_now(engine, 31)
     held = await everything(engine)
     assert [row[0] for row in held["held days"]] == [days_ago(31)]
     assert {row[0] for row in held["held rows"]} == {days_ago(31)}
     (left,) = await latest_runs(engine, 10)
     assert left.started_at == NOW - timedelta(days=30)
-    await expire(engine, retention_days=28, now=NOW)
+    await expire_now(engine, 28)
     assert (await everything(engine))["held rows"] == []
     assert await latest_runs(engine, 10) == []
 
 
 async def test_retention_of_an_empty_database(engine: AsyncEngine) -> None:
-    expired = await expire(engine, retention_days=RETENTION_DAYS, now=NOW)
+    expired = await expire_now(engine)
     assert (expired.partitions, expired.packages) == ([], 0)
 
 
@@ -140,7 +144,7 @@ async def test_retention_and_publish_exclude_each_other(engine: AsyncEngine) -> 
     await publish(engine, days_ago(0), downloads("flask", 1))
     async with connect(engine) as other:
         await lock_for_transaction(other, LockKey.PUBLISH)
-        expiring = asyncio.create_task(expire(engine, retention_days=RETENTION_DAYS, now=NOW))
+        expiring = asyncio.create_task(expire_now(engine))
         await until_blocked(engine)
         assert not expiring.done()
         await other.rollback()
@@ -151,9 +155,7 @@ async def test_several_retentions_at_once(engine: AsyncEngine) -> None:
     old = days_ago(RETENTION_DAYS + 31)
     await publish(engine, old, downloads("gone", 1))
     await publish(engine, days_ago(0), downloads("flask", 4))
-    expired = await asyncio.gather(
-        *(expire(engine, retention_days=RETENTION_DAYS, now=NOW) for _ in range(3))
-    )
+    expired = await asyncio.gather(*(expire_now(engine) for _ in range(3)))
     assert sum(len(one.partitions) for one in expired) == 1
 
 
@@ -168,11 +170,11 @@ async def test_a_long_reader_delays_retention_and_nobody_else(
     async with connect(engine) as reader:
         await reader.execute(select(daily_downloads).limit(1))
         with pytest.raises(TableInUseError):
-            await expire(engine, retention_days=RETENTION_DAYS, now=NOW)
+            await expire_now(engine)
         assert await everything(engine) == before
         await publish(engine, days_ago(1), downloads("flask", 1))
         assert await repository(engine).recent("flask") == RecentDownloads(4, 5, 5)
-    expired = await expire(engine, retention_days=RETENTION_DAYS, now=NOW)
+    expired = await expire_now(engine)
     assert (len(expired.partitions), expired.packages) == (1, 1)
 
 
@@ -190,5 +192,5 @@ async def test_retention_that_fails_at_its_end_removes_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(retention, "drop_partitions_before", drop_and_fail)
         with pytest.raises(ConnectionError):
-            await expire(engine, retention_days=RETENTION_DAYS, now=NOW)
+            await expire_now(engine)
     assert await everything(engine) == before

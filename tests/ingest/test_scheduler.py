@@ -47,15 +47,15 @@ from tests.processes import free_port
 from tests.waiting import until
 
 
+def settings_with(**changes: object) -> Settings:
+    """Settings with which a day is due at midnight, as soon as it is over."""
+    values = {"ingest_source": IngestSource.SAMPLE, "ingest_schedule": "0 0 * * *"} | changes
+    return Settings.model_validate(values)
+
+
 @pytest.fixture
 def settings() -> Settings:
-    """At midnight, when the day before is over: whenever the tests run, it is due."""
-    return Settings(
-        ingest_source=IngestSource.SAMPLE,
-        ingest_schedule="0 0 * * *",
-        ingest_max_days_per_run=3,
-        rate_limits="",
-    )
+    return settings_with(ingest_max_days_per_run=3, rate_limits="")
 
 
 async def published(engine: AsyncEngine) -> list[date]:
@@ -281,12 +281,8 @@ async def test_checks_of_unchanged_days_use_up_no_budget(
     budget: int, database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if the latest day has used it up. A held day that has changed is read within it."""
-    settings = Settings(
-        ingest_source=IngestSource.SAMPLE,
-        ingest_schedule="0 0 * * *",
-        ingest_max_days_per_run=budget,
-        ingest_recheck_after_hours=0,
-        retention_days=30,
+    settings = settings_with(
+        ingest_max_days_per_run=budget, ingest_recheck_after_hours=0, retention_days=30
     )
     for ago in range(5, 26):
         await publish(engine, days_ago(ago), downloads("flask", 100))
@@ -312,12 +308,7 @@ async def test_checks_of_unchanged_days_use_up_no_budget(
 
 
 async def test_what_is_published_is_left_as_it_is(database_url: str, engine: AsyncEngine) -> None:
-    settings = Settings(
-        ingest_source=IngestSource.SAMPLE,
-        ingest_schedule="0 0 * * *",
-        retention_days=30,
-        ingest_max_days_per_run=30,
-    )
+    settings = settings_with(retention_days=30, ingest_max_days_per_run=30)
     await run_ingest_job(settings, database_url, lambda: NOW)
     first = await DownloadsRepository(engine, 30).published_days()
     assert len(first) == 30
@@ -329,12 +320,7 @@ async def test_what_is_published_is_left_as_it_is(database_url: str, engine: Asy
 async def test_a_young_day_is_read_again_and_replaced_when_it_grew(
     database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(
-        ingest_source=IngestSource.SAMPLE,
-        ingest_schedule="0 0 * * *",
-        ingest_max_days_per_run=2,
-        retention_days=30,
-    )
+    settings = settings_with(ingest_max_days_per_run=2, retention_days=30)
     early, late = days_ago(1), days_ago(0)
     for ago in range(2, 30):
         await publish(engine, days_ago(ago), downloads("flask", 100))
@@ -389,8 +375,7 @@ async def test_late_data_that_arrives_in_three_parts(
     database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Held, held again with more, published: never a part of it served."""
-    settings = Settings(
-        ingest_source=IngestSource.SAMPLE,
+    settings = settings_with(
         ingest_schedule=_daily_from_now_on(),
         ingest_max_days_per_run=1,
         ingest_retry_after_minutes=30,
@@ -428,8 +413,7 @@ async def test_a_new_level_is_taken_once_it_has_held_for_some_days(
     database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three times as much from one day on: held, read again, and then all of it is published."""
-    settings = Settings(
-        ingest_source=IngestSource.SAMPLE,
+    settings = settings_with(
         ingest_schedule=_daily_from_now_on(),
         ingest_max_days_per_run=4,
         retention_days=30,
@@ -492,9 +476,7 @@ def _success() -> float | None:
 async def test_a_run_without_work_does_not_hide_that_days_fail(
     database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(
-        ingest_source=IngestSource.SAMPLE, ingest_schedule="0 0 * * *", retention_days=30
-    )
+    settings = settings_with(retention_days=30)
     for ago in range(1, 31):
         await publish(engine, days_ago(ago), downloads("flask", 1))
     give(monkeypatch, GivenSource({}))
@@ -553,11 +535,7 @@ async def test_a_day_that_costs_and_fails_is_asked_for_less_and_less_often(
     database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often the process is started anew. The days before it come in meanwhile."""
-    settings = Settings(
-        ingest_source=IngestSource.SAMPLE,
-        ingest_schedule=_daily_from_now_on(),
-        ingest_max_days_per_run=1,
-    )
+    settings = settings_with(ingest_schedule=_daily_from_now_on(), ingest_max_days_per_run=1)
     twice = [downloads("flask", 1), downloads("flask", 1)]
     usual = [downloads("flask", 1), downloads("numpy", 1)]
     source = GivenSource({days_ago(ago): usual for ago in range(1, 9)} | {days_ago(0): twice})
