@@ -17,7 +17,10 @@ depends_on = None
 def _breakdown_columns() -> list[sa.Column[Any]]:
     return [
         *map(required_column, ("python_minor", "system")),
-        *map(optional_column, ("installer", "ci", "country", "version", "implementation")),
+        *map(
+            optional_column,
+            ("installer", "ci", "country", "version", "implementation", "file_type"),
+        ),
     ]
 
 
