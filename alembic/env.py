@@ -1,5 +1,5 @@
-"""Runs migrations: on the connection that `app.db.migrations` hands over, or from the settings when
-the `alembic` command is used by hand.
+"""Runs migrations, on the connection that `app.db.migrations` passes, or on the database of the
+settings if the `alembic` command is used directly.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ def run(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=metadata,
-        # No lock is kept from one to the next. Who hands a connection over sees to that.
+        # No lock is held from one migration to the next. `app.db.migrations` commits each itself.
         transaction_per_migration=True,
-        # Partitions come and go with the data, and that index depends on the server.
+        # Partitions depend on the data, and the trigram index depends on the server.
         include_name=lambda name, kind, _: (
             not (kind == "table" and is_partition(name or "")) and name != TRIGRAM_INDEX
         ),
@@ -35,9 +35,9 @@ async def run_at(database_url: str) -> None:
         await connection.commit()
 
 
-handed_over = context.config.attributes.get("connection")
-if handed_over is not None:
-    run(handed_over)
+passed_connection = context.config.attributes.get("connection")
+if passed_connection is not None:
+    run(passed_connection)
 else:
     settings = load_settings()
     if settings.database_url:

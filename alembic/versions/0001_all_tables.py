@@ -78,13 +78,19 @@ def upgrade() -> None:
             "downloads",
             sa.BigInteger(),
             nullable=False,
-            comment="Of all packages, mirrors excluded.",
+            comment="Downloads of all packages, mirrors excluded.",
         ),
         sa.Column(
-            "downloads_with_mirrors", sa.BigInteger(), nullable=False, comment="Of all packages."
+            "downloads_with_mirrors",
+            sa.BigInteger(),
+            nullable=False,
+            comment="Downloads of all packages.",
         ),
         sa.Column(
-            "digest", sa.Text(), nullable=False, comment="Of the day's rows, in whatever order."
+            "digest",
+            sa.Text(),
+            nullable=False,
+            comment="Digest of the day's rows, independent of their order.",
         ),
         sa.Column("reason", sa.Text(), nullable=False, comment="Why it was not published."),
         sa.Column("held_since", sa.DateTime(timezone=True), nullable=False),
@@ -129,7 +135,7 @@ def upgrade() -> None:
         sa.Column("with_mirrors", sa.BigInteger(), nullable=False),
         sa.Column("without_mirrors", sa.BigInteger(), nullable=False),
         *_breakdown_columns(),
-        comment="The rows of held days, which nobody is served.",
+        comment="Rows of held days, which are not served.",
     )
     op.create_table(
         "ingest_runs",
@@ -153,21 +159,23 @@ def upgrade() -> None:
             "query",
             sa.Text(),
             nullable=True,
-            comment="By which the source gives the day's rows again, at no further cost.",
+            comment="The source's query, whose result can be read again at no cost.",
         ),
-        sa.Column("rows", sa.Integer(), nullable=True, comment="Packages that the source gave."),
+        sa.Column(
+            "rows", sa.Integer(), nullable=True, comment="Packages that the source returned."
+        ),
         sa.Column(
             "bytes_billed",
             sa.BigInteger(),
             nullable=True,
-            comment="NULL until the source has told.",
+            comment="NULL if the source has not reported it.",
         ),
         sa.Column(
             "error", sa.Text(), nullable=True, comment="Why the day was held, or what failed."
         ),
         *_partition_columns(),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ingest_runs")),
-        comment="Each time that a day was asked of a source, or published after it was held.",
+        comment="Runs that read a day from a source, or published a day after it was held.",
     )
     op.create_table(
         "ingested_days",
@@ -186,14 +194,20 @@ def upgrade() -> None:
             "downloads",
             sa.BigInteger(),
             nullable=False,
-            comment="Of all packages, mirrors excluded.",
+            comment="Downloads of all packages, mirrors excluded.",
         ),
         sa.Column("published_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column(
-            "digest", sa.Text(), nullable=False, comment="Of the day's rows, in whatever order."
+            "digest",
+            sa.Text(),
+            nullable=False,
+            comment="Digest of the day's rows, independent of their order.",
         ),
         sa.Column(
-            "downloads_with_mirrors", sa.BigInteger(), nullable=False, comment="Of all packages."
+            "downloads_with_mirrors",
+            sa.BigInteger(),
+            nullable=False,
+            comment="Downloads of all packages.",
         ),
         sa.Column(
             "checked_at",
@@ -242,14 +256,14 @@ def upgrade() -> None:
             "month_rank",
             sa.Integer(),
             nullable=True,
-            comment="By last_month, 1 is most. NULL without downloads in it, and for __all__.",
+            comment="Rank by last_month; 1 has most. NULL for __all__ and without downloads.",
         ),
         sa.Column(
             "is_popular",
             sa.Boolean(),
             server_default=sa.text("false"),
             nullable=False,
-            comment="Among the first by month_rank, in which search looks first.",
+            comment="True if among the first by month_rank, which search reads first.",
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_packages")),
         sa.UniqueConstraint("name", name=op.f("uq_packages_name")),
@@ -289,16 +303,22 @@ def upgrade() -> None:
     op.create_table(
         "top_packages",
         sa.Column("period", sa.Text(), nullable=False, comment="day, week or month."),
-        sa.Column("rank", sa.Integer(), autoincrement=False, nullable=False, comment="1 is most."),
+        sa.Column(
+            "rank",
+            sa.Integer(),
+            autoincrement=False,
+            nullable=False,
+            comment="Rank; 1 has most downloads.",
+        ),
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("downloads", sa.BigInteger(), nullable=False, comment="In the period."),
+        sa.Column("downloads", sa.BigInteger(), nullable=False, comment="Downloads in the period."),
         sa.PrimaryKeyConstraint("period", "rank", name=op.f("pk_top_packages")),
         comment="The packages with most downloads, mirrors excluded.",
     )
     op.create_table(
         "trending_packages",
         sa.Column(
-            "rank", sa.Integer(), autoincrement=False, nullable=False, comment="1 grew most."
+            "rank", sa.Integer(), autoincrement=False, nullable=False, comment="Rank; 1 grew most."
         ),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("last_week", sa.BigInteger(), nullable=False),

@@ -1,4 +1,4 @@
-"""Postgres advisory locks, with which processes that share a database exclude each other."""
+"""Postgres advisory locks, by which processes that share a database exclude each other."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from app.errors import LockLostError
 
 
 class LockKey(IntEnum):
-    """Keys from two to the 40th on, which other applications in the database hardly use."""
+    """Keys of the locks. They start at 2**40, which other applications are unlikely to use."""
 
     MIGRATE = 2**40 + 1
     PUBLISH = 2**40 + 2
@@ -60,8 +60,8 @@ class HeldLock:
     async def check_on_server(self, connection: AsyncConnection) -> None:
         """Raise `LockLostError` unless the server confirms that this process holds the lock.
 
-        The connection that is about to commit asks, so that nothing is committed after the lock was
-        lost unnoticed.
+        The caller passes the connection that is about to commit, so that nothing is committed after
+        the lock was lost.
         """
         self.check()
         held = await connection.execute(_HOLDS, {"key": int(self._key), "process": self._process})
@@ -73,7 +73,7 @@ class HeldLock:
 async def try_lock(engine: AsyncEngine, key: LockKey) -> AsyncIterator[HeldLock | None]:
     """Hold the lock on a connection of its own; yield None if another process holds it.
 
-    Postgres releases the lock when that connection ends, for whatever reason.
+    Postgres also releases the lock if that connection ends early.
     """
     async with connect(engine) as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -96,7 +96,7 @@ async def try_lock(engine: AsyncEngine, key: LockKey) -> AsyncIterator[HeldLock 
             yield lock
         finally:
             driver.remove_termination_listener(ended)
-            # If the connection has ended, as after a cancellation, the lock is free already.
+            # If the connection has ended, for example by a cancellation, the lock is already free.
             if not lock.connection_ended and not connection.invalidated:
                 await _unlock(connection, key)
 

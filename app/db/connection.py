@@ -12,8 +12,8 @@ from app.setting_types import LIBPQ_ONLY_ARGUMENTS
 CONNECT_TIMEOUT_SECONDS = 5
 
 CLOSE_TIMEOUT_SECONDS = 3
-"""How long to wait for a rollback, the release of a lock, or the end of connections. Then the
-connection is dropped, and Postgres does the same by itself.
+"""How long to wait for a rollback, the release of a lock, or the end of connections. After that the
+connection is dropped, and Postgres rolls back and releases locks by itself.
 """
 
 KEEPALIVES = {
@@ -49,7 +49,7 @@ async def open_connection(
     session: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Any:
-    """Open a connection, with these session parameters and other options for asyncpg.
+    """Open a connection with these session parameters and options of asyncpg.
 
     Session parameters are set after connecting, since poolers such as PgBouncer refuse unknown
     startup parameters.

@@ -1,7 +1,7 @@
-"""What is recorded of a day's rows: the number of packages, their downloads, and a digest.
+"""The recorded figures of a day: the number of packages, their downloads, and a digest of its rows.
 
-A publish computes it from staged rows and a verification from stored rows, by one definition, so
-that only different rows can make the two differ.
+A publish computes them from staged rows and a verification from stored rows, with the same query,
+so that they differ only if the rows do.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from app.domain.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 
 
 def describe(rows: str, optional_columns: Sequence[str] = OPTIONAL_COLUMNS) -> str:
-    """Return the query of `packages`, `downloads`, `downloads_with_mirrors`, `digest` and
-    `breakdowns` of a day's rows, without `__all__`, in a relation with the columns of staging.
+    """Return a query of a day's `packages`, `downloads`, `downloads_with_mirrors`, `digest` and
+    `breakdowns`. `rows` is a relation with the columns of staged rows, without `__all__`.
     """
-    # concat_ws leaves out NULLs, and each optional breakdown brings its name: an optional column
-    # that is added later changes no digest.
+    # concat_ws omits NULLs, and the value of each optional column follows the column's name. So
+    # adding an optional column later changes no digest.
     row_text = ", ".join(
         [
             "name",
@@ -28,9 +28,9 @@ def describe(rows: str, optional_columns: Sequence[str] = OPTIONAL_COLUMNS) -> s
         f"CASE WHEN bool_or({column} IS NOT NULL) THEN '{column}' END"
         for column in optional_columns
     )
-    # Each row is hashed as text and the hashes are added up, so that order does not matter and
-    # nothing has to be sorted. Equal counts are stored as equal texts. Without the OFFSET, Postgres
-    # would inline the hash into both sums, and compute it twice.
+    # Each row is hashed as text and the hashes are summed, so that rows need no order. Equal counts
+    # are stored as equal texts. Without the OFFSET, Postgres would inline the hash into both sums
+    # and compute it twice.
     return f"""
 SELECT
     count(*) AS packages,

@@ -51,9 +51,9 @@ async def replace_rows(connection: AsyncConnection, day: date) -> None:
         enter(Step.REPLACE, day)
         await connection.execute(delete(daily_downloads).where(daily_downloads.c.date == day))
     enter(Step.NAMES, day)
-    # Known names are left out: ON CONFLICT would use up an id for each of them every day. The most
-    # downloaded packages come first: a day's rows are in the order of the ids, so that the rows
-    # that are read most lie together.
+    # Known names are left out, because ON CONFLICT would use up an id for each of them every day.
+    # A day's rows are stored in the order of ids. The most downloaded packages get the lowest ids,
+    # so that the rows that are read most are stored together.
     await connection.execute(
         text(
             "INSERT INTO packages (name, last_seen) "
@@ -64,7 +64,7 @@ async def replace_rows(connection: AsyncConnection, day: date) -> None:
         {"day": day},
     )
     enter(Step.ROWS, day)
-    # In the order of the primary key, which then grows from one end to the other.
+    # Rows are inserted in the order of the primary key, so that its index only grows at its end.
     try:
         await connection.execute(
             text(
@@ -87,8 +87,8 @@ async def update_packages(
 ) -> None:
     """Bring `last_seen`, the figures of packages and the rankings up to date.
 
-    The day after the latest one moves the periods on. Any other day, new or replaced, has them
-    summed anew. A day before all periods changes only when its packages were last seen.
+    For the day after the latest one, the periods move on by a day. For any other day they are
+    summed again. A day before all periods changes only `last_seen`.
     """
     if latest_before and day <= latest_before - timedelta(days=RECENT_DAYS):
         await connection.execute(

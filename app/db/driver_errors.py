@@ -25,7 +25,7 @@ permission to connect.
 LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    # Raised between the server's farewell message and the end of the connection.
+    # asyncpg raises this between the server's shutdown message and the end of the connection.
     asyncpg.InternalClientError,
 )
 """Exceptions that asyncpg raises for a dead connection."""
@@ -67,7 +67,9 @@ def connecting(database: str) -> Iterator[None]:
 
 @contextmanager
 def querying(database: str) -> Iterator[None]:
-    """Raise `DatabaseUnavailableError` if a query fails for another reason than its statement."""
+    """Raise `DatabaseUnavailableError` if a query fails because of the database, not of its
+    statement.
+    """
     try:
         yield
     except (DBAPIError, TimeoutError, asyncpg.PostgresError, *LOST) as error:

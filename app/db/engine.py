@@ -1,4 +1,4 @@
-"""SQLAlchemy's engines, which do all writing, and the reads of jobs."""
+"""SQLAlchemy's engines, for all writes and for the reads of jobs."""
 
 import asyncio
 import logging
@@ -30,8 +30,8 @@ from app.errors import OperatorError
 STATEMENT_TIMEOUT_SECONDS = 10
 
 JOB_STATEMENT_TIMEOUT_SECONDS = 3600
-"""A job's statement takes a minute at most. The timeout ends the wait on a connection that died
-without a sign.
+"""Timeout of a job's statement, which takes a minute at most. It ends the wait on a connection that
+died unnoticed.
 """
 
 POOL_TIMEOUT_SECONDS = 5
@@ -66,9 +66,9 @@ def create_engine(
         pool_size=10,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_SECONDS,
-        # A job uses a connection again after minutes, when the server may have been restarted.
+        # A job may use a connection again after minutes, and the server may have restarted since.
         pool_pre_ping=True,
-        # Whatever the server's default is: a publish that waited for another one has to see its
+        # The server's default may differ. A publish that waited for another one has to see its
         # rows.
         isolation_level="READ COMMITTED",
         json_deserializer=orjson.loads,
@@ -77,8 +77,8 @@ def create_engine(
 
 @asynccontextmanager
 async def job_engine(database_url: str, *, read_only: bool = False) -> AsyncIterator[AsyncEngine]:
-    """An engine for one job, with statements that may take long. Its connections, and the tables
-    that they staged, end with the job.
+    """Yield an engine whose statements may take long. At the end of the job its connections are
+    closed, which drops staged tables.
     """
     engine = create_engine(
         database_url,
@@ -95,7 +95,7 @@ async def job_engine(database_url: str, *, read_only: bool = False) -> AsyncIter
 
 @asynccontextmanager
 async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection from the engine's pool. Uncommitted changes are rolled back at the end.
+    """Yield a connection from the engine's pool. Uncommitted changes are rolled back at the end.
 
     Raises `DatabaseUnavailableError` if Postgres can't be reached or goes away, or if the block
     raises the driver's `TimeoutError`.

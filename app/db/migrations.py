@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 
 async def migrate(engine: AsyncEngine) -> None:
-    """Run the missing migrations, each in a transaction of its own, so that another process can go
-    on if this one is killed.
+    """Run the missing migrations, each in a transaction of its own, so that another process can
+    continue if this one is killed.
 
-    Of several processes that start together one migrates and the others wait for it. Where others
-    still serve, a migration does what takes long before it locks them out, and lets them pass again
-    when it can't do so at once. Raises `OperatorError` when the database is ahead of this code.
+    If several processes start together, one migrates and the others wait. Servers may answer
+    requests meanwhile: a migration does its slow work before it takes locks, and starts again if it
+    can't get a lock in time. Raises `OperatorError` if the database is ahead of this code.
     """
     async with connect(engine) as connection:
         is_done = False
@@ -53,9 +53,9 @@ async def migrate(engine: AsyncEngine) -> None:
 
 
 async def check_migrated(source: Source) -> None:
-    """Raise unless the database can be reached and has all that this code needs.
+    """Raise unless the database can be reached and has at least this code's migration.
 
-    One that later code has migrated serves as well: that is how a new version is rolled out.
+    Later migrations are accepted, because old and new servers share the database during a rollout.
     """
     ((migrated,),) = await fetch(
         source, Statement(select(func.to_regclass("alembic_version").is_not(None)))
@@ -88,8 +88,8 @@ def _upgrade(connection: Connection) -> bool:
     held = MigrationContext.configure(connection).get_current_heads()
     if not set(known).issuperset(held):
         raise OperatorError(
-            f"the database was migrated to {', '.join(held)}, which is further than this code "
-            f"knows ({known[-1]}): run the version that migrated it, or a later one"
+            f"the database is at migration {', '.join(held)}, and this code knows only migrations "
+            f"up to {known[-1]}: run the version that migrated the database, or a later one"
         )
     if held != (known[-1],):
         command.upgrade(config, "+1")
@@ -111,7 +111,7 @@ def _index_trigrams(connection: Connection) -> None:
     try:
         with connection.begin_nested():
             connection.execute(text("CREATE EXTENSION IF NOT EXISTS pg_trgm"))
-            # Without a list of what is pending, which every search would read.
+            # Every search would have to read the list of pending index entries.
             connection.execute(
                 text(
                     f"CREATE INDEX {TRIGRAM_INDEX} ON packages USING gin (name gin_trgm_ops) "
@@ -122,4 +122,4 @@ def _index_trigrams(connection: Connection) -> None:
         if ended_by_server(error):
             raise
         reason = error.orig and error.orig.__cause__
-        log.warning("search finds no misspelt names: pg_trgm can't be used: %s", reason)
+        log.warning("search can't find misspelt names, because pg_trgm can't be used: %s", reason)

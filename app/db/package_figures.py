@@ -35,7 +35,7 @@ _SLOW_JOINS = ("enable_nestloop", "enable_hashjoin")
 
 
 def figures_arguments(latest: date) -> dict[str, object]:
-    """Return the arguments of all statements here, for periods that end with `latest`. `week`,
+    """Return the arguments of this module's statements, for periods that end with `latest`. `week`,
     `trend` and `month` are the days before their periods.
     """
     return {
@@ -62,9 +62,9 @@ async def move_figures(connection: AsyncConnection, latest: date) -> None:
 
 
 async def _update(connection: AsyncConnection, statement: str, latest: date) -> None:
-    # Postgres has no statistics yet about the rows of a new day. A nested loop, which is right for
-    # one row, would take hours. Rows come nearly in the order of the ids: a merge takes two thirds
-    # of the time of hash tables.
+    # Postgres has no statistics about the rows of a new day yet. It might expect one row and choose
+    # a nested loop, which would take hours. Rows are nearly in the order of ids, so a merge join
+    # takes two thirds of the time of a hash join.
     for joins in _SLOW_JOINS:
         await connection.execute(text(f"SET LOCAL {joins} = off"))
     await connection.execute(text(statement), figures_arguments(latest))

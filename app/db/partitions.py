@@ -1,8 +1,8 @@
-"""The monthly partitions of `daily_downloads`: naming, making and dropping them.
+"""Names, creates and drops the monthly partitions of `daily_downloads`.
 
-Readers do not wait. Attaching takes a lock that queries do not conflict with, while creating a
-partition in place would lock them out. Dropping locks the whole table for a moment, and fails at
-once if a reader holds it.
+A new partition is attached, because that does not block queries; creating it in place would.
+Dropping locks the whole table for a moment, and gives up after `LOCK_TIMEOUT_MILLISECONDS` if a
+reader uses the table.
 """
 
 import re
@@ -15,13 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import TableInUseError
 
 LOCK_TIMEOUT_MILLISECONDS = 100
-"""How long a drop waits for readers, and so the most that new ones wait behind it."""
+"""How long a drop waits for readers. New readers wait behind it for as long."""
 
 LOCK_NOT_AVAILABLE = "55P03"
 
 VACUUMED_SHARE = 0.02
-"""Share of a month's rows after which it is vacuumed. A day is more, so each is vacuumed after its
-publish. An index-only scan needs pages that a vacuum has marked as visible to all.
+"""Share of new rows after which a partition is vacuumed. A day is more than that, so each publish
+causes a vacuum. Index-only scans need pages that a vacuum has marked as visible to all.
 """
 
 _NAME = re.compile(r"daily_downloads_(\d{4})_(\d{2})")
@@ -46,7 +46,7 @@ def _month(partition: str) -> tuple[date, date]:
 async def ensure_partition(connection: AsyncConnection, day: date) -> None:
     """Create the partition of a day's month if it does not exist.
 
-    It runs in the transaction of the caller, who holds the publish lock.
+    It runs in the caller's transaction. The caller holds the publish lock.
     """
     partition = _name(day)
     if partition in await _partitions(connection):
@@ -67,8 +67,8 @@ async def ensure_partition(connection: AsyncConnection, day: date) -> None:
 
 
 async def first_kept_day(connection: AsyncConnection, first_day: date) -> date | None:
-    """Return the first day that can have rows once all partitions that end before `first_day` are
-    dropped; None if that is all of them.
+    """Return the first day of the partitions that remain after dropping those that end before
+    `first_day`; None if none remains.
     """
     months = await stored_months(connection)
     return next((start for start, end in months if end > first_day), None)
@@ -80,8 +80,9 @@ async def stored_months(connection: AsyncConnection) -> list[tuple[date, date]]:
 
 
 async def drop_partitions_before(connection: AsyncConnection, first_day: date) -> list[str]:
-    """Drop every partition that ends before `first_day`, and say which, in the transaction of the
-    caller, at whose end readers can go on. Raises `TableInUseError` when one keeps it from that.
+    """Drop every partition that ends before `first_day`, in the caller's transaction, and return
+    their names. Readers wait until the transaction ends. Raises `TableInUseError` if readers use
+    the table.
     """
     dropped = [name for name in await _partitions(connection) if _month(name)[1] <= first_day]
     await connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}"))

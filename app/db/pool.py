@@ -1,4 +1,4 @@
-"""The connections that answer requests: asyncpg's own pool, which is faster than SQLAlchemy's."""
+"""The pool of connections for requests. It is asyncpg's, which is faster than SQLAlchemy's."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -18,32 +18,32 @@ from app.errors import DatabaseUnavailableError, RequestError
 from app.metrics import DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_LIMIT
 
 POOL_SIZE = 10
-"""Connections that a process opens as it needs them, and keeps. A query takes about a millisecond
-of one.
+"""Maximum number of connections per process, opened as they are needed. A query occupies one for
+about a millisecond.
 """
 
 WAIT_SECONDS = 5
 """How long a read waits for a free connection."""
 
 READ_TIMEOUT_SECONDS = 10
-"""Longest time for a read, which takes a millisecond."""
+"""Timeout of a read, which usually takes a millisecond."""
 
 SESSION = {"plan_cache_mode": "force_generic_plan"}
-"""One plan of a statement is right for all arguments. To plan it for each package takes longer than
-to run it.
+"""Session parameters. One plan of a statement is right for all arguments, and planning takes longer
+than running it.
 """
 
 KEEP_MONTHS = "LOCK TABLE ONLY daily_downloads IN ACCESS SHARE MODE"
-"""First statement of a snapshot, which keeps months from being dropped. A dropped table is gone at
-once, even for a transaction that still sees the record of its days.
+"""First statement of a snapshot. It keeps months from being dropped meanwhile, because a dropped
+table is gone at once, even for a transaction that still sees the record of its days.
 """
 
 _HEALTHY = (RequestError, asyncpg.PostgresError)
-"""Errors after which a connection can be used again, if they are not those of a dead one."""
+"""Errors after which a connection can be used again, unless it is dead."""
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types.
-    """A connection whose session is not reset between two reads, since they leave nothing in it."""
+    """A connection that is not reset between two reads, because reads do not change the session."""
 
     def get_reset_query(self) -> str:
         return ""
@@ -58,7 +58,7 @@ class ReadPool:
         self._url = asyncpg_url(database_url)
         self._database = database_name(self._url)
         self._read_timeout_seconds = read_timeout_seconds
-        # The pool's queue lets a newcomer overtake one who waits, who may then wait for a second.
+        # asyncpg's queue lets new tasks overtake waiting ones, which may then wait for a second.
         self._turns = asyncio.Semaphore(POOL_SIZE)
         self._generation = 0
 
@@ -81,8 +81,8 @@ class ReadPool:
     async def fetch(self, statement: str, arguments: Sequence[object]) -> list[asyncpg.Record]:
         """Return the rows of a query.
 
-        It is sent again if its connection turns out to be dead: after a restart of the server all
-        connections of the pool are.
+        The query is sent again if its connection turns out to be dead: a restart of the server
+        closes all connections of the pool.
         """
         try:
             return await self._fetch(statement, arguments)
@@ -98,7 +98,7 @@ class ReadPool:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection with a transaction that sees one state of the whole database."""
+        """Yield a connection with a transaction that sees one state of the whole database."""
         async with self._connection() as connection:
             await connection.execute(
                 f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {KEEP_MONTHS}"
@@ -112,7 +112,7 @@ class ReadPool:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection, for those who wait in the order of their coming.
+        """Yield a connection. Waiting tasks get one in the order in which they arrived.
 
         Raises `DatabaseUnavailableError`.
         """
@@ -138,12 +138,12 @@ class ReadPool:
     async def _give_up(
         self, connection: asyncpg.Connection, generation: int, error: BaseException
     ) -> None:
-        """Close a connection after an error, unless the error says nothing about the connection."""
+        """Close a connection after an error, unless the error leaves the connection usable."""
         if is_lost(error):
             connection.terminate()
             if generation == self._generation:
-                # As a rule the server was restarted, which closed all connections. The driver may
-                # not have noticed yet.
+                # Usually the server was restarted, which closed all connections. The driver may not
+                # have noticed yet.
                 self._generation += 1
                 await self._pool.expire_connections()
         elif not isinstance(error, _HEALTHY):

@@ -1,4 +1,4 @@
-"""What is published, and how every process learns of a publish, whichever process made it."""
+"""Reads the current publication, and announces each publish to all processes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,8 +28,9 @@ LISTENER_TIMEOUT_SECONDS = 3.0
 async def announce(connection: AsyncConnection) -> None:
     """Record the time of a publish, and wake all listeners when the caller's transaction commits.
 
-    The last statement of the transaction, since the publish becomes visible with the commit. Times
-    are at least a second apart: `Last-Modified` has whole seconds, and the clock may be set back.
+    Call it last in the transaction, because the publish becomes visible with the commit. Times of
+    publishes are at least a second apart: `Last-Modified` has whole seconds, and the clock may be
+    set back.
     """
     recorded = insert(publication).values(id=1, published_at=func.clock_timestamp())
     after_the_last = publication.c.published_at + timedelta(seconds=1)
@@ -43,7 +44,7 @@ async def announce(connection: AsyncConnection) -> None:
 
 
 class PublicationListener:
-    """A connection, outside the pool, that hears of publishes."""
+    """A connection outside the pool that receives announcements of publishes."""
 
     def __init__(self, connection: asyncpg.Connection, retention_days: int) -> None:
         self._connection = connection
@@ -51,13 +52,13 @@ class PublicationListener:
         self._woken = asyncio.Event()
 
     async def listen(self) -> None:
-        # A standby announces nothing: there, publishes are found only by checking.
+        # A standby server sends no announcements, so publishes are found only by checking.
         with suppress(asyncpg.ReadOnlySQLTransactionError):
             await self._connection.add_listener(CHANNEL, lambda *_: self._woken.set())
         self._connection.add_termination_listener(lambda _: self._woken.set())
 
     async def wait(self, seconds: float) -> None:
-        """Wait for an announcement, or the end of the connection, for so many seconds at most."""
+        """Wait for an announcement or the end of the connection, up to `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -72,7 +73,7 @@ class PublicationListener:
 async def publication_listener(
     database_url: str, retention_days: int
 ) -> AsyncIterator[PublicationListener]:
-    """A listener that hears every announcement from now on.
+    """Yield a listener that receives every announcement from now on.
 
     Raises `DatabaseUnavailableError` if it can't connect, or if its connection is lost.
     """
@@ -107,7 +108,7 @@ def _publication_statement(retention_days: int) -> Statement:
     )
     query = select(
         func.array_agg(aggregate_order_by(ingested_days.c.day, ingested_days.c.day)),
-        # As text: lists of different lengths make no array.
+        # The lists are joined to texts, because Postgres has no arrays of lists of unequal length.
         func.array_agg(
             aggregate_order_by(
                 func.array_to_string(ingested_days.c.breakdowns, " "), ingested_days.c.day

@@ -1,4 +1,4 @@
-"""Reads of published data, each of which knows the publication that it saw."""
+"""Reads of published data. Each query also returns which publication it saw."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,10 +13,11 @@ from app.errors import OtherPublicationError
 
 
 def published_statement(query: Select[Any] | TextualSelect, *order: str) -> Statement:
-    """A statement for `PublishedReads`. Its rows are in the order of these columns.
+    """Return a statement for `PublishedReads` whose rows are in the order of these columns.
 
-    It adds the time of the latest publish in front of each row, as the query's own snapshot has it.
-    Without any row there is one of the time alone. The first column of the query is never NULL.
+    Each row starts with the time of the latest publish in the query's own snapshot. If the query
+    has no rows, the statement returns one row with only the time. The first column of the query is
+    never NULL.
     """
     latest = select(publication.c.published_at).scalar_subquery()
     seen = select(latest.label("published_at")).subquery("seen")
@@ -31,13 +32,14 @@ class PublishedReads:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.expected_publish: datetime | None = None
-        """Time of the publish that reads have to see. None accepts any."""
+        """Time of the publish that reads have to see, or None to accept any publish."""
 
     def reading(self, source: Source, expected: Publication | None) -> Self:
-        """The same repository on another source. If its reads see another publication than the
+        """Return this repository on another source. If its reads see another publication than the
         expected one, they raise `OtherPublicationError`.
         """
-        # Each query of a request has one, and `copy.copy` would take as long as the response cache.
+        # This runs for each query, and `copy.copy` takes as long as an answer from the response
+        # cache.
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.source = source

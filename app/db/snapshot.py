@@ -12,7 +12,7 @@ from app.db.pool import KEEP_MONTHS
 
 @asynccontextmanager
 async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection with a read-only transaction that sees one state of the whole database."""
+    """Yield a connection with a read-only transaction that sees one state of the whole database."""
     async with connect(engine) as connection:
         await connection.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True

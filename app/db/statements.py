@@ -13,11 +13,11 @@ from app.db.engine import connect, driver_of
 from app.db.pool import ReadPool
 
 Source: TypeAlias = ReadPool | asyncpg.Connection | AsyncEngine | AsyncConnection
-"""What runs a query: any connection of a pool, or a connection in its transaction."""
+"""A pool, engine or connection that can run a query."""
 
 
 class Statement:
-    """A compiled query."""
+    """A query that is compiled once."""
 
     def __init__(self, query: ClauseElement) -> None:
         dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
@@ -28,7 +28,7 @@ class Statement:
         self._order = compiled.positiontup or ()
 
     def in_order(self, arguments: Mapping[str, object]) -> list[object]:
-        """Return the arguments, and defaults for the others, in the order of the placeholders."""
+        """Return the arguments, or defaults for missing ones, in the order of the placeholders."""
         given = self._defaults | arguments
         return [given[name] for name in self._order]
 

@@ -1,7 +1,7 @@
 """The steps of an ingest.
 
-Each is logged at level debug as it begins. A process that is killed in a step leaves the database
-as it was before the step or as it is after it: the tests kill one in each step.
+Each step is logged at level debug as it begins. If a process is killed in a step, the database is
+either in the state before the step or in the state after it. The tests kill a process in each step.
 """
 
 import logging
@@ -14,25 +14,25 @@ log = logging.getLogger(__name__)
 class Step(StrEnum):
     READ = "asking the source"
     STAGE = "staging rows"
-    DESCRIBE = "adding up what is staged"
+    DESCRIBE = "adding up the staged rows"
     LOCK = "waiting for other publishes"
-    JUDGE = "judging whether it is plausible"
-    HOLD = "holding it back"
+    JUDGE = "checking if the day is plausible"
+    HOLD = "holding the day"
     ALL_PACKAGES = "summing all packages"
-    PARTITION = "making the month's partition"
+    PARTITION = "creating the month's partition"
     REPLACE = "deleting the day's old rows"
     NAMES = "adding new packages"
     ROWS = "adding rows"
     RECORD = "recording the day"
-    RECENT = "bringing recent up to date"
+    RECENT = "updating the figures of packages"
     RANK = "ranking packages"
     ANNOUNCE = "announcing the publish"
     COMMIT = "committing"
-    FORGET = "forgetting packages"
+    FORGET = "deleting packages"
     DROP = "dropping months"
     COMMIT_RETENTION = "committing retention"
 
 
 def enter(step: Step, day: date) -> None:
-    """Log that a step begins, for the day or, in retention, for the first day that stays."""
+    """Log that a step begins. In retention, `day` is the first day that stays."""
     log.debug("%s: %s", day, step, extra={"step": step})

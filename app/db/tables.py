@@ -1,4 +1,4 @@
-"""The schema: what `alembic upgrade head` builds, and what queries are written against."""
+"""The database schema, which the migrations create and the queries use."""
 
 from typing import Any
 
@@ -62,9 +62,9 @@ def _counts() -> list[Column[Any]]:
     ]
 
 
-# Every publish rewrites the figures of most packages. None of them is indexed and the pages are
-# half empty, so the new version of a row lands beside the old one and no index grows. An index may
-# have `is_popular`, which stays the same for nearly all of them.
+# Every publish rewrites the figures of most packages. No figure is indexed and the pages are half
+# empty, so Postgres stores the new version of a row beside the old one and no index grows.
+# `is_popular` may be indexed, because it rarely changes.
 packages = Table(
     "packages",
     metadata,
@@ -84,21 +84,22 @@ packages = Table(
     Column(
         "month_rank",
         Integer,
-        comment="By last_month, 1 is most. NULL without downloads in it, and for __all__.",
+        comment="Rank by last_month; 1 has most. NULL for __all__ and without downloads.",
     ),
     Column(
         "is_popular",
         Boolean,
         nullable=False,
         server_default=text("false"),
-        comment="Among the first by month_rank, in which search looks first.",
+        comment="True if among the first by month_rank, which search reads first.",
     ),
     comment="Packages with a row in daily_downloads, and their downloads, mirrors excluded, in the "
     "1, 7 and 30 days that end with the latest published one.",
     postgresql_with={"fillfactor": 50},
 )
 
-# By their bytes, whatever the database's collation, so that these find prefixes too.
+# The indexes order names by their bytes, whatever the database's collation, so that they find
+# prefixes too.
 BY_BYTES = 'COLLATE "C"'
 _by_bytes = {"name": BY_BYTES}
 Index("ix_packages_name", packages.c.name, postgresql_ops=_by_bytes)
@@ -110,32 +111,39 @@ Index(
 )
 
 TRIGRAM_INDEX = "ix_packages_popular_trigrams"
-"""Index of the same names by their trigrams, if the server has pg_trgm."""
+"""Trigram index of the names of popular packages, if the server has pg_trgm."""
 
-# Rewritten by each publish, in its transaction.
+# Each publish rewrites the rankings in its transaction.
 top_packages = Table(
     "top_packages",
     metadata,
     Column("period", Text, primary_key=True, comment="day, week or month."),
-    Column("rank", Integer, primary_key=True, autoincrement=False, comment="1 is most."),
+    Column(
+        "rank",
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="Rank; 1 has most downloads.",
+    ),
     Column("name", Text, nullable=False),
-    Column("downloads", BigInteger, nullable=False, comment="In the period."),
+    Column("downloads", BigInteger, nullable=False, comment="Downloads in the period."),
     comment="The packages with most downloads, mirrors excluded.",
 )
 
 trending_packages = Table(
     "trending_packages",
     metadata,
-    Column("rank", Integer, primary_key=True, autoincrement=False, comment="1 grew most."),
+    Column("rank", Integer, primary_key=True, autoincrement=False, comment="Rank; 1 grew most."),
     Column("name", Text, nullable=False),
     Column("last_week", BigInteger, nullable=False),
     Column("previous_week", BigInteger, nullable=False),
     comment="The packages whose downloads grew most from week to week, mirrors excluded.",
 )
 
-# One row a package and day, in a partition a month: a day is added or replaced without touching
-# another, and a month is dropped without leaving anything to vacuum. No foreign key to packages:
-# checking one would cost each publish a lookup a row, and only a publish and expire write here.
+# The table has one row per package and day, and one partition per month. Adding or replacing a day
+# touches no other day, and dropping a month leaves nothing to vacuum. There is no foreign key to
+# packages, because checking it would cost a publish one lookup per row, and only publishes and
+# retention write here.
 daily_downloads = Table(
     "daily_downloads",
     metadata,
@@ -144,12 +152,13 @@ daily_downloads = Table(
     Column("with_mirrors", BigInteger, nullable=False),
     Column("without_mirrors", BigInteger, nullable=False),
     *_counts(),
-    # With the totals, which are so read from the key's few pages instead of one a day.
+    # The key includes the totals, so that reading them touches a few index pages instead of one
+    # table page per day.
     PrimaryKeyConstraint(
         "package_id", "date", postgresql_include=["with_mirrors", "without_mirrors"]
     ),
     CheckConstraint("0 <= without_mirrors AND without_mirrors <= with_mirrors", "counts"),
-    # A day's rows lie side by side, so that an index of page ranges finds them, of next to no size.
+    # A day's rows are stored next to each other, so a tiny index of page ranges finds them.
     Index(None, "date", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     postgresql_partition_by="RANGE (date)",
 )
@@ -161,10 +170,22 @@ ingested_days = Table(
     Column("source", Text, nullable=False),
     _counted_files(),
     Column("packages", Integer, nullable=False, comment="Packages with a row that day."),
-    Column("downloads", BigInteger, nullable=False, comment="Of all packages, mirrors excluded."),
+    Column(
+        "downloads",
+        BigInteger,
+        nullable=False,
+        comment="Downloads of all packages, mirrors excluded.",
+    ),
     Column("published_at", DateTime(timezone=True), nullable=False),
-    Column("digest", Text, nullable=False, comment="Of the day's rows, in whatever order."),
-    Column("downloads_with_mirrors", BigInteger, nullable=False, comment="Of all packages."),
+    Column(
+        "digest",
+        Text,
+        nullable=False,
+        comment="Digest of the day's rows, independent of their order.",
+    ),
+    Column(
+        "downloads_with_mirrors", BigInteger, nullable=False, comment="Downloads of all packages."
+    ),
     Column(
         "checked_at",
         DateTime(timezone=True),
@@ -187,7 +208,7 @@ ingested_days = Table(
     comment="Published days: those with rows in daily_downloads.",
 )
 
-# Every query of an answer reads the time, and so knows which publish it saw.
+# Every query for a response reads this time, which identifies the publish that the query saw.
 publication = Table(
     "publication",
     metadata,
@@ -202,7 +223,7 @@ publication = Table(
     comment="The latest publish: one row, or none before the first.",
 )
 
-# A day that was read and did not look plausible. Its rows wait in held_downloads.
+# The rows of held days are in held_downloads.
 held_days = Table(
     "held_days",
     metadata,
@@ -210,9 +231,21 @@ held_days = Table(
     Column("source", Text, nullable=False),
     _counted_files(),
     Column("packages", Integer, nullable=False),
-    Column("downloads", BigInteger, nullable=False, comment="Of all packages, mirrors excluded."),
-    Column("downloads_with_mirrors", BigInteger, nullable=False, comment="Of all packages."),
-    Column("digest", Text, nullable=False, comment="Of the day's rows, in whatever order."),
+    Column(
+        "downloads",
+        BigInteger,
+        nullable=False,
+        comment="Downloads of all packages, mirrors excluded.",
+    ),
+    Column(
+        "downloads_with_mirrors", BigInteger, nullable=False, comment="Downloads of all packages."
+    ),
+    Column(
+        "digest",
+        Text,
+        nullable=False,
+        comment="Digest of the day's rows, independent of their order.",
+    ),
     Column("reason", Text, nullable=False, comment="Why it was not published."),
     Column("held_since", DateTime(timezone=True), nullable=False),
     Column(
@@ -244,7 +277,7 @@ held_days = Table(
     comment="Days that were read and are not published, since they do not look plausible.",
 )
 
-# Without a key: rows come a day at a time, and go with it.
+# The table needs no key, because a day's rows are always added and deleted together.
 held_downloads = Table(
     "held_downloads",
     metadata,
@@ -253,7 +286,7 @@ held_downloads = Table(
     Column("with_mirrors", BigInteger, nullable=False),
     Column("without_mirrors", BigInteger, nullable=False),
     *_counts(),
-    comment="The rows of held days, which nobody is served.",
+    comment="Rows of held days, which are not served.",
 )
 
 ingest_runs = Table(
@@ -274,12 +307,10 @@ ingest_runs = Table(
         nullable=False,
         comment="running, published, unchanged, held, failed, stopped or interrupted.",
     ),
-    Column(
-        "query", Text, comment="By which the source gives the day's rows again, at no further cost."
-    ),
-    Column("rows", Integer, comment="Packages that the source gave."),
-    Column("bytes_billed", BigInteger, comment="NULL until the source has told."),
+    Column("query", Text, comment="The source's query, whose result can be read again at no cost."),
+    Column("rows", Integer, comment="Packages that the source returned."),
+    Column("bytes_billed", BigInteger, comment="NULL if the source has not reported it."),
     Column("error", Text, comment="Why the day was held, or what failed."),
     *_partition(),
-    comment="Each time that a day was asked of a source, or published after it was held.",
+    comment="Runs that read a day from a source, or published a day after it was held.",
 )

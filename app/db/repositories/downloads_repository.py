@@ -44,14 +44,14 @@ _latest_day = select(func.max(ingested_days.c.day)).scalar_subquery()
 
 
 _is_asked = packages.c.name == func.any(bindparam("packages", type_=ARRAY(Text)))
-"""One parameter for any number of packages."""
+"""Condition with one array parameter, so that the statement fits any number of packages."""
 
 
 class SeriesResult(NamedTuple):
     series: Series
     known: Sequence[date]
-    """Published days of the range, in order, from the same state of the database; empty if not
-    requested. For an optional breakdown, only days that have it.
+    """Published days of the range, in order, from the same state of the database. For an optional
+    breakdown, only days that have it. Empty if the caller did not request them.
     """
 
 
@@ -68,25 +68,25 @@ def _series_of_each(
     join: Callable[[ColumnElement[Any]], ColumnElement[Any]],
     breakdown: Breakdown | None = None,
 ) -> _Statements:
-    """A row for each package: its name, and what its days have one after the other in order, since
-    taking in a row a day costs several times as much. That is NULL when none of its days is asked
-    for.
+    """Return statements with one row per package: its name, and the values of its days joined in
+    order, or NULL if it has none of the requested days. Receiving one row per day would take
+    several times as long.
 
-    The partitions' keys give the order, month by month, as long as no aggregate asks for it and
-    the days are joined to nothing: then nothing is sorted.
+    The days come in order from the partitions' primary keys, month by month, without a sort. For
+    that, aggregates must not request an order, and the days must not be joined to another table.
     """
-    tells: list[ColumnElement[bool]] = []
+    conditions: list[ColumnElement[bool]] = []
     day = ingested_days.c.day
     is_known: ColumnElement[bool] = day.between(bindparam("first"), bindparam("last"))
     if breakdown and breakdown.is_optional:
-        tells = [daily_downloads.c[breakdown.column].is_not(None)]
+        conditions = [daily_downloads.c[breakdown.column].is_not(None)]
         is_known &= literal(breakdown.column) == func.any(ingested_days.c.breakdowns)
     days = (
         select(daily_downloads.c.date, *columns)
         .where(
             daily_downloads.c.package_id == packages.c.id,
             daily_downloads.c.date.between(bindparam("first"), bindparam("last")),
-            *tells,
+            *conditions,
         )
         .order_by(daily_downloads.c.date)
         .correlate(packages)
@@ -136,14 +136,14 @@ def _arguments(names: Sequence[str], served: Window, asked: Window) -> dict[str,
 @dataclass(frozen=True, slots=True)
 class Size:
     packages: int
-    """Packages in the days served."""
+    """Number of packages in the days served."""
 
     size_bytes: int
     """Size on disk, with indexes."""
 
 
 class DownloadsRepository(PublishedReads):
-    """The days served are the `retention_days` that end with the latest published one."""
+    """Reads the days served: the `retention_days` that end with the latest published one."""
 
     def __init__(self, source: Source, retention_days: int) -> None:
         super().__init__(source)
@@ -159,7 +159,7 @@ class DownloadsRepository(PublishedReads):
         )
 
     async def recent(self, package: str) -> RecentDownloads | None:
-        """Return None if the package has no download in the days served."""
+        """Return a package's downloads, or None if it has none in the days served."""
         rows = await self._read(self._recent, package=package)
         return RecentDownloads(*rows[0]) if rows else None
 
@@ -171,8 +171,8 @@ class DownloadsRepository(PublishedReads):
     async def overall(
         self, names: Sequence[str], served: Window, asked: Window, *, with_known: bool = False
     ) -> dict[str, SeriesResult]:
-        """Return by package the categories `with_mirrors` and `without_mirrors` of the days asked
-        for. Packages without a download in the days served are left out.
+        """Return the categories `with_mirrors` and `without_mirrors` of the requested days by
+        package. Packages without a download in the days served are left out.
         """
         query = _OVERALL.asked(with_known=with_known)
         rows = await self._read(query, **_arguments(names, served, asked))
@@ -190,7 +190,7 @@ class DownloadsRepository(PublishedReads):
         *,
         with_known: bool = False,
     ) -> SeriesResult | None:
-        """Return the breakdown's categories; None for a package that `overall` leaves out."""
+        """Return the breakdown's categories, or None for a package that `overall` leaves out."""
         query = _BREAKDOWNS[breakdown.name].asked(with_known=with_known)
         rows = await self._read(query, **_arguments([package], served, asked))
         if not rows:
@@ -257,7 +257,7 @@ def _merge(stored: Counts, category_of: Callable[[str], str]) -> Counts:
 
 
 def _series(days: Iterable[date], counts: Iterable[Counts]) -> Series:
-    """A day on which a category had no download has no item."""
+    """Return the series of each category. Days without a download have no item."""
     series: defaultdict[str, list[tuple[date, int]]] = defaultdict(list)
     for day, of_that_day in zip(days, counts, strict=True):
         for category, downloads in of_that_day.items():

@@ -29,10 +29,10 @@ class DumpRepository:
     async def rows(
         self, day: date, breakdowns: Sequence[str]
     ) -> AsyncIterator[Sequence[PackageDownloads]]:
-        """The day's packages with these columns, which it has, in order of their names and without
-        `__all__`, some at a time.
+        """Yield the day's packages in batches, ordered by name and without `__all__`. The day must
+        have these columns.
         """
-        # By default, Postgres plans for the first rows of a cursor. Here all are read.
+        # By default, Postgres optimises a cursor for its first rows. All rows are read here.
         await self._connection.execute(text("SET LOCAL cursor_tuple_fraction = 1"))
         query = (
             select(

@@ -1,7 +1,7 @@
 """Writes days: rows are staged, then published or held in the transaction of the caller.
 
-Staging is a temporary table. It belongs to one connection, Postgres drops it with that, and nobody
-else ever sees it: whatever happens before the publish commits, what is served stays as it was.
+Rows are staged in a temporary table, which only its connection sees and which Postgres drops with
+the connection. Until the publish commits, the served data stays as it is, whatever happens.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,11 +38,11 @@ from app.domain.downloads import Counts, DayFigures, HeldDay, Partition, Publish
 from app.domain.events import CountedFiles
 
 LOCK_TIMEOUT_SECONDS = 60
-"""Lock timeout of a publish, which takes some seconds and waits for other publishes."""
+"""Lock timeout of a publish. Another publish, which it waits for, takes some seconds."""
 
 WORK_MEMORY_MEGABYTES = 128
-"""Memory for a statement of a publish. With less, 700,000 packages are ranked on disk, which takes
-a twentieth of an ingest, and sums over 30 days read their rows one by one through an index.
+"""Memory for a statement of a publish. With less, Postgres ranks 700,000 packages on disk, which
+takes a twentieth of an ingest, and reads the rows of 30 days one by one through an index.
 """
 
 
@@ -58,8 +58,8 @@ def staged_rows(
     without_mirrors: Iterable[int],
     counts: Iterable[Iterable[str]],
 ) -> Iterator[StagedRow]:
-    """Return rows from their columns. Names have nothing to escape, and `counts` are columns of
-    texts of `counts_text`.
+    """Yield rows from their columns. Names need no escaping, and `counts` are columns of texts that
+    `counts_text` returned.
     """
     columns = packages, map(str, with_mirrors), map(str, without_mirrors), *counts
     return map("\t".join, zip(*columns, strict=True))
@@ -73,13 +73,13 @@ def counts_text(counts: Counts) -> str:
 
 
 class IngestRepository:
-    """Works on one connection, which has no other user meanwhile."""
+    """Works on one connection, which nothing else uses meanwhile."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def published(self) -> dict[date, PublishedDay]:
-        """Return the published days, also those before the window."""
+        """Return all published days, also those before the days served."""
         rows = await self._connection.execute(select(ingested_days))
         return {row["day"]: PublishedDay(**row) for row in rows.mappings()}
 
@@ -106,14 +106,13 @@ class IngestRepository:
     async def stage(
         self, rows: Sequence[StagedRow], columns: Sequence[str] = REQUIRED_COLUMNS
     ) -> None:
-        """Add rows to what is staged, with COPY. All of the day have these columns, whose texts are
-        those of `counts_text`: by them the day's digest tells equal counts.
+        """Add rows to the staged ones, with COPY. All rows of a day have the same columns.
 
-        COPY's text takes a third of the time of its binary form to make.
+        Building COPY's text format takes a third of the time of its binary format.
         """
         driver = (await self._connection.get_raw_connection()).driver_connection
         assert isinstance(driver, asyncpg.Connection)
-        # The driver takes bytes for the path of a file.
+        # The driver would take `bytes` for the path of a file.
         lines = memoryview("\n".join(rows).encode())
         await driver.copy_to_table(
             "staged_downloads",
@@ -162,7 +161,7 @@ class IngestRepository:
     async def hold(
         self, figures: DayFigures, reason: str, read_at: datetime, wrong_rows: int
     ) -> HeldDay:
-        """Store what is staged as the day's held rows, in place of those of an earlier reading."""
+        """Store the staged rows as the day's held rows, in place of those of an earlier reading."""
         enter(Step.HOLD, figures.day)
         before = (await self.held()).get(figures.day)
         is_same = before is not None and before.digest == figures.digest
@@ -183,7 +182,7 @@ class IngestRepository:
             held_since=before.held_since if before else read_at,
             read_at=read_at,
             readings=before.readings + 1 if before else 1,
-            # A time to come was stored while a clock was wrong.
+            # A stored time can be in the future if a clock was wrong.
             same_since=min(before.same_since, read_at) if before and is_same else read_at,
             wrong_rows=wrong_rows,
         )
@@ -199,7 +198,7 @@ class IngestRepository:
         await self._forget_held(held_days.c.day == day)
 
     async def forget_held_before(self, first_served: date) -> None:
-        """Forget the held days before this one, and their rows."""
+        """Delete the held days before this one, and their rows."""
         await self._forget_held(held_days.c.day < first_served)
 
     async def _forget_held(self, *where: ColumnElement[bool]) -> None:
@@ -215,8 +214,9 @@ class IngestRepository:
         return latest
 
     async def forget_before(self, first_kept: date) -> int:
-        """Forget the days before `first_kept`, of which no row stays, and the packages last seen
-        on them; say how many those were. The caller holds the publish lock.
+        """Delete the records of the days before `first_kept`, whose rows were dropped, and the
+        packages last seen on them. Return the number of those packages. The caller holds the
+        publish lock.
         """
         enter(Step.FORGET, first_kept)
         await self._connection.execute(
@@ -230,10 +230,10 @@ class IngestRepository:
     # Publishing
 
     async def lock_publish(self, day: date) -> None:
-        """Exclude other publishes, and retention, until the transaction ends: `recent` sums over
-        several days, and no month or package may go that a publish is about to use.
+        """Exclude other publishes and retention until the transaction ends: figures are summed over
+        several days, and retention must not delete months or packages that a publish uses.
 
-        From here on a lock that can't be had in time ends the transaction.
+        From here on the transaction fails if it does not get a lock in time.
         """
         enter(Step.LOCK, day)
         await self._connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
@@ -257,8 +257,8 @@ class IngestRepository:
         published_at: datetime,
         suspect_reason: str | None,
     ) -> PublishedDay:
-        """Make what is staged the day's only rows, and bring every figure that depends on it up to
-        date, in the caller's transaction. The caller holds the publish lock.
+        """Replace the day's rows by the staged ones, and update every figure that depends on them,
+        in the caller's transaction. The caller holds the publish lock.
         """
         day = figures.day
         published = PublishedDay(
@@ -284,8 +284,8 @@ class IngestRepository:
         return published
 
     async def note_checked(self, figures: DayFigures, read_at: datetime) -> None:
-        """Record that a published day was read again and stays as it is. Its held rows go: the
-        source has something else now.
+        """Record that a published day was read again and stays as it is. Its held rows are deleted,
+        because the source has other rows now.
         """
         await self.forget_held(figures.day)
         await self._connection.execute(
@@ -299,7 +299,7 @@ class IngestRepository:
         )
 
     async def note_unchanged(self, day: date, checked_at: datetime) -> None:
-        """Record that reading a day again would give the same as the last time."""
+        """Record that the source of a day has not changed since the last reading."""
         await self._connection.execute(
             update(ingested_days).where(ingested_days.c.day == day).values(checked_at=checked_at)
         )
@@ -314,7 +314,7 @@ class IngestRepository:
         )
 
     async def note_suspects(self, reasons: Mapping[date, str]) -> None:
-        """Record which published days are suspect, and why; the others are not."""
+        """Record the reasons of suspect days. All other published days are not suspect."""
         reason = case(reasons, value=ingested_days.c.day) if reasons else null()
         await self._connection.execute(
             update(ingested_days)

@@ -27,21 +27,21 @@ MONTH_DAYS = 30
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A package's downloads in the days served, known mirrors excluded."""
+    """Figures of a package in the days served, known mirrors excluded."""
 
     recent: RecentDownloads
     previous_week: int | None
-    """Downloads in the 7 days before the last 7; None if one of the 14 is not published."""
+    """Downloads in the 7 days before the last 7, or None if one of the 14 is not published."""
 
     previous_month: int | None
-    """Downloads in the 30 days before the last 30; None if one of the 60 is not published."""
+    """Downloads in the 30 days before the last 30, or None if one of the 60 is not published."""
 
     month_rank: int | None
-    """Rank by `last_month`; None without a download in it, and for `__all__`."""
+    """Rank by `last_month`, or None for `__all__` and for packages without downloads in it."""
 
     downloads: int
     first_date: date | None
-    """First day with a download; None if there is none."""
+    """First day with a download, or None if there is none."""
 
     latest_date: date | None
     peak_date: date | None
@@ -50,10 +50,10 @@ class Summary:
     peak_downloads: int
 
 
-# Each part is limited, and asked only when those before it leave room: the popular packages that
-# begin so all come before the others that do. Whether there is room is asked around what is
-# limited, so that not even workers are started for what is not. Names are of letters, digits and
-# "-", which all come before "~".
+# Each part is limited, and runs only if the parts before it found fewer rows than the limit:
+# popular packages rank before all others. The test for that is outside of the limited subquery, so
+# that Postgres starts no parallel workers for a part that does not run. Names consist of letters,
+# digits and "-", which all sort before "~".
 _SEARCH = """
 WITH popular AS MATERIALIZED (
     SELECT * FROM (
@@ -103,8 +103,8 @@ LIMIT :limit
 
 _BY_TRIGRAMS = "is_popular AND name % :text"
 
-# Without pg_trgm, those that contain it. The names are read from their index alone, then the rows
-# of those found.
+# Without pg_trgm, search finds names that contain the text. The subquery reads names from the index
+# alone, and then only the rows of the names found are read.
 _BY_SUBSTRING = (
     "name = ANY (ARRAY(SELECT name FROM packages WHERE is_popular AND strpos(name, :text) > 0))"
 )
@@ -182,7 +182,7 @@ _TRENDING = published_statement(
 
 
 class RankingsRepository(PublishedReads):
-    """The days served are the `retention_days` that end with the latest published one."""
+    """Reads the days served: the `retention_days` that end with the latest published one."""
 
     def __init__(self, source: Source, retention_days: int) -> None:
         super().__init__(source)
@@ -219,8 +219,8 @@ class RankingsRepository(PublishedReads):
     async def search(
         self, name: str, limit: int, after: SearchPosition, *, by_trigrams: bool
     ) -> list[Match]:
-        """Return the matches of a normalised name or its beginning, after a position. The last tier
-        has similar names by trigrams, or names that contain the text if there is no such index.
+        """Return the matches for a normalised name or its beginning, after a position. The last
+        tier contains similar names, or names that contain the text if there is no trigram index.
         """
         arguments = {
             "text": name,
@@ -236,7 +236,7 @@ class RankingsRepository(PublishedReads):
         ]
 
     async def summary(self, package: str) -> Summary | None:
-        """None when the package had no download in the days served."""
+        """Return a package's figures, or None if it had no download in the days served."""
         rows = await self._read(self._summary, package=package)
         if not rows:
             return None

@@ -1,4 +1,4 @@
-"""The history of ingests: each day that was asked of a source, or published after it was held."""
+"""Stores the history of ingests: a run for each day that was read, or published after a hold."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from app.db.tables import ingest_runs
 from app.domain.downloads import IngestRun, Partition, RunOutcome
 
 QUERY_LASTS = timedelta(hours=20)
-"""How long a query's result can be read. BigQuery stores it for 24 hours."""
+"""How long a query's result is reused. BigQuery stores it for 24 hours."""
 
 
 _CAME_TO_NOTHING = (RunOutcome.FAILED, RunOutcome.INTERRUPTED, RunOutcome.STOPPED)
@@ -26,14 +26,14 @@ class Failures:
     """Consecutive runs of a day that failed."""
 
     costly: int
-    """Number of them with a billed query."""
+    """Number of these runs with a billed query."""
 
     last_started_at: datetime
     last_outcome: RunOutcome
 
 
 class RunsRepository:
-    """Commits each change by itself, since it has to outlive the run that it describes."""
+    """Commits each change by itself, so that the record remains if the run fails."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -56,8 +56,8 @@ class RunsRepository:
             return run
 
     async def note_query(self, run: int, query: str | None, partition: Partition | None) -> None:
-        """Record the query and the partition before it, as soon as they are known: the process may
-        end at any time.
+        """Record the query and the partition before it. Call it as soon as they are known, because
+        the process may end at any time.
         """
         await self._change(
             run,
@@ -67,7 +67,7 @@ class RunsRepository:
         )
 
     async def note_billed(self, run: int, bytes_billed: int) -> None:
-        """Add what a query was billed, as soon as it is known."""
+        """Add the bytes that a query was billed."""
         billed = func.coalesce(ingest_runs.c.bytes_billed, 0) + bytes_billed
         await self._change(run, bytes_billed=billed)
 
@@ -90,8 +90,8 @@ class RunsRepository:
             await connection.commit()
 
     async def unfinished_run(self, day: date, source: str, now: datetime) -> IngestRun | None:
-        """Return the day's last run if that run failed, its query did not, and the query's result
-        can still be read.
+        """Return the day's last run if the run failed after its query succeeded, and the query's
+        result can still be read.
         """
         query = (
             select(ingest_runs)
@@ -106,8 +106,8 @@ class RunsRepository:
         return None
 
     async def note_interrupted(self) -> int:
-        """Record that all runs without an end were interrupted, and return their number. The caller
-        holds the lock that every ingest needs.
+        """Record all unfinished runs as interrupted, and return their number. The caller holds the
+        ingest lock, so none of them is still running.
         """
         async with connect(self._engine) as connection:
             result = await connection.execute(
@@ -119,7 +119,7 @@ class RunsRepository:
             return result.rowcount
 
     async def failures(self) -> Mapping[date, Failures]:
-        """Return the failed runs of each day since it was last published or held."""
+        """Return the failures of each day since it was last published or held."""
         settled = (
             select(ingest_runs.c.day, func.max(ingest_runs.c.id).label("id"))
             .where(

@@ -21,17 +21,17 @@ from app.domain.package_name import ALL_PACKAGES
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A recorded figure that differs from the rows, of a day or of several packages."""
+    """A recorded figure of a day, or of several packages, that differs from the rows."""
 
     day: date
     what: str
     recorded: str
     found: str
     packages: int | None
-    """Number of packages with this difference; None if it is one of the day itself."""
+    """Number of packages with this difference, or None for a figure of the day itself."""
 
     example: str | None
-    """Package with these figures."""
+    """One of these packages, with these figures."""
 
     def __str__(self) -> str:
         packages = f" for {self.example}, 1 of {self.packages:,} packages" if self.packages else ""
@@ -39,8 +39,8 @@ class Difference:
 
 
 def _categories(column: str) -> str:
-    """Return a query of a row's categories and their downloads. Anything but an object of numbers
-    has none, so that it does not add up, instead of ending the statement.
+    """Return a query of a row's categories and their downloads. Invalid JSON values return no
+    downloads, so that they show up as wrong sums instead of failing the statement.
     """
     return (
         "SELECT key AS category,"
@@ -51,7 +51,9 @@ def _categories(column: str) -> str:
 
 
 def _sums(what: str, downloads: str, rows: str) -> str:
-    """Return a query of the downloads of `__all__`, and of the sums of all others, by category."""
+    """Return a query that compares the downloads of `__all__` with the sums over all packages, by
+    category.
+    """
     return (
         f"SELECT {what} AS what,"
         f" sum({downloads}) FILTER (WHERE name = :all_packages) AS recorded,"
@@ -76,7 +78,7 @@ _ALL_PACKAGES = " UNION ALL ".join(
         ),
     ]
 )
-# A breakdown that was not ingested adds up to NULL, not to zero.
+# The sum of a breakdown that was not ingested is NULL, not zero.
 _ROW_SUMS = ", ".join(
     f"('{column}', CASE WHEN {column} IS NOT NULL THEN"
     f" (SELECT coalesce(sum(downloads), 0) FROM ({_categories(column)}) AS of_a_row) END)"
@@ -116,7 +118,7 @@ class VerificationRepository:
         self._connection = connection
 
     async def published_days(self) -> list[date]:
-        """Return all published days, oldest first, also those before the window."""
+        """Return all published days, oldest first, also those before the days served."""
         days = await self._connection.scalars(select(ingested_days.c.day).order_by("day"))
         return list(days)
 
@@ -124,7 +126,7 @@ class VerificationRepository:
         return await stored_months(self._connection)
 
     async def differences_of_day(self, day: date) -> list[Difference]:
-        """Compare a day's rows with its record, with the row of all packages, and in themselves."""
+        """Compare a day's rows with its record, with the row of `__all__`, and with each other."""
         return await self._differences(_DAY, {"day": day, "all_packages": ALL_PACKAGES})
 
     async def differences_of_figures(self) -> list[Difference]:
@@ -140,11 +142,11 @@ class VerificationRepository:
         ]
 
     async def differences_of_last_seen(self) -> list[Difference]:
-        """Compare when packages were last seen with their rows, of which some may have none."""
+        """Compare `last_seen` of packages with their rows. A package may have no rows."""
         return await self._differences(_LAST_SEEN, {})
 
     async def left_over(self, month: tuple[date, date]) -> list[Difference]:
-        """Return the rows of days that are not published, in a month."""
+        """Return the days of a month that have rows and are not published."""
         first, following = month
         return await self._differences(_LEFT_OVER, {"first": first, "next": following})
 

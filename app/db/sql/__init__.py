@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def load_sql(name: str, **parts: str) -> str:
-    """Return a statement, with these parts in the places of its `{placeholders}`."""
+    """Return a statement with its `{placeholders}` replaced by these parts."""
     statement = (Path(__file__).parent / f"{name}.sql").read_text()
     for placeholder, part in parts.items():
         statement = statement.replace(f"{{{placeholder}}}", part)

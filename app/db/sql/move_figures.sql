@@ -1,5 +1,6 @@
--- Figures of all packages, from those of the periods that ended a day earlier: each period gains the
--- day at its end and loses the day before its beginning. That reads 4 days instead of 30.
+-- Figures of all packages, computed from the stored ones, whose periods ended a day earlier: each
+-- period gains the day at its end and loses the day before its beginning. This reads 4 days instead
+-- of 30.
 SELECT id, name,
     CASE WHEN latest.package_id IS NOT NULL THEN CAST(:latest AS date) END AS last_seen,
     coalesce(latest.without_mirrors, 0) AS last_day,

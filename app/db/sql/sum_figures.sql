@@ -1,5 +1,5 @@
--- Figures of all packages, summed over the days of the periods. Sums are numeric, which takes longer
--- to sort and to compare than bigint.
+-- Figures of all packages, summed over the days of the periods. Sums are cast to bigint, because
+-- numeric takes longer to sort and to compare.
 SELECT id, name, sums.last_seen,
     coalesce(CAST(sums.last_day AS bigint), 0) AS last_day,
     coalesce(CAST(sums.last_week AS bigint), 0) AS last_week,

@@ -17,7 +17,7 @@ FROM (
         SELECT *, CASE WHEN name <> :all_packages THEN last_month ELSE 0 END AS ranked_by
         FROM ({figures}) AS figures
     ) AS to_rank
-    -- This is by and large the order of the pages, so each page is written once.
+    -- This is nearly the order of the table's pages, so each page is written once.
     ORDER BY id
 ) AS ranked
 WHERE packages.id = ranked.id AND (

@@ -1,5 +1,6 @@
 WITH stored AS MATERIALIZED (
-    -- The day's rows. They are read once for all comparisons, since that reads their whole month.
+    -- The day's rows. They are read once for all comparisons, because finding them reads the whole
+    -- month.
     SELECT
         packages.id IS NULL AS is_unknown,
         coalesce(name, 'package_id ' || package_id) AS name,
