@@ -11,7 +11,7 @@ from datetime import date
 
 
 class RequestError(Exception):
-    """A request that gets no answer. The text is the `detail` of the response."""
+    """A request that fails. The text is the `detail` of the response."""
 
     status = 500
 
@@ -102,18 +102,17 @@ class LockLostError(OperatorError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the connection that kept others from ingesting at the same time was lost: "
-            "nothing more was published"
+            "the connection that held the ingest lock was lost: nothing more was published"
         )
 
 
 class DayNotPublishedError(OperatorError):
     def __init__(self, day: date) -> None:
-        super().__init__(f"{day} is not published: `python -m app status` tells which days are")
+        super().__init__(f"{day} is not published: `python -m app status` lists the published days")
 
 
 class IngestError(OperatorError):
-    """A day was not published. What is published stays as it is."""
+    """A day was not published. The published data stays as it is."""
 
 
 class DayTimeoutError(IngestError):
@@ -149,11 +148,11 @@ class ShrunkDayError(IngestError):
 
 
 class SourceError(IngestError):
-    """The source of downloads refused, or is not set up."""
+    """The source of downloads refused the request, or is not set up."""
 
 
 class SourceUnavailableError(SourceError):
-    """The source of downloads can't be reached, or its answer broke off."""
+    """The source of downloads can't be reached, or its response is incomplete."""
 
     may_pass = True
 

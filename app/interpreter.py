@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 YOUNG_OBJECTS = 20_000
-"""Objects that are created between two garbage collections; Python's default is 700.
+"""Number of new objects after which a garbage collection starts; Python's default is 700.
 
-An answer of 2,000 items, or a page of 10,000 packages, is then not scanned while it is made.
+With this number, no collection interrupts the rendering of a response of 2,000 items.
 """
 
 TURN_SECONDS = 0.0005
-"""How long a thread may keep others from the interpreter during an ingest."""
+"""How long a thread may hold the interpreter lock during an ingest while others wait for it."""
 
 DEFAULT_TURN_SECONDS = sys.getswitchinterval()
-"""Restored in the end, also if several ingests had changed it at a time."""
+"""Interval that is restored after an ingest. It is read once, because ingests may overlap."""
 
 
 def look_for_garbage_less_often() -> None:
-    """Exclude all objects that exist now from garbage collection, and collect less often.
+    """Exclude all existing objects from garbage collection, and collect less often.
 
-    Scanning the objects of the start takes some 50 ms, in which requests wait.
+    Requests would wait some 50 ms while the objects created at the start are scanned.
     """
     gc.collect()
     gc.freeze()
@@ -30,9 +30,9 @@ def look_for_garbage_less_often() -> None:
 
 @contextmanager
 def short_turns() -> Iterator[None]:
-    """Let threads take shorter turns at the interpreter, for work beside requests.
+    """Switch threads more often, so that work in other threads delays requests less.
 
-    A request waits for several turns, of 5 ms each by default.
+    A request waits for several switches, of 5 ms each by default.
     """
     sys.setswitchinterval(TURN_SECONDS)
     try:

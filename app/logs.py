@@ -72,7 +72,7 @@ def configure_logging(level: str, log_format: str) -> None:
             },
             "root": {"handlers": ["stderr"], "level": level.upper()},
             "loggers": {
-                # What these libraries log as info, the service logs itself or does not need.
+                # The service itself logs what matters of the info lines of these libraries.
                 "alembic": {"level": "WARNING"},
                 "apscheduler": {"level": "WARNING"},
                 "google.auth": {"level": "ERROR"},
@@ -131,7 +131,7 @@ class RequestLineWriter:
     def flush(self) -> None:
         lines = b"".join(self._lines)
         self._lines.clear()
-        # Requests do not fail because the log can't be written.
+        # A request must not fail because its log line can't be written.
         with suppress(OSError, ValueError):
             self._stream.write(lines)
             self._stream.flush()
@@ -158,5 +158,5 @@ def _as_text(timestamp: str, line: RequestLine) -> bytes:
 
 @lru_cache(maxsize=1)
 def _second(seconds: int) -> str:
-    """Return the time to the second. It is formatted once for all lines of that second."""
+    """Format a time to the second. The result is cached, because many lines share a second."""
     return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))

@@ -1,7 +1,7 @@
-"""The metrics. `docs/metrics.md` is generated from them.
+"""The metrics. `docs/metrics.md` is generated from this file.
 
-Several server processes store their figures in files of one folder, `PROMETHEUS_MULTIPROC_DIR`, so
-that each of them can return the figures of all.
+Server processes store their figures in files in one folder, `PROMETHEUS_MULTIPROC_DIR`, so that
+each process can return the figures of all.
 """
 
 import os
@@ -39,8 +39,8 @@ REQUEST_SECONDS = Histogram(
 )
 RESPONSE_CACHE = Counter(
     "pypi_stats_response_cache",
-    "Data requests, by what answered them: tag_match (the client's copy is current), hit (memory), "
-    "miss (the database).",
+    "Data requests by how they were answered: tag_match (the client's copy is current), hit "
+    "(memory), miss (the database).",
     ["outcome"],
 )
 RESPONSE_CACHE_BYTES = Gauge(

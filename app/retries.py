@@ -1,4 +1,4 @@
-"""Tries again what may pass by itself."""
+"""Retries of work that failed with an error that may pass by itself."""
 
 import logging
 from collections.abc import Callable
@@ -16,10 +16,12 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 5
 
 FIRST_PAUSE_SECONDS = 1.0
-"""The pause doubles with each attempt."""
+"""Pause before the second attempt. Each further pause is twice as long."""
 
 JITTER_SECONDS = 1.0
-"""Random addition to each pause, so that processes that failed together come back one by one."""
+"""Maximum random addition to each pause, so that processes that failed together do not all retry
+together.
+"""
 
 LONGEST_PAUSE_SECONDS = 60.0
 

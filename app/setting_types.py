@@ -1,7 +1,7 @@
-"""Types of settings that pydantic has no type for: each validates its text at the start.
+"""Types of settings for which pydantic has none. Each validates its text when settings are loaded.
 
-A failed check raises a `ValueError` whose message continues the setting's name, says what is right,
-and never repeats a secret.
+A failed check raises a `ValueError`. Its message follows the setting's name, describes the valid
+values, and never repeats a secret.
 """
 
 import json
@@ -25,7 +25,7 @@ DATABASE_ARGUMENTS = {"host", "sslmode", "ssl", "target_session_attrs"}
 """Arguments of `DATABASE_URL` that have an effect."""
 
 LIBPQ_ONLY_ARGUMENTS = {"application_name", "channel_binding", "connect_timeout"}
-"""Arguments of `DATABASE_URL` that are ignored: hosts hand them out for other drivers."""
+"""Arguments of `DATABASE_URL` that are ignored. Hosting providers add them for other drivers."""
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
@@ -40,8 +40,8 @@ FILE_SUFFIXES = (".parquet", ".csv", ".csv.gz", ".ndjson", ".ndjson.gz")
 
 
 def is_secure(address: str) -> bool:
-    """Return True if nobody on the network can change what the address returns: it uses TLS or
-    names this machine.
+    """Return True if responses can't be changed on the network: the address uses TLS or is on this
+    machine.
     """
     try:
         parts = urlsplit(address)
@@ -59,7 +59,7 @@ def _check_postgres_url(value: SecretStr) -> SecretStr:
         url = make_url(value.get_secret_value())
     except (ArgumentError, ValueError):
         url = None
-    # The service chooses its driver, so hosts' `postgres://` means the same.
+    # Hosting providers also use `postgres://`, which means the same.
     if (
         url is None
         or url.drivername.partition("+")[0] not in ("postgres", "postgresql")
@@ -79,7 +79,7 @@ def _check_postgres_url(value: SecretStr) -> SecretStr:
 def _check_redis_uri(value: SecretStr) -> SecretStr:
     uri = urlsplit(value.get_secret_value())
     try:
-        # redis-py would take arguments of its own from a query.
+        # redis-py would take options from a query.
         is_valid = uri.scheme in REDIS_SCHEMES and not uri.query and (uri.port or 1) > 0
     except ValueError:
         is_valid = False
@@ -107,9 +107,9 @@ def _check_file_location(value: SecretStr) -> SecretStr:
     if DAY_FIELD in location and not path.endswith(FILE_SUFFIXES):
         raise ValueError(f"should end with one of {', '.join(FILE_SUFFIXES)} when it has {{day}}")
     if re.search(r"\{\w*\}", path.replace(DAY_FIELD, "")):
-        raise ValueError("should have nothing in braces but {day}, which stands for the day")
+        raise ValueError("should contain no other placeholder in braces than {day}")
     if DAY_FIELD not in location and path.endswith(FILE_SUFFIXES):
-        raise ValueError("should have {day} in it when it names a file: there is one a day")
+        raise ValueError("should contain {day} when it names a file, because each day has its own")
     return value
 
 
@@ -124,7 +124,7 @@ def _check_service_account(value: SecretStr) -> SecretStr:
 
 
 def _check_folder(value: Path) -> Path:
-    # `Path` has made one slash of an address's two.
+    # `Path` has replaced the two slashes of an address by one.
     if re.match(r"\w+:/", value.as_posix()):
         raise ValueError("should be a folder: `export --to` writes to buckets")
     return value
@@ -173,7 +173,7 @@ def _parse_events(text: str) -> tuple[Event, ...]:
 
 
 def _parsed(parse: Callable[[str], object]) -> BeforeValidator:
-    """Parse a setting's text. Values that a test or a caller passes are kept."""
+    """Parse a setting's text. Values that are not text are passed through."""
     return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 

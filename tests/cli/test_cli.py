@@ -105,7 +105,7 @@ async def test_a_database_that_is_further_than_the_code(
 ) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    assert_fails(run("serve", DATABASE_URL=database_url), 1, "9999", "further than this code")
+    assert_fails(run("serve", DATABASE_URL=database_url), 1, "9999", "this code knows only")
     # What only reads goes on beside a new version.
     assert run("status", DATABASE_URL=database_url).returncode == 0
 
