@@ -130,7 +130,7 @@ class Freshness:
     def headers(self, publication: Publication, now: datetime) -> Headers:
         """Headers that describe the publication that a response was computed from, at this time.
 
-        `Age` is beyond `max-age` while the database can't confirm that nothing newer is published.
+        `Age` reaches `max-age` while the database can't confirm that nothing newer is published.
         `Last-Modified` must not be later than the response (RFC 9110), which the time of a publish
         can be after a burst of them: `announce` makes each a second later than the one before it.
         """

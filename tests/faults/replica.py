@@ -1,6 +1,7 @@
-"""The service with a source of the tests' and less patience, that kills itself once in the steps it
-is told: `python -m tests.faults.replica`. All that begins as the module is imported, as each of
-several workers does.
+"""The service with a source of the tests: `python -m tests.faults.replica`.
+
+It kills itself once in each of the steps that `FAULTS_KILLS` names. Its clock starts at `NOW`. All
+changes are made as the module is imported, since each worker process imports it.
 """
 
 import asyncio
@@ -11,8 +12,21 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
+from time import monotonic
 from unittest.mock import patch
 
+from app.domain import clock
+from tests.clock import NOW
+
+SOURCE = "FAULTS_SOURCE"
+"""A file with the pickled `GivenSource`."""
+
+if SOURCE in os.environ:
+    # Modules bind the clock as they are imported.
+    STARTED_AT = monotonic()
+    clock.utc_now = lambda: NOW + timedelta(seconds=monotonic() - STARTED_AT)
+
+# ruff: noqa: E402
 from app.cli import ingest, program, serve
 from app.db.steps import Step
 from app.domain.downloads import PackageDownloads
@@ -20,14 +34,11 @@ from app.ingest import scheduler
 from tests.days import GivenSource
 from tests.faults.steps import Entered, Follower
 
-SOURCE = "FAULTS_SOURCE"
-"""A file with the pickled `GivenSource`."""
-
 KILLS = "FAULTS_KILLS"
 """A folder with a file for each kill that is to come, as `kill_at` names them."""
 
 BATCH_SECONDS = 0.03
-"""As slow as makes a race of several processes last a while."""
+"""Pause before each batch, so that the race takes a while."""
 
 
 class SlowSource(GivenSource):
@@ -44,7 +55,7 @@ def kill_at(day: date, step: Step) -> str:
 def _kill(entered: Entered) -> None:
     planned = Path(os.environ[KILLS]) / kill_at(entered.day, entered.step)
     if planned.exists():
-        # Whoever comes there next goes on.
+        # The next process that enters this step survives.
         planned.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
 

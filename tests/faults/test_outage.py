@@ -202,7 +202,8 @@ def assert_marked_stale(samples: list[Sample], since: float) -> None:
     for sample in samples:
         if sample.age is not None:
             assert sample.max_age is not None
-            assert sample.age > sample.max_age == STALE_AFTER_SECONDS
+            # A cached response is stale once its age has reached `max-age`.
+            assert sample.age >= sample.max_age == STALE_AFTER_SECONDS
             assert sample.age <= sample.answered_at - since + CHECK_SECONDS + 1
     assert all(sample.age for sample in late)
     assert not samples[-1].age
