@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engine import connect, create_engine
 
-# The schema and the settings of a database, without the monthly partitions that publishes create.
+# The schema, its revision and the settings of a database, without the monthly partitions that
+# publishes create.
 FINGERPRINT = """
 SELECT md5(string_agg(fact, E'\\n' ORDER BY fact)) FROM (
     SELECT format('%s %s %s %s', attrelid::regclass, attname, atttypid, attnotnull)
@@ -23,6 +24,8 @@ SELECT md5(string_agg(fact, E'\\n' ORDER BY fact)) FROM (
     WHERE connamespace = 'public'::regnamespace AND NOT relispartition
     UNION ALL
     SELECT format('%s %s', tgrelid::regclass, tgname) FROM pg_trigger WHERE NOT tgisinternal
+    UNION ALL
+    SELECT version_num FROM alembic_version
     UNION ALL
     SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
     UNION ALL
@@ -111,6 +114,8 @@ class Databases:
             if await connection.fetchval(FINGERPRINT) != self._fingerprint:
                 return False
             await connection.execute(EMPTY)
+        except asyncpg.UndefinedTableError:
+            return False
         finally:
             await connection.close()
         return True

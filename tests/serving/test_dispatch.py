@@ -122,6 +122,8 @@ async def test_both_ways_send_the_same(
         assert at_once.content == usual.content
         counts = [one.headers.pop("x-ratelimit-remaining") for one in (usual, at_once)]
         assert int(counts[0]) - int(counts[1]) == 1
+        resets = [int(one.headers.pop("x-ratelimit-reset")) for one in (usual, at_once)]
+        assert resets[0] >= resets[1]
         assert at_once.headers.pop("date") == "today"
         assert dict(at_once.headers) == dict(usual.headers)
         assert lines[0]._replace(ms=0) == lines[1]._replace(ms=0)

@@ -294,7 +294,7 @@ BAD_FILES: dict[str, tuple[bytes, type[Exception], str]] = {
     "with what a database can't keep": (
         _line(system={"\0": 1}),
         SourceDayError,
-        "line 1 has a category",
+        "line 1 has an invalid category for system",
     ),
 }
 
