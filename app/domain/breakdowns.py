@@ -16,13 +16,13 @@ class Breakdown:
     """A division of one package's downloads of a day into categories, known mirrors excluded."""
 
     name: str
-    """Last segment of the path. The payload's type is this and `_downloads`."""
+    """Last segment of the path. The payload's type is the name followed by `_downloads`."""
 
     by: str
-    """Subject of the categories. It completes "Downloads by day and …"."""
+    """Subject of the categories, as it follows "Downloads by day and"."""
 
     column: str
-    """Column of `daily_downloads` that contains an object of downloads by stored category."""
+    """Column of `daily_downloads` that contains a JSON object of downloads by stored category."""
 
     source_column: str
     """Column of PyPI's table that the expression reads."""
@@ -63,7 +63,9 @@ class Breakdown:
     without it, because the division of its downloads is unknown."""
 
     shown_categories: int | None = None
-    """Number of categories in a response, those with most downloads, unless all are requested."""
+    """Number of categories in a response unless all are requested. Those with most downloads are
+    chosen.
+    """
 
     max_categories: int | None = None
     """Maximum number of categories per row, for breakdowns with open categories."""
@@ -117,7 +119,7 @@ _FILE_TYPES = (
 )
 
 MAX_VERSIONS = 100
-"""Number of a package's releases that are stored for a day. The rest counts as `OTHER_CATEGORY`."""
+"""Maximum number of releases stored per package and day. Others count as `OTHER_CATEGORY`."""
 
 PYTHON_MAJOR = Breakdown(
     name="python_major",
@@ -283,7 +285,7 @@ OPTIONAL_BREAKDOWNS = tuple(breakdown for breakdown in BREAKDOWNS if breakdown.i
 REQUIRED_COLUMNS = tuple(
     dict.fromkeys(breakdown.column for breakdown in BREAKDOWNS if not breakdown.is_optional)
 )
-"""The stored columns that every row has, each once."""
+"""Stored columns that every row has, without duplicates."""
 
 OPTIONAL_COLUMNS = tuple(breakdown.column for breakdown in OPTIONAL_BREAKDOWNS)
 

@@ -9,7 +9,7 @@ class Choice(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
-        # Only ASCII letters have another case here: the Kelvin sign's lower case is the letter k.
+        # Change the case of ASCII text only: the lower case of the Kelvin sign is the letter k.
         text = str(value)
         lower = text.lower() if text.isascii() else text
         return next((member for member in cls if member.value == lower), None)

@@ -1,4 +1,4 @@
-"""Days as clients of the API and operators write them."""
+"""Parses days that clients of the API and operators write."""
 
 import re
 from datetime import date
@@ -7,7 +7,7 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 def parse_day(text: str) -> date:
-    """Parse a day such as 2026-11-20. Raises `ValueError`, which says what is right."""
+    """Parse a day such as 2026-11-20. Raises a `ValueError` that describes the format."""
     try:
         # `fromisoformat` accepts other spellings too.
         if _DAY.fullmatch(text):

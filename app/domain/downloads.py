@@ -1,4 +1,4 @@
-"""What the parts hand each other: downloads of a package, and days that were published."""
+"""Values that the layers exchange: downloads of a package, and days that were read or published."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,13 +23,13 @@ class PackageDownloads(NamedTuple):
     without_mirrors: int
 
     breakdowns: Mapping[str, Counts]
-    """By column, `without_mirrors` divided into categories. None is zero."""
+    """Counts that add up to `without_mirrors`, by column. No count is zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnparsedDownloads:
-    """Some packages' downloads of one day, column by column, from a source that has counts as text.
-    Most packages have few downloads, and so the same text as many others.
+    """Several packages' downloads of one day, column by column, from a source that sends counts as
+    text. Most packages have few downloads, and so the same text as many others.
     """
 
     packages: Sequence[str]
@@ -37,8 +37,8 @@ class UnparsedDownloads:
     without_mirrors: Sequence[int]
 
     breakdowns: Sequence[Sequence[str]]
-    """By the columns of the reading, of each package the inside of a JSON object of downloads by
-    category.
+    """One sequence per column of the reading. It contains, for each package, the text between the
+    braces of a JSON object of downloads by category.
     """
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ Batch = Sequence[PackageDownloads] | UnparsedDownloads
 
 @dataclass(frozen=True, slots=True)
 class RecentDownloads:
-    """Downloads in the days that end with the latest published one: 1, 7 and 30. No mirrors."""
+    """Downloads in the 1, 7 and 30 days that end with the latest published one, without mirrors."""
 
     last_day: int
     last_week: int
@@ -59,17 +59,17 @@ class RecentDownloads:
 
 
 Series = Mapping[str, list[tuple[date, int]]]
-"""By category, its days with downloads in order, and how many."""
+"""Days with downloads and their counts, in order, by category."""
 
 
 class Window(NamedTuple):
-    """Days, both ends included. There is none when it ends before it begins."""
+    """A range of days, both ends included. It is empty if it ends before it begins."""
 
     first: date
     last: date
 
     def within(self, first: date | None, last: date | None) -> "Window":
-        """What is in it of these days; None is no bound."""
+        """Return the part of this window between two days. None means no bound."""
         return Window(
             self.first if first is None else max(first, self.first),
             self.last if last is None else min(last, self.last),
@@ -82,7 +82,7 @@ def served_days(latest: date, retention_days: int) -> Window:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """What a source reports about its data of a day without reading it."""
+    """Metadata of a source's data of a day, which the source reports without reading the data."""
 
     rows: int
     modified_at: datetime
@@ -97,7 +97,7 @@ class PartitionSeen:
 
     @property
     def partition(self) -> Partition | None:
-        """The partition; None if the source has none, or it was not readable."""
+        """The partition, or None if the source has none or it was not readable."""
         if self.partition_rows is None or self.partition_modified_at is None:
             return None
         return Partition(self.partition_rows, self.partition_modified_at)
@@ -110,20 +110,20 @@ class DayFigures(PartitionSeen):
     day: date
     source: str
     packages: int
-    """Packages with a row."""
+    """Number of packages with a row."""
 
     downloads: int
-    """Of all packages, mirrors excluded."""
+    """Downloads of all packages, mirrors excluded."""
 
     downloads_with_mirrors: int
     digest: str
-    """Depends on the day's rows alone: equal rows give an equal digest in any database."""
+    """Hash of the day's rows: equal rows have an equal digest in any database."""
 
     breakdowns: Sequence[str] = ()
-    """The optional ones that its rows have, by their columns."""
+    """Columns of the optional breakdowns that the rows have."""
 
     counted_files: CountedFiles = CountedFiles.ALL
-    """The rule by which its rows were counted."""
+    """Rule by which the rows were counted."""
 
     def __str__(self) -> str:
         return f"{self.packages:,} packages, {self.downloads:,} downloads"
@@ -133,10 +133,10 @@ class DayFigures(PartitionSeen):
 class PublishedDay(DayFigures):
     published_at: datetime
     checked_at: datetime
-    """When the source was last read or checked for it, whether or not it had changed."""
+    """When the source was last read or checked for this day, even if it had not changed."""
 
     suspect_reason: str | None = None
-    """How the day deviates from its neighbours as they are now; None if it does not."""
+    """How the day deviates from its present neighbours, or None if it does not."""
 
     def __str__(self) -> str:
         return (
@@ -146,12 +146,12 @@ class PublishedDay(DayFigures):
 
 
 RECENT_STATUS_DAYS = 14
-"""Days of which the status tells the figures."""
+"""Number of days whose figures the status lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldDay(DayFigures):
-    """A day that was read and is not published, since it does not look plausible."""
+    """A day that was read and is not published, because it does not look plausible."""
 
     reason: str
     held_since: datetime
@@ -163,29 +163,29 @@ class HeldDay(DayFigures):
     """When these rows were first read."""
 
     wrong_rows: int
-    """Rows that were left out, since their counts are wrong."""
+    """Number of rows that were left out because of wrong counts."""
 
 
 class RunOutcome(StrEnum):
-    """What became of a day that was asked of a source."""
+    """Outcome of a run."""
 
     RUNNING = "running"
     PUBLISHED = "published"
     UNCHANGED = "unchanged"
-    """It was published before, and the source has not changed or has no more of it now."""
+    """The day was published before, and the source has nothing new."""
 
     HELD = "held"
     FAILED = "failed"
     STOPPED = "stopped"
-    """By whoever stopped the process."""
+    """The process was stopped."""
 
     INTERRUPTED = "interrupted"
-    """Its process, or its connection to the database, ended without a word."""
+    """The process was killed, or its connection to the database was lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestRun(PartitionSeen):
-    """One time that a day was asked of a source, or published after it was held."""
+    """A run: a day was read from a source, or published after it was held."""
 
     id: int
     day: date
@@ -194,13 +194,13 @@ class IngestRun(PartitionSeen):
     ended_at: datetime | None
     outcome: RunOutcome
     rows: int | None
-    """Packages that the source gave."""
+    """Number of packages that the source returned."""
 
     bytes_billed: int | None
-    """None when the source never told."""
+    """Bytes billed, or None if the source did not report them."""
 
     query: str | None
-    """By which the source gives the day's rows again, at no further cost."""
+    """Id of the source's query, whose result can be read again at no cost."""
 
     error: str | None
     """Why the day was held, or what failed."""
@@ -211,13 +211,13 @@ class Publication:
     """The published data of the days served, as of one publish."""
 
     days: tuple[date, ...]
-    """Those of the days served that are published, in order."""
+    """The published days among the days served, in order."""
 
     breakdowns: Mapping[str, tuple[date, ...]] = field(default_factory=dict)
-    """By the column of an optional breakdown, those of `days` that have it."""
+    """Days among `days` that have an optional breakdown, by its column."""
 
     counted_files: Mapping[date, CountedFiles]
-    """The rule by which each of `days` was counted."""
+    """Rule by which each of `days` was counted."""
 
     window: Window
     """The days served."""
@@ -226,21 +226,21 @@ class Publication:
     """Time of the latest publish. Each publish has its own."""
 
     version: str
-    """Hash of the days' digests and of whether misspelt names can be found. Equal versions give
-    equal answers.
+    """Hash of everything that responses depend on: the digests of the days, and `has_trigrams`.
+    Equal versions give equal responses.
     """
 
     held_days: int
     """Number of days that wait to become plausible."""
 
     suspect_days: int = 0
-    """How many of the days deviate from their neighbours and are served all the same."""
+    """Number of published days that deviate from their neighbours."""
 
     has_trigrams: bool = False
-    """Whether misspelt names can be looked for."""
+    """True if search can find misspelt names."""
 
     def days_with(self, breakdown: Breakdown | None) -> tuple[date, ...]:
-        """Those that have a breakdown; without one all, since each has the totals."""
+        """Return the days that have the breakdown, or all days if it is None."""
         if breakdown is None or not breakdown.is_optional:
             return self.days
         return self.breakdowns.get(breakdown.column, ())
@@ -261,7 +261,7 @@ class Publication:
 
 
 def gaps(days: Sequence[PublishedDay]) -> list[date]:
-    """The days between the first and the last of `days`, in order, that are not among them."""
+    """Return the days between the first and the last of `days` that are missing, in order."""
     if not days:
         return []
     published = {day.day for day in days}

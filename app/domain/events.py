@@ -1,4 +1,4 @@
-"""Known breaks in PyPI's figures: outages, and days from which on something else is counted.
+"""Known breaks in PyPI's figures: outages, and changes of what is counted.
 
 Only days that are counted by the same definition can be compared. `KnownEvents.definition` is the
 one place that decides which days these are.
@@ -19,7 +19,7 @@ from pydantic.functional_validators import model_validator
 BUILT_IN = Path(__file__).with_name("events.toml")
 
 ARTIFACTS_SINCE = dt.date(2026, 8, 24)
-"""The day on which PyPI began to count only artifacts. It is counted partly by each rule."""
+"""The day on which PyPI began to count only artifacts. Both rules apply to parts of this day."""
 
 
 class CountedFiles(StrEnum):
@@ -29,7 +29,7 @@ class CountedFiles(StrEnum):
     """Every file that PyPI has logged."""
 
     ARTIFACTS = "artifacts"
-    """Files that end in .whl, .tar.gz or .zip, which PyPI logs alone since `ARTIFACTS_SINCE`."""
+    """Files that end in .whl, .tar.gz or .zip. PyPI logs only these since `ARTIFACTS_SINCE`."""
 
 
 class EventKind(StrEnum):
@@ -79,7 +79,7 @@ class _EventsFile(BaseModel):
 
 
 def read_events(path: Path) -> tuple[Event, ...]:
-    """The events of a TOML file. Raises a `ValueError` that says what is wrong, and where."""
+    """Return the events of a TOML file. Raises a `ValueError` that describes the first error."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -113,22 +113,22 @@ class KnownEvents:
         self.newest_first = sorted(
             events, key=lambda event: (event.date, event.end_date or dt.date.max, event.summary)
         )[::-1]
-        told = repr([event.model_dump_json() for event in self.newest_first])
-        self.digest = blake2b(told.encode(), digest_size=8).hexdigest()
-        """Changes with the events."""
+        content = repr([event.model_dump_json() for event in self.newest_first])
+        self.digest = blake2b(content.encode(), digest_size=8).hexdigest()
+        """Hash of all events."""
 
     def within(self, first: dt.date, last: dt.date) -> list[Event]:
-        """The events that a chart of these days shows, newest first."""
+        """Return the events that a chart of these days shows, newest first."""
         return [event for event in self.newest_first if event.is_within(first, last)]
 
     def are_comparable(self, days: Mapping[dt.date, CountedFiles]) -> bool:
-        """True if all of these days, each counted by its rule, count the same."""
+        """Return True if all of these days, counted by these rules, have the same definition."""
         return len({self.definition(day, rule) for day, rule in days.items()}) <= 1
 
     def definition(self, day: dt.date, counted_files: CountedFiles) -> Definition:
-        """What counts as a download on a day. Days are comparable if this is equal.
+        """Return the definition of a download on a day. Days are comparable if it is equal.
 
-        The first and the last day of a change are counted partly by each rule, and so by a
+        The first and the last day of a change are counted partly by each definition, so they have a
         definition of their own.
         """
         changes = {

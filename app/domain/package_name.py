@@ -14,7 +14,8 @@ _NORMALISED = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 def normalise(name: str) -> str:
     """Return the spelling that is stored: `Zope.Interface` becomes `zope-interface`."""
     if name == ALL_PACKAGES or not name.isascii():
-        # A name is ASCII, and must not become so: the Kelvin sign's lower case is the letter k.
+        # Names are ASCII. Lower-casing other text could make it ASCII: the lower case of the Kelvin
+        # sign is the letter k.
         return name
     return _SEPARATORS.sub("-", name).lower()
 

@@ -1,6 +1,6 @@
-"""How packages are ranked by their downloads, known mirrors excluded, and found by name.
+"""Rankings of packages by downloads, known mirrors excluded, and the order of search results.
 
-`__all__` is no package here: it has no rank, and is in no ranking.
+`__all__` has no rank and appears in no ranking.
 """
 
 from enum import IntEnum
@@ -19,25 +19,25 @@ TREND_FLOOR_DOWNLOADS = 10_000
 """Minimum downloads of a trending package in each week. Below, one build job makes a trend."""
 
 POPULAR_PACKAGES = 20_000
-"""Packages by last month's downloads in which search looks first, and finds what is misspelt: some
-3% of PyPI's packages and nearly all of its downloads. What they have in common with a text is found
-in a few milliseconds, whatever the text.
+"""Number of packages, by last month's downloads, that search reads first and in which it finds
+misspelt names. They are some 3% of PyPI's packages and have nearly all of its downloads. Comparing
+them with any text takes a few milliseconds.
 """
 
 
 class TopPackage(NamedTuple):
     rank: int
-    """From 1. Equal downloads are ranked by name."""
+    """Rank, starting with 1. Equal downloads are ranked by name."""
 
     package: str
     downloads: int
     all_downloads: int
-    """Of all packages in the period."""
+    """Downloads of all packages in the period."""
 
 
 class TrendingPackage(NamedTuple):
     rank: int
-    """From 1, by growth from week to week. Equal growth is ranked by name."""
+    """Rank by growth from week to week, starting with 1. Equal growth is ranked by name."""
 
     package: str
     last_week: int
@@ -48,7 +48,7 @@ class Tier(IntEnum):
     """How a name matches a text."""
 
     BEFORE_ALL = -1
-    """No name matches in this way: it starts a search."""
+    """Tier before all matches, at which a search starts."""
 
     IS = 0
     BEGINS = 1
@@ -56,7 +56,7 @@ class Tier(IntEnum):
 
 
 class SearchPosition(NamedTuple):
-    """Where a match stands among all matches of a search, which are in this order."""
+    """Position of a match among all matches of a search, which are sorted by it."""
 
     tier: Tier
     rank: int
@@ -66,7 +66,7 @@ class SearchPosition(NamedTuple):
 
 
 UNRANKED = 2**31 - 1
-"""Replaces the rank of a package without downloads last month, behind all ranked packages."""
+"""Rank of packages without downloads last month, which come after all ranked packages."""
 
 START = SearchPosition(Tier.BEFORE_ALL, 0, "")
 """The position before all matches."""

@@ -27,8 +27,9 @@ def fill_with_zero(series: Series, days: Sequence[date]) -> Series:
 
 
 def sum_by(interval: Interval, series: Series, days: Sequence[date]) -> Series:
-    """Sum weeks or months, each dated by its first day. Leave out those of which not all days are
-    published, since their sums would be too small. All items of the series are on published `days`.
+    """Sum weeks or months, each dated by its first day. `days` are the published days, including
+    all days of the series. Weeks and months with an unpublished day are left out, because their
+    sums would be too small.
     """
     first_days = {day: _first_day(interval, day) for day in days}
     published = Counter(first_days.values())
