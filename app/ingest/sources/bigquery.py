@@ -1,4 +1,4 @@
-"""PyPI's public table of raw downloads in BigQuery, which does the counting."""
+"""The source that counts downloads in PyPI's public BigQuery table."""
 
 import asyncio
 import json
@@ -103,8 +103,8 @@ class BigQuerySource:
         max_bytes_billed: int,
     ) -> None:
         self._client = client
-        # Python's own json takes four times as long, in which nothing else is done in the process.
-        client._http.hooks["response"] = [_read_by_orjson]  # noqa: SLF001 - has no other way in
+        # Python's own json takes four times as long, and blocks the process meanwhile.
+        client._http.hooks["response"] = [_read_by_orjson]  # noqa: SLF001 - no public way exists
         self._table = table
         self._columns = columns_with(breakdowns)
         self._counted_files = counted_files
@@ -154,7 +154,9 @@ class BigQuerySource:
         return f"{self._rules(day)}/{job.location or ''}/{job.job_id}"
 
     def _rules(self, day: date) -> str:
-        """Name the rules of a day in its query's id, so that no result of other rules is read."""
+        """Return a hash of the counting rules. It is part of the query's id, so that results by
+        other rules are not reused.
+        """
         text = day_query(self._table, self._columns, day, self._counted_files)
         rules = text, self._counted_files, sorted(self._mirror_installers)
         return blake2b(repr(rules).encode(), digest_size=8).hexdigest()
@@ -189,14 +191,14 @@ class BigQuerySource:
     ) -> tuple[bigquery.QueryJob, bigquery.table.RowIterator]:
         rules, location, job_id = query.split("/")
         if rules != self._rules(day):
-            raise QueryLostError("BigQuery: the query was asked by other rules")
+            raise QueryLostError("BigQuery: the query has other counting rules")
         retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
         try:
             job = self._client.get_job(
                 job_id, location=location or None, retry=retry, timeout=REQUEST_TIMEOUT_SECONDS
             )
         except NotFound as error:
-            raise QueryLostError("BigQuery: the query is not known any more") from error
+            raise QueryLostError("BigQuery: the query no longer exists") from error
         assert isinstance(job, bigquery.QueryJob)
         try:
             rows = job.result(page_size=PAGE_ROWS, retry=retry, timeout=QUERY_TIMEOUT_SECONDS)
@@ -212,8 +214,8 @@ class BigQuerySource:
         breakdowns: Iterable[Breakdown] | None = None,
         counted_files: CountedFiles | None = None,
     ) -> int:
-        """Bytes that the day's query would bill, with other optional breakdowns or counted files
-        than the source's if given. Asking costs nothing.
+        """Return the bytes that the day's query would bill, by a free dry run. `breakdowns` and
+        `counted_files` default to those of the source.
         """
         columns = self._columns if breakdowns is None else columns_with(breakdowns)
         query = day_query(self._table, columns, day, counted_files or self._counted_files)
@@ -234,21 +236,22 @@ class BigQuerySource:
                 ),
             ],
         )
-        if not dry_run:  # Which bills nothing, and has to tell also what would be refused.
+        # A dry run bills nothing, and has to report sizes above the limit too.
+        if not dry_run:
             config.maximum_bytes_billed = self._max_bytes_billed
         return self._client.query(
             query,
             job_config=config,
             retry=DEFAULT_RETRY.with_timeout(RETRY_SECONDS),
             timeout=REQUEST_TIMEOUT_SECONDS,
-            # A query that failed is not run again unasked: it may have been billed.
+            # The client must not repeat a failed query by itself: it may have been billed.
             job_retry=None,
         )
 
 
 def create_source(settings: Settings) -> BigQuerySource:
-    """The source that the settings describe, with their credentials or those that Google's library
-    finds. Raises `SettingsError` when there are none, or no project to bill.
+    """Return the source that the settings describe, with their credentials or those that Google's
+    library finds. Raises `SettingsError` if credentials or the project to bill are missing.
     """
     return BigQuerySource(
         _create_client(settings),
@@ -270,8 +273,8 @@ def _log_unreadable(dataset: str, kind: str, reason: str) -> None:
         return
     _unreadable_datasets.add(dataset)
     log.warning(
-        "%s.INFORMATION_SCHEMA.PARTITIONS can't be read, so that days are read again, and billed, "
-        "without checking first whether they changed: %s: %s",
+        "%s.INFORMATION_SCHEMA.PARTITIONS can't be read, so days are read and billed again without "
+        "a check for changes: %s: %s",
         dataset,
         kind,
         reason,
@@ -279,7 +282,7 @@ def _log_unreadable(dataset: str, kind: str, reason: str) -> None:
 
 
 def _read_by_orjson(response: requests.Response, *_: object, **__: object) -> None:
-    """Have what Google's client asks a response for, which is its JSON, read by orjson."""
+    """Replace the JSON parser of a response by orjson."""
     response.json = partial(_json_of, response)  # type: ignore[method-assign]
 
 
@@ -299,7 +302,7 @@ def _create_client(settings: Settings) -> bigquery.Client:
     if not project:
         raise SettingsError(
             "BIGQUERY_PROJECT: should name the Google Cloud project that is billed, "
-            "since the credentials name none"
+            "because the credentials do not name one"
         )
     return bigquery.Client(project=project, credentials=credentials)
 
@@ -312,7 +315,7 @@ def _credentials(settings: Settings) -> tuple[Credentials, str | None]:
             return credentials, credentials.project_id
         return google.auth.default(scopes=SCOPES)
     except ValueError as error:
-        # Malformed: a field is missing, or the private key is none.
+        # A field of the key is missing, or the private key is invalid.
         name = "GOOGLE_SERVICE_ACCOUNT_JSON"
         if not settings.google_service_account_json:
             name = "GOOGLE_APPLICATION_CREDENTIALS"
@@ -345,8 +348,8 @@ def _source_errors() -> Iterator[None]:
             f"BigQuery: no answer within {QUERY_TIMEOUT_SECONDS} s"
         ) from error
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        # What came was cut off, or is not what BigQuery sends: its client takes it as it comes.
-        raise SourceUnavailableError(f"BigQuery: an answer that makes no sense: {error}") from error
+        # The response was truncated or malformed, which Google's client does not check.
+        raise SourceUnavailableError(f"BigQuery: malformed response: {error}") from error
 
 
 def _may_pass(error: Exception) -> bool:
@@ -363,7 +366,7 @@ def _reasons(error: Exception) -> set[str]:
 
 
 def _one_line(error: Exception) -> str:
-    # Google's errors have the request's address before the message, and ids of the job behind it.
+    # `str(error)` adds the request's address and ids of the job to the message.
     message = getattr(error, "message", None) or str(error)
     return str(message).strip().partition("\n")[0]
 
@@ -371,8 +374,8 @@ def _one_line(error: Exception) -> str:
 async def _in_thread(function: Callable[..., Result], *arguments: object) -> Result:
     """Run a blocking call of Google's client without blocking the event loop.
 
-    Unlike `asyncio.to_thread`, nothing waits for a call that was given up: Ctrl-C and a stop of the
-    service take effect while a server is silent.
+    Unlike with `asyncio.to_thread`, the process does not wait for cancelled calls at its exit, so
+    Ctrl-C and a stop take effect even if the server does not respond.
     """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[Result] = loop.create_future()
@@ -389,9 +392,9 @@ async def _in_thread(function: Callable[..., Result], *arguments: object) -> Res
         result, error = None, None
         try:
             result = function(*arguments)
-        except Exception as raised:  # noqa: BLE001 - it is raised where the outcome is awaited
+        except Exception as raised:  # noqa: BLE001 - it is raised where the future is awaited
             error = raised
-        # The loop may be gone by now, and so may everybody who wanted to know.
+        # The event loop may be closed by now.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, result, error)
 
@@ -401,27 +404,26 @@ async def _in_thread(function: Callable[..., Result], *arguments: object) -> Res
 
 
 def _next_page(pages: Iterator[Page], columns: int) -> UnparsedDownloads | None:
-    """The next page, which may be empty; None after the last.
+    """Return the next page, which may be empty, or None after the last.
 
-    Taken from the response as it came: to make rows of it, by its schema, takes Google's client
-    longer than all else that is done with them here.
+    It is built from the raw response. Google's client would convert the rows by their schema, which
+    takes longer than all other work on them.
     """
     page = next(pages, None)
     if page is None:
         return None
     rows = page.raw_page.get("rows", [])
     lines = [row["f"][0]["v"] for row in rows]
-    # Google's client would keep them until the next page is there.
+    # Free the memory: Google's client would hold the rows until the next page arrives.
     rows.clear()
     return _downloads(lines, columns)
 
 
 def _downloads(lines: Sequence[str], columns: int) -> UnparsedDownloads:
-    # The name comes last, and may be any text. A download without one has no package to count for:
-    # the pipeline rejects it.
+    # The name comes last and may contain tabs. The pipeline rejects rows without a name.
     values = [line.split("\t", columns + 2) for line in lines]
     if not all(len(row) == columns + 3 for row in values):
-        raise ValueError("a row of other columns")
+        raise ValueError("a row has missing columns")
     if not values:
         return UnparsedDownloads((), (), (), ((),) * columns)
     with_mirrors, without_mirrors, *breakdowns, packages = zip(*values, strict=True)

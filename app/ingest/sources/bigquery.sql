@@ -1,22 +1,23 @@
--- One UTC day of raw downloads, one row a package.
+-- Counts one UTC day of raw downloads, with one row per package.
 --
 -- The counting rules are those of the public service:
---   * All files count that PyPI has logged, or, if so chosen, only artifacts.
+--   * All files that PyPI has logged count, or only artifacts (INGEST_COUNTED_FILES).
 --   * A download counts if its Python version is missing or starts like one (X.Y).
---   * with_mirrors counts them all. Everything else leaves out known mirrors, and downloads without
---     an installer.
+--   * with_mirrors counts all of them. Everything else leaves out known mirrors and downloads
+--     without an installer.
 --   * Packages are keyed by their normalised name (PEP 503).
 --
--- The table is read once, one day's partition of it: GROUPING SETS counts the package as a whole
--- and by each breakdown from the same scan. A breakdown leaves here as the inside of a JSON object,
--- which is far shorter on the way than an array of structs.
+-- The query scans one partition of the table once: GROUPING SETS counts each package in total and by
+-- each breakdown. A breakdown is returned as the text between the braces of a JSON object, which is
+-- far shorter than an array of structs.
 --
--- A row leaves as one text, with tabs between: with_mirrors, without_mirrors, each breakdown in the
--- order of the columns, package. Each value of an answer is an object of its own, which takes longer
--- to read than all that is in it. TO_JSON_STRING escapes tabs, and a name that has one comes last.
+-- A row is returned as one text with values separated by tabs: with_mirrors, without_mirrors, each
+-- breakdown in the order of the columns, package. BigQuery wraps each value of a response in an
+-- object, which takes longer to parse than the value. TO_JSON_STRING escapes tabs. Names may contain
+-- tabs, so they come last.
 --
--- A package may have thousands of releases: the most downloaded ones of the day are kept apart, the
--- rest is `other`. Every other breakdown has few categories by its expression.
+-- A package may have thousands of releases. The most downloaded ones of the day are counted
+-- separately, and the rest as `other`. All other breakdowns have few categories.
 --
 -- In braces stands what `app/ingest/sources/day_query.py` fills in: the table, the condition on file names
 -- where there is one, and for the breakdowns that are ingested their columns, so that nothing is

@@ -12,15 +12,16 @@ TEMPLATE = (Path(__file__).parent / "bigquery.sql").read_text()
 
 
 ONLY_ARTIFACTS = r"REGEXP_CONTAINS(file.filename, r'\.(whl|tar\.gz|zip)$')"
-"""Condition that PyPI itself has on what it logs since `ARTIFACTS_SINCE`."""
+"""Condition that selects artifacts, the only files that PyPI logs since `ARTIFACTS_SINCE`."""
 
 
 def day_query(
     table: str, columns: Iterable[str], day: date, counted_files: CountedFiles = CountedFiles.ALL
 ) -> str:
-    """The query of a day whose rows have these columns.
+    """Return the query of a day whose rows have these columns.
 
-    It reads the names of files only for days on which PyPI has logged others than artifacts too.
+    It reads file names, which are billed, only for days on which PyPI also logged other files than
+    artifacts.
     """
     columns = tuple(columns)
     names_decide = counted_files is CountedFiles.ARTIFACTS and day <= ARTIFACTS_SINCE
@@ -40,8 +41,10 @@ def day_query(
 
 
 def _object(column: str) -> str:
-    """The inside of a JSON object: categories without a download that counts are left out. In one
-    order, so that equal counts are equal texts.
+    """Return an expression for the text between the braces of a JSON object of a column's counts.
+
+    Categories without downloads are left out. The others are sorted, so that equal counts are equal
+    texts.
     """
     return (
         f"IFNULL(STRING_AGG(IF(breakdown = '{column}' AND without_mirrors > 0, "

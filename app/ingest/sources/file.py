@@ -1,4 +1,4 @@
-"""Files of a day's downloads: the dumps of another instance, or people's own."""
+"""The source that reads one file per day: dumps of another instance, or an operator's own files."""
 
 import asyncio
 import hashlib
@@ -36,26 +36,26 @@ from app.settings import IngestSource, Settings
 Result = TypeVar("Result")
 
 MAX_LISTING_BYTES = 16 * 2**20
-"""A day takes some 500."""
+"""Maximum size of a list of dumps, which has some 500 bytes per day."""
 
 MAX_FILE_BYTES = 2 * 2**30
-"""A day of PyPI takes some 10 MB."""
+"""Maximum size of a file. A day of PyPI takes some 10 MB."""
 
 LISTING_LASTS_SECONDS = 60.0
-"""A backfill asks for a day after the other, and a server counts requests."""
+"""How long a list is reused, so that a backfill does not fetch it for each day."""
 
 TIMEOUT_SECONDS = 30.0
-"""To connect, and for each piece of an answer."""
+"""Timeout for connecting, and for each part of a response."""
 
 MAX_REDIRECTS = 5
 
 CHUNK_BYTES = 2**20
 
 LONGEST_PAUSE_SECONDS = 60.0
-"""That a server may ask for, before it is asked again."""
+"""Maximum time that a server's `Retry-After` delays the next attempt."""
 
 PASSING_STATUSES = {408, 425, 429}
-"""Besides those of the server's own faults."""
+"""Statuses below 500 that are temporary."""
 
 
 class _NotThereError(Exception):
@@ -65,7 +65,7 @@ class _NotThereError(Exception):
 @dataclass(frozen=True, slots=True)
 class Fetched:
     file: BinaryIO
-    """At its beginning."""
+    """The file, positioned at its beginning."""
 
     bytes: int
     sha256: str
@@ -73,11 +73,13 @@ class Fetched:
 
 class Files(Protocol):
     async def fetch(self, address: str, max_bytes: int) -> Fetched:
-        """All of a file. Raises `SourceError`, and `_NotThereError` where there is none."""
+        """Fetch a whole file. Raises `SourceError`, and `_NotThereError` if it does not exist."""
 
 
 class FileSource:
-    """`location` is a list of dumps, or an address in which `{day}` stands for the day."""
+    """Reads files at a location: the address of a list of dumps, or an address that contains
+    `{day}`.
+    """
 
     name = "file"
 
@@ -100,7 +102,7 @@ class FileSource:
                 self._listed_at = monotonic()
             dump = self._dump(day)
             if dump and dump.is_sample:
-                # Made up it stays, wherever it is handed on to.
+                # Sample data stays sample data when another instance passes it on.
                 return SAMPLE
         return self.name
 
@@ -112,7 +114,7 @@ class FileSource:
         """Return nothing: reading a file again bills nothing."""
 
     async def begin(self, _: date) -> None:
-        """It costs nothing."""
+        """Return nothing: a file needs no query."""
 
     async def read(self, day: date, _: str | None = None) -> Reading:
         columns: list[str] = []
@@ -127,9 +129,9 @@ class FileSource:
             try:
                 return urljoin(self._location, dump.url)
             except ValueError as error:
-                told = f"{_shown(self._location)} lists an address for {dump.day} that is none"
-                raise SourceDayError(f"{told}: {error}") from error
-        # Beside the list, and nowhere else on this machine.
+                message = f"{_shown(self._location)} lists an invalid address for {dump.day}"
+                raise SourceDayError(f"{message}: {error}") from error
+        # Only read files beside the list, whatever path the list contains.
         return str(Path(self._location).parent / dump.name)
 
     def _dump(self, day: date) -> Dump | None:
@@ -145,13 +147,14 @@ class FileSource:
             try:
                 return parse(file.read())
             except MalformedDumpError as error:
-                raise SourceError(f"{shown} is no list of dumps: {error}") from error
+                raise SourceError(f"{shown} is not a list of dumps: {error}") from error
 
     async def _batches(
         self, day: date, columns: list[str]
     ) -> AsyncGenerator[Sequence[PackageDownloads], None]:
-        """What is wrong is told here, where a day that failed is known to have been asked for. The
-        columns are filled in before the first batch.
+        """Yield the day's packages, and fill in `columns` before the first batch.
+
+        Errors are raised here rather than in `read`, so that a failed day counts as queried.
         """
         dump = self._dump(day)
         if dump:
@@ -168,25 +171,25 @@ class FileSource:
 
     async def _fetch(self, day: date, address: str, dump: Dump | None) -> BinaryIO:
         try:
-            # Whoever writes the list says how large its files are, and may say anything.
+            # The list may state any size.
             max_bytes = min(dump.bytes, MAX_FILE_BYTES) if dump else MAX_FILE_BYTES
             fetched = await self._files.fetch(address, max_bytes)
         except _NotThereError:
             if dump:
                 self._forget_list()
-                raise SourceUnavailableError(f"{_shown(address)} is listed and not there") from None
+                raise SourceUnavailableError(f"{_shown(address)} is listed but missing") from None
             raise SourceDayError(f"there is no file of {day} yet at {_shown(address)}") from None
         if dump and (fetched.bytes, fetched.sha256) != (dump.bytes, dump.sha256):
             fetched.file.close()
             self._forget_list()
             raise SourceUnavailableError(
-                f"{_shown(address)} is not what is listed: {fetched.bytes:,} bytes with the "
+                f"{_shown(address)} differs from the list: {fetched.bytes:,} bytes with the "
                 f"checksum {fetched.sha256[:12]}, instead of {dump.bytes:,} with {dump.sha256[:12]}"
             )
         return fetched.file
 
     def _forget_list(self) -> None:
-        """It may be that of a moment ago."""
+        """Fetch the list again for the next day: it may be outdated."""
         self._listed_at = float("-inf")
 
     async def _rows(
@@ -207,13 +210,15 @@ class FileSource:
         ):
             raise SourceDayError(
                 f"{_shown(address)} has {packages:,} packages and {downloads:,} downloads, "
-                f"and {dump.packages:,} and {dump.downloads:,} are listed"
+                f"but the list has {dump.packages:,} and {dump.downloads:,}"
             )
 
 
 def _named(rows: Rows, dump: Dump | None) -> Rows:
-    """Rows with normalised names. In what an instance wrote they are so, and none is left out: what
-    is published then adds up to what is listed.
+    """Return the rows with normalised names.
+
+    Dumps of an instance must already have normalised names: no row may be left out, because the
+    published figures have to match the list.
     """
     if all(is_valid(row.package) for row in rows):
         return rows
@@ -264,7 +269,7 @@ def _local_errors(address: str) -> Iterator[None]:
 
 
 class WebFiles:
-    """Over HTTPS, into a file that has no name. Plain HTTP may be allowed within this machine."""
+    """Downloads files over HTTPS to temporary files. Plain HTTP may be allowed for this machine."""
 
     def __init__(self, *, allows_http: bool) -> None:
         self._allows_http = allows_http
@@ -286,7 +291,7 @@ class WebFiles:
             follow_redirects=True,
             max_redirects=MAX_REDIRECTS,
             headers={
-                # What is counted and hashed is what is sent.
+                # Sizes and checksums are those of the uncompressed file.
                 "Accept-Encoding": "identity",
                 "User-Agent": f"pypi-stats-api/{version('pypi-stats-api')}",
             },
@@ -294,17 +299,17 @@ class WebFiles:
         )
 
     async def _check_secure(self, request: httpx.Request) -> None:
-        """Of every address that is asked, those that a server redirects to included: a server far
-        away has no say in what is asked of this machine.
+        """Check the address of each request. A redirect must not lead from another machine to this
+        one.
         """
         is_allowed = request.url.scheme == "https" or self._allows_http
         if not (is_allowed and is_secure(str(request.url))):
-            raise SourceError(f"{_shown(str(request.url))}: only https:// is asked for files")
+            raise SourceError(f"{_shown(str(request.url))}: files are only fetched from https://")
 
     async def _save(self, response: httpx.Response, max_bytes: int, address: str) -> Fetched:
         digest = hashlib.sha256()
         size = 0
-        # Whoever has fetched it closes it.
+        # The caller closes the file.
         new = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
         with _closed_on_error(new) as file:
             async for chunk in response.aiter_raw(CHUNK_BYTES):
@@ -333,7 +338,7 @@ async def _check_status(response: httpx.Response, address: str) -> None:
     if status != 200:
         raise SourceError(f"{_shown(address)} answers with status {status}")
     if "Content-Encoding" in response.headers:
-        raise SourceError(f"{_shown(address)} answers in an encoding that was not asked for")
+        raise SourceError(f"{_shown(address)} responds with an encoding that was not requested")
 
 
 @contextmanager
@@ -343,17 +348,20 @@ def _web_errors(address: str) -> Iterator[None]:
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
         raise SourceError(f"{_shown(address)}: {error}") from error
     except httpx.TransportError as error:
-        told = str(error) or type(error).__name__
-        raise SourceUnavailableError(f"{_shown(address)}: {told}") from error
+        reason = str(error) or type(error).__name__
+        raise SourceUnavailableError(f"{_shown(address)}: {reason}") from error
     except OSError as error:
-        raise SourceError(f"{_shown(address)} can't be kept: {error.strerror or error}") from error
+        reason = error.strerror or str(error)
+        raise SourceError(f"{_shown(address)} can't be stored: {reason}") from error
 
 
 def create_source(settings: Settings) -> FileSource:
-    """Raises `SettingsError` when it is not set where the files are."""
+    """Return the source that the settings describe. Raises `SettingsError` if `INGEST_FILES` is
+    missing or names a missing folder.
+    """
     if settings.ingest_files is None:
         raise SettingsError(
-            "INGEST_FILES: should be set, to where the files of INGEST_SOURCE=file are: "
+            "INGEST_FILES: should be set to the location of the files for INGEST_SOURCE=file: "
             "a folder of dumps, https://host/api/dumps, or a path with {day} in it"
         )
     breakdowns = settings.breakdowns_of(IngestSource.FILE)
@@ -364,7 +372,7 @@ def create_source(settings: Settings) -> FileSource:
         files = WebFiles(allows_http=urlsplit(location).scheme == "http")
         return FileSource(files, location, breakdowns)
     before, day, _ = location.partition(DAY_FIELD)
-    # What is named by the day may come later.
+    # Folders whose names contain the day may be created later.
     folder = Path(f"{before}-").parent if day else Path(location)
     if not folder.is_dir():
         raise SettingsError(f"INGEST_FILES: there is no folder {folder}")
@@ -378,7 +386,7 @@ def _path(address: str) -> str:
 
 
 def _shown(address: str) -> str:
-    """Without what may be secret in it."""
+    """Return an address for messages, without the parts that may be secret."""
     if "://" not in address:
         return address
     parts = urlsplit(address)
@@ -386,8 +394,8 @@ def _shown(address: str) -> str:
 
 
 async def _in_thread(function: Callable[[], Result]) -> Result:
-    """Run what waits for the disk beside the event loop. What it uses is free when this ends, also
-    when it is cancelled.
+    """Run a function that reads from the disk in a thread. If the task is cancelled, wait until the
+    function returns, so that the caller can close the files that it uses.
     """
     thread = asyncio.ensure_future(asyncio.to_thread(function))
     try:

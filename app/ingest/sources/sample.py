@@ -26,14 +26,16 @@ from app.domain.events import CountedFiles
 from app.ingest.sources.source import Reading
 
 PACKAGES = tuple((Path(__file__).parent / "sample_packages.txt").read_text().split())
-"""Names, most downloaded first."""
+"""Names of the packages, most downloaded first."""
 
 DAILY_DOWNLOADS_AT_RANK_1 = 60_000_000
 RANK_EXPONENT = 0.675
-"""Real downloads fall about so: 1.8 billion a month at rank 1, 17 million at rank 1,000."""
+"""Exponent by which downloads decrease with the rank. Real packages have about 1.8 billion a month
+at rank 1 and 17 million at rank 1,000.
+"""
 
 WEEKDAY_SHARES = (1.08, 1.14, 1.15, 1.13, 1.06, 0.72, 0.72)
-"""Monday to Sunday: most downloads are made by machines that work when people do."""
+"""Downloads of each weekday from Monday on, as ratios to the mean: weekends have fewer."""
 
 YEARLY_GROWTH = 0.35
 
@@ -60,7 +62,7 @@ RELEASES_A_SERIES = 6
 
 
 SHARES = {one.column: one.sample_shares for one in BREAKDOWNS if one.sample_shares}
-"""By column, the shares of the categories that the registry of breakdowns gives."""
+"""Shares of the categories in the registry of breakdowns, by column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class _Character:
     mirror_share: float
     python_weights: Sequence[float]
     bounds: Mapping[str, Sequence[float]]
-    """By column, where each category's part of the downloads ends, between 0 and 1."""
+    """Cumulative shares of the categories, between 0 and 1, by column."""
 
     release_days: int
 
@@ -165,7 +167,7 @@ def _downloads(
     }
     for column, bounds in package.bounds.items():
         if column in columns:
-            # A checksum is a random number that is cheaper than a stream of its own.
+            # The checksum serves as a random number, because creating a generator takes longer.
             bend = 0.2 * (crc32(f"{seed} {column}".encode()) / 2**32) - 0.1
             breakdowns[column] = _cut(total, SHARES[column], bounds, bend)
     if VERSION.column in columns:
@@ -175,8 +177,8 @@ def _downloads(
 
 
 def _releases(release_days: int, day: date) -> tuple[list[str], list[float]]:
-    """The releases in use, latest first. Each takes over within two weeks from the one before, and
-    is forgotten by some with every one that follows.
+    """Return the releases in use, latest first, and their cumulative shares. The latest one grows
+    for two weeks, and each later release lowers the shares of earlier ones.
     """
     latest, age = divmod((day - FIRST_RELEASE).days, release_days)
     numbers = range(latest, max(latest - RELEASES_IN_USE, -1), -1)
@@ -187,7 +189,9 @@ def _releases(release_days: int, day: date) -> tuple[list[str], list[float]]:
 
 
 def _python_shares(day: date) -> dict[str, float]:
-    """Each version gains over two years from its release, then loses slowly to later ones."""
+    """Return the shares of the versions. Each version grows for two years after its release, and
+    then slowly loses to later ones.
+    """
     shares = {}
     for version, released in PYTHON_VERSIONS.items():
         years = (day - released).days / 365

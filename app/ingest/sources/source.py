@@ -1,4 +1,4 @@
-"""Where a day's downloads come from."""
+"""The interface of sources of downloads."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -14,59 +14,60 @@ from app.settings import IngestSource, Settings
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A day that a source has begun to give."""
+    """The result of a source's query for a day."""
 
     batches: AsyncGenerator[Batch, None]
     """The day's packages, each once, in batches of any size and in any order.
 
-    Raises `SourceError` when not all of them come.
+    Raises `SourceError` if the result is incomplete.
     """
 
     bytes_billed: int = 0
     columns: Sequence[str] = REQUIRED_COLUMNS
-    """Of the breakdowns that every one of its packages has. Right once there is a batch."""
+    """Columns of the breakdowns that all packages have. Valid after the first batch."""
 
     queried_at: datetime | None = None
-    """When the query ran whose result is read; None for a source that is read directly."""
+    """Time of the query, or None for a source without queries."""
 
 
 class Source(Protocol):
     @property
     def name(self) -> str:
-        """As recorded with each run that asked it."""
+        """Name that is recorded with each run."""
 
     async def origin(self, day: date) -> str:
-        """As recorded with the day: the name, but where the source only hands on what another made
-        up. Costs nothing. Raises `SourceError`.
+        """Return the source that is recorded with the day: the name, or that of the sample if its
+        data is passed on. Nothing is billed. Raises `SourceError`.
         """
 
     def counted_files(self, day: date) -> CountedFiles:
-        """Return the rule by which the day's downloads are counted. `origin` was called before."""
+        """Return the rule by which the day's downloads are counted. Call `origin` first."""
 
     async def partition(self, day: date) -> Partition | None:
-        """Return the state of the day's data, which changes if the data does. Costs next to
-        nothing. None if the source does not report it. Raises `SourceError`.
+        """Return metadata of the day's data, which changes if the data does, or None if the source
+        has none. Next to nothing is billed. Raises `SourceError`.
         """
 
     async def begin(self, day: date) -> str | None:
-        """Ask for a day, which is what is billed. Gives by what its rows can be read, and read
-        again at no further cost; None where that is the day itself. Raises `SourceError`.
+        """Start the query for a day, which is billed. Return the query's id, by which its result
+        can be read any number of times at no cost, or None for a source without queries. Raises
+        `SourceError`.
         """
 
     async def read(self, day: date, query: str | None) -> Reading:
-        """Begin to read what was asked for. Raises `SourceError`, and `QueryLostError` when it has
-        to be asked for anew.
+        """Start to read a query's result. Raises `SourceError`, and `QueryLostError` if the query
+        has to be repeated.
         """
 
 
 def open_source(settings: Settings, kind: IngestSource) -> Source:
-    """Raises `SettingsError` when a setting that the source needs is missing or wrong."""
+    """Return the source. Raises `SettingsError` if a setting that it needs is missing or wrong."""
     if kind is IngestSource.NONE:
         raise SettingsError(
             "INGEST_SOURCE=none: --source should name where the downloads come from"
         )
     if kind is IngestSource.SAMPLE:
-        # Sources import what they hand over from here.
+        # The sources import this module.
         from app.ingest.sources.sample import SampleSource  # noqa: PLC0415
 
         return SampleSource(settings.breakdowns_of(kind))

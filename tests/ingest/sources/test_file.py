@@ -324,13 +324,13 @@ async def test_a_file_that_is_not_what_is_listed(engine: AsyncEngine, folder: Du
     path = folder.path / dump.name
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"x")
-    with pytest.raises(SourceUnavailableError, match="is not what is listed"):
+    with pytest.raises(SourceUnavailableError, match="differs from the list"):
         await read(source_of(folder.path))
     path.write_bytes(content + b"x")
     with pytest.raises(SourceDayError, match=f"has more than {dump.bytes} bytes"):
         await read(source_of(folder.path))
     path.unlink()
-    with pytest.raises(SourceUnavailableError, match="is listed and not there"):
+    with pytest.raises(SourceUnavailableError, match="is listed but missing"):
         await read(source_of(folder.path))
 
 
@@ -345,7 +345,7 @@ async def test_a_list_that_counts_otherwise(
     listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
     listed["data"][0][figure] += 1
     (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
-    with pytest.raises(SourceDayError, match="are listed"):
+    with pytest.raises(SourceDayError, match="but the list has"):
         await ingest(engine, source_of(folder.path))
     assert await everything(engine) == before
 
@@ -386,7 +386,7 @@ async def test_a_list_that_contradicts_itself(
     listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
     listed["data"][0] |= changes
     (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
-    with pytest.raises(SourceError, match=rf"is no list of dumps: data\.0: .*{told}"):
+    with pytest.raises(SourceError, match=rf"is not a list of dumps: data\.0: .*{told}"):
         await read(source_of(folder.path))
 
 
@@ -420,7 +420,7 @@ async def test_a_list_with_an_address_that_is_none(
     }
     async with server(answers) as address:
         source = source_of(f"{address}/")
-        told = f"lists an address for {DAY} that is none"
+        told = f"lists an invalid address for {DAY}"
         with pytest.raises(SourceDayError, match=told):
             await read(source)
         assert len(await read(source, days_ago(1))) == 3
@@ -430,7 +430,7 @@ async def test_no_server_far_away_has_this_machine_asked(tmp_path: Path) -> None
     """What is listed there, or redirected to, is not asked for within."""
     async with server({OWN: _response(200, _line())}) as address:
         for files, error in (
-            (file.WebFiles(allows_http=False), "only https:// is asked for files"),
+            (file.WebFiles(allows_http=False), "files are only fetched from https://"),
             (file.WebFiles(allows_http=True), None),
         ):
             source = FileSource(files, f"{address}/{{day}}.ndjson")
@@ -453,7 +453,7 @@ async def test_a_list_names_no_file_elsewhere(engine: AsyncEngine, folder: DumpF
     assert len(await read(source_of(folder.path))) == 3
     listed["data"][0]["name"] = "../../etc/passwd"
     (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
-    with pytest.raises(SourceError, match=r"is no list of dumps: data\.0\.name"):
+    with pytest.raises(SourceError, match=r"is not a list of dumps: data\.0\.name"):
         await read(source_of(folder.path))
 
 
@@ -545,7 +545,7 @@ async def test_a_file_to_which_one_is_sent_on() -> None:
         (
             _response(200, gzip.compress(_line()), "Content-Encoding: gzip"),
             SourceError,
-            "an encoding that was not asked for",
+            "an encoding that was not requested",
         ),
         (_response(200, b"<html>\n"), SourceDayError, "line 1 is not valid JSON"),
     ],
