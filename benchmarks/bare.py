@@ -1,4 +1,4 @@
-"""The least that can answer: an ASGI function that sends the bytes it was given."""
+"""A minimal ASGI function that sends given bytes, as the baseline of the serving benchmark."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hands a prepared query result to Google's client, over the REST protocol of BigQuery."""
+"""Sends a prepared query result to Google's client, over the REST protocol of BigQuery."""
 
 import random
 import shutil
@@ -17,15 +17,15 @@ from benchmarks.command_line import bench_dir, progress
 from benchmarks.data import SEED, batches
 
 PAGE_ROWS = 10_000
-"""As many as are asked for: what BigQuery sends at most in one answer is more than they take."""
+"""Rows per page, as many as the client requests. BigQuery's size limit would allow more."""
 
 JOB = {"projectId": "emulator", "jobId": "benchmark", "location": "US"}
 SCHEMA = {"fields": [{"name": "line", "type": "STRING", "mode": "NULLABLE"}]}
 
 
 def prepare_pages(packages: int, day: date) -> tuple[Path, int]:
-    """A folder with the day as pages of a query's result, kept between runs; and how many category
-    counts it has.
+    """Return a folder with the day as pages of a query's result, which is reused between runs, and
+    the number of its category counts.
     """
     folder = bench_dir() / f"pages_{packages}_of_{PAGE_ROWS}_lines"
     if not folder.exists():
@@ -37,9 +37,9 @@ def prepare_pages(packages: int, day: date) -> tuple[Path, int]:
         counts = 0
         for batch in batches(packages, day):
             rows.extend(_row(downloads) for downloads in batch)
-            # With and without mirrors are counts as well.
+            # The counts with and without mirrors are two more.
             counts += sum(2 + sum(map(len, row.breakdowns.values())) for row in batch)
-        # A query gives its groups in no order.
+        # A query returns its groups in random order.
         random.Random(SEED).shuffle(rows)
         for number, start in enumerate(range(0, len(rows), PAGE_ROWS)):
             page = _page(rows[start : start + PAGE_ROWS], start, len(rows))
@@ -51,7 +51,7 @@ def prepare_pages(packages: int, day: date) -> tuple[Path, int]:
 
 def _row(downloads: PackageDownloads) -> bytes:
     package, with_mirrors, without_mirrors, breakdowns = downloads
-    # The inside of an object, as the query puts it together.
+    # The query returns the text between the braces of a JSON object.
     insides = [orjson.dumps(counts)[1:-1].decode() for counts in breakdowns.values()]
     line = "\t".join([str(with_mirrors), str(without_mirrors), *insides, package])
     return orjson.dumps({"f": [{"v": line}]})

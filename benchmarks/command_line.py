@@ -1,4 +1,4 @@
-"""What every benchmark's command line does: its folder, its progress, its end."""
+"""The parts of the command line that all benchmarks share."""
 
 import logging
 import os
@@ -20,11 +20,11 @@ _began = time.monotonic()
 
 
 class BenchmarkError(Exception):
-    """What keeps a benchmark from running, in one line."""
+    """A benchmark can't run. The text is one line."""
 
 
 def bench_dir() -> Path:
-    """The folder of what is kept between runs: databases, answers, logs."""
+    """Return the folder of data that is reused between runs: databases, responses and logs."""
     folder = Path(os.environ.get("BENCH_DIR") or ROOT / ".bench").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -46,7 +46,9 @@ def progress(line: str) -> None:
 
 
 def main(command: Callable[..., object]) -> NoReturn:
-    """Run a benchmark's command; a failure is one line. However it ends, what it started ends."""
+    """Run a benchmark's command, and show a failure as one line. All processes that it started end
+    with it.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     signal.signal(signal.SIGTERM, _stop)
     assert isinstance(command, click.Command)
@@ -62,7 +64,7 @@ def main(command: Callable[..., object]) -> NoReturn:
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    # Unlike the default, this leaves every context on the way out.
+    # Unlike the default handler, an exception exits all contexts.
     sys.exit(128 + number)
 
 

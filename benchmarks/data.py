@@ -1,8 +1,8 @@
 """Downloads of made-up packages in the proportions of real ones.
 
-Monthly downloads fall with the rank as they do on PyPI; from `HEAD_PACKAGES` on every package has a
-handful a day. The figures of a day depend on the seed, the day and the rank alone: a database of
-20,000 packages holds, of its first 2,000, exactly what one of 2,000 holds.
+Monthly downloads decrease with the rank as on PyPI. From `HEAD_PACKAGES` on, every package has a
+few per day. A package's figures of a day depend only on the seed, the day and the rank, so that the
+first 2,000 of 20,000 packages are the same as in a database of 2,000.
 """
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -21,10 +21,12 @@ Floats = NDArray[np.float64]
 SEED = 2018
 
 LAST_DAY = date(2026, 6, 30)
-"""The same for every run: the data that is kept between runs stays right, and so do dates."""
+"""Last day of the data. It is the same for every run, so that data can be reused between runs."""
 
 MONTHLY_DOWNLOADS_AT_RANK = {1: 1.8e9, 1_000: 17e6, 10_000: 150e3}
-"""Between them the logarithm of the downloads falls evenly with the logarithm of the rank."""
+"""Monthly downloads at some ranks. Between them the logarithm of the downloads is interpolated
+linearly over the logarithm of the rank.
+"""
 
 HEAD_PACKAGES = 10_000
 
@@ -33,13 +35,13 @@ DAILY_DOWNLOADS_OF_TAIL = 5.0
 DAYS_PER_MONTH = 30
 
 WEEKDAY_SHARES = np.array([1.08, 1.14, 1.15, 1.13, 1.06, 0.72, 0.72])
-"""Monday to Sunday, their mean 1."""
+"""Downloads of each weekday from Monday on, as ratios to their mean."""
 
 DAILY_NOISE = 0.05
-"""A package's day is up to so much more or less than its weekday has on average."""
+"""Maximum deviation of a package's day from the average of its weekday."""
 
 DAILY_MIRROR_DOWNLOADS = 2.0
-"""Of any package, besides a share of what it is downloaded."""
+"""Mean downloads of a package by mirrors per day, besides a share of its other downloads."""
 
 MIRROR_SHARE = 0.005
 
@@ -61,10 +63,10 @@ PYTHON_MINOR_SHARES = {
 SYSTEM_SHARES = {"linux": 0.86, "windows": 0.07, "darwin": 0.045, "null": 0.024, "other": 0.001}
 
 WEIGHT_SPREAD = 0.4
-"""A package's share of a category is up to so much more or less than the share of all packages."""
+"""Maximum deviation of a package's share of a category from the share of all packages."""
 
 BATCH_PACKAGES = 2_000
-"""Made at a time, and each batch from random numbers of its own."""
+"""Number of packages per batch. Each batch has a random generator of its own."""
 
 
 def package_name(rank: int) -> str:
@@ -72,7 +74,7 @@ def package_name(rank: int) -> str:
 
 
 def monthly_downloads(ranks: Integers) -> Floats:
-    """The model's expectation, known mirrors excluded."""
+    """Return the expected downloads of the model, known mirrors excluded."""
     anchors = np.log(list(MONTHLY_DOWNLOADS_AT_RANK))
     levels = np.log(list(MONTHLY_DOWNLOADS_AT_RANK.values()))
     head: Floats = np.exp(np.interp(np.log(ranks), anchors, levels))
@@ -80,7 +82,7 @@ def monthly_downloads(ranks: Integers) -> Floats:
 
 
 def days_before(last: date, count: int) -> list[date]:
-    """So many days, the last one included, in order."""
+    """Return `count` days in order, ending with `last`."""
     return [last - timedelta(days=passed) for passed in reversed(range(count))]
 
 
@@ -97,10 +99,10 @@ class SyntheticSource:
         return CountedFiles.ALL
 
     async def partition(self, _: date) -> None:
-        """Return nothing: every day is made once."""
+        """Return nothing: every day is read once."""
 
     async def begin(self, _: date) -> None:
-        """It costs nothing."""
+        """Return nothing: no query is needed."""
 
     async def read(self, day: date, _: str | None) -> Reading:
         return Reading(self._batches(day))
@@ -111,21 +113,21 @@ class SyntheticSource:
 
 
 def batches(packages: int, day: date) -> Iterator[list[PackageDownloads]]:
-    """A day, packages in the order of their ranks. Those without a download have no row."""
+    """Yield a day's packages in the order of their ranks, without those that have no download."""
     for number, start in enumerate(range(0, packages, BATCH_PACKAGES)):
         size = min(BATCH_PACKAGES, packages - start)
         yield _batch(number, start, size, day)
 
 
 def _batch(number: int, start: int, size: int, day: date) -> list[PackageDownloads]:
-    # All of a batch is drawn, however many are wanted of it: the first ones stay the same.
+    # Always generate a whole batch, so that the first packages do not depend on `size`.
     ranks = start + np.arange(1, BATCH_PACKAGES + 1)
     random = np.random.default_rng([SEED, day.toordinal(), number])
     noise = 1 + DAILY_NOISE * random.uniform(-1, 1, BATCH_PACKAGES)
     expected = monthly_downloads(ranks) / DAYS_PER_MONTH * WEEKDAY_SHARES[day.weekday()] * noise
     downloads = random.poisson(expected)
     mirrors = random.poisson(DAILY_MIRROR_DOWNLOADS + MIRROR_SHARE * expected)
-    # What stays the same about a package from day to day.
+    # The properties of a package that are the same on all days.
     character = np.random.default_rng([SEED, number])
     python_minor = _divide(downloads, PYTHON_MINOR_SHARES, character, random)
     system = _divide(downloads, SYSTEM_SHARES, character, random)
@@ -157,7 +159,7 @@ def _divide(
     character: np.random.Generator,
     random: np.random.Generator,
 ) -> Integers:
-    """Each total divided into categories, a row a package."""
+    """Divide each total into categories. The result has a row per package."""
     spread = character.uniform(1 - WEIGHT_SPREAD, 1 + WEIGHT_SPREAD, (len(totals), len(shares)))
     weights = np.array(list(shares.values())) * spread
     return random.multinomial(totals, weights / weights.sum(axis=1, keepdims=True))

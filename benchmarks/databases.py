@@ -1,4 +1,4 @@
-"""Databases of synthetic days, in one embedded Postgres that is kept between runs."""
+"""Databases of synthetic days, in one embedded Postgres that is reused between runs."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -27,7 +27,7 @@ from benchmarks.data import LAST_DAY, SyntheticSource, days_before
 
 SERVED_DAYS = 180
 
-# With the product's tables, and past its pipeline, which would take many times as long.
+# Rows are copied within the service's tables, because its pipeline would take many times as long.
 _TAKE_ROWS = (
     "CREATE TEMPORARY TABLE copied ON COMMIT DROP AS "
     "SELECT package_id, with_mirrors, without_mirrors, python_minor, system "
@@ -48,7 +48,7 @@ _COPY_RECORD = (
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """The server's URL, for as long as this lasts."""
+    """Run the server, and yield its URL."""
     with embedded_postgres(bench_dir()) as url:
         yield url
 
@@ -59,7 +59,7 @@ def url_of(server_url: str, database: str) -> str:
 
 @asynccontextmanager
 async def opened(server_url: str, database: str) -> AsyncIterator[AsyncEngine]:
-    """A migrated database, created where it is not there."""
+    """Yield an engine for a migrated database, which is created if it does not exist."""
     if not await exists(server_url, database):
         await _administrate(server_url, f"CREATE DATABASE {database}")
     async with job_engine(url_of(server_url, database)) as engine:
@@ -91,7 +91,7 @@ async def _administrate(server_url: str, statement: str) -> None:
 
 
 async def in_autocommit(engine: AsyncEngine, *statements: str) -> None:
-    """What can't run in a transaction: VACUUM, CREATE DATABASE."""
+    """Run statements that can't run in a transaction, such as VACUUM and CREATE DATABASE."""
     async with connect(engine) as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         for statement in statements:
@@ -99,7 +99,9 @@ async def in_autocommit(engine: AsyncEngine, *statements: str) -> None:
 
 
 async def served_database(server_url: str, packages: int) -> str:
-    """The URL of a database with a full window of so many packages, filled where it is not yet."""
+    """Return the URL of a database with a full window of this many packages. Missing days are
+    added.
+    """
     database = f"served_{packages}"
     async with opened(server_url, database) as engine:
         if await fill(engine, packages, days_before(LAST_DAY, SERVED_DAYS)):
@@ -108,13 +110,13 @@ async def served_database(server_url: str, packages: int) -> str:
 
 
 FORCED = replace(policy_of(Settings()), retention_days=SERVED_DAYS, force=True)
-"""Publishes every day as it is."""
+"""Policy that publishes every day without checks."""
 
 
 async def fill(engine: AsyncEngine, packages: int, days: list[date]) -> int:
-    """Publish those of the days that are missing, and say how many those were.
+    """Publish the days that are missing, and return their number.
 
-    The latest first: the figures of `recent` are summed anew for few of the others.
+    The latest day comes first, because few of the others then change the figures of packages.
     """
     held = {day.day for day in await DownloadsRepository(engine, SERVED_DAYS).published_days()}
     missing = [day for day in days if day not in held]
@@ -127,8 +129,8 @@ async def fill(engine: AsyncEngine, packages: int, days: list[date]) -> int:
 
 
 async def fill_with_copies(engine: AsyncEngine, packages: int, days: list[date]) -> None:
-    """Publish those of the days that are missing with the rows of one that is there, which are as
-    many and as large as their own would be. Where none is, the first is published as it is.
+    """Publish the days that are missing with the rows of a published day, which are as many and as
+    large as their own. If no day is published, the first one goes through the pipeline.
     """
     held = [day.day for day in await DownloadsRepository(engine, SERVED_DAYS).published_days()]
     if not held:
@@ -139,21 +141,21 @@ async def fill_with_copies(engine: AsyncEngine, packages: int, days: list[date])
     missing = [day for day in days if day not in held]
     if missing:
         progress(f"publishing {packages:,} packages: {len(missing)} more days, with the same rows")
-    # Each in a transaction of its own: where that ends before the last, the next run goes on.
+    # Each day has a transaction of its own, so that the next run continues if this one is stopped.
     for day in missing:
         async with connect(engine) as connection:
             await copy_day(connection, held[0], day)
             if day == missing[-1]:
                 await sum_figures(connection, max(*missing, *held))
             await connection.commit()
-        # As the server does by itself, a minute after each day.
+        # The server would do this by itself within a minute.
         await in_autocommit(engine, "VACUUM daily_downloads")
     await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
 
 
 async def copy_day(connection: AsyncConnection, source: date, day: date) -> None:
-    """Publish a day with the rows of another, but for the figures of its packages, in the
-    transaction of the caller.
+    """Publish a day with the rows of another, in the caller's transaction. The figures of packages
+    are not updated.
     """
     await IngestRepository(connection).lock_publish(day)
     await ensure_partition(connection, day)

@@ -1,4 +1,4 @@
-"""The ingest of a day of PyPI's size: how long it takes, and what those who read notice of it."""
+"""Measures the ingest of a day of PyPI's size, and how much it slows down requests."""
 
 import asyncio
 import json
@@ -52,13 +52,13 @@ from benchmarks.servers import free_port, running, service, wait_for
 EARLIER_DAYS = 29
 
 VERSION = 3
-"""Of the earlier days, that are kept: another one where they are made differently."""
+"""Version of the stored earlier days. Change it when they are generated differently."""
 
 READERS = Load(connections=8, pause_ms=38)
-"""About 200 requests a second, however many of them have to wait."""
+"""Load of about 200 requests per second."""
 
 WARM_UP_SECONDS = 5
-"""In which the service opens its connections, and the first to ask wait for them."""
+"""Duration of a load before the measurement, in which the service opens its connections."""
 
 READERS_BEFORE_SECONDS = 20
 READ_PATHS = 50_000
@@ -67,24 +67,24 @@ FULL_PACKAGES = 700_000
 
 LONGEST_SECONDS = 45
 LEAST_COUNTS_PER_SECOND = 300_000
-"""Ten times what the public service's own code ingested on such a machine, when it was quiet."""
+"""Minimum ingest rate: ten times that of the public service's code on such a machine, when idle."""
 
 MOST_RSS_BYTES = 300e6
 MOST_P99_RATIO = 2
 LONGEST_RETENTION_SECONDS = 1
 
 NARROW_PACKAGES = 20_000
-"""Whose rows are inserted plainly: the most popular ones."""
+"""Number of packages, the most popular ones, whose rows are inserted into narrow tables."""
 
 NARROW_DATABASE = "ingest_narrow"
 
 POLL_SECONDS = 0.005
 
 SEGMENT_BYTES = 2**30
-"""Of a file of Postgres."""
+"""Maximum size of a file of Postgres."""
 
 BLOCK_BYTES = 2**20
-"""That are written at a time."""
+"""Number of bytes written at a time."""
 
 _SIZE_OF_DAYS = (
     "SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('daily_downloads')"
@@ -124,29 +124,29 @@ class Retention:
     seconds: float
 
     locked_seconds: float
-    """Of it, until its locks are gone: readers see no more of the month, and the next publish may
-    be. Postgres then has the system delete the month's files.
+    """Time until the locks are released: the month is invisible to readers, and another publish can
+    start. After that Postgres deletes the month's files.
     """
 
     plain_deleting_seconds: float
-    """That it takes for as many bytes in files that are not Postgres's."""
+    """Time for deleting as many bytes in ordinary files."""
 
     files_bytes: int
     dead_tuples: int
-    """That it left behind."""
+    """Number of dead tuples that retention left behind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     ingested: Ingested
     plain_rows_per_second: float
-    """Of a narrow table a breakdown: a yardstick of the machine, which sums nothing up."""
+    """Rate of plain inserts into narrow tables, as a measure of the machine's speed."""
 
     before: Measured
     during: Measured
     retention: Retention
     day_bytes: float
-    """On disk, of one day's rows and their index."""
+    """Size on disk of a day's rows and their index entries."""
 
 
 def run(packages: int) -> Result:
@@ -192,7 +192,7 @@ def _write_paths(packages: int) -> Path:
 
 
 async def _earlier_days(server_url: str, packages: int) -> str:
-    """The name of a database with the days before, made where it is not there."""
+    """Return the name of a database with the earlier days, which is created if it is missing."""
     database = f"ingest_{packages}_v{VERSION}"
     async with opened(server_url, database) as engine:
         days = days_before(LAST_DAY - timedelta(days=1), EARLIER_DAYS)
@@ -206,7 +206,7 @@ def _ingest(url: str, pages: Path, counts: int) -> Ingested:
     settings = {name.upper(): "" for name in Settings.model_fields} | {
         "DATABASE_URL": url,
         "BIGQUERY_EMULATOR_HOST": address,
-        # The synthetic data has those that every day has.
+        # The synthetic data has only the required breakdowns.
         "INGEST_BREAKDOWNS": "none",
     }
     with (
@@ -233,7 +233,7 @@ def _source(pages: Path, port: int) -> Iterator[None]:
 
 
 async def _insert_plainly(server_url: str) -> float:
-    """Rows a second, in a database of their own."""
+    """Return the rate of plain inserts in rows per second, in a database of its own."""
     packages = [row for batch in batches(NARROW_PACKAGES, LAST_DAY) for row in batch]
     await drop(server_url, NARROW_DATABASE)
     async with opened(server_url, NARROW_DATABASE) as engine:
@@ -243,7 +243,7 @@ async def _insert_plainly(server_url: str) -> float:
 
 
 async def _retain(url: str) -> tuple[Retention, float]:
-    """Drop the month, once a day of the next one is there; and say what a day took on disk."""
+    """Publish a day of the next month, then drop the month. Also return a day's size on disk."""
     async with job_engine(url) as engine:
         async with connect(engine) as connection:
             month_bytes = await _scalar(connection, _SIZE_OF_DAYS)
@@ -262,7 +262,7 @@ async def _retain(url: str) -> tuple[Retention, float]:
         dead_tuples = await _dead_tuples(engine) - before
     retention = Retention(
         seconds=ended - began,
-        # Of small tables it may be over before that is seen.
+        # With small tables, retention may end before the released locks are noticed.
         locked_seconds=min(went_on, ended) - began,
         plain_deleting_seconds=_delete_plain_files(month_bytes),
         files_bytes=month_bytes,
@@ -272,7 +272,7 @@ async def _retain(url: str) -> tuple[Retention, float]:
 
 
 async def _others_go_on(engine: AsyncEngine) -> float:
-    """The time when the month is gone, and who publishes need not wait any more."""
+    """Wait until the month is dropped and a publish need not wait, and return the time."""
     async with connect(engine) as connection:
         while len(await stored_months(connection)) > 1:
             await connection.rollback()
@@ -282,7 +282,7 @@ async def _others_go_on(engine: AsyncEngine) -> float:
 
 
 def _delete_plain_files(size: int) -> float:
-    """How long the system takes to delete so many bytes, in files as large as Postgres's."""
+    """Return how long the system takes to delete these bytes, in files as large as Postgres's."""
     sizes = [SEGMENT_BYTES] * (size // SEGMENT_BYTES) + [size % SEGMENT_BYTES]
     with TemporaryDirectory(dir=bench_dir()) as folder:
         files = [Path(folder) / str(number) for number in range(len(sizes))]
@@ -298,7 +298,7 @@ def _delete_plain_files(size: int) -> float:
 
 
 async def _dead_tuples(engine: AsyncEngine) -> int:
-    # What a transaction did is told to the statistics up to a second after it.
+    # Postgres updates its statistics up to a second after a transaction.
     await asyncio.sleep(2)
     async with connect(engine) as connection:
         return await _scalar(connection, "SELECT sum(n_dead_tup) FROM pg_stat_user_tables")
@@ -394,7 +394,7 @@ def _read(readers: Measured) -> str:
 
 
 def _largest(ingested: Ingested) -> list[tuple[str, float]]:
-    """The stages in the order of their time, those under a hundredth of it together."""
+    """Return the stages, longest first. Stages below a hundredth of the time are summed."""
     shown = [item for item in ingested.stages.items() if item[1] >= ingested.seconds / 100]
     shown.sort(key=lambda item: -item[1])
     left = sum(ingested.stages.values()) - sum(seconds for _, seconds in shown)

@@ -37,11 +37,11 @@ STAGES = {
     "INSERT INTO top_packages": "rankings: most downloaded",
     "INSERT INTO trending_packages": "rankings: trending",
 }
-"""By what their statements begin with. Those that are not here are short."""
+"""Names of the stages, by the beginnings of their statements. Other statements are short."""
 
 
 class TimedSource:
-    """A source, with how long its reader waited for it and it for its reader."""
+    """Measures how long the reader waits for a source, and the source for its reader."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -80,7 +80,7 @@ class TimedSource:
 
 
 def time_statements(engine: AsyncEngine) -> Mapping[str, float]:
-    """Seconds by stage, counted from now on."""
+    """Return the seconds spent in each stage, which are counted from now on."""
     seconds: defaultdict[str, float] = defaultdict(float)
     began = 0.0
 

@@ -1,4 +1,4 @@
-"""Loads a server with wrk, and looks at its process meanwhile."""
+"""Loads a server with wrk, and measures the server's processes meanwhile."""
 
 import json
 import shutil
@@ -27,11 +27,11 @@ class Measured:
     p50_ms: float
     p99_ms: float
     cpu_percent: float
-    """Of one core."""
+    """CPU time in percent of one core."""
 
     rss_bytes: int
     not_ok: int
-    """Answers with a status from 400 on."""
+    """Number of responses with a status of 400 or more."""
 
     @property
     def requests_per_second(self) -> float:
@@ -48,22 +48,22 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked, on how many connections."""
+    """The requests of a load, and its number of connections."""
 
     path: str = "/"
     headers: Mapping[str, str] = field(default_factory=dict)
     paths: Path | None = None
-    """A file of paths that are asked for in turn, instead of the one."""
+    """File of paths that are requested in turn, instead of one path."""
 
     connections: int = CONNECTIONS
     pause_ms: int = 0
-    """Of each connection, between an answer and its next request."""
+    """Pause of each connection between a response and the next request."""
 
 
 def check_installed() -> None:
     if shutil.which("wrk") is None:
         raise BenchmarkError(
-            "wrk, which makes the load, is not installed: on Debian, apt-get install wrk"
+            "wrk, which generates the load, is not installed: on Debian, apt-get install wrk"
         )
 
 
@@ -76,7 +76,7 @@ def measure(server: Server, load: Load, seconds: int, *, skip: int = 0) -> Measu
 def loading(
     server: Server, load: Load, seconds: int = LONGEST_SECONDS, *, skip: int = 0
 ) -> Iterator["RunningLoad"]:
-    """A load that goes on meanwhile, until it is finished or its time is over."""
+    """Run a load in the background until it is stopped or its time is over."""
     process = subprocess.Popen(
         _command(server, load, seconds, skip), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -95,12 +95,12 @@ class RunningLoad:
         self._cpu_seconds = server.cpu_seconds()
 
     def stop(self) -> Measured:
-        """What was measured up to now."""
+        """Stop the load, and return the measurements so far."""
         self._process.send_signal(signal.SIGINT)
         return self.finish()
 
     def finish(self) -> Measured:
-        """What was measured when its time is over."""
+        """Wait until the load's time is over, and return the measurements."""
         output, _ = self._process.communicate()
         cpu_seconds = self._server.cpu_seconds() - self._cpu_seconds
         _, found, told = output.decode().partition("MEASURED ")

@@ -1,4 +1,4 @@
-"""The memory of a server process, while it answers more than its cache can hold."""
+"""Measures the memory of a server process while it answers more than its cache can store."""
 
 import asyncio
 import random
@@ -29,18 +29,18 @@ DISTINCT_URLS = 100_000
 FULL_REQUESTS = 2_000_000
 
 REQUESTS_PER_NEW_URL = 20
-"""Of so many requests one is for the next of all URLs, in turn; one floods; the others are for
-those that are asked often."""
+"""Number of requests in a cycle: one for the next of all URLs, one with an invented URL, and the
+others for popular URLs."""
 
 POPULAR_URLS = 1_000
 
 STEP_SECONDS = 5
 
 SETTLED_SHARE = 0.2
-"""Of the requests, after which the memory should be what it stays: by then the cache is full."""
+"""Share of the requests after which the cache is full and the memory should no longer grow."""
 
 MOST_GROWTH = 1.05
-"""From then to the end."""
+"""Maximum ratio of the memory at the end to the memory at that time."""
 
 METHOD = (
     "wrk, {connections} connections, asks the service as it ships for {requests:,} answers about "
@@ -69,7 +69,7 @@ class Sample:
 
 
 def sequence(packages: int) -> Iterator[str]:
-    """Paths in the order in which they are asked for."""
+    """Yield paths in the order in which they are requested."""
     urls = [
         f"/api/packages/{package_name(rank)}/{endpoint}"
         for endpoint in ENDPOINTS

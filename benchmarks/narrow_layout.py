@@ -1,5 +1,5 @@
-"""The conventional layout of the same data, to compare with: a narrow table a breakdown, one row a
-date, package and category, with text keys.
+"""The conventional layout of the same data, for comparison: a narrow table per breakdown, with text
+keys and one row per date, package and category.
 """
 
 from collections import Counter
@@ -16,9 +16,9 @@ from app.db.engine import connect
 from app.domain.downloads import PackageDownloads
 
 STATEMENT_ROWS = 100
-"""That psycopg2's `execute_values` writes into a statement, where nobody says another number."""
+"""Number of rows per INSERT statement, which is the default of psycopg2's `execute_values`."""
 
-# What each table's rows are, of the rows `day` of a package and day.
+# Queries of each table's categories and downloads for a row of `daily_downloads`.
 _SERIES = {
     "overall": "(VALUES ('with_mirrors', with_mirrors), ('without_mirrors', without_mirrors))",
     "python_major": "(SELECT split_part(key, '.', 1), sum(CAST(value AS bigint)) "
@@ -32,11 +32,11 @@ _SERIES = {
 class NarrowLayout:
     rows: int
     size_bytes: int
-    """Of the tables and their primary keys."""
+    """Size of the tables and their primary keys."""
 
 
 async def build_narrow_layout(engine: AsyncEngine) -> NarrowLayout:
-    """In a schema of its own beside the tables that it is made of."""
+    """Create the layout in its own schema, from the tables in the same database."""
     async with connect(engine) as connection:
         await connection.execute(text("CREATE SCHEMA narrow"))
         rows = await _build_recent(connection)
@@ -72,8 +72,8 @@ async def _build_recent(connection: AsyncConnection) -> int:
 
 async def _build_series(connection: AsyncConnection, table: str, categories: str) -> int:
     await _create_series(connection, table)
-    # In the order of the key, as days come: its pages fill from end to end, and it is as small as
-    # it can be.
+    # Rows are inserted in the order of the key, as when days arrive one by one. This keeps the
+    # index as small as possible.
     inserted = await connection.execute(
         text(
             f"INSERT INTO narrow.{table} SELECT date, name, category, downloads "
@@ -96,8 +96,8 @@ async def _create_series(connection: AsyncConnection, table: str) -> None:
 async def insert_narrow_rows(
     engine: AsyncEngine, day: date, packages: Sequence[PackageDownloads]
 ) -> float:
-    """Insert the packages' rows of a day into empty tables, in statements with all values written
-    out, and say how many a second.
+    """Insert the packages' rows of a day into empty tables, in statements that contain the values,
+    and return the rows per second.
     """
     async with connect(engine) as connection:
         await connection.execute(text("CREATE SCHEMA narrow"))
@@ -118,7 +118,7 @@ async def insert_narrow_rows(
 
 
 def _values(day: date, packages: Sequence[PackageDownloads]) -> Mapping[str, Sequence[str]]:
-    """By table, as SQL has them."""
+    """Return the rows as SQL text, by table."""
     values: dict[str, list[str]] = {table: [] for table in _SERIES}
     for package in packages:
         minors = package.breakdowns["python_minor"]

@@ -1,4 +1,4 @@
-"""Tables and charts of what was measured, with what they were measured on."""
+"""Tables and charts of measurements, with a description of the machine."""
 
 import json
 import os
@@ -57,15 +57,15 @@ def _aligned(row: Row, widths: Sequence[int]) -> list[str]:
 @dataclass(frozen=True, slots=True)
 class Report:
     name: str
-    """Of its files."""
+    """Name of the report's files, without their suffixes."""
 
     title: str
     method: str
-    """How it was measured, in a paragraph."""
+    """Description of the method, in a paragraph."""
 
     tables: Sequence[Table]
     figures: object
-    """All that was measured, for JSON."""
+    """All measurements, for the JSON file."""
 
     chart: Figure
 
@@ -104,7 +104,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def _commit() -> str:
-    # The results are written into the same checkout: they are no change of what is measured.
+    # The results are written into the same checkout, and do not count as a change of the code.
     changes = _git("status", "--porcelain", "--", ".", ":!docs/benchmarks")
     commit = _git("rev-parse", "--short=12", "HEAD")
     return f"{commit}, with changes" if changes else commit

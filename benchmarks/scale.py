@@ -1,4 +1,4 @@
-"""How reads, publishes and size grow with the packages and with the days held."""
+"""Measures how reads, publishes and size grow with the numbers of packages and days."""
 
 import asyncio
 import random
@@ -51,21 +51,23 @@ ENDPOINTS = ("recent", "overall", "python_minor")
 PACKAGES = (5_000, 20_000, 80_000)
 
 PYPI_PACKAGES = 700_000
-"""As many as PyPI has downloads of in a day."""
+"""Number of packages that PyPI has downloads of in a day."""
 
 DISK_BYTES_OF_PACKAGE_DAY = 350
-"""Of the rows, the log of their making, and what is made over again."""
+"""Disk space per package and day, including the write-ahead log and rewritten rows."""
 
 PUBLISHES = 3
-"""Days that are published to tell how long one takes."""
+"""Number of days whose publish is timed."""
 
 READ_SECONDS = 5
 
 MOST_GROWTH = 1.5
-"""Of the time of a read, from the fewest packages to the most."""
+"""Maximum growth of the time of a read from the fewest packages to the most."""
 
 MOST_PUBLISH_GROWTH = 1.2
-"""From the shortest history to the longest: none, but for what two measurements differ."""
+"""Maximum growth of the time of a publish from the shortest history to the longest. It should not
+grow, apart from the variation of measurements.
+"""
 
 LEAST_NARROW_TO_OURS = 5
 
@@ -98,7 +100,7 @@ class Size:
 class Growth:
     sizes: Sequence[Size]
     narrow: NarrowLayout
-    """Of the smallest number of packages, all days."""
+    """Conventional layout of the smallest number of packages and all days."""
 
 
 def run(packages: Sequence[int], histories: Sequence[int]) -> Growth:
@@ -141,7 +143,7 @@ def _measure(
     histories: Sequence[int],
     paths: dict[str, Path],
 ) -> Size:
-    # Every history ends later than a shorter one, by the days that it times.
+    # Each history ends later than a shorter one, by the days whose publish is timed.
     later = sorted(histories, reverse=True).index(days)
     last = LAST_DAY - timedelta(days=PUBLISHES * later)
     publish_seconds = asyncio.run(_grow(server_url, database, packages, days, last))
@@ -161,7 +163,7 @@ def _measure(
 
 @dataclass(frozen=True, slots=True)
 class _PreparedDay:
-    """A source that has made its day before it is asked for it."""
+    """A source whose day is generated before it is read."""
 
     rows: Sequence[Sequence[PackageDownloads]]
     name: str = SyntheticSource.name
@@ -173,10 +175,10 @@ class _PreparedDay:
         return CountedFiles.ALL
 
     async def partition(self, _: date) -> None:
-        """Return nothing: every day is made once."""
+        """Return nothing: every day is read once."""
 
     async def begin(self, _: date) -> None:
-        """It costs nothing."""
+        """Return nothing: no query is needed."""
 
     async def read(self, _: date, __: str | None) -> Reading:
         return Reading(self._batches())
@@ -187,7 +189,7 @@ class _PreparedDay:
 
 
 async def _grow(server_url: str, database: str, packages: int, days: int, last: date) -> float:
-    """Fill the database to so many days, and say how long one of the last ones took."""
+    """Fill the database up to `days`, and return the median time of the last publishes."""
     wanted = days_before(last, days)
     seconds = []
     async with opened(server_url, database) as engine:
@@ -202,7 +204,7 @@ async def _grow(server_url: str, database: str, packages: int, days: int, last: 
 
 
 async def _held(server_url: str, database: str) -> tuple[int, int]:
-    """Bytes, and rows of a package and day."""
+    """Return the size in bytes and the number of rows, one per package and day."""
     async with opened(server_url, database) as engine:
         size = await DownloadsRepository(engine, SERVED_DAYS).size()
         async with connect(engine) as connection:
@@ -306,14 +308,14 @@ def _chart(sizes: Sequence[Size]) -> Figure:
     bytes_.set(title="Size, MB", xlabel="days held")
     for axes in (reads, publishes, bytes_):
         axes.set_ylim(bottom=0)
-    # The last one's holds for both.
+    # One legend is enough for both charts.
     reads.legend()
     bytes_.legend()
     return figure
 
 
 def _sizes_that_fit(days: int) -> set[int]:
-    """The usual ones, and as many thousand as the disk holds."""
+    """Return the usual numbers of packages that fit on the disk, and the largest one that fits."""
     most = disk_usage(bench_dir()).free // (days * DISK_BYTES_OF_PACKAGE_DAY) // 1000 * 1000
     fitting = {packages for packages in PACKAGES if packages <= most}
     if not fitting:

@@ -1,4 +1,4 @@
-"""The servers under load: the service as it ships, and a bare function to compare it with."""
+"""The servers under load: the service with its defaults, and a bare function as a baseline."""
 
 import os
 import socket
@@ -20,12 +20,12 @@ START_SECONDS = 60
 STOP_SECONDS = 30
 
 UNREACHED_LIMITS = "100000000/second;6000000000/minute"
-"""Counted like any, and never reached."""
+"""Rate limits that are counted like any others and never reached."""
 
 KNOWN_PACKAGE = "/api/packages/synthetic-1/recent"
 
 CONTENT_HEADERS = ("content-type", "content-encoding")
-"""What the bare function sends besides the length, as the service does."""
+"""Headers that the bare function copies from the service's response, besides the length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Server:
     process: psutil.Process
 
     def processes(self) -> list[psutil.Process]:
-        """Its own and those of its workers."""
+        """Return the process and those of its workers."""
         return [self.process, *self.process.children(recursive=True)]
 
     def cpu_seconds(self) -> float:
@@ -47,7 +47,7 @@ class Server:
 
 @contextmanager
 def running(name: str, command: Sequence[str], **environment: str) -> Iterator[psutil.Popen]:
-    """A process whose output goes to a log of that name. It ends when this does."""
+    """Run a process whose output goes to a log of that name. It ends with the context."""
     with _log(name).open("w") as output:
         process = psutil.Popen(
             command,
@@ -71,9 +71,9 @@ def running(name: str, command: Sequence[str], **environment: str) -> Iterator[p
 
 @contextmanager
 def service(database_url: str, *, workers: int = 1, **settings: str) -> Iterator[Server]:
-    """The service on a database, with its defaults apart from limits out of reach."""
+    """Run the service on a database, with its defaults except for unreachable rate limits."""
     port = free_port()
-    # Empty counts as left out, and goes before a `.env` file.
+    # An empty variable counts as omitted, and takes precedence over a `.env` file.
     shipped = {name.upper(): "" for name in Settings.model_fields} | {
         "DATABASE_URL": database_url,
         "HOST": "127.0.0.1",
@@ -89,7 +89,7 @@ def service(database_url: str, *, workers: int = 1, **settings: str) -> Iterator
 
 @contextmanager
 def bare_function(answer: httpx.Response | bytes, *, workers: int = 1) -> Iterator[Server]:
-    """An ASGI function that does nothing but send the same bytes, in the server of the service."""
+    """Run an ASGI function that only sends the same bytes, in the same server as the service."""
     port = free_port()
     body = bench_dir() / "bare.body"
     if isinstance(answer, bytes):
@@ -112,12 +112,12 @@ def bare_function(answer: httpx.Response | bytes, *, workers: int = 1) -> Iterat
 
 
 def fetch(server: Server, path: str, headers: dict[str, str]) -> httpx.Response:
-    """The answer with its body as it was sent, compressed or not."""
+    """Return the response with its body as it was sent, compressed or not."""
     asked = {"accept-encoding": "identity"} | headers
     with httpx.stream("GET", server.url + path, headers=asked) as answer:
         sent = b"".join(answer.iter_raw())
         whole = httpx.Response(answer.status_code, content=sent)
-        # Set afterwards: a new answer would take its body apart.
+        # Set the headers afterwards: with them, httpx would decompress the body.
         whole.headers = answer.headers
         return whole
 
@@ -130,7 +130,7 @@ def free_port() -> int:
 
 
 def wait_for(name: str, port: int, process: psutil.Popen) -> None:
-    """Until the process listens on the port."""
+    """Wait until the process listens on the port."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         _check_runs(name, process)
@@ -147,7 +147,7 @@ def _ready(name: str, port: int, process: psutil.Popen) -> Server:
     wait_for(name, port, process)
     server = Server(f"http://127.0.0.1:{port}", psutil.Process(process.pid))
     deadline = time.monotonic() + START_SECONDS
-    # A service is what is measured only once it knows what is published.
+    # The service is ready once it knows the current publication.
     while name == "service" and "etag" not in fetch(server, KNOWN_PACKAGE, {}).headers:
         if time.monotonic() > deadline:
             raise BenchmarkError(_not_ready(name))

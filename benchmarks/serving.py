@@ -1,4 +1,4 @@
-"""Requests a second of the service, next to those of a bare function that sends the same bytes."""
+"""Measures requests per second of the service and of a bare function that sends the same bytes."""
 
 import asyncio
 import random
@@ -29,10 +29,12 @@ from benchmarks.servers import Server, bare_function, fetch, service
 MAX_P99_TO_P50_COLD = 6.0
 
 LEAST_304_PACE = 0.97
-"""Of the rate of whole answers: as fast, but for what two measurements differ."""
+"""Minimum ratio of the rate of 304 responses to that of whole ones. It should be 1, apart from the
+variation of measurements.
+"""
 
 SAMPLED_PACKAGES = 200
-"""Whose mean answer the bare function sends where every request asks for another package."""
+"""Number of packages whose mean response size the bare function sends in cold cases."""
 
 METHOD = (
     "wrk, {connections} connections on one thread, loads a bare uvicorn function and the service "
@@ -55,10 +57,10 @@ METHOD = (
 class Case:
     name: str
     target: str
-    """Path and query, with `{}` in the place of each package."""
+    """Path and query, with `{}` as the placeholder of each package."""
 
     least: float | None = None
-    """The least ratio to the bare function that is good enough."""
+    """Target: minimum ratio to the rate of the bare function."""
 
     headers: dict[str, str] = field(default_factory=dict)
     status: int = 200
@@ -68,7 +70,7 @@ class Case:
         return self.least is not None or self.status == 304
 
     def targets(self, packages: Iterable[str]) -> Iterator[str]:
-        """Of all packages, one after the other."""
+        """Yield the targets of all packages, one after the other."""
         asked = self.target.count("{}")
         names = iter(packages)
         for of_a_request in zip(*[names] * asked, strict=False) if asked else [()]:
@@ -78,7 +80,7 @@ class Case:
 RECENT = "/api/packages/{}/recent"
 OVERALL = "/api/packages/{}/overall"
 PYTHON_MINOR = "/api/packages/{}/python_minor"
-# Every other breakdown with few categories is read and rendered in the same way.
+# All other breakdowns with few categories are read and rendered in the same way.
 SYSTEM = "/api/packages/{}/system"
 MONTHS_AS_CSV = f"{OVERALL}?interval=month&format=csv"
 TWENTY = "&".join(["package={}"] * 20)
@@ -92,7 +94,7 @@ SEARCH = "/api/search?q={}"
 
 HOT = (
     Case("recent", RECENT, least=0.5),
-    # As shields.io asks.
+    # shields.io sends this spelling.
     Case("recent, not in its plainest spelling", f"{RECENT}?&period=month", least=0.5),
     Case("recent, 304", RECENT, status=304),
     Case("overall", OVERALL),
@@ -132,7 +134,7 @@ PARTS: tuple[tuple[Sequence[Case], dict[str, str]], ...] = (
     (LOG_OFF, {"REQUEST_LOG": "false"}),
     (COLD, {"RESPONSE_CACHE_MAX_BYTES": "0"}),
 )
-"""What is asked of a service with which settings."""
+"""Cases, with the settings of the service that they are measured with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +142,10 @@ class Result:
     case: Case
     service: list[Measured] = field(default_factory=list)
     bare: list[Measured] = field(default_factory=list)
-    """In the same rounds."""
+    """Measurements of the bare function in the same rounds."""
 
     whole: list[Measured] = field(default_factory=list)
-    """The same without a tag in the request, where that is what makes the answer 304."""
+    """Measurements of the same request without a tag, for cases with 304 responses."""
 
     @property
     def ratio(self) -> float:
@@ -155,7 +157,7 @@ class Result:
 
 
 def _pace(ones: Sequence[Measured], others: Sequence[Measured]) -> float:
-    """The rate of the ones to that of the others in the same round."""
+    """Return the median ratio of two rates that were measured in the same rounds."""
     return median(_paces(ones, others))
 
 
@@ -174,10 +176,10 @@ class Form:
     workers: int
 
     turns_304: int
-    """A round, for one of others: what it is compared with is so near that many have to tell."""
+    """Number of turns per round for 304 responses, whose rate is close to that of whole ones."""
 
     is_quick: bool
-    """Only cases that there is a target for."""
+    """True to measure only cases that have a target."""
 
     def measured(self, cases: Iterable[Case]) -> Iterator[Case]:
         return (case for case in cases if case.is_judged or not self.is_quick)
@@ -225,8 +227,8 @@ def _cold(server: Server, result: Result, form: Form) -> None:
 
 
 def _measure(result: Result, server: Server, bare: Server, load: Load, seconds: int) -> None:
-    """One after the other. Who was first is last the next time, so that a machine that gets slower
-    is so for both.
+    """Load both servers in turn. The order alternates, so that a machine that slows down affects
+    both.
     """
     case = result.case
     turns = [(bare, load, result.bare), (server, load, result.service)]

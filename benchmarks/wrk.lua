@@ -1,5 +1,5 @@
--- Arguments: a file of paths, or "-" to ask for the URL's own all the time; how many of them to skip;
--- milliseconds between two requests of a connection. Prints what was measured as one JSON object.
+-- Arguments: a file of paths, or "-" to request the URL's own path; number of paths to skip;
+-- milliseconds between two requests of a connection. Prints the measurements as one JSON object.
 local paths, position, pause = {}, 0, 0
 
 function init(args)
