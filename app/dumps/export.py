@@ -134,7 +134,7 @@ def _is_sample(day: PublishedDay) -> bool:
 
 
 def _is_current(dump: Dump, day: PublishedDay, dump_format: DumpFormat) -> bool:
-    # A day with other breakdowns has another digest.
+    # The digest also differs if the day has other breakdowns.
     return (dump.digest, dump.source, dump.counted_files, dump.format) == (
         day.digest,
         day.source,
@@ -148,7 +148,7 @@ async def _write(
 ) -> Dump | None:
     async with snapshot(engine) as connection:
         repository = DumpRepository(connection)
-        # The figures have to be of the same moment as the rows.
+        # Figures and rows have to come from the same snapshot.
         days = {one.day: one for one in await repository.published_days()}
         published = days.get(day.day)
         # Real data may have replaced the sample since the store was prepared.

@@ -1,7 +1,7 @@
-"""Decides from its figures whether a day can be complete.
+"""Judges from a day's figures if the day is plausible.
 
-The source lands late and in parts, and has had days that were half missing, or doubled. So a day's
-packages and downloads are compared with those of its neighbours, which are normal days themselves.
+The source's data arrives late and in parts, and has had days that were half missing or doubled. So
+a day's packages and downloads are compared with those of normal days around it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ continue.
 """
 
 ENOUGH_NEIGHBOURS = 2
-"""A single neighbour may not be normal itself."""
+"""Minimum number of days to compare with, because a single one may be wrong itself."""
 
 OTHER_WEEKDAY_RATIO = 0.6
 """Lowest ratio of a weekend day's downloads to those of a working day."""
@@ -36,14 +36,14 @@ _DAY = timedelta(days=1)
 @dataclass(frozen=True, slots=True)
 class Verdict:
     departure: str | None
-    """How the day deviates from its neighbours; None if it does not."""
+    """How the day deviates from its neighbours, or None if it does not."""
 
     is_step: bool = False
     """True if enough days next to it deviate in the same way to make a new level."""
 
     @property
     def reason(self) -> str | None:
-        """Reason to hold the day; None if it can be published."""
+        """Reason to hold the day, or None if it can be published."""
         return None if self.is_step else self.departure
 
 
@@ -64,14 +64,14 @@ class _Measured:
     packages: float
     downloads: float
     fault: str | None
-    """The figure that is outside its limits; None if none is."""
+    """Description of the figure that is outside its limits, or None."""
 
     can_be_step: bool
     """True if a real change can produce these ratios."""
 
 
 class KnownDays:
-    """The days that were read so far, with which others are compared."""
+    """The days that were read so far, to which others are compared."""
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ class KnownDays:
 
 
 def has_settled(held: HeldDay) -> bool:
-    """Return True if the source has given the same for so long that it may be complete."""
+    """Return True if the source's data has not changed for `SETTLED_AFTER`."""
     return held.read_at - held.same_since >= SETTLED_AFTER and not held.wrong_rows
 
 
@@ -292,7 +292,7 @@ class _Ratio:
         self._name = name
         self._amount = amount
         self._usual = min(max(amount, median_low(others)), median_high(others))
-        # All downloads of a day can be those of mirrors.
+        # The median is 0 if mirrors made all downloads.
         self.value = amount / max(self._usual, 1)
 
     def fault(self, least: float, most: float) -> str | None:

@@ -1,4 +1,4 @@
-"""Brings a day from a source to the readers: stage, judge, then publish or hold."""
+"""Ingests a day: stage its rows, judge them, then publish or hold the day."""
 
 from datetime import date
 
@@ -22,10 +22,10 @@ from app.interpreter import short_turns
 async def ingest_day(
     publisher: Publisher, source: Source, day: date, progress: Progress | None = None
 ) -> PublishedDay | UnchangedDay:
-    """Publish a day, in place of what was published for it before.
+    """Publish a day, and replace it if it was published before.
 
-    Everything of the day becomes visible at once or, if anything raises, nothing does. A day that
-    does not look plausible is held, and `HeldDayError` raised; a published day with more downloads
+    All of the day becomes visible at once, or nothing if an exception is raised. A day that does
+    not look plausible is held, and `HeldDayError` is raised. A published day with more downloads
     stays, and `ShrunkDayError` is raised. Raises an `IngestError`.
     """
     check_counted(day, publisher.clock())
@@ -33,9 +33,9 @@ async def ingest_day(
     async with connect(publisher.engine) as connection:
         repository = IngestRepository(connection)
         origin, counted_files = await source.origin(day), source.counted_files(day)
-        # Checked before anything is spent on the source, and again under the publish lock.
+        # Check before the source bills anything. The check is repeated under the publish lock.
         check_admissible(await repository.published(), origin, day, publisher.policy)
-        # No transaction stays open while the source is asked.
+        # No transaction stays open while the source is read.
         await connection.commit()
         read_at = publisher.clock()
         if progress.query is None:
@@ -87,10 +87,10 @@ async def _unchanged(
     day: date,
     progress: Progress,
 ) -> HeldDay | PublishedDay | None:
-    """Return the day as it was last read, if reading it again would give the same.
+    """Return the day as it was last read, or None if it has to be read again.
 
-    None if its partition has changed or is unknown, if the day was never read, or not by an equal
-    definition, or if rows of it were wrong: those have to be read again.
+    It has to be read again if its partition has changed or is unknown, if it was never read or was
+    read by another definition, or if some of its rows were wrong.
     """
     policy = publisher.policy
     if not (policy.only_if_changed and progress.partition):

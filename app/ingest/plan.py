@@ -27,13 +27,15 @@ LONGEST_WAIT_FOR_CHECK = timedelta(days=7)
 """Longest time between two checks of a day whose partition was seen: a check costs nothing."""
 
 MOST_DOUBLINGS = 24
-"""Limit of doublings of a wait: a second grows to half a year, and no `timedelta` overflows."""
+"""Maximum number of doublings of a wait, so that no `timedelta` overflows. A second grows to half a
+year.
+"""
 
 RECHECKED_WITHIN = timedelta(days=7)
-"""Days whose check is overdue for longer stay as they are."""
+"""How long after it was due a check is still made."""
 
 SUSPECT_WAIT = timedelta(days=1)
-"""Time until a suspect day is checked for the first time, which doubles from check to check."""
+"""Time until a suspect day is first checked. It doubles with each check."""
 
 
 FIRST_DAY = date(2016, 1, 1)
@@ -46,12 +48,12 @@ def latest_complete_day(now: datetime) -> date:
 
 
 def check_counted(day: date, now: datetime) -> None:
-    """Raise if there can't be downloads of the day."""
+    """Raise `IngestError` if the day can have no downloads."""
     latest = latest_complete_day(now)
     if not FIRST_DAY <= day <= latest:
         raise IngestError(
-            f"{day} is no day with downloads: the first of them is {FIRST_DAY}, "
-            f"the latest complete UTC day is {latest}"
+            f"{day} has no downloads: the first day is {FIRST_DAY}, and the latest complete UTC "
+            f"day is {latest}"
         )
 
 
@@ -69,7 +71,7 @@ class Cadence:
     """Wait after a day was held, or failed. It doubles each time."""
 
     recheck_after: timedelta | None
-    """Age from which a day counts as complete: one that was read sooner is read once more."""
+    """Age from which a day counts as complete. A day that was read sooner is read once more."""
 
 
 def cadence_of(settings: Settings) -> Cadence:
@@ -91,8 +93,8 @@ class Plan:
     """
 
     again: list[date]
-    """Days that were read and are due again, the longest overdue first: so that none is left out
-    again and again if a run has no room for all of them.
+    """Days that were read and are due again, the longest overdue first. In this order each day gets
+    its turn, even if a run can't read all of them.
     """
 
     older: list[date]
@@ -104,7 +106,7 @@ class Plan:
     def days(self, *, catch_up: bool) -> list[date]:
         """Return the days in the order in which to read them.
 
-        The older ones come last, since there can be many, and only to catch up.
+        Older days are included only to catch up, and come last because there can be many.
         """
         return [*self.new, *self.again, *(self.older if catch_up else ())]
 
@@ -116,7 +118,7 @@ def plan(
     held: Mapping[date, HeldDay],
     failures: Mapping[date, Failures],
 ) -> Plan:
-    """Choose from the days served those that are missing, and those that are due again."""
+    """Plan to read those of the days served that are missing, and those that are due again."""
 
     def due_at(day: date) -> datetime:
         return cadence.schedule.due_at(day - timedelta(days=1))
@@ -156,7 +158,7 @@ def _due_again_at(
     held: HeldDay | None,
     failures: Failures | None,
 ) -> datetime | None:
-    """Return when to read a day again that was read before; None if there is no need."""
+    """Return when to read a day again, or None if that is not needed."""
     if held:
         due: datetime | None = read_again_at(cadence, held)
     elif published:
@@ -165,10 +167,10 @@ def _due_again_at(
         due = _end_of(day)
     read_at = held.read_at if held else published.checked_at if published else None
     if read_at and read_at > now + CLOCK_TOLERANCE:
-        # When it was really read is unknown, and it may have been too soon.
+        # The recorded time is wrong, so the day may have been read too soon.
         due = now
     if due and failures and failures.last_started_at <= now + CLOCK_TOLERANCE:
-        # The first interruption need not be the fault of the day.
+        # The first interruption does not count: the day need not be its cause.
         count = failures.costly - (failures.last_outcome is RunOutcome.INTERRUPTED)
         due = max(due, failures.last_started_at + _wait(cadence, max(count, 0)))
     return due

@@ -33,10 +33,10 @@ class PublishPolicy:
     retention_days: int
     thresholds: Thresholds
     events: KnownEvents
-    """Tells which days can be compared."""
+    """Known events, which determine which days can be compared."""
 
     force: bool = False
-    """True publishes a day whatever its figures are, and even if more of it is published."""
+    """True publishes a day whatever its figures are, even if it had more downloads before."""
 
     replace_sample: bool = False
     """True deletes all sample data when the first real day is published."""

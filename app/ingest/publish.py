@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
-    """The database that days are published in, and the rules for that."""
+    """The database in which days are published, and the rules of publishing."""
 
     engine: AsyncEngine
     policy: PublishPolicy
     clock: Clock
     lock: HeldLock | None = None
-    """Nothing is published once it is lost."""
+    """Ingest lock. Nothing is published after it is lost."""
 
     async def check_lock(self, connection: AsyncConnection) -> None:
         """Raise `LockLostError` if the lock was lost. Called right before each commit."""
@@ -100,8 +100,8 @@ async def publish_staged(
 ) -> PublishedDay | UnchangedDay:
     """Publish the day, or hold it and raise `HeldDayError`.
 
-    Raises `ShrunkDayError` if more of the day is published, unless forced. The staged rows outlive
-    a transaction that the server ended, so that it can be tried again.
+    Raises `ShrunkDayError` if the published day has more downloads, unless forced. The staged rows
+    remain if the server ends the transaction, so that it can be retried.
     """
     async for attempt in attempts(str(staged.figures.day), ended_by_server):
         with attempt:
@@ -131,7 +131,7 @@ async def _publish(
         figures.downloads_with_mirrors > before.downloads_with_mirrors
         # Counts by different definitions can't be compared.
         or not policy.counts_alike(day, figures.counted_files, before.counted_files)
-        # More than there can be was published, and the source has corrected it.
+        # The published day had too many downloads, and the source has corrected it.
         or bool(before.suspect_reason and not (verdict.departure or staged.fault))
     )
     result: PublishedDay | UnchangedDay | IngestError
@@ -143,7 +143,7 @@ async def _publish(
         and not (policy.force or is_better)
         and figures.downloads_with_mirrors < before.downloads_with_mirrors
     ):
-        # The held rows are outdated: the source has something else now.
+        # The held rows are outdated, because the source has other rows now.
         await repository.forget_held(day)
         result = ShrunkDayError(day, figures.downloads_with_mirrors, before.downloads_with_mirrors)
     elif reason and not policy.force:

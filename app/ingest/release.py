@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 async def release(publisher: Publisher, day: date) -> PublishedDay | None:
-    """Publish a held day if it has become plausible or is forced, and record that as a run.
+    """Publish a held day if it has become plausible or is forced, and record a run.
 
     Return None if the day is not held, or stays held. Raises an `IngestError`.
     """

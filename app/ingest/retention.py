@@ -26,15 +26,15 @@ class Expired:
 
     def __str__(self) -> str:
         dropped = ", ".join(self.partitions) or "no month"
-        return f"retention: dropped {dropped}, forgot {self.packages:,} packages"
+        return f"retention: dropped {dropped}, deleted {self.packages:,} packages"
 
 
 async def expire(engine: AsyncEngine, *, retention_days: int, now: datetime) -> Expired:
-    """Drop the months before the window, the packages without a row left, and held days.
+    """Drop the months before the window, and delete older held days and packages without rows.
 
-    All of that is one transaction. The history of older runs is deleted as well. Answers do not
-    change, because readers never look outside the window. Raises `TableInUseError` if readers were
-    in the way of every attempt.
+    This happens in one transaction. The history of older runs is deleted as well. Responses do not
+    change, because queries never read outside the window. Raises `TableInUseError` if readers
+    blocked every attempt.
     """
     await RunsRepository(engine).forget_before(now - timedelta(days=retention_days))
     for _ in range(EXPIRE_TRIES - 1):
@@ -57,7 +57,7 @@ async def _expire(engine: AsyncEngine, retention_days: int) -> Expired:
         await repository.forget_held_before(first_served)
         first_kept = await first_kept_day(connection, first_served)
         gone = await repository.forget_before(first_kept) if first_kept else 0
-        # This comes last, since readers wait from here to the commit.
+        # This comes last, because readers wait from here to the commit.
         enter(Step.DROP, first_served)
         dropped = await drop_partitions_before(connection, first_served)
         enter(Step.COMMIT_RETENTION, first_served)

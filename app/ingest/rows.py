@@ -16,28 +16,28 @@ from app.domain.downloads import Batch, Counts, UnparsedDownloads
 from app.domain.package_name import is_valid
 
 MAX_DAILY_DOWNLOADS = 10**11
-"""Maximum of one package. All of PyPI has some 10**9 to 10**10 a day."""
+"""Maximum downloads of a package per day. All of PyPI has some 10**9 to 10**10."""
 
 KNOWN_TEXTS = 16_000
-"""Size of the LRU of checked texts of a column, which takes some 10 MB."""
+"""Size of the LRU of checked texts per column, which takes some 10 MB."""
 
 MAX_SEEN_CATEGORIES = 10_000
 
 NOT_A_NAME = "not the name of a package"
 
 _INTEGERS = frozenset({int})
-"""Excludes `bool`, which is a subclass of `int`."""
+"""Types of valid counts. `bool` is excluded, although it is a subclass of `int`."""
 
 
 @dataclass(slots=True)
 class Rejected:
-    """Rows that are not staged, by the reason."""
+    """Rows that are not staged, by reason."""
 
     names: int = 0
-    """Rows without the name of a package, which every day has."""
+    """Number of rows without a valid package name. Every day has some."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    """Rows with wrong counts, by what is wrong. A valid day has none."""
+    """Numbers of rows with wrong counts, by fault. A valid day has none."""
 
     examples: dict[str, Sequence[object]] = field(default_factory=dict)
     """The values of one row for each fault. The package is the first value."""
@@ -63,7 +63,7 @@ class RowCheck:
         self._check_texts = [_check_of(column) for column in columns]
 
     def staged(self, batch: Batch) -> list[StagedRow]:
-        """Return the valid rows as they are staged. Note the others as rejected."""
+        """Return the valid rows in the form that is staged. Count the others as rejected."""
         if not batch:
             return []
         packages, with_mirrors, without_mirrors, given, checked = self._by_column(batch)
@@ -74,7 +74,7 @@ class RowCheck:
             are_right = are_right and not any(faults) and downloads == tuple(without_mirrors)
             texts.append(column_texts)
         staged = staged_rows(packages, with_mirrors, without_mirrors, texts)
-        # Nearly all batches are right, and by column that takes a third of the time to find out.
+        # Nearly all batches are valid, and checking by column takes a third of the time.
         if are_right:
             return list(staged)
         counts_of_rows = zip(*checked, strict=True)
@@ -114,7 +114,7 @@ class RowCheck:
         return False
 
     def _fault(self, row: tuple[Any, ...], checked: Sequence["_Checked"]) -> str | None:
-        """Describe what is wrong with a row; None if nothing is."""
+        """Describe what is wrong with a row, or return None if it is valid."""
         package, with_mirrors, without_mirrors, *_ = row
         if not is_valid(package):
             return NOT_A_NAME
@@ -154,10 +154,10 @@ class _Columns(NamedTuple):
     without_mirrors: Sequence[int]
 
     given: Sequence[Sequence[object]]
-    """For each breakdown, the counts of each package as the source gives them."""
+    """Counts of each package as the source returned them, by breakdown."""
 
     checked: Sequence[Sequence[_Checked]]
-    """For each breakdown, the results of checking these counts."""
+    """Results of checking these counts, by breakdown."""
 
 
 _BREAKDOWNS = {breakdown.column: breakdown for breakdown in BREAKDOWNS}
@@ -169,7 +169,7 @@ fraction of the time of checking each category.
 
 
 def _check_of(column: str) -> Callable[[str], _Checked]:
-    """Return the check of a column's texts, cached unless each text belongs to one package."""
+    """Return the check of a column's texts. It is cached unless each package has its own text."""
     check = partial(_check_text, column)
     return check if _BREAKDOWNS[column].is_of_one_package else lru_cache(KNOWN_TEXTS)(check)
 
@@ -178,7 +178,7 @@ def _check_text(column: str, inside: str) -> _Checked:
     try:
         counts = orjson.loads(f"{{{inside}}}")
     except ValueError:
-        return _Checked(f"{column} is no object")
+        return _Checked(f"{column} is not an object")
     return _check_counts(column, counts)
 
 
@@ -186,10 +186,10 @@ def _check_counts(column: str, counts: Counts | None) -> _Checked:
     if counts is None:
         return _Checked(f"{column} is missing")
     if not _are_categories(_BREAKDOWNS[column], counts):
-        return _Checked(f"{column} has a category that there is not, or too many")
+        return _Checked(f"{column} has an unknown category, or too many")
     downloads = counts.values()
     if not (_INTEGERS.issuperset(map(type, downloads)) and min(downloads, default=1) > 0):
-        return _Checked(f"{column} has what is no number of downloads")
+        return _Checked(f"{column} has a count that is not a positive integer")
     return _Checked(None, sum(downloads), counts_text(counts))
 
 

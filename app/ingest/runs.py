@@ -35,10 +35,10 @@ from app.retries import attempts
 log = logging.getLogger(__name__)
 
 DAY_TIMEOUT_SECONDS = 3600
-"""Time limit of a day, which usually takes minutes. One that hangs makes room for the next."""
+"""Time limit of a day, which usually takes minutes, so that a hanging day does not block others."""
 
 MAX_ERROR_CHARACTERS = 500
-"""Maximum length of a recorded error: a statement with its arguments can be long."""
+"""Maximum length of a recorded error. A statement with its arguments can be long."""
 
 WAIT_SECONDS = 1.0
 """Pause between two attempts to take the lock that another process holds."""
@@ -46,7 +46,7 @@ WAIT_SECONDS = 1.0
 
 @asynccontextmanager
 async def ingest_lock(engine: AsyncEngine) -> AsyncIterator[HeldLock]:
-    """Hold the lock of everything that ingests. Wait for the process that holds it."""
+    """Hold the ingest lock, after waiting for the process that holds it."""
     is_logged = False
     while True:
         async with try_lock(engine, LockKey.INGEST) as lock:
@@ -72,7 +72,7 @@ class Outcome:
     day: date
     result: PublishedDay | UnchangedDay | IngestError
     was_held: bool = False
-    """True if the day was published as it had been held before."""
+    """True if the held rows of the day were published."""
 
     @property
     def error(self) -> IngestError | None:
@@ -92,10 +92,9 @@ class Run:
     source: Source
 
     async def backfill(self, days: Iterable[date]) -> AsyncIterator[Outcome]:
-        """Publish the days, and then the held days that have become plausible by them.
+        """Publish the days, and then the held days that have become plausible.
 
-        A day of the run that was held and is published at last has two outcomes. The last one
-        counts.
+        A day that is first held and then published has two outcomes. The last one counts.
         """
         async for outcome in self.ingest(days):
             yield outcome
@@ -105,10 +104,10 @@ class Run:
     async def ingest(
         self, days: Iterable[date], max_queries: int | None = None
     ) -> AsyncIterator[Outcome]:
-        """Publish the days in the order given. A day that fails does not keep the others from it.
+        """Publish the days in the given order. If a day fails, the others are still published.
 
-        After `max_queries` queries only days are left that a check finds unchanged. Raises what
-        would make every day fail: mixed data, a database that went away, a lock that was lost.
+        After `max_queries` queries, days that need another one are skipped. Raises errors that
+        would make every day fail: mixed data, an unavailable database, and a lost lock.
         """
         queries = 0
         for day in days:
@@ -177,7 +176,7 @@ class Run:
 
     async def _attempt(self, day: date, progress: Progress) -> PublishedDay | UnchangedDay:
         def may_pass(error: BaseException) -> bool:
-            # Errors of the database after all rows had come were retried there.
+            # Errors of the database after the last row were already retried by `publish_staged`.
             return isinstance(error, SourceUnavailableError) or (
                 isinstance(error, DatabaseUnavailableError) and not progress.rows
             )

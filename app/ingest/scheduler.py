@@ -48,14 +48,16 @@ wall clock is set.
 """
 
 TAKEN_PAUSE = timedelta(minutes=10)
-"""Wait of a process that found another one ingesting, which may be killed meanwhile."""
+"""Pause before the next attempt if another process is ingesting. That process may be killed
+meanwhile.
+"""
 
 
 class IngestScheduler:
-    """Runs the job at the start, at each firing of the schedule, and when it has asked for that.
+    """Runs the job at the start, at each firing of the schedule, and at times that it requests.
 
-    The job returns the time at which something will be due, or None. At the start and at firings
-    it is called with True, to catch up.
+    The job returns the time at which it wants to run again, or None. At the start and at firings
+    its argument is True, to catch up.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class IngestScheduler:
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
             job_defaults={
-                # Late is better than not at all, and twice late is once.
+                # A missed firing runs late, and several missed ones run once.
                 "misfire_grace_time": None,
                 "coalesce": True,
                 # One run is in progress, and one waits for its end.
@@ -99,7 +101,7 @@ class IngestScheduler:
         return max(min(times), self._clock()) if times else None
 
     async def _run(self, catch_up: bool) -> None:
-        # A run that waits is stopped quietly, like one that runs.
+        # A stop also cancels runs that wait.
         with suppress(asyncio.CancelledError):
             async with self._running:
                 next_due = await self._job(catch_up)
@@ -107,7 +109,7 @@ class IngestScheduler:
                 self._run_by(next_due)
 
     def _run_by(self, moment: datetime) -> None:
-        """Run the job at that moment, unless it will run before."""
+        """Schedule a run at that moment, unless an earlier one is scheduled."""
         next_job = self._scheduler.get_job(NEXT_JOB)
         if next_job is None or moment < next_job.next_run_time:
             self._scheduler.add_job(
@@ -138,11 +140,11 @@ async def run_ingest_job(
     """Publish the days that are due, with INGEST_MAX_DAYS_PER_RUN queries at most; then apply
     retention.
 
-    Return when something more will be due, or None if that is left to the schedule.
+    Return when the job should run again, or None to wait for the schedule.
 
-    Without `catch_up` older missing days are left for the schedule. Otherwise each process that
-    found another one ingesting, and runs again a little later, would add days. One of the processes
-    that share a database ingests. A failure is logged, and retried later.
+    Only one of the processes that share a database ingests. The others run again a little later
+    without `catch_up`, which skips older missing days: otherwise each process would add days. A
+    failure is logged and retried later.
     """
     async with job_engine(database_url) as engine:
         try:
@@ -182,11 +184,11 @@ class _Job:
         policy = replace(policy_of(settings), only_if_changed=True)
         self._publisher = Publisher(engine, policy, clock, lock)
         self.success: bool | None = False
-        """True if no day failed; None if no day was due while failed days wait for their time."""
+        """True if no day failed, or None if failed days wait and no other day was due."""
 
     async def run(self, catch_up: bool) -> datetime | None:
         runs = RunsRepository(self._engine)
-        # If another process was killed, this one does what that one would have done.
+        # If another process was killed, do its work too.
         catch_up = bool(await runs.note_interrupted()) or catch_up
         days = (await self._plan()).days(catch_up=catch_up)
         if not days:
@@ -197,7 +199,7 @@ class _Job:
         retention_days = self._settings.retention_days
         expired = await expire(self._engine, retention_days=retention_days, now=self._clock())
         log.info("ingest: %s", expired)
-        # Days that are due now exceeded the budget, or failed before anything was billed.
+        # Days that are still due exceeded the budget, or failed before anything was billed.
         next_due = (await self._plan()).next_due
         if not may_pass:
             return next_due
@@ -213,11 +215,11 @@ class _Job:
         return plan(self._cadence, self._clock(), published, held, failures)
 
     async def _ingest(self, days: list[date]) -> bool:
-        """Publish the days; return True if one failed for a reason that may pass by itself."""
+        """Publish the days. Return True if one failed for a reason that may pass by itself."""
         may_pass = False
         success = True
         if days:
-            # In a thread: it imports Google's client, and that looks for credentials.
+            # This imports Google's client and searches for credentials, which takes long.
             source = await asyncio.to_thread(open_source, self._settings, self._settings.source)
             async for outcome in Run(self._publisher, source).ingest(
                 days, self._settings.ingest_max_days_per_run

@@ -24,19 +24,19 @@ async def _note_nothing(*_: object) -> None:
 
 @dataclass(slots=True)
 class Progress:
-    """How far the ingest of a day has come, so that another attempt can continue."""
+    """Progress of the ingest of a day, so that another attempt can continue."""
 
     query: str | None = None
-    """The source's query for the day, once it was asked."""
+    """Id of the source's query for the day, or None before it is sent."""
 
     partition: Partition | None = None
     """The source's partition before that query."""
 
     billed_query: str | None = None
-    """The query whose bill is recorded. Reading its result again costs nothing."""
+    """Id of the query whose bill is recorded. Reading its result again costs nothing."""
 
     has_queried: bool = False
-    """True once the source was asked for the day's rows, which it bills."""
+    """True after a query was sent, which is billed."""
 
     rows: int = 0
     note_query: Callable[[str | None, Partition | None], Awaitable[None]] = _note_nothing
@@ -47,7 +47,7 @@ class Progress:
 class Staged:
     rejected: Rejected
     queried_at: datetime | None
-    """When the query ran whose result was read; None for a source that is read directly."""
+    """Time of the query, or None for a source without queries."""
 
 
 async def stage(
@@ -64,11 +64,11 @@ async def stage(
     rejected = Rejected()
     staged_rows = 0
     check: RowCheck | None = None
-    # However this ends, the source then closes what it reads from.
+    # Closing the generator closes the files and connections that the source reads from.
     async with aclosing(reading.batches) as batches:
         async for batch in batches:
             check = check or RowCheck(reading.columns, rejected)
-            # In a thread, so that the service's process answers requests meanwhile.
+            # Run in a thread, so that the process answers requests meanwhile.
             rows = await asyncio.to_thread(check.staged, batch)
             enter(Step.STAGE, day)
             if publisher.lock:
@@ -86,7 +86,7 @@ async def stage(
 
 
 async def _begin(source: Source, day: date, progress: Progress) -> Reading:
-    """Begin to read the result of the query that was asked before, or of a new one."""
+    """Start to read the result of the previous query or, if there is none, of a new one."""
     if progress.query is None:
         progress.has_queried = True
         progress.query = await source.begin(day)

@@ -1,7 +1,7 @@
-"""Compares the stored figures with the rows that they were computed from.
+"""Compares the stored figures with the rows from which they were computed.
 
-Each step reads one snapshot in a transaction of its own. So a publish meanwhile shows no
-difference, and a statement that waits for readers waits for one step.
+Each step reads one snapshot in a transaction of its own. So a publish during the verification
+causes no differences, and a statement that waits for readers waits for only one step.
 """
 
 from collections.abc import AsyncIterator, Sequence

@@ -29,7 +29,9 @@ CHECK_SECONDS = 5.0
 RECONNECT_SECONDS = 1.0
 
 STALE_AFTER_SECONDS = 15
-"""Longer than a check, its timeout and a new connection take together."""
+"""Time without a check after which the publication counts as stale. It is longer than a check, its
+timeout and a new connection take together.
+"""
 
 SHORT_MAX_AGE_SECONDS = 60
 """`max-age` while the published data may change any minute."""
@@ -43,7 +45,7 @@ STALE_WHILE_REVALIDATE_SECONDS = 300
 """How long a cache in front may serve its copy while it fetches the new day."""
 
 STALE_IF_ERROR_SECONDS = 24 * 3600
-"""An old response is better than none: figures change once a day."""
+"""How long a cache in front may serve its copy if this service fails. Figures change once a day."""
 
 
 class Freshness:
@@ -64,13 +66,13 @@ class Freshness:
         self._due_at = lru_cache(maxsize=2)(due_at)
         self._clock = clock
         self._confirmed_at = -math.inf
-        """In monotonic time: setting the wall clock makes nothing stale, or fresh."""
+        """Monotonic time of the last confirmation. Setting the wall clock does not affect it."""
 
         self.has_looked = asyncio.Event()
-        """Set once the database was asked, with or without success."""
+        """Event that is set after the first query to the database, even if it failed."""
 
         self.publication: Publication | None = None
-        """None if nothing is published, and until the database was first asked."""
+        """Current publication, or None if nothing is published or the first query has not ended."""
 
     async def watch(self) -> None:
         """Keep `publication` current until cancelled.
@@ -94,18 +96,18 @@ class Freshness:
                 if type(error) not in failures:
                     failures.add(type(error))
                     has_traceback = not isinstance(error, DatabaseUnavailableError)
-                    log.warning("answers may grow stale: %s", error, exc_info=has_traceback)
+                    log.warning("responses may become stale: %s", error, exc_info=has_traceback)
             self.has_looked.set()
             await asyncio.sleep(RECONNECT_SECONDS)
 
     def confirm(self, publication: Publication | None) -> None:
-        """Note that this is published now."""
+        """Record that the database has confirmed this publication as current."""
         if publication != self.publication:
             self.publication = publication
         self._confirmed_at = monotonic()
 
     def as_of(self) -> Headers:
-        """Headers of every response that has none of its own: the latest published day."""
+        """Return the header with the latest published day, for responses without a publication."""
         return as_of(self.publication) if self.publication else []
 
     def figures(self) -> PublishedData:

@@ -83,7 +83,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     _write_timer: TimerHandle | None = None
     """Runs while the client has to read."""
 
-    _refusal: tuple[int, str] = 400, "This is no valid HTTP request."
+    _refusal: tuple[int, str] = 400, "This is not a valid HTTP request."
     _is_refused = False
     """True if the rest of the connection is ignored."""
 
@@ -154,9 +154,9 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         if len(self.url) > MAX_TARGET_BYTES:
             return LONG_TARGET
         if has_encoding:
-            return 411, "A body, which none needs, has to come with its length."
+            return 411, "A body needs a Content-Length header. No request here needs a body."
         if length is not None and int(length) > MAX_BODY_BYTES:
-            return 413, f"A body may have {MAX_BODY_BYTES} bytes; none is needed."
+            return 413, f"A body may have {MAX_BODY_BYTES} bytes. No request here needs a body."
         if self._headers_bytes() > MAX_HEADERS_BYTES:
             return LONG_HEADERS
         if len(self.pipeline) >= MAX_PIPELINED:

@@ -121,7 +121,7 @@ class RateLimits:
             self.waits = False
             RATE_LIMIT_STORAGE_UP.labels("redis").set(0)
             log.warning(
-                "the storage of the rate limits is away, each process counts: %s",
+                "the storage of the rate limits can't be reached, so each process counts: %s",
                 str(error) or f"no answer in {SHARED_TIMEOUT_SECONDS} s",
             )
             # An own context, because the current one belongs to a request.

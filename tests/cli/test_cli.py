@@ -496,7 +496,7 @@ async def test_expire(database_url: str, engine: AsyncEngine) -> None:
     result = run("expire", DATABASE_URL=database_url)
     assert result.returncode == 0
     dropped = f"daily_downloads_{old:%Y_%m}"
-    assert result.stdout == f"retention: dropped {dropped}, forgot 1 packages\n"
+    assert result.stdout == f"retention: dropped {dropped}, deleted 1 packages\n"
 
 
 async def test_verify_notes_suspect_days(database_url: str, engine: AsyncEngine) -> None:

@@ -227,7 +227,7 @@ LASTING = [
         "a category is garbled",
         changed(garble_a_category),
         LATER_PAGE,
-        reason="python_minor is no object",
+        reason="python_minor is not an object",
         outcome=RunOutcome.HELD,
     ),
 ]

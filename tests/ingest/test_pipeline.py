@@ -916,7 +916,10 @@ async def test_what_is_held_keeps_its_breakdowns(engine: AsyncEngine) -> None:
         (downloads("flask", 3), "installer is missing"),
         (downloads("flask", 3, installer={"pip": 2}), "installer does not add up"),
         (downloads("flask", 3, installer={}), "installer does not add up"),
-        (downloads("flask", 3, installer={"pip": 4, "uv": -1}), "installer has what is no number"),
+        (
+            downloads("flask", 3, installer={"pip": 4, "uv": -1}),
+            "installer has a count that is not",
+        ),
     ],
 )
 async def test_a_row_without_what_its_day_has_is_wrong(
@@ -957,10 +960,7 @@ def test_categories_are_those_that_there_can_be(
     for _ in range(2):
         assert fault(right) is None
         for category in wrong:
-            assert (
-                fault([right[0], category])
-                == f"{column} has a category that there is not, or too many"
-            )
+            assert fault([right[0], category]) == f"{column} has an unknown category, or too many"
 
 
 def test_a_row_has_the_versions_that_are_kept_apart_and_no_more() -> None:
@@ -970,7 +970,7 @@ def test_a_row_has_the_versions_that_are_kept_apart_and_no_more() -> None:
         return fault_of(row, list(row.breakdowns))
 
     assert fault(MAX_VERSIONS) is None
-    assert fault(MAX_VERSIONS + 1) == "version has a category that there is not, or too many"
+    assert fault(MAX_VERSIONS + 1) == "version has an unknown category, or too many"
 
 
 def _unparsed(package: str, total: int, *breakdowns: str) -> UnparsedDownloads:
@@ -995,7 +995,7 @@ def test_a_text_that_was_seen_is_looked_at_with_the_row_that_has_it() -> None:
     assert rejected.names == 2
     assert rejected.counts == {
         "python_minor does not add up to the downloads": 2,
-        "system has a category that there is not, or too many": 2,
+        "system has an unknown category, or too many": 2,
         "system does not add up to the downloads": 1,
     }
 
@@ -1013,7 +1013,7 @@ def test_of_a_page_with_wrong_rows_the_right_ones_are_staged() -> None:
     assert rejected.examples == {
         "not the name of a package": ("no name!", 3, 3, '"linux":3'),
         "system does not add up to the downloads": ("b", 3, 3, '"linux":2'),
-        "system has a category that there is not, or too many": ("c", 3, 3, '"beos":3'),
+        "system has an unknown category, or too many": ("c", 3, 3, '"beos":3'),
     }
 
 
@@ -1022,14 +1022,14 @@ def test_of_a_page_with_wrong_rows_the_right_ones_are_staged() -> None:
     [
         ('"linux":3', None),
         ('"linux":2,"darwin":1', None),
-        ('"linux":3.0', "system has what is no number of downloads"),
-        ('"linux":true', "system has what is no number of downloads"),
-        ('"linux":3,"darwin":0', "system has what is no number of downloads"),
-        ('"linux":null', "system has what is no number of downloads"),
-        ('"linux":[3]', "system has what is no number of downloads"),
-        ('"Linux":3', "system has a category that there is not, or too many"),
-        ('"linux":3}', "system is no object"),
-        ('"linux"', "system is no object"),
+        ('"linux":3.0', "system has a count that is not a positive integer"),
+        ('"linux":true', "system has a count that is not a positive integer"),
+        ('"linux":3,"darwin":0', "system has a count that is not a positive integer"),
+        ('"linux":null', "system has a count that is not a positive integer"),
+        ('"linux":[3]', "system has a count that is not a positive integer"),
+        ('"Linux":3', "system has an unknown category, or too many"),
+        ('"linux":3}', "system is not an object"),
+        ('"linux"', "system is not an object"),
     ],
 )
 def test_counts_as_text_are_as_strictly_looked_at(inside: str, fault: str | None) -> None:

@@ -98,7 +98,7 @@ async def test_a_lost_connection_is_made_anew(
     await until(is_replaced)
     await publish(engine, days_ago(0), downloads("flask", 2))
     await until(lambda: _latest(watched) == days_ago(0))
-    assert caplog.text.count("answers may grow stale") == 1
+    assert caplog.text.count("responses may become stale") == 1
 
 
 @pytest.mark.usefixtures("known_days")
@@ -237,7 +237,7 @@ async def test_a_database_that_is_unusable_is_logged_once(
     watch = asyncio.create_task(freshness.watch())
     await until(lambda: tries > 5)
     (failure,) = caplog.records
-    assert "answers may grow stale" in failure.message
+    assert "responses may become stale" in failure.message
     assert failure.exc_info
     await rename("mislaid", "ingested_days")
     await until(lambda: _latest(freshness))
@@ -256,7 +256,7 @@ async def test_a_database_that_comes_later_is_found(
     url = make_url(database_url).set(database=later).render_as_string(hide_password=False)
     freshness = Freshness(url, 180, lambda _: NOON, utc_now)
     watch = asyncio.create_task(freshness.watch())
-    await until(lambda: "answers may grow stale" in caplog.text)
+    await until(lambda: "responses may become stale" in caplog.text)
     async with connect(engine) as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text(f"CREATE DATABASE {later}"))

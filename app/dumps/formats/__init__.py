@@ -1,7 +1,7 @@
 """Files of a day with one row per package, in Parquet, CSV or NDJSON.
 
-Files are read that this code, or anybody else, has written. A malformed row ends the reading with
-an error of one line that names its place.
+Files may come from other programs. A malformed row ends the reading with an error of one line that
+names its place.
 """
 
 from collections.abc import Iterator, Sequence

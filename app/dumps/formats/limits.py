@@ -9,7 +9,7 @@ MAX_UNPACKED_BYTES = 8 * 2**30  # per file; a day of PyPI has a few hundred mill
 # A day of PyPI in one row group has about 50 MB.
 MAX_CHUNK_BYTES = 256 * 2**20
 
-# Of a batch in Arrow, and of the texts of one column. 2,000 usual rows have 500 kB.
+# Per batch in Arrow, and per column's texts in a batch. 2,000 usual rows have 500 kB.
 MAX_BATCH_BYTES = 64 * 2**20
 MAX_BATCH_CATEGORIES = 1_000_000  # texts per column of a batch of Parquet
 

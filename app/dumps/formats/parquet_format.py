@@ -165,7 +165,7 @@ def _values(array: Any) -> list[Any]:
 
 
 def _texts(array: Any) -> list[Any]:
-    """Return texts after a check of their total length, which they take up from here on."""
+    """Return texts after a check of their total length, because they are copied to memory here."""
     lengths = pc.binary_length(array.dictionary).take(array.indices)
     total = pc.sum(lengths).as_py() or 0
     if len(array) > limits.MAX_BATCH_CATEGORIES or total > limits.MAX_BATCH_BYTES:

@@ -19,8 +19,8 @@ row as wrong, and the rest of the file is read.
 
 
 def checked_row(place: str, values: Mapping[str, Any]) -> PackageDownloads:
-    """Return the row of these values by column, if they have the right types. A breakdown that is
-    null is missing. The pipeline checks the counts.
+    """Return a row from values by column, and check their types. A null breakdown counts as
+    missing. The pipeline checks the counts.
     """
     package = values.get("package")
     if type(package) is not str:

@@ -17,7 +17,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 
 def packed(file: BinaryIO) -> gzip.GzipFile:
-    # Without the time, so that equal rows make equal bytes.
+    # Leave out the time, so that equal rows produce equal bytes.
     return gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0)
 
 

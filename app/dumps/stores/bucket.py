@@ -76,7 +76,7 @@ class DumpBucket(DumpStore):
             yield new
             file.flush()
             new.measure(Path(file.name))
-            # A signal can't interrupt this one call: half an object would appear as a whole one.
+            # A signal can't interrupt this call. Otherwise half an object could appear as complete.
             copy_files(
                 file.name,
                 self._path_of(name),

@@ -42,7 +42,7 @@ class DumpFolder(DumpStore):
                     os.fsync(file.fileno())
                 new.measure(unfinished)
                 unfinished.replace(self.path / name)
-                # The new name is on the disk once its folder is.
+                # Flush the folder too, which contains the new name.
                 with self._descriptor() as descriptor:
                     os.fsync(descriptor)
         except BaseException:
@@ -61,7 +61,7 @@ class DumpFolder(DumpStore):
         return None
 
     def _entries(self) -> Iterable[tuple[str, int, bool]]:
-        # The lock excludes other exports, so no file is another one's.
+        # The lock excludes other exports, so no file belongs to one of them.
         entries = []
         with self._errors():
             for path in self.path.iterdir():

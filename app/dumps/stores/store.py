@@ -30,7 +30,7 @@ class StoredFile:
     """True if another export may be about to list the file."""
 
     day: date | None
-    """None for a file that was not finished."""
+    """Day of the file, or None for an unfinished file."""
 
     is_sample: bool
 

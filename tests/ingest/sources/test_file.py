@@ -265,23 +265,23 @@ BAD_FILES: dict[str, tuple[bytes, type[Exception], str]] = {
     "with a number that is none": (
         _line() + _line("b", system={"linux": "1"}),
         HeldDayError,
-        "system has what is no number of downloads",
+        "system has a count that is not a positive integer",
     ),
     "with what is no system": (
         _line() + _line("b", system={"BeOS": 1}),
         HeldDayError,
-        "1 rows are wrong: system has a category that there is not, or too many, such as that of b",
+        "1 rows are wrong: system has an unknown category, or too many, such as that of b",
     ),
     "with what is no country": (
         _line("b", country={"US": 1}) + _line("c", country={"Atlantis": 1}),
         HeldDayError,
-        "country has a category that there is not",
+        "country has an unknown category",
     ),
     "with more versions of Python than it may": (
         _line()
         + _line("b", python_minor=dict.fromkeys((f"3.{number}" for number in range(20_000)), 1)),
         HeldDayError,
-        "python_minor has a category that there is not, or too many",
+        "python_minor has an unknown category, or too many",
     ),
     "with two spellings of a package": (
         _line("zope.interface") + _line("Zope-Interface"),
