@@ -1,4 +1,4 @@
-"""Puts the service together."""
+"""Builds the service from its parts."""
 
 import asyncio
 from collections.abc import AsyncIterator

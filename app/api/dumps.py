@@ -24,18 +24,20 @@ from app.errors import NotFoundError
 router = APIRouter(prefix="/api/dumps", tags=["dumps"])
 
 LIST_CACHING = "public, max-age=60, stale-while-revalidate=300, stale-if-error=86400"
-"""An export is seen within a minute. An old list is better than none: files change once a day."""
+"""Caching of the list: an export is visible within a minute. If the service fails, caches may serve
+an old list, because files change once a day.
+"""
 
 FILE_CACHING = "public, max-age=86400, immutable"
-"""The file of a name never changes."""
+"""Caching of a file. The file of a name never changes."""
 
-NO_SUCH_DUMP = "There is no such dump: /api/dumps lists those that there are."
+NO_SUCH_DUMP = "There is no such dump: /api/dumps lists the available ones."
 
 MEDIA_TYPE = "application/octet-stream"
 
 _RANGE_FAULTS = {
     400: "Range should be like bytes=0-1023.",
-    416: "Range asks for what is beyond the end of the file.",
+    416: "Range begins after the end of the file.",
 }
 
 _EXAMPLE = {

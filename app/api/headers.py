@@ -24,12 +24,12 @@ FIXED_HEADERS = {
 }
 
 DEFAULT_HEADERS = {
-    # A response that is not a page runs and loads nothing.
+    # Responses other than pages must not run or load anything.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    # Errors and figures of the moment can change any time.
+    # Errors and current figures can change at any time.
     "Cache-Control": "no-cache",
 }
-"""Headers of responses that do not set them."""
+"""Default headers, for responses that do not set them."""
 
 PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, HEAD",

@@ -1,4 +1,4 @@
-"""Which paths are limited, and rate limits in words."""
+"""Determines which paths are limited, and describes rate limits in words."""
 
 from limits import RateLimitItem
 
@@ -8,9 +8,9 @@ _UNLIMITED_PATHS = frozenset({"/health", "/ready", "/metrics"})
 
 
 def is_limited(path: str) -> bool:
-    """Return True if requests of the path count, whether or not anything is there.
+    """Return True if requests of the path count, even if nothing exists at the path.
 
-    Exceptions are what monitoring requests, and the assets of the documentation page.
+    Paths for monitoring and the assets of the documentation page are not limited.
     """
     return path not in _UNLIMITED_PATHS and not path.startswith(ASSETS_PATH)
 

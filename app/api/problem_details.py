@@ -44,7 +44,7 @@ MEANINGS = {
 }
 
 _DETAILS = {
-    404: "There is nothing at this path: /docs lists what there is.",
+    404: "There is nothing at this path: /docs lists all paths.",
     405: "This path answers to the methods in the Allow header.",
 }
 """Details of the errors that the router raises."""
@@ -60,7 +60,7 @@ class Fault(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why there is no answer (RFC 9457)."""
+    """An error (RFC 9457)."""
 
     type: str = Field(description="Kind of problem.", examples=["about:blank"])
     title: str = Field(description="The status in words.", examples=["Not Found"])

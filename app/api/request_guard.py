@@ -37,7 +37,7 @@ class RequestGuardMiddleware:
                 await self._app(scope, receive, note_and_send)
         except Exception as error:
             if started:
-                # Too late to answer: the server closes the connection.
+                # The response has started, so the server closes the connection.
                 raise
             if isinstance(error, TimeoutError) and deadline.expired():
                 answer = error_answer(timed_out(self._timeout_seconds))

@@ -146,7 +146,7 @@ async def test_a_file_by_its_tag_and_by_range(client: httpx.AsyncClient, dumps: 
 
 async def test_an_invalid_range(client: httpx.AsyncClient, dumps: list[Dump]) -> None:
     for given, status, detail in (
-        ("bytes=999999999-", 416, "Range asks for what is beyond the end of the file."),
+        ("bytes=999999999-", 416, "Range begins after the end of the file."),
         ("lines=1-2", 400, "Range should be like bytes=0-1023."),
         ("bytes=9-1", 400, "Range should be like bytes=0-1023."),
     ):
@@ -192,7 +192,7 @@ async def test_the_error_of_an_unknown_dump(client: httpx.AsyncClient) -> None:
         "type": "about:blank",
         "title": "Not Found",
         "status": 404,
-        "detail": "There is no such dump: /api/dumps lists those that there are.",
+        "detail": "There is no such dump: /api/dumps lists the available ones.",
         "request_id": "one",
     }
 

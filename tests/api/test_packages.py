@@ -198,7 +198,7 @@ async def test_unknown_path(client: httpx.AsyncClient) -> None:
     for path in ("packages/a%2Fb/recent", "packages//recent", "packages/flask/recent/", "x"):
         response = await client.get(f"/api/{path}")
         assert response.status_code == 404
-        detail = "There is nothing at this path: /docs lists what there is."
+        detail = "There is nothing at this path: /docs lists all paths."
         assert response.json()["detail"] == detail
 
 
