@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -108,7 +109,11 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         known_events,
     )
     freshness = Freshness(
-        database_url, settings.retention_days, settings.ingest_schedule.due_at, clock
+        database_url,
+        settings.retention_days,
+        settings.ingest_schedule.due_at,
+        clock,
+        recheck_after=timedelta(hours=settings.ingest_recheck_after_hours),
     )
     scheduler = (
         IngestScheduler(

@@ -131,8 +131,9 @@ async def _sample_template(server_url: str, _template: None) -> None:
         await connection.execute(text(f"CREATE DATABASE {SAMPLE_TEMPLATE} TEMPLATE {TEMPLATE}"))
     engine = create_engine(url_of(server_url, SAMPLE_TEMPLATE))
     publisher = Publisher(engine, FORCED, utc_now)
+    latest = latest_complete_day()
     for ago in range(30):
-        await ingest_day(publisher, SampleSource(), latest_complete_day() - timedelta(days=ago))
+        await ingest_day(publisher, SampleSource(), latest - timedelta(days=ago))
     await engine.dispose()
 
 

@@ -1,7 +1,7 @@
-"""Parses days that clients of the API and operators write."""
+"""UTC days."""
 
 import re
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
@@ -15,3 +15,8 @@ def parse_day(text: str) -> date:
     except ValueError:
         pass
     raise ValueError("should be a day such as 2026-11-20")
+
+
+def end_of(day: date) -> datetime:
+    """Return the moment at which a day ends."""
+    return datetime.combine(day + timedelta(days=1), time(), UTC)

@@ -119,16 +119,18 @@ class KnownDays:
         definition = self._definition(figures)
         if definition is None:
             return None
-        if _is_mixed(definition):
-            return self._measure_mixed(figures)
-        neighbours = self._neighbours(figures.day, definition)
-        return _compare(figures, neighbours, self._thresholds) if neighbours else None
+        if not _is_mixed(definition):
+            neighbours = self._neighbours(figures.day, definition)
+            if neighbours:
+                return _compare(figures, neighbours, self._thresholds)
+        return self._measure_across(figures, definition)
 
-    def _measure_mixed(self, figures: DayFigures) -> _Measured | None:
-        """Compare a day that was counted partly by each of two definitions with the days of both.
+    def _measure_across(self, figures: DayFigures, own: Definition) -> _Measured | None:
+        """Compare a day with those of other definitions before and after it.
 
-        Its normal level is unknown, so it only has to reach `min_step_ratio` times the lower one of
-        the levels before and after it, as far as they are known: no real change takes more.
+        That is for a day that was counted partly by each of two definitions, and for the first day
+        of a definition. Its normal level is unknown, so it only has to reach `min_step_ratio` times
+        the lower one of the levels beside it, as far as they are known: no real change takes more.
         """
         least = self._thresholds.min_step_ratio
         limits = replace(
@@ -140,17 +142,21 @@ class KnownDays:
         )
         sides = [
             _compare(figures, neighbours, limits)
-            for definition in self._definitions_beside(figures)
+            for definition in self._definitions_beside(figures.day, own)
             if (neighbours := self._neighbours(figures.day, definition))
         ]
         return max(sides, key=lambda side: side.fault is None, default=None)
 
-    def _definitions_beside(self, figures: DayFigures) -> Iterator[Definition]:
-        for step in (-_DAY, _DAY):
-            day = figures.day + step
-            while _is_mixed(definition := self._events.definition(day, figures.counted_files)):
-                day += step
-            yield definition
+    def _definitions_beside(self, day: date, own: Definition) -> Iterator[Definition]:
+        """Yield the other definitions of the nearest published days before and after a day."""
+        days = sorted(self._published)
+        before, after = [one for one in days if one < day], [one for one in days if one > day]
+        for beside in (before[::-1], after):
+            for one in beside:
+                definition = self._definition(self._published[one])
+                if definition not in (None, own) and not _is_mixed(definition):
+                    yield definition
+                    break
 
     def _neighbours(self, day: date, definition: Definition) -> _Neighbours | None:
         """Choose the normal days that are most like a day; None if there are none.

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from itertools import dropwhile, takewhile
 
 from app.db.repositories.runs_repository import Failures
 from app.domain.breakdowns import REQUIRED_COLUMNS
+from app.domain.days import end_of
 from app.domain.downloads import DayFigures, HeldDay, PublishedDay, RunOutcome, served_days
 from app.domain.schedule import Schedule
 from app.errors import IngestError
@@ -55,10 +56,6 @@ def check_counted(day: date, now: datetime) -> None:
             f"{day} has no downloads: the first day is {FIRST_DAY}, and the latest complete UTC "
             f"day is {latest}"
         )
-
-
-def _end_of(day: date) -> datetime:
-    return datetime.combine(day + timedelta(days=1), time(), UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +161,7 @@ def _due_again_at(
     elif published:
         due = _recheck_at(cadence, now, published)
     else:
-        due = _end_of(day)
+        due = end_of(day)
     read_at = held.read_at if held else published.checked_at if published else None
     if read_at and read_at > now + CLOCK_TOLERANCE:
         # The recorded time is wrong, so the day may have been read too soon.
@@ -181,7 +178,7 @@ def _recheck_at(cadence: Cadence, now: datetime, published: PublishedDay) -> dat
         return check_again_at(published)
     if cadence.recheck_after is None:
         return None
-    due = _end_of(published.day) + cadence.recheck_after
+    due = end_of(published.day) + cadence.recheck_after
     is_needed = published.checked_at < due and now <= due + RECHECKED_WITHIN
     return due if is_needed else None
 

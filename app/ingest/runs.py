@@ -113,9 +113,8 @@ class Run:
         for day in days:
             progress = Progress()
             try:
-                if queries == max_queries and not await is_unchanged(
-                    self.publisher, self.source, day
-                ):
+                is_spent = max_queries is not None and queries >= max_queries
+                if is_spent and not await is_unchanged(self.publisher, self.source, day):
                     continue
                 result = await self.ingest_day(day, progress)
             except MixedDataError:
@@ -131,9 +130,12 @@ class Run:
         self, day: date, progress: Progress | None = None
     ) -> PublishedDay | UnchangedDay:
         """Publish one day, retry errors that may pass, and record the run."""
-        runs = RunsRepository(self.publisher.engine)
-        unfinished = await runs.unfinished_run(day, self.source.name, self.publisher.clock())
-        run = await runs.begin(day, self.source.name, self.publisher.clock())
+        runs, now = RunsRepository(self.publisher.engine), self.publisher.clock()
+        # A database that went away during the day before gets time to return.
+        async for attempt in attempts(str(day), _is_unavailable):
+            with attempt:
+                unfinished = await runs.unfinished_run(day, self.source.name, now)
+                run = await runs.begin(day, self.source.name, now)
         progress = progress or Progress()
         if unfinished:
             progress.query = progress.billed_query = unfinished.query
@@ -178,7 +180,7 @@ class Run:
         def may_pass(error: BaseException) -> bool:
             # Errors of the database after the last row were already retried by `publish_staged`.
             return isinstance(error, SourceUnavailableError) or (
-                isinstance(error, DatabaseUnavailableError) and not progress.rows
+                _is_unavailable(error) and not progress.rows
             )
 
         async for attempt in attempts(str(day), may_pass):
@@ -186,6 +188,10 @@ class Run:
                 progress.rows = 0
                 return await ingest_day(self.publisher, self.source, day, progress)
         raise AssertionError
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    return isinstance(error, DatabaseUnavailableError)
 
 
 def _outcome_of(error: BaseException) -> RunOutcome:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from functools import lru_cache
 from time import monotonic
@@ -17,6 +17,7 @@ from time import monotonic
 from app.api.headers import DATA_AS_OF, Headers
 from app.db.publication import publication_listener
 from app.domain.clock import Clock
+from app.domain.days import end_of
 from app.domain.downloads import Publication
 from app.errors import DatabaseUnavailableError
 from app.metrics import PublishedData
@@ -51,7 +52,8 @@ STALE_IF_ERROR_SECONDS = 24 * 3600
 class Freshness:
     """The current publication.
 
-    `due_at` returns the time at which the day after a latest published day is due.
+    `due_at` returns the time at which the day after a latest published day is due. A day is read
+    again `recheck_after` its end.
     """
 
     def __init__(
@@ -60,11 +62,13 @@ class Freshness:
         retention_days: int,
         due_at: Callable[[date], datetime],
         clock: Clock,
+        recheck_after: timedelta = timedelta(0),
     ) -> None:
         self._database_url = database_url
         self._retention_days = retention_days
         self._due_at = lru_cache(maxsize=2)(due_at)
         self._clock = clock
+        self._recheck_after = recheck_after
         self._confirmed_at = -math.inf
         """Monotonic time of the last confirmation. Setting the wall clock does not affect it."""
 
@@ -148,13 +152,17 @@ class Freshness:
         return headers
 
     def _max_age(self, publication: Publication, now: datetime) -> int:
-        """Seconds until the next day is due, if nothing else can change before."""
+        """Seconds until a day is due for the first time, or again."""
         is_current = self.publication and self.publication.version == publication.version
         since_publish = (now - publication.published_at).total_seconds()
         may_continue = since_publish < MORE_PUBLISHES_WITHIN_SECONDS
         if may_continue or not (is_current and publication.is_complete):
             return SHORT_MAX_AGE_SECONDS
-        left = int((self._due_at(publication.latest_day) - now).total_seconds())
+        since = now - timedelta(seconds=MORE_PUBLISHES_WITHIN_SECONDS)
+        rechecks = (end_of(day) + self._recheck_after for day in publication.days)
+        next_recheck = next((moment for moment in rechecks if moment > since), None)
+        due_at = self._due_at(publication.latest_day)
+        left = int((min(due_at, next_recheck or due_at) - now).total_seconds())
         return min(max(left, SHORT_MAX_AGE_SECONDS), LONGEST_MAX_AGE_SECONDS)
 
 

@@ -105,6 +105,17 @@ def test_a_lossy_day_of_the_change_is_held_or_suspect(after: float) -> None:
         assert _held(dict.fromkeys(known), events, suspect=[ARTIFACTS_SINCE]) == []
 
 
+@pytest.mark.parametrize("order", [DAYS, BACKFILL], ids=["daily", "backfill"])
+def test_the_first_days_of_a_definition_are_held_if_they_lost_almost_everything(
+    order: list[date],
+) -> None:
+    """No other day of their definition is there for a comparison, or they all lost as much."""
+    is_first = order is DAYS
+    lossy = {day for day in DAYS if (day > ARTIFACTS_SINCE if is_first else day < ARTIFACTS_SINCE)}
+    days = [figures(day, 0.001 if day in lossy else _level(day, 0.6)) for day in order]
+    assert _held(days, KnownEvents()) == sorted(lossy)
+
+
 @pytest.mark.parametrize("level", [0.35, 0.49])
 @pytest.mark.parametrize("weeks", [1, 2, 3, 4])
 def test_an_incomplete_first_day_holds_no_later_day(level: float, weeks: int) -> None:

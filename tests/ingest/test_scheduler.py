@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,8 @@ from app.domain.downloads import IngestRun, PackageDownloads, Partition, RunOutc
 from app.domain.schedule import Schedule
 from app.errors import HeldDayError, SourceDayError, SourceError, SourceUnavailableError
 from app.ingest import scheduler
+from app.ingest.publish import Publisher
+from app.ingest.runs import Run
 from app.ingest.scheduler import TAKEN_PAUSE, IngestScheduler, run_ingest_job
 from app.ingest.sources.sample import SampleSource
 from app.ingest.sources.source import Source
@@ -125,11 +128,12 @@ async def test_it_runs_at_the_start_and_at_one_utc_by_default(
 
 
 async def test_it_runs_again_when_it_said_that_something_is_due() -> None:
-    job = RecordedJob([utc_now() + timedelta(seconds=0.3), utc_now() + timedelta(seconds=0.6)])
-    first, second = job.answers
-    with running(job) as ingests:
-        await until(lambda: len(job.ran) == 3)
-        await until(lambda: ingests.next_run == DAILY.next_firing(utc_now()))
+    with time_machine.travel(datetime(2026, 11, 28, 12, tzinfo=UTC), tick=True):
+        job = RecordedJob([utc_now() + timedelta(seconds=0.3), utc_now() + timedelta(seconds=0.6)])
+        first, second = job.answers
+        with running(job) as ingests:
+            await until(lambda: len(job.ran) == 3)
+            await until(lambda: ingests.next_run == DAILY.next_firing(utc_now()))
     assert [catch_up for _, catch_up in job.ran] == [True, False, False]
     assert job.ran[1][0] >= first
     assert job.ran[2][0] >= second
@@ -305,6 +309,29 @@ async def test_checks_of_unchanged_days_use_up_no_budget(
         held[1]: 2,
         held[2]: 2,
     }
+
+
+async def test_a_partition_that_changes_after_its_check_does_not_lift_the_budget(
+    engine: AsyncEngine,
+) -> None:
+    days = [days_ago(ago) for ago in (2, 3, 4)]
+    first, second, _ = days
+
+    class ChangingSource(GivenSource):
+        async def partition(self, day: date) -> Partition | None:
+            checks[day] += 1
+            # The second day changes between its check and its reading, the others before.
+            return Partition(1 if checks[day] <= 1 + (day == second) else 2, NOW)
+
+    checks = Counter[date]()
+    source = ChangingSource({day: [downloads("flask", 100)] for day in days})
+    for day in days:
+        await ingest(engine, source, day)
+    source.asked_days.clear()
+    publisher = Publisher(engine, replace(POLICY, only_if_changed=True), lambda: NOW)
+    async for _ in Run(publisher, source).ingest(days, max_queries=1):
+        pass
+    assert source.asked_days == [first, second]
 
 
 async def test_what_is_published_is_left_as_it_is(database_url: str, engine: AsyncEngine) -> None:

@@ -173,6 +173,18 @@ def test_how_long_an_answer_can_be_kept(due_in: timedelta, max_age: int) -> None
 
 
 @pytest.mark.parametrize(
+    ("recheck_after_hours", "max_age"),
+    [(0, 5 * 3600), (6, 5 * 3600), (12, 60), (14, 2 * 3600), (24 + 15, 3 * 3600), (48, 5 * 3600)],
+)
+def test_it_ends_when_a_day_is_read_again(recheck_after_hours: float, max_age: int) -> None:
+    recheck_after = timedelta(hours=recheck_after_hours)
+    due_at = NOON + timedelta(hours=5)
+    freshness = Freshness("", 30, lambda _: due_at, lambda: NOON, recheck_after)
+    freshness.confirm(_published())
+    assert _max_age(dict(freshness.headers(_published(), NOON))) == max_age
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"held_days": 1},
