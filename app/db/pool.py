@@ -28,6 +28,9 @@ WAIT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 10
 """Timeout of a read, which usually takes a millisecond."""
 
+READ_ATTEMPTS = 3
+"""Maximum number of times that a query is sent, if its connections turn out to be dead."""
+
 SESSION = {"plan_cache_mode": "force_generic_plan"}
 """Session parameters. One plan of a statement is right for all arguments, and planning takes longer
 than running it.
@@ -81,14 +84,15 @@ class ReadPool:
     async def fetch(self, statement: str, arguments: Sequence[object]) -> list[asyncpg.Record]:
         """Return the rows of a query.
 
-        The query is sent again if its connection turns out to be dead: a restart of the server
-        closes all connections of the pool.
+        It is sent again if its connection turns out to be dead: after a restart of the server all
+        connections of the pool are, and the driver learns of it from one after the other.
         """
-        try:
-            return await self._fetch(statement, arguments)
-        except DatabaseUnavailableError as error:
-            if not is_lost(error.__cause__):
-                raise
+        for _ in range(READ_ATTEMPTS - 1):
+            try:
+                return await self._fetch(statement, arguments)
+            except DatabaseUnavailableError as error:
+                if not is_lost(error.__cause__):
+                    raise
         return await self._fetch(statement, arguments)
 
     async def _fetch(self, statement: str, arguments: Sequence[object]) -> list[asyncpg.Record]:
