@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app.api.headers import WITHOUT_BODY
 from app.api.listed_dumps import unavailable
 from app.api.negotiation import COMPRESSED_FROM_BYTES, compressed, preferred_encoding
+from app.api.offloading import LARGE_BYTES, offloaded_if
 from app.api.problem_details import documented, problem
 from app.api.schemas import example
 from app.api.state import InjectedState
@@ -105,7 +106,9 @@ async def dumps(request: Request, state: InjectedState) -> Response:
     if encoding:
         # The compressing middleware adds `Vary` to other bodies.
         headers |= {"Content-Encoding": encoding, "Vary": "Accept-Encoding"}
-    body = compressed(listed.body, encoding) if encoding else listed.body
+    body = listed.body
+    if encoding:
+        body = await offloaded_if(len(body) >= LARGE_BYTES, compressed, body, encoding)
     return Response(body, headers=headers, media_type="application/json")
 
 

@@ -4,13 +4,16 @@ import gzip
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
+from threading import current_thread, main_thread
 
 import httpx
 import pytest
 import zstandard
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.api import dumps as dumps_endpoints
 from app.api.dumps import Dumps
+from app.api.negotiation import compressed
 from app.dumps.export import export, published_days
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat
 from app.dumps.stores.folder import DumpFolder
@@ -83,6 +86,26 @@ async def test_the_list(client: httpx.AsyncClient, dumps: list[Dump]) -> None:
     assert len(tags) == 3
     assert len(zstandard.compress(response.content)) == int(again.headers["content-length"])
     Dumps.model_validate(response.json())
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+async def test_a_large_list_is_compressed_in_a_thread(
+    client: httpx.AsyncClient,
+    dumps: list[Dump],
+    monkeypatch: pytest.MonkeyPatch,
+    is_large: bool,
+) -> None:
+    threads = []
+
+    def note_and_compress(body: bytes, encoding: str) -> bytes:
+        threads.append(current_thread())
+        return compressed(body, encoding)
+
+    monkeypatch.setattr(dumps_endpoints, "compressed", note_and_compress)
+    if is_large:
+        monkeypatch.setattr(dumps_endpoints, "LARGE_BYTES", 100)
+    assert (await client.get("/api/dumps", headers={"Accept-Encoding": "gzip"})).json()["data"]
+    assert [thread is main_thread() for thread in threads] == [not is_large]
 
 
 async def test_files_are_what_is_listed(client: httpx.AsyncClient, dumps: list[Dump]) -> None:
