@@ -28,9 +28,6 @@ WAIT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 10
 """Timeout of a read, which usually takes a millisecond."""
 
-READ_ATTEMPTS = 3
-"""Maximum number of times that a query is sent, if its connections turn out to be dead."""
-
 SESSION = {"plan_cache_mode": "force_generic_plan"}
 """Session parameters. One plan of a statement is right for all arguments, and planning takes longer
 than running it.
@@ -85,19 +82,24 @@ class ReadPool:
         """Return the rows of a query.
 
         It is sent again if its connection turns out to be dead: after a restart of the server all
-        connections of the pool are, and the driver learns of it from one after the other.
+        connections of the pool are.
         """
-        for _ in range(READ_ATTEMPTS - 1):
-            try:
-                return await self._fetch(statement, arguments)
-            except DatabaseUnavailableError as error:
-                if not is_lost(error.__cause__):
-                    raise
+        try:
+            return await self._fetch(statement, arguments)
+        except DatabaseUnavailableError as error:
+            if not is_lost(error.__cause__):
+                raise
         return await self._fetch(statement, arguments)
 
     async def _fetch(self, statement: str, arguments: Sequence[object]) -> list[asyncpg.Record]:
         async with self._connection() as connection:
-            rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
+            try:
+                rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
+            except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
+                # The database was emptied, or is being restored.
+                raise DatabaseUnavailableError(
+                    f"{self._database} lacks a part of the schema: {error}"
+                ) from error
             return rows
 
     @asynccontextmanager
@@ -144,13 +146,15 @@ class ReadPool:
     ) -> None:
         """Close a connection after an error, unless the error leaves the connection usable."""
         if is_lost(error):
-            connection.terminate()
             if generation == self._generation:
                 # Usually the server was restarted, which closed all connections. The driver may not
                 # have noticed yet.
                 self._generation += 1
                 await self._pool.expire_connections()
-        elif not isinstance(error, _HEALTHY):
+        elif isinstance(error, _HEALTHY):
+            return
+        # A connection that the server has closed is no longer in the pool.
+        with suppress(asyncpg.InterfaceError):
             connection.terminate()
 
     async def _wait_for_turn(self) -> None:

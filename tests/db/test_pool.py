@@ -223,6 +223,24 @@ async def test_a_query_is_answered_on_a_schema_that_has_changed(
     assert await repository.recent("flask") == RecentDownloads(1, 1, 1)
 
 
+async def test_a_database_without_its_schema_is_unavailable(
+    pool: ReadPool, engine: AsyncEngine
+) -> None:
+    """For example while it is restored. Nothing is wrong with the statement."""
+    repository = DownloadsRepository(pool, 180)
+    await publish(engine, days_ago(0), downloads("flask", 1))
+
+    async def rename(old: str, new: str) -> None:
+        async with engine.begin() as connection:
+            await connection.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
+
+    await rename("packages", "mislaid")
+    with pytest.raises(DatabaseUnavailableError, match="lacks a part of the schema"):
+        await repository.recent("flask")
+    await rename("mislaid", "packages")
+    assert await repository.recent("flask") == RecentDownloads(1, 1, 1)
+
+
 async def test_connections_in_use_are_counted(pool: ReadPool, engine: AsyncEngine) -> None:
     def in_use() -> float | None:
         return REGISTRY.get_sample_value("pypi_stats_database_connections")
