@@ -101,8 +101,8 @@ def _place(location: tuple[int | str, ...]) -> str:
     return ", ".join([name, *map(str, location[2:])])
 
 
-Definition = frozenset[tuple[Event, bool]]
-"""The changes that apply to a day, each with True if it applies to only a part of the day."""
+Definition = frozenset[tuple[tuple[dt.date, dt.date | None], bool]]
+"""The dates of each change that applies to a day, with True if it applies to only a part of it."""
 
 
 class KnownEvents:
@@ -132,21 +132,15 @@ class KnownEvents:
         definition of their own.
         """
         changes = {
-            event: day in (event.date, event.end_date)
+            (event.date, event.end_date): day in (event.date, event.end_date)
             for event in self.newest_first
             if event.kind is EventKind.DEFINITION
             and event.date <= day <= (event.end_date or dt.date.max)
         }
         if counted_files == CountedFiles.ARTIFACTS:
             # PyPI's change has no effect on such a day, whether it is before or after it.
-            changes[_artifacts_event()] = False
+            changes[ARTIFACTS_SINCE, None] = False
         return frozenset(changes.items())
-
-
-@cache
-def _artifacts_event() -> Event:
-    (event,) = (event for event in _built_in() if event.date == ARTIFACTS_SINCE)
-    return event
 
 
 @cache

@@ -57,7 +57,8 @@ async def test_one_that_is_cut_while_nothing_is_asked_of_it_hides_nothing(
         await connection.execute(text("SELECT 1"))
         driver = driver_of(connection)
         async with connect(engine) as other:
-            assert await other.scalar(END_OTHERS) == 1
+            # The one before it may still be ending.
+            assert await other.scalar(END_OTHERS) >= 1
         if is_noticed:
             await until(partial(_is_closed, driver))
 

@@ -133,15 +133,6 @@ def test_changes_that_begin_together_are_told_apart_by_their_ends() -> None:
     assert one != other
 
 
-def test_an_own_change_on_the_day_of_the_built_in_one_applies_to_artifacts_as_well() -> None:
-    events = KnownEvents([_event("definition", ARTIFACTS_SINCE)])
-    before, after = (
-        events.definition(ARTIFACTS_SINCE + days * DAY, CountedFiles.ARTIFACTS) for days in (-1, 1)
-    )
-    assert before != after
-    assert len(KnownEvents().definition(ARTIFACTS_SINCE, CountedFiles.ARTIFACTS)) == 1
-
-
 def test_days_before_and_after_a_change_are_not_comparable(own: KnownEvents) -> None:
     def of(day: date) -> object:
         return own.definition(day, ALL)

@@ -537,8 +537,16 @@ async def test_a_file_to_which_one_is_sent_on() -> None:
         (_response(503, b"", "Retry-After: 0"), SourceUnavailableError, "status 503"),
         (_response(429, b"", "Retry-After: soon"), SourceUnavailableError, "status 429"),
         (_response(302, b"", f"Location: {OWN}"), SourceError, "redirects"),
-        (_response(302, b"", "Location: http://example.com/"), SourceError, "only https://"),
-        (_response(302, b"", "Location: file:///etc/passwd"), SourceError, "only https://"),
+        (
+            _response(302, b"", "Location: http://example.com/"),
+            SourceError,
+            "only fetched from https://",
+        ),
+        (
+            _response(302, b"", "Location: file:///etc/passwd"),
+            SourceError,
+            "only fetched from https://",
+        ),
         (_response(200, _line(), length=999), SourceUnavailableError, "peer closed connection"),
         (b"", SourceUnavailableError, "disconnected"),
         (b"no HTTP\r\n\r\n", SourceUnavailableError, "illegal"),
