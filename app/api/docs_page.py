@@ -5,6 +5,7 @@ scripts, which a strict content security policy blocks.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
@@ -132,15 +133,16 @@ def install(app: FastAPI) -> None:
         ),
         "/redoc": _page(app.title, "page.css", "redoc.standalone.js", "redoc.js"),
     }
-    pages: dict[str, Response] = {
-        "/api": RedirectResponse("docs"),
-        "/api/": RedirectResponse("../docs"),
+    # A new response for each request, because compression changes its headers.
+    pages: dict[str, Callable[[], Response]] = {
+        "/api": partial(RedirectResponse, "docs"),
+        "/api/": partial(RedirectResponse, "../docs"),
     }
     for path, content in contents.items():
         headers = {**PAGE_HEADERS, "Content-Security-Policy": _POLICIES[path]}
-        pages[path] = Response(content, headers=headers, media_type="text/html")
-    for path, response in pages.items():
-        app.add_route(path, partial(_page_response, response), include_in_schema=False)
+        pages[path] = partial(Response, content, headers=headers, media_type="text/html")
+    for path, create in pages.items():
+        app.add_route(path, partial(_page_response, create), include_in_schema=False)
     assets = {asset.file_name: asset for asset in _assets().values()}
 
     async def asset(request: Request) -> Response:
@@ -155,5 +157,5 @@ def install(app: FastAPI) -> None:
     app.add_route(f"{ASSETS_PATH}{{name}}", asset, include_in_schema=False)
 
 
-async def _page_response(response: Response, _: Request) -> Response:
-    return response
+async def _page_response(create: Callable[[], Response], _: Request) -> Response:
+    return create()

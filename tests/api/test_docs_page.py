@@ -134,3 +134,17 @@ def test_the_wheel_takes_the_files_along() -> None:
     for file in (ROOT / "app/api/static").iterdir():
         path = str(file.relative_to(ROOT / "app"))
         assert any(fnmatch(path, pattern) for pattern in patterns), path
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+async def test_a_page_is_the_same_in_every_encoding_and_order(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    """Compressing one response changes nothing of the next."""
+    encodings = ("identity", "gzip", "identity", "br", "gzip")
+    responses = [
+        await client.get(path, headers={"Accept-Encoding": encoding}) for encoding in encodings
+    ]
+    assert len({response.text for response in responses}) == 1
+    lengths = [response.headers.get("content-length") for response in responses]
+    assert lengths[0] == lengths[2] == str(len(responses[0].content))
