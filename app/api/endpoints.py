@@ -224,7 +224,8 @@ class EndpointRouter(APIRouter):
             signature = inspect.signature(handler, eval_str=True)
             parameters = dict(signature.parameters)
             del parameters["statistics"]
-            # FastAPI documents the parameters of clients only.
+            # FastAPI documents the parameters of clients only. Functions have this attribute, but
+            # the type of a callable does not.
             handler.__signature__ = signature.replace(  # type: ignore[attr-defined]
                 parameters=list(parameters.values())
             )

@@ -1,7 +1,7 @@
 """The published days, and the state of the service."""
 
 import datetime as dt
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -42,6 +42,18 @@ class Partition(StoredValue):
     modified_at: dt.datetime
 
 
+CheckedAt = Annotated[
+    dt.datetime, Field(description="When it was last read, or checked and unchanged.")
+]
+NextCheck = Annotated[
+    dt.datetime,
+    Field(description="When it is checked again, and read if its partition has changed."),
+]
+SeenPartition = Annotated[
+    Partition | None, Field(description="Null if the source has no partitions.")
+]
+
+
 class DoubtfulDay(StoredValue):
     """A day whose figures deviate from those of its neighbours."""
 
@@ -55,22 +67,18 @@ class HeldDay(DoubtfulDay):
     """A day that was read and is not published, since it does not look plausible."""
 
     held_since: dt.datetime
-    read_at: dt.datetime = Field(description="When it was last read, or checked and unchanged.")
-    next_reading: dt.datetime = Field(
-        description="When it is checked again, and read if its partition has changed."
-    )
-    partition: Partition | None = Field(description="Null if the source has no partitions.")
+    read_at: CheckedAt
+    next_reading: NextCheck
+    partition: SeenPartition
 
 
 class SuspectDay(DoubtfulDay):
     """A published day whose figures deviate from those of its neighbours."""
 
     published_at: dt.datetime
-    checked_at: dt.datetime = Field(description="When it was last read, or checked and unchanged.")
-    next_check: dt.datetime = Field(
-        description="When it is checked again, and read if its partition has changed."
-    )
-    partition: Partition | None = Field(description="Null if the source has no partitions.")
+    checked_at: CheckedAt
+    next_check: NextCheck
+    partition: SeenPartition
 
 
 class LastRun(StoredValue):

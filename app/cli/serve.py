@@ -29,7 +29,11 @@ def serve(settings: Settings) -> None:
     connections are closed within 2 seconds after that. The exit status is 0.
     """
     # The other commands start a third faster without the server.
-    from app.serving.server import StopDeadline, check_address, run_server  # noqa: PLC0415
+    from app.serving.server import (  # noqa: PLC0415 - slow to import
+        StopDeadline,
+        check_address,
+        run_server,
+    )
 
     check_address(settings.host, settings.port)
     if settings.source is not IngestSource.NONE:

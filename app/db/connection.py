@@ -9,6 +9,9 @@ from sqlalchemy.engine import URL, make_url
 
 from app.setting_types import LIBPQ_ONLY_ARGUMENTS
 
+# SQLAlchemy does not type this constructor.
+DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
+
 CONNECT_TIMEOUT_SECONDS = 5
 
 CLOSE_TIMEOUT_SECONDS = 3
@@ -54,8 +57,8 @@ async def open_connection(
     Session parameters are set after connecting, since poolers such as PgBouncer refuse unknown
     startup parameters.
     """
-    dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
-    _, arguments = dialect.create_connect_args(url)  # type: ignore[no-untyped-call]
+    # SQLAlchemy does not type this method.
+    _, arguments = DIALECT.create_connect_args(url)  # type: ignore[no-untyped-call]
     connection = await asyncpg.connect(
         **arguments,
         **options,

@@ -13,7 +13,7 @@ from app.db.package_figures import RECENT_DAYS, move_figures, rewrite_rankings, 
 from app.db.sql import load_sql
 from app.db.steps import Step, enter
 from app.db.tables import daily_downloads, ingested_days
-from app.domain.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS
+from app.domain.breakdowns import BREAKDOWN_COLUMNS, COLUMNS_OF_ONE_PACKAGE
 from app.domain.package_name import ALL_PACKAGES
 from app.errors import IngestError
 
@@ -22,15 +22,13 @@ UNIQUE_VIOLATION = "23505"
 STAGED_COLUMNS = ", ".join(["with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS])
 """Columns of staged rows, without the name."""
 
-_OF_ONE_PACKAGE = {breakdown.column for breakdown in BREAKDOWNS if breakdown.is_of_one_package}
-
 _CORRECT_LAST_SEEN = load_sql("correct_last_seen")
 
 
 async def stage_all_packages(connection: AsyncConnection) -> None:
     """Stage the row of `__all__`. A breakdown that was not ingested is NULL there, too."""
     sums = ", ".join(
-        "NULL" if column in _OF_ONE_PACKAGE else load_sql("sum_of_breakdown", column=column)
+        "NULL" if column in COLUMNS_OF_ONE_PACKAGE else load_sql("sum_of_breakdown", column=column)
         for column in BREAKDOWN_COLUMNS
     )
     await connection.execute(

@@ -5,10 +5,10 @@ from typing import TypeAlias
 
 import asyncpg
 from sqlalchemy import ClauseElement
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from app.db.connection import DIALECT
 from app.db.engine import connect, driver_of
 from app.db.pool import ReadPool
 
@@ -20,8 +20,7 @@ class Statement:
     """A query that is compiled once."""
 
     def __init__(self, query: ClauseElement) -> None:
-        dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
-        compiled = query.compile(dialect=dialect)
+        compiled = query.compile(dialect=DIALECT)
         assert isinstance(compiled, SQLCompiler)
         self.text = str(compiled)
         self._defaults = compiled.params

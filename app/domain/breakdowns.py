@@ -292,6 +292,11 @@ OPTIONAL_COLUMNS = tuple(breakdown.column for breakdown in OPTIONAL_BREAKDOWNS)
 BREAKDOWN_COLUMNS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
 """All stored columns, in the order of a row."""
 
+COLUMNS_OF_ONE_PACKAGE = frozenset(
+    breakdown.column for breakdown in BREAKDOWNS if breakdown.is_of_one_package
+)
+"""Stored columns that are not summed over packages."""
+
 EXPRESSIONS = {breakdown.column: breakdown.expression for breakdown in BREAKDOWNS}
 """BigQuery expression of a raw download's stored category, by column."""
 

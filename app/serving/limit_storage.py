@@ -1,4 +1,4 @@
-"""Where requests are counted: in this process, or in a Redis that several processes share."""
+"""Storages that count requests: in this process, or in a Redis that several processes share."""
 
 import asyncio
 from collections import OrderedDict

@@ -249,7 +249,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         """Log nothing: clients that offer another protocol are common."""
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn passes it
         """Called if the parser has stopped. `_refusal` says why."""
         self._refuse(*self._refusal)
 

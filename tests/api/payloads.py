@@ -7,11 +7,11 @@ from app.main import ENDPOINTS
 PAYLOADS: dict[str, type[BaseModel]] = {
     endpoint.path.removeprefix("/api/"): endpoint.payload for endpoint in ENDPOINTS
 }
-"""By path template, below `/api/`."""
+"""Examples by path template below `/api/`."""
 
 SERIES_PAYLOADS = {
     path.removeprefix("packages/{package}/"): payload
     for path, payload in PAYLOADS.items()
     if path.startswith("packages/{package}/")
 }
-"""By the last segment of the path, those of one package."""
+"""Examples of the endpoints of one package, by the last segment of the path."""

@@ -15,7 +15,7 @@ from app.db.package_figures import TOP_PACKAGES, TRENDING_PACKAGES, figures_argu
 from app.db.partitions import stored_months
 from app.db.sql import load_sql
 from app.db.tables import ingested_days
-from app.domain.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS
+from app.domain.breakdowns import BREAKDOWN_COLUMNS, COLUMNS_OF_ONE_PACKAGE
 from app.domain.package_name import ALL_PACKAGES
 
 
@@ -62,8 +62,6 @@ def _sums(what: str, downloads: str, rows: str) -> str:
     )
 
 
-_OF_ONE_PACKAGE = {breakdown.column for breakdown in BREAKDOWNS if breakdown.is_of_one_package}
-
 _ALL_PACKAGES = " UNION ALL ".join(
     [
         *(_sums(f"'{count}'", count, "stored") for count in ("with_mirrors", "without_mirrors")),
@@ -74,7 +72,7 @@ _ALL_PACKAGES = " UNION ALL ".join(
                 f"stored CROSS JOIN LATERAL ({_categories(column)}) AS categories",
             )
             for column in BREAKDOWN_COLUMNS
-            if column not in _OF_ONE_PACKAGE
+            if column not in COLUMNS_OF_ONE_PACKAGE
         ),
     ]
 )
