@@ -16,7 +16,7 @@ help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: .venv/run ## Run the service on http://127.0.0.1:8000, with its own Postgres and sample data
-	@exec $(BIN)/python -m app serve
+	@exec $(BIN)/pypi-stats serve
 
 test: .venv/dev ## Run all tests that need Python alone
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
@@ -45,7 +45,7 @@ check: .venv/dev ## Check format, lint, types, import rules, openapi.json and mi
 		|| { echo "error: openapi.json is not what the code says: make openapi writes it" >&2; exit 1; }
 	@$(DOCS) --check
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && export DATA_DIR="$$dir" DATABASE_URL= \
-		&& $(BIN)/python -m app migrate && $(BIN)/alembic check
+		&& $(BIN)/pypi-stats migrate && $(BIN)/alembic check
 
 format: .venv/dev ## Format the code and mend what can be mended
 	$(BIN)/ruff format .

@@ -1,3 +1,5 @@
+"""The program, as `pypi-stats` and as `python -m app`."""
+
 import signal
 
 # Until the command line is loaded, Ctrl-C ends the process without a message: nothing has begun.
@@ -6,4 +8,5 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 
 from app.cli.program import main
 
-main()
+if __name__ == "__main__":
+    main()

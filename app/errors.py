@@ -108,7 +108,7 @@ class LockLostError(OperatorError):
 
 class DayNotPublishedError(OperatorError):
     def __init__(self, day: date) -> None:
-        super().__init__(f"{day} is not published: `python -m app status` lists the published days")
+        super().__init__(f"{day} is not published: `pypi-stats status` lists the published days")
 
 
 class IngestError(OperatorError):
@@ -132,7 +132,7 @@ class HeldDayError(IngestError):
     def __init__(self, day: date, reason: str) -> None:
         super().__init__(
             f"{day} is held, not published: {reason} "
-            f"(`python -m app ingest --date {day} --force` publishes it all the same)"
+            f"(`pypi-stats ingest --date {day} --force` publishes it all the same)"
         )
         self.reason = reason
 
@@ -143,7 +143,7 @@ class ShrunkDayError(IngestError):
     def __init__(self, day: date, downloads: int, published: int) -> None:
         super().__init__(
             f"{day} has {downloads:,} downloads with mirrors now, and {published:,} are published: "
-            f"it stays (`python -m app ingest --date {day} --force` replaces it)"
+            f"it stays (`pypi-stats ingest --date {day} --force` replaces it)"
         )
 
 

@@ -92,7 +92,7 @@ def create_app_from_environment() -> Service:
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     if settings.database_url is None:
-        raise SettingsError("DATABASE_URL: should be set, or use `python -m app serve`")
+        raise SettingsError("DATABASE_URL: should be set, or use `pypi-stats serve`")
     app = create_app(settings, settings.database_url.get_secret_value())
     look_for_garbage_less_often()
     return app

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from app import metrics
-from app.cli.program import cli
+from app.cli.program import PROGRAM, cli
 from app.domain.breakdowns import BREAKDOWNS
 from app.ingest.sources.bigquery import cost_usd
 from app.main import create_app
@@ -41,8 +41,8 @@ def settings_table() -> str:
 
 
 def command_help() -> str:
-    names: list[tuple[str, click.Command]] = [("python -m app", cli)]
-    names += [(f"python -m app {name}", command) for name, command in cli.commands.items()]
+    names: list[tuple[str, click.Command]] = [(PROGRAM, cli)]
+    names += [(f"{PROGRAM} {name}", command) for name, command in cli.commands.items()]
     helps = []
     for name, command in names:
         context = click.Context(command, info_name=name, terminal_width=100, **cli.context_settings)

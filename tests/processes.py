@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, timedelta
 from importlib import import_module
@@ -92,7 +92,7 @@ def _run(
     os.environ.update(environment)
     for descriptor, stream in enumerate(streams, start=1):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT), descriptor)
-    sys.argv = ["python -m app", *arguments]
+    sys.argv = ["pypi-stats", *arguments]
     import_module("tests.command").main()
 
 
@@ -114,17 +114,23 @@ def assert_fails(result: subprocess.CompletedProcess[str], status: int, *parts: 
 
 @contextmanager
 def served(
-    data_dir: Path, log: Path, before: tuple[str, ...] = (), **environment: str
+    data_dir: Path,
+    log: Path,
+    before: tuple[str, ...] = (),
+    command: Sequence[str] = SERVE,
+    folder: Path = ROOT,
+    /,
+    **environment: str,
 ) -> Iterator[tuple[str, psutil.Popen]]:
-    """Run a service on a port of its own; yield its address and its process.
+    """Run a service in the folder, on a port of its own; yield its address and its process.
 
     Nothing is due while it runs, unless the test sets another schedule.
     """
     port = free_port()
     with log.open("a") as output:
         process = psutil.Popen(
-            [*before, *SERVE],
-            cwd=ROOT,
+            [*before, *command],
+            cwd=folder,
             env=os.environ
             | {"DATA_DIR": str(data_dir), "DUMPS_DIR": str(data_dir / "dumps")}
             | {"PORT": str(port), "RATE_LIMITS": "", "RETENTION_DAYS": "30"}

@@ -16,7 +16,7 @@ import pytest
 from google.cloud import bigquery
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli.program import cli
+from app.cli.program import PROGRAM, cli
 from app.db.engine import create_engine
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.ingest.sources.sample import SampleSource
@@ -34,6 +34,11 @@ BLOCKS = re.findall(r"^ *```(\w+)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTA
 COMMANDS = [
     line.strip() for kind, block in BLOCKS if kind == "sh" for line in block.strip().splitlines()
 ]
+
+
+def _arguments(command: str) -> list[str]:
+    """Return the arguments of a call of the program."""
+    return shlex.split(command.partition(f"bin/{PROGRAM} ")[2])
 
 
 def _shape(value: object) -> object:
@@ -105,10 +110,10 @@ def test_make_test_runs_all_tests() -> None:
 
 
 def test_commands_have_the_options_that_the_readme_uses() -> None:
-    calls = [command for command in COMMANDS if "-m app" in command]
+    calls = [command for command in COMMANDS if f"bin/{PROGRAM} " in command]
     assert len(calls) == 5
     for call in calls:
-        name, *arguments = shlex.split(call.partition("-m app ")[2])
+        name, *arguments = _arguments(call)
         cli.commands[name].make_context(name, arguments)
 
 
@@ -126,9 +131,9 @@ async def test_from_the_sample_to_real_data_in_the_words_of_the_readme(
         "BIGQUERY_TABLE": table.id,
     }
     dry_run, backfill = (
-        run(*shlex.split(command.partition("-m app ")[2]), **environment)
+        run(*_arguments(command), **environment)
         for command in COMMANDS
-        if "-m app ingest" in command or command.endswith("--replace-sample")
+        if f"{PROGRAM} ingest" in command or command.endswith("--replace-sample")
     )
     assert "USD" in dry_run.stdout
     assert backfill.stdout == "30 of 30 missing days published, 0 failed\n"
@@ -151,21 +156,19 @@ async def test_one_instance_seeds_another_in_the_words_of_the_readme(
     export, backfill = (
         command
         for command in COMMANDS
-        if "-m app export" in command or command.endswith("--source file")
+        if f"{PROGRAM} export" in command or command.endswith("--source file")
     )
     common = {
         "RETENTION_DAYS": "30",
         "DUMPS_DIR": str(tmp_path / "dumps"),
         "INGEST_SOURCE": "none",
     }
-    exported = run(
-        *shlex.split(export.partition("-m app ")[2]), DATABASE_URL=database_url, **common
-    )
+    exported = run(*_arguments(export), DATABASE_URL=database_url, **common)
     assert exported.stdout == f"30 of 30 days written to {tmp_path}/dumps, 0 unchanged\n"
     name, _, location = backfill.partition(" ")[0].partition("=")
     with served(tmp_path, tmp_path / "log", (), DATABASE_URL=database_url, **common) as (first, _):
         seeded = run(
-            *shlex.split(backfill.partition("-m app ")[2]),
+            *_arguments(backfill),
             DATABASE_URL=unmigrated_url,
             **common,
             **{name: location.replace("https://stats.example", first)},

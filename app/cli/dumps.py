@@ -61,7 +61,7 @@ def export(
     files of days that are neither served nor in the database any more: each is one line. If the
     command is stopped, run it again to continue.
 
-    Example: python -m app export --to /srv/dumps
+    Example: pypi-stats export --to /srv/dumps
     """
     if day and (start or end):
         raise click.BadParameter("--start and --end go without it.", param_hint="--date")

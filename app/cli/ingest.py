@@ -56,7 +56,7 @@ def ingest(
 
     A day that is not plausible is held: stored, but not served.
 
-    Example: python -m app ingest --date 2026-11-20
+    Example: pypi-stats ingest --date 2026-11-20
     """
     day = day or latest_complete_day(utc_now())
     kind = IngestSource(source or settings.source)
@@ -154,7 +154,7 @@ def backfill(
     If a day fails, the others are still published, and the exit status is 1. If the command is
     stopped, run it again to continue.
 
-    Example: python -m app backfill --start 2026-11-01 --end 2026-11-20
+    Example: pypi-stats backfill --start 2026-11-01 --end 2026-11-20
     """
     end = end or latest_complete_day(utc_now())
     check_order(start, end)

@@ -72,7 +72,7 @@ def verify(settings: Settings, *, day: date | None) -> None:
     --date, the figures of the packages are checked too, and whether rows are left over. Each
     difference is one line. The exit status is 1 if there is a difference, or no published day.
 
-    Example: python -m app verify --date 2026-11-20
+    Example: pypi-stats verify --date 2026-11-20
     """
 
     async def work(engine: AsyncEngine) -> bool:

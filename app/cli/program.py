@@ -17,6 +17,8 @@ from app.errors import OperatorError
 
 log = logging.getLogger(__name__)
 
+PROGRAM = "pypi-stats"
+
 
 @click.group(
     commands=[
@@ -56,12 +58,12 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("stopped", err=True)
         sys.exit(130)
     except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx else "python -m app"
+        path = error.ctx.command_path if error.ctx else PROGRAM
         _fail(f"{error.format_message()} ({path} --help)", error.exit_code)
     except OperatorError as error:
         _fail(str(error), 1)

@@ -63,7 +63,7 @@ async def _prepare(settings: Settings, engine: AsyncEngine) -> None:
     elif not days:
         log.warning(
             "the database is empty: each run of the ingest job adds up to %d days, "
-            "`python -m app backfill` all of them",
+            "`pypi-stats backfill` all of them",
             settings.ingest_max_days_per_run,
         )
 

@@ -20,7 +20,14 @@ from app.db.tables import TRIGRAM_INDEX
 from app.errors import OperatorError
 from app.retries import attempts
 
-ALEMBIC_INI = Path(__file__).parents[2] / "alembic.ini"
+_APP = Path(__file__).parents[1]
+
+ALEMBIC_INI = next(
+    path for path in (_APP / "alembic.ini", _APP.parent / "alembic.ini") if path.exists()
+)
+"""Configuration of the migrations, beside `app` in a checkout. The wheel has it inside of `app`,
+because a folder named `alembic` beside `app` would be merged with the library's.
+"""
 
 LOCK_TIMEOUT_MILLISECONDS = 1000
 
@@ -69,7 +76,7 @@ async def check_migrated(source: Source) -> None:
     if held is None or held in missing:
         raise OperatorError(
             f"the database {f'is at migration {held}' if held else 'is empty'}, "
-            f"and migration {head} is needed: run `python -m app migrate`"
+            f"and migration {head} is needed: run `pypi-stats migrate`"
         )
 
 

@@ -86,7 +86,7 @@ def check_admissible(
         if not policy.replace_sample:
             raise MixedDataError(
                 f"the database holds sample data, which is never mixed with data from {source}: "
-                "run `python -m app ingest --replace-sample` once to delete the sample "
+                "run `pypi-stats ingest --replace-sample` once to delete the sample "
                 "as the first real day is published"
             )
         return True

@@ -47,7 +47,7 @@ def test_an_empty_database_stays_empty(unmigrated_url: str, tmp_path: Path, comm
     before = _dumped(unmigrated_url)
     dumps = tmp_path / "dumps"
     result = run(command, DATABASE_URL=unmigrated_url, DUMPS_DIR=str(dumps))
-    assert_fails(result, 1, "the database is empty", "python -m app migrate")
+    assert_fails(result, 1, "the database is empty", "pypi-stats migrate")
     assert result.stdout == ""
     assert _dumped(unmigrated_url) == before
     assert not dumps.exists()
@@ -62,7 +62,7 @@ async def test_an_older_schema_stays_older(
         await connection.execute(text("DELETE FROM alembic_version"))
     before = _dumped(database_url)
     result = run(command, DATABASE_URL=database_url, DUMPS_DIR=str(tmp_path / "dumps"))
-    assert_fails(result, 1, "python -m app migrate")
+    assert_fails(result, 1, "pypi-stats migrate")
     assert _dumped(database_url) == before
 
 

@@ -1,4 +1,4 @@
-"""The service as people start it: `python -m app serve`, with a Postgres of its own."""
+"""The service as people start it: `pypi-stats serve`, with a Postgres of its own."""
 
 import asyncio
 import json
