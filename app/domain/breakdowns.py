@@ -96,8 +96,12 @@ def _known(column: str, names: Iterable[str]) -> str:
     return f"IF({column} IS NULL OR LOWER({column}) IN ({listed}), LOWER({column}), 'other')"
 
 
-_PYTHON_MINOR = re.compile(r"[0-9]\.[0-9]+|null")
-_PYTHON_MINOR_EXPRESSION = r"REGEXP_EXTRACT(details.python, r'^[0-9]\.[0-9]+')"
+# Clients send any version. At most two digits after the dot bound the number of categories.
+_PYTHON_MINOR = re.compile(r"[0-9]\.[0-9]{1,2}|null")
+_PYTHON_MINOR_EXPRESSION = r"REGEXP_EXTRACT(details.python, r'^([0-9]\.[0-9]{1,2})(?:[^0-9]|$)')"
+
+# Releases are served as CSV, so none may begin like a formula of a spreadsheet.
+_RELEASE = "[0-9A-Za-z][0-9A-Za-z.!+_-]{0,63}"
 
 # PyPI recognises these installers by their user agents. It stores the names that pip, uv and hatch
 # send without checking them, so any other name counts as `other`.
@@ -231,15 +235,15 @@ VERSION = Breakdown(
     column="version",
     source_column="file.version",
     billed_bytes=7,
-    # No release can have a longer text, or one with other characters.
-    expression="IF(file.version IS NULL OR REGEXP_CONTAINS(file.version, r'^[!-~]{1,64}$'), "
+    # No version of PEP 440 has other characters.
+    expression=f"IF(file.version IS NULL OR REGEXP_CONTAINS(file.version, r'^{_RELEASE}$'), "
     "file.version, 'other')",
     argument="version",
     filter_help=f"One release; `all` that are stored, which are the {MAX_VERSIONS} with most "
     "downloads of each day, or `other` for the rest. When left out, the 20 with most downloads in "
     "the range, and all others as `other`.",
     filter_example="2.31.0",
-    categories=re.compile(r"[!-~]{1,64}"),
+    categories=re.compile(_RELEASE),
     examples=("2.31.0", "2.32.3", "other"),
     max_categories=MAX_VERSIONS + 1,
     is_optional=True,

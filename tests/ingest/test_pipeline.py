@@ -935,14 +935,18 @@ async def test_a_row_without_what_its_day_has_is_wrong(
     [
         (
             "python_minor",
-            ["3.9", "3.14", "0.123456", "null"],
-            ["3", "3.9.1", "3.x", "unknown", "٣.9"],
+            ["3.9", "3.14", "0.99", "null"],
+            ["3", "3.9.1", "3.x", "3.100", "unknown", "٣.9"],
         ),
         ("system", ["windows", "linux", "darwin", "other", "null"], ["BeOS", "Linux", ""]),
         ("installer", ["pip", "uv", "z3c.pypimirror", "other"], ["mine", "Pip", "null"]),
         ("ci", ["true", "false", "null"], ["True", "1", "other"]),
         ("country", ["US", "DE", "null"], ["Atlantis", "us", "U", "US\n"]),
-        ("version", ["1.0", "2!1.0.dev1+x", "other", "null"], ["1 0", "", "a" * 65, "é"]),
+        (
+            "version",
+            ["1.0", "2!1.0.dev1+x", "other", "null"],
+            ["1 0", "", "a" * 65, "é", "=1", "+1", "1,0"],
+        ),
         ("implementation", ["cpython", "pypy", "other", "null"], ["CPython", "mine"]),
     ],
 )

@@ -93,7 +93,11 @@ RULES = [
     (Event(python="3.9"), (1, 1, "3.9", "linux")),
     (Event(python="2.7.18+"), (1, 1, "2.7", "linux")),
     (Event(python="3.15.0a1"), (1, 1, "3.15", "linux")),
-    (Event(python="3.100"), (1, 1, "3.100", "linux")),
+    (Event(python="3.99"), (1, 1, "3.99", "linux")),
+    *(
+        (Event(python=version), (1, 1, "null", "linux"))
+        for version in ("3.100", "3.100.0", "0.123", f"3.{'9' * 5_000}", "3.1234rc1")
+    ),
     (Event(python=None), (1, 1, "null", "linux")),
     (Event(python=""), None),
     (Event(python="3"), None),
@@ -206,11 +210,23 @@ OPTIONAL_RULES: dict[Breakdown, list[tuple[object, str]]] = {
     ],
     VERSION: [
         *((name, name) for name in ("2.31.0", "1!2.0rc1.post2.dev3+local_1", "x" * 64)),
-        *((name, name) for name in ("0.1~dev", 'a"b\\c')),
         (None, "null"),
         *(
             (version, "other")
-            for version in ("", "x" * 65, "1.0 beta", "1.0\n", "1\u00b2", "\x01", "other")
+            for version in (
+                "",
+                "x" * 65,
+                "1.0 beta",
+                "1.0\n",
+                "1\u00b2",
+                "\x01",
+                "other",
+                "0.1~dev",
+            )
+        ),
+        *(
+            (formula, "other")
+            for formula in ('=HYPERLINK("x")', "=1", "+1", "-1+2", "@SUM(1)", 'a"b\\c', "1,2")
         ),
     ],
     FILE_TYPE: [
