@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from app.db.engine import connect, job_engine
 from app.db.partitions import stored_months
 from app.db.repositories.ingest_repository import IngestRepository
 from app.domain.clock import utc_now
+from app.ingest.policy import policy_of
 from app.ingest.retention import expire
 from app.settings import Settings
 from benchmarks.bigquery_server import PAGE_ROWS, prepare_pages
@@ -252,9 +253,10 @@ async def _retain(url: str) -> tuple[Retention, float]:
             await connection.commit()
         await in_autocommit(engine, "VACUUM")
         before = await _dead_tuples(engine)
+        policy = replace(policy_of(Settings()), retention_days=1)
         began = time.perf_counter()
         others = asyncio.create_task(_others_go_on(engine))
-        expired = await expire(engine, retention_days=1, now=utc_now())
+        expired = await expire(engine, policy, utc_now())
         ended = time.perf_counter()
         went_on = await others
         if not expired.partitions:

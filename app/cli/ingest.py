@@ -209,9 +209,9 @@ async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date], unit: 
 @with_settings
 def expire(settings: Settings) -> None:
     """Drop months that end before the first day served, and packages without downloads."""
-    work = partial(drop_expired, retention_days=settings.retention_days, now=utc_now())
     with database_url(settings) as url:
-        click.echo(str(run(url, work)))
+        expired = run(url, partial(drop_expired, policy=policy_of(settings), now=utc_now()))
+        click.echo(str(expired))
 
 
 @click.command(short_help="Fill the database with sample data.")

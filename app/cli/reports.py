@@ -38,7 +38,7 @@ def status_report(
     suspect = {day.day: day for day in days if day.suspect_reason}
     rows = {
         "source": ", ".join(sorted({day.source for day in days})),
-        "days": f"{len(days)} of {cadence.retention_days}",
+        "days": f"{len(days)} of {cadence.policy.retention_days}",
         "first day": str(days[0].day) if days else "",
         "latest day": str(latest.day) if latest else "",
         "published": _moment(latest.published_at) if latest else "",
@@ -57,11 +57,12 @@ def status_report(
     lines = [_line(*row) for row in rows.items()]
     for one in held:
         again = _moment(read_again_at(cadence, one))
-        lines.append(f"  {one.day} {one.reason}; read {one.readings} times, again from {again}")
+        checks = f"read {one.readings} times, again from {again}"
+        lines.append(f"  {one.day} {one.reason}; {checks}; {_seen(one)}")
     lines.append(_line("suspect", ", ".join(map(str, suspect))))
     for day in suspect.values():
         again = _moment(check_again_at(day))
-        lines.append(f"  {day.day} {day.suspect_reason}; checked again from {again}")
+        lines.append(f"  {day.day} {day.suspect_reason}; checked again from {again}; {_seen(day)}")
     if days:
         head = ("day", "packages", "downloads", "published", "partition rows", "modified")
         figures = (
@@ -131,6 +132,13 @@ def _partition(seen: PartitionSeen) -> tuple[str, str]:
     """Return the rows of the source's partition, and when it was modified."""
     partition = seen.partition
     return (f"{partition.rows:,}", _moment(partition.modified_at)) if partition else ("-", "-")
+
+
+def _seen(seen: PartitionSeen) -> str:
+    if not seen.partition:
+        return "no partition seen"
+    rows, modified_at = _partition(seen)
+    return f"partition of {rows} rows, modified {modified_at}"
 
 
 def _number(number: float | None, form: str = ",") -> str:

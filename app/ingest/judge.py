@@ -4,7 +4,9 @@ The source's data arrives late and in parts, and has had days that were half mis
 a day's packages and downloads are compared with those of normal days around it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from math import inf
@@ -27,6 +29,14 @@ ENOUGH_NEIGHBOURS = 2
 
 OTHER_WEEKDAY_RATIO = 0.6
 """Lowest ratio of a weekend day's downloads to those of a working day."""
+
+NEAREST_DAYS = 360
+"""Number of days that determine the normal level around a day. PyPI grows, so that days of other
+years have other levels.
+"""
+
+HIGHEST_SHARE = 20
+"""One in so many days has at least the highest level, which a few wrong days do not change."""
 
 SATURDAY = 5
 
@@ -70,6 +80,20 @@ class _Measured:
     """True if a real change can produce these ratios."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What is normal around a day, among days of its definition."""
+
+    normal: Mapping[date, DayFigures]
+    """Days with a normal level."""
+
+    highest_published: int
+    """Downloads of the published days with most."""
+
+    highest_read: int
+    """Downloads of the days with most, published or held."""
+
+
 class KnownDays:
     """The days that were read so far, to which others are compared."""
 
@@ -83,7 +107,13 @@ class KnownDays:
         self._held = held
         self._thresholds = policy.thresholds
         self._events = policy.events
-        self._normal: dict[Definition, Mapping[date, DayFigures]] = {}
+        self._read: dict[Definition, list[DayFigures]] = defaultdict(list)
+        """Published days and correct held ones, in order. A held day follows its published one."""
+        for figures in sorted([*published.values(), *held.values()], key=lambda one: one.day):
+            definition = self._definition(figures)
+            if definition is not None and not (isinstance(figures, HeldDay) and figures.wrong_rows):
+                self._read[definition].append(figures)
+        self._levels: dict[tuple[Definition, int], _Level] = {}
 
     def judge(self, figures: DayFigures) -> Verdict:
         """Compare a day with its neighbours.
@@ -94,7 +124,7 @@ class KnownDays:
         measured = self._measure(figures)
         if measured is None or measured.fault is None:
             return Verdict(None)
-        if not measured.can_be_step:
+        if not measured.can_be_step or self._is_far_below(figures, only_published=True):
             return Verdict(measured.fault)
         days_alike = sum(1 for _ in self._alike(figures.day, measured))
         itself = self._held.get(figures.day)
@@ -106,13 +136,31 @@ class KnownDays:
         """Return the published days from `first_day` on that deviate, with the reason.
 
         They include days that were published as a new level, by hand, or before they had
-        neighbours.
+        neighbours. A day that agrees with its neighbours is suspect too if other days have far more
+        downloads: a source can lose nearly all downloads, but not invent them.
         """
-        return {
-            day: measured.fault
-            for day, figures in self._published.items()
-            if day >= first_day and (measured := self._measure(figures)) and measured.fault
-        }
+        suspects = {}
+        for day, figures in self._published.items():
+            if day >= first_day:
+                measured = self._measure(figures)
+                reason = measured.fault if measured else None
+                reason = reason or self._is_far_below(figures, only_published=False)
+                if reason:
+                    suspects[day] = reason
+        return suspects
+
+    def _is_far_below(self, figures: DayFigures, *, only_published: bool) -> str | None:
+        """Describe how far a day is below the highest level around it, if no real change takes it
+        there. Each of several changes in a row can be small enough to be real.
+        """
+        definition = self._definition(figures)
+        if definition is None:
+            return None
+        level = self._level(figures.day, definition)
+        highest = level.highest_published if only_published else level.highest_read
+        least = self._thresholds.min_step_ratio * OTHER_WEEKDAY_RATIO
+        fault = _Ratio("downloads", figures.downloads, [highest]).fault(least, inf)
+        return f"{fault} of the highest days" if fault else None
 
     def _measure(self, figures: DayFigures) -> _Measured | None:
         """Compare a day with its neighbours; None if it has none."""
@@ -164,7 +212,7 @@ class KnownDays:
         The same weekday is best: a weekend day has some 0.6 times the downloads of a working day.
         But more days that are less like it are better than a single one, which can be incomplete.
         """
-        normal = self._normal_days(definition)
+        normal = self._level(day, definition).normal
         weeks = [day + timedelta(weeks=n) for n in range(-WEEKS_AROUND, WEEKS_AROUND + 1) if n]
         around = [day + timedelta(days=n) for n in range(-6, 7) if n]
         alike = [one for one in around if _is_weekend(one) == _is_weekend(day)]
@@ -186,35 +234,37 @@ class KnownDays:
                     return neighbours
         return None
 
-    def _normal_days(self, definition: Definition) -> Mapping[date, DayFigures]:
-        """Choose the days of a definition that have a normal level.
+    def _level(self, day: date, definition: Definition) -> _Level:
+        read = self._read[definition]
+        middle = bisect_left(read, day, key=lambda one: one.day)
+        first = max(0, min(middle - NEAREST_DAYS // 2, len(read) - NEAREST_DAYS))
+        # The level is nearly the same a few days later, and takes 0.2 ms to compute.
+        first -= first % 30
+        if (definition, first) not in self._levels:
+            nearest = read[first : first + NEAREST_DAYS]
+            self._levels[definition, first] = self._describe_level(nearest)
+        return self._levels[definition, first]
+
+    def _describe_level(self, read: Sequence[DayFigures]) -> _Level:
+        """Choose the days of normal level among days of one definition.
 
         Normal is the level of most published days. If most of all known days are held because they
         have far more than those, the database began with incomplete days, and the level of the
-        held days is normal: a source can lose nearly all downloads, but not invent them.
+        held days is normal.
         """
-        if definition not in self._normal:
-            self._normal[definition] = self._choose_normal_days(definition)
-        return self._normal[definition]
-
-    def _choose_normal_days(self, definition: Definition) -> Mapping[date, DayFigures]:
-        days = {
-            day: one for day, one in self._published.items() if self._definition(one) == definition
-        }
+        days = {one.day: one for one in read if not isinstance(one, HeldDay)}
+        last_read = {one.day: one for one in read}
         if not days:
-            return {}
-        last_read = days | {
-            day: one
-            for day, one in self._held.items()
-            if self._definition(one) == definition and not one.wrong_rows
-        }
+            return _Level({}, 0, 0)
+        highest_published, highest_read = map(_highest, (days.values(), last_read.values()))
         level = median_high(one.downloads for one in days.values())
         most = median_low(one.downloads for one in last_read.values())
         if most > self._thresholds.max_step_ratio * level:
             days, level = last_read, most
         least = self._thresholds.min_step_ratio * OTHER_WEEKDAY_RATIO * level
         greatest = self._thresholds.max_step_ratio / OTHER_WEEKDAY_RATIO * level
-        return {day: one for day, one in days.items() if least <= one.downloads <= greatest}
+        normal = {day: one for day, one in days.items() if least <= one.downloads <= greatest}
+        return _Level(normal, highest_published, highest_read)
 
     def _definition(self, figures: DayFigures) -> Definition | None:
         """Return the definition of a download by which a day was counted.
@@ -258,6 +308,11 @@ class KnownDays:
 def has_settled(held: HeldDay) -> bool:
     """Return True if the source's data has not changed for `SETTLED_AFTER`."""
     return held.read_at - held.same_since >= SETTLED_AFTER and not held.wrong_rows
+
+
+def _highest(days: Collection[DayFigures]) -> int:
+    in_order = sorted((one.downloads for one in days), reverse=True)
+    return in_order[len(in_order) // HIGHEST_SHARE]
 
 
 def _is_mixed(definition: Definition) -> bool:

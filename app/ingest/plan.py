@@ -11,7 +11,7 @@ from app.domain.days import end_of
 from app.domain.downloads import DayFigures, HeldDay, PublishedDay, RunOutcome, served_days
 from app.domain.schedule import Schedule
 from app.errors import IngestError
-from app.ingest.policy import PublishPolicy
+from app.ingest.policy import PublishPolicy, policy_of
 from app.ingest.publish import check_in_window
 from app.settings import IngestSource, Settings
 
@@ -63,7 +63,7 @@ class Cadence:
     """Times at which days are read."""
 
     schedule: Schedule
-    retention_days: int
+    policy: PublishPolicy
     retry_after: timedelta
     """Wait after a day was held, or failed. It doubles each time."""
 
@@ -75,7 +75,7 @@ def cadence_of(settings: Settings) -> Cadence:
     recheck_hours = settings.ingest_recheck_after_hours
     return Cadence(
         schedule=settings.ingest_schedule,
-        retention_days=settings.retention_days,
+        policy=policy_of(settings),
         retry_after=timedelta(minutes=settings.ingest_retry_after_minutes),
         recheck_after=timedelta(hours=recheck_hours) if recheck_hours else None,
     )
@@ -122,7 +122,7 @@ def plan(
 
     complete = latest_complete_day(now)
     latest = max([complete, *published])
-    served = (latest - timedelta(days=passed) for passed in range(cadence.retention_days))
+    served = (latest - timedelta(days=passed) for passed in range(cadence.policy.retention_days))
     # A clock that was ahead may have published days that are not over.
     days = [day for day in served if FIRST_DAY <= day <= complete]
     due_days = set(dropwhile(lambda day: due_at(day) > now, days))

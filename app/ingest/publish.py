@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -12,7 +12,7 @@ from app.db.driver_errors import ended_by_server
 from app.db.repositories.ingest_repository import IngestRepository
 from app.db.steps import Step, enter
 from app.domain.clock import Clock
-from app.domain.downloads import DayFigures, HeldDay, PublishedDay, served_days
+from app.domain.downloads import DayFigures, PublishedDay, served_days
 from app.errors import HeldDayError, IngestError, MixedDataError, ShrunkDayError
 from app.ingest.judge import KnownDays
 from app.ingest.policy import PublishPolicy
@@ -147,20 +147,18 @@ async def _publish(
         await repository.forget_held(day)
         result = ShrunkDayError(day, figures.downloads_with_mirrors, before.downloads_with_mirrors)
     elif reason and not policy.force:
-        waiting = await repository.hold(figures, reason, staged.read_at, staged.wrong_rows)
-        await _note_suspects(repository, policy, published, {**held, day: waiting})
+        await repository.hold(figures, reason, staged.read_at, staged.wrong_rows)
         result = HeldDayError(day, reason)
     else:
         if replaces_sample:
             await repository.delete_everything()
-        held.pop(day, None)
-        suspects = await _note_suspects(repository, policy, {**published, day: figures}, held)
         result = await repository.publish(
-            figures,
-            read_at=staged.read_at,
-            published_at=publisher.clock(),
-            suspect_reason=suspects.get(day),
+            figures, read_at=staged.read_at, published_at=publisher.clock()
         )
+    suspects = await note_suspects(repository, policy)
+    if isinstance(result, PublishedDay):
+        result = replace(result, suspect_reason=suspects.get(day))
+        await repository.announce(day)
     await publisher.check_lock(connection)
     enter(Step.COMMIT, day)
     await connection.commit()
@@ -171,13 +169,9 @@ async def _publish(
     return result
 
 
-async def _note_suspects(
-    repository: IngestRepository,
-    policy: PublishPolicy,
-    published: Mapping[date, DayFigures],
-    held: Mapping[date, HeldDay],
-) -> Mapping[date, str]:
-    """Record which published days are suspect with these days known, and why."""
+async def note_suspects(repository: IngestRepository, policy: PublishPolicy) -> Mapping[date, str]:
+    """Record which published days are suspect, and why. The caller holds the publish lock."""
+    published, held = await repository.published(), await repository.held()
     first = served_days(max(published), policy.retention_days).first if published else date.min
     suspects = KnownDays(published, held, policy).suspects(first)
     await repository.note_suspects(suspects)

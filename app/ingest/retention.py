@@ -13,7 +13,10 @@ from app.db.partitions import drop_partitions_before, first_kept_day
 from app.db.repositories.ingest_repository import IngestRepository
 from app.db.repositories.runs_repository import RunsRepository
 from app.db.steps import Step, enter
+from app.domain.downloads import served_days
 from app.errors import TableInUseError
+from app.ingest.policy import PublishPolicy
+from app.ingest.publish import note_suspects
 
 EXPIRE_TRIES = 10
 EXPIRE_PAUSE_SECONDS = 1.0
@@ -29,22 +32,23 @@ class Expired:
         return f"retention: dropped {dropped}, deleted {self.packages:,} packages"
 
 
-async def expire(engine: AsyncEngine, *, retention_days: int, now: datetime) -> Expired:
+async def expire(engine: AsyncEngine, policy: PublishPolicy, now: datetime) -> Expired:
     """Drop the months before the window, and delete older held days and packages without rows.
+    Record again which days are suspect: the remaining neighbours, events or limits may be others.
 
     This happens in one transaction. The history of older runs is deleted as well. Responses do not
     change, because queries never read outside the window. Raises `TableInUseError` if readers
     blocked every attempt.
     """
-    await RunsRepository(engine).forget_before(now - timedelta(days=retention_days))
+    await RunsRepository(engine).forget_before(now - timedelta(days=policy.retention_days))
     for _ in range(EXPIRE_TRIES - 1):
         with suppress(TableInUseError):
-            return await _expire(engine, retention_days)
+            return await _expire(engine, policy)
         await asyncio.sleep(EXPIRE_PAUSE_SECONDS)
-    return await _expire(engine, retention_days)
+    return await _expire(engine, policy)
 
 
-async def _expire(engine: AsyncEngine, retention_days: int) -> Expired:
+async def _expire(engine: AsyncEngine, policy: PublishPolicy) -> Expired:
     async with connect(engine) as connection:
         repository = IngestRepository(connection)
         latest = await repository.latest_day()
@@ -53,8 +57,9 @@ async def _expire(engine: AsyncEngine, retention_days: int) -> Expired:
         await repository.lock_publish(latest)
         # A publish may have committed while this waited for the lock.
         latest = await repository.latest_day() or latest
-        first_served = latest - timedelta(days=retention_days - 1)
+        first_served = served_days(latest, policy.retention_days).first
         await repository.forget_held_before(first_served)
+        await note_suspects(repository, policy)
         first_kept = await first_kept_day(connection, first_served)
         gone = await repository.forget_before(first_kept) if first_kept else 0
         # This comes last, because readers wait from here to the commit.

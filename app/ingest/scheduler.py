@@ -25,7 +25,6 @@ from app.errors import (
     TableInUseError,
 )
 from app.ingest.plan import Plan, cadence_of, plan
-from app.ingest.policy import policy_of
 from app.ingest.publish import Publisher
 from app.ingest.release import release_plausible
 from app.ingest.retention import expire
@@ -181,7 +180,7 @@ class _Job:
         self._settings = settings
         self._clock = clock
         self._cadence = cadence_of(settings)
-        policy = replace(policy_of(settings), only_if_changed=True)
+        policy = replace(self._cadence.policy, only_if_changed=True)
         self._publisher = Publisher(engine, policy, clock, lock)
         self.success: bool | None = False
         """True if no day failed, or None if failed days wait and no other day was due."""
@@ -196,8 +195,7 @@ class _Job:
         may_pass = await self._ingest(days)
         if not days and await runs.failures():
             self.success = None
-        retention_days = self._settings.retention_days
-        expired = await expire(self._engine, retention_days=retention_days, now=self._clock())
+        expired = await expire(self._engine, self._publisher.policy, self._clock())
         log.info("ingest: %s", expired)
         # Days that are still due exceeded the budget, or failed before anything was billed.
         next_due = (await self._plan()).next_due

@@ -1,17 +1,24 @@
 """What the command line shows, where the command line's own tests do not get to."""
 
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 
 from app.cli.reports import history_report, status_report
 from app.db.repositories.downloads_repository import Size
-from app.domain.downloads import IngestRun, PublishedDay, RunOutcome
+from app.domain.downloads import (
+    DayFigures,
+    HeldDay,
+    IngestRun,
+    PartitionSeen,
+    PublishedDay,
+    RunOutcome,
+)
 from app.domain.events import CountedFiles
-from app.domain.schedule import Schedule
-from app.ingest.plan import Cadence
+from app.ingest.plan import cadence_of
+from app.settings import Settings
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
-CADENCE = Cadence(Schedule("0 1 * * *"), 180, timedelta(minutes=30), None)
+CADENCE = cadence_of(Settings())
 
 
 def published(day: date, *breakdowns: str) -> PublishedDay:
@@ -100,6 +107,29 @@ def test_what_was_seen_of_the_partition_is_told() -> None:
     report = status_report(
         CADENCE, next_run=None, days=[day], held=[], last_run=None, size=Size(5, 2**20)
     )
+    held = HeldDay(
+        **{name: getattr(day, name) for name in DayFigures.__slots__ + PartitionSeen.__slots__},
+        reason="few",
+        held_since=NOON,
+        read_at=NOON,
+        readings=1,
+        same_since=NOON,
+        wrong_rows=0,
+    )
+    doubtful = status_report(
+        CADENCE,
+        next_run=None,
+        days=[replace(day, suspect_reason="few")],
+        held=[replace(held, day=date(2026, 11, 18)), replace(held, partition_rows=None)],
+        last_run=None,
+        size=Size(5, 2**20),
+    )
+    seen = "partition of 5,000,000,000 rows, modified 2026-11-20 12:00 UTC"
+    assert (
+        f"\n  2026-11-18 few; read 1 times, again from 2026-11-20 12:30 UTC; {seen}\n" in doubtful
+    )
+    assert "UTC; no partition seen\n" in doubtful
+    assert f"\n  2026-11-19 few; checked again from 2026-11-21 12:00 UTC; {seen}\n" in doubtful
     head, line = report.splitlines()[-2:]
     assert head.split()[-3:] == ["partition", "rows", "modified"]
     assert line.endswith("  2026-11-20 12:00 UTC   5,000,000,000  2026-11-20 12:00 UTC")

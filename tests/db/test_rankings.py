@@ -28,7 +28,7 @@ from app.domain.rankings import (
 )
 from app.ingest.retention import expire
 from tests.clock import NOW
-from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+from tests.days import POLICY, RETENTION_DAYS, days_ago, downloads, publish
 
 DAYS_OF = {"day": 1, "week": 7, "month": 30}
 
@@ -152,7 +152,7 @@ async def test_what_retention_forgets_is_in_no_ranking(engine: AsyncEngine) -> N
         assert [one.position for one in await read.search("g", 10, START, by_trigrams=True)] == []
 
     await check()
-    await expire(engine, retention_days=RETENTION_DAYS, now=NOW)
+    await expire(engine, POLICY, NOW)
     await check()
     await _check(engine, {0})
 

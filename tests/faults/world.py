@@ -170,7 +170,7 @@ async def _states(
             run = Run(Publisher(job, policy, lambda: NOW, lock), source)
             async for _ in run.ingest(days):
                 states.append(await state(engine))  # noqa: PERF401 - one after each day
-            await expire(job, retention_days=RETENTION_DAYS, now=NOW)
+            await expire(job, policy, NOW)
             states.append(await state(engine))
     # A run's own staging goes with its connection.
     return [state._replace(temporary_tables=[]) for state in states]

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from app.domain.downloads import DayFigures, HeldDay
-from app.ingest.judge import SETTLED_AFTER, KnownDays
+from app.ingest.judge import OTHER_WEEKDAY_RATIO, SETTLED_AFTER, KnownDays
 from app.ingest.policy import Thresholds
 from tests.days import POLICY
 
@@ -237,6 +237,53 @@ def test_days_that_are_read_again_after_an_outage_show_the_level() -> None:
         waiting[day] = held(figures(day), settled=False)
     for day in span:
         assert judge(figures(day), published, waiting) is None
+
+
+def test_growth_over_years_is_normal() -> None:
+    """Downloads grow 270-fold in ten years."""
+    span = [FRIDAY - timedelta(days=passed) for passed in range(3660)]
+    published = {day: figures(day, 1.75 ** ((day - FRIDAY).days / 365)) for day in span}
+    known = KnownDays(published, {}, POLICY)
+    assert known.suspects(date.min) == {}
+    for day in (span[0], span[1800], span[-1]):
+        assert known.judge(published[day]).departure is None
+        assert known.judge(replace(published[day], downloads=published[day].downloads // 3)).reason
+
+
+@pytest.mark.parametrize("lossy_days", [1, 7, 18])
+def test_lossy_days_are_suspect_once_a_complete_day_is_known(lossy_days: int) -> None:
+    """The complete day is held, because most days have far less."""
+    published = {day: figures(day, 0.001) for day in before(FRIDAY, lossy_days)}
+    assert KnownDays(published, {}, POLICY).suspects(date.min) == {}
+    complete = figures(FRIDAY)
+    assert judge(complete, published)
+    known = KnownDays(published, {FRIDAY: held(complete, settled=True)}, POLICY)
+    suspects = known.suspects(date.min)
+    assert suspects.keys() == published.keys()
+    assert all(
+        f"the {complete.downloads:,} of the highest days" in one for one in suspects.values()
+    )
+    # A held day with wrong rows, or one of another rule, proves nothing.
+    wrong = replace(held(complete, settled=True), wrong_rows=1)
+    assert KnownDays(published, {FRIDAY: wrong}, POLICY).suspects(date.min) == {}
+
+
+@pytest.mark.parametrize("step_days", [1, 3])
+def test_steps_of_a_young_database_do_not_add_up(step_days: int) -> None:
+    """Each is small enough to be real, but not all together."""
+    thresholds = replace(POLICY.thresholds, step_days=step_days)
+    published = before(FRIDAY, 2)
+    waiting: dict[date, HeldDay] = {}
+    for passed in range(40):
+        day = FRIDAY + timedelta(days=passed)
+        waiting[day] = held(figures(day, 0.4 ** (1 + passed // 8)), settled=True)
+        while released := [
+            one for one in waiting if not judge(waiting[one], published, waiting, thresholds)
+        ]:
+            published[released[-1]] = waiting.pop(released[-1])
+    ratios = [one.downloads / figures(day).downloads for day, one in published.items()]
+    assert min(ratios) >= thresholds.min_step_ratio * OTHER_WEEKDAY_RATIO
+    assert len(waiting) >= 20
 
 
 def test_sample_days_are_never_judged() -> None:

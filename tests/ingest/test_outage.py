@@ -122,6 +122,38 @@ def moments(clock: ManualClock, end: datetime) -> Iterator[bool]:
         yield is_daily
 
 
+@pytest.mark.usefixtures("_template")
+async def test_a_database_that_begins_in_the_outage(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lossy days are suspect from the run on that finds a complete day. Before, nothing tells
+    that they are lossy.
+    """
+    clock = ManualClock(datetime(2021, 12, 9, 1, tzinfo=UTC))
+    source = Source2021(clock, datetime(2021, 12, 13, 6, tzinfo=UTC))
+    give(monkeypatch, source)
+    settings = SETTINGS.model_copy(update={"retention_days": 30})
+    due: datetime | None = None
+    unlisted = Counter[datetime]()
+    async with copied(server_url, TEMPLATE) as (url, engine):
+        read = DownloadsRepository(engine, 30)
+        for is_daily in moments(clock, source.completed_at + timedelta(days=8)):
+            if not is_daily and not (due and due <= clock()):
+                continue
+            due = await run_ingest_job(settings, url, clock, is_daily)
+            published, held = await read.published_days(), await read.held_days()
+            is_level_known = any(day.downloads == complete(day.day) for day in (*published, *held))
+            for day in published:
+                if day.downloads < complete(day.day) and not day.suspect_reason:
+                    unlisted[clock()] += 1
+                    assert not is_level_known, f"{day.day} at {clock()}"
+        assert [day.downloads for day in published] == [complete(day.day) for day in published]
+        assert len(published) == 30
+        assert [day.day for day in published if day.suspect_reason] == []
+        assert held == []
+    assert list(unlisted.values()) == [7, 14]
+
+
 @pytest.mark.parametrize(("days_later", "step_days"), [(2, 3), (10, 3), (90, 3), (10, 1)], ids=str)
 async def test_no_lossy_day_is_served_as_normal(
     server_url: str,

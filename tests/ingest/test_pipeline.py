@@ -56,6 +56,7 @@ from app.ingest.judge import has_settled
 from app.ingest.publish import Publisher, UnchangedDay
 from app.ingest.release import release as release_held
 from app.ingest.release import release_plausible
+from app.ingest.retention import expire
 from app.ingest.rows import Rejected, RowCheck
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.sources.sample import SampleSource
@@ -718,7 +719,7 @@ async def test_a_suspect_day_is_replaced_by_less_if_that_is_plausible(
         assert (corrected.downloads, corrected.suspect_reason) == (101, None)
 
 
-async def test_each_publish_decides_anew_which_days_are_suspect(engine: AsyncEngine) -> None:
+async def test_each_reading_decides_anew_which_days_are_suspect(engine: AsyncEngine) -> None:
     """The first day of an empty database has nothing to be compared with."""
 
     async def suspects() -> list[date]:
@@ -734,6 +735,13 @@ async def test_each_publish_decides_anew_which_days_are_suspect(engine: AsyncEng
     for ago in range(1, 9):
         with suppress(HeldDayError):
             await judged(engine, days_ago(ago), downloads("flask", 1000))
+        assert await suspects() == [days_ago(0)]
+    # The retention at the end of each job does so too, because the limits may be others.
+    for least, expected in ((0, []), (0.2, [days_ago(0)])):
+        thresholds = replace(POLICY.thresholds, min_step_ratio=least, max_step_ratio=1e6)
+        thresholds = replace(thresholds, min_downloads_ratio=0) if not least else POLICY.thresholds
+        await expire(engine, replace(POLICY, thresholds=thresholds), NOW)
+        assert await suspects() == expected
     while [day for day in await repository(engine).held_days() if await release(engine, day.day)]:
         pass
     assert await suspects() == [days_ago(0)]

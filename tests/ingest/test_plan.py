@@ -10,11 +10,23 @@ from app.db.repositories.runs_repository import Failures
 from app.domain.downloads import HeldDay, Partition, PublishedDay, RunOutcome
 from app.domain.schedule import Schedule
 from app.ingest.plan import Cadence, Plan, check_again_at, plan, read_again_at
+from tests.days import POLICY
 
 TODAY = date(2026, 11, 22)
 DAILY = Schedule("0 1 * * *")
-CADENCE = Cadence(DAILY, 30, timedelta(minutes=30), None)
-RECHECKING = Cadence(DAILY, 30, timedelta(minutes=30), timedelta(hours=24))
+
+
+def _cadence(
+    schedule: Schedule,
+    days: int,
+    retry_after: timedelta = timedelta(minutes=30),
+    recheck_after: timedelta | None = None,
+) -> Cadence:
+    return Cadence(schedule, replace(POLICY, retention_days=days), retry_after, recheck_after)
+
+
+CADENCE = _cadence(DAILY, 30)
+RECHECKING = _cadence(DAILY, 30, recheck_after=timedelta(hours=24))
 
 
 def ago(days: int) -> date:
@@ -95,7 +107,7 @@ def all_but(*missing: date, last: date = LATEST) -> dict[date, PublishedDay]:
     return {day: published(day) for day in span if day not in missing}
 
 
-EVERY = Cadence(DAILY, 365, timedelta(minutes=30), None)
+EVERY = _cadence(DAILY, 365)
 
 NOTHING = Plan([], [], [], None)
 
@@ -114,13 +126,13 @@ def test_the_latest_day_is_due_also_between_firings() -> None:
     assert planned(at(2), all_but(ago(20), ago(3))).days(catch_up=False) == []
     assert planned(at(24.9), all_but(ago(1))).days(catch_up=False) == [ago(1)]
     # A schedule that has fired again since.
-    hourly = Cadence(Schedule("0 * * * *"), 30, timedelta(minutes=30), None)
+    hourly = _cadence(Schedule("0 * * * *"), 30)
     assert planned(at(20), {}, cadence=hourly).days(catch_up=False) == [ago(1)]
 
 
 def test_all_days_that_became_due_with_the_latest_are_new() -> None:
     """By a weekly schedule that last fired on Monday, six days ago."""
-    weekly = Cadence(Schedule("0 1 * * mon"), 30, timedelta(minutes=30), None)
+    weekly = _cadence(Schedule("0 1 * * mon"), 30)
     made = planned(at(2), {}, cadence=weekly)
     assert made.new == [ago(days) for days in range(7, 14)]
     assert made.older == [ago(days) for days in range(14, 31)]
@@ -134,13 +146,13 @@ def test_a_day_is_not_due_before_the_schedule_says_so() -> None:
     assert planned(at(0.99), before) == NOTHING
     assert due(at(1), before) == [ago(1)]
     # On Mondays only: today is a Sunday, and the last firing was six days ago.
-    weekly = Cadence(Schedule("0 1 * * mon"), 30, timedelta(minutes=30), None)
+    weekly = _cadence(Schedule("0 1 * * mon"), 30)
     assert due(at(2), {}, cadence=weekly)[0] == ago(7)
     assert weekly.schedule.due_at(ago(7)) == at(1, TODAY + timedelta(days=1))
 
 
 def test_a_schedule_that_hardly_ever_fires_asks_for_nothing_before_the_days_served() -> None:
-    leap = Cadence(Schedule("0 0 29 2 *"), 30, timedelta(minutes=30), None)
+    leap = _cadence(Schedule("0 0 29 2 *"), 30)
     assert planned(at(2), all_but(ago(1), last=ago(2)), cadence=leap) == NOTHING
 
 
@@ -199,7 +211,7 @@ def test_a_held_day_is_read_again_less_and_less_often(readings: int, hours: floa
 
 @pytest.mark.parametrize("retry_after", [timedelta(seconds=1), timedelta(days=7)])
 def test_no_wait_is_too_long_to_be_told(retry_after: timedelta) -> None:
-    cadence = Cadence(DAILY, 30, retry_after, None)
+    cadence = _cadence(DAILY, 30, retry_after=retry_after)
     waits = [
         read_again_at(cadence, held(ago(1), at(0), readings)) - at(0) for readings in range(1, 200)
     ]
@@ -293,7 +305,7 @@ def test_a_suspect_day_is_checked_less_and_less_often(
 
 
 def test_a_suspect_day_is_checked_even_if_young_days_are_not() -> None:
-    without = Cadence(DAILY, 5, timedelta(minutes=30), None)
+    without = _cadence(DAILY, 5)
     day = ago(5)
     known = {day: published(day, at(34, day), at(34, day), suspect_reason="few")}
     assert plan(without, at(12), known, {}, {}).again == [day]

@@ -1,6 +1,7 @@
 """What leaves the days served goes, all or nothing, and nobody notices."""
 
 import asyncio
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
@@ -34,7 +35,7 @@ from tests.waiting import until_blocked
 
 
 async def expire_now(engine: AsyncEngine, retention_days: int = RETENTION_DAYS) -> Expired:
-    return await expire(engine, retention_days=retention_days, now=NOW)
+    return await expire(engine, replace(POLICY, retention_days=retention_days), NOW)
 
 
 def repository(engine: AsyncEngine) -> DownloadsRepository:

@@ -17,7 +17,7 @@ from app.ingest import retention, verification
 from app.ingest.retention import expire
 from app.ingest.sources.sample import SampleSource
 from tests.clock import NOW
-from tests.days import RETENTION_DAYS, days_ago, downloads, ingest, publish
+from tests.days import POLICY, RETENTION_DAYS, days_ago, downloads, ingest, publish
 
 LATEST, BEFORE, OLD = days_ago(0), days_ago(1), days_ago(40)
 
@@ -46,7 +46,7 @@ async def test_what_was_published_is_as_published(engine: AsyncEngine) -> None:
             rows = [downloads(name, {"3.12": ago + 1, "null": 2}, mirrors=3) for name in names]
             await publish(engine, days_ago(ago), *rows, downloads("mirrored", 0, mirrors=1))
         assert await differences(engine) == []
-        await expire(engine, retention_days=RETENTION_DAYS, now=NOW)
+        await expire(engine, POLICY, NOW)
         assert await differences(engine) == []
 
 
@@ -356,14 +356,14 @@ async def test_a_month_is_dropped_between_steps_and_not_in_one(
 
     async def expire_and_compare(self: VerificationRepository, day: date) -> list[Difference]:
         with pytest.raises(TableInUseError):
-            await expire(engine, retention_days=RETENTION_DAYS, now=NOW)
+            await expire(engine, POLICY, NOW)
         return await compare(self, day)
 
     with monkeypatch.context() as patch:
         patch.setattr(VerificationRepository, "differences_of_day", expire_and_compare)
         assert await differences(engine, first) == []
     days = await verification.days_to_verify(engine, None)
-    await expire(engine, retention_days=RETENTION_DAYS, now=NOW)
+    await expire(engine, POLICY, NOW)
     steps = [step async for step in verification.verify(engine, days, packages=True)]
     assert [step.day for step in steps if step.day] == [LATEST]
     assert all(step.differences == [] for step in steps)

@@ -160,7 +160,7 @@ class IngestRepository:
 
     async def hold(
         self, figures: DayFigures, reason: str, read_at: datetime, wrong_rows: int
-    ) -> HeldDay:
+    ) -> None:
         """Store the staged rows as the day's held rows, in place of those of an earlier reading."""
         enter(Step.HOLD, figures.day)
         before = (await self.held()).get(figures.day)
@@ -192,7 +192,6 @@ class IngestRepository:
             .values(values)
             .on_conflict_do_update(index_elements=[held_days.c.day], set_=values)
         )
-        return held
 
     async def forget_held(self, day: date) -> None:
         await self._forget_held(held_days.c.day == day)
@@ -255,18 +254,12 @@ class IngestRepository:
         *,
         read_at: datetime,
         published_at: datetime,
-        suspect_reason: str | None,
     ) -> PublishedDay:
         """Replace the day's rows by the staged ones, and update every figure that depends on them,
-        in the caller's transaction. The caller holds the publish lock.
+        in the caller's transaction. The caller holds the publish lock, and calls `announce`.
         """
         day = figures.day
-        published = PublishedDay(
-            **asdict(figures),
-            published_at=published_at,
-            checked_at=read_at,
-            suspect_reason=suspect_reason,
-        )
+        published = PublishedDay(**asdict(figures), published_at=published_at, checked_at=read_at)
         enter(Step.ALL_PACKAGES, day)
         await stage_all_packages(self._connection)
         enter(Step.PARTITION, day)
@@ -279,9 +272,12 @@ class IngestRepository:
         enter(Step.RECENT, day)
         await update_packages(self._connection, day, latest_before)
         await self._connection.execute(text("DROP TABLE pg_temp.staged_downloads"))
+        return published
+
+    async def announce(self, day: date) -> None:
+        """Announce a publish, as the last change of its transaction."""
         enter(Step.ANNOUNCE, day)
         await announce(self._connection)
-        return published
 
     async def note_checked(self, figures: DayFigures, read_at: datetime) -> None:
         """Record that a published day was read again and stays as it is. Its held rows are deleted,
