@@ -192,9 +192,9 @@ def _create_api(settings: Settings, state: State, lifespan: Lifespan[FastAPI]) -
         lifespan=lifespan,
         # A client that does not follow redirects gets a 404 it can understand.
         redirect_slashes=False,
-        # FastAPI's own pages load scripts from other servers; `docs_page` has the service's pages.
-        docs_url=None,
-        redoc_url=None,
+        # FastAPI creates the document for each request, and its pages load scripts from other
+        # servers: `docs_page` has the service's own.
+        openapi_url=None,
     )
     for module in (*_ENDPOINT_MODULES, events, dumps, status):
         api.include_router(module.router)

@@ -5,6 +5,7 @@ each process can return the figures of all.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from app.domain.clock import Clock
@@ -111,39 +114,46 @@ def observe_ingest(source: str, clock: Clock) -> Iterator[ObservedRun]:
 class PublishedData(Collector):
     """Figures of the publication that all processes share. NaN if nothing is published."""
 
-    age_days: float
-    missing_days: float
-    held_days: float
-    suspect_days: float
+    data_age_seconds: float
+    missing_dates: float
+    held_dates: float
+    suspect_dates: float
 
     def collect(self) -> Iterator[Metric]:
-        for name, meaning, value in (
+        # Prometheus's naming rules accept no unit of time but seconds, so days are called dates.
+        for name, meaning in (
             (
-                "data_age",
-                "Days since the latest published day ended. Usually 0 to 1, and some hours.",
-                self.age_days,
+                "data_age_seconds",
+                "Time since the latest published day ended. Usually up to a day and some hours.",
             ),
             (
-                "missing",
+                "missing_dates",
                 "Days before the latest published one that should be served and are not published.",
-                self.missing_days,
             ),
-            ("held", "Days that are held because they do not look plausible.", self.held_days),
-            (
-                "suspect",
-                "Published days that deviate from their neighbours.",
-                self.suspect_days,
-            ),
+            ("held_dates", "Days that are held because they do not look plausible."),
+            ("suspect_dates", "Published days that deviate from their neighbours."),
         ):
-            yield GaugeMetricFamily(f"pypi_stats_{name}_days", meaning, value)
+            yield GaugeMetricFamily(f"pypi_stats_{name}", meaning, getattr(self, name))
 
 
-def exposition(data: PublishedData) -> bytes:
-    """Return all metrics in Prometheus's text format."""
+def exposition(data: PublishedData, accept: str) -> tuple[bytes, str]:
+    """Return all metrics and their media type: OpenMetrics if the client accepts it, or else
+    Prometheus's text format.
+    """
     registry = CollectorRegistry()
     registry.register(data)
     folder = os.environ.get(MULTIPROCESS_FOLDER)
     if folder:
         MultiProcessCollector(registry, folder)
-        return generate_latest(registry)
-    return generate_latest(REGISTRY) + generate_latest(registry)
+    else:
+        registry.register(REGISTRY)
+    # The library's own negotiation raises for versions that are no numbers.
+    if any(_is_open_metrics(one) for one in accept.lower().split(",")):
+        return openmetrics.generate_latest(registry), openmetrics.CONTENT_TYPE_LATEST
+    return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
+
+
+def _is_open_metrics(media_range: str) -> bool:
+    media_type, *parameters = (part.strip() for part in media_range.split(";"))
+    is_refused = any(re.fullmatch(r"q=0(\.0*)?", one) for one in parameters)
+    return media_type == "application/openmetrics-text" and not is_refused

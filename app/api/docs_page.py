@@ -1,11 +1,9 @@
-"""The documentation pages, which load nothing from elsewhere: Swagger UI and Redoc.
+"""The OpenAPI document and its pages, which load nothing from elsewhere: Swagger UI and Redoc.
 
 The scripts come from fastapi-offline's wheel. Its pages are not used, because they contain inline
 scripts, which a strict content security policy blocks.
 """
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
@@ -13,19 +11,19 @@ from html import escape
 from importlib.resources import files
 from pathlib import PurePath
 
+import orjson
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from app.api.negotiation import compressed, preferred_encoding
+from app.api.prepared import PreparedContent
 
 ASSETS_PATH = "/assets/"
 
-ASSET_HEADERS = {
-    "Cache-Control": "public, max-age=31536000, immutable",
-    "Vary": "Accept-Encoding",
-}
+OPENAPI_PATH = "/openapi.json"
+
+ASSET_HEADERS = {"Cache-Control": "public, max-age=31536000, immutable"}
 """Headers of the assets. Their addresses contain a hash of the content, which never changes."""
 
 PAGE_HEADERS = {
@@ -81,13 +79,12 @@ _PAGE = """\
 @dataclass(frozen=True)
 class Asset:
     file_name: str
-    content: bytes
-    media_type: str
+    content: PreparedContent
 
 
 @cache
 def _assets() -> dict[str, Asset]:
-    """Read all assets, once per process, and return them by file name."""
+    """Read all assets, once per process, and return them by the name of their source."""
     assets = {}
     for package, names in _SOURCES.items():
         for name in names:
@@ -95,14 +92,9 @@ def _assets() -> dict[str, Asset]:
             content = content.replace(_REDOC_LOGO, _NO_LOGO)
             stem, suffix = PurePath(name).stem, PurePath(name).suffix
             file_name = f"{stem}-{sha256(content).hexdigest()[:16]}{suffix}"
-            assets[name] = Asset(file_name, content, _MEDIA_TYPES[suffix])
+            prepared = PreparedContent(partial(bytes, content), _MEDIA_TYPES[suffix], ASSET_HEADERS)
+            assets[name] = Asset(file_name, prepared)
     return assets
-
-
-@cache
-def _encoded(asset: Asset, encoding: str) -> bytes:
-    """Return an asset's compressed content. Compressing takes long, so it is done once."""
-    return compressed(asset.content, encoding) if encoding else asset.content
 
 
 def _page(title: str, *names: str) -> bytes:
@@ -126,36 +118,32 @@ def _page(title: str, *names: str) -> bytes:
 
 
 def install(app: FastAPI) -> None:
-    """Serve the pages and their assets from memory, and redirect from `/api` to the first page."""
+    """Serve the document, its pages and assets, and redirect from `/api` to the first page."""
+    scripts = {
+        "/docs": ("swagger-ui.css", "page.css", "swagger-ui-bundle.js", "swagger.js"),
+        "/redoc": ("page.css", "redoc.standalone.js", "redoc.js"),
+    }
     contents = {
-        "/docs": _page(
-            app.title, "swagger-ui.css", "page.css", "swagger-ui-bundle.js", "swagger.js"
-        ),
-        "/redoc": _page(app.title, "page.css", "redoc.standalone.js", "redoc.js"),
+        OPENAPI_PATH: PreparedContent(lambda: orjson.dumps(app.openapi()), "application/json")
     }
-    # A new response for each request, because compression changes its headers.
-    pages: dict[str, Callable[[], Response]] = {
-        "/api": partial(RedirectResponse, "docs"),
-        "/api/": partial(RedirectResponse, "../docs"),
-    }
-    for path, content in contents.items():
+    for path, names in scripts.items():
         headers = {**PAGE_HEADERS, "Content-Security-Policy": _POLICIES[path]}
-        pages[path] = partial(Response, content, headers=headers, media_type="text/html")
-    for path, create in pages.items():
-        app.add_route(path, partial(_page_response, create), include_in_schema=False)
-    assets = {asset.file_name: asset for asset in _assets().values()}
+        page = partial(_page, app.title, *names)
+        contents[path] = PreparedContent(page, "text/html", headers)
+    for path, content in contents.items():
+        app.add_route(path, content.respond, include_in_schema=False)
+    for path, location in {"/api": "docs", "/api/": "../docs"}.items():
+        app.add_route(path, partial(_redirect, location), include_in_schema=False)
+    assets = {asset.file_name: asset.content for asset in _assets().values()}
 
     async def asset(request: Request) -> Response:
         found = assets.get(request.path_params["name"])
         if found is None:
             raise HTTPException(404)
-        encoding = preferred_encoding(request.headers.get("accept-encoding", "").encode())
-        headers = ASSET_HEADERS | ({"Content-Encoding": encoding} if encoding else {})
-        content = await asyncio.to_thread(_encoded, found, encoding)
-        return Response(content, headers=headers, media_type=found.media_type)
+        return await found.respond(request)
 
     app.add_route(f"{ASSETS_PATH}{{name}}", asset, include_in_schema=False)
 
 
-async def _page_response(create: Callable[[], Response], _: Request) -> Response:
-    return create()
+async def _redirect(location: str, _: Request) -> Response:
+    return RedirectResponse(location)

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.api.headers import WITHOUT_BODY
 from app.api.listed_dumps import unavailable
-from app.api.negotiation import COMPRESSED_FROM_BYTES, compressed, preferred_encoding
+from app.api.negotiation import COMPRESSED_FROM_BYTES, compressed, matches_tag, preferred_encoding
 from app.api.offloading import LARGE_BYTES, offloaded_if
 from app.api.problem_details import documented, problem
 from app.api.schemas import example
@@ -101,7 +101,7 @@ async def dumps(request: Request, state: InjectedState) -> Response:
     encoding = preferred_encoding(accepted) if len(listed.body) >= COMPRESSED_FROM_BYTES else ""
     tag = f'"{listed.digest}-{encoding}"' if encoding else f'"{listed.digest}"'
     headers = {"ETag": tag, "Cache-Control": LIST_CACHING}
-    if _matches(request, tag):
+    if matches_tag(request, tag):
         return Response(status_code=304, headers={**headers, "Vary": "Accept-Encoding"})
     if encoding:
         # The compressing middleware adds `Vary` to other bodies.
@@ -139,7 +139,7 @@ async def dump(
         raise NotFoundError(NO_SUCH_DUMP)
     tag = f'"{found.sha256}"'
     headers = {"ETag": tag, "Cache-Control": FILE_CACHING}
-    if _matches(request, tag):
+    if matches_tag(request, tag):
         return Response(status_code=304, headers=headers)
     path = state.dumps.folder.path / found.name
     try:
@@ -149,9 +149,3 @@ async def dump(
     return DumpResponse(
         path, headers=headers, media_type=MEDIA_TYPE, filename=found.name, stat_result=stat
     )
-
-
-def _matches(request: Request, tag: str) -> bool:
-    """Return True if `If-None-Match` allows a 304 for a response with this tag."""
-    given = ",".join(request.headers.getlist("if-none-match"))
-    return any(one.strip().removeprefix("W/") in {tag, "*"} for one in given.split(","))

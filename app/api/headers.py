@@ -1,6 +1,6 @@
 """Headers that every response has: for CORS, and against misuse in browsers.
 
-Any page may read any response, so the CORS headers are constants.
+Any page may read any response except the metrics, so the CORS headers are constants.
 """
 
 from collections.abc import Mapping
@@ -43,14 +43,19 @@ def raw_headers(headers: Mapping[str, str]) -> Headers:
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
+PRIVATE_PATHS = frozenset({"/metrics"})
+"""Paths that pages of other origins may not read."""
+
 _FIXED = raw_headers(FIXED_HEADERS)
+_PRIVATE = [header for header in _FIXED if not header[0].startswith(b"access-control-")]
 DEFAULTS = raw_headers(DEFAULT_HEADERS)
 
 
-def completed(headers: Headers, defaults: Headers = DEFAULTS) -> Headers:
-    """Add the headers that every response has, and the defaults of missing ones."""
+def completed(headers: Headers, defaults: Headers = DEFAULTS, path: str = "") -> Headers:
+    """Add the headers that every response at the path has, and the defaults of missing ones."""
     given = dict(headers)
-    return [*headers, *_FIXED, *(header for header in defaults if header[0] not in given)]
+    fixed = _PRIVATE if path in PRIVATE_PATHS else _FIXED
+    return [*headers, *fixed, *(header for header in defaults if header[0] not in given)]
 
 
 def lines(headers: Headers) -> bytes:

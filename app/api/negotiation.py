@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 
 import brotli
 import zstandard
+from starlette.requests import Request
 
 _COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "zstd": zstandard.compress,
@@ -57,6 +58,12 @@ def _quality(text: str) -> float:
         return float(text)
     except ValueError:
         return 0.0
+
+
+def matches_tag(request: Request, tag: str) -> bool:
+    """Return True if `If-None-Match` allows a 304 for a response with this tag."""
+    given = ",".join(request.headers.getlist("if-none-match"))
+    return any(one.strip().removeprefix("W/") in {tag, "*"} for one in given.split(","))
 
 
 def compressed(body: bytes, encoding: str) -> bytes:

@@ -4,10 +4,10 @@ import datetime as dt
 from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Request
-from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse, Response
 
+from app.api.docs_page import OPENAPI_PATH
 from app.api.headers import DATA_AS_OF
 from app.api.problem_details import documented
 from app.api.state import InjectedState
@@ -218,7 +218,7 @@ async def index(request: Request, state: InjectedState) -> Index:
         name=request.app.title,
         version=request.app.version,
         docs="/docs",
-        openapi=request.app.openapi_url,
+        openapi=OPENAPI_PATH,
         status="/api/status",
         data_as_of=publication and publication.latest_day,
     )
@@ -248,6 +248,8 @@ async def ready(state: InjectedState) -> Readiness:
     summary="Figures for Prometheus",
     response_class=PlainTextResponse,
 )
-async def metrics(state: InjectedState) -> Response:
-    """Figures of the service itself, for Prometheus."""
-    return Response(exposition(state.published_data()), media_type=CONTENT_TYPE_LATEST)
+async def metrics(request: Request, state: InjectedState) -> Response:
+    """Figures of the service itself, for Prometheus. OpenMetrics is available with `Accept`."""
+    accept = ",".join(request.headers.getlist("accept"))
+    content, media_type = exposition(state.published_data(), accept)
+    return Response(content, headers={"Vary": "Accept"}, media_type=media_type)

@@ -119,12 +119,13 @@ class Freshness:
         publication = self.publication
         if publication is None:
             return PublishedData(math.nan, math.nan, math.nan, math.nan)
-        began = datetime.combine(publication.latest_day, datetime.min.time(), UTC)
+        ended_on = publication.latest_day + timedelta(days=1)
+        ended_at = datetime.combine(ended_on, datetime.min.time(), UTC)
         return PublishedData(
-            age_days=(self._clock() - began).total_seconds() / 86400 - 1,
-            missing_days=publication.missing_days,
-            held_days=publication.held_days,
-            suspect_days=publication.suspect_days,
+            data_age_seconds=(self._clock() - ended_at).total_seconds(),
+            missing_dates=publication.missing_days,
+            held_dates=publication.held_days,
+            suspect_dates=publication.suspect_days,
         )
 
     @property

@@ -63,7 +63,7 @@ class ResponseHeaders:
     def complete(self, request: IncomingRequest, headers: Headers) -> Headers:
         """Return all headers of a response that has no publication."""
         day = self._freshness.as_of()
-        return completed([*headers, *self._own(request)], [*DEFAULTS, *day])
+        return completed([*headers, *self._own(request)], [*DEFAULTS, *day], request.path)
 
     def _shared_headers(
         self, publication: Publication, server_headers: Headers

@@ -1,16 +1,15 @@
 """The documentation pages, as they are sent. `tests/browser` has what becomes of them."""
 
+import asyncio
 import re
-import tomllib
-from fnmatch import fnmatch
 from hashlib import sha256
+from unittest.mock import Mock
 from urllib.parse import urljoin
 
 import httpx
 import pytest
 
 from app.main import Service
-from tests.processes import ROOT
 
 PAGES = ("/docs", "/redoc")
 ADDRESS = re.compile(r"""<(?:script|link)[^>]*(?:src|href)="([^"]+)\"""")
@@ -128,16 +127,8 @@ async def test_assets_lead_to_nothing_else(client: httpx.AsyncClient, path: str)
     assert "immutable" not in response.headers.get("cache-control", "")
 
 
-def test_the_wheel_takes_the_files_along() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    patterns = project["tool"]["setuptools"]["package-data"]["app"]
-    for file in (ROOT / "app/api/static").iterdir():
-        path = str(file.relative_to(ROOT / "app"))
-        assert any(fnmatch(path, pattern) for pattern in patterns), path
-
-
-@pytest.mark.parametrize("path", ["/docs", "/redoc"])
-async def test_a_page_is_the_same_in_every_encoding_and_order(
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
+async def test_content_is_the_same_in_every_encoding_and_order(
     client: httpx.AsyncClient, path: str
 ) -> None:
     """Compressing one response changes nothing of the next."""
@@ -148,3 +139,25 @@ async def test_a_page_is_the_same_in_every_encoding_and_order(
     assert len({response.text for response in responses}) == 1
     lengths = [response.headers.get("content-length") for response in responses]
     assert lengths[0] == lengths[2] == str(len(responses[0].content))
+    tags = [response.headers["etag"] for response in responses]
+    assert (tags[0], tags[1]) == (tags[2], tags[4])
+    assert len(set(tags)) == 3
+    for tag, encoding in zip(tags, encodings, strict=True):
+        headers = {"Accept-Encoding": encoding, "If-None-Match": tag}
+        current = await client.get(path, headers=headers)
+        assert (current.status_code, current.content) == (304, b"")
+        assert (current.headers["etag"], current.headers["vary"]) == (tag, "Accept-Encoding")
+
+
+async def test_the_document_is_created_once(
+    client: httpx.AsyncClient, app: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openapi = Mock(wraps=app.api.openapi)
+    monkeypatch.setattr(app.api, "openapi", openapi)
+    encodings = ("identity", "gzip", "br", "gzip")
+    requests = [
+        client.get("/openapi.json", headers={"Accept-Encoding": encoding}) for encoding in encodings
+    ]
+    responses = await asyncio.gather(*requests)
+    assert {response.text for response in responses} == {responses[0].text}
+    openapi.assert_called_once_with()

@@ -109,7 +109,7 @@ async def test_status_lists_the_suspect_days(
     }
     known = app.dispatcher.freshness
     await until(lambda: known.publication and known.publication.suspect_days == 1)
-    assert "pypi_stats_suspect_days 1.0" in (await client.get("/metrics")).text
+    assert "pypi_stats_suspect_dates 1.0" in (await client.get("/metrics")).text
     # The source gives all of it now.
     await publish(engine, day, downloads("flask", 90))
     assert (await client.get("/api/status")).json()["suspect"] == []
@@ -159,8 +159,8 @@ async def test_the_figures_of_what_is_published(
     known = app.dispatcher.freshness
     await until(lambda: known.publication and known.publication.held_days == 1)
     figures = (await client.get("/metrics")).text
-    assert "pypi_stats_held_days 1.0" in figures
-    assert f"pypi_stats_missing_days {RETENTION_DAYS - 2}.0" in figures
+    assert "pypi_stats_held_dates 1.0" in figures
+    assert f"pypi_stats_missing_dates {RETENTION_DAYS - 2}.0" in figures
 
 
 async def test_status_says_that_the_sample_is_one(

@@ -58,6 +58,18 @@ async def test_browsers_do_nothing_else_with_an_answer(
     assert "server" not in headers
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST"])
+@pytest.mark.parametrize("path", ["/metrics", "/%6Detrics", "/metrics?x=1"])
+async def test_pages_of_other_origins_cannot_read_the_metrics(
+    client: httpx.AsyncClient, method: str, path: str
+) -> None:
+    headers = {"Origin": "https://example.com", "Access-Control-Request-Method": "GET"}
+    response = await client.request(method, path, headers=headers)
+    assert response.status_code == {"OPTIONS": 204, "POST": 405}.get(method, 200)
+    assert not [name for name in response.headers if name.startswith("access-control-allow-o")]
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
 async def test_preflights_are_answered_and_not_counted(client: httpx.AsyncClient) -> None:
     for _ in range(5):
         response = await client.options(

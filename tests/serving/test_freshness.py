@@ -216,9 +216,9 @@ def test_last_modified_is_never_ahead_of_the_clock(seconds_ahead: int, is_sent: 
 
 def test_the_age_of_the_data() -> None:
     freshness = Freshness("", 30, lambda _: NOON, lambda: NOON)
-    assert isnan(freshness.figures().age_days)
+    assert isnan(freshness.figures().data_age_seconds)
     freshness.confirm(_published())
-    assert freshness.figures() == PublishedData(0.5, 0, 0, 0)
+    assert freshness.figures() == PublishedData(12 * 3600, 0, 0, 0)
 
 
 async def test_a_database_that_is_unusable_is_logged_once(
