@@ -5,11 +5,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date, timedelta
 from importlib import import_module
 from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from signal import SIGTERM, Signals
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
@@ -27,17 +29,6 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
-
-
-def wait_for(port: int, process: subprocess.Popen[bytes] | psutil.Popen) -> None:
-    """Wait until the process listens on the port."""
-
-    def listens() -> bool:
-        assert process.poll() is None, f"ended with status {process.returncode}"
-        with socket.socket() as connection:
-            return connection.connect_ex(("127.0.0.1", port)) == 0
-
-    wait_until(listens)
 
 
 def get(url: str, **headers: str) -> httpx.Response:
@@ -63,37 +54,100 @@ def _distant_schedule() -> str:
 
 
 _forkserver = get_context("forkserver")
-_forkserver.set_forkserver_preload(["tests.command", "tests.processes", "pytest"])
+_forkserver.set_forkserver_preload(
+    ["app.__main__", "tests.command", "app.main", "app.serving.server", "tests.processes", "pytest"]
+)
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a fork of a process that has imported the program already.
-
-    The imports take most of the time of a command.
+class Program(psutil.Process):
+    """The program in a fork of a process that has imported it already. Imports take most of the
+    time of a start.
     """
-    environment = os.environ | {"LOG_LEVEL": "warning", **environment}
-    with TemporaryDirectory() as folder:
-        streams = Path(folder, "stdout"), Path(folder, "stderr")
-        process = _forkserver.Process(target=_run, args=(arguments, environment, streams))
-        process.start()
-        process.join(PATIENCE_SECONDS)
-        if process.exitcode is None:
-            process.kill()
-            raise AssertionError(f"{arguments} did not end")
-        output, errors = (stream.read_text() for stream in streams)
-    return subprocess.CompletedProcess(arguments, process.exitcode, output, errors)
+
+    returncode: int | None = None
+
+    def __init__(self, process: ForkServerProcess) -> None:
+        self._process = process
+        super().__init__(process.pid)
+
+    def poll(self) -> int | None:
+        self.returncode = self._process.exitcode
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit status, which is negative after a signal."""
+        self._process.join(timeout)
+        status = self.poll()
+        if status is None:
+            raise psutil.TimeoutExpired(timeout or 0.0, self.pid)
+        return status
+
+
+@contextmanager
+def started(
+    arguments: Sequence[str],
+    output: Path,
+    errors: Path,
+    follows_machine: bool = False,
+    /,
+    **environment: str,
+) -> Iterator[Program]:
+    """Start a command, which ends with the context at the latest."""
+    environment = os.environ | environment
+    process = _forkserver.Process(
+        target=_run, args=(arguments, environment, (output, errors), follows_machine)
+    )
+    process.start()
+    program = Program(process)
+    try:
+        yield program
+    finally:
+        if program.poll() is None:
+            process.terminate()
+            program.wait(PATIENCE_SECONDS)
 
 
 def _run(
-    arguments: tuple[str, ...], environment: Mapping[str, str], streams: tuple[Path, Path]
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    streams: tuple[Path, Path],
+    follows_machine: bool,
 ) -> None:
     os.chdir(ROOT)
     os.environ.clear()
     os.environ.update(environment)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, stream in enumerate(streams, start=1):
-        os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT), descriptor)
+        os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     sys.argv = ["pypi-stats", *arguments]
-    import_module("tests.command").main()
+    # Workers of the service import the main module.
+    sys.modules["__main__"] = import_module("app.__main__")
+    command = import_module("tests.command")
+    command.clock.utc_now.follows_machine = follows_machine
+    command.main()
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    with TemporaryDirectory() as folder:
+        output, errors = Path(folder, "stdout"), Path(folder, "stderr")
+        environment = {"LOG_LEVEL": "warning", **environment}
+        with started(arguments, output, errors, **environment) as program:
+            status = program.wait(PATIENCE_SECONDS)
+        return subprocess.CompletedProcess(
+            arguments, status, output.read_text(), errors.read_text()
+        )
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes] | psutil.Popen | Program) -> None:
+    """Wait until the process listens on the port."""
+
+    def listens() -> bool:
+        assert process.poll() is None, f"ended with status {process.returncode}"
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(listens)
 
 
 def refuses(address: str) -> bool:
@@ -116,36 +170,59 @@ def assert_fails(result: subprocess.CompletedProcess[str], status: int, *parts: 
 def served(
     data_dir: Path,
     log: Path,
-    before: tuple[str, ...] = (),
-    command: Sequence[str] = SERVE,
+    command: Sequence[str] = (),
+    stop: Signals = SIGTERM,
     folder: Path = ROOT,
     /,
     **environment: str,
-) -> Iterator[tuple[str, psutil.Popen]]:
-    """Run a service in the folder, on a port of its own; yield its address and its process.
+) -> Iterator[tuple[str, Program | psutil.Popen]]:
+    """Run a service on a port of its own; yield its address and its process.
 
-    Nothing is due while it runs, unless the test sets another schedule.
+    The signal stops the service, with all its processes and status 0, unless the test did that. A
+    command, such as `SERVE`, runs it in a new interpreter. Nothing is due while the service runs,
+    unless the test sets another schedule.
     """
     port = free_port()
-    with log.open("a") as output:
-        process = psutil.Popen(
-            [*before, *command],
-            cwd=folder,
-            env=os.environ
-            | {"DATA_DIR": str(data_dir), "DUMPS_DIR": str(data_dir / "dumps")}
-            | {"PORT": str(port), "RATE_LIMITS": "", "RETENTION_DAYS": "30"}
-            | {"INGEST_SCHEDULE": _distant_schedule(), **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
+    environment = {
+        "DATA_DIR": str(data_dir),
+        "DUMPS_DIR": str(data_dir / "dumps"),
+        "PORT": str(port),
+        "RATE_LIMITS": "",
+        "RETENTION_DAYS": "30",
+        "INGEST_SCHEDULE": _distant_schedule(),
+        **environment,
+    }
+    process: Program | psutil.Popen
+    with ExitStack() as stack:
+        if command:
+            output = stack.enter_context(log.open("a"))
+            process = psutil.Popen(
+                command,
+                cwd=folder,
+                env=os.environ | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+            stack.callback(_terminate, process)
+        else:
+            process = stack.enter_context(started(["serve"], log, log, True, **environment))
         wait_for(port, process)
         yield f"http://127.0.0.1:{port}", process
-    finally:
-        if process.is_running():
-            process.terminate()
-            process.wait(PATIENCE_SECONDS)
+        if command:
+            return
+        if process.poll() is None:
+            everything = [process, *process.children(recursive=True)]
+            process.send_signal(stop)
+            _, alive = psutil.wait_procs(everything, timeout=PATIENCE_SECONDS)
+            assert alive == []
+        assert process.returncode == 0
+
+
+def _terminate(process: psutil.Popen) -> None:
+    if process.poll() is None:
+        process.terminate()
+        process.wait(PATIENCE_SECONDS)
 
 
 def servers(data_dir: Path) -> list[int]:

@@ -7,6 +7,7 @@ import sysconfig
 import tomllib
 from email import message_from_string
 from pathlib import Path
+from signal import SIGTERM
 from zipfile import ZipFile
 
 import pytest
@@ -84,7 +85,7 @@ def test_the_installed_program_serves_in_an_empty_folder(
     environment = {"DATABASE_URL": unmigrated_url, "INGEST_SOURCE": "none", "WORKERS": "2"}
     log = tmp_path / "log"
     command.append("serve")
-    with served(tmp_path, log, (), command, folder, **environment) as (address, _):
+    with served(tmp_path, log, command, SIGTERM, folder, **environment) as (address, _):
         # Ready means that the database was migrated.
         assert get(f"{address}/ready").json() == {"status": "ready"}
         assert get(f"{address}/docs").status_code == 200

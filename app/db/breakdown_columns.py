@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from alembic import op
 from sqlalchemy import Column, func, select
 from sqlalchemy.dialects.postgresql import JSON
 
@@ -33,6 +32,8 @@ def add_breakdown(name: str) -> None:
     rewritten. The locks are held for milliseconds, and the migration is tried again if reads or a
     publish keep it from getting them within a second.
     """
+    from alembic import op  # noqa: PLC0415 - slow to import, and needed only in migrations
+
     # A publish uses both tables. Without it, there can be no deadlock.
     op.execute(select(func.pg_advisory_xact_lock(int(LockKey.PUBLISH))))
     for table in TABLES:

@@ -12,7 +12,7 @@ from contextvars import Context
 from datetime import datetime
 from functools import lru_cache
 from math import ceil
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import limits
 from limits.errors import StorageError
@@ -21,14 +21,11 @@ from slowapi import Limiter
 
 from app.api.headers import Headers
 from app.metrics import RATE_LIMIT_STORAGE_UP
-from app.serving.limit_storage import (
-    SHARED_OPTIONS,
-    SHARED_TIMEOUT_SECONDS,
-    BoundedMemoryStorage,
-    Counted,
-    SharedCounters,
-)
+from app.serving.limit_storage import BoundedMemoryStorage, Counted
 from app.serving.proxies import client_key
+
+if TYPE_CHECKING:
+    from app.serving.shared_counters import SharedCounters
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +70,11 @@ class RateLimits:
         self._own = own
         self._shared: SharedCounters | None = None
         if storage_uri:
-            shared = _storage(rate_limits, storage_uri, **SHARED_OPTIONS)
+            from app.serving import shared_counters  # noqa: PLC0415 - redis is slow to import
+
+            shared = _storage(rate_limits, storage_uri, **shared_counters.SHARED_OPTIONS)
             assert isinstance(shared, RedisStorage)
-            self._shared = SharedCounters(shared, self._items)
+            self._shared = shared_counters.SharedCounters(shared, self._items)
             RATE_LIMIT_STORAGE_UP.labels("redis").set(1)
         self.waits = self._shared is not None
         """True if counting waits for a shared storage."""
@@ -87,7 +86,7 @@ class RateLimits:
         if self._shared and self.waits:
             try:
                 return self._state(await self._shared.count(self._keys(client)))
-            except (StorageError, TimeoutError) as error:
+            except StorageError as error:
                 self._use_own(error)
         return self.count_at_once(client)
 
@@ -116,13 +115,13 @@ class RateLimits:
                 closest, fewest, latest = item, remaining, resets_in_seconds
         return RateLimitState(closest, fewest, latest, exceeded)
 
-    def _use_own(self, error: StorageError | TimeoutError) -> None:
+    def _use_own(self, error: StorageError) -> None:
         if self.waits:
             self.waits = False
             RATE_LIMIT_STORAGE_UP.labels("redis").set(0)
             log.warning(
                 "the storage of the rate limits can't be reached, so each process counts: %s",
-                str(error) or f"no answer in {SHARED_TIMEOUT_SECONDS} s",
+                error,
             )
             # An own context, because the current one belongs to a request.
             self._recovery = asyncio.get_running_loop().create_task(
@@ -133,7 +132,7 @@ class RateLimits:
         assert self._shared
         while not self.waits:
             await asyncio.sleep(RETRY_SECONDS)
-            with suppress(StorageError, TimeoutError):
+            with suppress(StorageError):
                 # A storage may respond and yet not be writable.
                 await self._shared.count(self._keys(_PROBE))
                 self.waits = True

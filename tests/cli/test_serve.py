@@ -2,19 +2,20 @@
 
 import asyncio
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from datetime import timedelta
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -28,6 +29,7 @@ from app.serving.response_cache import ENTRY_BYTES
 from tests.days import FORCED, days_ago, downloads, publish
 from tests.processes import (
     ROOT,
+    SERVE,
     assert_fails,
     get,
     latest_complete_day,
@@ -35,6 +37,7 @@ from tests.processes import (
     run,
     served,
     servers,
+    started,
 )
 from tests.waiting import PATIENCE_SECONDS, until, until_blocked, wait_until
 
@@ -55,48 +58,64 @@ def _answers(address: str) -> list[bytes]:
         ]
 
 
-@pytest.mark.parametrize(
-    ("stop", "retention_days"), [(signal.SIGINT, 180), (signal.SIGTERM, 30), (signal.SIGHUP, 30)]
-)
-def test_an_empty_folder_becomes_a_service_and_stays_one(
-    data_dir: Path, tmp_path: Path, stop: signal.Signals, retention_days: int
-) -> None:
-    log = tmp_path / "log"
-    before_start = latest_complete_day()
-    with served(data_dir, log, RETENTION_DAYS=str(retention_days)) as (address, process):
-        status = _status(address)
-        assert status["sample"] is True
-        assert (status["days"], status["gaps"]) == (retention_days, [])
-        assert str(before_start) <= status["latest_day"] <= str(latest_complete_day())
-        assert status["packages"] == len(PACKAGES)
-        before = _answers(address)
-        assert all(re.search(rb'"downloads":[1-9]|"last_day":[1-9]', body) for body in before)
-        started = [process, *process.children(recursive=True)]
-        assert len(servers(data_dir)) == 1
+@dataclass(frozen=True)
+class FirstStart:
+    """What a service answered that was started in an empty folder."""
 
-        process.send_signal(stop)
-        _, alive = psutil.wait_procs(started, timeout=PATIENCE_SECONDS)
-        assert alive == []
+    folder: Path
+    log: str
+    earliest_day: date
+    status: dict[str, Any]
+    answers: list[bytes]
+
+
+@pytest.fixture(scope="module")
+def first_start() -> Iterator[FirstStart]:
+    with TemporaryDirectory(prefix="pypi-stats-") as folder:
+        data_dir, log = Path(folder, "data"), Path(folder, "log")
+        earliest_day = latest_complete_day()
+        with served(data_dir, log, INGEST_RECHECK_AFTER_HOURS="0") as (address, _):
+            assert len(servers(data_dir)) == 1
+            status, answers = _status(address), _answers(address)
         assert servers(data_dir) == []
-        assert process.returncode == 0
-    assert "SAMPLE data" in log.read_text()
+        yield FirstStart(data_dir, log.read_text(), earliest_day, status, answers)
+
+
+def test_an_empty_folder_becomes_a_service(first_start: FirstStart) -> None:
+    status = first_start.status
+    assert status["sample"] is True
+    assert (status["days"], status["gaps"]) == (30, [])
+    assert str(first_start.earliest_day) <= status["latest_day"] <= str(latest_complete_day())
+    assert status["packages"] == len(PACKAGES)
+    for answer in first_start.answers:
+        assert re.search(rb'"downloads":[1-9]|"last_day":[1-9]', answer)
+    assert "SAMPLE data" in first_start.log
+    assert "Traceback" not in first_start.log
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_start_finds_the_data_as_it_was(
+    first_start: FirstStart, tmp_path: Path, stop: signal.Signals
+) -> None:
+    folder, log = first_start.folder, tmp_path / "log"
+    with served(folder, log, (), stop, INGEST_RECHECK_AFTER_HOURS="0") as (address, _):
+        assert {**_status(address), "next_run": None} == {**first_start.status, "next_run": None}
+        assert _answers(address) == first_start.answers
+    assert servers(folder) == []
+    assert "making" not in log.read_text()
     assert "Traceback" not in log.read_text()
 
 
-def test_a_second_start_finds_the_data_as_it_was(data_dir: Path, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    environment = {"INGEST_RECHECK_AFTER_HOURS": "0"}
-    with served(data_dir, log, (), **environment) as (address, _):
-        status = _status(address)
-        assert status["days"] == 30
-        del status["next_run"]
-        before = _answers(address)
-    log.unlink()
-    with served(data_dir, log, (), **environment) as (address, _):
-        again = _status(address)
-        assert {name: again[name] for name in status} == status
-        assert _answers(address) == before
-    assert "making" not in log.read_text()
+def test_commands_use_the_server_of_a_running_service(
+    first_start: FirstStart, tmp_path: Path
+) -> None:
+    with served(first_start.folder, tmp_path / "log") as (address, _):
+        data_dir = str(first_start.folder)
+        result = run("expire", DATA_DIR=data_dir, LOG_LEVEL="info")
+        assert result.returncode == 0
+        assert "dropped no month" in result.stdout
+        assert "days         30 of 180" in run("status", DATA_DIR=data_dir).stdout
+        assert _status(address)["days"] == 30
 
 
 async def test_a_start_catches_up(database_url: str, engine: AsyncEngine, tmp_path: Path) -> None:
@@ -118,25 +137,10 @@ async def test_a_start_catches_up(database_url: str, engine: AsyncEngine, tmp_pa
     assert log.read_text().count(f"published {missed} from sample") == 1
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_several_processes_share_the_work(
-    sample_url: str, tmp_path: Path, stop: signal.Signals
-) -> None:
-    log = tmp_path / "log"
-    with served(tmp_path, log, DATABASE_URL=sample_url, WORKERS="2") as (address, process):
-        assert len(_answers(address)) == 10
-        workers = process.children(recursive=True)
-        assert len(workers) >= 2
-        process.send_signal(stop)
-        _, alive = psutil.wait_procs([process, *workers], timeout=PATIENCE_SECONDS)
-        assert alive == []
-        assert process.returncode == 0
-
-
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_nohup_is_respected(sample_url: str, tmp_path: Path, workers: str) -> None:
     environment = {"DATABASE_URL": sample_url, "WORKERS": workers}
-    with served(tmp_path, tmp_path / "log", ("nohup",), **environment) as (address, process):
+    with served(tmp_path, tmp_path / "log", ("nohup", *SERVE), **environment) as (address, process):
         process.send_signal(signal.SIGHUP)
         # A service that stops refuses new connections.
         for _ in range(50):
@@ -161,15 +165,14 @@ async def test_a_stop_lets_running_requests_finish(
             await connection.rollback()
             assert (await asking).json()["data"]["last_day"] == 5
         await asyncio.to_thread(process.wait, PATIENCE_SECONDS)
-        assert process.returncode == 0
 
 
 async def test_a_publish_by_another_process_reaches_all_workers(
     database_url: str, engine: AsyncEngine, tmp_path: Path
 ) -> None:
     await publish(engine, days_ago(1), downloads("requests", 5))
-    log = tmp_path / "log"
-    with served(tmp_path, log, DATABASE_URL=database_url, WORKERS="2") as (address, _):
+    environment = {"DATABASE_URL": database_url, "WORKERS": "2"}
+    with served(tmp_path, tmp_path / "log", (), signal.SIGHUP, **environment) as (address, _):
 
         async def answers() -> list[int]:
             """By connections at once, which both workers take."""
@@ -205,6 +208,8 @@ def test_one_socket_for_both_kinds_of_addresses(
     with served(
         tmp_path,
         log,
+        (),
+        signal.SIGINT,
         DATABASE_URL=sample_url,
         HOST="::",
         WORKERS=workers,
@@ -249,26 +254,22 @@ def test_head_over_the_wire(address: str) -> None:
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_silent_source_does_not_keep_it_from_stopping(
-    data_dir: Path, tmp_path: Path, stop: signal.Signals
+    first_start: FirstStart, tmp_path: Path, stop: signal.Signals
 ) -> None:
     log = tmp_path / "log"
-    with socket.socket() as listener, log.open("w") as output:
+    with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        host = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        process = psutil.Popen(
-            [sys.executable, "-m", "app", "ingest"],
-            cwd=ROOT,
-            env=os.environ | {"DATA_DIR": str(data_dir), "BIGQUERY_EMULATOR_HOST": host},
-            stdout=output,
-            stderr=output,
-        )
         listener.settimeout(PATIENCE_SECONDS)
-        caller, _ = listener.accept()
-        process.send_signal(stop)
-        assert process.wait(PATIENCE_SECONDS) == 128 + stop
-        caller.close()
-    assert servers(data_dir) == []
+        host = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        environment = {"DATA_DIR": str(first_start.folder), "BIGQUERY_EMULATOR_HOST": host}
+        command = ("ingest", "--replace-sample")
+        with started(command, log, log, **environment) as process:
+            caller, _ = listener.accept()
+            process.send_signal(stop)
+            assert process.wait(PATIENCE_SECONDS) == 128 + stop
+            caller.close()
+    assert servers(first_start.folder) == []
     assert "Traceback" not in log.read_text()
 
 
@@ -290,16 +291,6 @@ def test_ctrl_c_before_anything_has_begun() -> None:
             process.send_signal(signal.SIGINT)
             _, told = process.communicate(timeout=PATIENCE_SECONDS)
         assert "Traceback" not in told
-
-
-def test_commands_use_the_server_of_a_running_service(data_dir: Path, tmp_path: Path) -> None:
-    with served(data_dir, tmp_path / "log") as (address, _):
-        assert _status(address)["days"] == 30
-        result = run("expire", DATA_DIR=str(data_dir), LOG_LEVEL="info")
-        assert result.returncode == 0
-        assert "dropped no month" in result.stdout
-        assert "days         30 of 180" in run("status", DATA_DIR=str(data_dir)).stdout
-        assert _status(address)["days"] == 30
 
 
 def test_a_port_that_is_taken_is_told(address: str, sample_url: str) -> None:

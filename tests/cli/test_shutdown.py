@@ -1,10 +1,8 @@
 """A stop fits into the 10 s of `docker stop`, whatever runs or hangs."""
 
 import asyncio
-import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +20,7 @@ from app.dumps.stores.folder import DumpFolder
 from tests.days import days_ago, downloads, publish
 from tests.faults.postgres import connect_to, through
 from tests.faults.proxy import Proxy
-from tests.processes import ROOT, free_port, refuses, served, servers
+from tests.processes import Program, free_port, refuses, served, servers, started
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
 STOP_SECONDS = 10
@@ -82,7 +80,7 @@ def _requested(address: str, path: str) -> Iterator[socket.socket]:
         yield client
 
 
-def _assert_stops(process: psutil.Popen, at_least: float = 0.0) -> None:
+def _assert_stops(process: Program | psutil.Popen, at_least: float = 0.0) -> None:
     """Stop the service, which ends in time with all its processes, and with status 0."""
     processes = [process, *process.children(recursive=True)]
     began = monotonic()
@@ -98,10 +96,13 @@ def test_a_client_that_does_not_read(data_dir: Path, tmp_path: Path, workers: st
     """With an embedded Postgres, which is stopped as well."""
     name = _write_large_dump(data_dir / "dumps")
     log = tmp_path / "log"
+    environment = {
+        "INGEST_SOURCE": "none",
+        "WORKERS": workers,
+        "GRACEFUL_STOP_SECONDS": str(GRACEFUL_STOP_SECONDS),
+    }
     with (
-        served(
-            data_dir, log, WORKERS=workers, GRACEFUL_STOP_SECONDS=str(GRACEFUL_STOP_SECONDS)
-        ) as (address, process),
+        served(data_dir, log, **environment) as (address, process),
         _requested(address, f"/api/dumps/{name}"),
     ):
         _assert_stops(process, at_least=GRACEFUL_STOP_SECONDS)
@@ -163,7 +164,7 @@ def test_a_download_goes_on_to_its_end(
 
 @pytest.fixture
 def silent_source() -> Iterator[socket.socket]:
-    """The port of a source that accepts connections, and says nothing."""
+    """A server that accepts connections and sends nothing."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -232,26 +233,17 @@ async def test_a_silent_database(
 
 @pytest.mark.parametrize("signals", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_while_the_service_starts(
-    data_dir: Path, tmp_path: Path, signals: signal.Signals
+    tmp_path: Path, silent_source: socket.socket, signals: signal.Signals
 ) -> None:
     """The database accepts connections, and says nothing."""
-    with socket.socket() as listener, (tmp_path / "log").open("w+") as log:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        listener.settimeout(60)
-        url = f"postgresql://postgres@127.0.0.1:{listener.getsockname()[1]}/stats"
-        process = psutil.Popen(
-            [sys.executable, "-m", "app", "serve"],
-            cwd=ROOT,
-            env=os.environ | {"DATABASE_URL": url, "PORT": str(free_port())},
-            stdout=log,
-            stderr=log,
-        )
-        caller, _ = listener.accept()
+    log = tmp_path / "log"
+    url = f"postgresql://postgres@127.0.0.1:{silent_source.getsockname()[1]}/stats"
+    environment = {"DATABASE_URL": url, "PORT": str(free_port())}
+    with started(["serve"], log, log, **environment) as process:
+        caller, _ = silent_source.accept()
         with caller:
             began = monotonic()
             process.send_signal(signals)
             assert process.wait(30) == 128 + signals
             assert monotonic() - began <= STOP_SECONDS
-        log.seek(0)
-        assert "Traceback" not in log.read()
+    assert "Traceback" not in log.read_text()

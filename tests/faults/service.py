@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
-from tests.processes import served
+from tests.processes import SERVE, served
 
 
 @asynccontextmanager
@@ -14,7 +14,7 @@ async def serving(
 ) -> AsyncIterator[str]:
     """Its address. `before` goes before the command."""
     with ExitStack() as stack:
-        started = served(folder, log, before, **environment)
+        started = served(folder, log, [*before, *SERVE] if before else (), **environment)
         address, _ = await asyncio.to_thread(stack.enter_context, started)
         try:
             yield address

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from app.main import create_app
-from app.serving import limit_storage, rate_limits
+from app.serving import limit_storage, rate_limits, shared_counters
 from app.serving.limit_storage import MAX_COUNTERS, BoundedMemoryStorage
 from app.serving.proxies import TrustedProxies, client_key
 from app.serving.rate_limits import RateLimits, RateLimitState
@@ -243,9 +243,9 @@ async def test_services_share_a_budget_through_redis(
 async def _limits(rate_limits: str, port: int) -> AsyncIterator[RateLimits]:
     """With a Redis that is there, however long it takes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limit_storage, "SHARED_TIMEOUT_SECONDS", 30)
+        patch.setattr(shared_counters, "SHARED_TIMEOUT_SECONDS", 30)
         for name in ("socket_timeout", "socket_connect_timeout"):
-            patch.setitem(limit_storage.SHARED_OPTIONS, name, 30)
+            patch.setitem(shared_counters.SHARED_OPTIONS, name, 30)
         shared = RateLimits(rate_limits, f"redis://127.0.0.1:{port}/0")
         try:
             yield shared
