@@ -1,4 +1,4 @@
-"""The program with the clock of the tests: `python -m tests.command ARGUMENTS`."""
+"""The program with the clock of the tests."""
 
 from datetime import datetime
 
@@ -22,5 +22,4 @@ clock.utc_now = ProgramClock()
 
 from app.cli.program import main  # noqa: E402
 
-if __name__ == "__main__":
-    main()
+__all__ = ["main"]

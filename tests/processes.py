@@ -36,9 +36,6 @@ def get(url: str, **headers: str) -> httpx.Response:
     return httpx.get(url, headers=headers, timeout=PATIENCE_SECONDS)
 
 
-COMMAND = [sys.executable, "-m", "tests.command"]
-"""The command line with the clock of the tests."""
-
 SERVE = [sys.executable, "-m", "app", "serve"]
 """The service. It runs by the clock of the machine, as APScheduler does."""
 
@@ -55,7 +52,7 @@ def _distant_schedule() -> str:
 
 _forkserver = get_context("forkserver")
 _forkserver.set_forkserver_preload(
-    ["app.__main__", "tests.command", "app.main", "app.serving.server", "tests.processes", "pytest"]
+    ["tests.command", "app.__main__", "app.main", "app.serving.server", "tests.processes", "pytest"]
 )
 
 

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import runpy
 import shlex
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,7 +27,7 @@ from app.settings import Settings
 from tests.bigquery_table import DAY, NOON, Event, Table
 from tests.contents import everything
 from tests.days import POLICY, days_ago, downloads, ingest, publish
-from tests.processes import ROOT, free_port, get, run, served, servers, wait_for
+from tests.processes import ROOT, assert_fails, free_port, get, run, served, servers, wait_for
 from tests.waiting import PATIENCE_SECONDS
 
 DOCUMENTS = ["README.md", *(f"docs/{name}.md" for name in ("api", "operating", "contributing"))]
@@ -60,7 +62,7 @@ def test_make_run_and_the_first_answers(data_dir: Path, tmp_path: Path) -> None:
         process = psutil.Popen(
             shlex.split(COMMANDS[0]),
             cwd=ROOT,
-            env=os.environ | {"DATA_DIR": str(data_dir), "PORT": str(port)},
+            env=os.environ | {"DATA_DIR": str(data_dir), "PORT": str(port), "RETENTION_DAYS": "75"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -114,40 +116,54 @@ def test_commands_have_the_options_that_the_readme_uses() -> None:
     assert len(calls) == 5
     for call in calls:
         name, *arguments = _arguments(call)
-        cli.commands[name].make_context(name, arguments)
+        cli.commands[name].make_context(name, arguments, **cli.context_settings)
 
 
 async def test_from_the_sample_to_real_data_in_the_words_of_the_readme(
     database_url: str, engine: AsyncEngine, emulator_client: bigquery.Client, emulator_host: str
 ) -> None:
-    """Its commands of the section on real data, with an emulator in the place of Google."""
+    """The commands of the section on real data, for two days, with an emulator in Google's place:
+    the cost, a refusal, the sample replaced, the status.
+    """
     table = Table(emulator_client)
-    table.insert(*(Event(at=NOON - timedelta(days=ago)) for ago in range(30)))
+    table.insert(Event(), Event(installer="devpi"), Event(at=NOON - timedelta(days=5)))
     await ingest(engine, SampleSource(), DAY, POLICY)
     environment = {
         "DATABASE_URL": database_url,
-        "RETENTION_DAYS": "30",
         "BIGQUERY_EMULATOR_HOST": emulator_host,
         "BIGQUERY_TABLE": table.id,
     }
     dry_run, backfill = (
-        run(*_arguments(command), **environment)
+        _arguments(command)
         for command in COMMANDS
         if f"{PROGRAM} ingest" in command or command.endswith("--replace-sample")
     )
-    assert "USD" in dry_run.stdout
-    assert backfill.stdout == "30 of 30 missing days published, 0 failed\n"
-    assert backfill.returncode == 0
-    days = await DownloadsRepository(engine, 30).published_days()
-    assert [day.source for day in days] == ["bigquery"] * 30
+    cost = run(*dry_run, **environment).stdout
+    assert re.search(r"0 bytes \(0\.0 GiB\) would be billed, 0\.00 USD", cost)
+    assert "BIGQUERY_MAX_BYTES_BILLED allows 536,870,912,000 bytes" in cost
+    assert_fails(run("ingest", **environment), 1, "sample data", "--replace-sample")
+
+    start = str(days_ago(1))
+    result = run(*backfill, "--start", start, **environment)
+    assert result.returncode == 1, "a day without rows failed, and the other is there"
+    assert result.stdout == f"1 of 2 missing days published, 1 failed ({start})\n"
+    assert f"{start} failed: bigquery has no rows for {start}" in result.stderr
+
+    shown = run("status", **environment).stdout
+    assert re.search(r"^days +1 of 180$", shown, re.MULTILINE)
+    assert re.search(rf"^latest day +{DAY}$", shown, re.MULTILINE)
+    assert re.search(r"^source +bigquery$", shown, re.MULTILINE)
+    assert re.search(r"^packages +1, 1 of them on the latest day$", shown, re.MULTILINE)
     emulator_client.delete_table(table.id)
 
 
 async def test_one_instance_seeds_another_in_the_words_of_the_readme(
     database_url: str, unmigrated_url: str, engine: AsyncEngine, tmp_path: Path
 ) -> None:
-    """Its commands of the section on dumps. What the second holds and answers is the same."""
-    for ago in range(30):
+    """The commands of the section on dumps, for a week. The second instance contains and answers
+    the same.
+    """
+    for ago in range(7):
         rows = [
             downloads(f"package-{number}", {"3.12": 50 + number, "null": 1 + ago}, mirrors=number)
             for number in range(20)
@@ -164,18 +180,18 @@ async def test_one_instance_seeds_another_in_the_words_of_the_readme(
         "INGEST_SOURCE": "none",
     }
     exported = run(*_arguments(export), DATABASE_URL=database_url, **common)
-    assert exported.stdout == f"30 of 30 days written to {tmp_path}/dumps, 0 unchanged\n"
+    assert exported.stdout == f"7 of 7 days written to {tmp_path}/dumps, 0 unchanged\n"
     name, _, location = backfill.partition(" ")[0].partition("=")
     with served(tmp_path, tmp_path / "log", (), DATABASE_URL=database_url, **common) as (first, _):
         seeded = run(
-            *_arguments(backfill),
+            *(*_arguments(backfill), "--start", str(days_ago(6))),
             DATABASE_URL=unmigrated_url,
             **common,
             **{name: location.replace("https://stats.example", first)},
         )
-        assert seeded.stdout == "30 of 30 missing days published, 0 failed\n", seeded.stderr
+        assert seeded.stdout == "7 of 7 missing days published, 0 failed\n", seeded.stderr
         verified = run("verify", DATABASE_URL=unmigrated_url, **common)
-        assert verified.stdout == "30 days verified: all as published\n"
+        assert verified.stdout == "7 days verified: all as published\n"
         other = create_engine(unmigrated_url)
         copied, original = await everything(other), await everything(engine)
         days = await DownloadsRepository(other, 30).published_days()
@@ -234,8 +250,10 @@ def test_paths_of_the_architecture_are_there() -> None:
     assert all((ROOT / folder).is_dir() for folder in folders)
 
 
-def test_generated_references_are_what_the_code_says() -> None:
-    command = [sys.executable, "docs/reference.py", "--check"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.stderr == ""
-    assert result.returncode == 0
+def test_generated_references_are_what_the_code_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["docs/reference.py", "--check"])
+    with suppress(SystemExit):
+        runpy.run_path(str(ROOT / "docs" / "reference.py"), run_name="__main__")
+    assert capsys.readouterr().err == ""

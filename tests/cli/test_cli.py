@@ -12,16 +12,15 @@ import sys
 import tempfile
 import termios
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import click
-import psutil
 import pytest
 from click.testing import CliRunner
-from google.cloud import bigquery
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -30,10 +29,10 @@ from app.cli.program import cli
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS
 from app.domain.events import ARTIFACTS_SINCE
-from app.errors import HeldDayError
+from app.errors import HeldDayError, SettingsError
 from app.ingest.sources.bigquery import cost_usd
 from app.ingest.sources.sample import SampleSource
-from tests.bigquery_table import NOON, Event, Table
+from app.settings import load_settings
 from tests.days import (
     POLICY,
     RETENTION_DAYS,
@@ -43,8 +42,8 @@ from tests.days import (
     ingest,
     publish,
 )
-from tests.processes import COMMAND, ROOT, assert_fails, free_port, run
-from tests.waiting import PATIENCE_SECONDS
+from tests.processes import ROOT, assert_fails, free_port, run, started
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 
 @pytest.mark.parametrize(
@@ -262,38 +261,6 @@ def test_dry_run_tells_what_counting_artifacts_costs(
     assert names.split() == ["names", "of", "files", "50,000,000,000", "bytes", "0.284", "USD"]
 
 
-async def test_from_the_sample_to_real_data(
-    database_url: str, engine: AsyncEngine, emulator_client: bigquery.Client, emulator_host: str
-) -> None:
-    """In the README's order: the cost, a refusal, the sample replaced, the status."""
-    table = Table(emulator_client)
-    table.insert(Event(), Event(installer="devpi"), Event(at=NOON - timedelta(days=5)))
-    environment = {
-        "DATABASE_URL": database_url,
-        "BIGQUERY_EMULATOR_HOST": emulator_host,
-        "BIGQUERY_TABLE": table.id,
-    }
-    result = run("ingest", "--dry-run", **environment)
-    assert re.search(r"0 bytes \(0\.0 GiB\) would be billed, 0\.00 USD", result.stdout)
-    assert "BIGQUERY_MAX_BYTES_BILLED allows 536,870,912,000 bytes" in result.stdout
-
-    run("ingest", "--source", "sample", DATABASE_URL=database_url)
-    assert_fails(run("ingest", **environment), 1, "sample data", "--replace-sample")
-
-    start = str(days_ago(1))
-    result = run("backfill", "--start", start, "--replace-sample", **environment)
-    assert result.returncode == 1, "a day without rows failed, and the other is there"
-    assert result.stdout == f"1 of 2 missing days published, 1 failed ({start})\n"
-    assert f"{start} failed: bigquery has no rows for {start}" in result.stderr
-
-    shown = run("status", **environment).stdout
-    assert re.search(r"^days +1 of 180$", shown, re.MULTILINE)
-    assert re.search(rf"^latest day +{days_ago(0)}$", shown, re.MULTILINE)
-    assert re.search(r"^source +bigquery$", shown, re.MULTILINE)
-    assert re.search(r"^packages +1, 1 of them on the latest day$", shown, re.MULTILINE)
-    emulator_client.delete_table(table.id)
-
-
 def test_what_looks_wrong_is_held_until_it_is_forced(database_url: str, tmp_path: Path) -> None:
     """Half of the downloads of the same weekday a week before."""
     before, day = str(days_ago(7)), str(days_ago(0))
@@ -401,33 +368,37 @@ async def test_backfill_counts_a_day_as_published_that_it_held_first(
     assert result.returncode == 0
 
 
+def _stopped(
+    stop: signal.Signals, after_lines: int, folder: Path, command: Sequence[str], url: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command until it has written so many lines on standard error, and stop it."""
+    output, errors = folder / "stdout", folder / "stderr"
+    with started(command, output, errors, DATABASE_URL=url, RETENTION_DAYS="30") as process:
+        wait_until(lambda: errors.exists() and errors.read_text().count("\n") >= after_lines)
+        process.send_signal(stop)
+        status = process.wait(PATIENCE_SECONDS)
+    assert "Traceback" not in errors.read_text()
+    return subprocess.CompletedProcess(command, status, output.read_text(), errors.read_text())
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 async def test_backfill_goes_on_where_it_was_stopped(
-    database_url: str, engine: AsyncEngine, stop: signal.Signals
+    database_url: str, engine: AsyncEngine, tmp_path: Path, stop: signal.Signals
 ) -> None:
-    process = psutil.Popen(
-        [*COMMAND, "backfill"],
-        cwd=ROOT,
-        env=os.environ | {"DATABASE_URL": database_url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for _ in range(3):
-        assert process.stderr.readline().startswith("published ")
-    process.send_signal(stop)
-    summary, told = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 128 + stop
-    assert "Traceback" not in told
-    days = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
-    assert 3 <= len(days) < RETENTION_DAYS
-    missing = RETENTION_DAYS - len(days)
+    stopped = _stopped(stop, 3, tmp_path, ["backfill"], database_url)
+    assert stopped.returncode == 128 + stop
+    assert stopped.stderr.startswith("published ")
+    days = await DownloadsRepository(engine, 30).published_days()
+    assert 3 <= len(days) < 30
+    missing = 30 - len(days)
     # The day at which it was stopped may have been published without having been counted.
-    match = re.fullmatch(r"(\d+) of 180 missing days published, 0 failed, \d+ not tried\n", summary)
+    match = re.fullmatch(
+        r"(\d+) of 30 missing days published, 0 failed, \d+ not tried\n", stopped.stdout
+    )
     assert match
     assert int(match[1]) in (len(days), len(days) - 1)
 
-    result = run("backfill", DATABASE_URL=database_url)
+    result = run("backfill", DATABASE_URL=database_url, RETENTION_DAYS="30")
     assert result.stdout == f"{missing} of {missing} missing days published, 0 failed\n"
 
 
@@ -445,44 +416,30 @@ def test_a_database_that_is_named_is_the_one_that_is_used(
     assert not data_dir.exists()
 
 
-def test_a_file_of_settings_is_read_and_the_environment_goes_before_it(tmp_path: Path) -> None:
+def test_a_file_of_settings_is_read_and_the_environment_goes_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the tests run there may be one, and it must not reach them."""
-    (tmp_path / ".env").write_text("PORT=http\n")
-    environment = {name: value for name, value in os.environ.items() if name != "PORT"}
-    command = [sys.executable, "-m", "app", "openapi"]
-    for variables, status in ((environment, 1), (environment | {"PORT": ""}, 0)):
-        result = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=variables | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            check=False,
-        )
-        assert result.returncode == status
+    (tmp_path / ".env").write_text("RETENTION_DAYS=many\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETENTION_DAYS", "")
+    assert load_settings().retention_days == RETENTION_DAYS
+    monkeypatch.delenv("RETENTION_DAYS")
+    with pytest.raises(SettingsError, match="RETENTION_DAYS=many"):
+        load_settings()
 
 
 def test_backfill_shows_a_bar_in_a_terminal(database_url: str) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    command = [*COMMAND, "backfill", "--start", str(days_ago(3))]
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"DATABASE_URL": database_url},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    ) as process:
+    terminal = Path(os.ttyname(theirs))
+    command = ("backfill", "--start", str(days_ago(3)))
+    with started(command, terminal, terminal, DATABASE_URL=database_url) as process:
+        shown = os.read(ours, 4096)
         os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                part = os.read(ours, 4096)
-            except OSError:  # How Linux tells that the other end is closed.
-                part = b""
-            if not part:
-                break
-            shown += part
+        with suppress(OSError):  # How Linux tells that the other end is closed.
+            while part := os.read(ours, 4096):
+                shown += part
         assert process.wait(PATIENCE_SECONDS) == 0
     os.close(ours)
     assert re.search(rb"100%\|.*\| 4/4 ", shown)
@@ -607,28 +564,19 @@ async def test_export_to_a_full_disk(database_url: str, engine: AsyncEngine) -> 
 async def test_export_goes_on_where_it_was_stopped(
     database_url: str, engine: AsyncEngine, tmp_path: Path, stop: signal.Signals
 ) -> None:
-    await ingest(engine, SampleSource(), days_ago(0))
-    for ago in range(1, 20):
+    for ago in range(20):
         await ingest(engine, SampleSource(), days_ago(ago))
-    process = psutil.Popen(
-        [sys.executable, "-m", "app", "export", "--to", str(tmp_path)],
-        cwd=ROOT,
-        env=os.environ | {"DATABASE_URL": database_url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    to = ("--to", str(tmp_path / "dumps"))
+    stopped = _stopped(stop, 2, tmp_path, ["export", *to], database_url)
+    assert stopped.stderr.startswith("wrote sample-")
+    result = run("export", *to, DATABASE_URL=database_url)
+    match = re.fullmatch(
+        r"(\d+) of 20 days written to .*, (\d+) unchanged(, 1 files removed)?\n", result.stdout
     )
-    for _ in range(2):
-        assert process.stderr.readline().startswith("wrote sample-")
-    process.send_signal(stop)
-    _, told = process.communicate(timeout=PATIENCE_SECONDS)
-    assert "Traceback" not in told
-    result = run("export", "--to", str(tmp_path), DATABASE_URL=database_url)
-    match = re.fullmatch(r"(\d+) of 20 days written to .*, (\d+) unchanged\n", result.stdout)
-    assert match
+    assert match, result
     assert int(match[2]) >= 2
     assert int(match[1]) + int(match[2]) == 20
-    assert len(_names(tmp_path)) == 21
+    assert len(_names(tmp_path / "dumps")) == 21
 
 
 def test_a_source_of_files_has_to_say_where(database_url: str, tmp_path: Path) -> None:
