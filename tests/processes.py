@@ -51,6 +51,7 @@ def _distant_schedule() -> str:
 
 
 _forkserver = get_context("forkserver")
+# `tests.command` is first, because it sets the clock that the others import.
 _forkserver.set_forkserver_preload(
     ["tests.command", "app.__main__", "app.main", "app.serving.server", "tests.processes", "pytest"]
 )

@@ -13,9 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.cli.database import database_url, run
 from app.cli.options import Day, check_order, replace_sample_option, source_option, with_settings
 from app.cli.progress import progress_of
-from app.domain.breakdowns import OPTIONAL_BREAKDOWNS, columns_with
+from app.domain.breakdowns import columns_with
 from app.domain.clock import utc_now
-from app.domain.events import ARTIFACTS_SINCE, CountedFiles
 from app.ingest.plan import check_counted, days_to_backfill, days_to_seed, latest_complete_day
 from app.ingest.policy import policy_of
 from app.ingest.publish import Publisher
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Only print what the query would bill, and what each of INGEST_BREAKDOWNS adds.",
+    help="Only print the cost per day, per month and of the first backfill, for free.",
 )
 @with_settings
 def ingest(
@@ -95,40 +94,9 @@ def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
         # A source that is not set up fails in the same way without --dry-run.
         open_source(settings, kind)
         return f"{day}: {kind} data bills nothing"
-    from app.ingest.sources.bigquery import USD_PER_TIB_BILLED, cost_usd, create_source  # noqa: PLC0415 - slow to import
+    from app.cli.costs import cost_report  # noqa: PLC0415 - slow to import
 
-    source = create_source(settings)
-    billed = source.bytes_billed(day)
-    # BigQuery bills each column, so a breakdown adds the same bytes to any other columns.
-    least = source.bytes_billed(day, (), CountedFiles.ALL)
-    costs = {"all else": least}
-    for one in OPTIONAL_BREAKDOWNS:
-        name = f"{one.name}, ingested" if one in settings.breakdowns_of(kind) else one.name
-        costs[name] = source.bytes_billed(day, (one,), CountedFiles.ALL) - least
-    named_day = min(day, ARTIFACTS_SINCE)
-    names = source.bytes_billed(named_day, (), CountedFiles.ARTIFACTS) - source.bytes_billed(
-        named_day, (), CountedFiles.ALL
-    )
-
-    def line(name: str, count: int) -> str:
-        return f"  {name:<26} {count:>18,} bytes  {cost_usd(count):>7.3f} USD"
-
-    total = (
-        f"{day}: {billed:,} bytes ({billed / 2**30:.1f} GiB) would be billed, "
-        f"{cost_usd(billed):.2f} USD at {USD_PER_TIB_BILLED} USD a TiB "
-        "beyond the first of each month; "
-        f"BIGQUERY_MAX_BYTES_BILLED allows {settings.bigquery_max_bytes_billed:,} bytes"
-    )
-    artifacts = f"INGEST_COUNTED_FILES=artifacts adds to each day until {ARTIFACTS_SINCE}"
-    return "\n".join(
-        [
-            total,
-            "Each of INGEST_BREAKDOWNS adds to all else:",
-            *(line(*cost) for cost in costs.items()),
-            f"{artifacts}, such as {named_day}:",
-            line("names of files", names),
-        ]
-    )
+    return cost_report(settings, day)
 
 
 @click.command(short_help="Publish the days that are missing.")

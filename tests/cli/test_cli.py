@@ -199,6 +199,19 @@ def billing_host() -> Iterator[str]:
         server.shutdown()
 
 
+def _costs(result: subprocess.CompletedProcess[str]) -> dict[str, list[str]]:
+    """Return the numbers of a dry run's lines by their names."""
+    assert result.returncode == 0, result.stderr
+    lines = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
+    return {name: numbers for name, *numbers in lines if numbers}
+
+
+def _daily(gigabytes: float, days: int = 180) -> list[str]:
+    count = int(gigabytes * 10**9)
+    usd = (cost_usd(count * times) for times in (1, 30, days))
+    return [f"{count:,}", *(f"{one:,.2f}" for one in usd)]
+
+
 @pytest.mark.parametrize(
     ("chosen", "total", "ingested"),
     [
@@ -211,54 +224,49 @@ def billing_host() -> Iterator[str]:
         ),
     ],
 )
-def test_dry_run_tells_what_each_breakdown_costs(
+def test_a_dry_run_prints_the_cost_with_and_without_each_breakdown(
     billing_host: str, chosen: str, total: str, ingested: set[str]
 ) -> None:
     result = run(
         "ingest", "--dry-run", BIGQUERY_EMULATOR_HOST=billing_host, INGEST_BREAKDOWNS=chosen
     )
-    assert result.returncode == 0, result.stderr
-    first, _, *lines, counted_files, names = result.stdout.splitlines()
-    assert first.startswith(f"{days_ago(0)}: {total}")
-    day = min(days_ago(0), ARTIFACTS_SINCE)
-    assert counted_files == (
-        f"INGEST_COUNTED_FILES=artifacts adds to each day until {ARTIFACTS_SINCE}, such as {day}:"
-    )
-    assert names.split() == ["names", "of", "files", "50,000,000,000", "bytes", "0.284", "USD"]
-    costs = {
-        f"{one.name}{', ingested' if one.name in ingested else ''}": one.billed_bytes * 10**9
-        for one in OPTIONAL_BREAKDOWNS
-    }
-    assert [" ".join(line.split()) for line in lines] == [
-        "all else 40,000,000,000 bytes 0.227 USD",
-        *(f"{name} {cost:,} bytes {cost_usd(cost):.3f} USD" for name, cost in costs.items()),
-    ]
-    assert "country 4,000,000,000 bytes 0.023 USD" in " ".join(result.stdout.split())
+    costs = _costs(result)
+    assert result.stdout.startswith(f"{days_ago(0)}: {total}")
+    per_day = 48 if chosen == "version,ci" else 40
+    assert costs["these settings"] == _daily(per_day)
+    assert costs["without optional breakdowns"] == ["40,000,000,000", "0.23", "6.82", "40.93"]
+    for one in OPTIONAL_BREAKDOWNS:
+        name = f"{one.name}, ingested" if one.name in ingested else one.name
+        assert costs[name] == _daily(one.billed_bytes)
+    assert costs["costs"][:1] == ["10,485,760"]
+    assert costs["saves"] == _daily(per_day - 0.010485760)
 
 
 @pytest.mark.parametrize(
-    ("days", "counted_files", "billed"),
+    ("days", "counted_files", "billed", "named_days"),
     [
-        (0, "all", 40),
-        (0, "artifacts", 90),
-        (-1, "artifacts", 90),
-        (1, "artifacts", 40),
+        (0, "all", 40, 0),
+        (0, "artifacts", 90, 180),
+        (-1, "artifacts", 90, 180),
+        (1, "artifacts", 40, 179),
+        (80, "artifacts", 40, 100),
     ],
 )
-def test_dry_run_tells_what_counting_artifacts_costs(
-    billing_host: str, days: int, counted_files: str, billed: int
+def test_a_dry_run_adds_names_of_files_to_the_days_that_need_them(
+    billing_host: str, days: int, counted_files: str, billed: int, named_days: int
 ) -> None:
-    """In the total of the days whose names of files are read, and besides for every other day."""
     day = ARTIFACTS_SINCE + timedelta(days=days)
     result = run(
         *("ingest", "--dry-run", "--date", str(day)),
         BIGQUERY_EMULATOR_HOST=billing_host,
         INGEST_COUNTED_FILES=counted_files,
     )
-    first, _, all_else, *_, names = result.stdout.splitlines()
-    assert first.startswith(f"{day}: {billed},000,000,000 bytes")
-    assert all_else.split() == ["all", "else", "40,000,000,000", "bytes", "0.227", "USD"]
-    assert names.split() == ["names", "of", "files", "50,000,000,000", "bytes", "0.284", "USD"]
+    costs = _costs(result)
+    assert result.stdout.startswith(f"{day}: {billed},000,000,000 bytes")
+    backfill = cost_usd((180 * 40 + named_days * 50) * 10**9)
+    assert costs["these settings"] == [*_daily(40)[:3], f"{backfill:,.2f}"]
+    chosen = ", ingested" if counted_files == "artifacts" else ""
+    assert costs[f"names of files{chosen}"][:3] == ["50,000,000,000", "0.28", "0.00"]
 
 
 def test_what_looks_wrong_is_held_until_it_is_forced(database_url: str, tmp_path: Path) -> None:

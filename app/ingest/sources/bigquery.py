@@ -80,7 +80,10 @@ PARTITIONS = (
     "SELECT total_rows, last_modified_time FROM `{dataset}.INFORMATION_SCHEMA.PARTITIONS` "
     "WHERE table_name = @table AND partition_id = @day"
 )
-"""Query of the metadata of a day's partition, for which BigQuery bills 10 MB."""
+"""Query of the metadata of a day's partition."""
+
+BYTES_BILLED_PER_CHECK = 10 * 2**20
+"""Bytes that BigQuery bills for the metadata of a day's partition."""
 
 SCOPES = ("https://www.googleapis.com/auth/bigquery",)
 
