@@ -11,7 +11,7 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.embedded import STOP_TIMEOUT_SECONDS, embedded_postgres
-from app.db.engine import job_engine, wait_for_database
+from app.db.engine import check_session, job_engine, wait_for_database
 from app.db.migrations import check_migrated, migrate
 from app.interpreter import look_for_garbage_less_often
 from app.settings import Settings
@@ -44,6 +44,7 @@ def run(url: str, work: Work[Result], *, wait_seconds: float = 0.0) -> Result:
     async def migrate_and_work() -> Result:
         async with job_engine(url) as engine:
             await wait_for_database(engine, wait_seconds)
+            await check_session(engine)
             await migrate(engine)
             return await work(engine)
 

@@ -5,14 +5,11 @@ from typing import Any
 
 import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
-from sqlalchemy.engine import URL, make_url
 
-from app.setting_types import LIBPQ_ONLY_ARGUMENTS
+from app.addresses import DatabaseAddress
 
 # SQLAlchemy does not type this constructor.
 DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
-
-CONNECT_TIMEOUT_SECONDS = 5
 
 CLOSE_TIMEOUT_SECONDS = 3
 """How long to wait for a rollback, the release of a lock, or the end of connections. After that the
@@ -27,26 +24,8 @@ KEEPALIVES = {
 """The server notices within a minute that a client's machine is gone, and frees its locks."""
 
 
-def asyncpg_url(database_url: str) -> URL:
-    """Return the URL in the form that SQLAlchemy's asyncpg dialect takes.
-
-    Hosting providers hand out `postgres://` and libpq's arguments. `sslmode` has another name here,
-    and arguments for the C driver alone are dropped.
-    """
-    url = make_url(database_url).set(drivername="postgresql+asyncpg")
-    query = {name: value for name, value in url.query.items() if name not in LIBPQ_ONLY_ARGUMENTS}
-    if "sslmode" in query:
-        query["ssl"] = query.pop("sslmode")
-    return url.set(query=query)
-
-
-def database_name(url: URL) -> str:
-    """Return how error messages name the database."""
-    return f"the database at {url.host or url.query.get('host')}"
-
-
 async def open_connection(
-    url: URL,
+    address: DatabaseAddress,
     *,
     statement_timeout_seconds: float,
     session: Mapping[str, str] | None = None,
@@ -57,14 +36,7 @@ async def open_connection(
     Session parameters are set after connecting, since poolers such as PgBouncer refuse unknown
     startup parameters.
     """
-    # SQLAlchemy does not type this method.
-    _, arguments = DIALECT.create_connect_args(url)  # type: ignore[no-untyped-call]
-    connection = await asyncpg.connect(
-        **arguments,
-        **options,
-        timeout=CONNECT_TIMEOUT_SECONDS,
-        command_timeout=statement_timeout_seconds,
-    )
+    connection = await _connect(address, command_timeout=statement_timeout_seconds, **options)
     parameters = KEEPALIVES | dict(session or {})
     try:
         await connection.execute(
@@ -74,3 +46,46 @@ async def open_connection(
         connection.terminate()
         raise
     return connection
+
+
+async def _connect(address: DatabaseAddress, **options: Any) -> Any:
+    """Connect to the first host that can be reached and is of the requested kind.
+
+    asyncpg would try several hosts by itself, but with one timeout for all of them. It also reads
+    the variables of libpq, such as PGPORT, for each argument that is missing.
+    """
+    failure: Exception | None = None
+    for attributes in address.session_attributes:
+        for host, port in address.hosts:
+            for tls in address.tls_attempts(host):
+                try:
+                    return await asyncpg.connect(
+                        host=host,
+                        port=port,
+                        user=address.user,
+                        password=address.password,
+                        database=address.database,
+                        ssl=tls or False,
+                        direct_tls=False,
+                        target_session_attrs=attributes,
+                        gsslib="gssapi",
+                        server_settings=address.startup_parameters,
+                        timeout=address.connect_timeout_seconds,
+                        **options,
+                    )
+                except asyncpg.InvalidPasswordError:
+                    raise
+                except asyncpg.InvalidAuthorizationSpecificationError as error:
+                    # The server may refuse connections only with TLS, or only without.
+                    failure = error
+                except (
+                    TimeoutError,
+                    asyncpg.CannotConnectNowError,
+                    asyncpg.TargetServerAttributeNotMatched,
+                ) as error:
+                    failure = error
+                    break
+                except OSError as error:
+                    failure = error
+    assert failure
+    raise failure

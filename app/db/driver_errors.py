@@ -22,6 +22,11 @@ REFUSED = ("28", "3D", "42501")
 permission to connect.
 """
 
+POOLED_PER_TRANSACTION = ("42P05", "26000")
+"""SQLSTATEs of a prepared statement that exists already, or no longer. A session that only this
+process uses has neither.
+"""
+
 LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -60,9 +65,12 @@ def connecting(database: str) -> Iterator[None]:
         raise no_connection_free(database) from error
     except (OSError, asyncpg.PostgresError, DBAPIError, *LOST) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
+        if _sqlstate(cause) in POOLED_PER_TRANSACTION:
+            raise pooled_per_transaction(database) from error
         is_refused = _sqlstate(cause).startswith(REFUSED)
         kind = DatabaseRefusedError if is_refused else DatabaseUnavailableError
-        raise kind(f"{database} can't be reached: {cause}") from error
+        reason = " ".join(str(cause).split()) or "it takes too long to answer"
+        raise kind(f"{database} can't be reached: {reason}") from error
 
 
 @contextmanager
@@ -73,6 +81,8 @@ def querying(database: str) -> Iterator[None]:
     try:
         yield
     except (DBAPIError, TimeoutError, asyncpg.PostgresError, *LOST) as error:
+        if _sqlstate(_driver_error(error)) in POOLED_PER_TRANSACTION:
+            raise pooled_per_transaction(database) from error
         reason = _why_unavailable(error)
         if reason is None:
             raise
@@ -81,6 +91,14 @@ def querying(database: str) -> Iterator[None]:
 
 def no_connection_free(database: str) -> DatabaseUnavailableError:
     return DatabaseUnavailableError(f"{database} has no connection free")
+
+
+def pooled_per_transaction(database: str) -> DatabaseRefusedError:
+    return DatabaseRefusedError(
+        f"{database} is behind a pooler in transaction mode, which lacks LISTEN, locks and "
+        "parameters of a session, and prepared statements: set its pool_mode to session, or "
+        "connect to Postgres itself"
+    )
 
 
 def _why_unavailable(error: Exception) -> str | None:

@@ -8,6 +8,7 @@ from functools import partial
 
 import asyncpg
 import orjson
+from sqlalchemy import URL, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from tenacity import (
@@ -18,13 +19,9 @@ from tenacity import (
     wait_fixed,
 )
 
-from app.db.connection import (
-    CLOSE_TIMEOUT_SECONDS,
-    asyncpg_url,
-    database_name,
-    open_connection,
-)
-from app.db.driver_errors import LOST, connecting, is_lost, querying
+from app.addresses import DatabaseAddress
+from app.db.connection import CLOSE_TIMEOUT_SECONDS, open_connection
+from app.db.driver_errors import LOST, connecting, is_lost, pooled_per_transaction, querying
 from app.errors import OperatorError
 
 STATEMENT_TIMEOUT_SECONDS = 10
@@ -54,12 +51,13 @@ def create_engine(
 
     With `read_only` the server refuses to write.
     """
-    url = asyncpg_url(database_url)
+    address = DatabaseAddress.parse(database_url)
     return create_async_engine(
-        url,
+        # The host is only shown in error messages.
+        URL.create("postgresql+asyncpg", host=str(address)),
         async_creator=partial(
             open_connection,
-            url,
+            address,
             statement_timeout_seconds=statement_timeout_seconds,
             session=READ_ONLY if read_only else None,
         ),
@@ -100,7 +98,7 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     Raises `DatabaseUnavailableError` if Postgres can't be reached or goes away, or if the block
     raises the driver's `TimeoutError`.
     """
-    database = database_name(engine.url)
+    database = str(engine.url.host)
     with connecting(database):
         connection = await engine.connect()
     try:
@@ -133,6 +131,23 @@ def driver_of(connection: AsyncConnection) -> asyncpg.Connection:
     driver = connection.sync_connection.connection.driver_connection
     assert isinstance(driver, asyncpg.Connection)
     return driver
+
+
+async def check_session(engine: AsyncEngine) -> None:
+    """Raise `DatabaseRefusedError` if a pooler assigns a server session to each transaction instead
+    of each connection.
+    """
+    async with connect(engine) as first, connect(engine) as second:
+        before = await _server_process(first)
+        await first.rollback()
+        # In transaction mode, this takes over the session that has just become free.
+        other = await _server_process(second)
+        if before == other or before != await _server_process(first):
+            raise pooled_per_transaction(str(engine.url.host))
+
+
+async def _server_process(connection: AsyncConnection) -> object:
+    return await connection.scalar(select(func.pg_backend_pid()))
 
 
 async def wait_for_database(engine: AsyncEngine, seconds: float) -> None:

@@ -7,12 +7,8 @@ from functools import partial
 
 import asyncpg
 
-from app.db.connection import (
-    CLOSE_TIMEOUT_SECONDS,
-    asyncpg_url,
-    database_name,
-    open_connection,
-)
+from app.addresses import DatabaseAddress
+from app.db.connection import CLOSE_TIMEOUT_SECONDS, open_connection
 from app.db.driver_errors import connecting, is_lost, no_connection_free, querying
 from app.errors import DatabaseUnavailableError, RequestError
 from app.metrics import DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_LIMIT
@@ -55,8 +51,8 @@ class ReadPool:
     def __init__(
         self, database_url: str, *, read_timeout_seconds: float = READ_TIMEOUT_SECONDS
     ) -> None:
-        self._url = asyncpg_url(database_url)
-        self._database = database_name(self._url)
+        self._address = DatabaseAddress.parse(database_url)
+        self._database = str(self._address)
         self._read_timeout_seconds = read_timeout_seconds
         # asyncpg's queue lets new tasks overtake waiting ones, which may then wait for a second.
         self._turns = asyncio.Semaphore(POOL_SIZE)
@@ -65,7 +61,7 @@ class ReadPool:
     async def open(self) -> None:
         """Open the pool. Its connections are opened when they are first needed."""
         self._pool = await asyncpg.create_pool(
-            self._url,
+            self._address,
             connect=partial(
                 open_connection,
                 statement_timeout_seconds=self._read_timeout_seconds,

@@ -11,14 +11,14 @@ from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.connection import asyncpg_url, database_name, open_connection
+from app.addresses import DatabaseAddress
+from app.db.connection import open_connection
 from app.db.driver_errors import connecting, querying
 from app.db.statements import Source, Statement, fetch
 from app.db.tables import TRIGRAM_INDEX, held_days, ingested_days, publication
 from app.domain.breakdowns import OPTIONAL_COLUMNS
 from app.domain.downloads import Publication, served_days
 from app.domain.events import CountedFiles
-from app.settings import IngestSource
 
 CHANNEL = "pypi_stats_published"
 
@@ -78,10 +78,12 @@ async def publication_listener(
 
     Raises `DatabaseUnavailableError` if it can't connect, or if its connection is lost.
     """
-    url = asyncpg_url(database_url)
-    database = database_name(url)
+    address = DatabaseAddress.parse(database_url)
+    database = str(address)
     with connecting(database):
-        connection = await open_connection(url, statement_timeout_seconds=LISTENER_TIMEOUT_SECONDS)
+        connection = await open_connection(
+            address, statement_timeout_seconds=LISTENER_TIMEOUT_SECONDS
+        )
     try:
         with querying(database):
             listener = PublicationListener(connection, retention_days)
@@ -121,13 +123,12 @@ def _publication_statement(retention_days: int) -> Statement:
         select(func.count()).select_from(held_days).scalar_subquery(),
         func.count(ingested_days.c.suspect_reason),
         func.to_regclass(TRIGRAM_INDEX).is_not(None),
-        func.bool_or(ingested_days.c.source == IngestSource.SAMPLE),
     ).where(ingested_days.c.day > latest - retention_days)
     return Statement(query)
 
 
 def _publication_of(row: asyncpg.Record, retention_days: int) -> Publication | None:
-    days, breakdowns, counted_files, published_at, digest, held, suspect, has_trigrams, sample = row
+    days, breakdowns, counted_files, published_at, digest, held, suspect, has_trigrams = row
     if not days or published_at is None:
         return None
     return Publication(
@@ -147,5 +148,4 @@ def _publication_of(row: asyncpg.Record, retention_days: int) -> Publication | N
         held_days=held,
         suspect_days=suspect,
         has_trigrams=has_trigrams,
-        is_sample=sample,
     )

@@ -2,6 +2,7 @@ import asyncio
 import os
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 
 import asyncpg
@@ -11,29 +12,53 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
-from app.db.connection import asyncpg_url
+from app.db.embedded import embedded_postgres
 from app.db.engine import connect, create_engine, driver_of, job_engine
+from app.db.pool import ReadPool
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.errors import DatabaseUnavailableError
 from tests.db.test_pool import END_OTHERS
 from tests.waiting import PATIENCE_SECONDS, until
 
+PG_VARIABLES = {
+    "PGCLIENTENCODING": "LATIN1",
+    "PGDATA": "/nonexistent",
+    "PGDATABASE": "other",
+    "PGGSSLIB": "other",
+    "PGHOST": "192.0.2.1",
+    "PGHOSTADDR": "192.0.2.1",
+    "PGOPTIONS": "-c search_path=other",
+    "PGPASSFILE": "/nonexistent",
+    "PGPASSWORD": "other",
+    "PGPORT": "1",
+    "PGSERVICE": "other",
+    "PGSERVICEFILE": "/nonexistent",
+    "PGSSLCERT": "/nonexistent",
+    "PGSSLMINPROTOCOLVERSION": "other",
+    "PGSSLMODE": "verify-full",
+    "PGSSLNEGOTIATION": "direct",
+    "PGTARGETSESSIONATTRS": "standby",
+    "PGTZ": "Asia/Tokyo",
+    "PGUSER": "other",
+}
 
-@pytest.mark.parametrize(
-    ("given", "used"),
-    [
-        ("postgres://u:p@h/d", "postgresql+asyncpg://u:p@h/d"),
-        ("postgresql://u:p@h:1/d", "postgresql+asyncpg://u:p@h:1/d"),
-        ("postgresql+psycopg://u@h/d", "postgresql+asyncpg://u@h/d"),
-        ("postgres://u@h/d?sslmode=require", "postgresql+asyncpg://u@h/d?ssl=require"),
-        (
-            "postgres://u@h/d?connect_timeout=3&sslmode=require&channel_binding=require",
-            "postgresql+asyncpg://u@h/d?ssl=require",
-        ),
-    ],
-)
-def test_any_postgres_url_will_do(given: str, used: str) -> None:
-    assert asyncpg_url(given).render_as_string(hide_password=False) == used
+
+async def test_variables_of_libpq_have_no_effect(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in PG_VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    with embedded_postgres(data_dir) as url:
+        pool = ReadPool(url)
+        await pool.open()
+        ((zone, path),) = await pool.fetch(
+            "SELECT current_setting('timezone'), current_setting('search_path')", []
+        )
+        await pool.close()
+        assert zone in ("UTC", "GMT", "Etc/UTC")
+        assert path == '"$user", public'
+        async with job_engine(url) as engine, connect(engine) as connection:
+            assert await connection.scalar(select(func.current_database())) == "pypi_stats"
 
 
 async def test_a_connection_that_is_cut_is_unavailable_and_the_next_one_works(
