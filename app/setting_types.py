@@ -1,10 +1,11 @@
 """Types of settings for which pydantic has none. Each validates its text when settings are loaded.
 
 A failed check raises a `ValueError`. Its message follows the setting's name, describes the valid
-values, and never repeats a secret.
+values, and never repeats the value, because any variable may contain a secret by mistake.
 """
 
 import json
+import os
 import re
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
@@ -12,25 +13,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+import limits
 from pydantic import AfterValidator, BeforeValidator, InstanceOf, SecretStr
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
+from app.addresses import DatabaseAddress, check_encoding
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS
-from app.domain.client_limits import parse_client_limits, parse_limits
 from app.domain.events import Event, read_events
 from app.domain.schedule import Schedule
 
-DATABASE_ARGUMENTS = {"host", "sslmode", "ssl", "target_session_attrs"}
-"""Arguments of `DATABASE_URL` that have an effect."""
-
-LIBPQ_ONLY_ARGUMENTS = {"application_name", "channel_binding", "connect_timeout"}
-"""Arguments of `DATABASE_URL` that are ignored. Hosting providers add them for other drivers."""
-
-SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-
 UNIX_REDIS_SCHEME = "redis+unix"
 REDIS_SCHEMES = ("redis", "rediss", UNIX_REDIS_SCHEME)
+
+_PLATFORM = re.compile(
+    r"(x86_64|i\d86|aarch64|arm64|armv\d\w*|ppc64\w*|powerpc\w*|s390x|riscv64)(-|$)"
+)
+"""Beginning of the name of a platform, such as `x86_64-conda-linux-gnu`."""
 
 DAY_FIELD = "{day}"
 """Placeholder of the day in `INGEST_FILES`."""
@@ -55,37 +52,21 @@ def is_secure(address: str) -> bool:
 
 
 def _check_postgres_url(value: SecretStr) -> SecretStr:
-    try:
-        url = make_url(value.get_secret_value())
-    except (ArgumentError, ValueError):
-        url = None
-    # Hosting providers also use `postgres://`, which means the same.
-    if (
-        url is None
-        or url.drivername.partition("+")[0] not in ("postgres", "postgresql")
-        or not 0 < (url.port or 5432) <= 65535
-    ):
-        raise ValueError("should look like postgresql://user:password@host:5432/database")
-    unknown = url.query.keys() - DATABASE_ARGUMENTS - LIBPQ_ONLY_ARGUMENTS
-    if unknown:
-        raise ValueError(
-            f"has the unknown argument {min(unknown)!r}: known are {sorted(DATABASE_ARGUMENTS)}"
-        )
-    if url.query.get("sslmode", "prefer") not in SSL_MODES:
-        raise ValueError(f"should have an sslmode that is one of {', '.join(SSL_MODES)}")
+    DatabaseAddress.parse(value.get_secret_value())
     return value
 
 
 def _check_redis_uri(value: SecretStr) -> SecretStr:
-    uri = urlsplit(value.get_secret_value())
+    check_encoding(value.get_secret_value())
     try:
+        uri = urlsplit(value.get_secret_value())
         # redis-py would take options from a query.
         is_valid = uri.scheme in REDIS_SCHEMES and not uri.query and (uri.port or 1) > 0
+        if uri.scheme == UNIX_REDIS_SCHEME:
+            is_valid = is_valid and bool(uri.path)
+        elif not uri.hostname or not re.fullmatch(r"(/\d*)?", uri.path):
+            is_valid = False
     except ValueError:
-        is_valid = False
-    if uri.scheme == UNIX_REDIS_SCHEME:
-        is_valid = is_valid and bool(uri.path)
-    elif not uri.hostname or not re.fullmatch(r"(/\d*)?", uri.path):
         is_valid = False
     if not is_valid:
         raise ValueError(
@@ -97,8 +78,9 @@ def _check_redis_uri(value: SecretStr) -> SecretStr:
 
 def _check_file_location(value: SecretStr) -> SecretStr:
     location = value.get_secret_value()
+    check_encoding(location)
     is_url = "://" in location
-    if is_url and not is_secure(location):
+    if not (is_secure(location) if is_url else is_path(location)):
         raise ValueError(
             "should be a folder, or begin with https:// (http:// is accepted only for this "
             "machine, because others could change the figures on their way)"
@@ -123,37 +105,82 @@ def _check_service_account(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_credentials_file(value: Path) -> Path:
+    if str(value).lstrip().startswith("{"):
+        raise ValueError(
+            "should be the path of a key file: set GOOGLE_SERVICE_ACCOUNT_JSON to the key itself"
+        )
+    if not os.path.isfile(value):  # noqa: PTH113 - `Path.is_file` raises for long names
+        reason = "is a folder" if os.path.isdir(value) else "does not exist"  # noqa: PTH112
+        raise ValueError(f"should be the path of a key file, but this path {reason}")
+    return value
+
+
+def is_path(text: str) -> bool:
+    """Return True unless the text looks like an address, or a part of one: messages contain paths,
+    and an address may contain a password.
+    """
+    return not re.search(r":/|:.*@|\?.*=|\{\s*\"", text)
+
+
 def _check_folder(value: Path) -> Path:
-    # `Path` has replaced the two slashes of an address by one.
-    if re.match(r"\w+:/", value.as_posix()):
+    if not is_path(value.as_posix()):
         raise ValueError("should be a folder: `export --to` writes to buckets")
+    return value
+
+
+def _check_host(value: str) -> str:
+    if _PLATFORM.match(value):
+        raise ValueError(
+            "should be an address to listen on, such as 127.0.0.1 or 0.0.0.0, but it is the name "
+            "of a platform: conda and some shells set HOST to it, so unset it or set it to an "
+            "address"
+        )
+    if not re.fullmatch(r"[\w.:%-]+", value):
+        raise ValueError("should be an address to listen on, such as 127.0.0.1, 0.0.0.0 or ::")
+    return value
+
+
+def _check_emulator(value: str) -> str:
+    if not (re.fullmatch(r"https?://[^/@?#\s]+/?", value) and is_secure(value)):
+        raise ValueError(
+            "should look like http://127.0.0.1:9050, or begin with https:// for another machine, "
+            "without a user, a password and a path"
+        )
     return value
 
 
 def _check_limits(value: str) -> str:
     try:
-        parse_limits(value)
+        is_valid = not value or all(limit.amount > 0 for limit in limits.parse_many(value))
     except ValueError:
+        is_valid = False
+    if not is_valid:
         raise ValueError(
             "should be limits separated by ';', such as '10/second;300/minute', or empty for none"
-        ) from None
+        )
     return value
 
 
-def _check_client_limits(value: SecretStr) -> SecretStr:
-    list(parse_client_limits(value.get_secret_value()))
+def _check_installers(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(re.fullmatch(r"[\w.+ -]+", name) for name in value):
+        raise ValueError("should be names of installers, such as bandersnatch,devpi")
     return value
 
 
 def _check_networks(value: tuple[str, ...]) -> tuple[str, ...]:
     for name in value:
         try:
-            ip_network(name)
+            network = ip_network(name, strict=False)
         except ValueError:
             raise ValueError(
-                "should be addresses and networks such as 10.0.0.1,192.168.0.0/16,fd00::/8, "
-                f"which {name!r} is not"
+                "should be addresses and networks such as 10.0.0.1,192.168.0.0/16,fd00::/8"
             ) from None
+        address = name.partition("/")[0]
+        if ip_address(address) != network.network_address:
+            raise ValueError(
+                f"should have {network} for that network, or {address} for one address"
+            )
     return value
 
 
@@ -191,22 +218,33 @@ def _shaped(pattern: str, example: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+CASE_INSENSITIVE = _parsed(str.lower)
+"""For settings that have one of a few values."""
+
 PostgresUrl = Annotated[SecretStr, AfterValidator(_check_postgres_url)]
 RedisUri = Annotated[SecretStr, AfterValidator(_check_redis_uri)]
 FileLocation = Annotated[SecretStr, AfterValidator(_check_file_location)]
 ServiceAccountKey = Annotated[SecretStr, AfterValidator(_check_service_account)]
+CredentialsFile = Annotated[Path, AfterValidator(_check_credentials_file)]
 Folder = Annotated[Path, AfterValidator(_check_folder)]
+Host = Annotated[str, AfterValidator(_check_host)]
 BaseUrl = Annotated[
-    str, _shaped(r"https?://[^/]+/(.*/)?", "https://bucket.example/dumps/, with the last /")
+    str,
+    _shaped(
+        r"https?://[^/@?#\s]+/([^@?#\s]*/)?",
+        "https://bucket.example/dumps/, with the last / and without a password or signature, "
+        "because /api/dumps shows it to every client",
+    ),
 ]
-EmulatorAddress = Annotated[str, _shaped(r"https?://.*", "http://127.0.0.1:9050")]
+EmulatorAddress = Annotated[str, AfterValidator(_check_emulator)]
+BigQueryProject = Annotated[str, _shaped(r"[\w.:-]+", "my-project-123456")]
 BigQueryTable = Annotated[str, _shaped(r"[^.`]+\.[^.`]+\.[^.`]+", "project.dataset.table")]
-RootPath = Annotated[str, _shaped(r"((/[\w.~-]+)+)?", "/stats, without a / at its end")]
 CronSchedule = Annotated[InstanceOf[Schedule], _parsed(Schedule)]
 Limits = Annotated[str, AfterValidator(_check_limits)]
-ClientRateLimits = Annotated[SecretStr, AfterValidator(_check_client_limits)]
 Names = Annotated[tuple[str, ...], _parsed(_parse_list)]
+Installers = Annotated[Names, AfterValidator(_check_installers)]
 Networks = Annotated[Names, AfterValidator(_check_networks)]
 BreakdownNames = Annotated[tuple[str, ...], _parsed(_parse_breakdowns)]
-LogLevel = Annotated[Literal["debug", "info", "warning", "error"], _parsed(str.lower)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], CASE_INSENSITIVE]
+LogFormat = Annotated[Literal["console", "json"], CASE_INSENSITIVE]
 EventsFile = Annotated[tuple[Event, ...], _parsed(_parse_events)]

@@ -6,11 +6,13 @@ settings as an argument. `make docs` writes docs/settings.md from this file.
 """
 
 import os
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from dotenv.parser import parse_stream
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -19,22 +21,25 @@ from app.domain.events import CountedFiles
 from app.domain.schedule import Schedule
 from app.errors import SettingsError
 from app.setting_types import (
+    CASE_INSENSITIVE,
     BaseUrl,
+    BigQueryProject,
     BigQueryTable,
     BreakdownNames,
-    ClientRateLimits,
+    CredentialsFile,
     CronSchedule,
     EmulatorAddress,
     EventsFile,
     FileLocation,
     Folder,
+    Host,
+    Installers,
     Limits,
+    LogFormat,
     LogLevel,
-    Names,
     Networks,
     PostgresUrl,
     RedisUri,
-    RootPath,
     ServiceAccountKey,
 )
 
@@ -50,25 +55,27 @@ class IngestSource(StrEnum):
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_file=".env",
-        env_file_encoding="utf-8",
+        # Editors on Windows begin a file with a byte order mark.
+        env_file_encoding="utf-8-sig",
         extra="ignore",
         frozen=True,
         enable_decoding=False,
+        hide_input_in_errors=True,
         use_attribute_docstrings=True,
     )
 
     database_url: PostgresUrl | None = None
-    """Postgres 14 or later, `postgresql://user:password@host:5432/database`. If omitted, an
-    embedded Postgres runs under `DATA_DIR`.
+    """Postgres 14 or later, `postgresql://user:password@host:5432/database`, in libpq's form. If
+    omitted, an embedded Postgres runs under `DATA_DIR`.
     """
 
     database_wait_seconds: float = Field(30.0, ge=0, le=3600)
     """How long `serve` waits at its start for an unreachable database."""
 
-    data_dir: Path = Path(".data")
+    data_dir: Folder = Path(".data")
     """Folder of the embedded Postgres and its data."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to listen on."""
 
     port: int = Field(8000, ge=1, le=65535)
@@ -91,7 +98,7 @@ class Settings(BaseSettings):
     UTC. A schedule that never fires is refused.
     """
 
-    ingest_source: IngestSource = IngestSource.AUTO
+    ingest_source: Annotated[IngestSource, CASE_INSENSITIVE] = IngestSource.AUTO
     """Source of downloads: `bigquery`, `file`, `sample`, or `auto`, which is `bigquery` if
     `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_SERVICE_ACCOUNT_JSON` or `BIGQUERY_EMULATOR_HOST` is
     set, else `file` if `INGEST_FILES` is, else `sample`. With `none` the process only serves, and
@@ -112,7 +119,7 @@ class Settings(BaseSettings):
         "sample and for files.",
     )
 
-    ingest_counted_files: CountedFiles = CountedFiles.ALL
+    ingest_counted_files: Annotated[CountedFiles, CASE_INSENSITIVE] = CountedFiles.ALL
     """Downloads that BigQuery counts on days until 24 August 2026: `all`, like the public service,
     or `artifacts`, which are files that end in `.whl`, `.tar.gz` or `.zip`. PyPI counts only these
     since then, so `artifacts` makes earlier days comparable with later ones. It reads one more
@@ -165,13 +172,13 @@ class Settings(BaseSettings):
     ingest_max_step_ratio: float = Field(5.0, ge=1)
     """Maximum ratio of packages and downloads for a day to be part of a new level."""
 
-    google_application_credentials: Path | None = None
+    google_application_credentials: CredentialsFile | None = None
     """File with the key of a Google service account."""
 
     google_service_account_json: ServiceAccountKey | None = None
     """The same key as a JSON document, for hosts that only have variables."""
 
-    bigquery_project: str | None = None
+    bigquery_project: BigQueryProject | None = None
     """Google Cloud project that is billed. The default is the credentials' own."""
 
     bigquery_table: BigQueryTable = "bigquery-public-data.pypi.file_downloads"
@@ -186,7 +193,7 @@ class Settings(BaseSettings):
     """Address of a BigQuery emulator, `http://127.0.0.1:9050`, which is called without credentials.
     """
 
-    mirror_installers: Names = ("bandersnatch", "z3c.pypimirror", "Artifactory", "devpi")
+    mirror_installers: Installers = ("bandersnatch", "z3c.pypimirror", "Artifactory", "devpi")
     """Installers that are mirrors, separated by commas. Their downloads count only in
     `with_mirrors`.
     """
@@ -204,20 +211,8 @@ class Settings(BaseSettings):
     `X-Forwarded-For` names the client.
     """
 
-    root_path: RootPath = ""
-    """Prefix of all paths that a proxy removes, such as `/stats`. Links begin with it, or with the
-    `X-Forwarded-Prefix` of a trusted proxy.
-    """
-
     rate_limits: Limits = "10/second;300/minute"
     """Requests that one client address may make: limits separated by `;`. Empty means no limit."""
-
-    client_rate_limits: ClientRateLimits | None = None
-    """Limits of known clients, separated by commas: `203.0.113.0/24=1000/minute` for each address
-    of a network (the smallest one counts), `key:` and the SHA-256 of a key in hexadecimal digits
-    for the owner of a key, and `none` for no limit. Clients send keys as `Authorization: Bearer` or
-    `X-API-Key`.
-    """
 
     rate_limit_storage_uri: RedisUri | None = None
     """Redis in which all processes count together, `redis://:password@host:6379/0`: one server, not
@@ -238,14 +233,18 @@ class Settings(BaseSettings):
     log_level: LogLevel = "info"
     """Minimum level: `debug`, `info`, `warning` or `error`."""
 
-    log_format: Literal["console", "json"] = "console"
+    log_format: LogFormat = "console"
     """`console` logs lines for people, `json` one JSON object per line."""
 
     @model_validator(mode="before")
     @classmethod
     def _omit_empty(cls, values: dict[str, object]) -> dict[str, object]:
+        stripped = {
+            name: value.strip() if isinstance(value, str) else value
+            for name, value in values.items()
+        }
         return {
-            name: value for name, value in values.items() if value != "" or name == "rate_limits"
+            name: value for name, value in stripped.items() if value != "" or name == "rate_limits"
         }
 
     @property
@@ -276,6 +275,7 @@ def load_settings() -> Settings:
 
     Raises `SettingsError`, in one line that names each wrong variable and what would be right.
     """
+    _check_env_file(Path(str(Settings.model_config["env_file"])))
     try:
         settings = Settings()
     except ValidationError as error:
@@ -286,13 +286,34 @@ def load_settings() -> Settings:
     return settings
 
 
+def _check_env_file(path: Path) -> None:
+    """Raise `SettingsError` if the file can't be read, or if one of its lines sets nothing.
+
+    Messages contain no part of the file: a line may be one of a key that was pasted.
+    """
+    if not path.exists():
+        return
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            lines = [line for line in parse_stream(file) if line.key or line.error]
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not encoded in UTF-8"
+        raise SettingsError(f"{path} can't be read: {reason}") from None
+    for line in lines:
+        # A line begins with the blank lines before it.
+        text = line.original.string
+        number = line.original.line + text[: -len(text.lstrip())].count("\n")
+        name = (line.key or "").lower()
+        if name not in Settings.model_fields:
+            near = get_close_matches(name, Settings.model_fields, 1, cutoff=0.7)
+            advice = f"did you mean {near[0].upper()}?" if near else "it names no setting"
+            raise SettingsError(f"{path}, line {number}, sets nothing: {advice}")
+        if line.value is None:
+            raise SettingsError(
+                f"{path}, line {number}, sets nothing: it should look like {name.upper()}=value"
+            )
+
+
 def _explain(error: ErrorDetails) -> str:
-    name = str(error["loc"][0])
     message = error["msg"].removeprefix("Value error, ")
-    is_secret = _contains_secret(Settings.model_fields[name].annotation)
-    shown = "" if is_secret else f"={error['input']}"
-    return f"{name.upper()}{shown}: {message[0].lower()}{message[1:]}"
-
-
-def _contains_secret(annotation: Any) -> bool:
-    return annotation is SecretStr or any(map(_contains_secret, get_args(annotation)))
+    return f"{str(error['loc'][0]).upper()}: {message[0].lower()}{message[1:]}"

@@ -1,12 +1,16 @@
-"""Settings: each is documented, and a bad value is told in one line."""
+"""Settings: each is documented, and an invalid value is reported in one line that names it."""
 
 import os
+import re
+import traceback
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from app.domain.breakdowns import CI, INSTALLER, OPTIONAL_BREAKDOWNS, VERSION, Breakdown
+from app.domain.events import CountedFiles
 from app.errors import SettingsError
 from app.settings import IngestSource, Settings, load_settings
 
@@ -21,13 +25,21 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("DATABASE_URL", "postgresql://user:secret@host:port/db", "postgresql://"),
         ("DATABASE_URL", "postgresql://user:secret@host:99999/db", "postgresql://"),
         ("DATABASE_URL", "postgresql://u:secret@h/d?sslmode=bogus", "verify-full"),
-        ("DATABASE_URL", "postgresql://u:secret@h/d?keepalives=1", "'keepalives'"),
+        ("DATABASE_URL", "postgresql://u:secret@h/d?target=1", "target_session_attrs"),
+        ("DATABASE_URL", "postgresql://u:secret@h/d?target_session_attrs=x", "prefer-standby"),
+        ("DATABASE_URL", "postgresql://u:secret@h/d?connect_timeout=x", "whole seconds"),
+        ("DATABASE_URL", "postgresql://u:secret@h,i/d?port=1,2,3", "host1:5432,host2:5433"),
+        ("DATABASE_URL", "postgresql://u:secret@[::1/d", "postgresql://"),
+        ("DATABASE_URL", "postgresql://u:secret", "postgresql://"),
+        ("DATABASE_URL", "postgresql://h/d?sslkey=/secret", "file that can be read as its sslkey"),
+        ("DATABASE_URL", f"postgresql://h/d?sslrootcert={__file__}", "PEM files"),
+        ("DATABASE_URL", f"postgresql://h/d?sslcert={__file__}", "PEM files"),
         ("PORT", "0", "greater than or equal to 1"),
         ("PORT", "http", "valid integer"),
         ("WORKERS", "0", "greater than or equal to 1"),
         ("RETENTION_DAYS", "7", "greater than or equal to 30"),
         ("INGEST_SCHEDULE", "at one", "five cron fields"),
-        ("INGEST_SCHEDULE", "99 * * * *", "0 to 59 in the field of the minute, not '99'"),
+        ("INGEST_SCHEDULE", "99 * * * *", "0 to 59 in the field of the minute"),
         ("INGEST_SCHEDULE", "0 0 31 2 *", "no month that it names has such a day"),
         ("INGEST_SOURCE", "csv", "'auto', 'bigquery', 'sample', 'file' or 'none'"),
         ("INGEST_BREAKDOWNS", "installer,os", "installer, ci, country, version"),
@@ -62,10 +74,19 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("BIGQUERY_TABLE", "a.b.c` WHERE true --", "project.dataset.table"),
         ("BIGQUERY_MAX_BYTES_BILLED", "1TB", "valid integer"),
         ("BIGQUERY_EMULATOR_HOST", "localhost:9050", "http://127.0.0.1:9050"),
+        ("BIGQUERY_EMULATOR_HOST", "http://bigquery.example:9050", "https:// for another machine"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", SERVICE_ACCOUNT, "GOOGLE_SERVICE_ACCOUNT_JSON"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/secret/key.json", "this path does not exist"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "s" * 5000, "this path does not exist"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/", "this path is a folder"),
+        ("HOST", "x86_64-conda-linux-gnu", "conda and some shells set HOST"),
+        ("HOST", "aarch64-apple-darwin20.0.0", "conda and some shells set HOST"),
+        ("HOST", "http://127.0.0.1", "127.0.0.1, 0.0.0.0 or ::"),
         ("RATE_LIMITS", "lots", "10/second;300/minute"),
         ("RATE_LIMITS", "0/second", "10/second;300/minute"),
         ("TRUSTED_PROXIES", "10.0.0.1, proxy.local", "192.168.0.0/16"),
-        ("TRUSTED_PROXIES", "10.0.0.1/8", "192.168.0.0/16"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8", "should have 10.0.0.0/8 for that network"),
+        ("TRUSTED_PROXIES", "fd00::1/8", "fd00::/8 for that network, or fd00::1 for one address"),
         ("TRUSTED_PROXIES", "*", "192.168.0.0/16"),
         ("RATE_LIMIT_STORAGE_URI", "memcached://secret", "redis://:password@host:6379/0"),
         ("RATE_LIMIT_STORAGE_URI", "secret:6379", "redis://:password@host:6379/0"),
@@ -98,7 +119,7 @@ def test_a_bad_value_is_named_with_what_is_right(
 def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "0")
     monkeypatch.setenv("LOG_LEVEL", "loud")
-    with pytest.raises(SettingsError, match=r"PORT=0: .*; LOG_LEVEL=loud: "):
+    with pytest.raises(SettingsError, match=r"PORT: .*; LOG_LEVEL: "):
         load_settings()
 
 
@@ -130,25 +151,138 @@ def test_which_breakdowns_are_ingested(
     assert settings.breakdowns_of(IngestSource.SAMPLE) == from_sample
 
 
-def test_values_are_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".env").write_text(
-        "PORT=9000\nMIRROR_INSTALLERS=devpi, nexus\nGOOGLE_APPLICATION_CREDENTIALS=key.json\n"
-    )
-    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+@pytest.fixture
+def env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The path of a `.env` file, and an environment in which it has an effect."""
+    path = tmp_path / ".env"
+    monkeypatch.setitem(Settings.model_config, "env_file", path)
     for name in ("PORT", "MIRROR_INSTALLERS", "GOOGLE_APPLICATION_CREDENTIALS"):
         monkeypatch.delenv(name)
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_values_are_read_from_a_file(
+    env_file: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    env_file.write_text(
+        "PORT=9000\r\n\r\n# Ours\r\nexport mirror_installers=devpi, nexus\r\nWORKERS=\r\n"
+        f"GOOGLE_APPLICATION_CREDENTIALS={__file__}\r\n",
+        encoding=encoding,
+    )
     monkeypatch.setenv("WORKERS", "2")
     settings = load_settings()
     assert (settings.port, settings.workers) == (9000, 2)
     assert settings.mirror_installers == ("devpi", "nexus")
     # Google's library reads the environment alone.
-    assert os.environ["GOOGLE_APPLICATION_CREDENTIALS"] == "key.json"
+    assert os.environ["GOOGLE_APPLICATION_CREDENTIALS"] == __file__
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("PORT=9000\nWORKRES=2\n", ", line 2, sets nothing: did you mean WORKERS?"),
+        ("DATABSE_URL=secret\n", ", line 1, sets nothing: did you mean DATABASE_URL?"),
+        ("\nSECRET=1\n", ", line 2, sets nothing: it names no setting"),
+        ("GOOGLE_SERVICE_ACCOUNT_JSON={\n'secret': 1\n}\n", ", line 2, sets nothing: it names no"),
+        ("PORT\n", ", line 1, sets nothing: it should look like PORT=value"),
+        ("PORT: 9000\n", ", line 1, sets nothing: "),
+        ("PORT='9000\n", ", line 1, sets nothing: "),
+        ("PORT=9000\nDATA_DIR=sécret\n".encode("latin-1"), "it is not encoded in UTF-8"),
+        ("PORT=9000\n".encode("utf-16"), "it is not encoded in UTF-8"),
+        (None, "Is a directory"),
+    ],
+)
+def test_a_file_that_sets_nothing_is_refused(
+    env_file: Path, content: str | bytes | None, reason: str
+) -> None:
+    if content is None:
+        env_file.mkdir()
+    else:
+        env_file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    message = str(caught.value)
+    assert message.startswith(str(env_file))
+    assert reason in message
+    assert "ecret" not in message.replace(str(env_file), "").lower()
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("value", ["{}", " {} ", "{}\n"])
+def test_choices_are_read_in_any_case(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    for name, choice in {
+        "INGEST_SOURCE": "FILE",
+        "INGEST_COUNTED_FILES": "Artifacts",
+        "INGEST_BREAKDOWNS": "NONE",
+        "LOG_LEVEL": "Warning",
+        "LOG_FORMAT": "JSON",
+        "REQUEST_LOG": "FALSE",
+    }.items():
+        monkeypatch.setenv(name, value.format(choice))
+    settings = load_settings()
+    assert settings.ingest_source is IngestSource.FILE
+    assert settings.ingest_counted_files is CountedFiles.ARTIFACTS
+    assert (settings.ingest_breakdowns, settings.request_log) == ((), False)
+    assert (settings.log_level, settings.log_format) == ("warning", "json")
+
+
+SECRETS = (
+    "hunter2",
+    " hunter2\n",
+    '{"type": "service_account", "private_key": "hunter2"}',
+    "https://user:hunter2@host/path",
+    "https:/user:hunter2@host/path",
+    "https:user:hunter2@host/path",
+    "https://user:1/hunter2@host/path",
+    "https://user:1?hunter2@host/path",
+    "https://user:1#hunter2@host/path",
+    "https://user:pass@hunter2@host/path",
+    "https://user:1%hunter2@host/path",
+    "https://hunter2@host/path",
+    "https://host/path/?signature=hunter2",
+    "https://host/path/#hunter2",
+    "host/path/?signature=hunter2",
+    "http://127.0.0.1:9050/?key=hunter2",
+    "s3://key:hunter2@bucket/path",
+    "s3:/key:hunter2@bucket/path",
+    "postgres://user:hunter2@host/database",
+    "postgres://user:1/hunter2@host/database",
+    "postgres://user:pass@hunter2@host/database",
+    "postgres://user@host/database?password=hunter2&option=hunter2",
+    "postgres://user:12?hunter2=1",
+    "postgres://host/database?sslkey=/hunter2&sslpassword=hunter2",
+    "redis://:hunter2@host/0",
+    "redis://:pass@hunter2@host/0",
+    "redis://:1/hunter2@host/0",
+    "redis://host/0?password=hunter2",
+    "10.0.0.1,user:hunter2@host",
+    "0 1 * * hunter2",
+    "10/second;hunter2",
+)
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_no_secret_is_repeated(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    """Every setting refuses the value without repeating it, or accepts it and hides it."""
+    for name in Settings.model_fields:
+        monkeypatch.setenv(name.upper(), secret)
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    assert "hunter2" not in "".join(traceback.format_exception(refused.value))
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert "hunter2" not in str(caught.value)
+    for name in Settings.model_fields.keys() - {error["loc"][0] for error in caught.value.errors()}:
+        is_hidden = "SecretStr" in str(Settings.__annotations__[name])
+        # Paths and names are shown. They contain none of the characters before a secret.
+        assert is_hidden or not re.search("[:@?{]", secret), name
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("GOOGLE_APPLICATION_CREDENTIALS", "key.json"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", __file__),
         ("GOOGLE_SERVICE_ACCOUNT_JSON", SERVICE_ACCOUNT),
         ("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:9050"),
     ],

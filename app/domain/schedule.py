@@ -93,19 +93,19 @@ class _Field:
         span, has_step, step = part.partition("/")
         low, is_range, high = span.partition("-")
         if has_step and not (step.isascii() and step.isdecimal() and int(step)):
-            raise self._error(part, "a step of 1 or more")
+            raise self._error("a step of 1 or more")
         if span == "*":
             if part != text:
-                raise self._error(text, "* alone, or a list without it")
+                raise self._error("* alone, or a list without it")
             first, last = self.first, self.last
         elif is_range:
             first, last = self._number(low), self._number(high)
         elif has_step:
-            raise self._error(part, "* or a range before the step")
+            raise self._error("* or a range before the step")
         else:
             first = last = self._number(span)
         if first > last:
-            raise self._error(part, "ranges from the lower to the higher value")
+            raise self._error("ranges from the lower to the higher value")
         return range(first, last + 1, int(step or 1))
 
     def _number(self, text: str) -> int:
@@ -114,10 +114,10 @@ class _Field:
         if text.isascii() and text.isdecimal() and self.first <= int(text) <= self.last:
             return int(text)
         names = f" or {self.names[0]} to {self.names[-1]}" if self.names else ""
-        raise self._error(text, f"{self.first} to {self.last}{names}")
+        raise self._error(f"{self.first} to {self.last}{names}")
 
-    def _error(self, text: str, right: str) -> ValueError:
-        return ValueError(f"should have {right} in the field of the {self.name}, not {text!r}")
+    def _error(self, right: str) -> ValueError:
+        return ValueError(f"should have {right} in the field of the {self.name}")
 
 
 _FIELDS = (
