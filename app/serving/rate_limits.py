@@ -1,8 +1,4 @@
-"""How many requests a client may make.
-
-slowapi's `Limiter` has the storages. Its middlewares are not used: they do not find the routes of
-included routers, and one check takes six times as long as counting.
-"""
+"""How many requests a client may make. The library `limits` has the syntax and the storages."""
 
 import asyncio
 import logging
@@ -12,17 +8,15 @@ from contextvars import Context
 from datetime import datetime
 from functools import lru_cache
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import limits
 from limits.errors import StorageError
-from limits.storage import RedisStorage, Storage
-from slowapi import Limiter
+from limits.storage import RedisStorage, storage_from_string
 
 from app.api.headers import Headers
 from app.metrics import RATE_LIMIT_STORAGE_UP
 from app.serving.limit_storage import BoundedMemoryStorage, Counted
-from app.serving.proxies import client_key
 
 if TYPE_CHECKING:
     from app.serving.shared_counters import SharedCounters
@@ -65,14 +59,12 @@ class RateLimits:
         self._keys = lru_cache(maxsize=1024)(
             lambda client: [item.key_for(client) for item in self._items]
         )
-        own = _storage(rate_limits, "memory+bounded://")
-        assert isinstance(own, BoundedMemoryStorage)
-        self._own = own
+        self._own = BoundedMemoryStorage("memory+bounded://")
         self._shared: SharedCounters | None = None
         if storage_uri:
             from app.serving import shared_counters  # noqa: PLC0415 - redis is slow to import
 
-            shared = _storage(rate_limits, storage_uri, **shared_counters.SHARED_OPTIONS)
+            shared = storage_from_string(storage_uri, **shared_counters.SHARED_OPTIONS)
             assert isinstance(shared, RedisStorage)
             self._shared = shared_counters.SharedCounters(shared, self._items)
             RATE_LIMIT_STORAGE_UP.labels("redis").set(1)
@@ -145,14 +137,3 @@ class RateLimits:
         # Requests that still wait may have started the recovery.
         if self._recovery:
             self._recovery.cancel()
-
-
-def _storage(rate_limits: str, storage_uri: str, **options: Any) -> Storage:
-    limiter = Limiter(
-        key_func=lambda request: client_key(request.client.host),
-        application_limits=[rate_limits],
-        storage_uri=storage_uri,
-        storage_options=options,
-        strategy="fixed-window",
-    )
-    return limiter.limiter.storage
