@@ -143,10 +143,15 @@ class GivenSource:
         return Reading(self._batches(day), columns=ordered or REQUIRED_COLUMNS)
 
     async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+        rows: list[PackageDownloads] = []
         for row in self.days.get(day, ()):
             if isinstance(row, Exception):
+                if rows:
+                    yield rows
                 raise row
-            yield [row]
+            rows.append(row)
+        if rows:
+            yield rows
 
 
 async def overall(

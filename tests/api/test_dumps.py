@@ -1,6 +1,7 @@
 """The list of dumps, and the files."""
 
 import gzip
+import shutil
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.api import dumps as dumps_endpoints
 from app.api.dumps import Dumps
 from app.api.negotiation import compressed
+from app.db.engine import create_engine
 from app.dumps.export import export, published_days
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat
 from app.dumps.stores.folder import DumpFolder
@@ -38,13 +40,26 @@ def settings(folder: DumpFolder) -> Settings:
     )
 
 
-@pytest.fixture
-async def dumps(engine: AsyncEngine, folder: DumpFolder) -> list[Dump]:
-    """Two days, and one of them large."""
+@pytest.fixture(scope="module")
+async def exported(
+    module_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Dump]]:
+    """A folder with the dumps of two days, and one of them is large."""
+    path = tmp_path_factory.mktemp("exported")
     rows = [downloads(f"p{number:06}", 1 + number) for number in range(5_000)]
+    engine = create_engine(module_database_url)
     await publish(engine, days_ago(1), downloads("flask", {"3.12": 2, "3.9": 1}, mirrors=4))
     await publish(engine, days_ago(0), *rows)
-    return await _export(engine, folder)
+    dumps = await _export(engine, DumpFolder(path))
+    await engine.dispose()
+    return path, dumps
+
+
+@pytest.fixture
+def dumps(exported: tuple[Path, list[Dump]], folder: DumpFolder) -> list[Dump]:
+    path, dumps = exported
+    shutil.copytree(path, folder.path)
+    return dumps
 
 
 async def _export(engine: AsyncEngine, folder: DumpFolder) -> list[Dump]:

@@ -5,7 +5,9 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -39,7 +41,20 @@ def hold(data_dir: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.fixture(scope="module")
+def cluster_dir() -> Iterator[Path]:
+    """A folder with a cluster, which each test leaves stopped and sound."""
+    with TemporaryDirectory(prefix="pypi-stats-") as folder:
+        path = Path(folder, "data")
+        with embedded_postgres(path):
+            pass
+        yield path
+
+
 async def test_data_is_there_again_after_a_restart(data_dir: Path) -> None:
+    """An unfinished creation is done again."""
+    (data_dir / "postgres.unfinished").mkdir()
+    (data_dir / "postgres.unfinished" / "PG_VERSION").write_text("18\n")
     for statement in ("CREATE TABLE kept (n int)", "SELECT n FROM kept"):
         with embedded_postgres(data_dir) as url:
             engine = create_engine(url)
@@ -48,37 +63,38 @@ async def test_data_is_there_again_after_a_restart(data_dir: Path) -> None:
                 await connection.commit()
             await engine.dispose()
         assert servers(data_dir) == []
+        assert not (data_dir / "postgres.unfinished").exists()
 
 
-def test_the_last_one_stops_it(data_dir: Path) -> None:
-    with hold(data_dir):
-        with embedded_postgres(data_dir):
-            (server,) = servers(data_dir)
-        assert servers(data_dir) == [server], "somebody still uses it"
-    assert servers(data_dir) == []
+def test_the_last_one_stops_it(cluster_dir: Path) -> None:
+    with hold(cluster_dir):
+        with embedded_postgres(cluster_dir):
+            (server,) = servers(cluster_dir)
+        assert servers(cluster_dir) == [server], "somebody still uses it"
+    assert servers(cluster_dir) == []
 
 
-def test_one_that_was_killed_does_not_count(data_dir: Path) -> None:
-    with hold(data_dir) as other:
+def test_one_that_was_killed_does_not_count(cluster_dir: Path) -> None:
+    with hold(cluster_dir) as other:
         other.kill()
-    (server,) = servers(data_dir)
-    with embedded_postgres(data_dir):
-        assert servers(data_dir) == [server], "found running, used as it is"
-    assert servers(data_dir) == []
+    (server,) = servers(cluster_dir)
+    with embedded_postgres(cluster_dir):
+        assert servers(cluster_dir) == [server], "found running, used as it is"
+    assert servers(cluster_dir) == []
 
 
-async def test_a_server_that_was_killed_is_started_again(data_dir: Path) -> None:
-    with hold(data_dir):
-        (server,) = servers(data_dir)
+async def test_a_server_that_was_killed_is_started_again(cluster_dir: Path) -> None:
+    with hold(cluster_dir):
+        (server,) = servers(cluster_dir)
         children = psutil.Process(server).children()
         os.kill(server, signal.SIGKILL)
         psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
-    with embedded_postgres(data_dir) as url:
+    with embedded_postgres(cluster_dir) as url:
         engine = create_engine(url)
         async with connect(engine) as connection:
             await connection.exec_driver_sql("SELECT 1")
         await engine.dispose()
-    assert servers(data_dir) == []
+    assert servers(cluster_dir) == []
 
 
 @pytest.mark.parametrize("length", [1, 100])
@@ -93,21 +109,13 @@ async def test_a_long_and_odd_path(data_dir: Path, length: int) -> None:
     assert servers(odd) == []
 
 
-def test_an_unfinished_creation_is_done_again(data_dir: Path) -> None:
-    (data_dir / "postgres.unfinished").mkdir()
-    (data_dir / "postgres.unfinished" / "PG_VERSION").write_text("18\n")
-    with embedded_postgres(data_dir):
+def test_data_that_is_broken_is_one_line(cluster_dir: Path) -> None:
+    control = cluster_dir / "postgres" / "global" / "pg_control"
+    saved = control.rename(cluster_dir / "saved")
+    with pytest.raises(OperatorError) as caught, embedded_postgres(cluster_dir):
         pass
-    assert not (data_dir / "postgres.unfinished").exists()
-
-
-def test_data_that_is_broken_is_one_line(data_dir: Path) -> None:
-    with embedded_postgres(data_dir):
-        pass
-    (data_dir / "postgres" / "global" / "pg_control").unlink()
-    with pytest.raises(OperatorError) as caught, embedded_postgres(data_dir):
-        pass
-    assert str(data_dir) in str(caught.value)
+    saved.rename(control)
+    assert str(cluster_dir) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -119,43 +127,41 @@ def test_without_the_wheel_the_error_says_what_to_do(
         pass
 
 
-def test_nobody_else_can_connect(data_dir: Path) -> None:
+def test_nobody_else_can_connect(cluster_dir: Path) -> None:
     """Passwords are not asked for: the socket is for the owner, and there is no other way in."""
-    with embedded_postgres(data_dir):
-        (server,) = servers(data_dir)
+    with embedded_postgres(cluster_dir):
+        (server,) = servers(cluster_dir)
         assert psutil.Process(server).net_connections("inet") == []
-        mode = (data_dir / "postgres" / ".s.PGSQL.5432").stat().st_mode
+        mode = (cluster_dir / "postgres" / ".s.PGSQL.5432").stat().st_mode
         assert stat.S_IMODE(mode) == 0o700
 
 
-def test_a_process_that_got_the_number_of_a_killed_server_is_left_alone(data_dir: Path) -> None:
-    with hold(data_dir):
-        (server,) = servers(data_dir)
+def test_a_process_that_got_the_number_of_a_killed_server_is_left_alone(cluster_dir: Path) -> None:
+    with hold(cluster_dir):
+        (server,) = servers(cluster_dir)
         children = psutil.Process(server).children()
         os.kill(server, signal.SIGKILL)
         psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
-    pid_file = data_dir / "postgres" / "postmaster.pid"
+    pid_file = cluster_dir / "postgres" / "postmaster.pid"
     with subprocess.Popen(["sleep", "60"]) as innocent:
         number, *rest = pid_file.read_text().splitlines()
         pid_file.write_text("\n".join([str(innocent.pid), *rest]) + "\n")
-        with embedded_postgres(data_dir):
-            assert len(servers(data_dir)) == 1
+        with embedded_postgres(cluster_dir):
+            assert len(servers(cluster_dir)) == 1
             assert int(number) != innocent.pid
         assert innocent.poll() is None
         innocent.kill()
-    assert servers(data_dir) == []
+    assert servers(cluster_dir) == []
 
 
-def test_a_parent_that_was_closed_since_is_opened_again(data_dir: Path) -> None:
-    with embedded_postgres(data_dir):
-        pass
-    data_dir.chmod(0o700)
-    with embedded_postgres(data_dir):
-        assert len(servers(data_dir)) == 1
+def test_a_parent_that_was_closed_since_is_opened_again(cluster_dir: Path) -> None:
+    cluster_dir.chmod(0o700)
+    with embedded_postgres(cluster_dir):
+        assert len(servers(cluster_dir)) == 1
 
 
-def test_a_folder_that_was_renamed_meanwhile_keeps_its_server(data_dir: Path) -> None:
-    there, moved = data_dir / "there", data_dir / "moved"
+def test_a_folder_that_was_renamed_meanwhile_keeps_its_server(cluster_dir: Path) -> None:
+    there, moved = cluster_dir, cluster_dir.with_name("moved")
     with hold(there) as other:
         there.rename(moved)
         with embedded_postgres(moved):
@@ -167,10 +173,8 @@ def test_a_folder_that_was_renamed_meanwhile_keeps_its_server(data_dir: Path) ->
 
 
 @pytest.mark.parametrize("content", ["", "nonsense\n", "-1\n"])
-def test_a_damaged_pid_file(data_dir: Path, content: str) -> None:
-    with embedded_postgres(data_dir):
-        pass
-    (data_dir / "postgres" / "postmaster.pid").write_text(content)
-    with embedded_postgres(data_dir):
-        assert len(servers(data_dir)) == 1
-    assert servers(data_dir) == []
+def test_a_damaged_pid_file(cluster_dir: Path, content: str) -> None:
+    (cluster_dir / "postgres" / "postmaster.pid").write_text(content)
+    with embedded_postgres(cluster_dir):
+        assert len(servers(cluster_dir)) == 1
+    assert servers(cluster_dir) == []
