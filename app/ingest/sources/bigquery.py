@@ -1,44 +1,27 @@
 """The source that counts downloads in PyPI's public BigQuery table."""
 
-import asyncio
-import json
 import logging
-import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, time, timedelta
-from functools import partial
 from hashlib import blake2b
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
-import google.auth
-import google.auth.exceptions
-import orjson
-import requests
-from google.api_core.client_options import ClientOptions
-from google.api_core.exceptions import (
-    ClientError,
-    GoogleAPIError,
-    NotFound,
-    RetryError,
-    ServerError,
-    TooManyRequests,
-)
+from google.api_core.exceptions import ClientError, GoogleAPIError, NotFound
 from google.api_core.page_iterator import Page
-from google.auth.credentials import AnonymousCredentials, Credentials
 from google.cloud import bigquery
 from google.cloud.bigquery.retry import DEFAULT_RETRY
-from google.oauth2 import service_account
 
 from app.domain.breakdowns import Breakdown, columns_with
 from app.domain.downloads import Partition, UnparsedDownloads
 from app.domain.events import CountedFiles
-from app.errors import (
-    QueryLostError,
-    SettingsError,
-    SourceDayError,
-    SourceError,
-    SourceUnavailableError,
+from app.errors import QueryLostError, SourceUnavailableError
+from app.ingest.sources.bigquery_client import (
+    create_client,
+    in_thread,
+    may_pass,
+    one_line,
+    parse_by_orjson,
+    source_errors,
 )
 from app.ingest.sources.day_query import day_query
 from app.ingest.sources.source import Reading
@@ -58,21 +41,6 @@ REQUEST_TIMEOUT_SECONDS = 60
 QUERY_TIMEOUT_SECONDS = 900
 """Maximum duration of a day's query, which takes about a minute, and of each page of rows."""
 
-PASSING_REASONS = {
-    "backendError",
-    "internalError",
-    "jobBackendError",
-    "jobInternalError",
-    "rateLimitExceeded",
-    "jobRateLimitExceeded",
-    "stopped",
-    "timeout",
-}
-"""Reasons in BigQuery's error table that are temporary."""
-
-DAY_REASONS = {"bytesBilledLimitExceeded", "resourcesExceeded", "responseTooLarge"}
-"""Reasons in BigQuery's error table that depend on the size of the day."""
-
 USD_PER_TIB_BILLED = 6.25
 """On-demand price of a query in the US multi-region, beyond the first TiB of each month."""
 
@@ -84,8 +52,6 @@ PARTITIONS = (
 
 BYTES_BILLED_PER_CHECK = 10 * 2**20
 """Bytes that BigQuery bills for the metadata of a day's partition."""
-
-SCOPES = ("https://www.googleapis.com/auth/bigquery",)
 
 
 def cost_usd(bytes_billed: int) -> float:
@@ -106,8 +72,7 @@ class BigQuerySource:
         max_bytes_billed: int,
     ) -> None:
         self._client = client
-        # Python's own json takes four times as long, and blocks the process meanwhile.
-        client._http.hooks["response"] = [_read_by_orjson]  # noqa: SLF001 - no public way exists
+        parse_by_orjson(client)
         self._table = table
         self._columns = columns_with(breakdowns)
         self._counted_files = counted_files
@@ -121,8 +86,7 @@ class BigQuerySource:
         return self._counted_files
 
     async def partition(self, day: date) -> Partition | None:
-        with _source_errors():
-            return await _in_thread(self._partition, day)
+        return await _call(self._partition, day)
 
     def _partition(self, day: date) -> Partition | None:
         dataset, _, table = self._table.rpartition(".")
@@ -145,15 +109,14 @@ class BigQuerySource:
             rows = job.result(retry=retry, timeout=QUERY_TIMEOUT_SECONDS)
             return next((Partition(*row.values()) for row in rows), None)
         except ClientError as error:
-            if _may_pass(error):
+            if may_pass(error):
                 raise
-            _log_unreadable(dataset, type(error).__name__, _one_line(error))
+            _log_unreadable(dataset, type(error).__name__, one_line(error))
             return None
 
     async def begin(self, day: date) -> str:
         text = day_query(self._table, self._columns, day, self._counted_files)
-        with _source_errors():
-            job = await _in_thread(self._submit, day, text)
+        job = await _call(self._submit, day, text)
         return f"{self._rules(day)}/{job.location or ''}/{job.job_id}"
 
     def _rules(self, day: date) -> str:
@@ -166,8 +129,7 @@ class BigQuerySource:
 
     async def read(self, day: date, query: str | None) -> Reading:
         assert query
-        with _source_errors():
-            job, rows = await _in_thread(self._results, day, query)
+        job, rows = await _call(self._results, day, query)
         return Reading(
             self._batches(rows),
             job.total_bytes_billed or 0,
@@ -179,11 +141,10 @@ class BigQuerySource:
         self, rows: bigquery.table.RowIterator
     ) -> AsyncGenerator[UnparsedDownloads, None]:
         received = 0
-        with _source_errors():
-            pages = rows.pages
-            while (page := await _in_thread(_next_page, pages, len(self._columns))) is not None:
-                received += len(page)
-                yield page
+        pages = rows.pages
+        while (page := await _call(_next_page, pages, len(self._columns))) is not None:
+            received += len(page)
+            yield page
         if received != rows.total_rows:
             raise SourceUnavailableError(
                 f"BigQuery announced {rows.total_rows} rows and sent {received}"
@@ -206,8 +167,8 @@ class BigQuerySource:
         try:
             rows = job.result(page_size=PAGE_ROWS, retry=retry, timeout=QUERY_TIMEOUT_SECONDS)
         except GoogleAPIError as error:
-            if job.error_result and _may_pass(error):
-                raise QueryLostError(f"BigQuery: {_one_line(error)}") from error
+            if job.error_result and may_pass(error):
+                raise QueryLostError(f"BigQuery: {one_line(error)}") from error
             raise
         return job, rows
 
@@ -222,7 +183,7 @@ class BigQuerySource:
         """
         columns = self._columns if breakdowns is None else columns_with(breakdowns)
         query = day_query(self._table, columns, day, counted_files or self._counted_files)
-        with _source_errors():
+        with source_errors():
             return int(self._submit(day, query, dry_run=True).total_bytes_processed or 0)
 
     def _submit(self, day: date, query: str, *, dry_run: bool = False) -> bigquery.QueryJob:
@@ -257,7 +218,7 @@ def create_source(settings: Settings) -> BigQuerySource:
     library finds. Raises `SettingsError` if credentials or the project to bill are missing.
     """
     return BigQuerySource(
-        _create_client(settings),
+        create_client(settings),
         table=settings.bigquery_table,
         mirror_installers=settings.mirror_installers,
         breakdowns=settings.breakdowns_of(IngestSource.BIGQUERY),
@@ -284,126 +245,10 @@ def _log_unreadable(dataset: str, kind: str, reason: str) -> None:
     )
 
 
-def _read_by_orjson(response: requests.Response, *_: object, **__: object) -> None:
-    """Replace the JSON parser of a response by orjson."""
-    response.json = partial(_json_of, response)  # type: ignore[method-assign]
-
-
-def _json_of(response: requests.Response) -> Any:
-    return orjson.loads(response.content)
-
-
-def _create_client(settings: Settings) -> bigquery.Client:
-    if settings.bigquery_emulator_host:
-        return bigquery.Client(
-            project=settings.bigquery_project or "emulator",
-            credentials=AnonymousCredentials(),
-            client_options=ClientOptions(api_endpoint=settings.bigquery_emulator_host),
-        )
-    credentials, project = _credentials(settings)
-    project = settings.bigquery_project or project
-    if not project:
-        raise SettingsError(
-            "BIGQUERY_PROJECT: should name the Google Cloud project that is billed, "
-            "because the credentials do not name one"
-        )
-    return bigquery.Client(project=project, credentials=credentials)
-
-
-def _credentials(settings: Settings) -> tuple[Credentials, str | None]:
-    try:
-        if settings.google_service_account_json:
-            info = json.loads(settings.google_service_account_json.get_secret_value())
-            credentials = service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
-            return credentials, credentials.project_id
-        return google.auth.default(scopes=SCOPES)
-    except ValueError as error:
-        # A field of the key is missing, or the private key is invalid.
-        name = "GOOGLE_SERVICE_ACCOUNT_JSON"
-        if not settings.google_service_account_json:
-            name = "GOOGLE_APPLICATION_CREDENTIALS"
-        raise SettingsError(f"{name}: {_one_line(error)}") from error
-    except google.auth.exceptions.GoogleAuthError as error:
-        raise SettingsError(
-            "BigQuery needs credentials: set GOOGLE_APPLICATION_CREDENTIALS to the file of a "
-            "service account's key, or GOOGLE_SERVICE_ACCOUNT_JSON to its content, "
-            f"or INGEST_SOURCE=sample to do without ({_one_line(error)})"
-        ) from error
-
-
-@contextmanager
-def _source_errors() -> Iterator[None]:
-    try:
-        yield
-    except (
-        GoogleAPIError,
-        google.auth.exceptions.GoogleAuthError,
-        requests.RequestException,
-    ) as error:
-        kind: type[SourceError] = SourceError
-        if _may_pass(error):
-            kind = SourceUnavailableError
-        elif _reasons(error) & DAY_REASONS:
-            kind = SourceDayError
-        raise kind(f"BigQuery: {_one_line(error)}") from error
-    except TimeoutError as error:
-        raise SourceUnavailableError(
-            f"BigQuery: no answer within {QUERY_TIMEOUT_SECONDS} s"
-        ) from error
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        # The response was truncated or malformed, which Google's client does not check.
-        raise SourceUnavailableError(f"BigQuery: malformed response: {error}") from error
-
-
-def _may_pass(error: Exception) -> bool:
-    """Return True if the failure is temporary, because Google or the network caused it."""
-    if isinstance(error, (ServerError, TooManyRequests, RetryError, requests.RequestException)):
-        return True
-    if isinstance(error, google.auth.exceptions.GoogleAuthError):
-        return error.retryable or isinstance(error, google.auth.exceptions.TransportError)
-    return bool(_reasons(error) & PASSING_REASONS)
-
-
-def _reasons(error: Exception) -> set[str]:
-    return {detail.get("reason") for detail in getattr(error, "errors", None) or ()}
-
-
-def _one_line(error: Exception) -> str:
-    # `str(error)` adds the request's address and ids of the job to the message.
-    message = getattr(error, "message", None) or str(error)
-    return str(message).strip().partition("\n")[0]
-
-
-async def _in_thread(function: Callable[..., Result], *arguments: object) -> Result:
-    """Run a blocking call of Google's client without blocking the event loop.
-
-    Unlike with `asyncio.to_thread`, the process does not wait for cancelled calls at its exit, so
-    Ctrl-C and a stop take effect even if the server does not respond.
-    """
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[Result] = loop.create_future()
-
-    def settle(result: Result | None, error: BaseException | None) -> None:
-        if outcome.done():
-            return
-        if error:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(cast("Result", result))
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = function(*arguments)
-        except Exception as raised:  # noqa: BLE001 - it is raised where the future is awaited
-            error = raised
-        # The event loop may be closed by now.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=run, name="bigquery", daemon=True).start()
-    async with asyncio.timeout(QUERY_TIMEOUT_SECONDS):
-        return await outcome
+async def _call(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function of Google's client in a thread. Raises `SourceError`."""
+    with source_errors():
+        return await in_thread(QUERY_TIMEOUT_SECONDS, function, *arguments)
 
 
 def _next_page(pages: Iterator[Page], columns: int) -> UnparsedDownloads | None:

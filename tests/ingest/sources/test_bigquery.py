@@ -57,6 +57,7 @@ from app.errors import (
 from app.ingest.publish import Publisher, UnchangedDay
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.sources import bigquery as bigquery_source
+from app.ingest.sources import bigquery_client
 from app.ingest.sources import day_query as day_query_parts
 from app.ingest.sources.bigquery import BigQuerySource, create_source
 from app.ingest.sources.day_query import day_query
@@ -719,7 +720,7 @@ def _refusal(status: int, reason: str) -> GoogleAPICallError:
     ids=repr,
 )
 def test_what_may_pass_is_told_from_what_cannot(error: Exception, may_pass: bool) -> None:
-    with pytest.raises(SourceError) as caught, bigquery_source._source_errors():
+    with pytest.raises(SourceError) as caught, bigquery_client.source_errors():
         raise error
     assert caught.value.may_pass == may_pass
     assert str(caught.value).startswith("BigQuery: ")

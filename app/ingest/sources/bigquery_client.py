@@ -1,0 +1,175 @@
+"""Google's BigQuery client: its credentials, its errors, and its blocking calls in threads."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import google.auth
+import google.auth.exceptions
+import orjson
+import requests
+from google.api_core.client_options import ClientOptions
+from google.api_core.exceptions import GoogleAPIError, RetryError, ServerError, TooManyRequests
+from google.auth.credentials import AnonymousCredentials, Credentials
+from google.cloud import bigquery
+from google.oauth2 import service_account
+
+from app.errors import SettingsError, SourceDayError, SourceError, SourceUnavailableError
+from app.settings import Settings
+
+Result = TypeVar("Result")
+
+SCOPES = ("https://www.googleapis.com/auth/bigquery",)
+
+PASSING_REASONS = {
+    "backendError",
+    "internalError",
+    "jobBackendError",
+    "jobInternalError",
+    "rateLimitExceeded",
+    "jobRateLimitExceeded",
+    "stopped",
+    "timeout",
+}
+"""Reasons in BigQuery's error table that are temporary."""
+
+DAY_REASONS = {"bytesBilledLimitExceeded", "resourcesExceeded", "responseTooLarge"}
+"""Reasons in BigQuery's error table that depend on the size of the day."""
+
+
+def create_client(settings: Settings) -> bigquery.Client:
+    """Return a client with the settings' credentials, or those that Google's library finds. Raises
+    `SettingsError` if credentials or the project to bill are missing.
+    """
+    if settings.bigquery_emulator_host:
+        return bigquery.Client(
+            project=settings.bigquery_project or "emulator",
+            credentials=AnonymousCredentials(),
+            client_options=ClientOptions(api_endpoint=settings.bigquery_emulator_host),
+        )
+    credentials, project = _credentials(settings)
+    project = settings.bigquery_project or project
+    if not project:
+        raise SettingsError(
+            "BIGQUERY_PROJECT: should name the Google Cloud project that is billed, "
+            "because the credentials do not name one"
+        )
+    return bigquery.Client(project=project, credentials=credentials)
+
+
+def _credentials(settings: Settings) -> tuple[Credentials, str | None]:
+    try:
+        if settings.google_service_account_json:
+            info = json.loads(settings.google_service_account_json.get_secret_value())
+            credentials = service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
+            return credentials, credentials.project_id
+        return google.auth.default(scopes=SCOPES)
+    except ValueError as error:
+        # A field of the key is missing, or the private key is invalid.
+        name = "GOOGLE_SERVICE_ACCOUNT_JSON"
+        if not settings.google_service_account_json:
+            name = "GOOGLE_APPLICATION_CREDENTIALS"
+        raise SettingsError(f"{name}: {one_line(error)}") from error
+    except google.auth.exceptions.GoogleAuthError as error:
+        raise SettingsError(
+            "BigQuery needs credentials: set GOOGLE_APPLICATION_CREDENTIALS to the file of a "
+            "service account's key, or GOOGLE_SERVICE_ACCOUNT_JSON to its content, "
+            f"or INGEST_SOURCE=sample to do without ({one_line(error)})"
+        ) from error
+
+
+def parse_by_orjson(client: bigquery.Client) -> None:
+    """Parse responses four times as fast as Python's json, which blocks the process meanwhile."""
+    client._http.hooks["response"] = [_read_by_orjson]  # noqa: SLF001 - no public way exists
+
+
+def _read_by_orjson(response: requests.Response, *_: object, **__: object) -> None:
+    """Replace the JSON parser of a response by orjson."""
+    response.json = partial(_json_of, response)  # type: ignore[method-assign]
+
+
+def _json_of(response: requests.Response) -> Any:
+    return orjson.loads(response.content)
+
+
+@contextmanager
+def source_errors() -> Iterator[None]:
+    """Translate errors of Google's client to `SourceError`, once."""
+    try:
+        yield
+    except (
+        GoogleAPIError,
+        google.auth.exceptions.GoogleAuthError,
+        requests.RequestException,
+    ) as error:
+        kind: type[SourceError] = SourceError
+        if may_pass(error):
+            kind = SourceUnavailableError
+        elif _reasons(error) & DAY_REASONS:
+            kind = SourceDayError
+        raise kind(f"BigQuery: {one_line(error)}") from error
+    except TimeoutError as error:
+        raise SourceUnavailableError(f"BigQuery: {error}") from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # The response was truncated or malformed, which Google's client does not check.
+        raise SourceUnavailableError(f"BigQuery: malformed response: {error}") from error
+
+
+def may_pass(error: Exception) -> bool:
+    """Return True if the failure is temporary, because Google or the network caused it."""
+    if isinstance(error, (ServerError, TooManyRequests, RetryError, requests.RequestException)):
+        return True
+    if isinstance(error, google.auth.exceptions.GoogleAuthError):
+        return error.retryable or isinstance(error, google.auth.exceptions.TransportError)
+    return bool(_reasons(error) & PASSING_REASONS)
+
+
+def _reasons(error: Exception) -> set[str]:
+    return {detail.get("reason") for detail in getattr(error, "errors", None) or ()}
+
+
+def one_line(error: Exception) -> str:
+    # `str(error)` adds the request's address and ids of the job to the message.
+    message = getattr(error, "message", None) or str(error)
+    return str(message).strip().partition("\n")[0]
+
+
+async def in_thread(
+    timeout_seconds: float, function: Callable[..., Result], *arguments: object
+) -> Result:
+    """Run a blocking call of Google's client without blocking the event loop.
+
+    Unlike with `asyncio.to_thread`, the process does not wait for cancelled calls at its exit, so
+    Ctrl-C and a stop take effect even if the server does not respond.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[Result] = loop.create_future()
+
+    def settle(result: Result | None, error: BaseException | None) -> None:
+        if outcome.done():
+            return
+        if error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(cast("Result", result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = function(*arguments)
+        except Exception as raised:  # noqa: BLE001 - it is raised where the future is awaited
+            error = raised
+        # The event loop may be closed by now.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="bigquery", daemon=True).start()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await outcome
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer within {timeout_seconds} s") from error
