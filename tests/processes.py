@@ -31,6 +31,17 @@ def free_port() -> int:
         return port
 
 
+@contextmanager
+def shared_folder() -> Iterator[Path]:
+    """A temporary folder that every user can enter. If root runs the tests, the embedded Postgres
+    runs as another user.
+    """
+    with TemporaryDirectory(prefix="pypi-stats-") as folder:
+        path = Path(folder)
+        path.chmod(0o711)
+        yield path
+
+
 def get(url: str, **headers: str) -> httpx.Response:
     """Send a GET request with these headers to a service."""
     return httpx.get(url, headers=headers, timeout=PATIENCE_SECONDS)

@@ -9,7 +9,6 @@ import fcntl
 import importlib.util
 import logging
 import os
-import pwd
 import shlex
 import shutil
 import signal
@@ -22,6 +21,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from urllib.parse import quote
 
+from app.db.postgres_user import reachable_binaries, reachable_cluster, unprivileged_user
 from app.errors import OperatorError
 
 log = logging.getLogger(__name__)
@@ -99,8 +99,10 @@ class _Server:
     def __init__(self, data_dir: Path, binaries: Path) -> None:
         self._binaries = binaries
         self._cluster = data_dir / CLUSTER
-        self._user = _unprivileged_user(self._cluster) if os.geteuid() == 0 else None
+        self._user = unprivileged_user(self._cluster) if os.geteuid() == 0 else None
         data_dir.mkdir(parents=True, exist_ok=True)
+        if self._user and not any(data_dir.iterdir()):
+            data_dir.chmod(data_dir.stat().st_mode | stat.S_IXGRP | stat.S_IXOTH)
         # The system releases both locks when a process ends. The first excludes starting and
         # stopping at the same time. All processes that use the server share the second, so it can
         # be locked exclusively only when no other process uses the server.
@@ -119,8 +121,10 @@ class _Server:
         fcntl.flock(self._transition, fcntl.LOCK_EX)
         try:
             if self._user:
-                _make_traversable(self._cluster.parent)
-                _make_traversable(self._binaries)
+                self._cluster = reachable_cluster(self._cluster, self._user)
+                self._binaries = reachable_binaries(
+                    self._binaries, self._cluster.parent, self._user
+                )
             if not (self._cluster / "PG_VERSION").exists():
                 self._create()
             if self._is_stopping():
@@ -300,26 +304,3 @@ def _shared_buffers_bytes() -> int:
     with suppress(OSError, ValueError):  # The file contains "max" if there is no limit.
         memory = min(memory, int(CGROUP_MEMORY.read_text()))
     return min(max(memory // 8, MIN_SHARED_BUFFERS_BYTES), MAX_SHARED_BUFFERS_BYTES)
-
-
-def _unprivileged_user(cluster: Path) -> pwd.struct_passwd:
-    """Return the user that runs Postgres, which refuses root: the folder's owner, or `nobody`."""
-    existing = next(path for path in (cluster, *cluster.parents) if path.exists())
-    owner = existing.stat().st_uid
-    if owner:
-        # Postgres needs the name of its user. The owner of a volume may have only a number.
-        with suppress(KeyError):
-            return pwd.getpwuid(owner)
-    try:
-        return pwd.getpwnam("nobody")
-    except KeyError:
-        raise OSError("Postgres refuses to run as root, and the user `nobody` is missing") from None
-
-
-def _make_traversable(folder: Path) -> None:
-    """Let other users pass through a folder and its parents, but not list them."""
-    for path in (folder, *folder.parents):
-        mode = path.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            log.warning("letting other users pass through %s, so that Postgres can reach it", path)
-            path.chmod(mode | stat.S_IXOTH)

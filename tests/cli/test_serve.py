@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -37,6 +36,7 @@ from tests.processes import (
     run,
     served,
     servers,
+    shared_folder,
     started,
 )
 from tests.waiting import PATIENCE_SECONDS, until, until_blocked, wait_until
@@ -71,8 +71,8 @@ class FirstStart:
 
 @pytest.fixture(scope="module")
 def first_start() -> Iterator[FirstStart]:
-    with TemporaryDirectory(prefix="pypi-stats-") as folder:
-        data_dir, log = Path(folder, "data"), Path(folder, "log")
+    with shared_folder() as folder:
+        data_dir, log = folder / "data", folder / "log"
         earliest_day = latest_complete_day()
         with served(data_dir, log, INGEST_RECHECK_AFTER_HOURS="0") as (address, _):
             assert len(servers(data_dir)) == 1

