@@ -32,7 +32,7 @@ class ReadinessCheck:
     async def _find_error(self) -> UnavailableError | None:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                await check_migrated(self._pool)
+                await check_migrated(self._pool, accept_later=True)
         except DatabaseUnavailableError as error:
             return UnavailableError(error.detail)
         except OperatorError as error:

@@ -54,12 +54,12 @@ def run(url: str, work: Work[Result], *, wait_seconds: float = 0.0) -> Result:
 def read(settings: Settings, work: Work[Result]) -> Result:
     """Run work that only reads. Nothing is created or migrated, and Postgres refuses to write.
 
-    Raises `OperatorError` when the database is empty, or its schema is older than this code.
+    Raises `OperatorError` when the database is empty, or its schema is not that of this code.
     """
 
     async def check_and_work() -> Result:
         async with job_engine(url, read_only=True) as engine:
-            await check_migrated(engine)
+            await check_migrated(engine, accept_later=False)
             return await work(engine)
 
     with database_url(settings, create=False) as url:

@@ -58,19 +58,28 @@ async def migrate(engine: AsyncEngine) -> None:
                         raise
 
 
-async def check_migrated(source: Source) -> None:
-    """Raise unless the database can be reached and has at least this code's migration.
+async def check_migrated(source: Source, *, accept_later: bool) -> None:
+    """Raise `OperatorError` unless the database can be reached and has this code's migration.
 
-    Later migrations are accepted, because old and new servers share the database during a rollout.
+    Servers accept later ones, because old and new servers share the database during a rollout.
     """
     ((is_there,),) = await fetch(source, Statement(_HAS_REVISION))
     ((held,),) = await fetch(source, Statement(_REVISION)) if is_there else [(None,)]
     *missing, head = _revisions()
+    if held and held not in (head, *missing) and not accept_later:
+        raise _database_is_ahead(held)
     if held is None or held in missing:
         raise OperatorError(
             f"the database {f'is at migration {held}' if held else 'is empty'}, "
             f"and migration {head} is needed: run `pypi-stats migrate`"
         )
+
+
+def _database_is_ahead(held: str) -> OperatorError:
+    return OperatorError(
+        f"the database is at migration {held}, and this code knows only migrations "
+        f"up to {_revisions()[-1]}: run the version that migrated the database, or a later one"
+    )
 
 
 @cache
@@ -85,10 +94,7 @@ def _upgrade(connection: Connection) -> bool:
     known = _revisions()
     held = connection.scalar(_REVISION) if connection.scalar(_HAS_REVISION) else None
     if held and held not in known:
-        raise OperatorError(
-            f"the database is at migration {held}, and this code knows only migrations "
-            f"up to {known[-1]}: run the version that migrated the database, or a later one"
-        )
+        raise _database_is_ahead(held)
     if held != known[-1]:
         # Most starts find a migrated database, and the import takes a quarter of a second.
         from alembic import command  # noqa: PLC0415

@@ -1,5 +1,7 @@
 """Commands that only read change nothing: no row, no schema, no folder."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import connect, job_engine
 from tests.days import days_ago, downloads, publish
-from tests.processes import assert_fails, run
+from tests.processes import ROOT, assert_fails, run
 
 READING = ["status", "history", "verify", "export"]
 
@@ -54,15 +56,48 @@ def test_an_empty_database_stays_empty(unmigrated_url: str, tmp_path: Path, comm
 
 
 @pytest.mark.parametrize("command", READING)
-async def test_an_older_schema_stays_older(
-    database_url: str, engine: AsyncEngine, tmp_path: Path, command: str
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        # The first migration was begun and never recorded.
+        ("DELETE FROM alembic_version", "pypi-stats migrate"),
+        ("UPDATE alembic_version SET version_num = '9999'", "is at migration 9999"),
+    ],
+)
+async def test_another_schema_stays_as_it_is(
+    database_url: str, engine: AsyncEngine, tmp_path: Path, command: str, change: str, told: str
 ) -> None:
-    """Here one whose first migration was begun and never recorded."""
     async with engine.begin() as connection:
-        await connection.execute(text("DELETE FROM alembic_version"))
+        await connection.execute(text(change))
     before = _dumped(database_url)
     result = run(command, DATABASE_URL=database_url, DUMPS_DIR=str(tmp_path / "dumps"))
-    assert_fails(result, 1, "pypi-stats migrate")
+    assert_fails(result, 1, told)
+    assert result.stdout == ""
+    assert _dumped(database_url) == before
+
+
+def test_an_older_revision_is_not_migrated(database_url: str, tmp_path: Path) -> None:
+    """The database is at the last revision of this code, which a copy of the code succeeds."""
+    copy = tmp_path / "copy"
+    for folder in ("app", "alembic"):
+        shutil.copytree(ROOT / folder, copy / folder)
+    shutil.copy(ROOT / "alembic.ini", copy)
+    (copy / "alembic/versions/9999_later.py").write_text("raise AssertionError")
+    before = _dumped(database_url)
+    environment = os.environ | {"DATABASE_URL": database_url, "PYTHONPATH": str(copy)}
+    for command in READING:
+        result = subprocess.run(
+            [sys.executable, "-m", "app", command],
+            cwd=copy,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 1
+        assert result.stdout == ""
+        (line,) = result.stderr.splitlines()
+        assert "the database is at migration 0001, and migration 9999 is needed" in line
     assert _dumped(database_url) == before
 
 
