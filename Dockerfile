@@ -1,27 +1,33 @@
-# Two stages: what builds stays behind.
-FROM python:3.13-slim AS build
-WORKDIR /srv
-RUN python -m venv /srv/.venv
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY app ./app
-# Installed in place: the folder is where alembic.ini and the migrations are found.
-RUN .venv/bin/python -m pip install --no-cache-dir --constraint constraints.txt --editable .
-
-FROM python:3.13-slim
-RUN useradd --system --uid 10001 --no-create-home app && install --directory --owner app /srv/.data
-WORKDIR /srv
-COPY --from=build /srv ./
-COPY alembic.ini ./
+# The first stage builds the wheel and installs it. Only the environment is copied to the image.
+ARG PYTHON=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
+FROM ${PYTHON} AS build
+ENV PIP_NO_CACHE_DIR=1
+WORKDIR /build
+COPY requirements ./requirements
+RUN pip install --require-hashes --only-binary :all: --requirement requirements/build.txt \
+    && python -m venv --without-pip /srv/venv \
+    && pip --python /srv/venv/bin/python install --require-hashes --only-binary :all: --requirement requirements/image.txt
+COPY pyproject.toml README.md LICENSE alembic.ini ./
 COPY alembic ./alembic
-ENV PATH=/srv/.venv/bin:$PATH \
+COPY app ./app
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+    && pip --python /srv/venv/bin/python install --no-deps --no-index dist/*.whl
+
+FROM ${PYTHON}
+RUN pip uninstall --yes pip \
+    && rm -r /usr/local/lib/python3.13/ensurepip \
+    && install --directory --owner 10001 --group 10001 /srv/.data
+COPY --from=build /srv/venv /srv/venv
+WORKDIR /srv
+ENV PATH=/srv/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOST=0.0.0.0 \
     PORT=8000 \
     LOG_FORMAT=json \
     INGEST_SOURCE=bigquery
-USER app
+USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=4)"]
-CMD ["python", "-m", "app", "serve"]
+CMD ["pypi-stats", "serve"]

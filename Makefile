@@ -1,24 +1,26 @@
-# Needs Python 3.11 or later, make, and nothing else: `make run`, `make test`. A target that needs
-# more says so.
+# `make run` and `make test` need Python 3.11 or later and make. A target that needs more says so.
 
 PYTHON ?= python3
 BIN := .venv/bin
-# The document of the code alone: no setting of the machine or of a `.env` file is in it.
+# Generated files depend only on the code, so no variable or `.env` file of the machine is used.
 OPENAPI = (cd / && env -i $(CURDIR)/$(BIN)/python -m app openapi)
-# Generated sections of docs/*.md, from the code alone as well.
 DOCS = env -i $(BIN)/python docs/reference.py
+# Options that lock the dependencies of the image with their hashes.
+locked = --constraint constraints.txt --generate-hashes --no-annotate --python-version 3.13 \
+	--python-platform linux --custom-compile-command "make constraints" --quiet \
+	--output-file requirements/$(1).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage test-browser test-clients test-faults check format openapi docs constraints \
+.PHONY: help run test coverage test-browser test-clients test-faults test-programs check format openapi docs constraints \
 	bench bench-quick bench-scale bench-ingest clean
 
-help: ## Show what there is
+help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: .venv/run ## Run the service on http://127.0.0.1:8000, with its own Postgres and sample data
 	@exec $(BIN)/pypi-stats serve
 
-test: .venv/dev ## Run all tests that need Python alone
+test: .venv/dev ## Run all tests that need only Python
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 coverage: .venv/dev ## Run all tests and report the branch coverage of app/: takes an hour
@@ -27,48 +29,56 @@ coverage: .venv/dev ## Run all tests and report the branch coverage of app/: tak
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-test-browser: .venv/dev ## Try the documentation pages in Chromium: needs it, at CHROMIUM
+test-browser: .venv/dev ## Try the documentation pages in Chromium, at CHROMIUM or /usr/bin/chromium
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 test-clients: .venv/dev ## Generate typed clients and run them: needs Node and npm
 	$(BIN)/python -m pytest tests/typed_clients $(ARGS)
 
-test-faults: .venv/dev ## Kill, cut off and starve what runs: ARGS="--seed 7" chooses other faults
+test-programs: .venv/dev ## Run nginx, Varnish, curl and promtool with the service: needs them
+	$(BIN)/python -m pytest tests/programs $(ARGS)
+
+test-faults: .venv/dev ## Kill, disconnect and starve a service: ARGS="--seed 7" chooses other faults
 	$(BIN)/python -m pytest tests/faults $(ARGS)
 
-check: .venv/dev ## Check format, lint, types, import rules, openapi.json and migrations
+check: .venv/dev ## Check format, lint, types, import rules, generated files and migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	@$(OPENAPI) | diff -u openapi.json - \
-		|| { echo "error: openapi.json is not what the code says: make openapi writes it" >&2; exit 1; }
+		|| { echo "error: openapi.json is outdated: make openapi writes it" >&2; exit 1; }
 	@$(DOCS) --check
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && export DATA_DIR="$$dir" DATABASE_URL= \
 		&& $(BIN)/pypi-stats migrate && $(BIN)/alembic check
 
-format: .venv/dev ## Format the code and mend what can be mended
+format: .venv/dev ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-openapi: .venv/dev ## Write openapi.json, which clients are generated from
+openapi: .venv/dev ## Write openapi.json, from which clients are generated
 	@document=$$( $(OPENAPI) ) && printf '%s\n' "$$document" > openapi.json
 
-docs: .venv/dev ## Write the references of settings, commands, metrics and endpoints in docs
+docs: .venv/dev ## Write the generated references in docs, and .env.example
 	@$(DOCS)
 
-constraints: .venv/python ## Bring constraints.txt to the newest releases that pyproject.toml allows
+constraints: .venv/python ## Update constraints.txt and requirements to the newest releases
 	rm -rf .venv/fresh && $(PYTHON) -m venv .venv/fresh
 	.venv/fresh/bin/python -m pip install --quiet --editable '.[dev]'
 	.venv/fresh/bin/python -m pip freeze --exclude-editable > constraints.txt
+	.venv/fresh/bin/python -m pip install --quiet uv
+	.venv/fresh/bin/uv pip compile pyproject.toml $(call locked,image)
+	$(PYTHON) -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
+		| .venv/fresh/bin/uv pip compile - $(call locked,build)
 	rm -rf .venv/fresh
 
-# What they make to measure with is kept in .bench, or BENCH_DIR, for the next run.
+# Generated data is stored in .bench, or BENCH_DIR, for the next run.
 bench: .venv/dev ## Measure serving and memory, into docs/benchmarks: needs wrk
 	$(BIN)/python -m benchmarks.serving --output docs/benchmarks $(ARGS)
 	$(BIN)/python -m benchmarks.memory --output docs/benchmarks
 
-bench-quick: .venv/dev ## The same in small, in a minute or two, into .bench/results
+bench-quick: .venv/dev ## Measure both in a minute or two, into .bench/results
 	$(BIN)/python -m benchmarks.serving --quick
 	$(BIN)/python -m benchmarks.memory --quick
 
@@ -78,10 +88,10 @@ bench-scale: .venv/dev ## Measure more packages and longer history, into docs/be
 bench-ingest: .venv/dev ## Measure the ingest of a day of PyPI, into docs/benchmarks
 	$(BIN)/python -m benchmarks.ingest --output docs/benchmarks $(ARGS)
 
-clean: ## Remove the virtual environment, and nothing of the data
+clean: ## Remove the virtual environment, but no data
 	rm -rf .venv
 
-# What runs the service, and what develops it. Each marker is a file that is newer than what it was
+# Environments to run and to develop the service. Each marker is newer than the files that it was
 # installed from.
 .venv/run: .venv/python pyproject.toml constraints.txt
 	@echo "Installing into .venv ..."

@@ -1,11 +1,12 @@
-"""Writes the generated sections of the documents in this folder: `make docs`.
+"""Writes the generated sections of the documents in this folder, and `.env.example`: `make docs`.
 
 A section is everything between `<!-- NAME: written by make docs -->` and `<!-- end of NAME -->`.
 `--check` writes nothing, and ends with status 1 if a document is outdated.
 """
 
 import sys
-from collections.abc import Callable, Iterable
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -21,23 +22,42 @@ from app.settings import Settings
 
 FOLDER = Path(__file__).parent
 
+ENV_EXAMPLE = FOLDER.parent / ".env.example"
+
+ENV_EXAMPLE_HEAD = """\
+# Settings of the service, with their defaults. Copy this file to `.env`, and remove the # in front
+# of each setting that you change. `make docs` writes this file."""
+
 USD_PER_MONTH_OF_A_BYTE = cost_usd(5_000_000_000 * 30)
 """Cost of a column with one byte per download."""
 
 SERIES_ARGUMENTS = ("start_date", "end_date", "fill", "interval", "format")
 
 
-def settings_table() -> str:
-    rows: list[tuple[str, ...]] = []
+def _settings() -> Iterator[tuple[str, str, str]]:
+    """Yield the name, default and meaning of each setting."""
     for name, field in Settings.model_fields.items():
         default = field.default
         if isinstance(default, tuple):
             default = ",".join(default)
         elif isinstance(default, bool):
             default = str(default).lower()
-        shown = "" if default in (None, "") else f"`{default}`"
-        rows.append((f"`{name.upper()}`", shown, " ".join((field.description or "").split())))
+        value = "" if default is None else str(default)
+        yield name.upper(), value, " ".join((field.description or "").split())
+
+
+def settings_table() -> str:
+    rows = ((f"`{name}`", value and f"`{value}`", meaning) for name, value, meaning in _settings())
     return _table(("setting", "default", "meaning"), rows)
+
+
+def env_example() -> str:
+    """Return a `.env` file with each setting commented out, which therefore changes nothing."""
+    paragraphs = [ENV_EXAMPLE_HEAD]
+    for name, value, meaning in _settings():
+        lines = textwrap.wrap(meaning, 98, break_long_words=False, break_on_hyphens=False)
+        paragraphs.append("\n".join([*(f"# {line}" for line in lines), f"#{name}={value}"]))
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def command_help() -> str:
@@ -126,13 +146,14 @@ def written(text: str) -> str:
 
 
 def main() -> None:
-    texts = {path: path.read_text() for path in sorted(FOLDER.glob("*.md"))}
-    outdated = [path for path, text in texts.items() if written(text) != text]
+    texts = {path: written(path.read_text()) for path in sorted(FOLDER.glob("*.md"))}
+    texts[ENV_EXAMPLE] = env_example()
+    outdated = [path for path, text in texts.items() if path.read_text() != text]
     for path in outdated:
         if "--check" in sys.argv:
             print(f"error: {path.name} is outdated: make docs writes it", file=sys.stderr)
         else:
-            path.write_text(written(texts[path]))
+            path.write_text(texts[path])
     sys.exit(bool(outdated) and "--check" in sys.argv)
 
 

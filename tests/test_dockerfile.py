@@ -1,11 +1,17 @@
-"""What can be checked of the image without building it: its paths, commands and context."""
+"""Checks of the image that need no build: its paths, commands, context and requirements."""
 
 import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
+from importlib.metadata import requires
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.processes import ROOT, free_port
 
@@ -39,16 +45,64 @@ def test_every_copied_path_is_there_and_in_the_context() -> None:
         assert any(fnmatch(source, pattern) for pattern in allowed), f"{source} is ignored"
 
 
-def test_the_image_starts_the_service_as_nobody_special() -> None:
-    assert json.loads(_instructions("CMD")[-1]) == ["python", "-m", "app", "serve"]
-    assert _instructions("USER", FINAL) == ["app"]
+def test_the_image_runs_the_service_as_a_numeric_user() -> None:
+    assert json.loads(_instructions("CMD")[-1]) == ["pypi-stats", "serve"]
+    (user,) = _instructions("USER", FINAL)
+    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", user)
     for tool in ("gcc", "apt-get", "build-essential", "[dev]", "[embedded]"):
-        assert tool not in FINAL
+        assert tool not in DOCKERFILE
 
 
-def test_the_final_stage_has_what_the_service_reads() -> None:
-    assert any(copy.endswith("./alembic") for copy in _instructions("COPY", FINAL))
-    assert any(copy.startswith("alembic.ini") for copy in _instructions("COPY", FINAL))
+def test_the_base_image_is_pinned_and_pip_is_removed() -> None:
+    (base,) = _instructions("ARG")
+    assert re.fullmatch(r"PYTHON=python:[\w.-]+@sha256:[0-9a-f]{64}", base)
+    assert {one.split()[0] for one in _instructions("FROM")} == {"${PYTHON}"}
+    assert "pip uninstall --yes pip" in FINAL
+    assert "--without-pip" in DOCKERFILE
+
+
+def test_the_image_installs_with_hashes() -> None:
+    installs = re.findall(r"pip (?:--python \S+ )?install ([^&\n]+)", DOCKERFILE)
+    files = [re.findall(r"--requirement (\S+)", install) for install in installs]
+    assert files == [["requirements/build.txt"], ["requirements/image.txt"], []]
+    assert all("--require-hashes" in install for install in installs[:2])
+    # The wheel that was built a line before.
+    assert installs[2].split() == ["--no-deps", "--no-index", "dist/*.whl"]
+
+
+def _names(requirements: Iterable[str]) -> set[str]:
+    return {canonicalize_name(Requirement(one).name) for one in requirements}
+
+
+def test_requirements_of_the_image_are_complete_and_agree_with_the_constraints() -> None:
+    constraints = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {str(canonicalize_name(name)): version for name, _, version in _pins(constraints)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = {
+        "image": project["project"]["dependencies"],
+        "build": project["build-system"]["requires"],
+    }
+    for file, requirements in needed.items():
+        text = (ROOT / "requirements" / f"{file}.txt").read_text().replace("\\\n", "")
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        assert all("--hash=sha256:" in line for line in lines)
+        locked = {name: version for name, _, version in _pins(lines)}
+        assert locked == {name: pins[name] for name in locked}
+        assert _names(requirements) <= set(locked)
+        for name in locked:
+            required = [Requirement(one) for one in requires(name) or ()]
+            used = [str(one) for one in required if _is_needed(one)]
+            assert _names(used) <= set(locked), name
+
+
+def _pins(lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    return (line.split()[0].partition("==") for line in lines)
+
+
+def _is_needed(requirement: Requirement) -> bool:
+    """Return True if the requirement, which needs no extra, applies to the image."""
+    image = {"python_version": "3.13", "python_full_version": "3.13.0", "extra": ""}
+    return requirement.marker is None or requirement.marker.evaluate(image)
 
 
 def test_the_health_check_works(address: str) -> None:
