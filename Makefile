@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Generated files depend only on the code, so no variable or `.env` file of the machine is used.
 OPENAPI = (cd / && env -i $(CURDIR)/$(BIN)/python -m app openapi)
+# `tests/conftest.py` chooses the order of the files and the number of processes.
+PARALLEL = --numprocesses auto --maxprocesses 5 --dist loadfile --no-loadscope-reorder
 DOCS = env -i $(BIN)/python docs/reference.py
 # Options that lock the dependencies of the image with their hashes.
 locked = --constraint constraints.txt --generate-hashes --no-annotate --python-version 3.13 \
@@ -21,11 +23,11 @@ run: .venv/run ## Run the service on http://127.0.0.1:8000, with its own Postgre
 	@exec $(BIN)/pypi-stats serve
 
 test: .venv/dev ## Run all tests that need only Python
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 coverage: .venv/dev ## Run all tests and report the branch coverage of app/: takes an hour
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/coverage run -m pytest $(PARALLEL) $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -45,6 +45,17 @@ from tests.processes import (
 TEMPLATE = "migrated"
 SAMPLE_TEMPLATE = "sample"
 
+LONGEST_FILES = (
+    "ingest/test_outage.py",
+    "cli/test_serve.py",
+    "sources/test_bigquery.py",
+    "cli/test_cli.py",
+    "tests/test_readme.py",
+    "cli/test_shutdown.py",
+    "dumps/test_formats.py",
+    "api/test_schemathesis.py",
+)
+
 _numbers = count(1)
 
 # How long an example takes says more of the machine than of what is tested.
@@ -52,6 +63,16 @@ hypothesis.settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than there are cores, because workers often wait for a process."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first, so that no worker runs one alone in the end."""
+    items.sort(key=lambda item: not str(item.path).endswith(LONGEST_FILES))
 
 
 @pytest.fixture(autouse=True, scope="session")

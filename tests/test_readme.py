@@ -107,7 +107,7 @@ def test_make_test_runs_all_tests() -> None:
     # On all cores, and none left out.
     assert shown.stdout.split() == [
         *(".venv/bin/python", "-m", "pytest", "--numprocesses", "auto"),
-        *("--maxprocesses", "4", "--dist", "loadfile"),
+        *("--maxprocesses", "5", "--dist", "loadfile", "--no-loadscope-reorder"),
     ]
 
 

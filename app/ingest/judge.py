@@ -217,19 +217,20 @@ class KnownDays:
         around = [day + timedelta(days=n) for n in range(-6, 7) if n]
         alike = [one for one in around if _is_weekend(one) == _is_weekend(day)]
         others = [one for one in normal if one != day]
-        same_weekday = [one for one in others if one.weekday() == day.weekday()]
-        choices = [
-            _Neighbours(name, [normal[one] for one in days if one in normal], room)
+
+        def choices() -> Iterator[_Neighbours]:
+            """Yield the choices one by one, because the first ones are usually enough."""
             for name, days, room in (
                 (f"{day:%A}s", weeks, 1.0),
                 ("the days around it", alike, 1.0),
                 ("the days around it", around, OTHER_WEEKDAY_RATIO),
-                (f"{day:%A}s", same_weekday, 1.0),
+                (f"{day:%A}s", (one for one in others if one.weekday() == day.weekday()), 1.0),
                 ("all days", others, OTHER_WEEKDAY_RATIO),
-            )
-        ]
+            ):
+                yield _Neighbours(name, [normal[one] for one in days if one in normal], room)
+
         for enough in range(ENOUGH_NEIGHBOURS, 0, -1):
-            for neighbours in choices:
+            for neighbours in choices():
                 if len(neighbours.days) >= enough:
                     return neighbours
         return None

@@ -23,7 +23,7 @@ from tests.conftest import TEMPLATE
 from tests.days import downloads
 from tests.faults.databases import copied, database_of
 
-RETENTION_DAYS = 130
+RETENTION_DAYS = 116
 
 WEEKDAYS = (2800, 2950, 3000, 2950, 2750, 1850, 1850)
 """Downloads of a complete day, by weekday."""
@@ -104,7 +104,10 @@ async def before(server_url: str, _template: None) -> AsyncIterator[str]:
         with pytest.MonkeyPatch.context() as patch:
             give(patch, Source2021(clock, BEGIN))
             await run_ingest_job(settings, url, clock)
-        assert len(await DownloadsRepository(engine, RETENTION_DAYS).published_days()) == 130
+        assert (
+            len(await DownloadsRepository(engine, RETENTION_DAYS).published_days())
+            == RETENTION_DAYS
+        )
         await engine.dispose()
         yield database_of(url)
 
