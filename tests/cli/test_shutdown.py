@@ -17,6 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.dumps.listing import NAMED_DIGEST_CHARACTERS, Dump, DumpFormat, Dumps
 from app.dumps.stores.folder import DumpFolder
+from app.serving.server import CLOSE_SECONDS
+from app.settings import Settings
 from tests.days import days_ago, downloads, publish
 from tests.faults.postgres import connect_to, through
 from tests.faults.proxy import Proxy
@@ -90,6 +92,11 @@ def _assert_stops(process: Program | psutil.Popen, at_least: float = 0.0) -> Non
     assert alive == []
     assert at_least <= seconds <= STOP_SECONDS
     assert process.returncode == 0
+
+
+def test_the_defaults_add_up() -> None:
+    assert CLOSE_SECONDS < 2
+    assert Settings().graceful_stop_seconds + 2 <= STOP_SECONDS
 
 
 def test_a_client_that_does_not_read(data_dir: Path, tmp_path: Path, workers: str) -> None:
@@ -202,7 +209,10 @@ async def test_a_silent_database(
     workers: str,
     silent_source: socket.socket,
 ) -> None:
-    """A request waits for it, and so does the ingest job once it is cancelled."""
+    """A request waits for it, and so does the ingest job once it is cancelled. A client does not
+    read its download. All settings have their defaults.
+    """
+    name = _write_large_dump(data_dir / "dumps")
     # The day after it is missing, so the job asks for it.
     await publish(engine, days_ago(1), downloads("flask", 1))
     log = tmp_path / "log"
@@ -212,18 +222,18 @@ async def test_a_silent_database(
         environment = {
             "DATABASE_URL": url,
             "WORKERS": workers,
-            "GRACEFUL_STOP_SECONDS": str(GRACEFUL_STOP_SECONDS),
             "BIGQUERY_EMULATOR_HOST": _host(silent_source),
             "INGEST_SCHEDULE": "0 0 * * *",
         }
         with served(data_dir, log, (), **environment) as (address, process):
             caller, _ = silent_source.accept()
-            with caller, socket.socket() as client:
+            download = _requested(address, f"/api/dumps/{name}")
+            with caller, download, socket.socket() as client:
                 loop.call_soon_threadsafe(proxy.fall_silent)
                 parts = urlsplit(address)
                 client.connect((parts.hostname, parts.port))
                 client.sendall(b"GET /api/packages/flask/recent HTTP/1.1\r\nHost: test\r\n\r\n")
-                _assert_stops(process)
+                _assert_stops(process, at_least=Settings().graceful_stop_seconds)
                 assert client.recv(12) == b"HTTP/1.1 503"
 
     async with Proxy(connect_to(server_url)).listening() as proxy:
