@@ -73,7 +73,9 @@ def upgrade() -> None:
             nullable=False,
             comment="Rule of INGEST_COUNTED_FILES that the day was counted by: all or artifacts.",
         ),
-        sa.Column("packages", sa.Integer(), nullable=False),
+        sa.Column(
+            "packages", sa.Integer(), nullable=False, comment="Packages with a row that day."
+        ),
         sa.Column(
             "downloads",
             sa.BigInteger(),

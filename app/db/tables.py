@@ -34,15 +34,6 @@ metadata = MetaData(
 )
 
 
-def _counted_files() -> Column[Any]:
-    return Column(
-        "counted_files",
-        Text,
-        nullable=False,
-        comment="Rule of INGEST_COUNTED_FILES that the day was counted by: all or artifacts.",
-    )
-
-
 def _partition() -> list[Column[Any]]:
     """Columns of the source's partition before a day was read; NULL if the source has none."""
     return [
@@ -52,6 +43,46 @@ def _partition() -> list[Column[Any]]:
             DateTime(timezone=True),
             comment="When the source's partition was last modified.",
         ),
+    ]
+
+
+def _figures() -> list[Column[Any]]:
+    """Columns of a day that was read, whether it is published or held."""
+    return [
+        Column("day", Date, primary_key=True),
+        Column("source", Text, nullable=False),
+        Column(
+            "counted_files",
+            Text,
+            nullable=False,
+            comment="Rule of INGEST_COUNTED_FILES that the day was counted by: all or artifacts.",
+        ),
+        Column("packages", Integer, nullable=False, comment="Packages with a row that day."),
+        Column(
+            "downloads",
+            BigInteger,
+            nullable=False,
+            comment="Downloads of all packages, mirrors excluded.",
+        ),
+        Column(
+            "downloads_with_mirrors",
+            BigInteger,
+            nullable=False,
+            comment="Downloads of all packages.",
+        ),
+        Column(
+            "digest",
+            Text,
+            nullable=False,
+            comment="Digest of the day's rows, independent of their order.",
+        ),
+        Column(
+            "breakdowns",
+            ARRAY(Text),
+            nullable=False,
+            comment="Optional columns that the day's rows have.",
+        ),
+        *_partition(),
     ]
 
 
@@ -166,26 +197,8 @@ daily_downloads = Table(
 ingested_days = Table(
     "ingested_days",
     metadata,
-    Column("day", Date, primary_key=True),
-    Column("source", Text, nullable=False),
-    _counted_files(),
-    Column("packages", Integer, nullable=False, comment="Packages with a row that day."),
-    Column(
-        "downloads",
-        BigInteger,
-        nullable=False,
-        comment="Downloads of all packages, mirrors excluded.",
-    ),
+    *_figures(),
     Column("published_at", DateTime(timezone=True), nullable=False),
-    Column(
-        "digest",
-        Text,
-        nullable=False,
-        comment="Digest of the day's rows, independent of their order.",
-    ),
-    Column(
-        "downloads_with_mirrors", BigInteger, nullable=False, comment="Downloads of all packages."
-    ),
     Column(
         "checked_at",
         DateTime(timezone=True),
@@ -198,13 +211,6 @@ ingested_days = Table(
         Text,
         comment="How the day deviates from its neighbours. NULL if it does not.",
     ),
-    Column(
-        "breakdowns",
-        ARRAY(Text),
-        nullable=False,
-        comment="Optional columns that the day's rows have.",
-    ),
-    *_partition(),
     comment="Published days: those with rows in daily_downloads.",
 )
 
@@ -227,25 +233,7 @@ publication = Table(
 held_days = Table(
     "held_days",
     metadata,
-    Column("day", Date, primary_key=True),
-    Column("source", Text, nullable=False),
-    _counted_files(),
-    Column("packages", Integer, nullable=False),
-    Column(
-        "downloads",
-        BigInteger,
-        nullable=False,
-        comment="Downloads of all packages, mirrors excluded.",
-    ),
-    Column(
-        "downloads_with_mirrors", BigInteger, nullable=False, comment="Downloads of all packages."
-    ),
-    Column(
-        "digest",
-        Text,
-        nullable=False,
-        comment="Digest of the day's rows, independent of their order.",
-    ),
+    *_figures(),
     Column("reason", Text, nullable=False, comment="Why it was not published."),
     Column("held_since", DateTime(timezone=True), nullable=False),
     Column(
@@ -267,13 +255,6 @@ held_days = Table(
         nullable=False,
         comment="Rows that were left out, since their counts are wrong.",
     ),
-    Column(
-        "breakdowns",
-        ARRAY(Text),
-        nullable=False,
-        comment="Optional columns that the day's rows have.",
-    ),
-    *_partition(),
     comment="Days that were read and are not published, since they do not look plausible.",
 )
 
