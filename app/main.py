@@ -123,9 +123,14 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         else None
     )
     storage_uri = settings.rate_limit_storage_uri
+    client_limits = settings.client_rate_limits
     rate_limits = (
-        RateLimits(settings.rate_limits, storage_uri.get_secret_value() if storage_uri else None)
-        if settings.rate_limits
+        RateLimits(
+            settings.rate_limits,
+            client_limits.get_secret_value() if client_limits else "",
+            storage_uri.get_secret_value() if storage_uri else None,
+        )
+        if settings.rate_limits or client_limits
         else None
     )
     is_logged = settings.request_log and settings.log_level in ("debug", "info")
@@ -199,7 +204,7 @@ def _create_api(settings: Settings, state: State, lifespan: Lifespan[FastAPI]) -
     for module in (*_ENDPOINT_MODULES, events, dumps, status):
         api.include_router(module.router)
     docs_page.install(api)
-    describe(api, settings, ENDPOINTS)
+    describe(api, settings, ENDPOINTS, state.events)
     problem_details.install(api)
     api.add_middleware(RequestGuardMiddleware, timeout_seconds=settings.request_timeout_seconds)
     api.add_middleware(CompressMiddleware)

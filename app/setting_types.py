@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-import limits
 from pydantic import AfterValidator, BeforeValidator, InstanceOf, SecretStr
 
 from app.addresses import DatabaseAddress, check_encoding
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS
+from app.domain.client_limits import parse_client_limits, parse_limits
 from app.domain.events import Event, read_events
 from app.domain.schedule import Schedule
 
@@ -152,13 +152,16 @@ def _check_emulator(value: str) -> str:
 
 def _check_limits(value: str) -> str:
     try:
-        is_valid = not value or all(limit.amount > 0 for limit in limits.parse_many(value))
+        parse_limits(value)
     except ValueError:
-        is_valid = False
-    if not is_valid:
         raise ValueError(
             "should be limits separated by ';', such as '10/second;300/minute', or empty for none"
-        )
+        ) from None
+    return value
+
+
+def _check_client_limits(value: SecretStr) -> SecretStr:
+    list(parse_client_limits(value.get_secret_value()))
     return value
 
 
@@ -239,8 +242,10 @@ BaseUrl = Annotated[
 EmulatorAddress = Annotated[str, AfterValidator(_check_emulator)]
 BigQueryProject = Annotated[str, _shaped(r"[\w.:-]+", "my-project-123456")]
 BigQueryTable = Annotated[str, _shaped(r"[^.`]+\.[^.`]+\.[^.`]+", "project.dataset.table")]
+RootPath = Annotated[str, _shaped(r"((/[\w.~-]+)+)?", "/stats, without a / at its end")]
 CronSchedule = Annotated[InstanceOf[Schedule], _parsed(Schedule)]
 Limits = Annotated[str, AfterValidator(_check_limits)]
+ClientRateLimits = Annotated[SecretStr, AfterValidator(_check_client_limits)]
 Names = Annotated[tuple[str, ...], _parsed(_parse_list)]
 Installers = Annotated[Names, AfterValidator(_check_installers)]
 Networks = Annotated[Names, AfterValidator(_check_networks)]

@@ -26,6 +26,7 @@ from app.setting_types import (
     BigQueryProject,
     BigQueryTable,
     BreakdownNames,
+    ClientRateLimits,
     CredentialsFile,
     CronSchedule,
     EmulatorAddress,
@@ -40,6 +41,7 @@ from app.setting_types import (
     Networks,
     PostgresUrl,
     RedisUri,
+    RootPath,
     ServiceAccountKey,
 )
 
@@ -211,8 +213,20 @@ class Settings(BaseSettings):
     `X-Forwarded-For` names the client.
     """
 
+    root_path: RootPath = ""
+    """Prefix of all paths that a proxy removes, such as `/stats`. Links begin with it, or with the
+    `X-Forwarded-Prefix` of a trusted proxy.
+    """
+
     rate_limits: Limits = "10/second;300/minute"
     """Requests that one client address may make: limits separated by `;`. Empty means no limit."""
+
+    client_rate_limits: ClientRateLimits | None = None
+    """Limits of known clients, separated by commas: `203.0.113.0/24=1000/minute` for each address
+    of a network (the smallest one counts), `key:` and the SHA-256 of a key in hexadecimal digits
+    for the owner of a key, and `none` for no limit. Clients send keys as `Authorization: Bearer` or
+    `X-API-Key`.
+    """
 
     rate_limit_storage_uri: RedisUri | None = None
     """Redis in which all processes count together, `redis://:password@host:6379/0`: one server, not

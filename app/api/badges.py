@@ -6,6 +6,7 @@ from fastapi import Path
 from pydantic import Field
 
 from app.api.endpoints import EndpointRouter, Package, Payload, Rendered, not_found
+from app.api.limit_docs import BADGES_PATH
 from app.api.recent import Period
 from app.api.schemas import example
 from app.api.statistics import Statistics
@@ -13,7 +14,7 @@ from app.api.statistics import Statistics
 CACHE_SECONDS = 3600
 """How long shields.io may cache a badge. Figures change once a day."""
 
-router = EndpointRouter("/api/badges/{package}", "badges")
+router = EndpointRouter(f"{BADGES_PATH}{{package}}", "badges")
 
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 

@@ -1,9 +1,10 @@
-"""The OpenAPI document and its pages, which load nothing from elsewhere: Swagger UI and Redoc.
+"""The documentation: the OpenAPI document, its text, and pages that load nothing from elsewhere.
 
 The scripts come from fastapi-offline's wheel. Its pages are not used, because they contain inline
 scripts, which a strict content security policy blocks.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
@@ -12,14 +13,14 @@ from importlib.resources import files
 from pathlib import PurePath
 
 import orjson
-from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from app.api.guide import plain_text
+from app.api.limit_docs import ASSETS_PATH
 from app.api.prepared import PreparedContent
-
-ASSETS_PATH = "/assets/"
+from app.api.state import API
 
 OPENAPI_PATH = "/openapi.json"
 
@@ -33,6 +34,8 @@ PAGE_HEADERS = {
     # For browsers that do not support `frame-ancestors`.
     "X-Frame-Options": "DENY",
 }
+
+SAMPLE_NOTICE = "These figures are sample data, to try the service: they are made up."
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -69,7 +72,7 @@ _PAGE = """\
 {styles}</head>
 <body>
 <div id="page"></div>
-<noscript>This page needs JavaScript. Its content is in <a href="openapi.json">openapi.json</a>.\
+<noscript>This page needs JavaScript. Its content is in <a href="docs.md">docs.md</a>.\
 </noscript>
 {scripts}</body>
 </html>
@@ -97,7 +100,7 @@ def _assets() -> dict[str, Asset]:
     return assets
 
 
-def _page(title: str, *names: str) -> bytes:
+def _page(title: str, *names: str) -> str:
     """Return a page with these scripts and styles."""
     assets = _assets()
     addresses = [f"assets/{assets[name].file_name}" for name in names]
@@ -114,24 +117,25 @@ def _page(title: str, *names: str) -> bytes:
             for address in addresses
             if address.endswith(".js")
         ),
-    ).encode()
+    )
 
 
-def install(app: FastAPI) -> None:
-    """Serve the document, its pages and assets, and redirect from `/api` to the first page."""
+def install(app: API) -> None:
+    """Serve the documentation from memory, and redirect from `/api` to its first page."""
     scripts = {
         "/docs": ("swagger-ui.css", "page.css", "swagger-ui-bundle.js", "swagger.js"),
         "/redoc": ("page.css", "redoc.standalone.js", "redoc.js"),
     }
-    contents = {
-        OPENAPI_PATH: PreparedContent(lambda: orjson.dumps(app.openapi()), "application/json")
-    }
+    document = PreparedContent(lambda: orjson.dumps(app.openapi()), "application/json")
+    contents = {OPENAPI_PATH: (document, document)}
     for path, names in scripts.items():
         headers = {**PAGE_HEADERS, "Content-Security-Policy": _POLICIES[path]}
         page = partial(_page, app.title, *names)
-        contents[path] = PreparedContent(page, "text/html", headers)
-    for path, content in contents.items():
-        app.add_route(path, content.respond, include_in_schema=False)
+        contents[path] = _with_notice(page, "<body>\n", "<body>\n<p>%s</p>\n", "text/html", headers)
+    text = _with_notice(lambda: plain_text(app.openapi()), "", "%s\n\n", "text/plain", {})
+    contents |= {"/docs.md": text, "/llms.txt": text}
+    for path, variants in contents.items():
+        app.add_route(path, partial(_respond, variants), include_in_schema=False)
     for path, location in {"/api": "docs", "/api/": "../docs"}.items():
         app.add_route(path, partial(_redirect, location), include_in_schema=False)
     assets = {asset.file_name: asset.content for asset in _assets().values()}
@@ -143,6 +147,30 @@ def install(app: FastAPI) -> None:
         return await found.respond(request)
 
     app.add_route(f"{ASSETS_PATH}{{name}}", asset, include_in_schema=False)
+
+
+Variants = tuple[PreparedContent, PreparedContent]
+"""A page of real data, and the same page of sample data."""
+
+
+def _with_notice(
+    create: Callable[[], str], place: str, notice: str, media_type: str, headers: Mapping[str, str]
+) -> Variants:
+    """Return both variants of a page. In that of sample data, `notice` replaces the `place`."""
+
+    def noticed() -> bytes:
+        return create().replace(place, notice % SAMPLE_NOTICE, 1).encode()
+
+    return (
+        PreparedContent(lambda: create().encode(), media_type, headers),
+        PreparedContent(noticed, media_type, headers),
+    )
+
+
+async def _respond(variants: Variants, request: Request) -> Response:
+    assert isinstance(request.app, API)
+    publication = request.app.service_state.publication()
+    return await variants[bool(publication and publication.is_sample)].respond(request)
 
 
 async def _redirect(location: str, _: Request) -> Response:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import FileResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.headers import WITHOUT_BODY
+from app.api.headers import WITHOUT_BODY, path_prefix
 from app.api.listed_dumps import unavailable
 from app.api.negotiation import COMPRESSED_FROM_BYTES, compressed, matches_tag, preferred_encoding
 from app.api.offloading import LARGE_BYTES, offloaded_if
@@ -136,7 +136,7 @@ async def dump(
     listed = await state.dumps.current()
     found = next((one for one in listed.dumps.data if one.name == name), None)
     if found is None:
-        raise NotFoundError(NO_SUCH_DUMP)
+        raise NotFoundError(NO_SUCH_DUMP.replace("/api", f"{path_prefix.get()}/api"))
     tag = f'"{found.sha256}"'
     headers = {"ETag": tag, "Cache-Control": FILE_CACHING}
     if matches_tag(request, tag):

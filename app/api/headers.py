@@ -4,6 +4,12 @@ Any page may read any response except the metrics, so the CORS headers are const
 """
 
 from collections.abc import Mapping
+from contextvars import ContextVar
+
+path_prefix: ContextVar[str] = ContextVar("path_prefix", default="")
+"""Prefix of the service's paths that a proxy has removed from the current request, or empty. Links
+in messages begin with it.
+"""
 
 Headers = list[tuple[bytes, bytes]]
 """Headers as ASGI has them, with names in lower case."""
@@ -11,14 +17,17 @@ Headers = list[tuple[bytes, bytes]]
 DATA_AS_OF = "X-Data-As-Of"
 """Header with the latest published day."""
 
+DATA_SOURCE = "X-Data-Source"
+"""Header that says that the figures are sample data."""
+
 WITHOUT_BODY = "pypi_stats.without_body"
 """Key in a request's scope. True if the client gets no body, so that no file needs to be read."""
 
 FIXED_HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": (
-        f"Age, ETag, Retry-After, {DATA_AS_OF}, X-RateLimit-Limit, X-RateLimit-Remaining, "
-        "X-RateLimit-Reset, X-Request-ID"
+        f"Accept-Ranges, Age, Content-Range, ETag, Retry-After, {DATA_AS_OF}, {DATA_SOURCE}, "
+        "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-ID"
     ),
     "X-Content-Type-Options": "nosniff",
 }
@@ -33,7 +42,8 @@ DEFAULT_HEADERS = {
 
 PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, HEAD",
-    "Access-Control-Allow-Headers": "*",
+    # The wildcard does not include `Authorization`.
+    "Access-Control-Allow-Headers": "*, Authorization",
     "Access-Control-Max-Age": "86400",
 }
 

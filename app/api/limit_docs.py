@@ -2,7 +2,16 @@
 
 from limits import RateLimitItem
 
-from app.api.docs_page import ASSETS_PATH
+ASSETS_PATH = "/assets/"
+"""Prefix of the paths of the documentation page's assets."""
+
+BADGES_PATH = "/api/badges/"
+"""Prefix of the paths of badges, which do not count if they are stored."""
+
+ARGUMENTS_PER_REQUEST = 10
+"""Number of query arguments from which on a request counts once more. A request for a hundred
+packages takes about as long as ten others.
+"""
 
 _UNLIMITED_PATHS = frozenset({"/health", "/ready", "/metrics"})
 

@@ -1,6 +1,7 @@
 """Content negotiation by `Accept` and `Accept-Encoding`, and the compression of bodies."""
 
 import gzip
+import re
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -19,14 +20,29 @@ COMPRESSED_FROM_BYTES = 500
 """Size of the smallest body that is compressed. A smaller one fits into one packet anyway."""
 
 
+_QUALITY_PARAMETER = re.compile(r"q\s*=\s*(.*)")
+_QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?", re.ASCII)
+_BYTE_RANGES = re.compile(rb"bytes=\s*(\d+-\d*|-\d+)(\s*,\s*(\d+-\d*|-\d+))*\s*", re.IGNORECASE)
+_BYTE_RANGE = re.compile(rb"\s*(\d{0,18})-(\d{0,18})\s*")
+
+
+def _qualities(header: bytes) -> dict[str, float]:
+    """Return the qualities of the values of an `Accept` or `Accept-Encoding` header. A value with
+    an invalid quality is not accepted.
+    """
+    qualities = {}
+    for accepted in header.decode("latin-1").lower().split(","):
+        value, *parameters = (part.strip() for part in accepted.split(";"))
+        quality = next(filter(None, map(_QUALITY_PARAMETER.fullmatch, parameters)), None)
+        given = quality[1] if quality else "1"
+        qualities[value] = float(given) if _QUALITY.fullmatch(given) else 0.0
+    return qualities
+
+
 @lru_cache(maxsize=256)
 def accepted_format(accept: bytes) -> str | None:
     """Return the format that the header prefers to JSON, or None."""
-    qualities: dict[str, float] = {}
-    for accepted in accept.decode("latin-1").lower().split(","):
-        media_type, *parameters = (part.strip() for part in accepted.split(";"))
-        quality = next((value[2:] for value in parameters if value.startswith("q=")), "1")
-        qualities[media_type] = _quality(quality)
+    qualities = _qualities(accept)
     others = qualities.get("*/*", 0.0)
     csv = qualities.get("text/csv", qualities.get("text/*", others))
     json = qualities.get("application/json", qualities.get("application/*", others))
@@ -39,25 +55,36 @@ def accepted_format(accept: bytes) -> str | None:
 def preferred_encoding(accept_encoding: bytes) -> str:
     """Return the content encoding that the header prefers, or an empty text for none.
 
-    The order of `_COMPRESSORS` decides between encodings of equal quality.
+    The order of `_COMPRESSORS` decides between encodings of equal quality. The wildcard selects an
+    encoding only if the client refuses an uncompressed body: most clients that send it can decode
+    few encodings, or none.
     """
-    qualities: dict[str, float] = {}
-    for coding in accept_encoding.decode("latin-1").lower().split(","):
-        name, _, parameter = coding.partition(";")
-        quality = parameter.partition(";")[0].strip().removeprefix("q=")
-        qualities[name.strip()] = _quality(quality or "1")
-    others = qualities.pop("*", 0.0)
-    best = max(_COMPRESSORS, key=lambda name: qualities.get(name, others))
-    quality_of_best = qualities.get(best, others)
-    is_preferred = quality_of_best > 0 and quality_of_best >= qualities.get("identity", 0.0)
-    return best if is_preferred else ""
+    qualities = _qualities(accept_encoding)
+    plain = qualities.get("identity", 0.0)
+    if qualities.get("identity") == 0:
+        qualities.setdefault("gzip", qualities.get("*", 0.0))
+    best = max(_COMPRESSORS, key=lambda name: qualities.get(name, 0.0))
+    quality = qualities.get(best, 0.0)
+    return best if quality > 0 and quality >= plain else ""
 
 
-def _quality(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
+def has_byte_ranges(header: bytes) -> bool:
+    """Return True if a `Range` header asks for bytes. Other units are ignored (RFC 9110)."""
+    return _BYTE_RANGES.fullmatch(header) is not None
+
+
+def byte_range(header: bytes, size: int) -> range | None:
+    """Return the positions of the bytes that a `Range` header asks for: an empty range if there are
+    none, and None if the header does not ask for a single range.
+    """
+    match = _BYTE_RANGE.fullmatch(header.partition(b"=")[2]) if has_byte_ranges(header) else None
+    if match is None:
+        return None
+    if not match[1]:
+        return range(max(0, size - int(match[2])), size)
+    first, end = int(match[1]), int(match[2]) + 1 if match[2] else size
+    # A last position before the first one makes the header invalid.
+    return range(first, min(end, size)) if end > first or not match[2] else None
 
 
 def matches_tag(request: Request, tag: str) -> bool:

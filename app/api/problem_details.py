@@ -12,7 +12,7 @@ from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from app.api.headers import DATA_AS_OF
+from app.api.headers import DATA_AS_OF, path_prefix
 from app.api.schemas import not_null
 from app.errors import (
     ArgumentError,
@@ -31,6 +31,7 @@ MEDIA_TYPE = "application/problem+json"
 _TITLES = {status: status.phrase for status in HTTPStatus} | {
     413: "Content Too Large",
     414: "URI Too Long",
+    416: "Range Not Satisfiable",
     422: "Unprocessable Content",
 }
 
@@ -44,7 +45,7 @@ MEANINGS = {
 }
 
 _DETAILS = {
-    404: "There is nothing at this path: /docs lists all paths.",
+    404: "There is nothing at this path: {prefix}/docs lists all paths.",
     405: "This path answers to the methods in the Allow header.",
 }
 """Details of the errors that the router raises."""
@@ -102,7 +103,7 @@ def problem(
 
 
 def not_found() -> Response:
-    return problem(404, _DETAILS[404])
+    return problem(404, _DETAILS[404].format(prefix=path_prefix.get()))
 
 
 def error_answer(error: RequestError) -> Response:
@@ -139,6 +140,8 @@ async def _request_error(_: Request, error: Exception) -> Response:
 
 async def _http_exception(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return not_found()
     detail = _DETAILS.get(error.status_code, str(error.detail))
     headers = dict(error.headers or {})
     if headers.get("Allow") == "GET":

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse, Response
 
 from app.api.docs_page import OPENAPI_PATH
-from app.api.headers import DATA_AS_OF
+from app.api.headers import DATA_AS_OF, path_prefix
 from app.api.problem_details import documented
 from app.api.state import InjectedState
 from app.db.repositories.runs_repository import latest_runs
@@ -144,6 +144,7 @@ class Index(BaseModel):
     data_as_of: dt.date | None = Field(
         description="Latest published day, UTC; null when none is, or not known yet."
     )
+    sample: bool = Field(description="True if the figures are sample data, to try the service.")
 
 
 class Readiness(BaseModel):
@@ -213,14 +214,15 @@ async def status(state: InjectedState, response: Response) -> Status:
 )
 async def index(request: Request, state: InjectedState) -> Index:
     """The addresses to start from."""
-    publication = state.publication()
+    publication, prefix = state.publication(), path_prefix.get()
     return Index(
         name=request.app.title,
         version=request.app.version,
-        docs="/docs",
-        openapi=OPENAPI_PATH,
-        status="/api/status",
+        docs=f"{prefix}/docs",
+        openapi=f"{prefix}{OPENAPI_PATH}",
+        status=f"{prefix}/api/status",
         data_as_of=publication and publication.latest_day,
+        sample=bool(publication and publication.is_sample),
     )
 
 

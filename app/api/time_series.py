@@ -40,7 +40,7 @@ router = EndpointRouter("/api/packages/{package}", "packages")
 
 CSV = b"text/csv; charset=utf-8"
 
-MAX_FILLED_ITEMS = 50_000
+MAX_ITEMS = 50_000
 """Maximum number of items with `fill`. All countries on 180 days are fewer; invented releases could
 be any number.
 """
@@ -131,9 +131,9 @@ class RangeQuery(EndpointQuery):
             series = {category: series[category]} if category in series else {}
         if self.fill:
             items = len(series) * len(known)
-            if items > MAX_FILLED_ITEMS:
+            if items > MAX_ITEMS:
                 message = (
-                    f"would make {items:,} items, of {MAX_FILLED_ITEMS:,} at most: "
+                    f"would make {items:,} items, of {MAX_ITEMS:,} at most: "
                     "ask for one category or fewer days"
                 )
                 raise InvalidArgumentsError([ArgumentError("fill", message)])

@@ -19,6 +19,7 @@ from app.db.tables import TRIGRAM_INDEX, held_days, ingested_days, publication
 from app.domain.breakdowns import OPTIONAL_COLUMNS
 from app.domain.downloads import Publication, served_days
 from app.domain.events import CountedFiles
+from app.settings import IngestSource
 
 CHANNEL = "pypi_stats_published"
 
@@ -123,12 +124,13 @@ def _publication_statement(retention_days: int) -> Statement:
         select(func.count()).select_from(held_days).scalar_subquery(),
         func.count(ingested_days.c.suspect_reason),
         func.to_regclass(TRIGRAM_INDEX).is_not(None),
+        func.bool_or(ingested_days.c.source == IngestSource.SAMPLE),
     ).where(ingested_days.c.day > latest - retention_days)
     return Statement(query)
 
 
 def _publication_of(row: asyncpg.Record, retention_days: int) -> Publication | None:
-    days, breakdowns, counted_files, published_at, digest, held, suspect, has_trigrams = row
+    days, breakdowns, counted_files, published_at, digest, held, suspect, has_trigrams, sample = row
     if not days or published_at is None:
         return None
     return Publication(
@@ -148,4 +150,5 @@ def _publication_of(row: asyncpg.Record, retention_days: int) -> Publication | N
         held_days=held,
         suspect_days=suspect,
         has_trigrams=has_trigrams,
+        is_sample=sample,
     )

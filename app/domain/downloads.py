@@ -239,6 +239,9 @@ class Publication:
     has_trigrams: bool = False
     """True if search can find misspelt names."""
 
+    is_sample: bool = False
+    """True if the figures are made up. They are never mixed with real ones."""
+
     def days_with(self, breakdown: Breakdown | None) -> tuple[date, ...]:
         """Return the days that have the breakdown, or all days if it is None."""
         if breakdown is None or not breakdown.is_optional:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from math import ceil
@@ -17,8 +17,14 @@ from math import ceil
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.endpoints import Endpoints, ParsedRequest, Rendered
-from app.api.headers import PREFLIGHT_HEADERS, WITHOUT_BODY, Headers, raw_headers
-from app.api.limit_docs import in_words, is_limited
+from app.api.headers import (
+    PREFLIGHT_HEADERS,
+    WITHOUT_BODY,
+    Headers,
+    path_prefix,
+    raw_headers,
+)
+from app.api.limit_docs import BADGES_PATH, in_words, is_limited
 from app.api.problem_details import (
     error_answer,
     not_found,
@@ -33,8 +39,8 @@ from app.errors import RequestError, UnavailableError
 from app.logs import request_id
 from app.metrics import RATE_LIMITED, RESPONSE_CACHE
 from app.serving.freshness import Freshness
-from app.serving.proxies import TrustedProxies, client_key
-from app.serving.rate_limits import RateLimits
+from app.serving.proxies import TrustedProxies
+from app.serving.rate_limits import Counters, RateLimits
 from app.serving.request import CANCELLED, IncomingRequest
 from app.serving.request_log import RequestLog
 from app.serving.response import Response, ResponseHeaders
@@ -53,6 +59,8 @@ _METHODS = ("GET", "HEAD")
 
 _ANY_WINDOW = Window(date(2000, 1, 1), date(2000, 1, 1))
 """Window for validating requests while the process does not know what is published."""
+
+WRONG_KEY = "This key is unknown. Send the key that the operator gave you, or none."
 
 _Pending = tuple[str, bytes, str]
 """Version, target and encoding. Requests that agree on them share one computation."""
@@ -84,18 +92,22 @@ class Dispatcher:
         """Create a request. Its scope needs `client` and `headers` only."""
         peer = scope.get("client")
         request = IncomingRequest(method, target, scope["headers"], peer[0] if peer else "")
-        request.client = self.proxies.client(
-            request.client, request.headers.get(b"x-forwarded-for")
-        )
+        peer, headers = request.client, request.headers
+        request.client = self.proxies.client(peer, headers.get(b"x-forwarded-for"))
+        prefix = headers.get(b"x-forwarded-prefix")
+        forwarded = None if prefix is None else self.proxies.prefix(peer, prefix)
+        request.prefix = scope.get("root_path", "") if forwarded is None else forwarded
         return request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request: IncomingRequest | None = scope.get(REQUEST)
         if request is None:
-            target, query = scope["raw_path"], scope["query_string"]
+            prefix = scope.get("root_path", "").encode()
+            target, query = scope["raw_path"].removeprefix(prefix), scope["query_string"]
             target = b"%b?%b" % (target, query) if query else target
             request = self.incoming(scope, scope["method"], target)
         request_id.set(request.id)
+        path_prefix.set(request.prefix)
         try:
             response = await self._respond(request)
             if response:
@@ -123,11 +135,15 @@ class Dispatcher:
         """Return the response if nothing has to be waited for, else None."""
         if request.is_preflight:
             return Response(204, raw_headers(PREFLIGHT_HEADERS))
-        rate_limits = self._limits_to_count(request)
-        if rate_limits:
-            if rate_limits.waits:
-                return None
-            request.limit_state = rate_limits.count_at_once(client_key(request.client))
+        if self.rate_limits and not request.is_counted and is_limited(request.path):
+            client = self.rate_limits.client(request.client, request.headers)
+            request.limited_client = client
+            response = None if client.has_wrong_key else self._look_up_uncounted(request)
+            if response or self.rate_limits.waits:
+                return response
+            counters = self._counters(request)
+            request.limit_state = self.rate_limits.count_at_once(counters, request.cost)
+            request.is_counted = True
         return self._refuse(request) or self._look_up(request)
 
     def render(
@@ -143,9 +159,11 @@ class Dispatcher:
     async def _respond(self, request: IncomingRequest) -> Response | None:
         """Return the response, or None if FastAPI has to answer."""
         response = self.respond_at_once(request)
-        rate_limits = self._limits_to_count(request)
-        if response is None and rate_limits:
-            request.limit_state = await rate_limits.count(client_key(request.client))
+        if response is None and request.limited_client and not request.is_counted:
+            assert self.rate_limits
+            counters = self._counters(request)
+            request.limit_state = await self.rate_limits.count(counters, request.cost)
+            request.is_counted = True
             response = self._refuse(request) or self._look_up(request)
         if response or request.method not in _METHODS:
             return response
@@ -153,21 +171,32 @@ class Dispatcher:
             return await self._compute(request, self.freshness.publication)
         return None
 
-    def _limits_to_count(self, request: IncomingRequest) -> RateLimits | None:
-        """Return the limits, or None if the request has none or is counted already."""
-        is_uncounted = request.limit_state is None and is_limited(request.path)
-        return self.rate_limits if is_uncounted else None
+    @staticmethod
+    def _counters(request: IncomingRequest) -> Counters:
+        client = request.limited_client
+        assert client
+        is_badge = request.path.startswith(BADGES_PATH)
+        return client.badge_counters if is_badge else client.counters
+
+    def _look_up_uncounted(self, request: IncomingRequest) -> Response | None:
+        """Return a response that does not count: a 304, or a badge that is stored."""
+        if not (request.is_conditional or request.path.startswith(BADGES_PATH)):
+            return None
+        response = self._look_up(request)
+        return response if response and response.publication else None
 
     def _refuse(self, request: IncomingRequest) -> Response | None:
-        """Return a 429 if the client has exceeded a limit."""
-        state = request.limit_state
-        if state is None or not state.exceeded:
-            return None
-        RATE_LIMITED.inc()
-        seconds = max(1, ceil(state.resets_in_seconds))
-        detail = f"One client may make {in_words(state.limit)}: wait {seconds} s."
+        """Return a 429 if the client has exceeded a limit, or a 401 if it has a wrong key."""
+        state, client = request.limit_state, request.limited_client
         with _logged_as(request):
-            return Response.of(problem(429, detail, headers={"Retry-After": str(seconds)}))
+            if state and state.exceeded:
+                RATE_LIMITED.inc()
+                seconds = max(1, ceil(state.resets_in_seconds))
+                detail = f"One client may make {in_words(state.limit)}: wait {seconds} s."
+                return Response.of(problem(429, detail, headers={"Retry-After": str(seconds)}))
+            if client and client.has_wrong_key:
+                return Response.of(problem(401, WRONG_KEY, headers={"WWW-Authenticate": "Bearer"}))
+        return None
 
     def _look_up(self, request: IncomingRequest) -> Response | None:
         """Return a stored response, a 304, or the error of an invalid request."""
@@ -219,6 +248,10 @@ class Dispatcher:
         if tag:
             headers = tag_headers(tag, has_formats=stored.has_formats)
             return Response(304, headers, publication=publication)
+        if request.method == "GET" and b"range" in request.headers:
+            part = stored.part(request.headers[b"range"], request.headers.get(b"if-range"))
+            if part:
+                return replace(part, publication=publication)
         return Response(200, stored.headers, stored.body, publication, stored.header_lines)
 
     async def _compute(self, request: IncomingRequest, expected: Publication | None) -> Response:
@@ -282,10 +315,11 @@ class Dispatcher:
         self, request: IncomingRequest, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Have FastAPI answer. HEAD gets the response to GET without its body."""
+        # The server's own scope stays as it is: the server uses it after the response.
+        scope = {**scope, "headers": request.negotiated_headers(scope["headers"])}
         is_head = request.method == "HEAD"
         if is_head:
-            # The server's own scope stays as it is: the server uses it after the response.
-            scope = {**scope, "method": "GET", WITHOUT_BODY: True}
+            scope |= {"method": "GET", WITHOUT_BODY: True}
 
         async def send_complete(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -306,9 +340,10 @@ class Dispatcher:
 
 @contextmanager
 def _logged_as(request: IncomingRequest) -> Iterator[None]:
-    """Use the request's id in log lines and error bodies."""
-    token = request_id.set(request.id)
+    """Use the request's id in log lines and error bodies, and its prefix in links."""
+    tokens = request_id.set(request.id), path_prefix.set(request.prefix)
     try:
         yield
     finally:
-        request_id.reset(token)
+        request_id.reset(tokens[0])
+        path_prefix.reset(tokens[1])

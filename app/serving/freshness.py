@@ -14,7 +14,7 @@ from email.utils import format_datetime
 from functools import lru_cache
 from time import monotonic
 
-from app.api.headers import DATA_AS_OF, Headers
+from app.api.headers import DATA_AS_OF, DATA_SOURCE, Headers, raw_headers
 from app.db.publication import publication_listener
 from app.domain.clock import Clock
 from app.domain.days import end_of
@@ -111,7 +111,7 @@ class Freshness:
         self._confirmed_at = monotonic()
 
     def as_of(self) -> Headers:
-        """Return the header with the latest published day, for responses without a publication."""
+        """Return the headers of the current data, for responses without a publication."""
         return as_of(self.publication) if self.publication else []
 
     def figures(self) -> PublishedData:
@@ -168,7 +168,9 @@ class Freshness:
 
 
 def as_of(publication: Publication) -> Headers:
-    return [(DATA_AS_OF.lower().encode(), publication.latest_day.isoformat().encode())]
+    """Return the headers with the latest day, and with the source if that is the sample."""
+    headers = {DATA_AS_OF: publication.latest_day.isoformat()}
+    return raw_headers(headers | ({DATA_SOURCE: "sample"} if publication.is_sample else {}))
 
 
 @lru_cache(maxsize=8)

@@ -1,8 +1,11 @@
 """Clients by address, also behind trusted proxies."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Network, ip_address, ip_network
+
+PREFIX_PATTERN = r"(/[\w.~-]+){0,20}"
 
 IPV6_CLIENT_BITS = 64
 """Length of the network that one IPv6 customer has."""
@@ -30,6 +33,14 @@ class TrustedProxies:
                     break
                 client = entry
         return client
+
+    def prefix(self, peer: str, forwarded_prefix: bytes) -> str | None:
+        """Return the prefix of paths that the proxies in front have removed, or None if `peer` is
+        not trusted or the header is invalid. Each proxy may have added an entry.
+        """
+        prefix = re.sub(r"/?\s*,\s*", "", forwarded_prefix.decode("latin-1").strip()).rstrip("/")
+        is_valid = re.fullmatch(PREFIX_PATTERN, prefix, re.ASCII) and self._is_trusted(peer)
+        return prefix if is_valid else None
 
     def _contains(self, host: str) -> bool:
         try:

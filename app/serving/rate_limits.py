@@ -1,12 +1,15 @@
-"""How many requests a client may make. The library `limits` has the syntax and the storages."""
+"""Rate limits. The library `limits` has the syntax and the storages."""
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from datetime import datetime
 from functools import lru_cache
+from hashlib import sha256
+from hmac import compare_digest
+from ipaddress import ip_address
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,8 +18,10 @@ from limits.errors import StorageError
 from limits.storage import RedisStorage, storage_from_string
 
 from app.api.headers import Headers
+from app.domain.client_limits import parse_client_limits, parse_limits
 from app.metrics import RATE_LIMIT_STORAGE_UP
 from app.serving.limit_storage import BoundedMemoryStorage, Counted
+from app.serving.proxies import client_key
 
 if TYPE_CHECKING:
     from app.serving.shared_counters import SharedCounters
@@ -26,8 +31,40 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 2.0
 """Time between two attempts to reach a shared storage that failed."""
 
-_PROBE = "probe"
-"""Client for which the recovery check counts."""
+BURST_SECONDS = 60
+"""Period of the shortest limit for which badges count. All badges of a page are requested at once.
+"""
+
+
+class Counters(NamedTuple):
+    """The limits for which a request counts, and the keys of their counters."""
+
+    items: tuple[limits.RateLimitItem, ...]
+    keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, client: str, items: Sequence[limits.RateLimitItem]) -> "Counters":
+        return cls(tuple(items), tuple(item.key_for(client) for item in items))
+
+
+class LimitedClient(NamedTuple):
+    """A client whose requests are counted together."""
+
+    counters: Counters
+    badge_counters: Counters
+    has_key: bool = False
+    has_wrong_key: bool = False
+
+
+def _limited(client: str, items: Sequence[limits.RateLimitItem], **flags: bool) -> LimitedClient:
+    for_bursts = [item for item in items if item.get_expiry() >= BURST_SECONDS]
+    counters = Counters.of(client, items)
+    badge_counters = Counters.of(client, for_bursts or items)
+    return LimitedClient(counters, badge_counters, **flags)
+
+
+_PROBE = Counters.of("probe", parse_limits("1/second"))
+"""Counters of the recovery check."""
 
 
 class RateLimitState(NamedTuple):
@@ -50,15 +87,25 @@ class RateLimitState(NamedTuple):
 class RateLimits:
     """One budget for each client, of one or several limits such as `10/second;300/minute`.
 
-    With the `storage_uri` of a Redis, all processes that use it share the budget. While it can't be
-    reached, each process counts for itself.
+    Some clients have other limits, or none. With the `storage_uri` of a Redis, all processes that
+    use it share the budgets. While it can't be reached, each process counts for itself.
     """
 
-    def __init__(self, rate_limits: str, storage_uri: str | None) -> None:
-        self._items = sorted(limits.parse_many(rate_limits), key=lambda item: item.get_expiry())
-        self._keys = lru_cache(maxsize=1024)(
-            lambda client: [item.key_for(client) for item in self._items]
+    def __init__(
+        self, rate_limits: str, client_limits: str = "", storage_uri: str | None = None
+    ) -> None:
+        self._items = parse_limits(rate_limits)
+        known = list(parse_client_limits(client_limits)) if client_limits else []
+        self._by_digest = {
+            client: _limited(client.hex(), items, has_key=True)
+            for client, items in known
+            if isinstance(client, bytes)
+        }
+        self._by_network = sorted(
+            ((client, items) for client, items in known if not isinstance(client, bytes)),
+            key=lambda one: -one[0].prefixlen,
         )
+        self._at_address = lru_cache(maxsize=4096)(self._find_at_address)
         self._own = BoundedMemoryStorage("memory+bounded://")
         self._shared: SharedCounters | None = None
         if storage_uri:
@@ -66,46 +113,62 @@ class RateLimits:
 
             shared = storage_from_string(storage_uri, **shared_counters.SHARED_OPTIONS)
             assert isinstance(shared, RedisStorage)
-            self._shared = shared_counters.SharedCounters(shared, self._items)
+            self._shared = shared_counters.SharedCounters(shared)
             RATE_LIMIT_STORAGE_UP.labels("redis").set(1)
         self.waits = self._shared is not None
         """True if counting waits for a shared storage."""
 
         self._recovery: asyncio.Task[None] | None = None
 
-    async def count(self, client: str) -> RateLimitState:
-        """Count a request of the client."""
-        if self._shared and self.waits:
+    def client(self, address: str, headers: Mapping[bytes, bytes]) -> LimitedClient:
+        """Return the client of a request: the owner of its key, or else its address.
+
+        Without keys in the settings all keys are ignored: they are meant for something else.
+        """
+        key = _given_key(headers) if self._by_digest else b""
+        client = self._at_address(address)
+        if not key:
+            return client
+        digest = sha256(key).digest()
+        # All digests are compared, each in constant time.
+        owners = [one for known, one in self._by_digest.items() if compare_digest(known, digest)]
+        return owners[0] if owners else client._replace(has_key=True, has_wrong_key=True)
+
+    def _find_at_address(self, address: str) -> LimitedClient:
+        client = client_key(address)
+        # A connection without an address has no network.
+        with suppress(ValueError):
+            exact = ip_address(address.partition("%")[0] if "/" in client else client)
+            for network, items in self._by_network:
+                if exact in network:
+                    return _limited(client, items)
+        return _limited(client, self._items)
+
+    async def count(self, counters: Counters, cost: int = 1) -> RateLimitState | None:
+        """Count a request. Return None if nothing limits it."""
+        if self._shared and self.waits and counters.items:
             try:
-                return self._state(await self._shared.count(self._keys(client)))
+                counted = await self._shared.count(counters.items, counters.keys, cost)
+                return _state(counters.items, counted)
             except StorageError as error:
                 self._use_own(error)
-        return self.count_at_once(client)
+        return self.count_at_once(counters, cost)
 
-    def count_at_once(self, client: str) -> RateLimitState:
-        """Count a request of the client in this process."""
+    def count_at_once(self, counters: Counters, cost: int = 1) -> RateLimitState | None:
+        """Count a request in this process. Return None if nothing limits it."""
+        if not counters.items:
+            return None
         counted = []
         is_refused = False
-        for item, key in zip(self._items, self._keys(client), strict=True):
+        for item, key in zip(*counters, strict=True):
             if is_refused:
                 # A request that a limit refuses does not count for the limits after it.
                 counter = self._own.state(key)
             else:
-                counter = self._own.count(key, item.get_expiry())
+                counter = self._own.count(key, item.get_expiry(), min(cost, item.amount))
                 is_refused = counter.requests > item.amount
             counted.append(counter)
-        return self._state(counted)
-
-    def _state(self, counted: Sequence[Counted]) -> RateLimitState:
-        """Choose the limit with the fewest requests left, and of equal ones the last to reset."""
-        closest, fewest, latest, exceeded = self._items[0], self._items[0].amount, 0.0, False
-        for item, (requests, resets_in_seconds) in zip(self._items, counted, strict=True):
-            remaining = item.amount - requests
-            if remaining < 0:
-                remaining, exceeded = 0, True
-            if remaining < fewest or (remaining == fewest and resets_in_seconds > latest):
-                closest, fewest, latest = item, remaining, resets_in_seconds
-        return RateLimitState(closest, fewest, latest, exceeded)
+        return _state(counters.items, counted)
 
     def _use_own(self, error: StorageError) -> None:
         if self.waits:
@@ -126,7 +189,7 @@ class RateLimits:
             await asyncio.sleep(RETRY_SECONDS)
             with suppress(StorageError):
                 # A storage may respond and yet not be writable.
-                await self._shared.count(self._keys(_PROBE))
+                await self._shared.count(*_PROBE, 1)
                 self.waits = True
         RATE_LIMIT_STORAGE_UP.labels("redis").set(1)
         log.info("the storage of the rate limits is back")
@@ -137,3 +200,22 @@ class RateLimits:
         # Requests that still wait may have started the recovery.
         if self._recovery:
             self._recovery.cancel()
+
+
+def _state(items: Sequence[limits.RateLimitItem], counted: Sequence[Counted]) -> RateLimitState:
+    """Choose the limit with the fewest requests left, and of equal ones the last to reset."""
+    closest, fewest, latest, exceeded = items[0], items[0].amount, 0.0, False
+    for item, (requests, resets_in_seconds) in zip(items, counted, strict=True):
+        remaining = item.amount - requests
+        if remaining < 0:
+            remaining, exceeded = 0, True
+        if remaining < fewest or (remaining == fewest and resets_in_seconds > latest):
+            closest, fewest, latest = item, remaining, resets_in_seconds
+    return RateLimitState(closest, fewest, latest, exceeded)
+
+
+def _given_key(headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the key of a request, or an empty one. Other schemes than `Bearer` are ignored."""
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    bearer = token.strip() if scheme.lower() == b"bearer" else b""
+    return headers.get(b"x-api-key", b"").strip() or bearer

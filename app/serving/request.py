@@ -11,8 +11,9 @@ from urllib.parse import unquote
 
 from app.api.endpoints import ParsedRequest
 from app.api.headers import Headers
-from app.api.negotiation import accepted_format, preferred_encoding
-from app.serving.rate_limits import RateLimitState
+from app.api.limit_docs import ARGUMENTS_PER_REQUEST
+from app.api.negotiation import accepted_format, has_byte_ranges, preferred_encoding
+from app.serving.rate_limits import LimitedClient, RateLimitState
 
 NO_ROUTE = "none"
 """Route of a request that has no endpoint, or that was refused before its endpoint was found."""
@@ -49,8 +50,15 @@ class IncomingRequest:
             self.id = given.decode()
         else:
             self.id = f"{_ID_PREFIX}{next(_ids) & 0xFFFFFFFF:08x}"
+        self.prefix = ""
+        """Prefix of the service's paths that a proxy has removed, or empty."""
+
+        self.limited_client: LimitedClient | None = None
+        """The client for which the request counts. None until that is known."""
+
+        self.is_counted = False
         self.limit_state: RateLimitState | None = None
-        """State of the client's rate limit. None until the request is counted."""
+        """State of the client's rate limit. None until the request is counted, and without one."""
 
         self.parsed: ParsedRequest | None = None
         self.route = NO_ROUTE
@@ -63,9 +71,34 @@ class IncomingRequest:
         """Bytes of the body that were sent."""
 
     @property
+    def cost(self) -> int:
+        """How often the request counts for rate limits."""
+        return 1 + self.query.count(b"&") // ARGUMENTS_PER_REQUEST
+
+    @property
+    def is_conditional(self) -> bool:
+        return b"if-none-match" in self.headers or b"if-modified-since" in self.headers
+
+    @property
+    def has_key(self) -> bool:
+        """True if the response is for the owner of a key, or for a client with a wrong key."""
+        return self.limited_client is not None and self.limited_client.has_key
+
+    @property
     def is_preflight(self) -> bool:
         """True if a browser asks for permission to send another request."""
         return self.method == "OPTIONS" and b"access-control-request-method" in self.headers
+
+    def negotiated_headers(self, headers: Headers) -> Headers:
+        """Return the headers for FastAPI: with the encoding that was chosen, if any, and without a
+        `Range` of unknown units.
+        """
+        chosen = [one for one in headers if one[0] not in (b"accept-encoding", b"range")]
+        if self.encoding:
+            chosen.append((b"accept-encoding", self.encoding.encode()))
+        if has_byte_ranges(self.headers.get(b"range", b"")):
+            chosen.append((b"range", self.headers[b"range"]))
+        return chosen
 
     def matching_tag(self, tags: tuple[bytes, ...]) -> bytes | None:
         """Return the tag of `If-None-Match` that is one of these. Proxies may have made it weak."""

@@ -48,13 +48,15 @@ class ResponseHeaders:
         if response.publication is None:
             return self.complete(request, response.headers)
         shared, _ = self._shared_headers(response.publication, [])
-        return [*response.headers, *shared, *self._own(request)]
+        return self._for_client(request, [*response.headers, *shared, *self._own(request)])
 
     def head(self, request: IncomingRequest, response: Response, server_headers: Headers) -> bytes:
         """Return status line and headers of a response as bytes on the wire."""
         if response.publication:
             given = response.header_lines or lines(response.headers)
             _, shared = self._shared_headers(response.publication, server_headers)
+            if request.has_key:
+                shared = shared.replace(b"cache-control: public", b"cache-control: private")
             head = given + shared + lines(self._own(request))
         else:
             head = lines([*server_headers, *self.of(request, response)])
@@ -63,7 +65,19 @@ class ResponseHeaders:
     def complete(self, request: IncomingRequest, headers: Headers) -> Headers:
         """Return all headers of a response that has no publication."""
         day = self._freshness.as_of()
-        return completed([*headers, *self._own(request)], [*DEFAULTS, *day], request.path)
+        own = self._own(request)
+        all_headers = completed([*headers, *own], [*DEFAULTS, *day], request.path)
+        return self._for_client(request, all_headers)
+
+    @staticmethod
+    def _for_client(request: IncomingRequest, headers: Headers) -> Headers:
+        """Forbid shared caches to store a response with the limits of a key."""
+        if not request.has_key:
+            return headers
+        return [
+            (name, value.replace(b"public", b"private") if name == b"cache-control" else value)
+            for name, value in headers
+        ]
 
     def _shared_headers(
         self, publication: Publication, server_headers: Headers

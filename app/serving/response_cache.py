@@ -10,11 +10,13 @@ from hashlib import blake2b
 
 from app.api.endpoints import ParsedRequest, Rendered
 from app.api.headers import Headers, lines
-from app.api.negotiation import COMPRESSED_FROM_BYTES, compressed
+from app.api.negotiation import COMPRESSED_FROM_BYTES, byte_range, compressed
 from app.api.offloading import LARGE_BYTES, offloaded_if
+from app.api.problem_details import problem
 from app.domain.downloads import Publication
 from app.metrics import RESPONSE_CACHE_BYTES
 from app.serving.freshness import Freshness
+from app.serving.response import Response
 
 ENTRY_BYTES = 800
 """Size of an entry besides its body: the key, the headers and the objects that contain them."""
@@ -55,9 +57,29 @@ class StoredResponse:
         return [
             (b"content-type", self.media_type),
             (b"content-length", b"%d" % len(self.body)),
+            (b"accept-ranges", b"bytes"),
             *encoding,
             *tag_headers(self.tag, has_formats=self.has_formats),
         ]
+
+    def part(self, given_range: bytes, if_range: bytes | None) -> Response | None:
+        """Return the requested part of the body, a 416 if there is none, or None for all of it.
+
+        A date in `If-Range` proves nothing, because two publishes may be visible in one second.
+        """
+        size = len(self.body)
+        positions = byte_range(given_range, size)
+        if positions is None or (if_range is not None and if_range.strip() != self.tag):
+            return None
+        if not positions:
+            detail = f"The body has {size} bytes."
+            answer = problem(416, detail, headers={"Content-Range": f"bytes */{size}"})
+            return Response.of(answer)
+        headers = [one for one in self.headers if one[0] != b"content-length"] + [
+            (b"content-length", b"%d" % len(positions)),
+            (b"content-range", b"bytes %d-%d/%d" % (positions[0], positions[-1], size)),
+        ]
+        return Response(206, headers, self.body[positions.start : positions.stop])
 
 
 class Tagger:

@@ -180,6 +180,7 @@ def run_server(settings: Settings, deadline: StopDeadline) -> None:
         access_log=False,
         host=settings.host,
         port=settings.port,
+        root_path=settings.root_path,
         workers=settings.workers,
         log_config=None,
         proxy_headers=False,

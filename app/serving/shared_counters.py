@@ -25,26 +25,25 @@ SHARED_OPTIONS: dict[str, Any] = {
 }
 """Options of the Redis client."""
 
-# KEYS are the counters of the clients, one for each limit. ARGV is the number of limits, then for
-# each limit its number of requests and its period in seconds. A request that a limit refuses does
-# not count for the limits after it.
+# KEYS are counters. ARGV has four numbers for each of them: 1 if it is the first of a request, the
+# requests that its limit allows, the limit's period in seconds, and how often the request counts. A
+# request that a limit refuses does not count for the limits after it.
 #
 # Redis expires keys by its wall clock. A key that would last longer than its limit's period was set
 # before that clock was set back, and gets the period anew.
 _COUNT = b"""
-local limits = tonumber(ARGV[1])
 local counted = {}
 local refused
 for place, key in ipairs(KEYS) do
-  local limit = (place - 1) % limits
-  if limit == 0 then refused = false end
-  local period = 1000 * ARGV[2 * limit + 3]
+  local first, amount, period, cost = unpack(ARGV, 4 * place - 3, 4 * place)
+  period = 1000 * period
+  if first == "1" then refused = false end
   local count
   if refused then
     count = tonumber(redis.call("GET", key) or 0)
   else
-    count = redis.call("INCR", key)
-    refused = count > tonumber(ARGV[2 * limit + 2])
+    count = redis.call("INCRBY", key, cost)
+    refused = count > tonumber(amount)
   end
   local left = redis.call("PTTL", key)
   if count > 0 and (left < 0 or left > period) then
@@ -65,22 +64,23 @@ class SharedCounters:
     for any number of requests and limits. By itself limits takes two round trips for each limit.
     """
 
-    def __init__(self, storage: RedisStorage, items: Sequence[RateLimitItem]) -> None:
+    def __init__(self, storage: RedisStorage) -> None:
         self._prefixed_key = storage.prefixed_key
         self._count_all = storage.get_connection().register_script(_COUNT)
-        self._arguments = [
-            len(items),
-            *(number for item in items for number in (item.amount, item.get_expiry())),
-        ]
         # During an outage the thread is blocked most of the time, so nothing else uses it.
         self._thread = ThreadPoolExecutor(1)
         self._counting = asyncio.Lock()
         self._keys: list[str] = []
         """Keys of the next batch."""
 
+        self._numbers: list[int] = []
+        """Arguments of the script for these keys."""
+
         self._batch: asyncio.Task[list[Counted]] | None = None
 
-    async def count(self, keys: Sequence[str]) -> list[Counted]:
+    async def count(
+        self, items: Sequence[RateLimitItem], keys: Sequence[str], cost: int
+    ) -> list[Counted]:
         """Count a request in the counters of these keys, one for each limit.
 
         Raises `StorageError`, after `SHARED_TIMEOUT_SECONDS` at the latest.
@@ -90,6 +90,9 @@ class SharedCounters:
         batch, first = self._batch, len(self._keys)
         assert batch
         self._keys += keys
+        for place, item in enumerate(items):
+            is_first, amount = int(place == 0), item.amount
+            self._numbers += (is_first, amount, item.get_expiry(), min(cost, amount))
         try:
             async with asyncio.timeout(SHARED_TIMEOUT_SECONDS):
                 counted = await asyncio.shield(batch)
@@ -106,12 +109,13 @@ class SharedCounters:
     async def _count_batch(self) -> list[Counted]:
         async with self._counting:
             keys, self._keys = self._keys, []
+            arguments, self._numbers = self._numbers, []
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, self._count, keys)
+            return await loop.run_in_executor(self._thread, self._count, keys, arguments)
 
-    def _count(self, keys: Sequence[str]) -> list[Counted]:
+    def _count(self, keys: Sequence[str], arguments: Sequence[int]) -> list[Counted]:
         try:
-            numbers: list[int] = self._count_all([*map(self._prefixed_key, keys)], self._arguments)
+            numbers: list[int] = self._count_all([*map(self._prefixed_key, keys)], arguments)
         # Encoding an invalid host name raises a UnicodeError.
         except (RedisError, UnicodeError) as error:
             raise StorageError(error) from error

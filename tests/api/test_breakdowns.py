@@ -236,7 +236,7 @@ async def test_what_was_made_up_is_not_filled(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many releases there are, an answer has its bounds."""
-    monkeypatch.setattr(time_series, "MAX_FILLED_ITEMS", 5)
+    monkeypatch.setattr(time_series, "MAX_ITEMS", 5)
     for ago in (1, 0):
         releases = {f"{ago}.{number}": 1 for number in range(3)}
         await publish(engine, days_ago(ago), downloads("flask", 3, version=releases))

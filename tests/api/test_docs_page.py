@@ -8,10 +8,19 @@ from urllib.parse import urljoin
 
 import httpx
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.domain.clock import utc_now
+from app.ingest.pipeline import ingest_day
+from app.ingest.publish import Publisher
+from app.ingest.sources.sample import SampleSource
 from app.main import Service
+from app.settings import Settings
+from tests.days import FORCED, days_ago
+from tests.waiting import until_known
 
 PAGES = ("/docs", "/redoc")
+FIRST = ("recent", "overall", "python_major", "python_minor", "system")
 ADDRESS = re.compile(r"""<(?:script|link)[^>]*(?:src|href)="([^"]+)\"""")
 
 
@@ -39,6 +48,57 @@ async def test_api_leads_to_the_documentation(
     response = await client.request(method, path)
     assert response.status_code == 307
     assert urljoin(f"/prefix{path}", response.headers["location"]) == "/prefix/docs"
+
+
+@pytest.mark.parametrize("path", ["/docs.md", "/llms.txt"])
+async def test_the_documentation_as_text(
+    app: Service, client: httpx.AsyncClient, path: str
+) -> None:
+    """It contains all endpoints, arguments and examples of the OpenAPI document."""
+    response = await client.get(path)
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    document = app.openapi()
+    places = [response.text.index(f"## GET {template}\n") for template in document["paths"]]
+    for template, operations in document["paths"].items():
+        section = response.text.partition(f"## GET {template}\n")[2].partition("\n## ")[0]
+        for parameter in operations["get"].get("parameters", ()):
+            assert f"* `{parameter['name']}`" in section
+            assert parameter["description"] in section
+        assert "Example: `/" in section
+    assert "One of day, week, month." in response.text
+    assert '{"data":{"last_day":42817003' in response.text
+    # The documented endpoints come first.
+    first = [f"/api/packages/{{package}}/{name}" for name in FIRST]
+    assert [*document["paths"]][: len(first)] == first
+    assert sorted(places)[: len(first)] == places[: len(first)]
+
+
+async def test_the_guide_explains_in_order(client: httpx.AsyncClient) -> None:
+    text = (await client.get("/docs.md")).text
+    headings = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    assert headings[:7] == [
+        *("Figures", "Mirrors", "180 days", "Daily updates", "Etiquette", "API client"),
+        "Known breaks",
+    ]
+    for part in ("pip install -U pypistats", "pypistats.BASE_URL", "2026-08-24: PyPI counts only"):
+        assert part in text
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/docs.md", "/"])
+async def test_sample_data_is_obvious(
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine, path: str
+) -> None:
+    real = await client.get(path)
+    await ingest_day(Publisher(engine, FORCED, utc_now), SampleSource(), days_ago(0))
+    await until_known(app)
+    sample = await client.get(path)
+    notices = ["sample data, to try" in one.text for one in (real, sample)]
+    if path == "/":
+        notices = [one.json()["sample"] for one in (real, sample)]
+    assert notices == [False, True]
+    assert "x-data-source" not in real.headers
+    for other in ("/health", "/api/nothing", "/api/packages/requests/recent", "/assets/none", path):
+        assert (await client.get(other)).headers["x-data-source"] == "sample", other
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -125,6 +185,48 @@ async def test_assets_lead_to_nothing_else(client: httpx.AsyncClient, path: str)
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
     assert "immutable" not in response.headers.get("cache-control", "")
+
+
+PREFIXED = Settings(rate_limits="", trusted_proxies=("127.0.0.1",))
+
+
+@pytest.mark.parametrize("settings", [PREFIXED])
+@pytest.mark.parametrize(
+    ("root_path", "forwarded", "peer", "prefix"),
+    [
+        ("", None, "127.0.0.1", ""),
+        ("/a/b", None, "127.0.0.1", "/a/b"),
+        ("", "/stats/", "127.0.0.1", "/stats"),
+        ("/a", "/stats", "127.0.0.1", "/stats"),
+        ("/a", "/outer, /inner", "127.0.0.1", "/outer/inner"),
+        ("/a", "/", "127.0.0.1", ""),
+        # Headers of others, and texts that are no prefix, change nothing.
+        ("", "/stats", "192.0.2.1", ""),
+        ("/a", "//evil.example", "127.0.0.1", "/a"),
+        ("", "https://evil.example", "127.0.0.1", ""),
+    ],
+)
+async def test_links_begin_with_the_prefix(
+    app: Service, root_path: str, forwarded: str | None, peer: str, prefix: str
+) -> None:
+    transport = httpx.ASGITransport(app, root_path=root_path, client=(peer, 1))
+    headers = {"X-Forwarded-Prefix": forwarded} if forwarded else {}
+    async with httpx.AsyncClient(
+        transport=transport, base_url=f"http://test{root_path}", headers=headers
+    ) as client:
+        index = (await client.get("/")).json()
+        links = [index[name] for name in ("docs", "openapi", "status")]
+        assert links == [f"{prefix}{path}" for path in ("/docs", "/openapi.json", "/api/status")]
+        for path, link in (
+            ("/nothing", "/docs"),
+            ("/nothing%0A", "/docs"),
+            ("/api/dumps/none", "/api/dumps"),
+        ):
+            response = await client.get(path)
+            assert response.status_code == 404
+            assert f": {prefix}{link} lists" in response.json()["detail"]
+        # Data endpoints are found below the prefix, too.
+        assert (await client.get("/api/packages/flask/recent?period=x")).status_code == 422
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])

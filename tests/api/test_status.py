@@ -187,6 +187,7 @@ async def test_the_index_leads_on(
         "openapi": "/openapi.json",
         "status": "/api/status",
         "data_as_of": None,
+        "sample": False,
     }
     for name in ("docs", "openapi", "status"):
         assert (await client.get(index[name])).status_code == 200

@@ -120,10 +120,13 @@ async def test_both_ways_send_the_same(
         assert at_once is not None
         assert at_once.status_code == usual.status_code
         assert at_once.content == usual.content
-        counts = [one.headers.pop("x-ratelimit-remaining") for one in (usual, at_once)]
-        assert int(counts[0]) - int(counts[1]) == 1
-        resets = [int(one.headers.pop("x-ratelimit-reset")) for one in (usual, at_once)]
-        assert resets[0] >= resets[1]
+        if usual.status_code == 304:
+            assert "x-ratelimit-remaining" not in usual.headers
+        else:
+            counts = [one.headers.pop("x-ratelimit-remaining") for one in (usual, at_once)]
+            assert int(counts[0]) - int(counts[1]) == 1
+            resets = [int(one.headers.pop("x-ratelimit-reset")) for one in (usual, at_once)]
+            assert resets[0] >= resets[1]
         assert at_once.headers.pop("date") == "today"
         assert dict(at_once.headers) == dict(usual.headers)
         assert lines[0]._replace(ms=0) == lines[1]._replace(ms=0)
@@ -219,7 +222,7 @@ async def test_preflights_are_not_counted(app: Service) -> None:
         response = _respond_at_once(app, method="OPTIONS", headers=headers)
         assert response is not None
         assert response.status_code == 204
-        assert response.headers["access-control-allow-headers"] == "*"
+        assert response.headers["access-control-allow-headers"] == "*, Authorization"
 
 
 async def test_trusted_proxies_name_the_client(

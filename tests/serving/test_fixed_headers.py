@@ -8,10 +8,13 @@ from app.settings import Settings
 from tests.days import days_ago
 
 EXPOSED = {
+    "accept-ranges",
     "age",
+    "content-range",
     "etag",
     "retry-after",
     "x-data-as-of",
+    "x-data-source",
     "x-ratelimit-limit",
     "x-ratelimit-remaining",
     "x-ratelimit-reset",
@@ -82,7 +85,7 @@ async def test_preflights_are_answered_and_not_counted(client: httpx.AsyncClient
         )
         assert response.status_code == 204
         assert response.headers["access-control-allow-origin"] == "*"
-        assert response.headers["access-control-allow-headers"] == "*"
+        assert response.headers["access-control-allow-headers"] == "*, Authorization"
         assert response.headers["access-control-allow-methods"] == "GET, HEAD"
     response = await client.get("/api/status")
     assert response.headers["x-ratelimit-remaining"] == "3"

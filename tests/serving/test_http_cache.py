@@ -546,6 +546,74 @@ async def test_small_bodies_and_errors_are_not_compressed(
     assert document.json()["openapi"]
 
 
+@pytest.mark.usefixtures("known_days")
+async def test_no_response_chooses_an_encoding_by_a_wildcard(client: httpx.AsyncClient) -> None:
+    for path in (_path("python_minor"), "/openapi.json", "/docs", "/docs.md", "/metrics"):
+        for given, chosen in (("*", None), ("br;q=0.1, gzip;q=0.2", "gzip"), ("gzip;q=2", None)):
+            response = await client.get(path, headers={"Accept-Encoding": given})
+            assert response.status_code == 200
+            if path != _path("python_minor") or not chosen:
+                assert response.headers.get("content-encoding") == chosen, path
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+@pytest.mark.parametrize(
+    ("given", "positions"),
+    [
+        ("bytes=0-9", (0, 10)),
+        ("Bytes=10-", (10, None)),
+        ("bytes= 5-5 ", (5, 6)),
+        ("bytes=-7", (-7, None)),
+        ("bytes=-99999999", (0, None)),
+        ("bytes=3-99999999", (3, None)),
+        # Positions beyond the body.
+        ("bytes=99999999-", "416"),
+        ("bytes=-0", "416"),
+        # Invalid ranges, unknown units, and several ranges are ignored.
+        *((given, None) for given in ("bytes=9-1", "bytes=-", "bytes=a-b", "bytes", "")),
+        *((given, None) for given in ("items=0-9", "seconds=1-2", "bytes=0-1,3-4", "bytes=1")),
+    ],
+)
+async def test_ranges(
+    client: httpx.AsyncClient,
+    long_series: str,
+    given: str,
+    positions: tuple[int, int | None] | str | None,
+    encoding: str,
+) -> None:
+    async def get(**headers: str) -> tuple[httpx.Response, bytes]:
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        headers["Accept-Encoding"] = encoding
+        async with client.stream("GET", long_series, headers=headers) as response:
+            return response, b"".join([chunk async for chunk in response.aiter_raw()])
+
+    whole, body = await get()
+    assert whole.headers["accept-ranges"] == "bytes"
+    tag = whole.headers["etag"]
+    for if_range in ({}, {"if_range": tag}):
+        response, part = await get(range=given, **if_range)
+        if positions is None:
+            assert (response.status_code, part) == (200, body)
+        elif isinstance(positions, str):
+            assert response.status_code == 416
+            assert response.headers["content-range"] == f"bytes */{len(body)}"
+        else:
+            expected = body[slice(*positions)]
+            assert (response.status_code, part) == (206, expected)
+            assert response.headers["etag"] == tag
+            assert int(response.headers["content-length"]) == len(expected)
+            first = body.index(expected) if positions[0] > 9 or positions[0] < 0 else positions[0]
+            shown = f"bytes {first}-{first + len(expected) - 1}/{len(body)}"
+            assert response.headers["content-range"] == shown
+            assert response.headers.get("content-encoding") == whole.headers.get("content-encoding")
+    for other in ('"other"', f"W/{tag}", whole.headers["last-modified"]):
+        response, part = await get(range=given, if_range=other)
+        assert (response.status_code, part) == (200, body)
+    assert (await get(range=given, if_none_match=tag))[0].status_code == 304
+    head = await client.head(long_series, headers={"Range": given, "Accept-Encoding": encoding})
+    assert head.status_code == 200
+
+
 @pytest.mark.parametrize(
     ("accept_encoding", "preferred"),
     [
@@ -557,9 +625,13 @@ async def test_small_bodies_and_errors_are_not_compressed(
         ("gzip, deflate, br", "br"),
         ("gzip, deflate, br, zstd", "zstd"),
         ("zstd;q=0, gzip;q=1.0", "gzip"),
-        ("*", "zstd"),
+        ("*", ""),
+        ("*;q=1, identity;q=0", "gzip"),
+        ("identity;q=0, *;q=0, br", "br"),
+        ("gzip ; Q = 0.5", "gzip"),
         ("*;q=0, gzip", "gzip"),
-        ("zstd;q=0, *", "br"),
+        ("zstd;q=0, *", ""),
+        *((f"gzip;q={quality}", "") for quality in ("nan", "inf", "1.5", "-1", "0.0001", "")),
         ("gzip;q=high", ""),
         ("compress", ""),
         ("gzip;q=1.0, zstd;q=0.1", "gzip"),

@@ -17,7 +17,7 @@ from app.main import create_app
 from app.serving import limit_storage, rate_limits, shared_counters
 from app.serving.limit_storage import MAX_COUNTERS, BoundedMemoryStorage
 from app.serving.proxies import TrustedProxies, client_key
-from app.serving.rate_limits import RateLimits, RateLimitState
+from app.serving.rate_limits import Counters, RateLimits, RateLimitState
 from app.settings import Settings
 from tests.clock import ManualClock
 from tests.processes import free_port
@@ -239,6 +239,18 @@ async def test_services_share_a_budget_through_redis(
     assert shown == [(404, "4"), (404, "3"), (404, "2"), (404, "1"), (404, "0"), (429, "0")]
 
 
+async def _count(limits: RateLimits, client: str, cost: int = 1) -> RateLimitState:
+    state = await limits.count(Counters.of(client, limits._items), cost)
+    assert state
+    return state
+
+
+def _count_at_once(limits: RateLimits, client: str) -> RateLimitState:
+    state = limits.count_at_once(Counters.of(client, limits._items))
+    assert state
+    return state
+
+
 @asynccontextmanager
 async def _limits(rate_limits: str, port: int) -> AsyncIterator[RateLimits]:
     """With a Redis that is there, however long it takes."""
@@ -246,7 +258,7 @@ async def _limits(rate_limits: str, port: int) -> AsyncIterator[RateLimits]:
         patch.setattr(shared_counters, "SHARED_TIMEOUT_SECONDS", 30)
         for name in ("socket_timeout", "socket_connect_timeout"):
             patch.setitem(shared_counters.SHARED_OPTIONS, name, 30)
-        shared = RateLimits(rate_limits, f"redis://127.0.0.1:{port}/0")
+        shared = RateLimits(rate_limits, "", f"redis://127.0.0.1:{port}/0")
         try:
             yield shared
             assert shared.waits
@@ -258,7 +270,7 @@ async def test_who_asks_at_a_time_is_counted_together(redis: tuple[int, redislit
     port, server = redis
     async with _limits("1000/hour;5000/day", port) as shared:
         clients = ["one", "another", "third"] * 100
-        states = await asyncio.gather(*map(shared.count, clients))
+        states = await asyncio.gather(*(_count(shared, client) for client in clients))
     for client in set(clients):
         left = [s.remaining for s, c in zip(states, clients, strict=True) if c == client]
         assert left == list(range(999, 899, -1))
@@ -276,15 +288,15 @@ async def test_shared_counters_say_what_own_ones_do(
     port, server = redis
     async with _limits(rate_limits, port) as shared:
         for _ in range(5):
-            told, own = await shared.count("one"), shared.count_at_once("one")
+            told, own = await _count(shared, "one"), _count_at_once(shared, "one")
             assert told._replace(resets_in_seconds=0) == own._replace(resets_in_seconds=0)
             assert abs(told.resets_in_seconds - own.resets_in_seconds) < 60
-        keys = [f"LIMITS:{key}" for key in shared._keys("one")]
+        keys = [f"LIMITS:{key}" for key in Counters.of("one", shared._items).keys]
         assert {key.decode() for key in server.scan_iter()} == set(keys)
         assert [int(server.get(key)) for key in keys] == counted
         assert all(server.ttl(key) > 0 for key in keys)
         # That another client is refused beside them is nothing to these.
-        both = await asyncio.gather(shared.count("one"), shared.count("another"))
+        both = await asyncio.gather(_count(shared, "one"), _count(shared, "another"))
         assert [state.exceeded for state in both] == [True, False]
 
 
@@ -295,16 +307,16 @@ async def test_a_redis_whose_clock_is_set_back_keeps_nobody_out(
     port, server = redis
     async with _limits("2/minute", port) as shared:
         for _ in range(3):
-            await shared.count("one")
+            await _count(shared, "one")
         (key,) = server.scan_iter()
         server.pexpire(key, 3_600_000 + server.pttl(key))
-        state = await shared.count("one")
+        state = await _count(shared, "one")
         assert state.exceeded
         assert state.resets_in_seconds <= 60
         assert server.pttl(key) <= 60_000
         # A key that would last for ever is one as well.
         server.persist(key)
-        assert (await shared.count("one")).resets_in_seconds <= 60
+        assert (await _count(shared, "one")).resets_in_seconds <= 60
         assert 0 < server.pttl(key) <= 60_000
 
 
@@ -313,11 +325,11 @@ async def test_who_gives_up_is_nothing_to_those_counted_beside(
 ) -> None:
     port, server = redis
     async with _limits("100/hour", port) as shared:
-        await shared.count("first")
+        await _count(shared, "first")
         # As one that was restarted, which knows no script and no counter.
         server.script_flush()
         server.flushall()
-        counting = [asyncio.create_task(shared.count("one")) for _ in range(10)]
+        counting = [asyncio.create_task(_count(shared, "one")) for _ in range(10)]
         await asyncio.sleep(0)
         for task in counting[::2]:
             task.cancel()
@@ -325,15 +337,15 @@ async def test_who_gives_up_is_nothing_to_those_counted_beside(
         assert all(isinstance(one, asyncio.CancelledError) for one in ended[::2])
         left = [one.remaining for one in ended[1::2] if isinstance(one, RateLimitState)]
         assert len(set(left)) == 5
-        assert (await shared.count("one")).remaining < min(left)
+        assert (await _count(shared, "one")).remaining < min(left)
 
 
 async def test_a_host_that_cannot_be_one_is_one_that_is_away(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    shared = RateLimits("5/hour", "redis://a..b:6379/0")
+    shared = RateLimits("5/hour", "", "redis://a..b:6379/0")
     try:
-        assert (await shared.count("one")).remaining == 4
+        assert (await _count(shared, "one")).remaining == 4
         assert not shared.waits
     finally:
         shared.close()
@@ -403,13 +415,13 @@ def test_counters_count_until_they_expire(stopwatch: Stopwatch) -> None:
 def test_a_flood_of_addresses_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The address that stays in touch keeps its count."""
     monkeypatch.setattr(limit_storage, "MAX_COUNTERS", 1000)
-    limits = RateLimits("1000000/hour", None)
+    limits = RateLimits("1000000/hour")
 
     def flood(networks: range) -> None:
         for number in networks:
-            limits.count_at_once(f"2001:db8:{number >> 16:x}:{number & 65535:x}::/64")
+            _count_at_once(limits, f"2001:db8:{number >> 16:x}:{number & 65535:x}::/64")
             if number % 500 == 0:
-                limits.count_at_once("192.0.2.1")
+                _count_at_once(limits, "192.0.2.1")
 
     flood(range(10_000))
     tracemalloc.start()
@@ -419,15 +431,15 @@ def test_a_flood_of_addresses_takes_bounded_memory(monkeypatch: pytest.MonkeyPat
     tracemalloc.stop()
     # Fifty thousand counters would take more than ten times as much.
     assert grown < 2_000_000
-    assert limits.count_at_once("192.0.2.1").remaining == 1_000_000 - 121
+    assert _count_at_once(limits, "192.0.2.1").remaining == 1_000_000 - 121
 
 
 def test_the_bound_is_what_it_says() -> None:
-    limits = RateLimits("10/second;300/minute", None)
+    limits = RateLimits("10/second;300/minute")
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for number in range(6 * MAX_COUNTERS // 10):
-        limits.count_at_once(f"2001:db8:{number >> 16:x}:{number & 65535:x}::/64")
+        _count_at_once(limits, f"2001:db8:{number >> 16:x}:{number & 65535:x}::/64")
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     # Each client has two counters, so some are evicted.

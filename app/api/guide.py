@@ -1,0 +1,98 @@
+"""The documentation in plain text: the guide that begins it, and `/docs.md`, which lists all
+endpoints of the OpenAPI document.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from typing import Any
+
+import limits
+
+from app.api.limit_docs import ARGUMENTS_PER_REQUEST, in_words
+from app.api.time_series import MAX_ITEMS
+from app.domain.events import KnownEvents
+from app.settings import Settings
+
+_LIMITS = """
+## Limits
+
+One client may make {limits}, all paths together. A request counts once for every {arguments} \
+arguments. A `304` that needs no query, and a badge that is stored, do not count. Responses \
+describe the limit that the client is closest to: `X-RateLimit-Limit` is the number of requests \
+that it allows, `X-RateLimit-Remaining` the number that is left, and `X-RateLimit-Reset` the time \
+at which it starts again, in seconds since 1970. `Retry-After` of a `429` is the number of seconds \
+to wait. Clients with a key from the operator have limits of their own: send the key as \
+`Authorization: Bearer` or `X-API-Key`.
+"""
+
+
+def describe_service(settings: Settings, events: KnownEvents) -> str:
+    """Return the guide, with the settings that concern clients."""
+    limited = ""
+    if settings.rate_limits:
+        in_all = " and ".join(map(in_words, limits.parse_many(settings.rate_limits)))
+        limited = _LIMITS.format(limits=in_all, arguments=ARGUMENTS_PER_REQUEST)
+    guide = files("app.api").joinpath("static", "guide.md").read_text(encoding="utf-8")
+    return guide.format(
+        bigquery_table=settings.bigquery_table,
+        retention_days=settings.retention_days,
+        mirror_installers=", ".join(f"`{name}`" for name in settings.mirror_installers) or "none",
+        limits=limited,
+        events="\n".join(
+            f"* {event.date}{f' to {event.end_date}' if event.end_date else ''}: {event.summary}"
+            for event in events.newest_first
+        ),
+        max_items=MAX_ITEMS,
+    )
+
+
+def plain_text(document: Mapping[str, Any]) -> str:
+    """Return an OpenAPI document as text: its description, then all endpoints by group."""
+    info, operations = document["info"], list(_operations(document))
+    groups = dict.fromkeys(operation["tags"][0] for _, operation in operations)
+    lines = [f"# {info['title']} {info['version']}\n", info["description"]]
+    for group in groups:
+        lines.append(f"# Endpoints: {group}\n")
+        for path, operation in operations:
+            if operation["tags"][0] == group:
+                lines.append("\n".join(_describe(document, path, operation)))
+    return "\n".join(lines)
+
+
+def _operations(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for path, operations in document["paths"].items():
+        yield path, operations["get"]
+
+
+def _describe(
+    document: Mapping[str, Any], path: str, operation: Mapping[str, Any]
+) -> Iterator[str]:
+    yield f"## GET {path}\n"
+    yield f"{operation['summary']}. {operation.get('description', '')}\n"
+    target, query = path, []
+    for parameter in operation.get("parameters", ()):
+        name, schema = parameter["name"], _resolved(document, parameter["schema"])
+        allowed = f" One of {', '.join(schema['enum'])}." if "enum" in schema else ""
+        default = schema.get("default", parameter["schema"].get("default"))
+        shown = f" Default: {default}." if default is not None else ""
+        required = " (required)" if parameter["required"] else ""
+        yield f"* `{name}`{required}: {parameter.get('description', '')}{allowed}{shown}"
+        if parameter["required"]:
+            values = parameter["example"]
+            values = values if isinstance(values, list) else [values]
+            target = target.replace(f"{{{name}}}", str(values[0]))
+            if parameter["in"] == "query":
+                query += [f"{name}={value}" for value in values]
+    yield f"\nExample: `{target}{'?' if query else ''}{'&'.join(query)}`\n"
+    content = operation["responses"]["200"].get("content", {}).get("application/json")
+    schema = _resolved(document, content["schema"]) if content else {}
+    for example in schema.get("examples", ())[:1]:
+        yield f"```json\n{json.dumps(example, separators=(',', ':'))}\n```\n"
+
+
+def _resolved(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a schema, or the one that it refers to."""
+    name = schema.get("$ref", "").rpartition("/")[2]
+    resolved: Mapping[str, Any] = document["components"]["schemas"][name] if name else schema
+    return resolved

@@ -1,0 +1,50 @@
+"""Rate limits of known clients: the setting `CLIENT_RATE_LIMITS`."""
+
+import re
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import NamedTuple
+
+from limits import RateLimitItem, parse_many
+
+NO_LIMIT = "none"
+
+EXAMPLE = "203.0.113.0/24=1000/minute,key:SHA256=none"
+
+_KEY = re.compile(r"key:([0-9a-f]{64})")
+
+
+class ClientLimits(NamedTuple):
+    """A client that has limits of its own: each address of a network, or the owner of a key."""
+
+    client: IPv4Network | IPv6Network | bytes
+    """A network, or the SHA-256 digest of a key."""
+
+    items: tuple[RateLimitItem, ...]
+    """The limits. Empty if the client has none."""
+
+
+def parse_limits(text: str) -> tuple[RateLimitItem, ...]:
+    """Return limits such as `10/second;300/minute`, shortest period first. Raises `ValueError`."""
+    items = sorted(parse_many(text), key=RateLimitItem.get_expiry) if text else []
+    if any(item.amount <= 0 for item in items):
+        raise ValueError("a limit should allow some requests")
+    return tuple(items)
+
+
+def parse_client_limits(text: str) -> Iterator[ClientLimits]:
+    """Return the clients of a text such as `EXAMPLE`. Raises a `ValueError` that contains no part
+    of the text, because someone may have written a key instead of its hash.
+    """
+    entries = [entry.strip() for entry in text.split(",")]
+    for number, entry in enumerate(entries, 1):
+        name, _, limits = (part.strip() for part in entry.lower().partition("="))
+        try:
+            key = _KEY.fullmatch(name)
+            client = bytes.fromhex(key[1]) if key else ip_network(name)
+            items = parse_limits("" if limits == NO_LIMIT else limits or "missing")
+        except ValueError:
+            raise ValueError(
+                f"should look like {EXAMPLE}, separated by commas, which entry {number} does not"
+            ) from None
+        yield ClientLimits(client, items)
