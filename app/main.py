@@ -9,7 +9,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.types import Lifespan, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
@@ -28,7 +28,7 @@ from app.api import (
     summary,
     time_series,
 )
-from app.api.endpoints import RENDERING, Endpoints
+from app.api.endpoints import RENDERING, Endpoints, require_json
 from app.api.listed_dumps import SERVED_URL, ListedDumps
 from app.api.openapi import describe
 from app.api.readiness import ReadinessCheck
@@ -197,6 +197,7 @@ def _create_api(settings: Settings, state: State, lifespan: Lifespan[FastAPI]) -
         lifespan=lifespan,
         # A client that does not follow redirects gets a 404 it can understand.
         redirect_slashes=False,
+        dependencies=[Depends(require_json)],
         # FastAPI creates the document for each request, and its pages load scripts from other
         # servers: `docs_page` has the service's own.
         openapi_url=None,

@@ -9,7 +9,14 @@ from pydantic import AfterValidator, Field, create_model
 
 from app.api.endpoints import EndpointRouter, Package, Rendered, not_found
 from app.api.statistics import Statistics
-from app.api.time_series import CSV_TOO, SeriesPayload, SeriesQuery, render, series_example
+from app.api.time_series import (
+    CSV_TOO,
+    MAX_CATEGORIES,
+    SeriesPayload,
+    SeriesQuery,
+    render,
+    series_example,
+)
 from app.domain.breakdowns import BREAKDOWNS, NULL_CATEGORY, OTHER_CATEGORY, Breakdown
 from app.domain.choice import Choice
 from app.domain.downloads import Publication
@@ -50,6 +57,10 @@ def _declare(breakdown: Breakdown) -> None:
                 found = found._replace(series=shown)
             elif category == ALL_CATEGORIES:
                 category = None
+        elif category is None and len(found.series) > MAX_CATEGORIES:
+            has_other = breakdown.is_category(OTHER_CATEGORY)
+            rest = OTHER_CATEGORY if has_other else NULL_CATEGORY
+            found = found._replace(series=most_downloaded(found.series, MAX_CATEGORIES - 1, rest))
         return await render(query, breakdown.payload_type, package, found, category)
 
     series.__annotations__["query"] = Annotated[query_model, Query()]
@@ -66,6 +77,7 @@ def _declare(breakdown: Breakdown) -> None:
         summary=f"By day and {breakdown.by}",
         description=described,
         ok=CSV_TOO,
+        tag="details" if breakdown.is_optional else "packages",
     )(series)
 
 

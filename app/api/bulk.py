@@ -1,37 +1,38 @@
 """Downloads of many packages in one response."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from fastapi import Query
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from app.api import recent, time_series
-from app.api.endpoints import EndpointQuery, EndpointRouter, Payload, Rendered
+from app.api.endpoints import EndpointRouter, Payload, Rendered
 from app.api.schemas import example
 from app.api.statistics import Statistics
+from app.api.tables import TableQuery, csv_too
 from app.domain.package_name import ALL_PACKAGES, is_valid, normalise
 
 MAX_PACKAGES = 100
 
 URI_TOO_LONG = 414
 
-router = EndpointRouter("/api/bulk", "packages")
+router = EndpointRouter("/api/bulk", "details")
 
 
-def _normalised(names: object) -> object:
-    return tuple(sorted(set(map(normalise, names)))) if isinstance(names, list) else names
+def _normalised(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(set(map(normalise, names))))
 
 
 Name = Annotated[str, Field(min_length=1)]
 
 
-class PackagesQuery(EndpointQuery):
+class PackagesQuery(TableQuery):
     arbitrary: ClassVar = frozenset({"package"})
 
-    package: Annotated[tuple[Name, ...], BeforeValidator(_normalised)] = Field(
+    package: Annotated[tuple[Name, ...], AfterValidator(_normalised)] = Field(
         description="Names in any spelling, one in each `package=`.",
         examples=[["requests", "flask"]],
         min_length=1,
@@ -43,23 +44,31 @@ class PackagesQuery(EndpointQuery):
         """The names that a package can have."""
         return [name for name in self.package if is_valid(name) or name == ALL_PACKAGES]
 
-    def render(self, payload_type: str, payloads: Mapping[str, object]) -> Rendered:
-        """Render the payloads in the order of the names, and list those without one as missing."""
-        data = [payloads[name] for name in self.package if name in payloads]
+    def render_many(
+        self,
+        payload_type: str,
+        payloads: Mapping[str, object],
+        head: Sequence[str],
+        rows: Iterable[Iterable[object]],
+    ) -> Rendered:
+        """Render the payloads in the order of the names, and list those without one as missing. A
+        CSV contains only the rows.
+        """
         missing = [name for name in self.package if name not in payloads]
-        body = orjson.dumps({"data": data, "missing": missing, "type": payload_type})
+        data = [payloads[name] for name in self.package if name in payloads]
+        result = {"data": data, "missing": missing, "type": payload_type}
         # Clients can request any text as a name.
-        return Rendered(body, is_cacheable=not missing)
+        return self.render_table(lambda: orjson.dumps(result), head, rows, is_cacheable=not missing)
 
 
 class BulkRecentQuery(recent.RecentQuery, PackagesQuery):
     """Arguments of `recent` for many packages."""
 
 
-class BulkOverallQuery(time_series.RangeQuery, time_series.MirrorsQuery, PackagesQuery):
+class BulkOverallQuery(time_series.SeriesQuery, time_series.MirrorsQuery, PackagesQuery):
     """Arguments of `overall` for many packages."""
 
-    arbitrary: ClassVar = time_series.RangeQuery.arbitrary | PackagesQuery.arbitrary
+    arbitrary: ClassVar = time_series.SeriesQuery.arbitrary | PackagesQuery.arbitrary
 
 
 class BulkPayload(Payload):
@@ -97,6 +106,7 @@ class OverallDownloadsOfMany(BulkPayload):
     "/recent",
     RecentDownloadsOfMany,
     summary="Latest day, week and month of many packages",
+    ok=csv_too("package,last_day,last_month,last_week\nrequests,42817003,1181283420,279880123\n"),
     errors=[URI_TOO_LONG],
 )
 async def bulk_recent(
@@ -105,13 +115,16 @@ async def bulk_recent(
     """The response of `recent` for each package. Unknown packages are listed as missing."""
     counts = await statistics.downloads.recent_of_many(query.possible)
     payloads = {name: recent.payload(name, one, query.period) for name, one in counts.items()}
-    return query.render("recent_downloads_of_many", payloads)
+    rows = ((name, *payloads[name]["data"].values()) for name in query.package if name in payloads)
+    head = recent.columns(query.period)
+    return query.render_many("recent_downloads_of_many", payloads, head, rows)
 
 
 @router.endpoint(
     "/overall",
     OverallDownloadsOfMany,
     summary="By day, with and without mirrors, of many packages",
+    ok=csv_too("package,category,date,downloads\nrequests,with_mirrors,2026-11-20,1498027\n"),
     errors=[URI_TOO_LONG],
 )
 async def bulk_overall(
@@ -119,14 +132,25 @@ async def bulk_overall(
 ) -> Rendered:
     """The response of `overall` for each package. Unknown packages are listed as missing."""
     window = statistics.publication.window
+    days = query.days(window)
+    categories = 1 if query.category else 2
+    items = len(query.possible) * categories * max(0, (days.last - days.first).days + 1)
+    time_series.check_items(items, "package")
     found = await statistics.downloads.overall(
-        query.possible, window, query.days(window), with_known=query.needs_known_days
+        query.possible, window, days, with_known=query.needs_known_days
     )
-    payloads = {}
+    series, payloads = {}, {}
     for name, one in found.items():
-        series = query.shape(one, query.category)
-        payload = time_series.payload("overall_downloads", name, series)
+        series[name] = query.shape(one, query.category)
+        payload = time_series.payload("overall_downloads", name, series[name])
         payloads[name] = orjson.Fragment(orjson.dumps(payload))
         # A hundred packages take some 50 ms, so other requests get a turn in between.
         await asyncio.sleep(0)
-    return query.render("overall_downloads_of_many", payloads)
+    rows = (
+        (name, *row)
+        for name in query.package
+        if name in series
+        for row in time_series.rows_of(series[name])
+    )
+    head = ("package", *time_series.ITEM_COLUMNS)
+    return query.render_many("overall_downloads_of_many", payloads, head, rows)

@@ -7,14 +7,15 @@ dependency resolution take longer than the database query.
 """
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, get_args, get_origin
 from urllib.parse import parse_qsl, urlencode
 
-from fastapi import APIRouter, Path
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from fastapi import APIRouter, Path, Request
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.api.problem_details import documented
@@ -50,6 +51,16 @@ Package = Annotated[
         examples=["requests"],
     ),
 ]
+
+
+def _check_digits(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch("[0-9]{1,18}", value):
+        raise ValueError("should be a whole number, in digits")
+    return value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_check_digits)]
+"""A number in ASCII digits. Python also reads signs, spaces, `1_0` and digits of other scripts."""
 
 
 class EndpointQuery(BaseModel):
@@ -95,9 +106,12 @@ class Rendered(NamedTuple):
 class Payload(BaseModel):
     """The payload of an endpoint. Its fields are declared in the order of the JSON keys."""
 
+    def to_json(self) -> bytes:
+        """Return the payload as JSON without whitespace."""
+        return self.model_dump_json().encode()
+
     def render(self, *, is_cacheable: bool = True) -> Rendered:
-        """Render the payload as JSON without whitespace."""
-        return Rendered(self.model_dump_json().encode(), is_cacheable=is_cacheable)
+        return Rendered(self.to_json(), is_cacheable=is_cacheable)
 
 
 Handler = Callable[..., Awaitable[Rendered]]
@@ -138,8 +152,7 @@ class Endpoint:
         try:
             return TypeAdapter(annotation).validate_python(value)
         except ValidationError as error:
-            (fault,) = error.errors()
-            raise InvalidArgumentsError([ArgumentError(name, fault["msg"])]) from None
+            raise InvalidArgumentsError([_argument_error(error.errors()[0], name)]) from None
 
     def parse_query(self, query: bytes, accepted_format: str | None) -> EndpointQuery:
         """Validate a query string.
@@ -156,7 +169,9 @@ class Endpoint:
             else:
                 values.setdefault(name, value)
         given = {name: value for name, value in values.items() if value}
-        if accepted_format and self.has_formats:
+        if not self.has_formats:
+            check_json_format(given.get(FORMAT))
+        elif accepted_format:
             given.setdefault(FORMAT, accepted_format)
         try:
             return self.query.model_validate(given)
@@ -164,10 +179,23 @@ class Endpoint:
             raise InvalidArgumentsError(list(map(_argument_error, error.errors()))) from None
 
 
-def _argument_error(error: ErrorDetails) -> ArgumentError:
-    if error["type"] == "value_error":
-        return ArgumentError(str(error["loc"][0]), str(error["ctx"]["error"]))
-    return ArgumentError(str(error["loc"][0]), error["msg"])
+def _argument_error(error: ErrorDetails, name: str | None = None) -> ArgumentError:
+    is_own = error["type"] == "value_error"
+    message = str(error["ctx"]["error"]) if is_own else error["msg"]
+    if error["type"] == "too_long":
+        message = f"should have at most {error['ctx']['max_length']} values"
+    return ArgumentError(name or str(error["loc"][0]), message)
+
+
+async def require_json(request: Request) -> None:
+    """Dependency of all routes that FastAPI answers."""
+    check_json_format(request.query_params.get(FORMAT))
+
+
+def check_json_format(value: str | None) -> None:
+    """Raise `InvalidArgumentsError` if a response that is always JSON is requested otherwise."""
+    if value and value.lower() != "json":
+        raise InvalidArgumentsError([ArgumentError(FORMAT, "Input should be 'json'")])
 
 
 class ParsedRequest(NamedTuple):
@@ -199,7 +227,8 @@ class EndpointRouter(APIRouter):
     """A router whose `endpoint` decorator declares data endpoints."""
 
     def __init__(self, prefix: str, tag: str) -> None:
-        super().__init__(prefix=prefix, tags=[tag])
+        super().__init__(prefix=prefix)
+        self._tag = tag
         self.endpoints: list[Endpoint] = []
 
     def endpoint(
@@ -211,6 +240,7 @@ class EndpointRouter(APIRouter):
         summary: str,
         description: str | None = None,
         ok: Mapping[str, Any] | None = None,
+        tag: str | None = None,
         errors: Iterable[int] = (),
     ) -> Callable[[Handler], Handler]:
         """Declare an endpoint that the decorated handler answers.
@@ -242,6 +272,7 @@ class EndpointRouter(APIRouter):
                 handler,
                 operation_id=f"get_{name or handler.__name__}",
                 summary=summary,
+                tags=[tag or self._tag],
                 description=description,
                 response_model=payload,
                 responses={**({200: dict(ok)} if ok else {}), **documented(*sorted(statuses))},

@@ -16,6 +16,15 @@ from app.domain.events import KnownEvents
 from app.errors import ArgumentError, InvalidArgumentsError
 from app.settings import Settings
 
+_TAGS = {
+    "packages": "The five endpoints of the public service, with the same responses.",
+    "details": "More about one package, and many packages at once.",
+    "rankings": "Packages by downloads, by growth and by name.",
+    "badges": "Badges for READMEs.",
+    "dumps": "Whole days as files.",
+    "status": "The published days, and the state of the service.",
+}
+
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "integer"}
 
@@ -68,6 +77,7 @@ def _document(
         version=app.version,
         description=describe_service(settings, events),
         routes=app.routes,
+        tags=[{"name": name, "description": meaning} for name, meaning in _TAGS.items()],
         # Relative to the document, so it is right behind a proxy that adds a prefix.
         servers=[{"url": "."}],
     )

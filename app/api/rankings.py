@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 from fastapi import Query
 from pydantic import BaseModel, Field
 
-from app.api.endpoints import EndpointQuery, EndpointRouter, Payload, Rendered
+from app.api.endpoints import EndpointRouter, Payload, Rendered, WholeNumber
 from app.api.recent import Period
 from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
+from app.api.tables import TableQuery, csv_too
 from app.domain.rankings import RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
 
 DEFAULT_LIMIT = 100
@@ -22,8 +23,8 @@ GROWTH_DECIMALS = 4
 router = EndpointRouter("/api", "rankings")
 
 
-class LimitQuery(EndpointQuery):
-    limit: int = Field(
+class LimitQuery(TableQuery):
+    limit: WholeNumber = Field(
         DEFAULT_LIMIT,
         description="Maximum number of packages in the response.",
         ge=1,
@@ -114,7 +115,12 @@ class TrendingPackages(Payload):
     type: Literal["trending_packages"]
 
 
-@router.endpoint("/top", TopPackages, summary="Packages with most downloads")
+@router.endpoint(
+    "/top",
+    TopPackages,
+    summary="Packages with most downloads",
+    ok=csv_too("downloads,package,rank,share\n1802331040,boto3,1,0.018532\n"),
+)
 async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Rendered:
     """The packages with most downloads in the latest day, 7 days or 30 days, and their share of
     all downloads.
@@ -128,8 +134,7 @@ async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Re
         )
         for one in await statistics.rankings.top(query.period, query.limit)
     ]
-    payload = TopPackages(data=data, type="top_packages")
-    return payload.render(is_cacheable=is_usual(query.limit))
+    return _render(query, TopPackages(data=data, type="top_packages"))
 
 
 @router.endpoint(
@@ -140,6 +145,7 @@ async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Re
     f"days. They have at least {TREND_FLOOR_DOWNLOADS:,} in each: below, a single build job makes "
     "a trend. There are none while PyPI's definition of a download changed within the two weeks "
     "(`/api/events`), unless all of these days are counted by the same rule.",
+    ok=csv_too("growth,last_week,package,previous_week,rank\n1.5312,253120,requests,100000,1\n"),
 )
 async def trending(query: Annotated[LimitQuery, Query()], statistics: Statistics) -> Rendered:
     packages = await statistics.rankings.trending(query.limit)
@@ -149,8 +155,15 @@ async def trending(query: Annotated[LimitQuery, Query()], statistics: Statistics
         TrendingPackage(growth=ratio_of_change(one.last_week, one.previous_week), **one._asdict())
         for one in packages
     ]
-    payload = TrendingPackages(data=data, type="trending_packages")
-    return payload.render(is_cacheable=is_usual(query.limit))
+    return _render(query, TrendingPackages(data=data, type="trending_packages"))
+
+
+def _render(query: LimitQuery, payload: TopPackages | TrendingPackages) -> Rendered:
+    model = TopPackage if isinstance(payload, TopPackages) else TrendingPackage
+    rows = (one.model_dump().values() for one in payload.data)
+    return query.render_table(
+        payload.to_json, [*model.model_fields], rows, is_cacheable=is_usual(query.limit)
+    )
 
 
 def are_comparable(statistics: Statistics, days: int) -> bool:

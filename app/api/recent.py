@@ -1,6 +1,6 @@
 """Downloads of the latest day, week and month."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import Query
@@ -8,7 +8,6 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from app.api.endpoints import (
-    EndpointQuery,
     EndpointRouter,
     Package,
     Payload,
@@ -17,6 +16,7 @@ from app.api.endpoints import (
 )
 from app.api.schemas import PackageField, example, not_null
 from app.api.statistics import Statistics
+from app.api.tables import TableQuery, csv_too
 from app.domain import downloads
 from app.domain.choice import Choice
 
@@ -34,7 +34,7 @@ class Period(Choice):
         return count
 
 
-class RecentQuery(EndpointQuery):
+class RecentQuery(TableQuery):
     period: Period | None = Field(None, description="All three when left out.")
 
 
@@ -54,18 +54,17 @@ class RecentCounts(BaseModel):
     )
 
 
+def columns(period: Period | None) -> tuple[str, ...]:
+    """Return the columns of the table: the package, and one period or all."""
+    keys = (f"last_{period}",) if period else ("last_day", "last_month", "last_week")
+    return ("package", *keys)
+
+
 def payload(
     package: str, counts: downloads.RecentDownloads, period: Period | None = None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return the payload of one package, with one period or all."""
-    data = {
-        "last_day": counts.last_day,
-        "last_month": counts.last_month,
-        "last_week": counts.last_week,
-    }
-    if period:
-        key = f"last_{period}"
-        data = {key: data[key]}
+    data = {name: getattr(counts, name) for name in columns(period)[1:]}
     return {"data": data, "package": package, "type": "recent_downloads"}
 
 
@@ -81,7 +80,12 @@ class RecentDownloads(Payload):
     type: Literal["recent_downloads"]
 
 
-@router.endpoint("/recent", RecentDownloads, summary="Latest day, week and month")
+@router.endpoint(
+    "/recent",
+    RecentDownloads,
+    summary="Latest day, week and month",
+    ok=csv_too("package,last_day,last_month,last_week\nrequests,42817003,1181283420,279880123\n"),
+)
 async def recent(
     package: Package, query: Annotated[RecentQuery, Query()], statistics: Statistics
 ) -> Rendered:
@@ -89,4 +93,6 @@ async def recent(
     counts = await statistics.downloads.recent(package)
     if counts is None:
         raise not_found(package)
-    return Rendered(orjson.dumps(payload(package, counts, query.period)))
+    result = payload(package, counts, query.period)
+    rows = [(package, *result["data"].values())]
+    return query.render_table(lambda: orjson.dumps(result), columns(query.period), rows)

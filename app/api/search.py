@@ -7,7 +7,13 @@ from typing import Annotated, Literal
 from fastapi import Query
 from pydantic import AfterValidator, BaseModel, Field, field_validator
 
-from app.api.endpoints import EndpointQuery, EndpointRouter, Payload, Rendered
+from app.api.endpoints import (
+    EndpointQuery,
+    EndpointRouter,
+    Payload,
+    Rendered,
+    WholeNumber,
+)
 from app.api.rankings import is_usual
 from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
@@ -109,7 +115,7 @@ class SearchQuery(EndpointQuery):
         max_length=MAX_NAME_CHARACTERS,
         json_schema_extra={"pattern": "[a-zA-Z0-9]"},
     )
-    limit: int = Field(
+    limit: WholeNumber = Field(
         DEFAULT_LIMIT, description="Maximum number of packages per page.", ge=1, le=MAX_LIMIT
     )
     cursor: Annotated[str, AfterValidator(_check_cursor)] | None = Field(

@@ -15,7 +15,7 @@ from app.domain.events import Event
 from app.domain.package_name import ALL_PACKAGES
 from app.domain.rankings import TREND_DAYS
 
-router = EndpointRouter("/api/packages", "packages")
+router = EndpointRouter("/api/packages", "details")
 
 
 class BreakdownLink(BaseModel):

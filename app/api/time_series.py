@@ -1,11 +1,9 @@
 """Downloads of a package by day: what all series share, and those with and without mirrors."""
 
-import csv
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator
 from datetime import date, timedelta
-from io import StringIO
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import orjson
 from fastapi import Query
@@ -19,7 +17,6 @@ from pydantic import (
 )
 
 from app.api.endpoints import (
-    EndpointQuery,
     EndpointRouter,
     Package,
     Payload,
@@ -29,6 +26,7 @@ from app.api.endpoints import (
 from app.api.offloading import LARGE_ITEMS, offloaded_if
 from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
+from app.api.tables import TableQuery, csv_too
 from app.db.repositories.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS, SeriesResult
 from app.domain.choice import Choice
 from app.domain.days import parse_day
@@ -38,21 +36,19 @@ from app.errors import ArgumentError, InvalidArgumentsError
 
 router = EndpointRouter("/api/packages/{package}", "packages")
 
-CSV = b"text/csv; charset=utf-8"
-
 MAX_ITEMS = 50_000
-"""Maximum number of items with `fill`. All countries on 180 days are fewer; invented releases could
-be any number.
+"""Maximum number of items in a response. `MAX_CATEGORIES` on 180 days, and `overall` of a hundred
+packages, are fewer.
+"""
+
+MAX_CATEGORIES = 250
+"""Maximum number of categories in a series. Clients can send a thousand Python versions. Those with
+the most downloads are shown, and the others count as `other`, or without it as `null`.
 """
 
 
 class Fill(Choice):
     ZERO = "zero"
-
-
-class SeriesFormat(Choice):
-    JSON = "json"
-    CSV = "csv"
 
 
 class Mirrors(Choice):
@@ -69,7 +65,7 @@ Day = Annotated[
 ]
 
 
-class RangeQuery(EndpointQuery):
+class SeriesQuery(TableQuery):
     """Arguments of every series."""
 
     arbitrary: ClassVar = frozenset({"start_date", "end_date"})
@@ -129,35 +125,35 @@ class RangeQuery(EndpointQuery):
         series, known = found
         if category is not None:
             series = {category: series[category]} if category in series else {}
+        counts = [len(known)] * len(series) if self.fill else map(len, series.values())
+        check_items(sum(counts), "fill" if self.fill else "start_date")
         if self.fill:
-            items = len(series) * len(known)
-            if items > MAX_ITEMS:
-                message = (
-                    f"would make {items:,} items, of {MAX_ITEMS:,} at most: "
-                    "ask for one category or fewer days"
-                )
-                raise InvalidArgumentsError([ArgumentError("fill", message)])
             series = fill_with_zero(series, known)
         if self.interval is Interval.DAY:
             return series
         return sum_by(self.interval, series, known)
-
-
-class SeriesQuery(RangeQuery):
-    format: SeriesFormat = Field(
-        SeriesFormat.JSON,
-        description="Instead of the Accept header, where `text/csv` asks for CSV.",
-    )
 
     def render(
         self, payload_type: str, package: str, found: SeriesResult, category: str | None
     ) -> Rendered:
         """Render one category or all as JSON or CSV. Raises `InvalidArgumentsError`."""
         series = self.shape(found, category)
-        if self.format is SeriesFormat.CSV:
-            return Rendered(_csv(series), CSV, is_cacheable=bool(series))
-        body = orjson.dumps(payload(payload_type, package, series))
-        return Rendered(body, is_cacheable=bool(series))
+        return self.render_table(
+            lambda: orjson.dumps(payload(payload_type, package, series)),
+            ITEM_COLUMNS,
+            rows_of(series),
+            is_cacheable=bool(series),
+        )
+
+
+def check_items(count: int, parameter: str) -> None:
+    """Raise `InvalidArgumentsError` if a response would have too many items."""
+    if count > MAX_ITEMS:
+        message = (
+            f"would make {count:,} items, of {MAX_ITEMS:,} at most: "
+            "ask for one category, or for fewer days or packages"
+        )
+        raise InvalidArgumentsError([ArgumentError(parameter, message)])
 
 
 class MirrorsQuery(BaseModel):
@@ -192,12 +188,21 @@ class SeriesPayload(Payload):
     package: PackageField
 
 
+ITEM_COLUMNS = ("category", "date", "downloads")
+
+
+def rows_of(series: Series) -> Iterator[tuple[str, date, int]]:
+    """Return the items of a series, ordered by category and then by date."""
+    for category in sorted(series):
+        for day, downloads in series[category]:
+            yield category, day, downloads
+
+
 def payload(payload_type: str, package: str, series: Series) -> dict[str, object]:
     """Return the payload of one package's series."""
     data = [
         {"category": category, "date": day, "downloads": downloads}
-        for category in sorted(series)
-        for day, downloads in series[category]
+        for category, day, downloads in rows_of(series)
     ]
     return {"data": data, "package": package, "type": payload_type}
 
@@ -215,14 +220,7 @@ class OverallDownloads(SeriesPayload):
     type: Literal["overall_downloads"]
 
 
-CSV_TOO: Mapping[str, Any] = {
-    "content": {
-        "text/csv": {
-            "schema": {"type": "string"},
-            "example": "category,date,downloads\r\nlinux,2026-11-20,1498027\r\n",
-        }
-    }
-}
+CSV_TOO = csv_too("category,date,downloads\nlinux,2026-11-20,1498027\n")
 
 
 @router.endpoint(
@@ -249,13 +247,3 @@ async def render(
     items = max(items, sum(map(len, found.series.values())))
     is_large = items >= LARGE_ITEMS
     return await offloaded_if(is_large, query.render, payload_type, package, found, category)
-
-
-def _csv(series: Series) -> bytes:
-    """Render a series as CSV (RFC 4180)."""
-    table = StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow(("category", "date", "downloads"))
-    for category in sorted(series):
-        writer.writerows((category, day, downloads) for day, downloads in series[category])
-    return table.getvalue().encode()

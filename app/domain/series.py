@@ -47,12 +47,12 @@ def sum_by(interval: Interval, series: Series, days: Sequence[date]) -> Series:
     return summed
 
 
-def most_downloaded(series: Series, count: int) -> Series:
+def most_downloaded(series: Series, count: int, other: str = OTHER_CATEGORY) -> Series:
     """Return the `count` categories with most downloads, and the sum of the rest as `other`."""
     totals = {
         category: sum(downloads for _, downloads in items)
         for category, items in series.items()
-        if category != OTHER_CATEGORY
+        if category != other
     }
     kept = sorted(totals, key=lambda category: (-totals[category], category))[:count]
     rest: Counter[date] = Counter()
@@ -60,7 +60,7 @@ def most_downloaded(series: Series, count: int) -> Series:
         for day, downloads in series[category]:
             rest[day] += downloads
     shown = {category: series[category] for category in kept}
-    return shown | {OTHER_CATEGORY: sorted(rest.items())} if rest else shown
+    return shown | {other: sorted(rest.items())} if rest else shown
 
 
 def _first_day(interval: Interval, day: date) -> date:

@@ -12,7 +12,7 @@ from app.domain.breakdowns import OPTIONAL_BREAKDOWNS, VERSION
 from app.main import Service
 from tests.api.payloads import SERIES_PAYLOADS
 from tests.days import days_ago, downloads, optional_counts, publish
-from tests.waiting import published, until
+from tests.waiting import published, until, until_known
 
 D0, D1, D2 = (str(days_ago(ago)) for ago in range(3))
 
@@ -235,8 +235,8 @@ async def test_releases_with_most_downloads_are_told_apart(
 async def test_what_was_made_up_is_not_filled(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many releases there are, an answer has its bounds."""
-    monkeypatch.setattr(time_series, "MAX_ITEMS", 5)
+    """The number of items of a response is bounded, with and without zeros."""
+    monkeypatch.setattr(time_series, "MAX_ITEMS", 6)
     for ago in (1, 0):
         releases = {f"{ago}.{number}": 1 for number in range(3)}
         await publish(engine, days_ago(ago), downloads("flask", 3, version=releases))
@@ -251,3 +251,27 @@ async def test_what_was_made_up_is_not_filled(
         assert error["parameter"] == "fill"
         assert error["message"].startswith("would make 12 items")
     assert (await client.get(f"{path}&fill=zero&start_date={D0}")).status_code == 200
+    monkeypatch.setattr(time_series, "MAX_ITEMS", 5)
+    app.dispatcher.cache._others.clear()
+    for asked, parameter in ((path, "start_date"), ("/api/bulk/overall?package=flask", "package")):
+        response = await client.get(asked)
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["parameter"] == parameter
+
+
+async def test_invented_versions_are_bounded(
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    """Clients can send any version, and no package becomes unavailable by that."""
+    versions = {f"{major}.{minor}": 1 for major in range(5) for minor in range(100)}
+    versions |= {"3.12": 70, "null": 5}
+    await publish(engine, days_ago(0), downloads("flask", versions))
+    await until_known(app)
+    response = await client.get("/api/packages/flask/python_minor")
+    data = {one["category"]: one["downloads"] for one in response.json()["data"]}
+    assert len(data) == time_series.MAX_CATEGORIES
+    assert data["3.12"] == 70
+    assert sum(data.values()) == sum(versions.values())
+    assert data["null"] == sum(versions.values()) - 70 - 248
+    one = await client.get("/api/packages/flask/python_minor?version=4.99")
+    assert [item["downloads"] for item in one.json()["data"]] == [1]

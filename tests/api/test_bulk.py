@@ -80,10 +80,10 @@ async def test_a_hundred_of_the_longest_names(client: httpx.AsyncClient, endpoin
     path = f"/api/bulk/{endpoint}"
     response = await client.get(path, params={"package": names})
     assert response.json()["missing"] == names
-    # Spellings of the same are one.
-    several = [*names, *(name.upper() for name in names)]
-    assert (await client.get(path, params={"package": several})).content == response.content
-    for wrong in ([*names, "requests"], []):
+    # Spellings of one name are one package, but each counts for the limit, as documented.
+    several = [*names[:50], *(name.upper() for name in names[:50])]
+    assert (await client.get(path, params={"package": several})).json()["missing"] == names[:50]
+    for wrong in ([*names, "requests"], [*names, names[0]], ["a"] * 101, []):
         response = await client.get(path, params={"package": wrong})
         assert response.status_code == 422
         (error,) = response.json()["errors"]
@@ -101,7 +101,6 @@ async def test_order_and_spelling_make_no_other_answer(
     ):
         response = await client.get(f"/api/bulk/recent?{asked}")
         tags.add(response.headers["etag"])
-        assert response.headers["vary"] == "Accept-Encoding"
     assert len(tags) == len(queries) == 1
     # Responses with made-up names are not stored.
     for _ in range(2):

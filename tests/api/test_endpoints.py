@@ -17,6 +17,8 @@ WINDOW = Window(date(2026, 1, 1), date(2026, 6, 29))
 
 PERIODS = "Input should be 'day', 'week' or 'month'"
 A_DAY = "should be a day such as 2026-11-20"
+A_NUMBER = "should be a whole number, in digits"
+MANY = "should have at most 100 values"
 A_COUNTRY = "should look like 'US', or be 'null'"
 
 WRONG_DAYS = (
@@ -71,6 +73,12 @@ def _parse(endpoints: Endpoints, target: str, window: Window = WINDOW) -> Parsed
         ("packages/recent", "packages/recent"),
         ("packages/recent/recent", "packages/recent/recent"),
         ("badges/A.b/month", "badges/a-b/month"),
+        ("packages/bulk/recent?Period=day", "packages/bulk/recent"),
+        ("packages/top/overall?%6Dirrors=%54rue&mirrors", "packages/top/overall?mirrors=true"),
+        ("packages/overall/recent?period=%44AY&", "packages/overall/recent?period=day"),
+        ("packages/a?format=JSON", "packages/a"),
+        ("top?limit=007&limit=8", "top?limit=7"),
+        ("badges/overall/MONTH", "badges/overall/month"),
         ("bulk/recent?package=B&package=a&package=A", "bulk/recent?package=a&package=b"),
         ("top?limit=100&period=month", "top"),
         ("search?q=A_b!&limit=20", "search?q=a-b"),
@@ -128,8 +136,30 @@ def test_equal_requests_have_one_target(
         (
             "trending?limit=many",
             "limit",
-            "Input should be a valid integer, unable to parse string as an integer",
+            A_NUMBER,
         ),
+        *(
+            (f"top?limit={quote(value)}", "limit", A_NUMBER)
+            for value in ("+5", " 5", "1_0", "5.0", "5e1", "-1", "\uff15", "\u0665", "9" * 19)
+        ),
+        ("top?limit=999999999999999999", "limit", "Input should be less than or equal to 1000"),
+        *(
+            (f"packages/a/recent?period={quote(value)}", "period", PERIODS)
+            for value in (" day", "day ", "day\n", "d\u0430y", "day,week", "day;week", "x" * 9000)
+        ),
+        ("packages/a/recent?period=+day", "period", PERIODS),
+        ("packages/a/recent?p%65riod=y%65ar", "period", PERIODS),
+        *(
+            (f"packages/a/overall?mirrors={value}", "mirrors", "Input should be 'true' or 'false'")
+            for value in ("0", "yes", "on", "t", "null", "none")
+        ),
+        # Endpoints without CSV refuse it, instead of returning JSON.
+        *(
+            (f"{path}format=csv", "format", "Input should be 'json'")
+            for path in ("packages/a?", "search?q=a&", "badges/a/month?")
+        ),
+        (f"bulk/recent?{'package=a&' * 101}", "package", MANY),
+        ("top?format=parquet", "format", "Input should be 'json' or 'csv'"),
         ("search", "q", "Field required"),
         ("search?q=", "q", "Field required"),
         ("search?q=-._%00é", "q", "should have a letter from a to z or a digit"),

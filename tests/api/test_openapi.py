@@ -54,7 +54,7 @@ def test_each_answer_has_its_schema(document: dict[str, Any], endpoint: str) -> 
     schema = {"$ref": f"#/components/schemas/{SERIES[endpoint]}"}
     formats = answers["200"]["content"]
     assert formats["application/json"] == {"schema": schema}
-    assert set(formats) == {"application/json", *(["text/csv"] if endpoint != "recent" else [])}
+    assert set(formats) == {"application/json", "text/csv"}
     for status in set(answers) - {"200"}:
         ((media_type, problem),) = answers[status]["content"].items()
         assert media_type == "application/problem+json"

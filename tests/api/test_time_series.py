@@ -232,3 +232,43 @@ async def test_an_argument_says_more_than_a_header(client: httpx.AsyncClient) ->
 )
 def test_what_a_client_accepts(accept: bytes, accepted: str | None) -> None:
     assert accepted_format(accept) == accepted
+
+
+TABLES = {
+    "packages/Requests/recent": "package,last_day,last_month,last_week\r\nrequests,7,7,7\r\n",
+    "packages/requests/recent?period=Week": "package,last_week\r\nrequests,7\r\n",
+    "bulk/recent?package=requests&package=none&period=day": "package,last_day\r\nrequests,7\r\n",
+    "bulk/recent?package=none": "package,last_day,last_month,last_week\r\n",
+    "bulk/overall?package=none&package=requests&mirrors=false": (
+        f"package,category,date,downloads\r\nrequests,without_mirrors,{days_ago(0)},7\r\n"
+    ),
+    "top?limit=1&period=day": ("downloads,package,rank,share\r\n322,zope-interface,1,0.978723\r\n"),
+    "trending": "growth,last_week,package,previous_week,rank\r\n",
+}
+
+
+@pytest.mark.usefixtures("known_days")
+@pytest.mark.parametrize("path", TABLES)
+async def test_tables_as_csv(client: httpx.AsyncClient, path: str) -> None:
+    target = f"/api/{path}{'&' if '?' in path else '?'}format=CSV"
+    response = await client.get(target)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    assert response.text == TABLES[path]
+    accepted = await client.get(f"/api/{path}", headers={"Accept": "text/csv"})
+    assert accepted.text == TABLES[path]
+    # JSON is the default, and other formats are refused.
+    assert (await client.get(f"/api/{path}")).headers["content-type"] == "application/json"
+    other = await client.get(target.replace("CSV", "xml"))
+    assert other.json()["errors"][0]["message"] == "Input should be 'json' or 'csv'"
+
+
+@pytest.mark.usefixtures("known_days")
+async def test_other_endpoints_refuse_csv(client: httpx.AsyncClient) -> None:
+    for path in ("packages/requests", "search?q=a", "badges/requests/day", "status", "events"):
+        for value, status in (("csv", 422), ("CSV", 422), ("Json", 200), ("", 200)):
+            target = f"/api/{path}{'&' if '?' in path else '?'}format={value}"
+            response = await client.get(target)
+            assert response.status_code == status, target
+            if status == 422:
+                assert response.json()["detail"] == "format: Input should be 'json'"

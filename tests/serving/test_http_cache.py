@@ -80,9 +80,7 @@ async def test_headers(app: Service, client: httpx.AsyncClient, endpoint: str, m
     assert response.headers["etag"].startswith('"')
     published_at = published(app).published_at
     assert response.headers["last-modified"] == format_datetime(published_at, usegmt=True)
-    # Series come in several formats.
-    vary = "Accept-Encoding" if endpoint == "recent" else "Accept, Accept-Encoding"
-    assert response.headers["vary"] == vary
+    assert response.headers["vary"] == "Accept, Accept-Encoding"
     assert response.headers["x-data-as-of"] == str(days_ago(0))
     # Days are missing.
     assert response.headers["cache-control"] == (

@@ -10,15 +10,14 @@ import sys
 import httpx
 from pypi_stats_client import Client
 from pypi_stats_client.api.badges import get_badge
-from pypi_stats_client.api.dumps import get_dump, get_dumps
-from pypi_stats_client.api.packages import (
+from pypi_stats_client.api.details import (
     get_bulk_overall,
     get_bulk_recent,
     get_country,
-    get_overall,
-    get_recent,
     get_summary,
 )
+from pypi_stats_client.api.dumps import get_dump, get_dumps
+from pypi_stats_client.api.packages import get_overall, get_recent
 from pypi_stats_client.api.rankings import get_search, get_top, get_trending
 from pypi_stats_client.api.status import (
     get_events,

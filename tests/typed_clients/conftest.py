@@ -50,6 +50,7 @@ def with_breakdowns(program: str, comment: str, call: str, everything: str, memb
         category = breakdown.filter_example or breakdown.examples[-1]
         names = {
             "name": breakdown.name,
+            "tag": "details" if breakdown.is_optional else "packages",
             "title": breakdown.title,
             "argument": breakdown.argument,
             "category": category,

@@ -32,7 +32,7 @@ OF_EVERY_CLIENT = {"AuthenticatedClient", "Client", "File", "Response", "Unexpec
 COMMENT = "    # The test inserts calls here, for each breakdown of the registry.\n"
 CALL = """
     from pypi_stats_client import models
-    from pypi_stats_client.api.packages import get_{name}
+    from pypi_stats_client.api.{tag} import get_{name}
 
     {name} = get_{name}.sync("requests", client=client{everything})
     assert isinstance({name}, models.{title}Downloads)
