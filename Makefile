@@ -37,7 +37,7 @@ test-browser: .venv/dev ## Try the documentation pages in Chromium, at CHROMIUM 
 test-clients: .venv/dev ## Generate typed clients and run them: needs Node and npm
 	$(BIN)/python -m pytest tests/typed_clients $(ARGS)
 
-test-programs: .venv/dev ## Run nginx, Varnish, curl and promtool with the service: needs them
+test-programs: .venv/dev ## Run nginx, Varnish, PgBouncer, Debian's Postgres and others with the service
 	$(BIN)/python -m pytest tests/programs $(ARGS)
 
 test-faults: .venv/dev ## Kill, disconnect and starve a service: ARGS="--seed 7" chooses other faults
