@@ -114,6 +114,9 @@ class DayNotPublishedError(OperatorError):
 class IngestError(OperatorError):
     """A day was not published. The published data stays as it is."""
 
+    problem: str | None = None
+    """What is wrong with the source's data, if other days probably have the same fault."""
+
 
 class DayTimeoutError(IngestError):
     may_pass = True
@@ -129,12 +132,13 @@ class MixedDataError(IngestError):
 class HeldDayError(IngestError):
     """A day does not look plausible. Its rows are stored and not served."""
 
-    def __init__(self, day: date, reason: str) -> None:
+    def __init__(self, day: date, reason: str, problem: str | None = None) -> None:
         super().__init__(
             f"{day} is held, not published: {reason} "
             f"(`pypi-stats ingest --date {day} --force` publishes it all the same)"
         )
         self.reason = reason
+        self.problem = problem
 
 
 class ShrunkDayError(IngestError):
@@ -164,10 +168,30 @@ class QueryLostError(SourceUnavailableError):
 class SourceDayError(SourceError):
     """The source refused one day. Other days can succeed."""
 
+    def __init__(self, message: str, problem: str | None = None) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
+class SourceDayUnavailableError(SourceDayError, SourceUnavailableError):
+    """The server of one day's file can't be reached. Files of other days are on other servers."""
+
+
+class RepeatedFaultError(IngestError):
+    """Several days in a row have the same fault, so the other days were not tried."""
+
 
 class DumpsError(OperatorError):
     """The folder or bucket of dumps can't be read or written."""
 
 
 class MalformedDumpError(OperatorError):
-    """A dump, or the list of dumps, has invalid content."""
+    """A dump, or the list of dumps, has invalid content.
+
+    `problem` is the same text for all rows and files with this fault.
+    """
+
+    def __init__(self, problem: str, *, place: str = "", value: object = None) -> None:
+        shown = "" if value is None else f" ({value!r:.100})"
+        super().__init__(f"{place}: {problem}{shown}" if place else f"{problem}{shown}")
+        self.problem = problem

@@ -15,6 +15,7 @@ from app.cli.options import Day, check_order, replace_sample_option, source_opti
 from app.cli.progress import progress_of
 from app.domain.breakdowns import columns_with
 from app.domain.clock import utc_now
+from app.domain.downloads import date_ranges
 from app.ingest.plan import check_counted, days_to_backfill, days_to_seed, latest_complete_day
 from app.ingest.policy import policy_of
 from app.ingest.publish import Publisher
@@ -163,11 +164,11 @@ async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date], unit: 
                 last[outcome.day] = outcome
     finally:
         tried = [last[day] for day in days if day in last]
-        failed = sorted(outcome.day for outcome in tried if outcome.error)
+        failed = [outcome.day for outcome in tried if outcome.error]
         left = len(days) - len(tried)
         click.echo(
             f"{len(tried) - len(failed)} of {len(days)} {unit} published, {len(failed)} failed"
-            + (f" ({', '.join(map(str, failed))})" if failed else "")
+            + (f" ({date_ranges(failed)})" if failed else "")
             + (f", {left} not tried" if left else "")
         )
     return not failed

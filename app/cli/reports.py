@@ -1,8 +1,8 @@
 """Reports of the database and of its ingests, as text for a terminal."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from app.db.repositories.downloads_repository import Size
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS
@@ -12,6 +12,7 @@ from app.domain.downloads import (
     IngestRun,
     PartitionSeen,
     PublishedDay,
+    date_ranges,
     gaps,
 )
 from app.domain.events import CountedFiles
@@ -42,7 +43,7 @@ def status_report(
         "first day": str(days[0].day) if days else "",
         "latest day": str(latest.day) if latest else "",
         "published": _moment(latest.published_at) if latest else "",
-        "gaps": ", ".join(_spans(gaps(days))),
+        "gaps": date_ranges(gaps(days)),
         "breakdowns": _by_days(breakdowns),
         "counted": _by_days(counted) if len(counted) > 1 else "".join(counted),
         "packages": f"{size.packages:,}"
@@ -52,14 +53,14 @@ def status_report(
         if last_run
         else "",
         "next run": _moment(next_run) if next_run else "",
-        "held": ", ".join(str(one.day) for one in held),
+        "held": date_ranges([one.day for one in held]),
     }
     lines = [_line(*row) for row in rows.items()]
     for one in held:
         again = _moment(read_again_at(cadence, one))
         checks = f"read {one.readings} times, again from {again}"
         lines.append(f"  {one.day} {one.reason}; {checks}; {_seen(one)}")
-    lines.append(_line("suspect", ", ".join(map(str, suspect))))
+    lines.append(_line("suspect", date_ranges(suspect)))
     for day in suspect.values():
         again = _moment(check_again_at(day))
         lines.append(f"  {day.day} {day.suspect_reason}; checked again from {again}; {_seen(day)}")
@@ -107,17 +108,6 @@ def _table(*rows: Sequence[str]) -> list[str]:
 
 def _by_days(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} on {count} days" for name, count in counts.items() if count)
-
-
-def _spans(days: Sequence[date]) -> Iterator[str]:
-    """Yield the days, with consecutive ones as one range."""
-    listed = set(days)
-    start = None
-    for day in days:
-        start = start or day
-        if day + timedelta(days=1) not in listed:
-            yield str(day) if start == day else f"{start} to {day}"
-            start = None
 
 
 def _outcome(run: IngestRun) -> str:

@@ -55,6 +55,9 @@ class Breakdown:
     sample_shares: Mapping[str, float] | None = field(default=None, hash=False)
     """Shares of the categories in sample data, or None if the sample source computes them."""
 
+    respell: Callable[[str], str] | None = None
+    """Function from a category in a file to the stored one, or None if they are equal."""
+
     category_of: Callable[[str], str] | None = None
     """Function from the stored category to the served one, or None if they are equal."""
 
@@ -100,6 +103,15 @@ def _known(column: str, names: Iterable[str]) -> str:
 _PYTHON_MINOR = re.compile(r"[0-9]\.[0-9]{1,2}|null")
 _PYTHON_MINOR_EXPRESSION = r"REGEXP_EXTRACT(details.python, r'^([0-9]\.[0-9]{1,2})(?:[^0-9]|$)')"
 
+
+def _bounded_minor(version: str) -> str:
+    """Apply the rule of `_PYTHON_MINOR_EXPRESSION` to a version that counts at all."""
+    if not re.match(r"[0-9]\.[0-9]", version):
+        return version
+    minor = re.match(r"[0-9]\.[0-9]{1,2}(?![0-9])", version)
+    return minor[0] if minor else NULL_CATEGORY
+
+
 # Releases are served as CSV, so none may begin like a formula of a spreadsheet.
 _RELEASE = "[0-9A-Za-z][0-9A-Za-z.!+_-]{0,63}"
 
@@ -136,6 +148,7 @@ PYTHON_MAJOR = Breakdown(
     filter_help="One major version, or `null`. All when left out.",
     filter_example="3",
     categories=_PYTHON_MINOR,
+    respell=_bounded_minor,
     examples=("2", "3", "null"),
     category_of=lambda minor: minor.partition(".")[0],
 )
@@ -150,6 +163,7 @@ PYTHON_MINOR = Breakdown(
     filter_help="One minor version, or `null`. All when left out.",
     filter_example="3.12",
     categories=_PYTHON_MINOR,
+    respell=_bounded_minor,
     examples=("3.13", "3.9", "null"),
 )
 SYSTEM = Breakdown(
@@ -164,6 +178,7 @@ SYSTEM = Breakdown(
     argument="os",
     filter_help="One operating system. All when left out.",
     categories=("windows", "linux", "darwin", OTHER_CATEGORY, NULL_CATEGORY),
+    respell=str.lower,
     examples=("darwin", "linux", "windows"),
     sample_shares={"linux": 0.86, "windows": 0.07, "darwin": 0.04, "other": 0.001, "null": 0.02},
 )

@@ -1,6 +1,6 @@
 """Values that the layers exchange: downloads of a package, and days that were read or published."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -271,3 +271,14 @@ def gaps(days: Sequence[PublishedDay]) -> list[date]:
     first, last = min(published), max(published)
     span = (first + timedelta(days=passed) for passed in range((last - first).days))
     return [day for day in span if day not in published]
+
+
+def date_ranges(days: Iterable[date]) -> str:
+    """Return the days in order as text, with consecutive ones as one range."""
+    ranges: list[list[date]] = []
+    for day in sorted(days):
+        if ranges and day - ranges[-1][-1] == timedelta(days=1):
+            ranges[-1].append(day)
+        else:
+            ranges.append([day])
+    return ", ".join(str(one[0]) if len(one) == 1 else f"{one[0]} to {one[-1]}" for one in ranges)

@@ -12,11 +12,11 @@ from app.domain.downloads import PublishedDay, served_days
 from app.dumps.formats import writer
 from app.dumps.listing import (
     SAMPLE,
-    TOTAL_COLUMNS,
     Dump,
     DumpFormat,
     Dumps,
     breakdowns_of,
+    columns_of,
     name_of,
 )
 from app.dumps.stores.store import DumpStore
@@ -155,9 +155,8 @@ async def _write(
         if published is None or _is_sample(published) != _is_sample(day):
             return None
         name = name_of(published, dump_format)
-        breakdowns = breakdowns_of(published)
-        with store.new_file(name) as new, writer(new.file, dump_format, breakdowns) as write:
-            async for rows in repository.rows(day.day, breakdowns):
+        with store.new_file(name) as new, writer(new.file, dump_format, published) as write:
+            async for rows in repository.rows(day.day, breakdowns_of(published)):
                 write(rows)
     return Dump(
         day=day.day,
@@ -171,6 +170,6 @@ async def _write(
         downloads=published.downloads,
         downloads_with_mirrors=published.downloads_with_mirrors,
         digest=published.digest,
-        columns=(*TOTAL_COLUMNS, *breakdowns),
+        columns=columns_of(published),
         counted_files=published.counted_files,
     )

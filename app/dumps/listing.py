@@ -1,6 +1,6 @@
 """The list of dumps: one file per published day, with its figures and checksum.
 
-`index.json` beside the files and the response of `/api/dumps` are the same document. An instance
+`_index.json` beside the files and the response of `/api/dumps` are the same document. An instance
 that ingests another's dumps reads either.
 """
 
@@ -25,8 +25,12 @@ from app.domain.downloads import DayFigures
 from app.domain.events import CountedFiles
 from app.errors import MalformedDumpError
 
-INDEX_NAME = "index.json"
+INDEX_NAME = "_index.json"
+"""Name of the list. Arrow and pandas ignore names that begin with an underscore, so they can read
+the folder as one data set.
+"""
 
+DAY_COLUMN = "day"
 TOTAL_COLUMNS = ("package", "with_mirrors", "without_mirrors")
 
 SAMPLE = "sample"
@@ -141,6 +145,11 @@ def breakdowns_of(figures: DayFigures) -> tuple[str, ...]:
     """Return the breakdown columns of a day, in the order of a file's columns."""
     optional = (column for column in OPTIONAL_COLUMNS if column in figures.breakdowns)
     return (*REQUIRED_COLUMNS, *optional)
+
+
+def columns_of(figures: DayFigures) -> tuple[str, ...]:
+    """Return the columns of a day's file, in order."""
+    return (DAY_COLUMN, *TOTAL_COLUMNS, *breakdowns_of(figures))
 
 
 def name_of(figures: DayFigures, dump_format: DumpFormat) -> str:

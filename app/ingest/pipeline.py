@@ -61,6 +61,7 @@ async def ingest_day(
             read_at=min(read_at, staged.queried_at or read_at),
             wrong_rows=staged.rejected.counts.total(),
             fault=staged.rejected.describe_counts(),
+            problem=staged.rejected.problem,
         )
         return await publish_staged(publisher, connection, staged_day)
 

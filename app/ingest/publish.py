@@ -48,6 +48,9 @@ class StagedDay:
     fault: str | None = None
     """Reason to hold the day whatever its figures are."""
 
+    problem: str | None = None
+    """The fault without the figures of the day."""
+
 
 @dataclass(frozen=True, slots=True)
 class UnchangedDay:
@@ -148,7 +151,7 @@ async def _publish(
         result = ShrunkDayError(day, figures.downloads_with_mirrors, before.downloads_with_mirrors)
     elif reason and not policy.force:
         await repository.hold(figures, reason, staged.read_at, staged.wrong_rows)
-        result = HeldDayError(day, reason)
+        result = HeldDayError(day, reason, staged.problem)
     else:
         if replaces_sample:
             await repository.delete_everything()

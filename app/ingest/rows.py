@@ -1,32 +1,30 @@
 """Checks the rows of a source, and prepares the valid ones for staging."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import compress
-from operator import le
 from typing import Any, NamedTuple
 
 import orjson
 
 from app.db.repositories.ingest_repository import StagedRow, counts_text, staged_rows
-from app.domain.breakdowns import BREAKDOWNS, Breakdown
+from app.domain.breakdowns import COLUMNS_OF_ONE_PACKAGE
 from app.domain.downloads import Batch, Counts, UnparsedDownloads
 from app.domain.package_name import is_valid
-
-MAX_DAILY_DOWNLOADS = 10**11
-"""Maximum downloads of a package per day. All of PyPI has some 10**9 to 10**10."""
+from app.domain.row_checks import (
+    IMPOSSIBLE_TOTALS,
+    NO_SUM,
+    Fault,
+    are_possible,
+    fault_of_counts,
+)
 
 KNOWN_TEXTS = 16_000
 """Size of the LRU of checked texts per column, which takes some 10 MB."""
 
-MAX_SEEN_CATEGORIES = 10_000
-
-NOT_A_NAME = "not the name of a package"
-
-_INTEGERS = frozenset({int})
-"""Types of valid counts. `bool` is excluded, although it is a subclass of `int`."""
+NOT_A_NAME = Fault("not the name of a package")
 
 
 @dataclass(slots=True)
@@ -40,18 +38,30 @@ class Rejected:
     """Numbers of rows with wrong counts, by fault. A valid day has none."""
 
     examples: dict[str, Sequence[object]] = field(default_factory=dict)
-    """The values of one row for each fault. The package is the first value."""
+    """One row for each fault. The package is the first value."""
+
+    values: dict[str, object] = field(default_factory=dict)
+    """The wrong value of that row, by fault."""
 
     @property
     def rows(self) -> int:
         return self.names + self.counts.total()
 
+    @property
+    def problem(self) -> str | None:
+        """The most frequent fault of counts, or None."""
+        return self.counts.most_common(1)[0][0] if self.counts else None
+
     def describe_counts(self) -> str | None:
-        if not self.counts:
+        problem = self.problem
+        if problem is None:
             return None
-        fault, _ = self.counts.most_common(1)[0]
-        package, *_ = self.examples[fault]
-        return f"{self.counts.total():,} rows are wrong: {fault}, such as that of {package}"
+        package, *_ = self.examples[problem]
+        value = self.values[problem]
+        shown = "" if value is None else f" ({value!r:.100})"
+        return (
+            f"{self.counts.total():,} rows are wrong: {problem}{shown}, such as that of {package}"
+        )
 
 
 class RowCheck:
@@ -68,7 +78,7 @@ class RowCheck:
             return []
         packages, with_mirrors, without_mirrors, given, checked = self._by_column(batch)
         texts = []
-        are_right = all(map(is_valid, packages)) and _are_possible(with_mirrors, without_mirrors)
+        are_right = all(map(is_valid, packages)) and are_possible(with_mirrors, without_mirrors)
         for column in checked:
             faults, downloads, column_texts = zip(*column, strict=True)
             are_right = are_right and not any(faults) and downloads == tuple(without_mirrors)
@@ -109,36 +119,28 @@ class RowCheck:
         if fault == NOT_A_NAME:
             self._rejected.names += 1
         else:
-            self._rejected.counts[fault] += 1
-        self._rejected.examples.setdefault(fault, row)
+            self._rejected.counts[fault.problem] += 1
+        self._rejected.examples.setdefault(fault.problem, row)
+        self._rejected.values.setdefault(fault.problem, fault.value)
         return False
 
-    def _fault(self, row: tuple[Any, ...], checked: Sequence["_Checked"]) -> str | None:
+    def _fault(self, row: tuple[Any, ...], checked: Sequence["_Checked"]) -> Fault | None:
         """Describe what is wrong with a row, or return None if it is valid."""
         package, with_mirrors, without_mirrors, *_ = row
         if not is_valid(package):
             return NOT_A_NAME
-        if not _are_possible([with_mirrors], [without_mirrors]):
-            return "an impossible number of downloads"
+        if not are_possible([with_mirrors], [without_mirrors]):
+            return Fault(IMPOSSIBLE_TOTALS, (with_mirrors, without_mirrors))
         for column, counts in zip(self._columns, checked, strict=True):
             if counts.fault or counts.downloads != without_mirrors:
-                return counts.fault or f"{column} does not add up to the downloads"
+                return counts.fault or Fault(f"{column} {NO_SUM}", counts.downloads)
         return None
-
-
-def _are_possible(with_mirrors: Sequence[int], without_mirrors: Sequence[int]) -> bool:
-    return (
-        min(without_mirrors) >= 0
-        and min(with_mirrors) >= 1
-        and max(with_mirrors) <= MAX_DAILY_DOWNLOADS
-        and all(map(le, without_mirrors, with_mirrors))
-    )
 
 
 class _Checked(NamedTuple):
     """The result of checking a package's counts of one breakdown."""
 
-    fault: str | None
+    fault: Fault | None
     downloads: int = 0
     """Sum of the counts."""
 
@@ -160,49 +162,22 @@ class _Columns(NamedTuple):
     """Results of checking these counts, by breakdown."""
 
 
-_BREAKDOWNS = {breakdown.column: breakdown for breakdown in BREAKDOWNS}
-
-_seen: Mapping[str, set[str]] = {column: set() for column in _BREAKDOWNS}
-"""Valid categories by column. Nearly all rows have only these, and a comparison of sets takes a
-fraction of the time of checking each category.
-"""
-
-
 def _check_of(column: str) -> Callable[[str], _Checked]:
     """Return the check of a column's texts. It is cached unless each package has its own text."""
     check = partial(_check_text, column)
-    return check if _BREAKDOWNS[column].is_of_one_package else lru_cache(KNOWN_TEXTS)(check)
+    return check if column in COLUMNS_OF_ONE_PACKAGE else lru_cache(KNOWN_TEXTS)(check)
 
 
 def _check_text(column: str, inside: str) -> _Checked:
     try:
         counts = orjson.loads(f"{{{inside}}}")
     except ValueError:
-        return _Checked(f"{column} is not an object")
+        return _Checked(Fault(f"{column} is not an object", inside))
     return _check_counts(column, counts)
 
 
 def _check_counts(column: str, counts: Counts | None) -> _Checked:
-    if counts is None:
-        return _Checked(f"{column} is missing")
-    if not _are_categories(_BREAKDOWNS[column], counts):
-        return _Checked(f"{column} has an unknown category, or too many")
-    downloads = counts.values()
-    if not (_INTEGERS.issuperset(map(type, downloads)) and min(downloads, default=1) > 0):
-        return _Checked(f"{column} has a count that is not a positive integer")
-    return _Checked(None, sum(downloads), counts_text(counts))
-
-
-def _are_categories(breakdown: Breakdown, counts: Counts) -> bool:
-    if breakdown.max_categories and len(counts) > breakdown.max_categories:
-        return False
-    seen = _seen[breakdown.column]
-    if seen.issuperset(counts):
-        return True
-    for category in counts:
-        if category not in seen:
-            if not breakdown.is_category(category):
-                return False
-            if len(seen) < MAX_SEEN_CATEGORIES:
-                seen.add(category)
-    return True
+    fault = fault_of_counts(column, counts)
+    if fault or counts is None:
+        return _Checked(fault)
+    return _Checked(None, sum(counts.values()), counts_text(counts))

@@ -23,6 +23,7 @@ from app.errors import (
     IngestError,
     MixedDataError,
     OperatorError,
+    RepeatedFaultError,
     SourceUnavailableError,
 )
 from app.ingest.pipeline import ingest_day, is_unchanged
@@ -39,6 +40,9 @@ DAY_TIMEOUT_SECONDS = 3600
 
 MAX_ERROR_CHARACTERS = 500
 """Maximum length of a recorded error. A statement with its arguments can be long."""
+
+MAX_REPEATED_FAULTS = 3
+"""Number of consecutive days with the same fault after which a backfill stops."""
 
 WAIT_SECONDS = 1.0
 """Pause between two attempts to take the lock that another process holds."""
@@ -94,10 +98,19 @@ class Run:
     async def backfill(self, days: Iterable[date]) -> AsyncIterator[Outcome]:
         """Publish the days, and then the held days that have become plausible.
 
-        A day that is first held and then published has two outcomes. The last one counts.
+        A day that is first held and then published has two outcomes. The last one counts. Raises
+        `RepeatedFaultError` after `MAX_REPEATED_FAULTS` days in a row with the same fault.
         """
+        problem, repeated = None, 0
         async for outcome in self.ingest(days):
             yield outcome
+            same = outcome.error.problem if outcome.error else None
+            repeated = repeated + 1 if same and same == problem else bool(same)
+            problem = same
+            if repeated >= MAX_REPEATED_FAULTS:
+                raise RepeatedFaultError(
+                    f"{repeated} days in a row have the same fault, so no more are tried: {problem}"
+                )
         async for published in release_plausible(self.publisher):
             yield Outcome(published.day, published, was_held=True)
 

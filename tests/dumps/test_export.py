@@ -17,7 +17,7 @@ from app.dumps import formats
 from app.dumps.export import export, prepare, published_days
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat, parse
 from app.dumps.stores.folder import DumpFolder
-from app.dumps.stores.store import UNFINISHED_SUFFIX
+from app.dumps.stores.store import UNFINISHED_PREFIX
 from app.errors import DumpsError
 from app.ingest.sources.sample import SampleSource
 from tests.days import RETENTION_DAYS, days_ago, downloads, ingest, publish
@@ -52,7 +52,7 @@ async def _export(
 
 def _content(folder: DumpFolder, dump: Dump) -> list[PackageDownloads]:
     with (folder.path / dump.name).open("rb") as file:
-        return [row for rows in formats.read(file, dump.format) for row in rows]
+        return [row for rows in formats.read(file, dump.format, dump.day) for row in rows]
 
 
 def _state(folder: DumpFolder) -> dict[str, tuple[int, int]]:
@@ -95,7 +95,7 @@ async def test_each_day_is_a_file(
         "downloads": 10,
         "downloads_with_mirrors": 15,
         "digest": published.digest,
-        "columns": ("package", "with_mirrors", "without_mirrors", "python_minor", "system"),
+        "columns": ("day", "package", "with_mirrors", "without_mirrors", "python_minor", "system"),
         "counted_files": "all",
     }
     assert _content(folder, latest) == ROWS
@@ -111,13 +111,13 @@ async def test_a_day_has_the_breakdowns_that_were_ingested(
     await publish(engine, days_ago(1), row)
     await publish(engine, days_ago(0), *ROWS)
     latest, before = await _export(engine, folder)
-    assert latest.columns[3:] == ("python_minor", "system")
-    assert before.columns[3:] == ("python_minor", "system", "ci", "country")
+    assert latest.columns[4:] == ("python_minor", "system")
+    assert before.columns[4:] == ("python_minor", "system", "ci", "country")
     assert _content(folder, before) == [row]
     # What is ingested of a day later is exported later.
     await publish(engine, days_ago(0), downloads("flask", 5, installer={"pip": 5}))
     (again,) = await _export(engine, folder)
-    assert again.columns[3:] == ("python_minor", "system", "installer")
+    assert again.columns[4:] == ("python_minor", "system", "installer")
 
 
 async def test_twice_is_once(engine: AsyncEngine, folder: DumpFolder) -> None:
@@ -267,13 +267,13 @@ async def test_removed_files_are_named(engine: AsyncEngine, folder: DumpFolder) 
     for ago in (40, 1, 0):
         await publish(engine, days_ago(ago), downloads("flask", 5))
     _, before, old = await _export(engine, folder)
-    unfinished = f"{old.name}{UNFINISHED_SUFFIX}"
+    unfinished = f"{UNFINISHED_PREFIX}{old.name}"
     (folder.path / unfinished).touch()
     await publish(engine, days_ago(1), downloads("flask", 6))
     await _drop(engine, days_ago(40))
     days = await published_days(engine)
     with folder.opened():
-        assert prepare(folder, days, retention_days=30) == [old.name, unfinished]
+        assert prepare(folder, days, retention_days=30) == [unfinished, old.name]
         exported = export(engine, folder, days, DumpFormat.PARQUET)
         assert [one.removed async for one in exported] == [(), [before.name]]
     _assert_whole(folder)

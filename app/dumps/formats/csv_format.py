@@ -2,37 +2,41 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import orjson
 
 from app.domain.breakdowns import BREAKDOWN_COLUMNS
-from app.domain.downloads import PackageDownloads
+from app.domain.downloads import DayFigures
 from app.dumps.formats.limits import MAX_LINE_BYTES
-from app.dumps.formats.rows import Rows, Write, checked_row, first_line
+from app.dumps.formats.rows import Rows, Write, first_line
 from app.dumps.formats.text import in_order, packed, read_json, read_lines
-from app.dumps.listing import TOTAL_COLUMNS
+from app.dumps.listing import DAY_COLUMN, TOTAL_COLUMNS, breakdowns_of, columns_of
 from app.errors import MalformedDumpError
 
 
 @contextmanager
-def writer(file: BinaryIO, breakdowns: Sequence[str]) -> Iterator[Write]:
+def writer(file: BinaryIO, figures: DayFigures) -> Iterator[Write]:
+    breakdowns = breakdowns_of(figures)
+
     def write(rows: Rows) -> None:
         buffer = io.StringIO()
         lines = csv.writer(buffer, lineterminator="\n")
         for row in rows:
             counts = (in_order(row.breakdowns[column]) for column in breakdowns)
-            lines.writerow([*row[:3], *(orjson.dumps(one).decode() for one in counts)])
+            texts = (orjson.dumps(one).decode() for one in counts)
+            lines.writerow([figures.day, *row[:3], *texts])
         text.write(buffer.getvalue().encode())
 
     with packed(file) as text:
-        text.write(",".join((*TOTAL_COLUMNS, *breakdowns)).encode() + b"\n")
+        text.write(",".join(columns_of(figures)).encode() + b"\n")
         yield write
 
 
-def read_rows(file: BinaryIO) -> Iterator[PackageDownloads]:
+def read_rows(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each row's place and its values by column."""
     number = size = 0
 
     def lines() -> Iterator[str]:
@@ -42,37 +46,58 @@ def read_rows(file: BinaryIO) -> Iterator[PackageDownloads]:
             size += len(line)
             if size > MAX_LINE_BYTES:
                 raise MalformedDumpError(
-                    f"the row until line {number} has more than {MAX_LINE_BYTES:,} bytes"
+                    f"the row has more than {MAX_LINE_BYTES:,} bytes", place=f"line {number}"
                 )
             yield line.decode()
 
     # The limit is global, and no other code reads CSV.
     csv.field_size_limit(MAX_LINE_BYTES)
     try:
-        rows = csv.reader(lines(), strict=True)
-        head = next(rows, [])
-        missing = [name for name in TOTAL_COLUMNS if head.count(name) != 1]
-        if missing:
-            raise MalformedDumpError(f"the first line should name the column {missing[0]} once")
-        size = 0
-        for row in rows:
+        head: list[str] = []
+        for row in csv.reader(lines(), strict=True):
             size = 0
             place = f"line {number}"
-            if len(row) != len(head):
-                raise MalformedDumpError(f"{place} has {len(row)} of {len(head)} columns")
-            texts = dict(zip(head, row, strict=True))
-            values: dict[str, Any] = {"package": texts["package"]}
-            values |= {column: _integer(texts[column]) for column in TOTAL_COLUMNS[1:]}
-            values |= {
-                column: read_json(place, texts[column].encode())
-                for column in BREAKDOWN_COLUMNS
-                if texts.get(column)
-            }
-            yield checked_row(place, values)
+            # Spreadsheets write blank rows with commas.
+            if not any(map(str.strip, row)):
+                continue
+            if not head:
+                head = _checked_head(row, place)
+            elif len(row) != len(head):
+                raise MalformedDumpError(
+                    "the row has another number of columns than the header",
+                    place=place,
+                    value=f"{len(row)} instead of {len(head)}",
+                )
+            else:
+                yield place, _values(place, dict(zip(head, row, strict=True)))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise MalformedDumpError(f"line {number} is not valid CSV: {first_line(error)}") from error
+        raise MalformedDumpError(
+            f"not valid CSV: {first_line(error)}", place=f"line {number}"
+        ) from error
+    if not head:
+        raise MalformedDumpError("there is no header with the names of the columns")
 
 
-def _integer(text: str) -> int | None:
+def _checked_head(names: list[str], place: str) -> list[str]:
+    for name in (*TOTAL_COLUMNS, *BREAKDOWN_COLUMNS):
+        if names.count(name) > 1 or (name in TOTAL_COLUMNS and name not in names):
+            raise MalformedDumpError(
+                f"the header should name the column {name} once", place=place, value=names
+            )
+    return names
+
+
+def _values(place: str, texts: dict[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {"package": texts["package"], DAY_COLUMN: texts.get(DAY_COLUMN)}
+    for column in TOTAL_COLUMNS[1:]:
+        values[column] = _integer(texts[column])
+    for column in BREAKDOWN_COLUMNS:
+        if texts.get(column):
+            place_of_value = f"{place}, package {texts['package']!r:.100}, {column}"
+            values[column] = read_json(place_of_value, texts[column].strip().encode())
+    return values
+
+
+def _integer(text: str) -> int | str:
     # No count is longer, and Python takes long to parse longer ones.
-    return int(text) if len(text) <= 20 and text.isascii() and text.isdecimal() else None
+    return int(text) if len(text) <= 20 and text.isascii() and text.isdecimal() else text

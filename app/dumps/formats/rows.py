@@ -1,54 +1,100 @@
 """Rows of dumps: the checks that are the same in every format."""
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 from app.domain.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
 from app.domain.downloads import Counts, PackageDownloads
+from app.domain.row_checks import (
+    IMPOSSIBLE_TOTALS,
+    NO_SUM,
+    are_possible,
+    fault_of_counts,
+    respelled,
+)
 from app.dumps.formats import limits
-from app.dumps.listing import TOTAL_COLUMNS
+from app.dumps.listing import DAY_COLUMN, TOTAL_COLUMNS
 from app.errors import MalformedDumpError
 
 Rows = Sequence[PackageDownloads]
 Write = Callable[[Rows], None]
 
-TOO_MANY: Counts = {"": 0}
-"""Replaces a breakdown with too many categories. No count may be zero, so the pipeline counts the
-row as wrong, and the rest of the file is read.
-"""
 
+def checked_row(place: str, values: Mapping[str, Any], day: date) -> PackageDownloads:
+    """Return the row of a file from its values by column. A null breakdown counts as missing.
 
-def checked_row(place: str, values: Mapping[str, Any]) -> PackageDownloads:
-    """Return a row from values by column, and check their types. A null breakdown counts as
-    missing. The pipeline checks the counts.
+    Raises `MalformedDumpError`.
     """
     package = values.get("package")
-    if type(package) is not str:
-        raise MalformedDumpError(f"{place} has no package")
-    if len(package) > limits.MAX_PACKAGE_CHARACTERS:
+    if type(package) is not str or len(package) > limits.MAX_PACKAGE_CHARACTERS:
         raise MalformedDumpError(
-            f"{place} has a package with a name of more than "
-            f"{limits.MAX_PACKAGE_CHARACTERS:,} characters"
+            f"package should be a name of at most {limits.MAX_PACKAGE_CHARACTERS:,} characters",
+            place=place,
+            value=package,
         )
+    place = f"{place}, package {package!r:.100}"
+    # Programs may add a time to a date.
+    of_file = values.get(DAY_COLUMN)
+    if of_file is not None and str(of_file)[:10] != str(day):
+        raise MalformedDumpError(f"{DAY_COLUMN} differs from {day}", place=place, value=of_file)
     for column in TOTAL_COLUMNS[1:]:
         if type(values.get(column)) is not int:
-            raise MalformedDumpError(f"{place} should have an integer for {column}")
+            raise MalformedDumpError(
+                f"{column} should be an integer", place=place, value=values.get(column)
+            )
+    with_mirrors, without_mirrors = values["with_mirrors"], values["without_mirrors"]
+    if not are_possible([with_mirrors], [without_mirrors]):
+        raise MalformedDumpError(
+            f"with_mirrors and without_mirrors are {IMPOSSIBLE_TOTALS}",
+            place=place,
+            value=(with_mirrors, without_mirrors),
+        )
     breakdowns = {}
     for column in BREAKDOWN_COLUMNS:
-        counts = values.get(column)
-        if counts is None and column not in REQUIRED_COLUMNS:
-            continue
-        if type(counts) is not dict:
-            raise MalformedDumpError(f"{place} should have an object for {column}")
-        if not all(category and category.isprintable() for category in counts):
-            raise MalformedDumpError(f"{place} has an invalid category for {column}")
-        is_small = weight(counts) <= limits.MAX_BREAKDOWN_WEIGHT
-        breakdowns[column] = counts if is_small else TOO_MANY
-    return PackageDownloads(package, values["with_mirrors"], values["without_mirrors"], breakdowns)
+        given = values.get(column)
+        if given is not None or column in REQUIRED_COLUMNS:
+            breakdowns[column] = _checked_counts(place, column, given, without_mirrors)
+    return PackageDownloads(package, with_mirrors, without_mirrors, breakdowns)
 
 
-def weight(counts: Counts) -> int:
-    return len(counts) * limits.CATEGORY_WEIGHT + sum(map(len, counts))
+def _checked_counts(place: str, column: str, given: object, downloads: int) -> Counts:
+    counts: Mapping[str, Any] = given if type(given) is dict else _merged(place, column, given)
+    if None in counts.values():
+        # Programs fill the fields of other rows with null.
+        counts = {category: count for category, count in counts.items() if count is not None}
+    fault = fault_of_counts(column, counts)
+    if fault and all(type(count) is int for count in counts.values()):
+        counts = respelled(column, counts)
+        fault = fault_of_counts(column, counts)
+    if fault:
+        raise MalformedDumpError(fault.problem, place=place, value=fault.value)
+    total = sum(counts.values())
+    if total != downloads:
+        raise MalformedDumpError(
+            f"{column} {NO_SUM}", place=place, value=f"{total:,} instead of {downloads:,}"
+        )
+    return counts
+
+
+def _merged(place: str, column: str, pairs: object) -> dict[str, Any]:
+    """Return counts from a list of pairs, which are objects or lists of two values."""
+    counts: dict[str, Any] = {}
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
+        category, count = _pair(pair)
+        if type(category) is not str:
+            raise MalformedDumpError(
+                f"{column} should be an object of counts by category", place=place, value=pairs
+            )
+        if category in counts:
+            raise MalformedDumpError(f"{column} has a category twice", place=place, value=category)
+        counts[category] = count
+    return counts
+
+
+def _pair(pair: object) -> Sequence[object]:
+    values = list(pair.values()) if isinstance(pair, dict) else pair
+    return values if isinstance(values, list) and len(values) == 2 else (None, None)
 
 
 def first_line(error: Exception) -> str:

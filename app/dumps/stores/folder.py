@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.dumps.listing import INDEX_NAME
-from app.dumps.stores.store import UNFINISHED_SUFFIX, DumpStore, NewFile
+from app.dumps.stores.store import UNFINISHED_PREFIX, DumpStore, NewFile
 from app.errors import DumpsError
 
 
@@ -32,7 +32,7 @@ class DumpFolder(DumpStore):
     @contextmanager
     def new_file(self, name: str) -> Iterator[NewFile]:
         """Write beside the name, flush to the disk, and rename."""
-        unfinished = self.path / f"{name}{UNFINISHED_SUFFIX}"
+        unfinished = self.path / f"{UNFINISHED_PREFIX}{name}"
         try:
             with self._errors():
                 with unfinished.open("wb") as file:

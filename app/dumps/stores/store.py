@@ -17,7 +17,7 @@ from typing import BinaryIO
 from app.dumps.listing import INDEX_NAME, Dumps, parse, read_name
 from app.errors import DumpsError, MalformedDumpError
 
-UNFINISHED_SUFFIX = ".unfinished"
+UNFINISHED_PREFIX = ".unfinished-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class DumpStore(ABC):
         """Return the files that exports have written. Other files are ignored."""
         files = []
         for name, size, is_recent in self._entries():
-            finished = name.removesuffix(UNFINISHED_SUFFIX)
+            finished = name.removeprefix(UNFINISHED_PREFIX)
             day_and_kind = read_name(finished)
             if finished == name and day_and_kind:
                 files.append(StoredFile(name, size, is_recent, *day_and_kind))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ from google.oauth2 import service_account
 
 from app.errors import SettingsError, SourceDayError, SourceError, SourceUnavailableError
 from app.settings import Settings
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -46,6 +49,7 @@ def create_client(settings: Settings) -> bigquery.Client:
     `SettingsError` if credentials or the project to bill are missing.
     """
     if settings.bigquery_emulator_host:
+        log.warning("BIGQUERY_EMULATOR_HOST is set: the downloads come from an emulator")
         return bigquery.Client(
             project=settings.bigquery_project or "emulator",
             credentials=AnonymousCredentials(),

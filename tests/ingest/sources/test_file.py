@@ -3,10 +3,9 @@
 import asyncio
 import gzip
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import os
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import orjson
@@ -20,84 +19,46 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.repositories.runs_repository import latest_runs
 from app.db.tables import daily_downloads, ingested_days, packages
-from app.domain.downloads import PackageDownloads, PublishedDay
-from app.dumps.export import export, published_days
+from app.domain.downloads import PackageDownloads
 from app.dumps.formats import limits
 from app.dumps.listing import INDEX_NAME, DumpFormat, Dumps
 from app.dumps.stores.folder import DumpFolder
 from app.errors import (
-    HeldDayError,
     IngestError,
     MixedDataError,
+    RepeatedFaultError,
     SettingsError,
     SourceDayError,
     SourceError,
     SourceUnavailableError,
 )
-from app.ingest import pipeline
-from app.ingest.policy import PublishPolicy
 from app.ingest.publish import Publisher
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.sources import file
-from app.ingest.sources.file import FileSource, create_source
+from app.ingest.sources.file import create_source
 from app.ingest.sources.sample import SampleSource
-from app.ingest.sources.source import Source
 from app.settings import Settings
 from tests.clock import NOW
 from tests.contents import everything
 from tests.days import (
     FORCED,
-    POLICY,
     RETENTION_DAYS,
     GivenSource,
     days_ago,
     downloads,
     publish,
-    rows_of,
 )
 from tests.dumps.rows import DAYS
-
-ROWS = [
-    downloads("flask", {"3.12": 2, "3.9": 1}, mirrors=4),
-    downloads("mirrored-only", 0, mirrors=1),
-    downloads("requests", {"null": 7}),
-]
-DAY = days_ago(0)
-
-
-def source_of(location: Path | str) -> FileSource:
-    return create_source(Settings.model_validate({"ingest_files": str(location)}))
-
-
-async def read(source: FileSource, day: date = DAY) -> list[PackageDownloads]:
-    """As the pipeline does."""
-    await source.origin(day)
-    await source.begin(day)
-    return await rows_of(await source.read(day))
-
-
-async def ingest(
-    engine: AsyncEngine, source: Source, day: date = DAY, policy: PublishPolicy = FORCED
-) -> PublishedDay:
-    published = await pipeline.ingest_day(Publisher(engine, policy, lambda: NOW), source, day)
-    assert isinstance(published, PublishedDay)
-    return published
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> DumpFolder:
-    return DumpFolder(tmp_path / "dumps")
-
-
-async def export_all(
-    engine: AsyncEngine, folder: DumpFolder, dump_format: DumpFormat = DumpFormat.PARQUET
-) -> None:
-    days = await published_days(engine)
-    with folder.opened():
-        exported = export(engine, folder, days, dump_format)
-        assert len([one async for one in exported]) == len(days)
-
+from tests.ingest.sources.file_server import (
+    DAY,
+    ROWS,
+    export_all,
+    ingest,
+    line_of,
+    read,
+    source_of,
+)
 
 # What export writes
 
@@ -164,7 +125,7 @@ async def test_samples_stay_samples(engine: AsyncEngine, folder: DumpFolder) -> 
         assert (await ingest(engine, source, days_ago(ago))).source == "sample"
     assert await everything(engine) == before
     # A real one among them is refused, and no file calls itself so.
-    (tmp := folder.path / f"{DAY}.ndjson").write_bytes(_line("flask"))
+    (tmp := folder.path / f"{DAY}.ndjson").write_bytes(line_of("flask"))
     with pytest.raises(MixedDataError, match="holds sample data"):
         await ingest(engine, source_of(folder.path / "{day}.ndjson"))
     tmp.unlink()
@@ -186,22 +147,11 @@ async def test_samples_are_refused_where_data_is_real(
 # People's own
 
 
-def _line(package: str = "a", **values: object) -> bytes:
-    row: dict[str, object] = {
-        "package": package,
-        "with_mirrors": 1,
-        "without_mirrors": 1,
-        "python_minor": {"3.9": 1},
-        "system": {"linux": 1},
-    }
-    return orjson.dumps(row | values) + b"\n"
-
-
 @pytest.mark.parametrize(
     ("suffix", "content"),
     [
-        (".ndjson", _line("flask") + _line("requests")),
-        (".ndjson.gz", gzip.compress(_line("flask") + _line("requests"))),
+        (".ndjson", line_of("flask") + line_of("requests")),
+        (".ndjson.gz", gzip.compress(line_of("flask") + line_of("requests"))),
         (
             ".csv",
             b"""system,package,python_minor,without_mirrors,with_mirrors,more
@@ -222,7 +172,7 @@ async def test_a_file_named_by_its_day(
 
 async def test_names_are_normalised(engine: AsyncEngine, tmp_path: Path) -> None:
     (tmp_path / f"{DAY}.ndjson").write_bytes(
-        _line("Flask") + _line("zope.interface") + _line("no name")
+        line_of("Flask") + line_of("zope.interface") + line_of("no name")
     )
     published = await ingest(engine, source_of(tmp_path / "{day}.ndjson"))
     assert published.packages == 2
@@ -237,7 +187,7 @@ async def test_a_day_that_is_not_there_yet(
     """Others may be, so the job goes on to them and comes back to it."""
     await publish(engine, days_ago(1), *ROWS)
     await export_all(engine, folder)
-    with pytest.raises(SourceDayError, match=rf"index\.json lists no file of {DAY} yet"):
+    with pytest.raises(SourceDayError, match=rf"_index\.json lists no file of {DAY} yet"):
         await read(source_of(folder.path))
     with pytest.raises(SourceDayError, match=f"there is no file of {DAY} yet at .*{DAY}.csv"):
         await read(source_of(tmp_path / "{day}.csv"))
@@ -245,57 +195,19 @@ async def test_a_day_that_is_not_there_yet(
 
 BAD_FILES: dict[str, tuple[bytes, type[Exception], str]] = {
     "of nothing": (b"", Exception, "no rows"),
-    "that is cut off": (_line() + _line("b")[:20], SourceDayError, "line 2 is not valid JSON"),
-    "of another kind": (b"<html>\n", SourceDayError, "line 1 is not valid JSON"),
-    "without a column": (
-        _line(system=None),
+    "that is cut off": (line_of() + line_of("b")[:20], SourceDayError, "line 2: not valid JSON"),
+    "with an unknown system": (
+        line_of() + line_of("b", system={"BeOS": 1}),
         SourceDayError,
-        "line 1 should have an object for system",
-    ),
-    "with a number below zero": (
-        _line() + _line("b", with_mirrors=-1),
-        HeldDayError,
-        "1 rows are wrong: an impossible number of downloads",
-    ),
-    "with numbers that do not add up": (
-        _line() + _line("b", system={"linux": 2}),
-        HeldDayError,
-        "1 rows are wrong: system does not add up to the downloads",
-    ),
-    "with a number that is none": (
-        _line() + _line("b", system={"linux": "1"}),
-        HeldDayError,
-        "system has a count that is not a positive integer",
-    ),
-    "with what is no system": (
-        _line() + _line("b", system={"BeOS": 1}),
-        HeldDayError,
-        "1 rows are wrong: system has an unknown category, or too many, such as that of b",
-    ),
-    "with what is no country": (
-        _line("b", country={"US": 1}) + _line("c", country={"Atlantis": 1}),
-        HeldDayError,
-        "country has an unknown category",
-    ),
-    "with more versions of Python than it may": (
-        _line()
-        + _line("b", python_minor=dict.fromkeys((f"3.{number}" for number in range(20_000)), 1)),
-        HeldDayError,
-        "python_minor has an unknown category, or too many",
+        r"ndjson: line 2, package 'b': system has an unknown category \('BeOS'\)",
     ),
     "with two spellings of a package": (
-        _line("zope.interface") + _line("Zope-Interface"),
+        line_of("zope.interface") + line_of("Zope-Interface"),
         IngestError,
         "more than once",
     ),
-    "with a package twice": (_line() + _line(), IngestError, "more than once"),
-    "with a name that is none": (_line("a" * 2**20), SourceDayError, "more than 1,000 characters"),
-    "with names that are none": (_line("a" * 201) + _line("a b"), Exception, "2 rejected"),
-    "with what a database can't keep": (
-        _line(system={"\0": 1}),
-        SourceDayError,
-        "line 1 has an invalid category for system",
-    ),
+    "with a package twice": (line_of() + line_of(), IngestError, "more than once"),
+    "with names that are none": (line_of("a" * 201) + line_of("a b"), Exception, "2 rejected"),
 }
 
 
@@ -307,14 +219,38 @@ async def test_a_bad_file_is_one_line_and_loses_nothing(
     await publish(engine, days_ago(7), *ROWS)
     before = await everything(engine)
     (tmp_path / f"{DAY}.ndjson").write_bytes(content)
-    policy = POLICY if error is HeldDayError else FORCED
     with pytest.raises(error, match=told) as caught:
-        await ingest(engine, source_of(tmp_path / "{day}.ndjson"), DAY, policy)
+        await ingest(engine, source_of(tmp_path / "{day}.ndjson"))
     assert "\n" not in str(caught.value)
     after = await everything(engine)
     assert {name: rows for name, rows in after.items() if not name.startswith("held")} == {
         name: rows for name, rows in before.items() if not name.startswith("held")
     }
+
+
+async def test_a_backfill_stops_after_three_days_with_the_same_fault(
+    engine: AsyncEngine, tmp_path: Path
+) -> None:
+    """Days with different faults, or with valid days between them, do not stop it."""
+    wrong, right = line_of(system={"BeOS": 1}), line_of()
+    contents = [wrong, line_of(with_mirrors=-1), wrong, right, wrong, wrong, wrong, right]
+    for ago, content in enumerate(contents):
+        (tmp_path / f"{days_ago(ago)}.ndjson").write_bytes(content)
+    tried = []
+    async with ingest_lock(engine) as lock:
+        publisher = Publisher(engine, FORCED, lambda: NOW, lock)
+        run = Run(publisher, source_of(tmp_path / "{day}.ndjson"))
+        message = "3 days in a row have the same fault, so no more are tried: system has an unknown"
+        with pytest.raises(RepeatedFaultError, match=message):  # noqa: PT012
+            async for outcome in run.backfill(days_ago(ago) for ago in range(len(contents))):
+                tried.append(outcome.error is None)  # noqa: PERF401
+    assert tried == [content == right for content in contents[:-1]]
+
+
+async def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f"{DAY}.ndjson")
+    with pytest.raises(SourceError, match="can't be read: it is not a regular file"):
+        await read(source_of(tmp_path / "{day}.ndjson"))
 
 
 async def test_a_file_that_is_not_what_is_listed(engine: AsyncEngine, folder: DumpFolder) -> None:
@@ -402,48 +338,6 @@ async def test_a_list_that_claims_too_much(
         await read(source_of(folder.path))
 
 
-@pytest.mark.parametrize("url", ["https://[", "//[::1", "http://x:y@[/"])
-async def test_a_list_with_an_address_that_is_none(
-    engine: AsyncEngine, folder: DumpFolder, url: str
-) -> None:
-    """The other days are read."""
-    for ago in (0, 1):
-        await publish(engine, days_ago(ago), *ROWS)
-    await export_all(engine, folder)
-    listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
-    bad, good = listed["data"]
-    bad["url"] = url
-    content = (folder.path / good["name"]).read_bytes()
-    answers = {
-        "/index.json": _response(200, orjson.dumps(listed)),
-        f"/{good['name']}": _response(200, content),
-    }
-    async with server(answers) as address:
-        source = source_of(f"{address}/")
-        told = f"lists an invalid address for {DAY}"
-        with pytest.raises(SourceDayError, match=told):
-            await read(source)
-        assert len(await read(source, days_ago(1))) == 3
-
-
-async def test_no_server_far_away_has_this_machine_asked(tmp_path: Path) -> None:
-    """What is listed there, or redirected to, is not asked for within."""
-    async with server({OWN: _response(200, _line())}) as address:
-        for files, error in (
-            (file.WebFiles(allows_http=False), "files are only fetched from https://"),
-            (file.WebFiles(allows_http=True), None),
-        ):
-            source = FileSource(files, f"{address}/{{day}}.ndjson")
-            if error:
-                with pytest.raises(SourceError, match=error):
-                    await read(source)
-            else:
-                assert len(await read(source)) == 1
-    remote = source_of("https://stats.example/api/dumps")
-    assert isinstance(remote._files, file.WebFiles)
-    assert not remote._files._allows_http
-
-
 async def test_a_list_names_no_file_elsewhere(engine: AsyncEngine, folder: DumpFolder) -> None:
     await publish(engine, DAY, *ROWS)
     await export_all(engine, folder)
@@ -465,7 +359,7 @@ async def test_a_folder_without_a_list(folder: DumpFolder) -> None:
             source_of(folder.path / named)
     folder.path.mkdir()
     source_of(folder.path / "{day}/downloads.csv")
-    with pytest.raises(SourceError, match=r"there is no list of dumps at .*index\.json"):
+    with pytest.raises(SourceError, match=r"there is no list of dumps at .*_index\.json"):
         await read(source_of(folder.path))
 
 
@@ -480,195 +374,8 @@ def test_where_the_files_are_has_to_be_set() -> None:
         create_source(Settings())
 
 
-# Over HTTP
-
-Answers = Mapping[str, bytes | Callable[[], bytes]]
-
-
-@asynccontextmanager
-async def server(answers: Answers) -> AsyncIterator[str]:
-    """Answers each path with these bytes, as they are, and closes the connection."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = await reader.readuntil(b"\r\n\r\n")
-        path = request.split()[1].decode()
-        found = answers.get(path, _response(404, b"no"))
-        writer.write(found if isinstance(found, bytes) else found())
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()
-
-    running = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with running:
-        yield f"http://127.0.0.1:{running.sockets[0].getsockname()[1]}"
-
-
-def _response(status: int, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
-    head = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body) if length is None else length}"]
-    return "\r\n".join([*head, *headers, "", ""]).encode() + body
-
-
-OWN = f"/{DAY}.ndjson"
-
-
-async def _read_from(answers: Answers, path: str = "/{day}.ndjson") -> list[PackageDownloads]:
-    async with server(answers) as address:
-        return await read(source_of(f"{address}{path}"))
-
-
-async def test_a_file_over_http() -> None:
-    rows = await _read_from({OWN: _response(200, _line("flask") + _line("numpy"))})
-    assert [row.package for row in rows] == ["flask", "numpy"]
-
-
-async def test_a_file_to_which_one_is_sent_on() -> None:
-    answers = {OWN: _response(302, b"", "Location: /there"), "/there": _response(200, _line())}
-    assert len(await _read_from(answers)) == 1
-
-
-@pytest.mark.parametrize(
-    ("answer", "error", "told"),
-    [
-        (_response(404), SourceDayError, f"there is no file of {DAY} yet at http://127"),
-        (_response(410), SourceDayError, f"there is no file of {DAY} yet"),
-        (_response(403), SourceError, "answers with status 403"),
-        (_response(204), SourceError, "answers with status 204"),
-        (_response(500), SourceUnavailableError, "answers with status 500"),
-        (_response(503, b"", "Retry-After: 0"), SourceUnavailableError, "status 503"),
-        (_response(429, b"", "Retry-After: soon"), SourceUnavailableError, "status 429"),
-        (_response(302, b"", f"Location: {OWN}"), SourceError, "redirects"),
-        (
-            _response(302, b"", "Location: http://example.com/"),
-            SourceError,
-            "only fetched from https://",
-        ),
-        (
-            _response(302, b"", "Location: file:///etc/passwd"),
-            SourceError,
-            "only fetched from https://",
-        ),
-        (_response(200, _line(), length=999), SourceUnavailableError, "peer closed connection"),
-        (b"", SourceUnavailableError, "disconnected"),
-        (b"no HTTP\r\n\r\n", SourceUnavailableError, "illegal"),
-        (
-            _response(200, gzip.compress(_line()), "Content-Encoding: gzip"),
-            SourceError,
-            "an encoding that was not requested",
-        ),
-        (_response(200, b"<html>\n"), SourceDayError, "line 1 is not valid JSON"),
-    ],
-    ids=lambda value: value[9:12].decode() if isinstance(value, bytes) else "",
-)
-async def test_a_server_at_fault(answer: bytes, error: type[SourceError], told: str) -> None:
-    with pytest.raises(error, match=told) as caught:
-        await _read_from({OWN: answer})
-    assert type(caught.value) is error
-    assert "\n" not in str(caught.value)
-
-
-async def test_a_server_that_is_away() -> None:
-    async with server({}) as address:
-        pass
-    with pytest.raises(SourceUnavailableError, match="connection"):
-        await read(source_of(f"{address}/{{day}}.csv"))
-
-
-async def test_a_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "TIMEOUT_SECONDS", 1.0)
-    given_up, closed = asyncio.Event(), asyncio.Event()
-
-    async def wait(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await given_up.wait()
-        writer.close()
-        closed.set()
-
-    running = await asyncio.start_server(wait, "127.0.0.1", 0)
-    port = running.sockets[0].getsockname()[1]
-    with pytest.raises(SourceUnavailableError, match="ReadTimeout"):
-        await read(source_of(f"http://127.0.0.1:{port}/{{day}}.csv"))
-    given_up.set()
-    await closed.wait()
-    running.close()
-
-
-async def test_more_than_a_file_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "MAX_FILE_BYTES", 100)
-    with pytest.raises(SourceDayError, match="has more than 100 bytes"):
-        await _read_from({OWN: _response(200, _line() * 2)})
-
-
-async def test_secrets_of_an_address_are_not_told() -> None:
-    async with server({}) as address:
-        host = address.removeprefix("http://")
-        source = source_of(f"http://user:secret@{host}/{{day}}.csv?token=secret")
-        with pytest.raises(SourceDayError, match="yet at") as caught:
-            await read(source)
-    assert "secret" not in str(caught.value)
-    assert f"http://{host}/{DAY}.csv" in str(caught.value)
-
-
-async def test_what_passes_is_tried_again(
-    engine: AsyncEngine, folder: DumpFolder, quick_retries: None
-) -> None:
-    """A list that is a moment old, a server that asks to wait, and one that breaks off."""
-    await publish(engine, DAY, *ROWS)
-    await export_all(engine, folder)
-    (dump,) = folder.dumps().data
-    before = await everything(engine)
-    content = (folder.path / dump.name).read_bytes()
-    stale = {"sha256": hashlib.sha256(b"").hexdigest()}
-    lists = [
-        orjson.dumps({"data": [{**dump.model_dump(mode="json"), **stale}], "type": "dumps"}),
-        (folder.path / INDEX_NAME).read_bytes(),
-    ]
-    files = [
-        _response(200, content),
-        _response(429, b"", "Retry-After: 0"),
-        _response(200, content[:50], length=len(content)),
-        _response(200, content),
-    ]
-    answers: Answers = {
-        "/dumps/index.json": lambda: _response(200, lists.pop(0) if len(lists) > 1 else lists[0]),
-        f"/dumps/{dump.name}": lambda: files.pop(0),
-    }
-    async with server(answers) as address, ingest_lock(engine) as lock:
-        source = source_of(f"{address}/dumps/")
-        run = Run(Publisher(engine, FORCED, lambda: NOW, lock), source)
-        published = await run.ingest_day(DAY)
-    assert isinstance(published, PublishedDay)
-    assert published.digest == dump.digest
-    assert files == []
-    assert (await everything(engine))["rows"] == before["rows"]
-
-
-async def test_a_list_is_asked_for_once_in_a_while(
-    engine: AsyncEngine, folder: DumpFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for ago in range(3):
-        await publish(engine, days_ago(ago), *ROWS)
-    await export_all(engine, folder)
-    asked = 0
-
-    def listed() -> bytes:
-        nonlocal asked
-        asked += 1
-        return _response(200, (folder.path / INDEX_NAME).read_bytes())
-
-    answers: dict[str, bytes | Callable[[], bytes]] = {"/index.json": listed}
-    for dump in folder.dumps().data:
-        answers[f"/{dump.name}"] = _response(200, (folder.path / dump.name).read_bytes())
-    async with server(answers) as address:
-        source = source_of(f"{address}/index.json")
-        for ago in range(3):
-            assert len(await read(source, days_ago(ago))) == 3
-        assert asked == 1
-        monkeypatch.setattr(file, "LISTING_LASTS_SECONDS", -1)
-        await read(source)
-        assert asked == 2
-
-
 async def test_stopped_while_it_reads(tmp_path: Path) -> None:
-    lines = b"".join(_line(f"p{number}") for number in range(20_000))
+    lines = b"".join(line_of(f"p{number}") for number in range(20_000))
     (tmp_path / f"{DAY}.ndjson").write_bytes(lines)
     reading = await source_of(tmp_path / "{day}.ndjson").read(DAY)
     task = asyncio.ensure_future(anext(aiter(reading.batches)))
@@ -703,24 +410,6 @@ async def test_the_job_comes_back_to_a_day_that_is_not_there_yet(
     repository = DownloadsRepository(engine, RETENTION_DAYS)
     assert [one.day for one in await repository.published_days()] == [days_ago(2), days_ago(1)]
     (failed,) = (run for run in await latest_runs(engine, 9) if run.day == DAY)
-    assert failed.error == f"{folder.path}/index.json lists no file of {DAY} yet"
-    assert again
-    assert timedelta(minutes=29) < again - now < timedelta(minutes=32)
-
-
-async def test_the_job_tries_again_what_is_away(
-    database_url: str, engine: AsyncEngine, quick_retries: None
-) -> None:
-    async with server({}) as address:
-        pass
-    settings = Settings.model_validate(
-        {"ingest_files": f"{address}/dumps/", "ingest_schedule": "0 0 * * *"}
-    )
-    now = NOW
-    again = await run_ingest_job(settings, database_url, lambda: NOW)
-    # The other days would meet the same.
-    (failed,) = await latest_runs(engine, 9)
-    assert failed.error
-    assert f"{address}/dumps/index.json: " in failed.error
+    assert failed.error == f"{folder.path}/_index.json lists no file of {DAY} yet"
     assert again
     assert timedelta(minutes=29) < again - now < timedelta(minutes=32)

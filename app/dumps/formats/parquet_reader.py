@@ -1,0 +1,160 @@
+"""Converts the Parquet file on standard input to lines of JSON, in a process of its own.
+
+The sizes that a Parquet file states may be wrong, and libraries allocate memory by them. So the
+process has a memory limit, which only Linux enforces. Each line is a row, or a text that says why
+the file can't be read further.
+"""
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet
+
+from app.domain.breakdowns import BREAKDOWN_COLUMNS
+from app.dumps.formats.limits import BATCH_ROWS, MAX_READER_BYTES
+from app.dumps.formats.rows import first_line
+from app.dumps.listing import DAY_COLUMN, TOTAL_COLUMNS
+from app.errors import MalformedDumpError
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_READER_BYTES, MAX_READER_BYTES))
+    for line in json_lines(sys.stdin.buffer):
+        sys.stdout.buffer.write(line)
+
+
+def json_lines(file: BinaryIO) -> Iterator[bytes]:
+    try:
+        for row in _rows(file):
+            yield orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    except MalformedDumpError as error:
+        yield orjson.dumps(str(error))
+    except MemoryError:
+        mebibytes = MAX_READER_BYTES // 2**20
+        yield orjson.dumps(f"reading the file takes more than {mebibytes:,} MiB of memory")
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError) as error:
+        # Arrow's message may have several lines, and a dump of memory.
+        yield orjson.dumps(f"not readable as Parquet: {first_line(error)}")
+
+
+def _rows(file: BinaryIO) -> Iterator[dict[str, Any]]:
+    source = parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False)
+    columns = _columns(source.schema_arrow)
+    # Arrow does not merge the dictionaries of row groups within maps.
+    for group in range(source.num_row_groups):
+        for batch in source.iter_batches(
+            BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False
+        ):
+            values = [_values(batch.column(name), name) for name in columns]
+            for row in zip(*values, strict=True):
+                yield dict(zip(columns, row, strict=True))
+
+
+def _columns(schema: Any) -> list[str]:
+    """Return the columns to read, with their types checked. Other columns may have any type."""
+    optional = (DAY_COLUMN, *BREAKDOWN_COLUMNS)
+    columns = [*TOTAL_COLUMNS, *(name for name in optional if name in schema.names)]
+    for name in columns:
+        count = schema.names.count(name)
+        if count != 1:
+            raise MalformedDumpError(f"there should be one column {name}, and there are {count}")
+        kind = schema.field(name).type
+        if name == "package":
+            is_right, wanted = _is_text(kind), "texts"
+        elif name in TOTAL_COLUMNS:
+            is_right, wanted = _is_number(kind), "integers"
+        else:
+            is_right = name == DAY_COLUMN or pa.types.is_null(kind) or bool(_pair_types(kind))
+            wanted = "maps of texts to integers"
+        if not is_right:
+            raise MalformedDumpError(f"column {name} should hold {wanted}, and holds {kind}")
+    return columns
+
+
+def _is_text(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    checks = (
+        *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view),
+    )
+    return any(check(kind) for check in checks)
+
+
+def _is_number(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    # Programs write sums, and integers beside nulls, as floats or decimals.
+    checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return any(check(kind) for check in checks)
+
+
+def _is_pair_list(kind: Any) -> bool:
+    checks = (
+        *(pa.types.is_map, pa.types.is_list, pa.types.is_large_list),
+        *(pa.types.is_fixed_size_list, pa.types.is_list_view, pa.types.is_large_list_view),
+    )
+    return any(check(kind) for check in checks)
+
+
+def _pair_types(kind: Any) -> list[Any]:
+    """Return the fields of a breakdown's type: a key and a value in lists of pairs, or one per
+    category in structs. Return an empty list for other types.
+    """
+    if pa.types.is_map(kind):
+        fields = [kind.key_field, kind.item_field]
+    elif _is_pair_list(kind) and pa.types.is_struct(kind.value_type):
+        fields = list(kind.value_type)
+    elif pa.types.is_struct(kind):
+        is_right = all(_is_number(one.type) or pa.types.is_null(one.type) for one in kind)
+        return list(kind) if is_right else []
+    else:
+        return []
+    is_right = len(fields) == 2 and _is_text(fields[0].type) and _is_number(fields[1].type)
+    return fields if is_right else []
+
+
+def _values(array: Any, name: str) -> list[Any]:
+    """Return the values of a column as JSON has them."""
+    kind = array.type
+    if name == "package":
+        return _cast(array, pa.large_string())
+    if name in TOTAL_COLUMNS:
+        return _cast(array, pa.int64())
+    if name == DAY_COLUMN or pa.types.is_null(kind):
+        return _cast(array, pa.string())
+    if pa.types.is_struct(kind):
+        names = [field.name for field in kind]
+        counts = zip(*(_cast(one, pa.int64()) for one in array.flatten()), strict=True)
+        return [
+            [[name, count] for name, count in zip(names, row, strict=True) if count is not None]
+            if is_present
+            else None
+            for row, is_present in zip(counts, array.is_valid().to_pylist(), strict=True)
+        ]
+    if pa.types.is_map(kind):
+        array = array.cast(pa.list_(pa.struct(_pair_types(kind))))
+    keys, downloads = array.flatten().flatten()
+    pairs = zip(_cast(keys, pa.large_string()), _cast(downloads, pa.int64()), strict=True)
+    lengths = pc.list_value_length(array).to_pylist()
+    return [None if length is None else [next(pairs) for _ in range(length)] for length in lengths]
+
+
+def _cast(array: Any, kind: Any) -> list[Any]:
+    """Return the values as this type, or all as they are if one does not fit: it is reported with
+    its row.
+    """
+    with suppress(pa.ArrowInvalid):
+        array = array.cast(kind)
+    values: list[Any] = array.to_pylist()
+    return values
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Files of other servers, as the file source downloads them."""
+
+import asyncio
+import hashlib
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import BinaryIO, cast
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from app.errors import SourceDayError, SourceError, SourceUnavailableError
+from app.ingest.sources.local_files import (
+    CHUNK_BYTES,
+    FetchedFile,
+    MissingFileError,
+    check_size,
+    closed_on_error,
+    shown,
+)
+from app.setting_types import is_secure
+
+TIMEOUT_SECONDS = 30.0
+"""Timeout for connecting, and for each part of a response."""
+
+MAX_REDIRECTS = 5
+
+LONGEST_PAUSE_SECONDS = 60.0
+"""Maximum time that a server's `Retry-After` delays the next attempt."""
+
+PASSING_STATUSES = {408, 425, 429}
+"""Statuses below 500 that are temporary."""
+
+NAT64 = ip_network("64:ff9b::/96")
+
+
+class WebFiles:
+    """Downloads files over HTTPS to temporary files. Plain HTTP may be allowed for this machine."""
+
+    def __init__(self, *, allows_http: bool) -> None:
+        self._allows_http = allows_http
+        self._tls = httpx.create_ssl_context()
+
+    async def fetch(self, address: str, max_bytes: int, *, only_public: bool) -> FetchedFile:
+        transport = _CheckedTransport(only_public=only_public, tls=self._tls)
+        with _web_errors(address):
+            async with (
+                self._client(transport) as client,
+                client.stream("GET", address) as response,
+            ):
+                await _check_status(response, address)
+                return await _save(response, max_bytes, address, is_public=transport.only_public)
+
+    def _client(self, transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=transport,
+            timeout=TIMEOUT_SECONDS,
+            follow_redirects=True,
+            max_redirects=MAX_REDIRECTS,
+            headers={
+                # Sizes and checksums are those of the uncompressed file.
+                "Accept-Encoding": "identity",
+                "User-Agent": f"pypi-stats-api/{version('pypi-stats-api')}",
+            },
+            event_hooks={"request": [self._check_secure]},
+        )
+
+    async def _check_secure(self, request: httpx.Request) -> None:
+        """Check the address of each request. A redirect must not lead from another machine to this
+        one.
+        """
+        is_allowed = request.url.scheme == "https" or self._allows_http
+        if not (is_allowed and is_secure(str(request.url))):
+            raise SourceError(f"{shown(str(request.url))}: files are only fetched from https://")
+
+
+class _CheckedTransport(httpx.AsyncBaseTransport):
+    """Connects to public addresses only as soon as a server on the Internet has chosen the address,
+    by a list or a redirect.
+
+    It resolves each host once and connects to the address that it has checked, so a name server
+    can't give another one meanwhile.
+    """
+
+    def __init__(self, *, only_public: bool, tls: object) -> None:
+        self.only_public = only_public
+        self._tls = tls
+        self._transports: list[httpx.AsyncHTTPTransport] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        proxies = getproxies()
+        proxy = None if proxy_bypass(url.host) else proxies.get(url.scheme, proxies.get("all"))
+        addresses = await _resolved(url)
+        are_public = [is_public(address) for address in addresses]
+        if not all(are_public):
+            if self.only_public:
+                raise SourceDayError(
+                    f"{shown(str(url))} is in a private network, and a server on the Internet "
+                    "has named it"
+                )
+            # A proxy would look for the host in its own network.
+            proxy = None
+        elif not addresses and not proxy:
+            raise httpx.ConnectError(f"there is no host {url.host}")
+        self.only_public = self.only_public or any(are_public) or not addresses
+        transport = httpx.AsyncHTTPTransport(verify=self._tls, proxy=proxy)  # type: ignore[arg-type]
+        self._transports.append(transport)
+        if proxy:
+            return await transport.handle_async_request(request)
+        error: httpx.TransportError | None = None
+        for address in addresses:
+            try:
+                return await transport.handle_async_request(_directed(request, address))
+            except httpx.ConnectError as refused:
+                error = refused
+        raise error or httpx.ConnectError(f"there is no host {url.host}")
+
+    async def aclose(self) -> None:
+        for transport in self._transports:
+            await transport.aclose()
+
+
+def _directed(request: httpx.Request, address: str) -> httpx.Request:
+    """Return the request with an address in place of the host, whose certificate is expected."""
+    return httpx.Request(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=request.headers,
+        extensions={**request.extensions, "sni_hostname": request.url.raw_host.decode()},
+    )
+
+
+async def _resolved(url: httpx.URL) -> list[str]:
+    """Return the addresses of a host, or none if this machine can't resolve it."""
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            url.raw_host.decode(), port, type=socket.SOCK_STREAM
+        )
+    except socket.gaierror:
+        return []
+    return [str(address[4][0]) for address in found]
+
+
+def is_public(text: str) -> bool:
+    """Return True if an address is on the Internet, and so is an IPv4 address inside it."""
+    address = ip_address(text)
+    inner: IPv4Address | IPv6Address | None = None
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in NAT64:
+            inner = IPv4Address(address.packed[-4:])
+    if inner is not None and not is_public(str(inner)):
+        return False
+    return inner is not None or (address.is_global and not address.is_multicast)
+
+
+async def _save(
+    response: httpx.Response, max_bytes: int, address: str, *, is_public: bool
+) -> FetchedFile:
+    digest = hashlib.sha256()
+    size = 0
+    # The caller closes the file.
+    new = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
+    with closed_on_error(new) as file:
+        async for chunk in response.aiter_raw(CHUNK_BYTES):
+            size += len(chunk)
+            check_size(size, max_bytes, address)
+            digest.update(chunk)
+            file.write(chunk)
+        file.seek(0)
+        return FetchedFile(file, size, digest.hexdigest(), is_public)
+
+
+async def _check_status(response: httpx.Response, address: str) -> None:
+    status = response.status_code
+    if status in (404, 410):
+        raise MissingFileError
+    if status in PASSING_STATUSES or status >= 500:
+        pause = response.headers.get("Retry-After", "")
+        if pause.isascii() and pause.isdecimal():
+            await asyncio.sleep(min(float(pause), LONGEST_PAUSE_SECONDS))
+        raise SourceUnavailableError(f"{shown(address)} answers with status {status}")
+    if status != 200:
+        raise SourceError(f"{shown(address)} answers with status {status}")
+    if "Content-Encoding" in response.headers:
+        raise SourceError(f"{shown(address)} responds with an encoding that was not requested")
+
+
+@contextmanager
+def _web_errors(address: str) -> Iterator[None]:
+    try:
+        yield
+    # A name of a host that can't be encoded is a `UnicodeError`.
+    except (
+        httpx.InvalidURL,
+        httpx.UnsupportedProtocol,
+        httpx.TooManyRedirects,
+        UnicodeError,
+    ) as error:
+        raise SourceError(f"{shown(address)}: {error}") from error
+    except httpx.TransportError as error:
+        reason = str(error) or type(error).__name__
+        raise SourceUnavailableError(f"{shown(address)}: {reason}") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SourceError(f"{shown(address)} can't be stored: {reason}") from error

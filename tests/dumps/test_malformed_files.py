@@ -1,0 +1,265 @@
+"""Malformed files, and files that take much memory, are errors of one line."""
+
+import gzip
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from app.dumps.formats import limits
+from app.dumps.listing import DumpFormat
+from app.errors import MalformedDumpError
+from tests.days import downloads
+from tests.dumps.file_contents import (
+    FORMATS,
+    GOOD,
+    HEAD,
+    LINE,
+    MAP,
+    assert_malformed,
+    changed,
+    in_parquet,
+    parquet_of,
+    read,
+    written,
+)
+from tests.processes import ROOT
+from tests.waiting import PATIENCE_SECONDS
+
+# Malformed files
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not json\n", "line 1: not valid JSON"),
+        (GOOD + b'{"package":"b', "line 2: not valid JSON"),
+        (b"\n\n[1]\n", "line 3: not a JSON object ([1])"),
+        (b"{}\n", "line 1: package should be a name of at most 1,000 characters"),
+        (changed(package=1), "line 1: package should be a name"),
+        (changed(package="a" * 1_001), "line 1: package should be a name"),
+        (changed(with_mirrors="1"), "line 1, package 'a': with_mirrors should be an integer ('1')"),
+        (changed(with_mirrors=1.0), "with_mirrors should be an integer (1.0)"),
+        (changed(without_mirrors=True), "without_mirrors should be an integer (True)"),
+        (changed(without_mirrors=2), "are an impossible number of downloads ((1, 2))"),
+        (
+            changed(day="2026-11-19"),
+            "line 1, package 'a': day differs from 2026-11-20 ('2026-11-19')",
+        ),
+        (changed(system=None), "package 'a': system should be an object of counts"),
+        (changed(system=[1]), "package 'a': system should be an object of counts"),
+        (changed(system={"": 1}), "package 'a': system has an unknown category ('')"),
+        (
+            GOOD + changed(package="b", system={"BeOS": 1}),
+            "line 2, package 'b': system has an unknown category ('BeOS')",
+        ),
+        (changed(python_minor={"3": 1}), "python_minor has an unknown category ('3')"),
+        (changed(version={"=1+1": 1}), "version has an unknown category ('=1+1')"),
+        (
+            changed(system={"linux": 0, "null": 1}),
+            "system has a count that is not a positive integer ({'linux': 0})",
+        ),
+        (
+            changed(system={"linux": "1"}),
+            "system has a count that is not a positive integer ({'linux': '1'})",
+        ),
+        (
+            changed(system={"linux": 2}),
+            "system does not add up to the downloads ('2 instead of 1')",
+        ),
+        (
+            changed(version={f"1.{number}": 1 for number in range(102)}),
+            "version has too many categories (102)",
+        ),
+        (changed(system=[["linux", 1], ["linux", 1]]), "system has a category twice ('linux')"),
+        (
+            GOOD.replace(b'"linux":1', b'"linux":1,"linux":1'),
+            "line 1: a key appears twice in an object ('linux')",
+        ),
+        (
+            GOOD.replace(b'"package"', b'"package": "b", "package"'),
+            "appears twice in an object ('package')",
+        ),
+        (GOOD + changed(ci={"null": 1}), "line 2, package 'a': the breakdowns differ"),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "line 1: not valid JSON"),
+        (b'"' + b"a" * 2**20, "line 1: more than 1,048,576 bytes"),
+        (gzip.compress(GOOD)[:-4], "line 2: can't be unpacked"),
+        (gzip.compress(GOOD * 99)[:40] + b"rubbish" * 9, "can't be unpacked"),
+        (gzip.compress(bytes(2**26)), "line 1: more than 1,048,576 bytes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_malformed_ndjson(content: bytes, message: str) -> None:
+    assert_malformed(DumpFormat.NDJSON, content, message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "there is no header with the names of the columns"),
+        (b"\nname,count\n", "line 2: the header should name the column package once"),
+        (b"package,with_mirrors,with_mirrors\n", "should name the column with_mirrors once"),
+        (HEAD.replace(b"\n", b",system\n"), "should name the column system once"),
+        (HEAD + b"a,1\n", "line 2: the row has another number of columns than the header"),
+        (HEAD + b"a,x,1,{},{}\n", "line 2, package 'a': with_mirrors should be an integer ('x')"),
+        (HEAD + b"a,-1,1,{},{}\n", "with_mirrors should be an integer ('-1')"),
+        (HEAD + b"a," + b"9" * 5000 + b",1,{},{}\n", "with_mirrors should be an integer"),
+        (HEAD + b"a,1,1,3.9,{}\n", "package 'a': python_minor should be an object of counts"),
+        (HEAD + b"a,1,1,{,{}\n", "line 2, package 'a', python_minor: not valid JSON"),
+        (
+            HEAD + LINE.replace(b":1}", b':1,""3.9"":1}'),
+            "python_minor: a key appears twice in an object ('3.9')",
+        ),
+        (HEAD + b'"a,1,1,{},{}\n', "line 2: not valid CSV"),
+        (HEAD + b"\xff\n", "line 2: not valid CSV"),
+        (HEAD + b'"' + b"a\n" * 2**19, "line 524289: the row has more than 1,048,576 bytes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_malformed_csv(content: bytes, message: str) -> None:
+    assert_malformed(DumpFormat.CSV, content, message)
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not readable as Parquet"),
+        (b"PAR1" + b"rubbish" * 99 + b"PAR1", "not readable as Parquet"),
+        (parquet_of()[:-9], "not readable as Parquet"),
+        (parquet_of(package=None), "should be one column package, and there are 0"),
+        (parquet_of(package=pa.array([1])), "column package should hold texts, and holds int64"),
+        (parquet_of(package=pa.array([None], pa.string())), "row 1: package should be a name"),
+        (
+            parquet_of(with_mirrors=pa.array([1.5])),
+            "row 1, package 'a': with_mirrors should be an integer (1.5)",
+        ),
+        (
+            parquet_of(with_mirrors=pa.array([2**64 - 1], pa.uint64())),
+            "an impossible number of downloads",
+        ),
+        (
+            parquet_of(with_mirrors=pa.array([None], pa.int64())),
+            "with_mirrors should be an integer",
+        ),
+        (
+            parquet_of(with_mirrors=pa.array([True])),
+            "column with_mirrors should hold integers, and holds bool",
+        ),
+        (
+            parquet_of(system=pa.array(["{}"])),
+            "column system should hold maps of texts to integers",
+        ),
+        (
+            parquet_of(system=pa.array([[("a", True)]], pa.map_(pa.string(), pa.bool_()))),
+            "should hold maps",
+        ),
+        (
+            parquet_of(system=pa.array([[("linux", 1), ("linux", 2)]], MAP)),
+            "row 1, package 'a': system has a category twice ('linux')",
+        ),
+        (
+            parquet_of(system=pa.array([None], MAP)),
+            "row 1, package 'a': system should be an object",
+        ),
+        (
+            parquet_of(system=pa.array([[("BeOS", 1)]], MAP)),
+            "system has an unknown category ('BeOS')",
+        ),
+        (parquet_of(package=pa.array(["a" * 2**20])), "row 1: more than 1,048,576 bytes as text"),
+        (parquet_of(day=pa.array([date(2026, 11, 19)])), "day differs from 2026-11-20"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_malformed_parquet(content: bytes, message: str) -> None:
+    assert_malformed(DumpFormat.PARQUET, content, message)
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("dump_format", FORMATS)
+def test_damage_anywhere_is_an_error_or_still_valid(dump_format: DumpFormat) -> None:
+    content = written(dump_format, [downloads("a", {"3.9": 1}), downloads("b", 2)])
+    for place in range(0, len(content), 3):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        with suppress(MalformedDumpError):
+            rows = read(dump_format, bytes(damaged))
+            assert all(set(row.breakdowns) == {"python_minor", "system"} for row in rows)
+
+
+def test_too_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = written(DumpFormat.NDJSON, [downloads(f"p{number}", 1) for number in range(11)])
+    monkeypatch.setattr(limits, "MAX_ROWS", 10)
+    assert_malformed(DumpFormat.NDJSON, content, "there are more than 10 rows")
+    monkeypatch.setattr(limits, "MAX_UNPACKED_BYTES", 500)
+    assert_malformed(DumpFormat.NDJSON, content, "it unpacks to more than 500 bytes")
+
+
+# Files that take much memory
+
+
+def _rows_of(count: int, **columns: object) -> pa.Table:
+    arrays = {
+        "package": pa.array([f"p{number}" for number in range(count)]),
+        "with_mirrors": pa.array([1] * count),
+        "without_mirrors": pa.array([1] * count),
+        "python_minor": pa.array([[("3.9", 1)]] * count, MAP),
+        "system": pa.array([[("linux", 1)]] * count, MAP),
+    }
+    return pa.table(arrays | columns)
+
+
+LONG = "a" * 500_000
+BOMBS = {
+    "parquet page of 1.5 GB": lambda: in_parquet(
+        _rows_of(1, package=pa.array(["a" * 1_500_000_000], pa.large_string())),
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+    ),
+    "parquet dictionary": lambda: in_parquet(_rows_of(1_000, package=pa.array([LONG] * 1_000))),
+    "ndjson lists": lambda: gzip.compress(b'{"a":[' + b"[]," * 300_000 + b"0]}\n"),
+    "ndjson names": lambda: gzip.compress(changed(more=LONG) * 600),
+    "csv record": lambda: gzip.compress(HEAD + b'"' + (b"a" * 2**19 + b"\n") * 1_000),
+}
+
+PEAK = """
+import resource, sys
+from datetime import date
+from pathlib import Path
+from app.dumps import formats
+from app.dumps.listing import DumpFormat
+from app.errors import MalformedDumpError
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    with Path(sys.argv[1]).open("rb") as file:
+        for rows in formats.read(file, DumpFormat(sys.argv[2]), date(2026, 11, 20)):
+            pass
+except MalformedDumpError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_small_files_take_little_memory(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "bomb").write_bytes(BOMBS[kind]())
+    result = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path / "bomb"), kind.partition(" ")[0]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=True,
+    )
+    *messages, own, reader = result.stdout.splitlines()
+    assert int(own) < 100, messages
+    assert int(reader) < limits.MAX_READER_BYTES // 2**20 + 200, messages
+    if kind.startswith("parquet page"):
+        assert messages == ["reading the file takes more than 1,024 MiB of memory"]
