@@ -1,5 +1,7 @@
-"""curl's conditional requests, and promtool's checks of the metrics and alerts."""
+"""curl, promtool and LibreOffice with the service."""
 
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -53,3 +55,18 @@ def test_promtool_has_no_complaints_about_the_metrics(service: str) -> None:
 
 def test_promtool_accepts_the_example_alerts() -> None:
     assert _promtool("check", "rules", str(ROOT / "docs" / "prometheus-alerts.yml")) == ""
+
+
+def test_libreoffice_keeps_versions_and_unknown_values(service: str, tmp_path: Path) -> None:
+    document = (ROOT / "docs" / "data-tools.md").read_text()
+    (command,) = re.findall(r"^soffice .*$", document, re.MULTILINE)
+    content = get(f"{service}/api/packages/requests/python_minor?format=csv").text
+    (tmp_path / "python_minor.csv").write_text(content)
+    profile = f"-env:UserInstallation=file://{tmp_path}/profile"
+    subprocess.run([*shlex.split(command), profile], cwd=tmp_path, check=True, capture_output=True)
+    sheet = (tmp_path / "python_minor.fods").read_text()
+    cells = re.findall(r'value-type="string"[^>]*>\s*<text:p>([^<]*)</text:p>', sheet)
+    categories = [line.partition(",")[0] for line in content.splitlines()[1:]]
+    assert {"3.10", "null"} <= set(categories)
+    assert [cell for cell in cells if cell in set(categories)] == categories
+    assert 'value-type="date"' in sheet
