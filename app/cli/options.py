@@ -11,6 +11,7 @@ import click
 
 from app.domain.days import parse_day
 from app.logs import configure_logging
+from app.setting_types import is_path
 from app.settings import load_settings
 
 Command = Callable[..., None]
@@ -43,7 +44,7 @@ class Destination(click.Path):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> str | Path:
-        if isinstance(value, str) and "://" in value:
+        if isinstance(value, str) and ("://" in value or not is_path(value)):
             if not BUCKET_ADDRESS.fullmatch(value):
                 # The message does not repeat the address, which may contain a password.
                 self.fail(

@@ -64,6 +64,7 @@ from tests.waiting import PATIENCE_SECONDS, wait_until
         (("export", "--to", "README.md"), ["--to", "is a file"]),
         (("export", "--to", "ftp://host/x"), ["--to", "s3://bucket/prefix or gs://bucket/prefix"]),
         (("export", "--to", "s3:///x"), ["--to", "s3://bucket/prefix"]),
+        (("export", "--to", "s3:/key:pass@bucket"), ["--to", "should be a folder, s3://bucket"]),
     ],
 )
 def test_wrong_arguments(arguments: tuple[str, ...], parts: list[str]) -> None:

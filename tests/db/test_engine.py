@@ -1,6 +1,7 @@
 import asyncio
 import os
-from contextlib import AsyncExitStack
+import socket
+from contextlib import AsyncExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
@@ -59,6 +60,38 @@ async def test_variables_of_libpq_have_no_effect(
         assert path == '"$user", public'
         async with job_engine(url) as engine, connect(engine) as connection:
             assert await connection.scalar(select(func.current_database())) == "pypi_stats"
+
+
+@pytest.mark.parametrize("query", ["", "&target_session_attrs=primary", "&ssl=true"])
+async def test_hosts_are_tried_in_order(server_url: str, data_dir: Path, query: str) -> None:
+    """No socket, a server that does not answer within the timeout, and then the right one."""
+    silent = data_dir / "silent"
+    silent.mkdir()
+    hosts = f"/nonexistent,{silent},"
+    url = f"{server_url.replace('host=', f'host={hosts}')}&connect_timeout=1{query}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(silent / ".s.PGSQL.5432"))
+        listener.listen()
+        async with job_engine(url) as engine, connect(engine) as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.parametrize(
+    ("attributes", "is_found"), [("read-write", True), ("prefer-standby", True), ("standby", False)]
+)
+async def test_kinds_of_servers(server_url: str, attributes: str, is_found: bool) -> None:
+    async with job_engine(f"{server_url}&target_session_attrs={attributes}") as engine:
+        refused = pytest.raises(DatabaseUnavailableError, match="can't be reached: None of")
+        with nullcontext() if is_found else refused:
+            async with connect(engine) as connection:
+                assert await connection.scalar(text("SELECT 1")) == 1
+
+
+async def test_startup_parameters_are_sent(server_url: str) -> None:
+    url = f"{server_url}&application_name=a%20b&options=-c%20work_mem%3D7MB"
+    async with job_engine(url) as engine, connect(engine) as connection:
+        assert await connection.scalar(text("SHOW application_name")) == "a b"
+        assert await connection.scalar(text("SHOW work_mem")) == "7MB"
 
 
 async def test_a_connection_that_is_cut_is_unavailable_and_the_next_one_works(

@@ -7,6 +7,7 @@ from datetime import date
 from sqlalchemy import bindparam, column, select, text
 
 from app.db.published_reads import PublishedReads, published_statement
+from app.db.sql import load_sql
 from app.db.statements import Source, Statement
 from app.db.tables import BY_BYTES, packages, top_packages, trending_packages
 from app.domain.downloads import RecentDownloads
@@ -50,57 +51,6 @@ class Summary:
     peak_downloads: int
 
 
-# Each part is limited, and runs only if the parts before it found fewer rows than the limit:
-# popular packages rank before all others. The test for that is outside of the limited subquery, so
-# that Postgres starts no parallel workers for a part that does not run. Names consist of letters,
-# digits and "-", which all sort before "~".
-_SEARCH = """
-WITH popular AS MATERIALIZED (
-    SELECT * FROM (
-        SELECT 1 AS tier, month_rank AS rank, name {by_bytes} AS name, last_month
-        FROM packages
-        WHERE is_popular AND name {by_bytes} > :text AND name {by_bytes} < :text || '~'
-            AND (1, month_rank, name {by_bytes}) > (:tier, :rank, :name)
-        ORDER BY rank
-        LIMIT :limit
-    ) AS first
-    WHERE CAST(:tier AS integer) < 2
-),
-others AS MATERIALIZED (
-    SELECT * FROM (
-        SELECT 1 AS tier, coalesce(month_rank, {unranked}) AS rank, name {by_bytes} AS name,
-            last_month
-        FROM packages
-        WHERE NOT is_popular AND name {by_bytes} > :text AND name {by_bytes} < :text || '~'
-            AND last_seen > (SELECT max(day) FROM ingested_days) - {retention_days}
-            AND (1, coalesce(month_rank, {unranked}), name {by_bytes}) > (:tier, :rank, :name)
-        ORDER BY rank, name
-        LIMIT :limit
-    ) AS first
-    WHERE CAST(:tier AS integer) < 2 AND (SELECT count(*) FROM popular) < :limit
-),
-similar_ones AS MATERIALIZED (
-    SELECT * FROM (
-        SELECT 2 AS tier, month_rank AS rank, name {by_bytes} AS name, last_month
-        FROM packages
-        WHERE {similar} AND NOT starts_with(name, :text)
-            AND (2, month_rank, name {by_bytes}) > (:tier, :rank, :name)
-        ORDER BY rank
-        LIMIT :limit
-    ) AS first
-    WHERE (SELECT count(*) FROM popular) + (SELECT count(*) FROM others) < :limit
-)
-SELECT 0 AS tier, coalesce(month_rank, {unranked}) AS rank, name {by_bytes} AS name, last_month
-FROM packages
-WHERE CAST(:tier AS integer) < 0 AND name = :text AND name <> '{all_packages}'
-    AND last_seen > (SELECT max(day) FROM ingested_days) - {retention_days}
-UNION ALL SELECT * FROM popular
-UNION ALL SELECT * FROM others
-UNION ALL SELECT * FROM similar_ones
-ORDER BY 1, 2, 3
-LIMIT :limit
-"""
-
 _BY_TRIGRAMS = "is_popular AND name % :text"
 
 # Without pg_trgm, search finds names that contain the text. The subquery reads names from the index
@@ -108,33 +58,6 @@ _BY_TRIGRAMS = "is_popular AND name % :text"
 _BY_SUBSTRING = (
     "name = ANY (ARRAY(SELECT name FROM packages WHERE is_popular AND strpos(name, :text) > 0))"
 )
-
-_SUMMARY = """
-SELECT {columns}
-FROM packages
-CROSS JOIN (
-    SELECT max(day) AS latest,
-        count(*) FILTER (WHERE day > latest - {trend_days}) AS trend_days,
-        count(*) FILTER (WHERE day > latest - 2 * {month_days}) AS month_days
-    FROM ingested_days, (SELECT max(day) AS latest FROM ingested_days) AS of_all
-    WHERE day > latest - {retention_days}
-) AS days
-CROSS JOIN LATERAL (
-    SELECT coalesce(CAST(sum(without_mirrors) AS bigint), 0) AS downloads,
-        min(date) FILTER (WHERE without_mirrors > 0) AS first_date,
-        max(date) FILTER (WHERE without_mirrors > 0) AS latest_date,
-        (array_agg(date ORDER BY without_mirrors DESC, date)
-            FILTER (WHERE without_mirrors > 0))[1] AS peak_date,
-        coalesce(max(without_mirrors), 0) AS peak_downloads,
-        coalesce(CAST(sum(without_mirrors) FILTER (
-            WHERE date > latest - 2 * {month_days} AND date <= latest - {month_days}
-        ) AS bigint), 0) AS previous_month
-    FROM daily_downloads
-    WHERE package_id = packages.id
-        AND date > (SELECT max(day) FROM ingested_days) - {retention_days}
-) AS series
-WHERE name = :package AND last_seen > latest - {retention_days}
-"""
 
 
 _SEARCH_COLUMNS = ("tier", "rank", "name", "last_month")
@@ -186,27 +109,29 @@ class RankingsRepository(PublishedReads):
 
     def __init__(self, source: Source, retention_days: int) -> None:
         super().__init__(source)
-        search = {
-            "by_bytes": BY_BYTES,
-            "all_packages": ALL_PACKAGES,
-            "unranked": UNRANKED,
-            "retention_days": retention_days,
-        }
         self._search_by_trigrams, self._search_by_substring = (
             _statement(
-                _SEARCH.format(similar=similar, **search), _SEARCH_COLUMNS, "tier", "rank", "name"
+                load_sql(
+                    "search_packages",
+                    similar=similar,
+                    by_bytes=BY_BYTES,
+                    all_packages=ALL_PACKAGES,
+                    unranked=str(UNRANKED),
+                    retention_days=str(retention_days),
+                ),
+                _SEARCH_COLUMNS,
+                *("tier", "rank", "name"),
             )
             for similar in (_BY_TRIGRAMS, _BY_SUBSTRING)
         )
-        self._summary = _statement(
-            _SUMMARY.format(
-                columns=", ".join(_SUMMARY_COLUMNS),
-                trend_days=TREND_DAYS,
-                month_days=MONTH_DAYS,
-                retention_days=retention_days,
-            ),
-            _SUMMARY_COLUMNS,
+        summary = load_sql(
+            "summary",
+            columns=", ".join(_SUMMARY_COLUMNS),
+            trend_days=str(TREND_DAYS),
+            month_days=str(MONTH_DAYS),
+            retention_days=str(retention_days),
         )
+        self._summary = _statement(summary, _SUMMARY_COLUMNS)
 
     async def top(self, period: str, limit: int) -> list[TopPackage]:
         """Return the packages with most downloads in the latest `day`, `week` or `month`."""
