@@ -318,7 +318,8 @@ def _check_env_file(path: Path) -> None:
         text = line.original.string
         number = line.original.line + text[: -len(text.lstrip())].count("\n")
         name = (line.key or "").lower()
-        if name not in Settings.model_fields:
+        # Docker Compose reads its own variables from the same file.
+        if name not in Settings.model_fields and not name.startswith("compose_"):
             near = get_close_matches(name, Settings.model_fields, 1, cutoff=0.7)
             advice = f"did you mean {near[0].upper()}?" if near else "it names no setting"
             raise SettingsError(f"{path}, line {number}, sets nothing: {advice}")

@@ -166,7 +166,8 @@ def test_values_are_read_from_a_file(
     env_file: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
     env_file.write_text(
-        "PORT=9000\r\n\r\n# Ours\r\nexport mirror_installers=devpi, nexus\r\nWORKERS=\r\n"
+        "PORT=9000\r\n\r\nCOMPOSE_PROJECT_NAME=stats\r\n# Ours\r\n"
+        "export mirror_installers=devpi, nexus\r\nWORKERS=\r\n"
         f"GOOGLE_APPLICATION_CREDENTIALS={__file__}\r\n",
         encoding=encoding,
     )
