@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic.functional_validators import model_validator
+from pydantic.functional_validators import BeforeValidator, model_validator
+
+from app.domain.days import parse_day
 
 BUILT_IN = Path(__file__).with_name("events.toml")
 
@@ -37,13 +39,21 @@ class EventKind(StrEnum):
     OUTAGE = "outage"
 
 
+def _read_day(value: object) -> object:
+    return parse_day(value) if isinstance(value, str) else value
+
+
+# Without `strict`, a number such as 20260501 would count as seconds since 1970.
+_Day = Annotated[dt.date, BeforeValidator(_read_day), Field(strict=True)]
+
+
 class Event(BaseModel):
     """A known break in PyPI's figures."""
 
     model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
-    date: dt.date = Field(description="First UTC day that is affected.")
-    end_date: dt.date | None = Field(
+    date: _Day = Field(description="First UTC day that is affected.")
+    end_date: _Day | None = Field(
         default=None,
         description="Last UTC day that is affected. Null while an outage lasts, and for a "
         "definition that is permanent.",
@@ -55,7 +65,7 @@ class Event(BaseModel):
     summary: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
         description="What happened, for readers of a chart."
     )
-    url: Annotated[str, StringConstraints(pattern="^https?://")] = Field(
+    url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] = Field(
         description="Where to read more."
     )
 

@@ -67,8 +67,18 @@ def test_an_operator_adds_events(own: KnownEvents) -> None:
         (OWN.replace("outage", "fire"), "number 2, kind: Input should be 'definition' or 'outage'"),
         (OWN.replace("2026-03-10", "2026-02-28"), "number 1: end_date should not be before date"),
         (OWN.replace("2026-03-01", "2026-02-29"), "TOML file"),
-        (OWN.replace('"2026-05-01"', '"May"'), "number 2, date: Input should be a valid date"),
-        (OWN.replace("http://", "//"), "number 2, url: String should match pattern"),
+        *(
+            (OWN.replace('"2026-05-01"', value), "number 2, date: should be a day such as")
+            for value in ('"May"', '"20260501"')
+        ),
+        *(
+            (OWN.replace('"2026-05-01"', value), "number 2, date: Input should be a valid date")
+            for value in ("20260501", "2026-05-01T00:00:00Z", "true")
+        ),
+        *(
+            (OWN.replace("http://", value), "number 2, url: String should match pattern")
+            for value in ("//", "https:// ", "javascript:")
+        ),
         (OWN.replace('" We lost a disk. "', '" "'), "number 2, summary: String should have at"),
         (OWN.replace('kind = "outage"\n', ""), "number 2, kind: Field required"),
     ],
