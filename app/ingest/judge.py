@@ -82,7 +82,7 @@ class _Measured:
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """What is normal around a day, among days of its definition."""
+    """The normal level around a day, among days of its definition."""
 
     normal: Mapping[date, DayFigures]
     """Days with a normal level."""
@@ -124,7 +124,7 @@ class KnownDays:
         measured = self._measure(figures)
         if measured is None or measured.fault is None:
             return Verdict(None)
-        if not measured.can_be_step or self._is_far_below(figures, only_published=True):
+        if not measured.can_be_step or self._fault_of_level(figures, only_published=True):
             return Verdict(measured.fault)
         days_alike = sum(1 for _ in self._alike(figures.day, measured))
         itself = self._held.get(figures.day)
@@ -144,12 +144,12 @@ class KnownDays:
             if day >= first_day:
                 measured = self._measure(figures)
                 reason = measured.fault if measured else None
-                reason = reason or self._is_far_below(figures, only_published=False)
+                reason = reason or self._fault_of_level(figures, only_published=False)
                 if reason:
                     suspects[day] = reason
         return suspects
 
-    def _is_far_below(self, figures: DayFigures, *, only_published: bool) -> str | None:
+    def _fault_of_level(self, figures: DayFigures, *, only_published: bool) -> str | None:
         """Describe how far a day is below the highest level around it, if no real change takes it
         there. Each of several changes in a row can be small enough to be real.
         """
@@ -176,8 +176,8 @@ class KnownDays:
     def _measure_across(self, figures: DayFigures, own: Definition) -> _Measured | None:
         """Compare a day with those of other definitions before and after it.
 
-        That is for a day that was counted partly by each of two definitions, and for the first day
-        of a definition. Its normal level is unknown, so it only has to reach `min_step_ratio` times
+        Such a day was counted partly by each of two definitions, or is the first day of a
+        definition. Its normal level is unknown, so it only has to reach `min_step_ratio` times
         the lower one of the levels beside it, as far as they are known: no real change takes more.
         """
         least = self._thresholds.min_step_ratio

@@ -31,11 +31,11 @@ class At:
     """A signal that a process sends itself."""
 
     step: int
-    """Of all that it comes through, counted from 0."""
+    """Number of the step, counted from 0."""
 
     signal: Signals
     seconds: float = 0.0
-    """After the step has begun."""
+    """Delay after the step has begun."""
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class State(NamedTuple):
 
     contents: Everything
     tables: list[str]
-    """And indexes."""
+    """Names of tables and indexes."""
 
     temporary_tables: list[str]
 
@@ -69,7 +69,7 @@ async def state(engine: AsyncEngine) -> State:
 
 
 async def is_alone(engine: AsyncEngine) -> bool:
-    """Whether nobody else is connected to the database, nor still at work for who has gone."""
+    """Return True if no other client is connected, and no query of a former one still runs."""
     query = (
         "SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = current_database() "
         "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"

@@ -39,7 +39,7 @@ class Server:
 
 @asynccontextmanager
 async def own_server(data_dir: Path) -> AsyncIterator[Server]:
-    """With a migrated database."""
+    """Start a server with a migrated database."""
     with ExitStack() as uses:
         url = await asyncio.to_thread(uses.enter_context, embedded_postgres(data_dir))
         engine = create_engine(url)

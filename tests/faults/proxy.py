@@ -32,7 +32,7 @@ class Passage:
 
 
 Fault = Callable[[Passage, bytes], Awaitable[None]]
-"""What becomes of an HTTP answer, of which all bytes have arrived here."""
+"""Changes an HTTP response, of which all bytes have arrived here."""
 
 
 @dataclass
@@ -69,12 +69,16 @@ class Proxy:
         self._armed.clear()
         self.refusals = 0
 
+    @property
+    def open_passages(self) -> list[Passage]:
+        """The connections that are open, oldest first. A client may try TLS on another before."""
+        return [passage for passage in self.passages if passage.is_open]
+
     def cut(self) -> None:
         """End all connections."""
-        for passage in self.passages:
-            if passage.is_open:
-                passage.cut()
-                self.injected += 1
+        for passage in self.open_passages:
+            passage.cut()
+            self.injected += 1
 
     def fall_silent(self) -> None:
         """Pass nothing on, and end nothing, until told to go on."""
@@ -149,7 +153,7 @@ class Proxy:
 
 
 async def _rest(data: bytes, reader: asyncio.StreamReader) -> bytes:
-    """What follows of an HTTP answer that has begun so."""
+    """Read the rest of an HTTP response."""
     rest = b""
     while b"\r\n\r\n" not in data + rest:
         rest += await reader.read(CHUNK_BYTES)

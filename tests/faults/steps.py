@@ -14,7 +14,7 @@ class Entered(NamedTuple):
     """A step that begins."""
 
     number: int
-    """Of all that were followed, counted from 0."""
+    """Number of the step, counted from 0."""
 
     step: Step
     day: date

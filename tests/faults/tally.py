@@ -1,4 +1,4 @@
-"""What the suite has done and found, for its summary."""
+"""Counts of the faults and findings of the suite, for its summary."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ class Tally:
     """Injected, by kind."""
 
     answers: int = 0
-    """Of the service that were compared with the truth."""
+    """Number of responses that were compared with the truth."""
 
     days_lost: int = 0
     """Days that should be published in the end and are not, or not wholly."""

@@ -51,8 +51,8 @@ async def test_cut_in_a_step(
     quick_retries: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All connections, or that alone which keeps others from ingesting: who has lost it goes on to
-    no further commit, but for retention, which needs no such lock.
+    """All connections are cut, or only that of the ingest lock. A process that has lost the lock
+    commits nothing more, except for retention, which does not need it.
     """
     number = random.choice([n for n, entered in enumerate(world.steps) if entered is step])
     commits = world.commits_before(number)
@@ -63,7 +63,7 @@ async def test_cut_in_a_step(
             return
         if of_the_lock_alone:
             # It is taken before anything else.
-            proxy.passages[0].cut()
+            proxy.open_passages[0].cut()
             proxy.injected += 1
         else:
             proxy.cut()
@@ -100,7 +100,7 @@ async def test_a_day_times_out_while_postgres_is_away(
     class HangingSource(GivenSource):
         async def begin(self, day: date) -> str | None:
             if day == hanging:
-                for passage in proxy.passages[1:]:
+                for passage in proxy.open_passages[1:]:
                     passage.cut()
                 proxy.refusals = 1
                 proxy.injected += 1

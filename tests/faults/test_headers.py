@@ -50,7 +50,7 @@ class Reader:
     """The right answers by the latest published day."""
 
     bodies: dict[str, bytes] = field(default_factory=dict)
-    """By tag."""
+    """Bodies by their tag."""
 
     tags: dict[str, str] = field(default_factory=dict)
     """The latest tag of each path."""

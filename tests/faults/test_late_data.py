@@ -24,7 +24,7 @@ from tests.faults.tally import Tally
 from tests.faults.world import Settled
 
 SHARES = (0.15, 0.35, 0.95)
-"""Of the day's downloads that are there when it is read: too few, still too few, nearly all."""
+"""Shares of the day's downloads at each reading: too few, still too few, nearly all."""
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ async def test_a_day_in_three_parts_and_a_straggler(
 
 
 async def read_early(engine: AsyncEngine) -> None:
-    """As if the day had been read before it was over."""
+    """Record that the day was read before it was over."""
     async with engine.begin() as connection:
         await connection.execute(
             update(ingested_days)

@@ -31,25 +31,25 @@ THINK_SECONDS = 0.02
 AWAY_SECONDS = 5.0
 
 SILENT_SECONDS = STALE_AFTER_SECONDS + 4.0
-"""Until answers have to be marked as stale, and a little more."""
+"""Duration of the silence: a little longer than until responses are marked as stale."""
 
 CALM_SECONDS = 2.0
-"""Without a 503 all is well again."""
+"""Time without a 503 after which the service counts as recovered."""
 
 RECOVERY_SECONDS = 10.0
-"""After the return, the last 503 comes before that."""
+"""Maximum time from the return of Postgres to the last 503."""
 
 REQUEST_TIMEOUT_SECONDS = Settings().request_timeout_seconds
 
 SLACK_SECONDS = 3.0
-"""Of a busy machine."""
+"""Allowance for a busy machine."""
 
 
 @dataclass(frozen=True)
 class Sample:
     path: str
     is_hot: bool
-    """Whether it was answered before the outage."""
+    """True if the path was requested before the outage."""
 
     asked_at: float
     answered_at: float
@@ -71,7 +71,7 @@ class Load:
     _numbers: "count[int]" = field(default_factory=count)
 
     async def ask(self, only_hot: bool) -> None:
-        """What was answered before alone, or all kinds of things."""
+        """Request paths that were requested before, or all kinds of paths."""
         hot = list(self.truth)
         while not self.is_over:
             if not only_hot and self.random.random() < 0.1:
@@ -183,7 +183,7 @@ async def test_postgres_goes_away_under_load(
 
 
 def assert_well_answered(samples: list[Sample]) -> None:
-    """With 503 for what has to be asked of Postgres alone, and no longer than it may take."""
+    """Check that only requests that need Postgres return 503, within the time limit."""
     assert {sample.status for sample in samples if sample.is_hot} == {200}
     assert {sample.status for sample in samples} == {200, 503}
     longest = max(sample.answered_at - sample.asked_at for sample in samples)

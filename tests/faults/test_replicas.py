@@ -32,7 +32,7 @@ from tests.processes import run
 from tests.waiting import until
 
 WORKERS = ("4", "1", "1", "1")
-"""Of each replica."""
+"""Number of workers of each replica."""
 
 MISSING_DAYS = 20
 

@@ -33,7 +33,7 @@ AT_ONE = SETTINGS.model_copy(
 )
 
 ONE = timedelta(hours=1)
-"""When that fires, after midnight."""
+"""Time after midnight at which that schedule fires."""
 
 LOOK_SECONDS = 0.05
 """How often the service compares its jobs with the wall clock, instead of once a minute."""
@@ -49,7 +49,7 @@ def latest(settled: Settled) -> date:
 
 @pytest.fixture
 def midnight(latest: date) -> datetime:
-    """When that day ends."""
+    """End of that day."""
     return datetime.combine(latest + timedelta(days=1), time(), UTC)
 
 

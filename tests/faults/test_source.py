@@ -46,7 +46,7 @@ FIRST_PAGE = b"/queries/"
 LATER_PAGE = b"pageToken="
 
 PAGE_ROWS = 2
-"""Of the six packages: a day comes in three pages."""
+"""Rows per page. The six packages of a day come in three pages."""
 
 RANDOM_ROUNDS = 12
 
@@ -71,7 +71,7 @@ async def proxy(emulator_host: str) -> AsyncIterator[Proxy]:
 def settings(
     table: Table, proxy: Proxy, quick_retries: None, monkeypatch: pytest.MonkeyPatch
 ) -> Settings:
-    """With less patience than in life, and more than a slow machine takes for an answer."""
+    """Use shorter time limits than in production, and longer ones than a slow machine needs."""
     monkeypatch.setattr(bigquery_source, "PAGE_ROWS", PAGE_ROWS)
     monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.5)
     monkeypatch.setattr(bigquery_source, "REQUEST_TIMEOUT_SECONDS", PATIENCE_SECONDS)
@@ -126,7 +126,7 @@ def lose_the_rows(answer: Any) -> None:
 
 
 def change_value(answer: Any, place: int, change: Callable[[str], str]) -> None:
-    """Of the first row: with mirrors, without, python_minor, system, and the package."""
+    """Change a value of the first row, which ends with the package."""
     cell = answer["rows"][0]["f"][0]
     values = cell["v"].split("\t")
     values[place] = change(values[place])

@@ -26,7 +26,7 @@ SERIES = ("overall", "python_major", "python_minor", "system")
 
 
 def made_up(random: Random, day: date, count: int) -> list[Event]:
-    """So many downloads of each package on this day; the first counts everywhere."""
+    """Return this many downloads of each package on the day. The first one counts everywhere."""
     return [
         Event(
             project=package,
@@ -104,7 +104,7 @@ def answers(days: Days, retention_days: int) -> dict[str, object]:
 
 
 def rows(events: Iterable[Event]) -> list[PackageDownloads]:
-    """As a source that counts right hands a day out."""
+    """Return the rows of a day as a correct source counts them."""
     counts = figures({date.min: list(events)})
     found = []
     for package in sorted({figure[0] for figure in counts} - {ALL}):

@@ -38,10 +38,10 @@ SETTINGS = Settings(
     retention_days=RETENTION_DAYS,
     rate_limits="",
 )
-"""At midnight, when the day before is over: whenever the tests run, it is due."""
+"""The schedule fires at midnight, so that the day before is always due."""
 
 IMPATIENT = SETTINGS.model_copy(update={"ingest_retry_after_minutes": 1e-6})
-"""What failed is due again at once, and so is what is held."""
+"""Failed and held days are due again at once."""
 
 GONE = "left-pad"
 """A package that was downloaded once, long ago."""
@@ -52,16 +52,16 @@ COMMITS = (Step.COMMIT, Step.COMMIT_RETENTION)
 @dataclass(frozen=True)
 class World:
     database: str
-    """To copy: as it is before the run."""
+    """Name of the database before the run, to copy."""
 
     source: GivenSource
-    """What the run is given."""
+    """The source of the run."""
 
     published: Sequence[Days]
-    """What is published before the run, and after each of its commits."""
+    """The published days before the run, and after each of its commits."""
 
     states: Sequence[State]
-    """What is in the database then."""
+    """The content of the database at each of these times."""
 
     steps: Sequence[Step]
     """All that the run comes through, in order."""
@@ -80,11 +80,11 @@ class Settled:
     """A database in which only the latest day is missing."""
 
     database: str
-    """To copy."""
+    """Name of the database to copy."""
 
     days: Days
     latest: Sequence[Event]
-    """What there is of the missing day."""
+    """The downloads of the missing day."""
 
     @property
     def complete(self) -> Days:
@@ -162,7 +162,7 @@ async def _followed(server_url: str, database: str, source: GivenSource) -> list
 async def _states(
     server_url: str, database: str, source: GivenSource, days: Sequence[date]
 ) -> list[State]:
-    """What there is before the first of the days, after each, and after retention."""
+    """Return the states before the first day, after each day, and after retention."""
     async with copied(server_url, database) as (url, engine), job_engine(url) as job:
         states = [await state(engine)]
         async with ingest_lock(job) as lock:

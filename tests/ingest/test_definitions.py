@@ -72,7 +72,7 @@ def test_no_day_is_held_for_the_change(after: float, order: list[date], mixed: f
 @pytest.mark.parametrize("after", LEVELS)
 @pytest.mark.parametrize("days", [-39, -8, -2, 2, 3, 5, 6, 7, 8, 20])
 def test_a_day_that_is_half_missing_is_held(after: float, order: list[date], days: int) -> None:
-    """Also in the week after the change, in which no weekday has another to be compared with."""
+    """In the week after the change, no weekday has another one to be compared with."""
     half = ARTIFACTS_SINCE + timedelta(days)
     shares = {half: 0.5}
     in_order = [figures(day, _level(day, after) * shares.get(day, 1)) for day in order]

@@ -1,4 +1,4 @@
-"""Which days are published, and which have to wait: the rules, without a database."""
+"""Tests of the rules by which days are published or held, without a database."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -96,7 +96,7 @@ def test_an_empty_database_has_nothing_to_measure_by() -> None:
 
 @pytest.mark.parametrize("days", range(1, 7))
 def test_in_the_first_week_other_weekdays_have_to_do(days: int) -> None:
-    """With room for weekends: all ordinary days pass, and hardly anything of one does not."""
+    """The limits are wider: ordinary days pass, and days with few downloads do not."""
     for weekday in range(7):
         day = FRIDAY + timedelta(days=weekday)
         assert judge(figures(day), before(day, days)) is None
@@ -105,7 +105,7 @@ def test_in_the_first_week_other_weekdays_have_to_do(days: int) -> None:
 
 
 def test_days_after_it_measure_as_well_as_days_before() -> None:
-    """As in a backfill, which begins with the latest."""
+    """A backfill begins with the latest day."""
     fridays = (FRIDAY + timedelta(weeks=week) for week in (1, 2))
     later = {day: figures(day) for day in fridays}
     assert judge(figures(FRIDAY), later) is None
@@ -167,7 +167,7 @@ def test_a_step_is_taken_when_it_has_lasted(level: float, first: date) -> None:
 def test_what_no_real_change_produces_is_never_a_step(
     level: float, first: date, step_days: int
 ) -> None:
-    """However long it lasts: longer than the weeks that a day is compared with."""
+    """It lasts longer than the weeks that a day is compared with."""
     thresholds = replace(POLICY.thresholds, step_days=step_days)
     held_days, published = days_held(first, level, 50, thresholds)
     assert held_days == list(range(50))
@@ -294,7 +294,7 @@ def test_sample_days_are_never_judged() -> None:
 
 
 def test_days_of_the_same_kind_leave_no_room_for_half_a_day() -> None:
-    """As in the first week of a new definition."""
+    """The first week of a new definition is like this."""
     monday = FRIDAY - timedelta(days=4)
     published = {monday: figures(monday)}
     for passed in range(1, 5):

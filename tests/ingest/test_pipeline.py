@@ -1,4 +1,4 @@
-"""What a day's way from a source to the answers promises, on a real database."""
+"""Tests of the ingest of a day, from its source to the answers, on a real database."""
 
 import asyncio
 import logging
@@ -185,7 +185,7 @@ async def test_recent_is_right_after_any_order(engine: AsyncEngine, order: list[
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_recent_is_what_the_days_add_up_to(engine: AsyncEngine, seed: int) -> None:
-    """After days in any order, with gaps, some of them replaced, and packages that come and go."""
+    """Days come in any order, with gaps, some are replaced, and packages come and go."""
     random = Random(seed)
     ago = 100
     for _ in range(14):
@@ -278,7 +278,7 @@ async def test_a_publish_that_fails_publishes_nothing(engine: AsyncEngine) -> No
 async def test_a_publish_that_fails_at_its_end_publishes_nothing(
     engine: AsyncEngine, connection: AsyncConnection
 ) -> None:
-    """Here on the last figures that it brings up to date."""
+    """The update of the last figures fails."""
     await publish(engine, days_ago(0), downloads("flask", 1))
     await connection.execute(text("ALTER TABLE packages ADD CHECK (last_month < 5)"))
     await connection.commit()
@@ -439,7 +439,7 @@ async def judged(
 async def test_a_day_that_looks_wrong_is_held_with_its_rows(
     engine: AsyncEngine, clock: ManualClock
 ) -> None:
-    """Those that were read last."""
+    """The rows that were read last are published."""
     await publish(engine, days_ago(7), downloads("flask", 100))
     before = await everything(engine)
     read = repository(engine)
@@ -774,7 +774,7 @@ async def test_a_backfill_that_begins_in_an_outage_publishes_the_normal_days(
 async def test_a_new_month_keeps_nobody_waiting_and_waits_for_nobody(
     engine: AsyncEngine, connection: AsyncConnection
 ) -> None:
-    """With a reader before it that does not end, and one that comes while it is not committed."""
+    """One reader began before and does not end, another begins before the commit."""
     await publish(engine, days_ago(0), downloads("flask", 1))
     async with connect(engine) as reader:
         await reader.execute(select(daily_downloads))
@@ -867,7 +867,7 @@ async def test_what_is_not_ingested_is_unknown(engine: AsyncEngine) -> None:
 
 
 async def test_breakdowns_come_and_go_with_the_day(engine: AsyncEngine) -> None:
-    """As the setting was when it was ingested last, and each time the same as the first."""
+    """A day has the breakdowns of its last ingest, and the same state each time."""
     states = []
     for _ in range(2):
         for rows in (
@@ -1075,7 +1075,7 @@ async def test_a_source_lets_go_of_what_it_reads_when_staging_fails(
 
 
 async def test_what_is_downloaded_most_is_numbered_first(engine: AsyncEngine) -> None:
-    """And stays so, whatever comes later."""
+    """Later days do not change the numbers."""
     first = [downloads("a", 1), downloads("b", 3), downloads("c", 2, mirrors=9)]
     await publish(engine, days_ago(1), *first)
     await publish(engine, days_ago(0), downloads("a", 9), downloads("d", 5), downloads("e", 7))

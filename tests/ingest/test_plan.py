@@ -1,4 +1,4 @@
-"""Which days are asked for, and when: the rules, without a database or a clock."""
+"""Tests of the rules by which days are due, without a database or a clock."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -131,7 +131,7 @@ def test_the_latest_day_is_due_also_between_firings() -> None:
 
 
 def test_all_days_that_became_due_with_the_latest_are_new() -> None:
-    """By a weekly schedule that last fired on Monday, six days ago."""
+    """The weekly schedule last fired on Monday, six days ago."""
     weekly = _cadence(Schedule("0 1 * * mon"), 30)
     made = planned(at(2), {}, cadence=weekly)
     assert made.new == [ago(days) for days in range(7, 14)]
@@ -266,7 +266,7 @@ def test_what_was_read_by_a_wrong_clock_is_read_again() -> None:
 
 
 def test_what_was_read_before_comes_after_the_latest_day_and_before_the_others() -> None:
-    """What may be a long list does not keep a day from being checked in time."""
+    """A long list of missing days does not delay the check of a day."""
     waiting = held(ago(9), at(0, ago(5)))
     days = all_but(ago(1), ago(4), ago(9), ago(20))
     days[ago(2)] = published(ago(2), at(25, ago(2)))
@@ -291,7 +291,7 @@ PARTITION = Partition(1, at(0))
 def test_a_suspect_day_is_checked_less_and_less_often(
     partition: Partition | None, expected: list[int]
 ) -> None:
-    """At least once a week if a check is free, as long as it is suspect."""
+    """A suspect day is checked at least once a week if a check is free."""
     day = ago(1)
     first = checked = at(10)
     for days in expected:

@@ -1,4 +1,4 @@
-"""What leaves the days served goes, all or nothing, and nobody notices."""
+"""Tests of retention: expired days are dropped in one transaction, and answers do not change."""
 
 import asyncio
 from dataclasses import replace
@@ -116,7 +116,7 @@ async def test_no_package_goes_while_a_month_with_its_rows_stays(engine: AsyncEn
 
 
 async def test_what_is_held_and_what_was_run_goes_too(engine: AsyncEngine) -> None:
-    """What is held when its day is no longer served, runs when they are as long ago."""
+    """Held days outside the window are deleted, and runs that are older than the window."""
     for ago in (10, 3):
         await publish(engine, days_ago(ago), downloads("flask", 100))
         day = days_ago(ago + 28)

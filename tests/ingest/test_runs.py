@@ -341,7 +341,7 @@ async def test_a_day_that_hangs_makes_room(
     caplog: pytest.LogCaptureFixture,
     is_recorded: bool,
 ) -> None:
-    """Also if the end of its run can't be recorded, because the database is away."""
+    """This is so even if the end of the run can't be recorded while the database is away."""
 
     def days() -> Iterator[date]:
         for day, seconds in ((days_ago(0), 0.5), (days_ago(1), 3600)):
@@ -456,7 +456,7 @@ async def _released(engine: AsyncEngine) -> list[PublishedDay]:
 
 
 async def test_what_has_become_plausible_is_published_as_it_was_read(engine: AsyncEngine) -> None:
-    """By a day that was published since."""
+    """A day that was published since makes it plausible."""
     await publish(engine, days_ago(14), downloads("flask", 1000))
     await _hold(engine, days_ago(7), downloads("flask", 300))
     (held,) = await repository(engine).held_days()

@@ -152,7 +152,7 @@ async def test_the_earliest_due_time_wins(earlier_first: bool) -> None:
 
 
 async def test_it_runs_after_the_wall_clock_jumped_past_its_time(impatient_looks: None) -> None:
-    """While the monotonic clock goes on, as when the machine sleeps."""
+    """The wall clock jumps and the monotonic clock does not, as after a sleep of the machine."""
     with time_machine.travel(datetime(2026, 11, 28, tzinfo=UTC), tick=True) as clock:
         job = RecordedJob()
         with running(job) as ingests:
@@ -192,7 +192,7 @@ async def test_it_runs_by_the_new_time_after_the_clock_was_set_back(impatient_lo
 
 
 async def test_a_firing_during_a_run_comes_after_it(impatient_looks: None) -> None:
-    """However many firings there are, and whenever the run says that the next one is due."""
+    """This is so for any number of firings, and for any time at which a run is due again."""
     is_over = asyncio.Event()
 
     class LongJob(RecordedJob):
@@ -240,7 +240,7 @@ async def test_a_run_that_waits_is_stopped_quietly(caplog: pytest.LogCaptureFixt
 async def test_it_runs_inside_the_service(
     settings: Settings, database_url: str, engine: AsyncEngine
 ) -> None:
-    """With a day that retention takes away."""
+    """Retention drops one of the days."""
     old = days_ago(RETENTION_DAYS + 31)
     await ingest(engine, SampleSource(), old)
     app = create_app(settings, database_url)
@@ -284,7 +284,7 @@ async def test_it_catches_up_latest_first_within_its_budget(
 async def test_checks_of_unchanged_days_use_up_no_budget(
     budget: int, database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if the latest day has used it up. A held day that has changed is read within it."""
+    """This is so even if the latest day has used it up. A changed held day is read within it."""
     settings = settings_with(
         ingest_max_days_per_run=budget, ingest_recheck_after_hours=0, retention_days=30
     )
@@ -526,7 +526,7 @@ async def test_what_fails_and_may_pass_is_tried_again_soon(
     monkeypatch: pytest.MonkeyPatch,
     quick_retries: None,
 ) -> None:
-    """And the other days are not asked for meanwhile."""
+    """The other days are not read meanwhile."""
     broken = GivenSource({days_ago(0): [SourceUnavailableError("broke off")]})
     give(monkeypatch, broken)
     before = NOW
@@ -561,7 +561,7 @@ async def test_what_cannot_pass_waits_for_the_schedule(
 async def test_a_day_that_costs_and_fails_is_asked_for_less_and_less_often(
     database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often the process is started anew. The days before it come in meanwhile."""
+    """The process is restarted often. Earlier days are ingested meanwhile."""
     settings = settings_with(ingest_schedule=_daily_from_now_on(), ingest_max_days_per_run=1)
     twice = [downloads("flask", 1), downloads("flask", 1)]
     usual = [downloads("flask", 1), downloads("numpy", 1)]

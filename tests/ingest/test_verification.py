@@ -1,4 +1,4 @@
-"""What is found to differ from what was published, and that nothing else is."""
+"""Tests that verification finds each difference from the published state, and no other."""
 
 import re
 from datetime import date
@@ -312,7 +312,7 @@ async def test_rows_in_a_database_without_a_published_day(engine: AsyncEngine) -
 
 
 async def test_days_that_are_published_meanwhile_are_no_difference(engine: AsyncEngine) -> None:
-    """Before the first step, and after each: a day that was verified, and one that will be."""
+    """Days disappear before the first step and after each, verified or not."""
     for day in (OLD, BEFORE):
         await publish(engine, day, downloads("flask", 1), downloads("numpy", 1))
     days = await verification.days_to_verify(engine, None)

@@ -307,7 +307,7 @@ async def test_what_is_made_up_grows_no_row(table: Table) -> None:
 
 
 async def test_a_release_named_other_is_one_of_the_others(table: Table) -> None:
-    """Whether it would have been kept by itself, or not."""
+    """This is so whether or not it is among the most downloaded releases."""
     releases = [f"1.{number}" for number in range(MAX_VERSIONS)]
     table.insert(
         *(Event(version=version) for version in [*releases, *releases]),
@@ -349,7 +349,7 @@ OTHER_FILES = [
 
 @pytest.mark.parametrize("day", [ARTIFACTS_SINCE - timedelta(30), ARTIFACTS_SINCE])
 async def test_which_files_count_until_pypi_counts_only_artifacts(table: Table, day: date) -> None:
-    """Also on the day of the change, of which a part was counted by the rule before."""
+    """The day of the change was partly counted by the rule before."""
     noon = datetime.combine(day, time(12), UTC)
     for name in (*ARTIFACTS, *OTHER_FILES):
         table.insert(Event(project=name, filename=name, at=noon))
@@ -376,7 +376,7 @@ def test_names_of_files_are_read_only_where_they_decide() -> None:
 
 
 async def test_a_query_by_another_rule_is_another(table: Table) -> None:
-    """Also for a day on which both count the same: it records its rule."""
+    """It differs even for a day on which both count the same, because the day records its rule."""
     table.insert(Event())
     query = await table.source().begin(DAY)
     with pytest.raises(QueryLostError, match="other counting rules"):
@@ -452,7 +452,7 @@ async def test_rows_come_in_pages(table: Table, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_a_day_from_events_to_answers(table: Table, engine: AsyncEngine) -> None:
-    """With a name that cannot be one, and a download that has none."""
+    """One project has an invalid name, and one download has no name."""
     table.insert(
         Event(),
         Event(python="3.9.1", installer="bandersnatch"),
@@ -544,7 +544,7 @@ async def test_a_query_is_read_again_and_not_by_other_rules(table: Table) -> Non
 
 
 def test_a_query_is_named_by_all_of_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which another version of the service may write in another way, for some days or for all."""
+    """Another version of the service may have another query, for some days or for all."""
     source = BigQuerySource(
         bigquery.Client(project="none", credentials=AnonymousCredentials()),
         table="a.b.c",
@@ -915,7 +915,7 @@ async def test_without_access_to_partitions_days_are_read_as_they_are(
 async def test_a_query_that_is_used_again_counts_as_read_when_it_ran(
     table: Table, engine: AsyncEngine
 ) -> None:
-    """Also if the day was downloaded from much later, and the partition has changed meanwhile."""
+    """The result is read much later, and the partition has changed meanwhile."""
     table.insert(Event())
     source = table.source()
     partition = await source.partition(DAY)
