@@ -105,9 +105,8 @@ async def test_a_database_that_is_further_than_the_code(
 ) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    assert_fails(run("serve", DATABASE_URL=database_url), 1, "9999", "this code knows only")
-    # What only reads goes on beside a new version.
-    assert run("status", DATABASE_URL=database_url).returncode == 0
+    for command in ("serve", "status"):
+        assert_fails(run(command, DATABASE_URL=database_url), 1, "9999", "this code knows only")
 
 
 async def test_a_database_that_refuses(database_url: str, engine: AsyncEngine) -> None:
@@ -434,7 +433,7 @@ def test_a_file_of_settings_is_read_and_the_environment_goes_before_it(
     monkeypatch.setenv("RETENTION_DAYS", "")
     assert load_settings().retention_days == RETENTION_DAYS
     monkeypatch.delenv("RETENTION_DAYS")
-    with pytest.raises(SettingsError, match="RETENTION_DAYS=many"):
+    with pytest.raises(SettingsError, match="RETENTION_DAYS: input should be a valid integer"):
         load_settings()
 
 
