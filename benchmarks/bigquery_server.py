@@ -29,7 +29,7 @@ def prepare_pages(packages: int, day: date) -> tuple[Path, int]:
     """
     folder = bench_dir() / f"pages_{packages}_of_{PAGE_ROWS}_lines"
     if not folder.exists():
-        progress(f"making the source's answers for {packages:,} packages")
+        progress(f"preparing the source's responses for {packages:,} packages")
         unfinished = folder.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()

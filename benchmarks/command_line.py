@@ -1,4 +1,4 @@
-"""The parts of the command line that all benchmarks share."""
+"""Options, progress and exit of all benchmarks' command lines."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ def bench_dir() -> Path:
 output_option = click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for the tables and charts. Default: results in the folder of the data, BENCH_DIR.",
+    help="Folder for the tables and charts. Default: BENCH_DIR/results.",
 )
 
 

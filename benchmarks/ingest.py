@@ -93,16 +93,15 @@ _SIZE_OF_DAYS = (
 _SEEN_A_DAY_LATER = "UPDATE packages SET last_seen = last_seen + 1 WHERE last_seen = :day"
 
 METHOD = (
-    "A day of {packages:,} packages goes from BigQuery's own client, which reads it over REST from "
-    "a server on this machine in compressed pages of {page:,} rows, to published, in a process of "
-    "its own; {earlier} earlier days are in place. Time counts from the first page, parsed, to the "
-    "commit. Meanwhile 8 connections ask the service for about 200 answers a second, packages at "
-    "random, and so did they before. Retention then drops this month, while they go on asking: "
-    "others go on as soon as its locks are gone, when Postgres has yet to delete the files. "
-    "Category counts are those of the rows: with and without mirrors, and each of python_minor "
-    "and system. Plain inserts, before all of this, are rows of a date, package and category for "
-    "empty narrow tables, {statement} a statement, without any sum: they tell how fast the machine "
-    "is on the day."
+    "A process of its own ingests a day of {packages:,} packages through Google's BigQuery client, "
+    "from a local server that sends compressed pages of {page:,} rows, into a database with "
+    "{earlier} earlier days. The time is measured from the first parsed page to the commit. Eight "
+    "connections send about 200 requests per second for random packages, before and during the "
+    "ingest. Afterwards retention drops the month while the same load continues. Its locks are "
+    "released before Postgres has deleted the files; both times are measured. Category counts are "
+    "the counts with and without mirrors, by python_minor and by system. As a measure of the "
+    "machine's speed, plain INSERT statements of {statement} rows each fill empty tables with one "
+    "row per date, package and category, before everything else."
 )
 
 
@@ -164,16 +163,16 @@ def run(packages: int) -> Result:
         try:
             with service(url) as server:
                 readers = Load("/", {}, paths, READERS.connections, READERS.pause_ms)
-                progress("reading, before the ingest")
+                progress("measuring requests before the ingest")
                 asked = measure(server, readers, WARM_UP_SECONDS).requests
                 before = measure(server, readers, READERS_BEFORE_SECONDS, skip=asked)
                 asked += before.requests
-                progress("reading, and ingesting")
+                progress("measuring requests during the ingest")
                 with loading(server, readers, skip=asked) as load:
                     ingested = _ingest(url, pages, counts)
                     during = load.stop()
                 asked += during.requests
-                progress(f"published after {ingested.seconds:.1f} s; retention is next")
+                progress(f"published after {ingested.seconds:.1f} s; measuring retention")
                 with loading(server, readers, skip=asked):
                     retention, day_bytes = asyncio.run(_retain(url))
         finally:
@@ -219,10 +218,10 @@ def _ingest(url: str, pages: Path, counts: int) -> Ingested:
         ) as process,
     ):
         status = process.wait()
-    told = (bench_dir() / "ingest.log").read_text().strip().splitlines()
-    if status or not told:
-        raise BenchmarkError(f"the ingest ended with status {status}: {''.join(told[-1:])}")
-    return Ingested(category_counts=counts, **json.loads(told[-1]))
+    output = (bench_dir() / "ingest.log").read_text().strip().splitlines()
+    if status or not output:
+        raise BenchmarkError(f"the ingest ended with status {status}: {''.join(output[-1:])}")
+    return Ingested(category_counts=counts, **json.loads(output[-1]))
 
 
 @contextmanager
@@ -255,7 +254,7 @@ async def _retain(url: str) -> tuple[Retention, float]:
         before = await _dead_tuples(engine)
         policy = replace(policy_of(Settings()), retention_days=1)
         began = time.perf_counter()
-        others = asyncio.create_task(_others_go_on(engine))
+        others = asyncio.create_task(_wait_for_locks(engine))
         expired = await expire(engine, policy, utc_now())
         ended = time.perf_counter()
         went_on = await others
@@ -273,7 +272,7 @@ async def _retain(url: str) -> tuple[Retention, float]:
     return retention, month_bytes / (EARLIER_DAYS + 1)
 
 
-async def _others_go_on(engine: AsyncEngine) -> float:
+async def _wait_for_locks(engine: AsyncEngine) -> float:
     """Wait until the month is dropped and a publish need not wait, and return the time."""
     async with connect(engine) as connection:
         while len(await stored_months(connection)) > 1:
@@ -317,12 +316,12 @@ def report(result: Result) -> Report:
     outcome = [
         ["category counts", f"{ingested.category_counts:,}", ""],
         [
-            "first row to published",
+            "first page to commit",
             f"{ingested.seconds:.1f} s",
             verdict(ingested.seconds <= LONGEST_SECONDS, f"≤ {LONGEST_SECONDS} s"),
         ],
         [
-            "category counts a second",
+            "category counts per second",
             f"{ingested.counts_per_second:,.0f}",
             verdict(
                 ingested.counts_per_second >= LEAST_COUNTS_PER_SECOND,
@@ -330,7 +329,7 @@ def report(result: Result) -> Report:
             ),
         ],
         [
-            "rows a second of plain inserts, to tell the machine's pace",
+            "rows per second of plain inserts (speed of the machine)",
             f"{result.plain_rows_per_second:,.0f}",
             "",
         ],
@@ -340,7 +339,7 @@ def report(result: Result) -> Report:
             verdict(ingested.peak_rss_bytes <= MOST_RSS_BYTES, f"≤ {megabytes(MOST_RSS_BYTES)}"),
         ],
         ["CPU of the ingesting process", f"{ingested.cpu_seconds:.1f} s", ""],
-        ["a day on disk", megabytes(result.day_bytes), ""],
+        ["size of a day on disk", megabytes(result.day_bytes), ""],
         *(
             [
                 f"readers {when}: requests/s, p50, p99",
@@ -350,18 +349,21 @@ def report(result: Result) -> Report:
             for when, measured in (("before", before), ("during", during))
         ),
         [
-            "readers' p99, during to before",
+            "ratio of the readers' p99, during to before",
             f"{tail:.1f}",
             verdict(tail <= MOST_P99_RATIO, f"≤ {MOST_P99_RATIO}"),
         ],
         ["retention of a month", *_retention_verdict(retention.seconds)],
-        ["of it, until others go on", *_retention_verdict(retention.locked_seconds)],
         [
-            f"the system alone, to delete the same {megabytes(retention.files_bytes)} in files",
+            "retention of a month, until its locks are released",
+            *_retention_verdict(retention.locked_seconds),
+        ],
+        [
+            f"deletion of {megabytes(retention.files_bytes)} in ordinary files",
             f"{retention.plain_deleting_seconds:.2f} s",
             "",
         ],
-        ["dead tuples that it left", f"{retention.dead_tuples:,}", ""],
+        ["dead tuples left by retention", f"{retention.dead_tuples:,}", ""],
     ]
     stages = [
         [stage, f"{seconds:.1f}", f"{seconds / ingested.seconds:.0%}"]
@@ -400,7 +402,7 @@ def _largest(ingested: Ingested) -> list[tuple[str, float]]:
     shown = [item for item in ingested.stages.items() if item[1] >= ingested.seconds / 100]
     shown.sort(key=lambda item: -item[1])
     left = sum(ingested.stages.values()) - sum(seconds for _, seconds in shown)
-    return [*shown, ("smaller ones", left)]
+    return [*shown, ("shorter stages", left)]
 
 
 def _chart(ingested: Ingested) -> Figure:
@@ -422,7 +424,7 @@ def _chart(ingested: Ingested) -> Figure:
 )
 @output_option
 def ingest(packages: int, output: Path | None) -> None:
-    """Measure the ingest of a day, its readers meanwhile, and retention."""
+    """Measure the ingest of a day, concurrent requests, and retention."""
     check_installed()
     report(run(packages)).save(results_folder(output))
 

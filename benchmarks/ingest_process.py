@@ -1,4 +1,4 @@
-"""A process that ingests one day as the service's own does, and prints where its time went."""
+"""Ingests one day like the service, and prints the time of each stage."""
 
 import asyncio
 import json
@@ -28,12 +28,12 @@ from app.interpreter import look_for_garbage_less_often
 from app.settings import IngestSource, load_settings
 
 STAGES = {
-    "ANALYZE staged_downloads": "statistics of what is staged",
-    "SELECT count(*) AS packages": "the day's digest",
-    "INSERT INTO staged_downloads": "all packages together",
+    "ANALYZE staged_downloads": "statistics of the staged rows",
+    "SELECT count(*) AS packages": "digest of the day",
+    "INSERT INTO staged_downloads": "sums over all packages",
     "INSERT INTO packages": "new packages",
-    "INSERT INTO daily_downloads": "the rows into their month",
-    "UPDATE packages SET last_seen": "figures of packages, and their ranks",
+    "INSERT INTO daily_downloads": "insert of the rows into their month",
+    "UPDATE packages SET last_seen": "update of packages' figures and ranks",
     "INSERT INTO top_packages": "rankings: most downloaded",
     "INSERT INTO trending_packages": "rankings: trending",
 }
@@ -41,7 +41,7 @@ STAGES = {
 
 
 class TimedSource:
-    """Measures how long the reader waits for a source, and the source for its reader."""
+    """Measures the time that a source needs, and the time between its batches."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -109,14 +109,14 @@ async def ingest(day: date) -> dict[str, object]:
         assert isinstance(published, PublishedDay)
         total = time.perf_counter() - source.first_row
     stages = {
-        "fetching and reading pages": source.waited_seconds,
-        "checking rows, and until Postgres has them": source.taken_seconds,
+        "fetching and parsing pages": source.waited_seconds,
+        "validating rows and copying them to Postgres": source.taken_seconds,
         **statements,
     }
     return {
         "packages": published.packages,
         "seconds": total,
-        "stages": stages | {"commit and the rest": total - sum(stages.values())},
+        "stages": stages | {"commit and everything else": total - sum(stages.values())},
         "cpu_seconds": time.process_time(),
         "peak_rss_bytes": _peak_rss_bytes(),
     }

@@ -1,4 +1,4 @@
-"""Measures the memory of a server process while it answers more than its cache can store."""
+"""Measures the memory of a server process that sends more responses than its cache can store."""
 
 import asyncio
 import random
@@ -43,11 +43,11 @@ MOST_GROWTH = 1.05
 """Maximum ratio of the memory at the end to the memory at that time."""
 
 METHOD = (
-    "wrk, {connections} connections, asks the service as it ships for {requests:,} answers about "
-    "{packages:,} packages, and its resident memory is read every {step} s. Of {per} requests one "
-    "is for the next of {urls:,} distinct URLs (packages, endpoints and arguments), one has a "
-    "query string that nobody sent before (an unknown argument, a filter that nothing matches, a "
-    "wrong value, two packages), and the others are for {popular:,} URLs that are asked often."
+    "wrk with {connections} connections sends {requests:,} requests for {packages:,} packages to a "
+    "service with its default settings, and the resident memory is read every {step} s. Of {per} "
+    "requests, one is for the next of {urls:,} distinct URLs (packages, endpoints and arguments), "
+    "one has a query string that is used only once (an unknown argument, a filter that matches "
+    "nothing, a wrong value, or two packages), and the others are for {popular:,} popular URLs."
 )
 
 ENDPOINTS = (
@@ -105,7 +105,7 @@ def run(packages: int, requests: int) -> list[Sample]:
             while (done := samples[-1].requests) < requests:
                 measured = measure(server, Load(paths=paths), STEP_SECONDS, skip=done)
                 if measured.not_ok > measured.requests / 10:
-                    raise BenchmarkError(f"{measured.not_ok} answers were errors")
+                    raise BenchmarkError(f"{measured.not_ok} responses were errors")
                 samples.append(Sample(done + measured.requests, measured.rss_bytes))
                 progress(f"{samples[-1].requests:,} requests: {megabytes(samples[-1].rss_bytes)}")
     return samples
@@ -154,8 +154,8 @@ def _growth(settled: Sample, last: Sample) -> list[str]:
     growth = last.rss_bytes / settled.rss_bytes
     judged = verdict(growth <= MOST_GROWTH, f"≤ {MOST_GROWTH}")
     if last.requests < FULL_REQUESTS:
-        judged = "told of the full form: the cache was still filling"
-    return [f"last to after {SETTLED_SHARE:.0%}", f"{growth:.2f}", judged]
+        judged = "only judged without --quick"
+    return [f"ratio of the last to that after {SETTLED_SHARE:.0%}", f"{growth:.2f}", judged]
 
 
 def _chart(samples: Sequence[Sample]) -> Figure:
@@ -171,7 +171,7 @@ def _chart(samples: Sequence[Sample]) -> Figure:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Few packages and requests: a quarter of a minute.")
+@click.option("--quick", is_flag=True, help="Use few packages and requests; takes 15 s.")
 @click.option("--packages", type=click.IntRange(min=2_000), help="Default: 20,000; quick 2,000.")
 @click.option("--requests", type=click.IntRange(min=1), help="Default: 2,000,000; quick 50,000.")
 @output_option

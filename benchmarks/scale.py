@@ -18,10 +18,8 @@ from app.db.engine import connect
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.domain.clock import utc_now
 from app.domain.downloads import PackageDownloads
-from app.domain.events import CountedFiles
 from app.ingest.pipeline import ingest_day
 from app.ingest.publish import Publisher
-from app.ingest.sources.source import Reading
 from benchmarks.command_line import (
     BenchmarkError,
     bench_dir,
@@ -72,13 +70,13 @@ grow, apart from the variation of measurements.
 LEAST_NARROW_TO_OURS = 5
 
 METHOD = (
-    "Each size is filled from an empty database: a day goes through the pipeline, and its rows "
-    "stand for all others but the last {publishes}. Those are made of their own, go through the "
-    "pipeline and are timed, from rows that are ready; the median is told. Then one connection "
-    "asks the service, its cache off, for {seconds} s an endpoint: packages in any order, and of "
-    "every size only those that the smallest has too. Bytes are those of the tables, indexes "
-    "included. The conventional layout is five tables with one row a date, package and category, "
-    "keyed by text, made of the same rows."
+    "Each database is filled from empty. One day goes through the pipeline. Its rows are copied "
+    "for all other days except the last {publishes}. These have rows of their own, which are "
+    "generated before they are published; the median of their publishing times is reported. Then "
+    "one connection requests random packages from each endpoint for {seconds} s, with the cache "
+    "off. All sizes are measured with the packages of the smallest one. Bytes include indexes. "
+    "The conventional layout stores the same rows in five tables with text keys and one row per "
+    "date, package and category."
 )
 
 
@@ -117,7 +115,7 @@ def run(packages: Sequence[int], histories: Sequence[int]) -> Growth:
                     for days in sorted(histories)
                 )
                 if narrow is None:
-                    progress("making the conventional layout of the same rows")
+                    progress("creating the conventional layout")
                     narrow = asyncio.run(_narrow(server_url, database))
             finally:
                 asyncio.run(drop(server_url, database))
@@ -154,37 +152,22 @@ def _measure(
             load = Load(paths=paths[endpoint], connections=1)
             reads[endpoint] = measure(server, load, READ_SECONDS)
     progress(
-        f"{packages:,} packages, {days} days: a day in {publish_seconds:.2f} s, "
+        f"{packages:,} packages, {days} days: publish of a day {publish_seconds:.2f} s, "
         f"{megabytes(size_bytes)}, "
         + ", ".join(f"{endpoint} {read.p50_ms:.1f} ms" for endpoint, read in reads.items())
     )
     return Size(packages, days, package_days, publish_seconds, size_bytes, reads)
 
 
-@dataclass(frozen=True, slots=True)
-class _PreparedDay:
+class _PreparedDay(SyntheticSource):
     """A source whose day is generated before it is read."""
 
-    rows: Sequence[Sequence[PackageDownloads]]
-    name: str = SyntheticSource.name
+    def __init__(self, packages: int, day: date) -> None:
+        super().__init__(packages)
+        self._rows = list(batches(packages, day))
 
-    async def origin(self, _: date) -> str:
-        return self.name
-
-    def counted_files(self, _: date) -> CountedFiles:
-        return CountedFiles.ALL
-
-    async def partition(self, _: date) -> None:
-        """Return nothing: every day is read once."""
-
-    async def begin(self, _: date) -> None:
-        """Return nothing: no query is needed."""
-
-    async def read(self, _: date, __: str | None) -> Reading:
-        return Reading(self._batches())
-
-    async def _batches(self) -> AsyncGenerator[Sequence[PackageDownloads], None]:
-        for batch in self.rows:
+    async def _batches(self, _: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+        for batch in self._rows:
             yield batch
 
 
@@ -195,7 +178,7 @@ async def _grow(server_url: str, database: str, packages: int, days: int, last: 
     async with opened(server_url, database) as engine:
         await fill_with_copies(engine, packages, wanted[:-PUBLISHES])
         for day in wanted[-PUBLISHES:]:
-            source = _PreparedDay(list(batches(packages, day)))
+            source = _PreparedDay(packages, day)
             began = perf_counter()
             await ingest_day(Publisher(engine, FORCED, utc_now), source, day)
             seconds.append(perf_counter() - began)
@@ -227,7 +210,7 @@ def report(growth: Growth) -> Report:
             Table(
                 "Sizes",
                 (
-                    *("packages", "days", "publish s", "size", "bytes a package-day"),
+                    *("packages", "days", "publish s", "size", "bytes per package and day"),
                     *(f"{endpoint} p50 / p99 ms" for endpoint in ENDPOINTS),
                 ),
                 [_row(size) for size in growth.sizes],
@@ -255,7 +238,7 @@ def _targets(growth: Growth) -> list[list[str]]:
     few, many = longest[0], longest[-1]
     rows = [
         [
-            f"{endpoint} p50, {many.packages:,} to {few.packages:,} packages",
+            f"{endpoint} p50, ratio of {many.packages:,} to {few.packages:,} packages",
             f"{(ratio := many.reads[endpoint].p50_ms / few.reads[endpoint].p50_ms):.2f}",
             verdict(ratio <= MOST_GROWTH, f"≤ {MOST_GROWTH}"),
         ]
@@ -264,7 +247,7 @@ def _targets(growth: Growth) -> list[list[str]]:
     most = [size for size in growth.sizes if size.packages == many.packages]
     rows.append(
         [
-            f"publish of {many.packages:,} packages, {most[-1].days} to {most[0].days} days",
+            f"publish of {many.packages:,} packages, {most[-1].days} days to {most[0].days}",
             f"{(ratio := most[-1].publish_seconds / most[0].publish_seconds):.2f}",
             verdict(ratio <= MOST_PUBLISH_GROWTH, f"≤ {MOST_PUBLISH_GROWTH}"),
         ]
@@ -277,7 +260,7 @@ def _targets(growth: Growth) -> list[list[str]]:
             "",
         ],
         [
-            "bytes here to bytes there",
+            "size, as a ratio to the conventional layout",
             f"1/{narrow_to_ours:.1f}",
             verdict(narrow_to_ours >= LEAST_NARROW_TO_OURS, f"≤ 1/{LEAST_NARROW_TO_OURS}"),
         ],
@@ -304,8 +287,8 @@ def _chart(sizes: Sequence[Size]) -> Figure:
         label = f"{number:,} packages"
         publishes.plot(held, [size.publish_seconds for size in same], "o-", label=label)
         bytes_.plot(held, [size.size_bytes / 1e6 for size in same], "o-", label=label)
-    publishes.set(title="A day's publish, s", xlabel="days held")
-    bytes_.set(title="Size, MB", xlabel="days held")
+    publishes.set(title="Publish of a day, s", xlabel="stored days")
+    bytes_.set(title="Size, MB", xlabel="stored days")
     for axes in (reads, publishes, bytes_):
         axes.set_ylim(bottom=0)
     # One legend is enough for both charts.
@@ -328,8 +311,8 @@ def _sizes_that_fit(days: int) -> set[int]:
     "--packages",
     type=click.IntRange(min=1_000),
     multiple=True,
-    help="Given once for each size. Default: 5,000, 20,000, 80,000 and what the disk holds, of "
-    f"{PYPI_PACKAGES:,} at most.",
+    help="Repeat for each size. Default: 5,000, 20,000, 80,000, and as many as the disk can store, "
+    f"at most {PYPI_PACKAGES:,}.",
 )
 @click.option(
     "--days",
@@ -337,7 +320,7 @@ def _sizes_that_fit(days: int) -> set[int]:
     multiple=True,
     default=(30, 90, 180),
     show_default=True,
-    help="Given once for each history.",
+    help="Repeat for each history.",
 )
 @output_option
 def scale(packages: tuple[int, ...], days: tuple[int, ...], output: Path | None) -> None:

@@ -157,12 +157,12 @@ def _ready(name: str, port: int, process: psutil.Popen) -> Server:
 
 def _check_runs(name: str, process: psutil.Popen) -> None:
     if process.poll() is not None:
-        said = _log(name).read_text().strip().splitlines() or ["it said nothing"]
-        raise BenchmarkError(f"the {name} ended with status {process.returncode}: {said[-1]}")
+        lines = _log(name).read_text().strip().splitlines() or ["its log is empty"]
+        raise BenchmarkError(f"the {name} ended with status {process.returncode}: {lines[-1]}")
 
 
 def _not_ready(name: str) -> str:
-    return f"the {name} was not ready within {START_SECONDS} s: {_log(name)} may tell why"
+    return f"the {name} was not ready within {START_SECONDS} s: see {_log(name)}"
 
 
 def _log(name: str) -> Path:

@@ -37,19 +37,18 @@ SAMPLED_PACKAGES = 200
 """Number of packages whose mean response size the bare function sends in cold cases."""
 
 METHOD = (
-    "wrk, {connections} connections on one thread, loads a bare uvicorn function and the service "
-    "in turns of {seconds} s, one each in each of {rounds} rounds, {turns_304} for a 304. Each "
-    "round starts both anew, since of two processes with the same code one may be a tenth faster. "
-    "Figures are medians of all turns, and the ratio is that of two turns that follow each other. "
-    "{packages:,} packages, 180 "
-    "days, {workers} worker(s). The bare function sends the same bytes with the same content "
-    "headers, and few others. The service runs as it ships, its limits set out of reach, its "
-    "request log going to a file. Hot answers were given before, but for the 404, which is not "
-    "kept. With cold ones the cache is off, each request asks for another package until all were "
-    "asked for, and the bare function sends bytes of the mean size; rankings have one address, and "
-    "those who ask for it at a time share its answer. CPU and RSS are those of the service's "
-    "processes, CPU of one core, RSS after this case and those before it. All of it shares the "
-    "machine: wrk, the server, Postgres."
+    "wrk with {connections} connections on one thread loads a bare uvicorn function and the "
+    "service alternately for {seconds} s each, in {rounds} rounds; in a round, 304 responses are "
+    "measured {turns_304} times. Each round starts both servers anew, because two processes with "
+    "the same code can differ by a tenth. Figures are medians, and each ratio compares two "
+    "consecutive measurements. The database has {packages:,} packages and 180 days, and each "
+    "server {workers} worker(s). The bare function sends the same bytes with the same content "
+    "headers. The service has its default settings, except for unreachable rate limits, and logs "
+    "requests to a file. In hot cases the response is cached, except for the 404. In cold cases "
+    "the cache is off, every request is for another package, and the bare function sends bodies "
+    "of the mean size; rankings have only one address, so concurrent requests share a response. "
+    "CPU (of one core) and RSS are those of the service's processes, RSS after this case and all "
+    "cases before it. wrk, the servers and Postgres share the machine."
 )
 
 
@@ -95,7 +94,7 @@ SEARCH = "/api/search?q={}"
 HOT = (
     Case("recent", RECENT, least=0.5),
     # shields.io sends this spelling.
-    Case("recent, not in its plainest spelling", f"{RECENT}?&period=month", least=0.5),
+    Case("recent, another spelling", f"{RECENT}?&period=month", least=0.5),
     Case("recent, 304", RECENT, status=304),
     Case("overall", OVERALL),
     Case("python_minor", PYTHON_MINOR, least=0.6),
@@ -206,7 +205,7 @@ def _hot(server: Server, result: Result, form: Form) -> None:
         headers = {"if-none-match": fetch(server, path, {}).headers["etag"]}
     answer = fetch(server, path, headers)
     if answer.status_code != case.status:
-        raise BenchmarkError(f"{path} was answered with status {answer.status_code}")
+        raise BenchmarkError(f"{path} returned status {answer.status_code}")
     with bare_function(answer, workers=form.workers) as bare:
         for _ in range(form.turns_304 if case.status == 304 else 1):
             _measure(result, server, bare, Load(path, headers), form.seconds)
@@ -240,9 +239,11 @@ def _measure(result: Result, server: Server, bare: Server, load: Load, seconds: 
     ours, bare_one = result.service[-1], result.bare[-1]
     for one in (ours, bare_one, *result.whole[-1:]):
         if one.not_ok != (one.requests if case.status >= 400 else 0):
-            raise BenchmarkError(f"{case.name}: {one.not_ok} of {one.requests} answers were errors")
+            raise BenchmarkError(
+                f"{case.name}: {one.not_ok} of {one.requests} responses were errors"
+            )
     if result.whole and ours.bytes_per_request >= result.whole[-1].bytes_per_request:
-        raise BenchmarkError(f"{case.name}: whole answers came instead")
+        raise BenchmarkError(f"{case.name}: the responses were not 304")
     progress(
         f"{ours.requests_per_second:,.0f} requests/s, "
         f"{ours.requests_per_second / bare_one.requests_per_second:.1%} of the bare function"
@@ -280,15 +281,15 @@ def _other_targets(results: dict[str, Result], form: Form) -> list[list[str]]:
     for name in (case.name for case in COLD if case.name in results):
         tail = results[name].tail
         judged = verdict(tail <= MAX_P99_TO_P50_COLD, f"≤ {MAX_P99_TO_P50_COLD:g}")
-        rows.append([f"{name}: p99 to p50", f"{tail:.1f}", judged])
+        rows.append([f"{name}: ratio of p99 to p50", f"{tail:.1f}", judged])
     known = results["recent, 304"]
     paces = _paces(known.service, known.whole)
-    judged = "told of the full form, which has turns enough"
+    judged = "only judged without --quick"
     if not form.is_quick:
-        pace = f"≥ {LEAST_304_PACE}: no slower, within what turns differ"
+        pace = f"≥ {LEAST_304_PACE}"
         judged = verdict(median(paces) >= LEAST_304_PACE, pace)
-    told = f"{median(paces):.2f}, in the turns {min(paces):.2f} to {max(paces):.2f}"
-    rows.append(["304 to 200, recent", told, judged])
+    shown = f"{median(paces):.2f} ({min(paces):.2f} to {max(paces):.2f})"
+    rows.append(["ratio of 304 to 200, recent", shown, judged])
     return rows
 
 
@@ -299,7 +300,7 @@ def report(results: Sequence[Result], form: Form) -> Report:
     )
     return Report(
         name="serving",
-        title="Serving, next to a bare function",
+        title="Serving, compared with a bare function",
         method=METHOD.format(connections=CONNECTIONS, **asdict(form)),
         tables=[
             Table("Requests", columns, [_row(result) for result in results]),
@@ -332,17 +333,21 @@ def _chart(results: Sequence[Result]) -> Figure:
         for target, row in targets:
             axes.plot([target, target], [row - 0.45, row + 0.45], color="#c44e52", linewidth=2)
         axes.set_xlim(0, 1.2 * max(*percents, *(target for target, _ in targets)))
-    upper.set_title("Requests a second, in % of a bare function's (red: target)")
+    upper.set_title("Requests per second, in percent of the bare function (red: target)")
     return figure
 
 
 @click.command()
 @click.option(
-    "--quick", is_flag=True, help="In about a minute: what has a target, of few packages."
+    "--quick",
+    is_flag=True,
+    help="Measure only cases with a target, with few packages, in about a minute.",
 )
 @click.option("--packages", type=click.IntRange(min=1_000), help="Default: 20,000; quick 2,000.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Default: 5; quick 2.")
-@click.option("--seconds", type=click.IntRange(min=1), help="Of each load. Default: 3; quick 1.")
+@click.option(
+    "--seconds", type=click.IntRange(min=1), help="Duration of each load. Default: 3; quick 1."
+)
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
 @output_option
 def serving(
@@ -353,7 +358,7 @@ def serving(
     workers: int,
     output: Path | None,
 ) -> None:
-    """Measure requests a second, hot and cold, next to a bare function's."""
+    """Measure requests per second, hot and cold, of the service and a bare function."""
     check_installed()
     form = Form(
         packages=packages or (2_000 if quick else 20_000),
