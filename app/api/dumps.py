@@ -5,7 +5,10 @@ time later. So it has its own `Cache-Control`, and a tag of its content.
 """
 
 import asyncio
-from typing import Annotated
+import logging
+import os
+from collections.abc import Mapping
+from typing import Annotated, BinaryIO
 
 from fastapi import APIRouter, Path, Request
 from starlette.responses import FileResponse, Response
@@ -20,7 +23,10 @@ from app.api.schemas import example
 from app.api.state import InjectedState
 from app.domain.breakdowns import REQUIRED_COLUMNS
 from app.dumps import listing
+from app.dumps.stores.folder import open_regular
 from app.errors import NotFoundError
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/dumps", tags=["dumps"])
 
@@ -53,7 +59,7 @@ _EXAMPLE = {
     "downloads": 3120554871,
     "downloads_with_mirrors": 3410977120,
     "digest": "5d41402abc4b2a76b9719d911017c592ae1e2b7a0c8f6b0e9d3c5f4a7b6e8d90",
-    "columns": [*listing.TOTAL_COLUMNS, *REQUIRED_COLUMNS],
+    "columns": [listing.DAY_COLUMN, *listing.TOTAL_COLUMNS, *REQUIRED_COLUMNS],
 }
 
 
@@ -64,18 +70,39 @@ class Dumps(listing.Dumps):
 
 
 class DumpResponse(FileResponse):
-    """A file, whole or by `Range`. A wrong range is answered like all other errors."""
+    """An open file, whole or by `Range`. A wrong range is answered like all other errors."""
+
+    def __init__(self, file: BinaryIO, name: str, headers: Mapping[str, str]) -> None:
+        self._file = file
+        self._stat = os.fstat(file.fileno())
+        super().__init__(
+            # The path of a descriptor leads to the open file, also if another one has its name.
+            f"/dev/fd/{file.fileno()}",
+            headers=headers,
+            media_type=MEDIA_TYPE,
+            filename=name,
+            stat_result=self._stat,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await self._respond(scope, receive, send)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get(WITHOUT_BODY):
             scope = {**scope, "method": "HEAD"}
         refused = 0
+        is_cut = False
 
         async def send_unless_refused(message: Message) -> None:
-            nonlocal refused
+            nonlocal refused, is_cut
             if message["type"] == "http.response.start" and message["status"] in _RANGE_FAULTS:
                 refused = message["status"]
-            if not refused:
+            elif message["type"] == "http.response.body" and not is_cut and self._has_changed():
+                # The server closes the connection, so the response is incomplete to the client.
+                log.warning("%s was changed while it was sent", self.filename)
+                is_cut = True
+            if not (refused or is_cut):
                 await send(message)
 
         await super().__call__(scope, receive, send_unless_refused)
@@ -83,6 +110,10 @@ class DumpResponse(FileResponse):
             size = self.headers["content-length"]
             headers = {"Content-Range": f"bytes */{size}"} if refused == 416 else None
             await problem(refused, _RANGE_FAULTS[refused], headers=headers)(scope, receive, send)
+
+    def _has_changed(self) -> bool:
+        stat = os.fstat(self._file.fileno())
+        return (stat.st_mtime_ns, stat.st_size) != (self._stat.st_mtime_ns, self._stat.st_size)
 
 
 @router.get(
@@ -143,9 +174,11 @@ async def dump(
         return Response(status_code=304, headers=headers)
     path = state.dumps.folder.path / found.name
     try:
-        stat = await asyncio.to_thread(path.stat)
+        file = await asyncio.to_thread(open_regular, path)
     except OSError as error:
-        raise unavailable(f"{path} is listed: {error.strerror}") from error
-    return DumpResponse(
-        path, headers=headers, media_type=MEDIA_TYPE, filename=found.name, stat_result=stat
-    )
+        raise unavailable(f"{path} is listed and can't be sent: {error.strerror}") from error
+    size = os.fstat(file.fileno()).st_size
+    if size != found.bytes:
+        file.close()
+        raise unavailable(f"{path} has {size:,} bytes, and {found.bytes:,} are listed")
+    return DumpResponse(file, found.name, headers)

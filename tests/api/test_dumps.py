@@ -1,6 +1,8 @@
 """The list of dumps, and the files."""
 
+import asyncio
 import gzip
+import os
 import shutil
 from datetime import date
 from hashlib import sha256
@@ -11,9 +13,10 @@ import httpx
 import pytest
 import zstandard
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.types import Message
 
 from app.api import dumps as dumps_endpoints
-from app.api.dumps import Dumps
+from app.api.dumps import DumpResponse, Dumps
 from app.api.negotiation import compressed
 from app.db.engine import create_engine
 from app.dumps.export import export, published_days
@@ -74,7 +77,7 @@ def _golden(dump: Dump, day: date, packages: int, downloads: int, with_mirrors: 
         f'{{"day":"{day}","name":"{dump.name}","url":"dumps/{dump.name}","format":"ndjson",'
         f'"bytes":{dump.bytes},"sha256":"{dump.sha256}","source":"given","packages":{packages},'
         f'"downloads":{downloads},"downloads_with_mirrors":{with_mirrors},'
-        f'"digest":"{dump.digest}","columns":["package","with_mirrors","without_mirrors",'
+        f'"digest":"{dump.digest}","columns":["day","package","with_mirrors","without_mirrors",'
         '"python_minor","system"],"counted_files":"all"}'
     )
 
@@ -185,7 +188,6 @@ async def test_a_file_by_its_tag_and_by_range(client: httpx.AsyncClient, dumps: 
 async def test_an_invalid_range(client: httpx.AsyncClient, dumps: list[Dump]) -> None:
     for given, status, detail in (
         ("bytes=999999999-", 416, "Range begins after the end of the file."),
-        ("lines=1-2", 400, "Range should be like bytes=0-1023."),
         ("bytes=9-1", 400, "Range should be like bytes=0-1023."),
     ):
         response = await client.get(f"/api/dumps/{dumps[0].name}", headers={"Range": given})
@@ -248,11 +250,56 @@ async def test_a_list_that_can_not_be_read(
         assert str(folder.path) not in response.text
 
 
-async def test_a_file_that_was_lost(
+@pytest.mark.parametrize("kind", ["lost", "cut", "grown", "folder", "pipe", "link"])
+async def test_only_regular_files_of_the_listed_size_are_sent(
+    client: httpx.AsyncClient, folder: DumpFolder, dumps: list[Dump], kind: str
+) -> None:
+    path = folder.path / dumps[0].name
+    content = path.read_bytes()
+    path.unlink()
+    if kind == "cut":
+        path.write_bytes(content[:-1])
+    elif kind == "grown":
+        path.write_bytes(content + b"x")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        (folder.path / "elsewhere").write_bytes(content)
+        path.symlink_to("elsewhere")
+    for method in ("GET", "HEAD"):
+        response = await client.request(method, f"/api/dumps/{dumps[0].name}")
+        assert (response.status_code, response.headers["retry-after"]) == (503, "60")
+
+
+async def test_a_list_that_is_a_pipe_is_not_waited_for(
     client: httpx.AsyncClient, folder: DumpFolder, dumps: list[Dump]
 ) -> None:
-    (folder.path / dumps[0].name).unlink()
-    assert (await client.get(f"/api/dumps/{dumps[0].name}")).status_code == 503
+    (folder.path / INDEX_NAME).unlink()
+    os.mkfifo(folder.path / INDEX_NAME)
+    assert (await client.get("/api/dumps")).status_code == 503
+
+
+@pytest.mark.parametrize("change", [b"", b"longer" * 100_000])
+async def test_a_file_that_changes_while_it_is_sent_is_cut(tmp_path: Path, change: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 500_000)
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body" and not sent[1:]:
+            path.write_bytes(change)
+        sent.append(message)
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    response = DumpResponse(path.open("rb"), "file", {})
+    await response({"type": "http", "method": "GET", "headers": []}, receive, send)
+    assert sum(len(message.get("body", b"")) for message in sent) < 500_000
+    assert sent[-1]["more_body"]
 
 
 async def test_files_elsewhere(

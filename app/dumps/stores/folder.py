@@ -1,15 +1,27 @@
 """A folder of dumps, which the service can list."""
 
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from app.dumps.listing import INDEX_NAME
 from app.dumps.stores.store import UNFINISHED_PREFIX, DumpStore, NewFile
 from app.errors import DumpsError
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file. Raises `OSError` for a link, and for a pipe without waiting for it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +68,12 @@ class DumpFolder(DumpStore):
                 (self.path / name).unlink(missing_ok=True)
 
     def _read_list(self) -> bytes | None:
-        with self._errors(), suppress(FileNotFoundError):
-            return (self.path / INDEX_NAME).read_bytes()
+        with (
+            self._errors(),
+            suppress(FileNotFoundError),
+            open_regular(self.path / INDEX_NAME) as file,
+        ):
+            return file.read()
         return None
 
     def _entries(self) -> Iterable[tuple[str, int, bool]]:
