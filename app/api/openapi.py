@@ -103,7 +103,26 @@ def _document(
         for headers in (_COMMON_HEADERS, _LIMIT_HEADERS, _RETRY_HEADERS, _DATA_HEADERS)
         for name, (meaning, schema) in headers.items()
     }
+    document["info"] |= {
+        "summary": "Download statistics of the packages on PyPI.",
+        "license": {"name": "MIT", "identifier": "MIT"},
+    }
+    # No endpoint needs a key.
+    document["security"] = []
+    document["servers"][0]["description"] = "The server of this document."
+    _widen_integers(document)
     return document
+
+
+def _widen_integers(schema: Any) -> None:
+    """Give all integers 64 bits: counts and sizes exceed the 32 bits that generators choose."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "integer":
+            schema["format"] = "int64"
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            _widen_integers(part)
 
 
 def _correct_parameter(parameter: dict[str, Any]) -> None:

@@ -13,6 +13,9 @@ PackageField = Annotated[
 
 def not_null(schema: JsonDict) -> None:
     """Document a property that may be missing and is never null."""
+    # Pydantic writes constraints of optional values by their names in Python.
+    if "ge" in schema:
+        schema["minimum"] = int(cast("float", schema.pop("ge")))
     schema.pop("default", None)
 
 

@@ -38,7 +38,10 @@ SAMPLE = "sample"
 
 NAMED_DIGEST_CHARACTERS = 12
 
-NAME = r"(?:downloads|sample)-\d{4}-\d\d-\d\d-[0-9a-f]{12}\.(?:parquet|csv\.gz|ndjson\.gz)"
+NAME = (
+    r"(?:downloads|sample)-[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9a-f]{12}"
+    r"\.(?:parquet|csv\.gz|ndjson\.gz)"
+)
 """Pattern of the names of files that an export writes."""
 
 
@@ -64,7 +67,7 @@ class Dump(BaseModel):
     model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
     day: dt.date = Field(description="UTC day.")
-    name: Annotated[str, StringConstraints(pattern=rf"^{NAME}\z")] = Field(
+    name: Annotated[str, StringConstraints(pattern=rf"^{NAME}$")] = Field(
         description="Name of the file. It changes with the day's figures, so the content under a "
         "name never changes."
     )
@@ -73,7 +76,7 @@ class Dump(BaseModel):
     )
     format: DumpFormat
     bytes: int = Field(description="Size of the file.", ge=1)
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")] = Field(
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] = Field(
         description="Checksum of the file, in hexadecimal."
     )
     source: str = Field(description="Source of the day; `sample` is made up.", min_length=1)
