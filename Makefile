@@ -13,7 +13,7 @@ locked = --constraint constraints.txt --generate-hashes --no-annotate --python-v
 	--output-file requirements/$(1).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage test-browser test-clients test-faults test-programs check check-types check-rest format openapi docs constraints \
+.PHONY: help run test coverage test-browser test-clients test-abuse test-faults test-programs check check-types check-rest format openapi docs constraints \
 	bench bench-quick bench-scale bench-ingest clean
 
 help: ## List the targets
@@ -39,6 +39,9 @@ test-clients: .venv/dev ## Generate typed clients and run them: needs Node and n
 
 test-programs: .venv/dev ## Run nginx, Varnish, PgBouncer, Debian's Postgres and others with the service
 	$(BIN)/python -m pytest tests/programs $(ARGS)
+
+test-abuse: .venv/dev ## Attack a service with two workers, and measure memory, delays and log
+	$(BIN)/python -m pytest tests/abuse $(ARGS)
 
 test-faults: .venv/dev ## Kill, disconnect and starve a service: ARGS="--seed 7" chooses other faults
 	$(BIN)/python -m pytest tests/faults $(ARGS)

@@ -1,12 +1,17 @@
 """Logging: readable lines, or one JSON object per line."""
 
 import asyncio
+import atexit
 import logging
 import logging.config
+import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
+from queue import Full, Queue
+from threading import Thread
 from time import gmtime, strftime
 from typing import NamedTuple
 
@@ -19,10 +24,78 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Id of the current request, for its log lines and error bodies. Empty outside of requests."""
 
 
-def configure_logging(level: str, log_format: str) -> None:
+QUEUED_WRITES = 256
+"""Maximum number of writes that wait for standard error."""
+
+WRITE_BYTES = 64 * 1024
+"""Length of buffered request lines at which they are written."""
+
+DRAIN_SECONDS = 0.5
+"""How long a process that exits waits for its last log lines to be written."""
+
+log = logging.getLogger(__name__)
+
+
+class LogStream:
+    """Standard error, written by a thread.
+
+    If standard error is a pipe that nobody reads, lines are dropped, and the service goes on.
+    """
+
+    def __init__(self) -> None:
+        self._queue: Queue[bytes] = Queue(QUEUED_WRITES)
+        self._thread: Thread | None = None
+        self._dropped_lines = 0
+        self.count_dropped: Callable[[int], object] = int
+        """Called with the number of lines of each write that is dropped."""
+
+    def write(self, lines: str) -> None:
+        self.write_bytes(lines.encode())
+
+    def write_bytes(self, lines: bytes) -> None:
+        if self._thread is None:
+            self._thread = Thread(target=self._write_queued, name="log", daemon=True)
+            self._thread.start()
+            atexit.register(self.drain)
+        try:
+            self._queue.put_nowait(lines)
+        except Full:
+            count = lines.count(b"\n")
+            self._dropped_lines += count
+            self.count_dropped(count)
+
+    def flush(self) -> None:
+        """Do nothing, because logging flushes after each line."""
+
+    def drain(self) -> None:
+        """Wait for the thread to write all lines, but not for long."""
+        with self._queue.all_tasks_done:
+            self._queue.all_tasks_done.wait_for(
+                lambda: not self._queue.unfinished_tasks, DRAIN_SECONDS
+            )
+
+    def _write_queued(self) -> None:
+        while True:
+            lines = self._queue.get()
+            # Nothing can be done about a closed pipe or a full disk.
+            with suppress(OSError):
+                while lines:
+                    lines = lines[os.write(2, lines) :]
+            self._queue.task_done()
+            if self._dropped_lines:
+                dropped, self._dropped_lines = self._dropped_lines, 0
+                log.warning("dropped %d log lines that standard error did not accept", dropped)
+
+
+LOG_STREAM = LogStream()
+"""The stream of this process's log."""
+
+
+def configure_logging(level: str, log_format: str, stream: LogStream | None = None) -> None:
     """Send the lines of all loggers, also those of libraries, to standard error.
 
-    `level` is a level's name in lower case, `log_format` is `console` or `json`.
+    `level` is a level's name in lower case, `log_format` is `console` or `json`. A service passes a
+    stream, which does not block.
     """
     shared: list[structlog.typing.Processor] = [
         _add_request_id,
@@ -68,7 +141,11 @@ def configure_logging(level: str, log_format: str) -> None:
                 }
             },
             "handlers": {
-                "stderr": {"class": "logging.StreamHandler", "formatter": "structlog"},
+                "stderr": {
+                    "class": "logging.StreamHandler",
+                    "formatter": "structlog",
+                    "stream": stream or sys.stderr,
+                },
             },
             "root": {"handlers": ["stderr"], "level": level.upper()},
             "loggers": {
@@ -118,23 +195,25 @@ class RequestLineWriter:
     def __init__(self, log_format: str, clock: Clock) -> None:
         self._clock = clock
         self._render = _as_json if log_format == "json" else _as_text
-        self._stream = sys.stderr.buffer
         self._lines: list[bytes] = []
+        self._bytes = 0
 
     def write(self, line: RequestLine) -> None:
         now = self._clock()
         timestamp = f"{_second(int(now.timestamp()))}.{now.microsecond:06d}Z"
-        self._lines.append(self._render(timestamp, line))
+        rendered = self._render(timestamp, line)
+        self._lines.append(rendered)
+        self._bytes += len(rendered)
         if len(self._lines) == 1:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        elif self._bytes > WRITE_BYTES:
+            self.flush()
 
     def flush(self) -> None:
-        lines = b"".join(self._lines)
-        self._lines.clear()
-        # A request must not fail because its log line can't be written.
-        with suppress(OSError, ValueError):
-            self._stream.write(lines)
-            self._stream.flush()
+        if self._lines:
+            LOG_STREAM.write_bytes(b"".join(self._lines))
+            self._lines.clear()
+            self._bytes = 0
 
 
 def _as_json(timestamp: str, line: RequestLine) -> bytes:

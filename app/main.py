@@ -45,11 +45,14 @@ from app.errors import SettingsError
 from app.ingest.plan import cadence_of, check_again_at, read_again_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.interpreter import look_for_garbage_less_often
-from app.logs import RequestLineWriter, configure_logging
+from app.logs import LOG_STREAM, RequestLineWriter, configure_logging
+from app.metrics import LOG_LINES_DROPPED
+from app.serving.connections import Connections, allowed_connections
 from app.serving.dispatch import Dispatcher
 from app.serving.freshness import Freshness
 from app.serving.proxies import TrustedProxies
 from app.serving.rate_limits import RateLimits
+from app.serving.rejection_log import RejectionLog
 from app.serving.request_log import RequestLog
 from app.serving.response_cache import ResponseCache, Tagger
 from app.settings import IngestSource, Settings, load_settings
@@ -73,6 +76,7 @@ class Service:
 
     api: API
     dispatcher: Dispatcher
+    connections: Connections
     state: State
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +94,8 @@ class Service:
 def create_app_from_environment() -> Service:
     """Create the application of a server process. `app.cli.serve` has set `DATABASE_URL`."""
     settings = load_settings()
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, LOG_STREAM)
+    LOG_STREAM.count_dropped = LOG_LINES_DROPPED.inc
     if settings.database_url is None:
         raise SettingsError("DATABASE_URL: should be set, or use `pypi-stats serve`")
     app = create_app(settings, settings.database_url.get_secret_value())
@@ -133,11 +138,17 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         if settings.rate_limits or client_limits
         else None
     )
+    proxies = TrustedProxies(settings.trusted_proxies)
+    rejections = RejectionLog()
+    connections = Connections(
+        settings.max_connections, settings.max_connections_per_client, proxies, rejections
+    )
     is_logged = settings.request_log and settings.log_level in ("debug", "info")
     request_lines = RequestLineWriter(settings.log_format, clock) if is_logged else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        connections.max_total = allowed_connections(settings.max_connections)
         await pool.open()
         if scheduler:
             scheduler.start()
@@ -152,6 +163,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         closed = asyncio.create_task(pool.close())
         # A silent database does not keep the service from stopping.
         await asyncio.wait([watch, closed], timeout=CLOSE_SECONDS)
+        rejections.summarise()
         if request_lines:
             request_lines.flush()
 
@@ -175,9 +187,10 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         tagger=Tagger(f"{RENDERING} {known_events.digest}"),
         freshness=freshness,
         rate_limits=rate_limits,
-        proxies=TrustedProxies(settings.trusted_proxies),
+        proxies=proxies,
         log=RequestLog(
             request_lines.write if request_lines else None,
+            rejections,
             known_arguments={
                 name for endpoint in ENDPOINTS for name in endpoint.query.model_fields
             },
@@ -185,7 +198,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         clock=clock,
         timeout_seconds=settings.request_timeout_seconds,
     )
-    return Service(api, dispatcher, state)
+    return Service(api, dispatcher, connections, state)
 
 
 def _create_api(settings: Settings, state: State, lifespan: Lifespan[FastAPI]) -> API:

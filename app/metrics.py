@@ -52,6 +52,20 @@ RESPONSE_CACHE_BYTES = Gauge(
     multiprocess_mode="livesum",
 )
 RATE_LIMITED = Counter("pypi_stats_rate_limited", "Requests refused with status 429.")
+CONNECTIONS = Gauge(
+    "pypi_stats_connections", "Open connections of clients.", multiprocess_mode="livesum"
+)
+CONNECTIONS_CLOSED = Counter(
+    "pypi_stats_connections_closed",
+    "Connections closed by the service before their time: client and total (the bounds on "
+    "open connections), stalled (a client does not read), unread (responses that clients do not "
+    "read take too much memory).",
+    ["reason"],
+)
+LOG_LINES_DROPPED = Counter(
+    "pypi_stats_log_lines_dropped",
+    "Log lines that were dropped because standard error did not accept them in time.",
+)
 RATE_LIMIT_STORAGE_UP = Gauge(
     "pypi_stats_rate_limit_storage_up",
     "1 while the shared storage of the limits is used, 0 while it can't be reached and each "

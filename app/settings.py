@@ -91,6 +91,19 @@ class Settings(BaseSettings):
     closed within 2 seconds after that.
     """
 
+    keep_alive_seconds: int = Field(75, ge=1, le=3600)
+    """How long a connection without a request stays open. A proxy in front should close its idle
+    connections earlier.
+    """
+
+    max_connections: int = Field(1000, ge=1)
+    """Maximum number of open connections per process. Beyond it, the connection that is idle for
+    the longest time is closed.
+    """
+
+    max_connections_per_client: int = Field(256, ge=1)
+    """The same for one client address, and per process. `TRUSTED_PROXIES` are exempt."""
+
     retention_days: int = Field(180, ge=30, le=3660)
     """Number of days served, ending with the latest published one. `last_month` needs at least 30.
     """

@@ -14,6 +14,7 @@ from app.cli.ingest import fill_with_samples
 from app.cli.options import with_settings
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.ingest.sources.source import open_source
+from app.logs import LOG_STREAM
 from app.settings import IngestSource, Settings
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def serve(settings: Settings) -> None:
         os.environ["DATABASE_URL"] = url
         run_server(settings, deadline)
     # Python would wait for threads that hang, such as in a read from a network disk.
-    logging.shutdown()
+    LOG_STREAM.drain()
     sys.stderr.flush()
     os._exit(0)
 

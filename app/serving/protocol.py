@@ -1,53 +1,38 @@
 """The server's HTTP protocol: uvicorn's, with bounds, and without tasks for simple responses.
 
-uvicorn accepts a head of any size and waits for it forever. This protocol refuses a request that
-exceeds a bound, and closes the connection. It also writes the responses that the dispatcher has at
-once, because creating a task for a cache hit takes twice as long as the rest.
+uvicorn accepts a head of any size, waits for it forever, and queues any number of requests. This
+protocol refuses a request that exceeds a bound, and handles one request of a connection at a time.
+It also writes the responses that the dispatcher has at once, because creating a task for a cache
+hit takes twice as long as the rest.
 
 `tests/serving/test_private_apis.py` lists the parts of uvicorn's private API that are used.
 """
 
 import logging
-from asyncio import CancelledError, TimerHandle, Transport
-from itertools import chain
-from secrets import token_hex
+from asyncio import TimerHandle, Transport
 from typing import Any, cast
 
+from httptools import HttpParserError, HttpParserUpgrade
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.api.headers import DEFAULT_HEADERS, FIXED_HEADERS, lines
-from app.api.problem_details import problem
-from app.logs import request_id
 from app.metrics import REQUESTS
+from app.serving.connections import MAX_WAITING_BYTES, Connections
 from app.serving.dispatch import REQUEST, Dispatcher
+from app.serving.reader_timer import ReaderTimer
 from app.serving.request import NO_ROUTE
-from app.serving.response import STATUS_LINES
+from app.serving.request_bounds import (
+    PIECE_BYTES,
+    Refusal,
+    find_long_body,
+    find_long_head,
+    find_refusal,
+)
 
 log = logging.getLogger(__name__)
 
-MAX_TARGET_BYTES = 24 * 1024
-"""Maximum length of a path with its query."""
-
-MAX_HEADERS_BYTES = 16 * 1024
-"""Maximum length of all headers of a request together."""
-
-LONG_TARGET = 414, f"A path with its query may have {MAX_TARGET_BYTES} bytes."
-LONG_HEADERS = 431, f"Headers may have {MAX_HEADERS_BYTES} bytes together."
-
-MAX_BODY_BYTES = 16 * 1024
-"""Maximum length of a body. No request needs one, but some clients send a small one."""
-
-HEAD_TIMEOUT_SECONDS = 10.0
-"""Timeout for receiving a request's head. It begins with the connection, and for later requests
-with their first byte.
-"""
-
-MAX_PIPELINED = 1000
-"""Maximum number of pipelined requests queued per connection. Each takes 2 KB."""
-
-WRITE_TIMEOUT_SECONDS = 20.0
-"""Timeout for a client that reads nothing of its response."""
+REQUEST_TIMEOUT_SECONDS = 10.0
+"""Timeout for receiving a request. It begins with the first byte."""
 
 LINGER_SECONDS = 2.0
 """How long a refused connection stays open so that the client can read the error."""
@@ -57,41 +42,48 @@ class _RefusedError(Exception):
     """Stops the parser."""
 
 
-def _is_useful(record: logging.LogRecord) -> bool:
-    """Return False for what the service logs itself, and for the tracebacks of cancelled requests.
-
-    uvicorn logs one line when a stop cancels requests, and then a traceback for each of them.
-    """
-    is_cancelled = record.exc_info and isinstance(record.exc_info[1], CancelledError)
-    return record.msg != "Invalid HTTP request received." and not is_cancelled
-
-
-logging.getLogger("uvicorn.error").addFilter(_is_useful)
-
-
 class BoundedHTTPProtocol(HttpToolsProtocol):
-    """A connection. Either a response is being computed, or a timer closes the connection."""
+    """A connection. Either a response is due, or a timer closes the connection."""
 
-    _head_timer: TimerHandle | None = None
-    """Runs until a head is complete."""
+    active_at = 0.0
+    """Time of the loop at which the client last sent or read something."""
 
-    _head_bytes = 0
-    """Bytes received since the head timer was started."""
+    _request_timer: TimerHandle | None = None
+    """Runs until a request is complete."""
 
-    _has_head_begun = False
+    _is_receiving = False
+    """True if a request has begun and is not complete."""
 
-    _write_timer: TimerHandle | None = None
-    """Runs while the client has to read."""
+    _headers_count: int | None = None
+    """Number of headers of the current request, or None until its head is complete."""
 
-    _refusal: tuple[int, str] = 400, "This is not a valid HTTP request."
+    _received_bytes = 0
+    _waiting = b""
+    """Data that is parsed after the current response."""
+
+    _is_half_closed = False
+    """True if the client sends no more."""
+
+    _refusal = Refusal(400, "This is not a valid HTTP request.")
     _is_refused = False
     """True if the rest of the connection is ignored."""
 
     def __init__(self, *arguments: Any, **named_arguments: Any) -> None:
         super().__init__(*arguments, **named_arguments)
         self._dispatcher: Dispatcher | None = getattr(self.app, "dispatcher", None)
+        self._all_connections: Connections = self.app.connections
         self._unwritten: tuple[bytes, bytes] | None = None
         """Head and body of a response that needed no task."""
+
+    @property
+    def is_idle(self) -> bool:
+        """True if no response is due, and the client has read all of them."""
+        return not (self._is_answering() or self.transport.get_write_buffer_size())
+
+    @property
+    def host(self) -> str:
+        """Address of the client, or empty."""
+        return self.client[0] if self.client else ""
 
     # uvicorn declares the transport's type like this as well.
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -99,89 +91,136 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         if self.client:
             # On a dual-stack socket an IPv4 address is mapped to an IPv6 address.
             self.client = self.client[0].removeprefix("::ffff:"), self.client[1]
-        self._wait_for_head()
+        self._reader_timer = ReaderTimer(self.loop, transport, self._reader_timed_out)
+        self.active_at = self.loop.time()
+        self._all_connections.add(self)
+        self._wait_for_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        self._stop_waiting_for_reader()
+        self._stop_request_timer()
+        self._reader_timer.stop()
+        self._take_waiting()
+        self._all_connections.remove(self)
         super().resume_writing()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio's own type
-        """Keep the connection open for the response if the client has closed its side."""
-        return self._is_answering()
+        """Keep the connection open for the responses if the client has closed its side."""
+        self._is_half_closed = True
+        return self._is_answering() or bool(self._waiting)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused:
+        if not self._is_refused:
+            self.active_at = self.loop.time()
+            self._parse(self._take_waiting() + data)
+
+    def _parse(self, data: bytes) -> None:
+        """Parse requests until a response is due. The rest of the data waits for it."""
+        self._unset_keepalive_if_required()
+        start = 0
+        while start < len(data) and not self._has_ended():
+            if self._is_answering() or self.flow.write_paused:
+                self._wait_for_response(data[start:])
+                return
+            # Not more than one head ends in a piece.
+            blank_line = data.find(b"\r\n\r\n", start, start + PIECE_BYTES)
+            end = start + PIECE_BYTES if blank_line < 0 else blank_line + 4
+            piece = data[start:end]
+            start += len(piece)
+            try:
+                self.parser.feed_data(piece)
+            except HttpParserUpgrade as upgrade:
+                # The service speaks no other protocol, so the next request follows.
+                start -= len(piece) - upgrade.args[0]
+            except HttpParserError:
+                self._refuse(self._refusal)
+                return
+            if self._is_receiving:
+                self._received_bytes += len(piece)
+                refusal = (
+                    find_long_head(self.url, self.headers, self._received_bytes)
+                    if self._headers_count is None
+                    else find_long_body(self._received_bytes)
+                )
+                if refusal:
+                    self._refuse(refusal)
+                    return
+        self._wait_for_request()
+
+    def _wait_for_response(self, data: bytes) -> None:
+        self._waiting = data
+        self._all_connections.waiting_bytes += len(data)
+        self.flow.pause_reading()
+        if self._all_connections.waiting_bytes > MAX_WAITING_BYTES:
+            self._refuse(Refusal(503, "Too many pipelined requests are waiting."))
+
+    def _take_waiting(self) -> bytes:
+        data, self._waiting = self._waiting, b""
+        self._all_connections.waiting_bytes -= len(data)
+        return data
+
+    def _continue(self) -> None:
+        """Parse the data that has waited for a response."""
+        if self._has_ended() or self._is_answering() or self.flow.write_paused:
             return
-        super().data_received(data)
-        if self._has_ended():
-            return
-        if self._head_timer:
-            self._head_bytes += len(data)
-        elif self._has_head_begun or not self._is_answering():
-            # Most heads come in one piece and need no timer. uvicorn has stopped its keep-alive
-            # timer, also for blank lines and the rest of a body.
-            self._wait_for_head()
-            if self._has_head_begun:
-                # The data may contain earlier requests as well.
-                self._head_bytes = len(self.url) + self._headers_bytes()
-        else:
-            return
-        if self._head_bytes > MAX_TARGET_BYTES + MAX_HEADERS_BYTES:
-            is_target = self._has_head_begun and len(self.url) > MAX_TARGET_BYTES
-            self._refuse(*(LONG_TARGET if is_target else LONG_HEADERS))
+        if self._waiting:
+            self._parse(self._take_waiting())
+        if not self._waiting and not self._has_ended():
+            self.flow.resume_reading()
+            if self._is_half_closed and not self._is_answering():
+                self._close()
+
+    def _continue_soon(self) -> None:
+        if self._waiting or self._is_half_closed:
+            # uvicorn resumes reading and starts its timer after each response.
+            self.flow.pause_reading()
+            self._unset_keepalive_if_required()
+            self._all_connections.take_turn(self._continue)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._has_head_begun = True
+        self._is_receiving = True
+        self._headers_count = None
+        self._received_bytes = 0
 
     def on_headers_complete(self) -> None:
-        self._has_head_begun = False
-        self._stop_waiting()
-        given = dict(self.headers)
-        # The parser rejects a repeated Content-Length.
-        length = given.get(b"content-length")
-        refusal = self._find_refusal(length, has_encoding=b"transfer-encoding" in given)
+        self._received_bytes = 0
+        self._headers_count = len(self.headers)
+        refusal = find_refusal(self.url, self.headers, self.parser.get_http_version())
         if refusal:
             self._refusal = refusal
             raise _RefusedError
-        if length is not None or not self._is_answered_at_once():
-            super().on_headers_complete()
+        if self.expect_100_continue:
+            self.expect_100_continue = False
+            if not self._is_answering():
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _find_refusal(self, length: bytes | None, *, has_encoding: bool) -> tuple[int, str] | None:
-        """Return status and detail of the error if the request exceeds a bound."""
-        if len(self.url) > MAX_TARGET_BYTES:
-            return LONG_TARGET
-        if has_encoding:
-            return 411, "A body needs a Content-Length header. No request here needs a body."
-        if length is not None and int(length) > MAX_BODY_BYTES:
-            return 413, f"A body may have {MAX_BODY_BYTES} bytes. No request here needs a body."
-        if self._headers_bytes() > MAX_HEADERS_BYTES:
-            return LONG_HEADERS
-        if len(self.pipeline) >= MAX_PIPELINED:
-            return 400, f"{MAX_PIPELINED} requests may wait for those before them."
-        return None
+    def on_body(self, body: bytes) -> None:
+        """Ignore a body."""
+
+    def on_message_complete(self) -> None:
+        self._is_receiving = False
+        self._stop_request_timer()
+        # The trailers of a chunked body are no headers.
+        del self.headers[self._headers_count :]
+        if not self._is_answered_at_once():
+            super().on_headers_complete()
+            super().on_message_complete()
 
     def _is_answered_at_once(self) -> bool:
         """Answer without uvicorn's request cycle. Return False if the request needs a task.
 
-        That is the case if the response has to wait: for its computation, for responses before it,
-        or for the client to read.
+        That is the case if the response has to wait for its computation or for another response.
         """
         parser = self.parser
-        # The response to the request before this one in the same data.
-        self._write_answer()
         if (
             self._dispatcher is None
             or not self.url.startswith(b"/")
             or self._is_answering()
-            or self.flow.write_paused
             or self.transport.is_closing()
-            or self.expect_100_continue
             or parser.get_http_version() != "1.1"
             or not parser.should_keep_alive()
-            or parser.should_upgrade()
         ):
             return False
         scope = cast("Scope", self.scope)
@@ -217,41 +256,36 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             self.transport.writelines(self._unwritten)
         self._unwritten = None
 
-    def on_message_complete(self) -> None:
-        # uvicorn passes this on to the request cycle, which a response at once does not have.
-        if not self._unwritten:
-            super().on_message_complete()
-
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._is_refused and not self._is_answering():
-            self._answer_refusal()
-        self._wait_until_closed()
+        if not self._is_answering() and not self.transport.is_closing():
+            if self._is_refused:
+                self._answer_refusal()
+            else:
+                self._continue_soon()
+        self._reader_timer.start_if_closing()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._wait_until_closed()
+        self._reader_timer.start_if_closing()
 
     def shutdown(self) -> None:
         self._write_answer()
         super().shutdown()
-        self._wait_until_closed()
+        self._reader_timer.start_if_closing()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._wait_for_reader()
+        self._reader_timer.start()
+        self._all_connections.add_unread(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self.active_at = self.loop.time()
+        self._all_connections.remove_unread(self)
         if not self.transport.is_closing():
-            self._stop_waiting_for_reader()
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Log nothing: clients that offer another protocol are common."""
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn passes it
-        """Called if the parser has stopped. `_refusal` says why."""
-        self._refuse(*self._refusal)
+            self._reader_timer.stop()
+            self._continue_soon()
 
     def _has_ended(self) -> bool:
         return self._is_refused or self.transport.is_closing()
@@ -262,71 +296,55 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         is_complete = cycle is None or cycle.response_complete
         return bool(self._unwritten or self.pipeline) or not is_complete
 
-    def _wait_for_head(self) -> None:
-        self._head_bytes = 0
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_SECONDS, self._head_timed_out)
+    def _wait_for_request(self) -> None:
+        """Start the timer for the rest of a request or the next one, unless a response is due."""
+        if self._has_ended() or self._is_answering():
+            return
+        if self._is_receiving:
+            self._request_timer = self._request_timer or self.loop.call_later(
+                REQUEST_TIMEOUT_SECONDS, self._request_timed_out
+            )
+        else:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
-    def _headers_bytes(self) -> int:
-        return sum(map(len, chain.from_iterable(self.headers)))
+    def _stop_request_timer(self) -> None:
+        if self._request_timer:
+            self._request_timer.cancel()
+            self._request_timer = None
+
+    def _request_timed_out(self) -> None:
+        detail = f"A request may take {REQUEST_TIMEOUT_SECONDS:g} s to arrive."
+        self._refuse(Refusal(408, detail))
 
     def _close(self) -> None:
         self.transport.close()
-        self._wait_until_closed()
+        self._reader_timer.start_if_closing()
 
-    def _wait_until_closed(self) -> None:
-        """Limit the time for which a closed connection waits for its client to read the rest."""
-        if self.transport.is_closing() and self.transport.get_write_buffer_size():
-            self._wait_for_reader()
+    def _reader_timed_out(self) -> None:
+        self._all_connections.abort(self, "stalled")
 
-    def _stop_waiting_for_reader(self) -> None:
-        if self._write_timer:
-            self._write_timer.cancel()
-            self._write_timer = None
-
-    def _wait_for_reader(self) -> None:
-        self._stop_waiting_for_reader()
-        unread = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(
-            WRITE_TIMEOUT_SECONDS, self._write_timed_out, unread
-        )
-
-    def _write_timed_out(self, unread: int) -> None:
-        if self.transport.get_write_buffer_size() < unread:
-            self._wait_for_reader()
-        else:
-            self.transport.abort()
-
-    def _stop_waiting(self) -> None:
-        if self._head_timer:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_timed_out(self) -> None:
-        if self._has_head_begun:
-            self._refuse(408, f"A request's head may take {HEAD_TIMEOUT_SECONDS:g} s.")
-        else:
-            self._close()
-
-    def _refuse(self, status: int, detail: str) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         """Read no more requests, and send an error after the responses that are due."""
         self._is_refused = True
-        self._refusal = status, detail
-        self._stop_waiting()
+        self._refusal = refusal
+        self._stop_request_timer()
+        self._take_waiting()
+        # Closing with unread data would reset the connection before the client reads the error.
+        self.flow.resume_reading()
         if not self._is_answering():
             self._answer_refusal()
 
     def _answer_refusal(self) -> None:
         if self.transport.is_closing():
             return
-        status, detail = self._refusal
-        token = request_id.set(token_hex(8))
-        answer = problem(status, detail, headers=FIXED_HEADERS | DEFAULT_HEADERS)
-        answer.headers.update({"X-Request-ID": request_id.get(), "Connection": "close"})
-        log.info("refused %s with %d: %s", self.client and self.client[0], status, detail)
-        request_id.reset(token)
-        REQUESTS.labels(NO_ROUTE, status).inc()
-        head = lines(answer.raw_headers)
-        self.transport.write(b"".join((STATUS_LINES[status], head, b"\r\n", answer.body)))
+        refusal = self._refusal
+        REQUESTS.labels(NO_ROUTE, refusal.status).inc()
+        reason = f"refused with {refusal.status}: {refusal.detail}"
+        self._all_connections.rejections.log(self.host, reason)
+        self.transport.write(refusal.render())
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self._close)

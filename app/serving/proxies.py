@@ -16,7 +16,7 @@ class TrustedProxies:
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._networks = [ip_network(network) for network in networks]
-        self._is_trusted = lru_cache(maxsize=4096)(self._contains)
+        self.is_trusted = lru_cache(maxsize=4096)(self._contains)
 
     def client(self, peer: str, forwarded_for: bytes | None) -> str:
         """Return the address of the client of a connection from `peer`.
@@ -26,9 +26,10 @@ class TrustedProxies:
         """
         client = peer
         if self._networks and forwarded_for is not None:
-            entries = forwarded_for.decode("latin-1").split(",")
-            while entries and self._is_trusted(client):
-                entry = _address(entries.pop())
+            rest = forwarded_for.decode("latin-1")
+            while rest and self.is_trusted(client):
+                rest, _, last = rest.rpartition(",")
+                entry = _address(last)
                 if entry is None:
                     break
                 client = entry
@@ -39,7 +40,7 @@ class TrustedProxies:
         not trusted or the header is invalid. Each proxy may have added an entry.
         """
         prefix = re.sub(r"/?\s*,\s*", "", forwarded_prefix.decode("latin-1").strip()).rstrip("/")
-        is_valid = re.fullmatch(PREFIX_PATTERN, prefix, re.ASCII) and self._is_trusted(peer)
+        is_valid = re.fullmatch(PREFIX_PATTERN, prefix, re.ASCII) and self.is_trusted(peer)
         return prefix if is_valid else None
 
     def _contains(self, host: str) -> bool:
@@ -54,6 +55,9 @@ def _address(entry: str) -> str | None:
     host = entry.strip().removeprefix("[").partition("]")[0]
     if host.count(":") == 1:
         host = host.partition(":")[0]
+    # The zone of an IPv6 address can be any text, and means something to one machine only.
+    if "%" in host:
+        return None
     try:
         return str(ip_address(host))
     except ValueError:

@@ -8,7 +8,11 @@ from prometheus_client import Counter, Histogram
 
 from app.logs import RequestLine
 from app.metrics import REQUEST_SECONDS, REQUESTS
+from app.serving.rejection_log import RejectionLog
 from app.serving.request import IncomingRequest
+
+REJECTIONS = frozenset({401, 429})
+"""Statuses of requests that are rejected because of their client."""
 
 LOGGED_CHARACTERS = 300
 """Maximum length of a path, and of a query, in the log."""
@@ -21,9 +25,13 @@ class RequestLog:
     """
 
     def __init__(
-        self, write_line: Callable[[RequestLine], None] | None, known_arguments: Collection[str]
+        self,
+        write_line: Callable[[RequestLine], None] | None,
+        rejections: RejectionLog,
+        known_arguments: Collection[str],
     ) -> None:
         self._write_line = write_line
+        self._rejections = rejections
         self._known_arguments = frozenset(name.encode() for name in known_arguments)
 
     def note(self, request: IncomingRequest) -> None:
@@ -32,7 +40,9 @@ class RequestLog:
         requests, durations = _metrics(request.route, request.status)
         requests.inc()
         durations.observe(seconds)
-        if self._write_line:
+        if self._write_line and (
+            request.status not in REJECTIONS or self._rejections.admits(request.client)
+        ):
             # Positional arguments take half the time.
             line = RequestLine(
                 request.method,

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+from asyncio import CancelledError
 from contextlib import suppress
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -16,8 +17,10 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from app.errors import OperatorError, SettingsError
+from app.logs import LOG_STREAM, configure_logging
 from app.metrics import MULTIPROCESS_FOLDER
 from app.serving.protocol import BoundedHTTPProtocol
+from app.serving.reader_timer import READ_TIMEOUT_SECONDS
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,9 @@ CLOSE_SECONDS = 1.3
 exit, this stays below 2 s.
 """
 
+
+UNSENT_BYTES = 128 * 1024
+"""Maximum length of the part of a response that the system holds and has not sent yet."""
 
 NOT_STARTED = "the server did not start: its log says why"
 
@@ -73,6 +79,32 @@ def check_address(host: str, port: int) -> None:
             f"HOST={host} PORT={port}: should be an address that is free to listen on: "
             f"{getattr(error, 'strerror', None) or error}"
         ) from error
+
+
+def _is_not_cancelled(record: logging.LogRecord) -> bool:
+    """Return False for the traceback of a cancelled request.
+
+    uvicorn logs one line when a stop cancels requests, and then a traceback for each of them.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
+
+
+logging.getLogger("uvicorn.error").addFilter(_is_not_cancelled)
+
+
+def bound_unread_data(listener: socket.socket) -> None:
+    """Bound what the system buffers for clients that do not read, where it can do so.
+
+    Accepted connections inherit these options.
+    """
+    for name, value in (
+        # The system would hold the rest of a closed connection for minutes.
+        ("TCP_USER_TIMEOUT", int(READ_TIMEOUT_SECONDS * 1000)),
+        # Otherwise it would accept a response of megabytes, and no timer would start.
+        ("TCP_NOTSENT_LOWAT", UNSENT_BYTES),
+    ):
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class Server(uvicorn.Server):
@@ -171,6 +203,7 @@ def run_server(settings: Settings, deadline: StopDeadline) -> None:
 
     The server processes read their settings from the environment. Raises `OperatorError`.
     """
+    configure_logging(settings.log_level, settings.log_format, LOG_STREAM)
     config = uvicorn.Config(
         "app.main:create_app_from_environment",
         factory=True,
@@ -185,21 +218,24 @@ def run_server(settings: Settings, deadline: StopDeadline) -> None:
         log_config=None,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.graceful_stop_seconds,
     )
+    listener = config.bind_socket()
+    bound_unread_data(listener)
     if settings.workers == 1:
         server = Server(config, deadline)
         # uvicorn handles signals while it serves, and raises them again after it has stopped.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: server.stop())
-        server.run(sockets=[config.bind_socket()])
+        server.run(sockets=[listener])
         if not server.started:
             raise OperatorError(NOT_STARTED)
         return
     hang_up = signal.getsignal(signal.SIGHUP)
     with TemporaryDirectory(prefix="pypi-stats-metrics-") as folder:
         os.environ[MULTIPROCESS_FOLDER] = folder
-        workers = Workers(config, [config.bind_socket()], deadline)
+        workers = Workers(config, [listener], deadline)
         if hang_up is signal.SIG_IGN:  # As under nohup.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         workers.run()

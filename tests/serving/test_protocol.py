@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from http.client import HTTPResponse
 from typing import Any
 
@@ -17,13 +18,17 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.problem_details import Problem
-from app.serving import protocol
-from app.serving.protocol import (
+from app.serving import connections, protocol, reader_timer
+from app.serving.connections import Connections
+from app.serving.protocol import BoundedHTTPProtocol
+from app.serving.proxies import TrustedProxies
+from app.serving.rejection_log import RejectionLog
+from app.serving.request_bounds import (
     MAX_BODY_BYTES,
+    MAX_HEADERS,
     MAX_HEADERS_BYTES,
-    MAX_PIPELINED,
+    MAX_INCOMPLETE_HEAD_BYTES,
     MAX_TARGET_BYTES,
-    BoundedHTTPProtocol,
 )
 from tests.processes import free_port, get
 from tests.waiting import PATIENCE_SECONDS, until
@@ -65,13 +70,32 @@ def _assert_refused(connection: socket.socket, status: int) -> None:
         (b"GET /" + b"x" * MAX_TARGET_BYTES + b" HTTP/1.1\r\nHost: test\r\n\r\n", 414),
         (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: test\r\n\r\n", 414),
         # Before it is all there.
-        (b"GET /" + b"x" * (MAX_TARGET_BYTES + MAX_HEADERS_BYTES), 414),
-        (RECENT + b"X: " + b"x" * (MAX_TARGET_BYTES + MAX_HEADERS_BYTES), 431),
+        (b"GET /" + b"x" * (MAX_INCOMPLETE_HEAD_BYTES), 414),
+        (RECENT + b"X: " + b"x" * (MAX_INCOMPLETE_HEAD_BYTES), 431),
         (RECENT + b"X: " + b"x" * MAX_HEADERS_BYTES + b"\r\n\r\n", 431),
         (RECENT + b"X: x\r\n" * (MAX_HEADERS_BYTES // 2) + b"\r\n", 431),
         (RECENT + b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1), 413),
         (RECENT + b"Content-Length: 9\r\nContent-Length: 0\r\n\r\n", 400),
-        (RECENT + b"Transfer-Encoding: chunked\r\n\r\n", 411),
+        (RECENT + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
+        (RECENT + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n", 400),
+        (RECENT + b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n", 400),
+        (RECENT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (RECENT + b"Transfer-Encoding: chunked\r\n\r\n9999\r\n" + b"x" * 0x9999, 413),
+        (RECENT + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"x" * 40_000, 413),
+        (RECENT + b"a:\r\n" * MAX_HEADERS + b"\r\n", 431),
+        # Before it is complete.
+        (RECENT + b"a:\r\n" * 1000, 431),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (RECENT + b"Host: other\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: two words\r\n\r\n", 400),
+        (b"GET / HTTP/1.0\r\nHost: one\r\nHost: other\r\n\r\n", 400),
+        (b"GET / HTTP/0.9\r\nHost: test\r\n\r\n", 400),
+        (b"GET / HTTP/1.2\r\nHost: test\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\nHost: test\r\n\r\n", 400),
+        (b"GET /\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"CONNECT test:443 HTTP/1.1\r\nHost: test\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     ],
 )
 def test_what_is_no_request_is_refused(
@@ -89,7 +113,7 @@ def test_a_head_without_an_end_is_not_waited_for(
     with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(begin)
         sent = 0
-        while sent <= MAX_TARGET_BYTES + MAX_HEADERS_BYTES:
+        while sent <= MAX_INCOMPLETE_HEAD_BYTES:
             sent += connection.send(b"x" * 1000)
             time.sleep(0.001)
         _assert_refused(connection, status)
@@ -128,7 +152,9 @@ def test_what_is_a_request_is_answered(address: tuple[str, int]) -> None:
 def test_a_refusal_comes_after_the_answers_before_it(address: tuple[str, int]) -> None:
     good = b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n"
     with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
-        connection.sendall(good * 400 + b"GET /" + b"x" * 30_000 + b" HTTP/1.1\r\n\r\n" + good)
+        connection.sendall(
+            good * 400 + b"GET /" + b"x" * 30_000 + b" HTTP/1.1\r\nHost: t\r\n\r\n" + good
+        )
         received = b""
         while more := connection.recv(65536):
             received += more
@@ -148,9 +174,9 @@ def test_who_says_no_more_still_gets_the_answer(address: tuple[str, int]) -> Non
 @pytest.fixture
 async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[uvicorn.Server]:
     """A server in this process that has short timeouts and sends large bodies."""
-    for timer in ("HEAD_TIMEOUT_SECONDS", "LINGER_SECONDS"):
+    for timer in ("REQUEST_TIMEOUT_SECONDS", "LINGER_SECONDS"):
         monkeypatch.setattr(protocol, timer, 0.5)
-    monkeypatch.setattr(protocol, "WRITE_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(reader_timer, "READ_TIMEOUT_SECONDS", 1.0)
 
     async def much(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(b"x" * 50_000_000)(scope, receive, send)
@@ -166,6 +192,8 @@ def _address(server: uvicorn.Server) -> tuple[str, int]:
 @asynccontextmanager
 async def _serving(app: ASGIApp, **options: Any) -> AsyncIterator[uvicorn.Server]:
     port = free_port()
+    # The protocol finds the bounds in the application.
+    app.connections = Connections(1000, 1000, TrustedProxies(()), RejectionLog())  # type: ignore[attr-defined]
     config = uvicorn.Config(
         app,
         port=port,
@@ -195,24 +223,25 @@ async def test_a_slow_head_is_told_and_silence_is_not(impatient: uvicorn.Server)
         ):
             began = time.monotonic()
             slow.sendall(RECENT)
-            kept.sendall(b"HEAD / HTTP/1.1\r\n\r\n" + RECENT)
+            kept.sendall(b"HEAD / HTTP/1.1\r\nHost: t\r\n\r\n" + RECENT)
             assert b"HTTP/1.1 200" in kept.recv(65536)
             _assert_refused(slow, 408)
             _assert_refused(kept, 408)
             assert silent.recv(1) == b""
-            assert time.monotonic() - began > 0.9 * protocol.HEAD_TIMEOUT_SECONDS
+            assert time.monotonic() - began > 0.9 * protocol.REQUEST_TIMEOUT_SECONDS
 
     await asyncio.to_thread(check)
 
 
 @pytest.mark.parametrize(
-    "left_over", [b"", b"\r\n", b"\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nx"]
+    "left_over",
+    [b"", b"\r\n", b"\r\n\r\n", b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\nx"],
 )
 async def test_no_connection_is_held_for_nothing(
     impatient: uvicorn.Server, left_over: bytes
 ) -> None:
     reader, writer = await asyncio.open_connection(*_address(impatient))
-    writer.write(b"HEAD / HTTP/1.1\r\n\r\n")
+    writer.write(b"HEAD / HTTP/1.1\r\nHost: t\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
     writer.write(left_over)
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -233,7 +262,7 @@ async def _read(reader: asyncio.StreamReader, pause: float = 0) -> int:
 
 async def test_an_answer_that_nobody_reads_is_given_up(impatient: uvicorn.Server) -> None:
     reader, writer = await asyncio.open_connection(*_address(impatient))
-    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
     connections = impatient.server_state.connections
     await until(lambda: connections)
     await until(lambda: not connections)
@@ -244,9 +273,9 @@ async def test_an_answer_that_nobody_reads_is_given_up(impatient: uvicorn.Server
 async def test_a_client_that_reads_slowly_has_the_time(impatient: uvicorn.Server) -> None:
     reader, writer = await asyncio.open_connection(*_address(impatient))
     began = time.monotonic()
-    writer.write(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    writer.write(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
     assert await _read(reader, pause=0.01) > 50_000_000
-    assert time.monotonic() - began > 2 * protocol.WRITE_TIMEOUT_SECONDS
+    assert time.monotonic() - began > 2 * reader_timer.READ_TIMEOUT_SECONDS
     writer.close()
 
 
@@ -255,7 +284,7 @@ async def test_a_connection_that_is_closed_is_not_held_by_who_reads_nothing(
     monkeypatch: pytest.MonkeyPatch, header: bytes
 ) -> None:
     """Whatever is left of the answer when the system takes no more."""
-    monkeypatch.setattr(protocol, "WRITE_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(reader_timer, "READ_TIMEOUT_SECONDS", 0.5)
 
     async def sized(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(b"x" * int(scope["path"][1:]))(scope, receive, send)
@@ -266,32 +295,129 @@ async def test_a_connection_that_is_closed_is_not_held_by_who_reads_nothing(
             connection = opened.enter_context(socket.socket())
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(_address(server))
-            connection.sendall(b"GET /%d HTTP/1.1\r\n%s\r\n" % (size, header))
+            connection.sendall(b"GET /%d HTTP/1.1\r\nHost: t\r\n%s\r\n" % (size, header))
         await until(lambda: server.server_state.total_requests == len(sizes))
         await until(lambda: not server.server_state.connections)
 
 
-async def test_requests_that_wait_for_others_are_bounded() -> None:
+async def test_pipelined_requests_wait_as_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request of a connection is handled at a time, and the others together are bounded."""
+    asked: list[str] = []
+    first = asyncio.Event()
+
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["path"])
         if scope["path"] == "/first":
-            (connection,) = server.server_state.connections
-            assert isinstance(connection, BoundedHTTPProtocol)
-            await until(lambda: len(connection.pipeline) >= MAX_PIPELINED)
+            await first.wait()
         await Response()(scope, receive, send)
 
+    def request(path: str) -> bytes:
+        return f"GET {path} HTTP/1.1\r\nHost: t\r\n\r\n".encode()
+
     async with _serving(slow) as server:
+        bounds = slow.connections  # type: ignore[attr-defined]
         reader, writer = await asyncio.open_connection(*_address(server))
-        writer.write(b"GET /first HTTP/1.1\r\n\r\n" + b"GET / HTTP/1.1\r\n\r\n" * 5000)
+        writer.write(request("/first") + b"".join(request(f"/{n}") for n in range(500)))
+        await until(lambda: bounds.waiting_bytes)
+        assert asked == ["/first"]
+        monkeypatch.setattr(connections, "MAX_WAITING_BYTES", bounds.waiting_bytes)
+        monkeypatch.setattr(protocol, "MAX_WAITING_BYTES", bounds.waiting_bytes)
+        other_reader, other_writer = await asyncio.open_connection(*_address(server))
+        other_writer.write(request("/other") * 5)
+        assert re.findall(rb"HTTP/1.1 (\d+)", await other_reader.read()) == [b"200", b"503"]
+        first.set()
+        writer.write_eof()
         statuses = re.findall(rb"HTTP/1.1 (\d+)", await reader.read())
-        assert statuses == [b"200"] * (1 + MAX_PIPELINED) + [b"400"]
-        writer.close()
+        assert statuses == [b"200"] * 501
+        assert [path for path in asked if path != "/other"] == [
+            "/first",
+            *(f"/{n}" for n in range(500)),
+        ]
+        assert bounds.waiting_bytes == 0
+        for one in (writer, other_writer):
+            one.close()
+
+
+async def test_idle_connections_make_room_for_others() -> None:
+    async def simple(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response()(scope, receive, send)
+
+    async with _serving(simple) as server, AsyncExitStack() as opened:
+        bounds = simple.connections  # type: ignore[attr-defined]
+        bounds.max_total = 3
+        streams = []
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection(*_address(server))
+            opened.callback(writer.close)
+            streams.append((reader, writer))
+            writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+            assert b"200" in await reader.readuntil(b"\r\n\r\n")
+        for reader, _ in streams[:2]:
+            assert await reader.read() == b""
+        for reader, writer in streams[2:]:
+            writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+            assert b"200" in await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_unread_responses_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MAX_UNREAD_BYTES", 100_000_000)
+
+    async def much(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(b"x" * 50_000_000)(scope, receive, send)
+
+    async with _serving(much) as server, AsyncExitStack() as opened:
+        streams = []
+        for count in range(1, 5):
+            reader, writer = await asyncio.open_connection(*_address(server), limit=1000)
+            opened.callback(writer.close)
+            streams.append(reader)
+            writer.write(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+            await until(partial(_has_answered, server, count))
+        received = [await _read(reader) > 50_000_000 for reader in streams]
+        assert received[0] is False
+        assert received[-1] is True
+
+
+def _has_answered(server: uvicorn.Server, count: int) -> bool:
+    return server.server_state.total_requests == count
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\n\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n4\r\n\r\n\r\n\r\n0\r\nHost: trailer\r\n\r\n",
+        b"Content-Length: 4\r\n\r\nbody",
+    ],
+)
+@pytest.mark.parametrize("split", [0, 1, 7])
+def test_each_response_has_its_place(address: tuple[str, int], first: bytes, split: int) -> None:
+    """After a request with a body, or with an upgrade that is ignored, in one packet or several."""
+    packages = [b"requests", b"numpy", b"pandas"]
+    sent = b"".join(
+        RECENT.replace(b"requests", name) + (first if name == b"requests" else b"\r\n")
+        for name in packages
+    )
+    with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(sent), split or len(sent)):
+            connection.sendall(sent[start : start + (split or len(sent))])
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while data := connection.recv(65536):
+            received += data
+    assert re.findall(rb'"package":"(\w+)"', received) == packages
+    assert received.count(b"HTTP/1.1 200 ") == 3
 
 
 def test_a_later_head_without_an_end_is_not_waited_for(address: tuple[str, int]) -> None:
     with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(RECENT + b"\r\n")
         assert _answer(connection)[0].status == 200
-        connection.sendall(RECENT + b"a:b\r\n" * ((MAX_TARGET_BYTES + MAX_HEADERS_BYTES) // 2))
+        connection.sendall(RECENT + b"a:b\r\n" * ((MAX_INCOMPLETE_HEAD_BYTES) // 2))
         _assert_refused(connection, 431)
 
 
@@ -376,9 +502,13 @@ class _Unequal:
 
 
 async def test_a_connection_is_kept_for_a_slow_answer_after_one_at_once() -> None:
-    async with _serving(_Unequal(), timeout_keep_alive=0) as server:
+    async with _serving(_Unequal()) as server:
         reader, writer = await asyncio.open_connection(*_address(server))
-        writer.write(b"GET /known HTTP/1.1\r\n\r\nGET /slow HTTP/1.1\r\n\r\n")
+        await until(lambda: server.server_state.connections)
+        (connection,) = server.server_state.connections
+        assert isinstance(connection, BoundedHTTPProtocol)
+        connection.timeout_keep_alive = 0
+        writer.write(b"GET /known HTTP/1.1\r\nHost: t\r\n\r\nGET /slow HTTP/1.1\r\nHost: t\r\n\r\n")
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert await reader.readline() == b"HTTP/1.1 204 No Content\r\n"
             await reader.readline()

@@ -9,8 +9,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.logs import request_id
+from app.logs import LOG_STREAM, request_id
 from app.main import Service, create_app
+from app.serving.rejection_log import LOGGED_REJECTIONS
 from app.settings import Settings
 from tests.processes import get, served
 from tests.waiting import wait_until
@@ -77,6 +78,7 @@ async def test_one_line_a_request(
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
         answers = [await client.get(path) for path in QUESTIONS]
+    LOG_STREAM.drain()
     lines = [line for line in capfd.readouterr().err.splitlines() if "app.requests" in line]
     assert len(lines) == len(QUESTIONS)
     for line, answer, (path, (_, query, status)) in zip(
@@ -111,6 +113,7 @@ async def test_requests_are_not_logged_where_nobody_wants_it(
     client: httpx.AsyncClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
     await client.get("/health")
+    LOG_STREAM.drain()
     assert capfd.readouterr().err == ""
 
 
@@ -196,3 +199,22 @@ def test_one_of_several_processes_answers_for_all(sample_url: str, tmp_path: Pat
     lines = log.read_text().splitlines()
     requests = [line for line in map(json.loads, lines) if line["event"] == "request"]
     assert len([line for line in requests if "recent" in line["path"]]) == 40
+
+
+async def test_rejections_of_a_client_are_summarised(
+    database_url: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    app = create_app(Settings(rate_limits="1/hour", log_format="json"), database_url)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.running(),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        for _ in range(1 + LOGGED_REJECTIONS + 5):
+            await client.get("/nothing")
+    LOG_STREAM.drain()
+    lines = capfd.readouterr().err.splitlines()
+    statuses = [json.loads(line)["status"] for line in lines if "app.requests" in line]
+    assert statuses == [404] + [429] * LOGGED_REJECTIONS
+    assert "127.0.0.1: 5 more rejections" in caplog.text

@@ -1,0 +1,173 @@
+"""The open connections of a process, and the bounds on what they hold together."""
+
+import asyncio
+import logging
+import resource
+from asyncio import Transport
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from contextvars import Context
+from typing import Protocol
+
+from app.metrics import CONNECTIONS, CONNECTIONS_CLOSED
+from app.serving.proxies import TrustedProxies, client_key
+from app.serving.rejection_log import RejectionLog
+
+MAX_WAITING_BYTES = 16 * 2**20
+"""Maximum length of all pipelined requests that wait for the responses before them."""
+
+MAX_UNREAD_BYTES = 32 * 2**20
+"""Maximum length of all responses that clients have not read, without the system's buffers."""
+
+
+TURNS = 16
+"""Maximum number of pipelined requests that are parsed before the loop serves other connections."""
+
+FILES_PER_CONNECTION = 2
+"""Number of file descriptors of a connection: its socket, and a dump that it downloads."""
+
+OTHER_FILES = 64
+"""Number of file descriptors that a process needs besides those of connections."""
+
+log = logging.getLogger(__name__)
+
+_MEANINGS = {
+    "client": "MAX_CONNECTIONS_PER_CLIENT is reached",
+    "total": "MAX_CONNECTIONS is reached",
+    "stalled": "the client does not read",
+    "unread": "too many responses are unread",
+}
+"""Explanations of the reasons for closing a connection."""
+
+
+class Connection(Protocol):
+    transport: Transport
+    active_at: float
+    """Time at which the client last sent or read something."""
+
+    @property
+    def host(self) -> str:
+        """Address of the client, or empty."""
+
+    @property
+    def is_idle(self) -> bool:
+        """True if no response is due, and the client has read all of them."""
+
+
+def allowed_connections(wanted: int) -> int:
+    """Raise the limit of open files for so many connections. Return how many it allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = OTHER_FILES + FILES_PER_CONNECTION * wanted
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    allowed = max((soft - OTHER_FILES) // FILES_PER_CONNECTION, 1)
+    if allowed < wanted:
+        log.warning(
+            "the limit of %d open files (ulimit -n) allows %d connections instead of "
+            "MAX_CONNECTIONS=%d",
+            soft,
+            allowed,
+            wanted,
+        )
+    return min(allowed, wanted)
+
+
+class Connections:
+    """Closes connections beyond the bounds: idle ones first, then the one that waits the longest.
+
+    The connections of trusted proxies count only in total, because they have many clients.
+    """
+
+    def __init__(
+        self,
+        max_total: int,
+        max_per_client: int,
+        proxies: TrustedProxies,
+        rejections: RejectionLog,
+    ) -> None:
+        self.max_total = max_total
+        self.rejections = rejections
+        self._max_per_client = max_per_client
+        self._proxies = proxies
+        self._clients: dict[Connection, str] = {}
+        """The client of each connection, the oldest connection first."""
+
+        self._counts: Counter[str] = Counter()
+        self._unread: dict[Connection, None] = {}
+        """Connections whose client has to read, the longest waiting first."""
+
+        self._turns: deque[Callable[[], None]] = deque()
+        self.waiting_bytes = 0
+        """Length of all pipelined requests that wait."""
+
+    def add(self, connection: Connection) -> None:
+        client = client_key(connection.host)
+        if self._counts[client] >= self._max_per_client and not self._proxies.is_trusted(
+            connection.host
+        ):
+            self._close_one((one for one, of in self._clients.items() if of == client), "client")
+        elif len(self._clients) >= self.max_total:
+            self._close_one(self._clients, "total")
+        self._clients[connection] = client
+        self._counts[client] += 1
+        CONNECTIONS.inc()
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that is closed. This may be called again for the same one."""
+        self._unread.pop(connection, None)
+        client = self._clients.pop(connection, None)
+        if client is not None:
+            CONNECTIONS.dec()
+            self._counts[client] -= 1
+            if not self._counts[client]:
+                del self._counts[client]
+
+    def take_turn(self, proceed: Callable[[], None]) -> None:
+        """Call a function soon, but not too many of them before other connections are served."""
+        self._turns.append(proceed)
+        if len(self._turns) == 1:
+            self._schedule_turns()
+
+    def _schedule_turns(self) -> None:
+        # The current context belongs to a request.
+        asyncio.get_running_loop().call_soon(self._give_turns, context=Context())
+
+    def _give_turns(self) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(min(len(self._turns), TURNS)):
+            loop.call_soon(self._turns.popleft(), context=Context())
+        if self._turns:
+            self._schedule_turns()
+
+    def add_unread(self, connection: Connection) -> None:
+        """Note that a client has to read, and abort the longest waiting if that is too much."""
+        self._unread[connection] = None
+        unread = sum(one.transport.get_write_buffer_size() for one in self._unread)
+        while unread > MAX_UNREAD_BYTES and len(self._unread) > 1:
+            longest = next(iter(self._unread))
+            unread -= longest.transport.get_write_buffer_size()
+            self.abort(longest, "unread")
+
+    def remove_unread(self, connection: Connection) -> None:
+        self._unread.pop(connection, None)
+
+    def abort(self, connection: Connection, reason: str) -> None:
+        """Close a connection without its unread responses. `reason` is a label of the metric."""
+        self._closing(connection, reason)
+        connection.transport.abort()
+
+    def _close_one(self, connections: Iterable[Connection], reason: str) -> None:
+        """Close the connection that is idle for the longest time."""
+        longest = min(connections, key=lambda one: (not one.is_idle, one.active_at))
+        if longest.is_idle:
+            self._closing(longest, reason)
+            longest.transport.close()
+        else:
+            self.abort(longest, reason)
+
+    def _closing(self, connection: Connection, reason: str) -> None:
+        self.remove(connection)
+        CONNECTIONS_CLOSED.labels(reason).inc()
+        self.rejections.log(connection.host, f"closed a connection: {_MEANINGS[reason]}")

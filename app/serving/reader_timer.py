@@ -1,0 +1,40 @@
+"""The timeout for a client that does not read its response."""
+
+from asyncio import AbstractEventLoop, TimerHandle, Transport
+from collections.abc import Callable
+
+READ_TIMEOUT_SECONDS = 20.0
+"""Timeout for a client that reads nothing of its response."""
+
+
+class ReaderTimer:
+    """Runs while the client has to read, and starts anew whenever it has read something."""
+
+    def __init__(
+        self, loop: AbstractEventLoop, transport: Transport, timed_out: Callable[[], object]
+    ) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._timed_out = timed_out
+        self._timer: TimerHandle | None = None
+
+    def start(self) -> None:
+        self.stop()
+        unread = self._transport.get_write_buffer_size()
+        self._timer = self._loop.call_later(READ_TIMEOUT_SECONDS, self._check, unread)
+
+    def start_if_closing(self) -> None:
+        """Start if the connection is closed when the client has read the rest."""
+        if self._transport.is_closing() and self._transport.get_write_buffer_size():
+            self.start()
+
+    def stop(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self, unread: int) -> None:
+        if self._transport.get_write_buffer_size() < unread:
+            self.start()
+        else:
+            self._timed_out()

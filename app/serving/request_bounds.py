@@ -1,0 +1,102 @@
+"""Bounds of a request, and the errors of requests that exceed them or are not valid."""
+
+import re
+from itertools import chain
+from secrets import token_hex
+from typing import NamedTuple
+
+from app.api.headers import DEFAULT_HEADERS, FIXED_HEADERS, Headers, lines
+from app.api.problem_details import problem
+from app.logs import request_id
+from app.serving.response import STATUS_LINES
+
+MAX_TARGET_BYTES = 24 * 1024
+"""Maximum length of a path with its query."""
+
+MAX_HEADERS_BYTES = 16 * 1024
+"""Maximum length of all headers of a request together."""
+
+MAX_HEADERS = 100
+"""Maximum number of headers of a request."""
+
+MAX_BODY_BYTES = 16 * 1024
+"""Maximum length of a body. Bodies are ignored, but some clients and proxies send a small one."""
+
+PIECE_BYTES = 2 * 1024
+"""Maximum number of bytes that are parsed before the bounds are checked."""
+
+MAX_INCOMPLETE_HEAD_BYTES = MAX_TARGET_BYTES + MAX_HEADERS_BYTES + PIECE_BYTES
+"""The same for an incomplete head. Its first piece may have begun with the end of another request.
+"""
+
+
+class Refusal(NamedTuple):
+    """An error that ends a connection."""
+
+    status: int
+    detail: str
+
+    def render(self) -> bytes:
+        """Return the response as bytes on the wire."""
+        token = request_id.set(token_hex(8))
+        answer = problem(self.status, self.detail, headers=FIXED_HEADERS | DEFAULT_HEADERS)
+        answer.headers.update({"X-Request-ID": request_id.get(), "Connection": "close"})
+        request_id.reset(token)
+        head = STATUS_LINES[self.status] + lines(answer.raw_headers)
+        return b"".join((head, b"\r\n", answer.body))
+
+
+LONG_TARGET = Refusal(414, f"A path with its query may have {MAX_TARGET_BYTES} bytes.")
+LONG_HEADERS = Refusal(
+    431, f"A request may have {MAX_HEADERS} headers, of {MAX_HEADERS_BYTES} bytes together."
+)
+LONG_BODY = Refusal(413, f"A body may have {MAX_BODY_BYTES} bytes. No request here needs a body.")
+WRONG_VERSION = Refusal(400, "The version of HTTP should be 1.1 or 1.0.")
+WRONG_HOST = Refusal(400, "A request should have one Host header, with the name of a host.")
+WRONG_ENCODING = Refusal(501, "The only Transfer-Encoding that is accepted is chunked.")
+
+_HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")
+
+
+def find_long_head(
+    url: bytes, headers: Headers, head_bytes: int, max_bytes: int = MAX_INCOMPLETE_HEAD_BYTES
+) -> Refusal | None:
+    """Return the reason to refuse a head that may be incomplete."""
+    if len(url) > MAX_TARGET_BYTES:
+        return LONG_TARGET
+    return LONG_HEADERS if len(headers) > MAX_HEADERS or head_bytes > max_bytes else None
+
+
+def find_long_body(received_bytes: int) -> Refusal | None:
+    """Return the reason to refuse an incomplete body."""
+    # The first piece may have begun with the head.
+    return LONG_BODY if received_bytes > MAX_BODY_BYTES + PIECE_BYTES else None
+
+
+def find_refusal(url: bytes, headers: Headers, version: str) -> Refusal | None:
+    """Return the reason to refuse a request with this head."""
+    long = find_long_head(url, headers, sum(map(len, chain(*headers))), MAX_HEADERS_BYTES)
+    if long:
+        return long
+    if version not in ("1.1", "1.0"):
+        return WRONG_VERSION
+    by_name = dict(headers)
+    host = by_name.get(b"host", b"" if version == "1.0" else None)
+    if host is None or not _HOST.fullmatch(host) or _is_repeated(b"host", headers, by_name):
+        return WRONG_HOST
+    # The parser rejects a repeated Content-Length, and one beside a Transfer-Encoding.
+    length = by_name.get(b"content-length")
+    if length is not None and int(length) > MAX_BODY_BYTES:
+        return LONG_BODY
+    encoding = by_name.get(b"transfer-encoding")
+    if encoding is not None and (
+        encoding.lower() != b"chunked"
+        or version == "1.0"
+        or _is_repeated(b"transfer-encoding", headers, by_name)
+    ):
+        return WRONG_ENCODING
+    return None
+
+
+def _is_repeated(name: bytes, headers: Headers, by_name: dict[bytes, bytes]) -> bool:
+    return len(by_name) < len(headers) and sum(given == name for given, _ in headers) > 1
