@@ -14,7 +14,8 @@ from statistics import median_high, median_low
 
 from app.domain.downloads import DayFigures, HeldDay
 from app.domain.events import Definition
-from app.ingest.policy import PublishPolicy, Thresholds
+from app.ingest.policy import PublishPolicy
+from app.ingest.ratios import Measured, Neighbours, Ratio, compare
 from app.settings import IngestSource
 
 WEEKS_AROUND = 4
@@ -55,29 +56,6 @@ class Verdict:
     def reason(self) -> str | None:
         """Reason to hold the day, or None if it can be published."""
         return None if self.is_step else self.departure
-
-
-@dataclass(frozen=True, slots=True)
-class _Neighbours:
-    """Days that a day is compared with."""
-
-    name: str
-    days: Sequence[DayFigures]
-    room: float = 1.0
-    """Factor that widens the limits, for days that differ by nature."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """A day's figures as ratios to those of its neighbours."""
-
-    packages: float
-    downloads: float
-    fault: str | None
-    """Description of the figure that is outside its limits, or None."""
-
-    can_be_step: bool
-    """True if a real change can produce these ratios."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +137,10 @@ class KnownDays:
         level = self._level(figures.day, definition)
         highest = level.highest_published if only_published else level.highest_read
         least = self._thresholds.min_step_ratio * OTHER_WEEKDAY_RATIO
-        fault = _Ratio("downloads", figures.downloads, [highest]).fault(least, inf)
+        fault = Ratio("downloads", figures.downloads, [highest]).fault(least, inf)
         return f"{fault} of the highest days" if fault else None
 
-    def _measure(self, figures: DayFigures) -> _Measured | None:
+    def _measure(self, figures: DayFigures) -> Measured | None:
         """Compare a day with its neighbours; None if it has none."""
         definition = self._definition(figures)
         if definition is None:
@@ -170,10 +148,10 @@ class KnownDays:
         if not _is_mixed(definition):
             neighbours = self._neighbours(figures.day, definition)
             if neighbours:
-                return _compare(figures, neighbours, self._thresholds)
+                return compare(figures, neighbours, self._thresholds)
         return self._measure_across(figures, definition)
 
-    def _measure_across(self, figures: DayFigures, own: Definition) -> _Measured | None:
+    def _measure_across(self, figures: DayFigures, own: Definition) -> Measured | None:
         """Compare a day with those of other definitions before and after it.
 
         Such a day was counted partly by each of two definitions, or is the first day of a
@@ -189,7 +167,7 @@ class KnownDays:
             max_downloads_ratio=inf,
         )
         sides = [
-            _compare(figures, neighbours, limits)
+            compare(figures, neighbours, limits)
             for definition in self._definitions_beside(figures.day, own)
             if (neighbours := self._neighbours(figures.day, definition))
         ]
@@ -206,7 +184,7 @@ class KnownDays:
                     yield definition
                     break
 
-    def _neighbours(self, day: date, definition: Definition) -> _Neighbours | None:
+    def _neighbours(self, day: date, definition: Definition) -> Neighbours | None:
         """Choose the normal days that are most like a day; None if there are none.
 
         The same weekday is best: a weekend day has some 0.6 times the downloads of a working day.
@@ -218,7 +196,7 @@ class KnownDays:
         alike = [one for one in around if _is_weekend(one) == _is_weekend(day)]
         others = [one for one in normal if one != day]
 
-        def choices() -> Iterator[_Neighbours]:
+        def choices() -> Iterator[Neighbours]:
             """Yield the choices one by one, because the first ones are usually enough."""
             for name, days, room in (
                 (f"{day:%A}s", weeks, 1.0),
@@ -227,7 +205,7 @@ class KnownDays:
                 (f"{day:%A}s", (one for one in others if one.weekday() == day.weekday()), 1.0),
                 ("all days", others, OTHER_WEEKDAY_RATIO),
             ):
-                yield _Neighbours(name, [normal[one] for one in days if one in normal], room)
+                yield Neighbours(name, [normal[one] for one in days if one in normal], room)
 
         for enough in range(ENOUGH_NEIGHBOURS, 0, -1):
             for neighbours in choices():
@@ -276,7 +254,7 @@ class KnownDays:
             return None
         return self._events.definition(figures.day, figures.counted_files)
 
-    def _alike(self, day: date, measured: _Measured) -> Iterator[date]:
+    def _alike(self, day: date, measured: Measured) -> Iterator[date]:
         """Yield the days on either side, without a break, that deviate to the same degree."""
         for step in (-_DAY, _DAY):
             other = day + step
@@ -286,7 +264,7 @@ class KnownDays:
                 yield other
                 other += step
 
-    def _measure_read(self, day: date) -> _Measured | None:
+    def _measure_read(self, day: date) -> Measured | None:
         """Compare a day that is published, or held and settled; None if it is neither."""
         figures: DayFigures | None = self._published.get(day)
         held = self._held.get(day)
@@ -294,7 +272,7 @@ class KnownDays:
             figures = held
         return self._measure(figures) if figures else None
 
-    def _agree(self, one: _Measured, other: _Measured) -> bool:
+    def _agree(self, one: Measured, other: Measured) -> bool:
         # Without downloads there is no ratio.
         if not other.downloads:
             return not one.downloads
@@ -323,44 +301,3 @@ def _is_mixed(definition: Definition) -> bool:
 
 def _is_weekend(day: date) -> bool:
     return day.weekday() >= SATURDAY
-
-
-def _compare(figures: DayFigures, neighbours: _Neighbours, limits: Thresholds) -> _Measured:
-    packages = _Ratio("packages", figures.packages, [day.packages for day in neighbours.days])
-    downloads = _Ratio("downloads", figures.downloads, [day.downloads for day in neighbours.days])
-    room = neighbours.room
-    fault = packages.fault(
-        limits.min_packages_ratio * room, limits.max_packages_ratio / room
-    ) or downloads.fault(limits.min_downloads_ratio * room, limits.max_downloads_ratio / room)
-    return _Measured(
-        packages.value,
-        downloads.value,
-        f"{fault} of {neighbours.name}" if fault else None,
-        can_be_step=all(
-            limits.min_step_ratio / room <= one.value <= limits.max_step_ratio * room
-            for one in (packages, downloads)
-        ),
-    )
-
-
-class _Ratio:
-    """The ratio of a figure to the median of others.
-
-    An even number of others has two medians, and anything between them is normal: in the middle of
-    a step one is the old level and one the new.
-    """
-
-    def __init__(self, name: str, amount: int, others: Sequence[int]) -> None:
-        self._name = name
-        self._amount = amount
-        self._usual = min(max(amount, median_low(others)), median_high(others))
-        # The median is 0 if mirrors made all downloads.
-        self.value = amount / max(self._usual, 1)
-
-    def fault(self, least: float, most: float) -> str | None:
-        """Describe the ratio if it is outside the limits."""
-        if least <= self.value <= most:
-            return None
-        bound = f"less than {least:.2f}" if self.value < least else f"more than {most:.2f}"
-        ratio = f"{bound} times ({self.value:.2f})"
-        return f"{self._amount:,} {self._name} are {ratio} the {self._usual:,}"

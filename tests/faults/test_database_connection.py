@@ -102,7 +102,8 @@ async def test_a_day_times_out_while_postgres_is_away(
             if day == hanging:
                 for passage in proxy.open_passages[1:]:
                     passage.cut()
-                proxy.refusals = 1
+                # One connection with TLS, and one without.
+                proxy.refusals = 2
                 proxy.injected += 1
                 # Patience with the next day.
                 monkeypatch.setattr(runs, "DAY_TIMEOUT_SECONDS", 3600)
