@@ -13,7 +13,8 @@ from sqlalchemy import text
 
 from app.db.engine import connect, job_engine
 from app.errors import DatabaseUnavailableError
-from tests.processes import free_port, run, shared_folder, wait_for
+from tests.processes import free_port, run, shared_folder
+from tests.waiting import wait_until
 
 BINARIES = max(Path("/usr/lib/postgresql").glob("*/bin"))
 
@@ -38,6 +39,10 @@ class Server:
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
         self.port = port
+
+    def accepts_connections(self) -> bool:
+        command = [str(BINARIES / "pg_isready"), "--host=127.0.0.1", f"--port={self.port}"]
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
     def url(self, hosts: str = "127.0.0.1:PORT", **arguments: str) -> str:
         """Return a URL in which names of files stand for those in the server's folder."""
@@ -95,8 +100,9 @@ def server() -> Iterator[Server]:
             ) as process,
         ):
             try:
-                wait_for(port, process)
-                yield Server(folder, port)
+                server = Server(folder, port)
+                wait_until(server.accepts_connections)
+                yield server
             finally:
                 # A fast shutdown does not wait for clients.
                 process.send_signal(signal.SIGINT)
