@@ -45,6 +45,9 @@ from app.setting_types import (
     ServiceAccountKey,
 )
 
+LOOPBACK_HOSTS = "localhost,127.0.0.1,::1,127.0.0.0/8"
+"""Hosts that are reached without a proxy."""
+
 
 class IngestSource(StrEnum):
     AUTO = "auto"
@@ -310,6 +313,11 @@ def load_settings() -> Settings:
     if settings.google_application_credentials:
         # Google's library reads only the environment, not the `.env` file.
         os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(settings.google_application_credentials)
+    # All HTTP libraries read these, and some read only one of them.
+    exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    if exempt != "*" and not exempt.endswith(LOOPBACK_HOSTS):
+        exempt = f"{exempt},{LOOPBACK_HOSTS}".lstrip(",")
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = exempt
     return settings
 
 

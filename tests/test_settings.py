@@ -3,9 +3,13 @@
 import os
 import re
 import traceback
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
+import httpx
 import pytest
+import requests
 from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
@@ -319,3 +323,20 @@ def test_every_setting_has_a_default_and_a_help(name: str) -> None:
     field = Settings.model_fields[name]
     assert field.default is not PydanticUndefined
     assert field.description
+
+
+@pytest.mark.parametrize("given", ["", "example.com", "*"])
+def test_no_proxy_is_used_for_loopback(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", given)
+    monkeypatch.setenv("no_proxy", "")
+    load_settings()
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/missing"
+        statuses = [httpx.get(url).status_code, requests.get(url, timeout=60).status_code]
+        server.shutdown()
+        thread.join()
+    assert statuses == [404, 404]
