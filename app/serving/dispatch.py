@@ -188,15 +188,16 @@ class Dispatcher:
     def _refuse(self, request: IncomingRequest) -> Response | None:
         """Return a 429 if the client has exceeded a limit, or a 401 if it has a wrong key."""
         state, client = request.limit_state, request.limited_client
+        is_wrong = client is not None and client.has_wrong_key
+        if not (is_wrong or (state and state.exceeded)):
+            return None
         with _logged_as(request):
             if state and state.exceeded:
                 RATE_LIMITED.inc()
                 seconds = max(1, ceil(state.resets_in_seconds))
                 detail = f"One client may make {in_words(state.limit)}: wait {seconds} s."
                 return Response.of(problem(429, detail, headers={"Retry-After": str(seconds)}))
-            if client and client.has_wrong_key:
-                return Response.of(problem(401, WRONG_KEY, headers={"WWW-Authenticate": "Bearer"}))
-        return None
+            return Response.of(problem(401, WRONG_KEY, headers={"WWW-Authenticate": "Bearer"}))
 
     def _look_up(self, request: IncomingRequest) -> Response | None:
         """Return a stored response, a 304, or the error of an invalid request."""
