@@ -82,6 +82,7 @@ def export(
                 published,
                 retention_days=settings.retention_days,
                 replace_sample=replace_sample,
+                dump_format=DumpFormat(dump_format),
             )
             exported = export_days(engine, store, days, DumpFormat(dump_format))
             await _report(exported, store, days, removed)

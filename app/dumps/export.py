@@ -54,15 +54,22 @@ def prepare(
     *,
     retention_days: int,
     replace_sample: bool = False,
+    dump_format: DumpFormat | None = None,
 ) -> list[str]:
     """Remove files of days that are neither served nor in the database any more, and files that a
     killed export left behind. Return the names of the removed files.
 
     Files of other days stay, even if the database does not have the day: it may be new, or have a
     gap. With `replace_sample`, real data replaces the sample in the store. Raises `DumpsError`, and
-    removes nothing, if real and sample data would be mixed.
+    removes nothing, if real and sample data, or `dump_format` and another one, would be mixed.
     """
     dumps = store.dumps()
+    formats = {dump.format for dump in dumps.data}
+    if dump_format and formats - {dump_format}:
+        raise DumpsError(
+            f"{store} holds {', '.join(sorted(formats))} files, and a place has one format: "
+            f"export {dump_format} to another place"
+        )
     is_sample = _is_sample(published[0])
     others = {
         *(dump.name for dump in dumps.data if dump.is_sample != is_sample),

@@ -7,7 +7,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from pyarrow import dataset
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -152,15 +154,18 @@ async def test_a_day_that_changed_takes_the_place_of_its_file(
     _assert_whole(folder)
 
 
-async def test_another_format_takes_the_place_of_all(
+async def test_pandas_and_arrow_read_the_folder_as_it_is(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
+    """A killed export may have left a file behind."""
     await publish(engine, days_ago(1), downloads("flask", 5))
     await publish(engine, days_ago(0), *ROWS)
     await _export(engine, folder)
-    assert len(await _export(engine, folder, DumpFormat.NDJSON)) == 2
-    assert {dump.format for dump in folder.dumps().data} == {DumpFormat.NDJSON}
-    _assert_whole(folder)
+    (folder.path / f"{UNFINISHED_PREFIX}x.parquet").touch()
+    frame = pd.read_parquet(folder.path)
+    assert list(frame["day"]) == [days_ago(1), *[days_ago(0)] * 3]
+    table = dataset.dataset(folder.path).to_table()
+    assert table["package"].to_pylist() == ["flask", *(row.package for row in ROWS)]
 
 
 async def _drop(engine: AsyncEngine, day: date) -> None:

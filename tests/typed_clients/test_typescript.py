@@ -66,6 +66,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
     return folder
 
 
+@pytest.mark.parametrize(
+    "command", ["redocly lint --extends=recommended", "spectral lint --ruleset ruleset.json"]
+)
+def test_linters_report_no_error(folder: Path, environment: dict[str, str], command: str) -> None:
+    (folder / "ruleset.json").write_text('{"extends": "spectral:oas"}')
+    checked(["npx", *shlex.split(command), "openapi.json"], folder, environment)
+
+
 def test_types_hold_and_every_operation_answers(
     folder: Path, environment: dict[str, str], document: dict[str, Any], address: str
 ) -> None:

@@ -338,6 +338,7 @@ async def test_the_command(database_url: str, engine: AsyncEngine, server: S3Ser
     assert result.stdout == f"1 of 1 days written to s3://{path}, 0 unchanged\n"
     assert result.stderr.startswith("wrote downloads-")
     # The credentials that the cloud's own tools take.
+    path = f"{server.new_bucket()}/dumps"
     result = run(
         *("export", "--to", f"s3://{path}?region=us-east-1", "--format", "csv"),
         DATABASE_URL=database_url,
