@@ -124,6 +124,10 @@ def test_files_have_their_day_and_its_origin() -> None:
         (DumpFormat.CSV, (HEAD + LINE + b"\n").replace(b"\n", b"\r\n")),
         (DumpFormat.CSV, (HEAD + LINE).replace(b":1", b" : 1 ").replace(b"linux", b"Linux")),
     ],
+    ids=str.split(
+        "bom-crlf spaces gzip-bom case-null pairs-of-keys pairs-time "
+        "csv-bom-blank csv-crlf csv-spaces-case"
+    ),
 )
 def test_other_spellings_of_text_are_read(dump_format: DumpFormat, content: bytes) -> None:
     assert read(dump_format, content) == [downloads("a", {"3.9": 1})]
