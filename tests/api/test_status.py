@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.api import readiness
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
+from app.db.pool import ReadPool
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.domain.downloads import Partition, Publication
 from app.errors import HeldDayError
@@ -225,10 +226,11 @@ async def test_ready_once_migrated(
 async def test_asking_often_whether_it_is_ready_asks_the_database_seldom(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[AsyncEngine] = []
+    asked: list[ReadPool] = []
 
-    async def note(engine: AsyncEngine) -> None:
-        asked.append(engine)
+    async def note(pool: ReadPool, *, accept_later: bool) -> None:
+        assert accept_later
+        asked.append(pool)
         await asyncio.sleep(0.01)
 
     monkeypatch.setattr(readiness, "check_migrated", note)

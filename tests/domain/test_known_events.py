@@ -92,7 +92,7 @@ def test_a_wrong_file_is_told_in_one_line(
     with pytest.raises(SettingsError) as caught:
         load_settings()
     message = str(caught.value)
-    assert message.startswith(f"INGEST_EVENTS_FILE={file}: ")
+    assert message.startswith("INGEST_EVENTS_FILE: ")
     assert right in message
     assert "\n" not in message
 
@@ -101,7 +101,7 @@ def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("INGEST_EVENTS_FILE", "/none/events.toml")
     with pytest.raises(
         SettingsError,
-        match=r"^INGEST_EVENTS_FILE=/none/events.toml: should name a file that can be read \(No s",
+        match=r"^INGEST_EVENTS_FILE: should name a file that can be read \(No s",
     ):
         load_settings()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -246,9 +247,10 @@ async def test_rows_are_staged_as_they_come(
 
     class TellingSource(GivenSource):
         async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
-            async for batch in super()._batches(day):
+            for row in self.days[day]:
+                assert isinstance(row, PackageDownloads)
                 steps.append("asked")
-                yield batch
+                yield [row]
 
     monkeypatch.setattr(IngestRepository, "stage", stage_and_tell)
     source = TellingSource({days_ago(0): [downloads(name, 1) for name in "abcd"]})
@@ -811,7 +813,7 @@ async def test_the_servers_default_isolation_does_not_matter(
     async with engine.begin() as connection:
         await connection.execute(
             text(
-                f"ALTER DATABASE {engine.url.database} "
+                f"ALTER DATABASE {make_url(database_url).database} "
                 f"SET default_transaction_isolation = '{isolation}'"
             )
         )

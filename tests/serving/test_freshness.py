@@ -264,7 +264,7 @@ async def test_a_database_that_comes_later_is_found(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.05)
-    later = f"{engine.url.database}_later"
+    later = f"{make_url(database_url).database}_later"
     url = make_url(database_url).set(database=later).render_as_string(hide_password=False)
     freshness = Freshness(url, 180, lambda _: NOON, utc_now)
     watch = asyncio.create_task(freshness.watch())

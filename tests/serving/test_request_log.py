@@ -144,7 +144,7 @@ async def test_requests_are_counted_by_route_and_status(client: httpx.AsyncClien
 
 
 @pytest.mark.usefixtures("known_days")
-@pytest.mark.parametrize("settings", [Settings(rate_limits="5/hour")])
+@pytest.mark.parametrize("settings", [Settings(rate_limits="3/hour")])
 async def test_answers_are_counted_by_what_they_cost(client: httpx.AsyncClient) -> None:
     before = _figures((await client.get("/metrics")).text)
     path = "/api/packages/requests/recent"

@@ -308,7 +308,7 @@ async def test_a_list_that_is_none_of_ours_stays(engine: AsyncEngine, store: Dum
     await publish(engine, days_ago(0), downloads("flask", 5))
     with store.new_file(INDEX_NAME) as new:
         new.file.write(b"[]")
-    with pytest.raises(DumpsError, match=rf"{store}/index\.json is not a list of dumps"):
+    with pytest.raises(DumpsError, match=rf"{store}/_index\.json is not a list of dumps"):
         await _export(engine, store)
     assert _objects(store) == {INDEX_NAME: b"[]"}
 
