@@ -6,6 +6,7 @@ import logging
 import logging.config
 import os
 import sys
+from asyncio import CancelledError
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -91,6 +92,14 @@ LOG_STREAM = LogStream()
 """The stream of this process's log."""
 
 
+def _is_not_cancelled(record: logging.LogRecord) -> bool:
+    """Return False for the traceback of a cancelled request.
+
+    uvicorn logs one line when a stop cancels requests, and then a traceback for each of them.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
+
+
 def configure_logging(level: str, log_format: str, stream: LogStream | None = None) -> None:
     """Send the lines of all loggers, also those of libraries, to standard error.
 
@@ -159,6 +168,7 @@ def configure_logging(level: str, log_format: str, stream: LogStream | None = No
             },
         }
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_not_cancelled)
 
 
 def _add_request_id(

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import socket
-from asyncio import CancelledError
 from contextlib import suppress
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -79,17 +78,6 @@ def check_address(host: str, port: int) -> None:
             f"HOST={host} PORT={port}: should be an address that is free to listen on: "
             f"{getattr(error, 'strerror', None) or error}"
         ) from error
-
-
-def _is_not_cancelled(record: logging.LogRecord) -> bool:
-    """Return False for the traceback of a cancelled request.
-
-    uvicorn logs one line when a stop cancels requests, and then a traceback for each of them.
-    """
-    return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
-
-
-logging.getLogger("uvicorn.error").addFilter(_is_not_cancelled)
 
 
 def bound_unread_data(listener: socket.socket) -> None:

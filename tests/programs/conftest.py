@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.processes import served
+from tests.processes import get, served
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,4 +28,7 @@ async def service(
         "WORKERS": "2",
     }
     with served(folder, folder / "log", **environment) as (address, _):
+        # Last-Modified is left out until it is past.
+        path = "/api/packages/requests/recent"
+        wait_until(lambda: "last-modified" in get(address + path).headers)
         yield address
