@@ -63,7 +63,7 @@ def check_encoding(url: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseAddress:
-    """Where a Postgres is, and how to connect to it."""
+    """Hosts, database, user and options of a connection to Postgres."""
 
     hosts: tuple[tuple[str, int], ...]
     """Hosts and ports in the order in which they are tried. A host may be a socket's folder."""

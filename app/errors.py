@@ -115,7 +115,7 @@ class IngestError(OperatorError):
     """A day was not published. The published data stays as it is."""
 
     problem: str | None = None
-    """What is wrong with the source's data, if other days probably have the same fault."""
+    """Description of a fault in the data that other days probably have too, or None."""
 
 
 class DayTimeoutError(IngestError):

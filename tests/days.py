@@ -101,7 +101,7 @@ async def rows_of(reading: Reading) -> list[PackageDownloads]:
 def fault_of(
     row: PackageDownloads | UnparsedDownloads, columns: Sequence[str] = REQUIRED_COLUMNS
 ) -> str | None:
-    """What is wrong with a row, or with the only one of a batch; None when nothing is."""
+    """Return the fault of a row, or of the only row of a batch, or None."""
     rejected = Rejected()
     staged = RowCheck(columns, rejected).staged([row] if isinstance(row, PackageDownloads) else row)
     assert len(staged) + rejected.rows == 1

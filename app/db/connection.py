@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from app.addresses import DatabaseAddress
 
 # SQLAlchemy does not type this constructor.
+# SQLAlchemy declares no types for its constructor.
 DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 
 CLOSE_TIMEOUT_SECONDS = 3

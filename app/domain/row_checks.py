@@ -27,7 +27,7 @@ fraction of the time of checking each category.
 
 
 class Fault(NamedTuple):
-    """What is wrong with a row."""
+    """A reason to reject a row."""
 
     problem: str
     """Description that is the same for all rows with this fault."""

@@ -60,7 +60,7 @@ def _answers(address: str) -> list[bytes]:
 
 @dataclass(frozen=True)
 class FirstStart:
-    """What a service answered that was started in an empty folder."""
+    """Responses of a service that was started in an empty folder."""
 
     folder: Path
     log: str

@@ -61,8 +61,8 @@ async def test_a_file_over_http() -> None:
     assert [row.package for row in rows] == ["flask", "numpy"]
 
 
-async def test_no_server_far_away_has_this_machine_asked(tmp_path: Path) -> None:
-    """What is listed there, or redirected to, is not asked for within."""
+async def test_a_public_server_leads_to_no_private_address(tmp_path: Path) -> None:
+    """A server on the Internet can't make the service connect to a private address."""
     async with server({OWN: response_of(200, line_of())}) as address:
         for files, error in (
             (WebFiles(allows_http=False), "files are only fetched from https://"),
