@@ -21,9 +21,6 @@ from app.domain.client_limits import parse_client_limits, parse_limits
 from app.domain.events import Event, read_events
 from app.domain.schedule import Schedule
 
-UNIX_REDIS_SCHEME = "redis+unix"
-REDIS_SCHEMES = ("redis", "rediss", UNIX_REDIS_SCHEME)
-
 _PLATFORM = re.compile(
     r"(x86_64|i\d86|aarch64|arm64|armv\d\w*|ppc64\w*|powerpc\w*|s390x|riscv64)(-|$)"
 )
@@ -51,33 +48,14 @@ def is_secure(address: str) -> bool:
         return False
 
 
-def _check_postgres_url(value: SecretStr) -> SecretStr:
-    DatabaseAddress.parse(value.get_secret_value())
-    return value
+def is_path(text: str) -> bool:
+    """Return True unless the text looks like an address, or a part of one: messages contain paths,
+    and an address may contain a password.
+    """
+    return not re.search(r":/|:.*@|\?.*=|\{\s*\"", text)
 
 
-def _check_redis_uri(value: SecretStr) -> SecretStr:
-    check_encoding(value.get_secret_value())
-    try:
-        uri = urlsplit(value.get_secret_value())
-        # redis-py would take options from a query.
-        is_valid = uri.scheme in REDIS_SCHEMES and not uri.query and (uri.port or 1) > 0
-        if uri.scheme == UNIX_REDIS_SCHEME:
-            is_valid = is_valid and bool(uri.path)
-        elif not uri.hostname or not re.fullmatch(r"(/\d*)?", uri.path):
-            is_valid = False
-    except ValueError:
-        is_valid = False
-    if not is_valid:
-        raise ValueError(
-            "should look like redis://:password@host:6379/0; "
-            f"it may begin with {', '.join(REDIS_SCHEMES)}"
-        )
-    return value
-
-
-def _check_file_location(value: SecretStr) -> SecretStr:
-    location = value.get_secret_value()
+def _check_file_location(location: str) -> None:
     check_encoding(location)
     is_url = "://" in location
     if not (is_secure(location) if is_url else is_path(location)):
@@ -86,93 +64,75 @@ def _check_file_location(value: SecretStr) -> SecretStr:
             "machine, because others could change the figures on their way)"
         )
     path = urlsplit(location).path if is_url else location
-    if DAY_FIELD in location and not path.endswith(FILE_SUFFIXES):
+    has_day, is_file = DAY_FIELD in location, path.endswith(FILE_SUFFIXES)
+    if has_day and not is_file:
         raise ValueError(f"should end with one of {', '.join(FILE_SUFFIXES)} when it has {{day}}")
     if re.search(r"\{\w*\}", path.replace(DAY_FIELD, "")):
         raise ValueError("should contain no other placeholder in braces than {day}")
-    if DAY_FIELD not in location and path.endswith(FILE_SUFFIXES):
+    if is_file and not has_day:
         raise ValueError("should contain {day} when it names a file, because each day has its own")
-    return value
 
 
-def _check_service_account(value: SecretStr) -> SecretStr:
+def _check_service_account(key: str) -> None:
     try:
-        account = json.loads(value.get_secret_value())
+        account = json.loads(key)
     except ValueError:
         account = None
     if not isinstance(account, dict) or account.get("type") != "service_account":
         raise ValueError("should be the whole JSON document of a service account's key")
-    return value
 
 
-def _check_credentials_file(value: Path) -> Path:
-    if str(value).lstrip().startswith("{"):
+def _check_credentials_file(path: str) -> None:
+    if path.lstrip().startswith("{"):
         raise ValueError(
             "should be the path of a key file: set GOOGLE_SERVICE_ACCOUNT_JSON to the key itself"
         )
-    if not os.path.isfile(value):  # noqa: PTH113 - `Path.is_file` raises for long names
-        reason = "is a folder" if os.path.isdir(value) else "does not exist"  # noqa: PTH112
+    if not os.path.isfile(path):  # noqa: PTH113 - `Path.is_file` raises for long names
+        reason = "is a folder" if os.path.isdir(path) else "does not exist"  # noqa: PTH112
         raise ValueError(f"should be the path of a key file, but this path {reason}")
-    return value
 
 
-def is_path(text: str) -> bool:
-    """Return True unless the text looks like an address, or a part of one: messages contain paths,
-    and an address may contain a password.
-    """
-    return not re.search(r":/|:.*@|\?.*=|\{\s*\"", text)
-
-
-def _check_folder(value: Path) -> Path:
-    if not is_path(value.as_posix()):
+def _check_folder(path: str) -> None:
+    if not is_path(path):
         raise ValueError("should be a folder: `export --to` writes to buckets")
-    return value
 
 
-def _check_host(value: str) -> str:
-    if _PLATFORM.match(value):
+def _check_host(host: str) -> None:
+    if _PLATFORM.match(host):
         raise ValueError(
             "should be an address to listen on, such as 127.0.0.1 or 0.0.0.0, but it is the name "
             "of a platform: conda and some shells set HOST to it, so unset it or set it to an "
             "address"
         )
-    if not re.fullmatch(r"[\w.:%-]+", value):
+    if not re.fullmatch(r"[\w.:%-]+", host):
         raise ValueError("should be an address to listen on, such as 127.0.0.1, 0.0.0.0 or ::")
-    return value
 
 
-def _check_emulator(value: str) -> str:
-    if not (re.fullmatch(r"https?://[^/@?#\s]+/?", value) and is_secure(value)):
+def _check_emulator(address: str) -> None:
+    if not (re.fullmatch(r"https?://[^/@?#\s]+/?", address) and is_secure(address)):
         raise ValueError(
             "should look like http://127.0.0.1:9050, or begin with https:// for another machine, "
             "without a user, a password and a path"
         )
-    return value
 
 
-def _check_limits(value: str) -> str:
+def _check_limits(limits: str) -> None:
     try:
-        parse_limits(value)
+        parse_limits(limits)
     except ValueError:
         raise ValueError(
             "should be limits separated by ';', such as '10/second;300/minute', or empty for none"
         ) from None
-    return value
 
 
-def _check_client_limits(value: SecretStr) -> SecretStr:
-    list(parse_client_limits(value.get_secret_value()))
-    return value
-
-
-def _check_installers(value: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(re.fullmatch(r"[\w.+ -]+", name) for name in value):
+def _check_installers(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(re.fullmatch(r"[\w.+ -]+", name) for name in names):
         raise ValueError("should be names of installers, such as bandersnatch,devpi")
-    return value
+    return names
 
 
-def _check_networks(value: tuple[str, ...]) -> tuple[str, ...]:
-    for name in value:
+def _check_networks(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
         try:
             network = ip_network(name, strict=False)
         except ValueError:
@@ -184,7 +144,11 @@ def _check_networks(value: tuple[str, ...]) -> tuple[str, ...]:
             raise ValueError(
                 f"should have {network} for that network, or {address} for one address"
             )
-    return value
+    return names
+
+
+def _parse_list(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _parse_breakdowns(text: str) -> tuple[str, ...]:
@@ -197,40 +161,50 @@ def _parse_breakdowns(text: str) -> tuple[str, ...]:
     return tuple(name for name in known if name in names)
 
 
-def _parse_list(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _parse_events(text: str) -> tuple[Event, ...]:
-    return read_events(Path(text))
-
-
 def _parsed(parse: Callable[[str], object]) -> BeforeValidator:
     """Parse a setting's text. Values that are not text are passed through."""
     return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 
+def _checked(check: Callable[[str], object]) -> AfterValidator:
+    """Require a text that the function accepts."""
+
+    def validate(value: SecretStr | Path | str) -> object:
+        check(value.get_secret_value() if isinstance(value, SecretStr) else str(value))
+        return value
+
+    return AfterValidator(validate)
+
+
 def _shaped(pattern: str, example: str) -> AfterValidator:
     """Require a text that matches the pattern; the error shows the example."""
 
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
+    def check(text: str) -> None:
+        if not re.fullmatch(pattern, text):
             raise ValueError(f"should look like {example}")
-        return value
 
-    return AfterValidator(check)
+    return _checked(check)
 
 
 CASE_INSENSITIVE = _parsed(str.lower)
 """For settings that have one of a few values."""
 
-PostgresUrl = Annotated[SecretStr, AfterValidator(_check_postgres_url)]
-RedisUri = Annotated[SecretStr, AfterValidator(_check_redis_uri)]
-FileLocation = Annotated[SecretStr, AfterValidator(_check_file_location)]
-ServiceAccountKey = Annotated[SecretStr, AfterValidator(_check_service_account)]
-CredentialsFile = Annotated[Path, AfterValidator(_check_credentials_file)]
-Folder = Annotated[Path, AfterValidator(_check_folder)]
-Host = Annotated[str, AfterValidator(_check_host)]
+PostgresUrl = Annotated[SecretStr, _checked(DatabaseAddress.parse)]
+RedisUri = Annotated[
+    SecretStr,
+    _checked(check_encoding),
+    # redis-py would take options from a query.
+    _shaped(
+        r"rediss?://([^@/?#]*@)?([\w.-]+|\[[\w:.%]+\])(:\d{1,5})?(/\d*)?"
+        r"|redis\+unix://([^@/?#]*@)?/[^?#]+",
+        "redis://:password@host:6379/0; it may begin with redis, rediss, redis+unix",
+    ),
+]
+FileLocation = Annotated[SecretStr, _checked(_check_file_location)]
+ServiceAccountKey = Annotated[SecretStr, _checked(_check_service_account)]
+CredentialsFile = Annotated[Path, _checked(_check_credentials_file)]
+Folder = Annotated[Path, _checked(_check_folder)]
+Host = Annotated[str, _checked(_check_host)]
 BaseUrl = Annotated[
     str,
     _shaped(
@@ -239,17 +213,17 @@ BaseUrl = Annotated[
         "because /api/dumps shows it to every client",
     ),
 ]
-EmulatorAddress = Annotated[str, AfterValidator(_check_emulator)]
+EmulatorAddress = Annotated[str, _checked(_check_emulator)]
 BigQueryProject = Annotated[str, _shaped(r"[\w.:-]+", "my-project-123456")]
 BigQueryTable = Annotated[str, _shaped(r"[^.`]+\.[^.`]+\.[^.`]+", "project.dataset.table")]
 RootPath = Annotated[str, _shaped(r"((/[\w.~-]+)+)?", "/stats, without a / at its end")]
 CronSchedule = Annotated[InstanceOf[Schedule], _parsed(Schedule)]
-Limits = Annotated[str, AfterValidator(_check_limits)]
-ClientRateLimits = Annotated[SecretStr, AfterValidator(_check_client_limits)]
+Limits = Annotated[str, _checked(_check_limits)]
+ClientRateLimits = Annotated[SecretStr, _checked(parse_client_limits)]
 Names = Annotated[tuple[str, ...], _parsed(_parse_list)]
 Installers = Annotated[Names, AfterValidator(_check_installers)]
 Networks = Annotated[Names, AfterValidator(_check_networks)]
 BreakdownNames = Annotated[tuple[str, ...], _parsed(_parse_breakdowns)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], CASE_INSENSITIVE]
 LogFormat = Annotated[Literal["console", "json"], CASE_INSENSITIVE]
-EventsFile = Annotated[tuple[Event, ...], _parsed(_parse_events)]
+EventsFile = Annotated[tuple[Event, ...], _parsed(read_events)]

@@ -16,34 +16,11 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app import setting_types as types
 from app.domain.breakdowns import INSTALLER, OPTIONAL_BREAKDOWNS, Breakdown
 from app.domain.events import CountedFiles
 from app.domain.schedule import Schedule
 from app.errors import SettingsError
-from app.setting_types import (
-    CASE_INSENSITIVE,
-    BaseUrl,
-    BigQueryProject,
-    BigQueryTable,
-    BreakdownNames,
-    ClientRateLimits,
-    CredentialsFile,
-    CronSchedule,
-    EmulatorAddress,
-    EventsFile,
-    FileLocation,
-    Folder,
-    Host,
-    Installers,
-    Limits,
-    LogFormat,
-    LogLevel,
-    Networks,
-    PostgresUrl,
-    RedisUri,
-    RootPath,
-    ServiceAccountKey,
-)
 
 LOOPBACK_HOSTS = "localhost,127.0.0.1,::1,127.0.0.0/8"
 """Hosts that are reached without a proxy."""
@@ -69,7 +46,7 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    database_url: PostgresUrl | None = None
+    database_url: types.PostgresUrl | None = None
     """Postgres 14 or later, `postgresql://user:password@host:5432/database`, in libpq's form. If
     omitted, an embedded Postgres runs under `DATA_DIR`.
     """
@@ -77,10 +54,10 @@ class Settings(BaseSettings):
     database_wait_seconds: float = Field(30.0, ge=0, le=3600)
     """How long `serve` waits at its start for an unreachable database."""
 
-    data_dir: Folder = Path(".data")
+    data_dir: types.Folder = Path(".data")
     """Folder of the embedded Postgres and its data."""
 
-    host: Host = "127.0.0.1"
+    host: types.Host = "127.0.0.1"
     """Address to listen on."""
 
     port: int = Field(8000, ge=1, le=65535)
@@ -90,46 +67,37 @@ class Settings(BaseSettings):
     """Number of server processes."""
 
     graceful_stop_seconds: int = Field(8, ge=0, le=3600)
-    """How long a stop waits for running requests and downloads of dumps. All other connections are
-    closed within 2 seconds after that.
-    """
+    """How long a stop waits for running requests and downloads. It ends within 2 seconds more."""
 
     keep_alive_seconds: int = Field(75, ge=1, le=3600)
-    """How long a connection without a request stays open. A proxy in front should close its idle
-    connections earlier.
-    """
+    """How long an idle connection stays open. A proxy in front should close its own earlier."""
 
     max_connections: int = Field(1000, ge=1)
-    """Maximum number of open connections per process. Beyond it, the connection that is idle for
-    the longest time is closed.
-    """
+    """Maximum number of open connections per process. Beyond it, the longest idle one is closed."""
 
     max_connections_per_client: int = Field(256, ge=1)
     """The same for one client address, and per process. `TRUSTED_PROXIES` are exempt."""
 
     retention_days: int = Field(180, ge=30, le=3660)
-    """Number of days served, ending with the latest published one. `last_month` needs at least 30.
-    """
+    """Number of days served, ending with the latest published one: 30 or more."""
 
-    ingest_schedule: CronSchedule = Schedule("0 1 * * *")
-    """Time of the daily job: five cron fields as in cron(5) (minute, hour, day, month, weekday),
-    UTC. A schedule that never fires is refused.
-    """
+    ingest_schedule: types.CronSchedule = Schedule("0 1 * * *")
+    """Time of the daily job, UTC: the five fields of cron(5)."""
 
-    ingest_source: Annotated[IngestSource, CASE_INSENSITIVE] = IngestSource.AUTO
+    ingest_source: Annotated[IngestSource, types.CASE_INSENSITIVE] = IngestSource.AUTO
     """Source of downloads: `bigquery`, `file`, `sample`, or `auto`, which is `bigquery` if
     `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_SERVICE_ACCOUNT_JSON` or `BIGQUERY_EMULATOR_HOST` is
     set, else `file` if `INGEST_FILES` is, else `sample`. With `none` the process only serves, and
     another one ingests.
     """
 
-    ingest_files: FileLocation | None = None
+    ingest_files: types.FileLocation | None = None
     """Location of the files of `INGEST_SOURCE=file`: a folder of dumps, `https://host/api/dumps` of
     another instance, an `https://` folder of dumps with its last `/`, or a path or `https://`
     address with `{day}` in it.
     """
 
-    ingest_breakdowns: BreakdownNames | None = Field(
+    ingest_breakdowns: types.BreakdownNames | None = Field(
         None,
         description="Breakdowns to ingest besides those by Python version and system, separated by "
         f"commas: {', '.join(f'`{one.name}`' for one in OPTIONAL_BREAKDOWNS)}; or `none`. The "
@@ -137,20 +105,18 @@ class Settings(BaseSettings):
         "sample and for files.",
     )
 
-    ingest_counted_files: Annotated[CountedFiles, CASE_INSENSITIVE] = CountedFiles.ALL
+    ingest_counted_files: Annotated[CountedFiles, types.CASE_INSENSITIVE] = CountedFiles.ALL
     """Downloads that BigQuery counts on days until 24 August 2026: `all`, like the public service,
     or `artifacts`, which are files that end in `.whl`, `.tar.gz` or `.zip`. PyPI counts only these
     since then, so `artifacts` makes earlier days comparable with later ones. It reads one more
     column of earlier days.
     """
 
-    ingest_events_file: EventsFile = ()
+    ingest_events_file: types.EventsFile = ()
     """TOML file of known breaks in the figures, which `/api/events` lists besides PyPI's own."""
 
     ingest_max_days_per_run: int = Field(7, ge=1)
-    """Maximum number of days that one run of the ingest job reads, latest first. Each costs a
-    query.
-    """
+    """Maximum number of days that a run of the job reads, latest first. Each costs a query."""
 
     ingest_retry_after_minutes: float = Field(30.0, gt=0, le=7 * 24 * 60)
     """How long after a day was held, or failed, it is read again. The interval doubles each time:
@@ -190,69 +156,60 @@ class Settings(BaseSettings):
     ingest_max_step_ratio: float = Field(5.0, ge=1)
     """Maximum ratio of packages and downloads for a day to be part of a new level."""
 
-    google_application_credentials: CredentialsFile | None = None
+    google_application_credentials: types.CredentialsFile | None = None
     """File with the key of a Google service account."""
 
-    google_service_account_json: ServiceAccountKey | None = None
+    google_service_account_json: types.ServiceAccountKey | None = None
     """The same key as a JSON document, for hosts that only have variables."""
 
-    bigquery_project: BigQueryProject | None = None
+    bigquery_project: types.BigQueryProject | None = None
     """Google Cloud project that is billed. The default is the credentials' own."""
 
-    bigquery_table: BigQueryTable = "bigquery-public-data.pypi.file_downloads"
+    bigquery_table: types.BigQueryTable = "bigquery-public-data.pypi.file_downloads"
     """Table of raw downloads, `project.dataset.table`."""
 
     bigquery_max_bytes_billed: int = Field(500 * 2**30, ge=10 * 2**20)
-    """Bytes that the query of one day may bill. BigQuery refuses a larger query at no cost. The
-    default is 500 GiB.
-    """
+    """Bytes that a day's query may bill, by default 500 GiB. A larger one is refused at no cost."""
 
-    bigquery_emulator_host: EmulatorAddress | None = None
-    """Address of a BigQuery emulator, `http://127.0.0.1:9050`, which is called without credentials.
-    """
+    bigquery_emulator_host: types.EmulatorAddress | None = None
+    """Address of a BigQuery emulator, `http://127.0.0.1:9050`. It gets no credentials."""
 
-    mirror_installers: Installers = ("bandersnatch", "z3c.pypimirror", "Artifactory", "devpi")
-    """Installers that are mirrors, separated by commas. Their downloads count only in
-    `with_mirrors`.
-    """
+    mirror_installers: types.Installers = ("bandersnatch", "z3c.pypimirror", "Artifactory", "devpi")
+    """Mirrors, separated by commas. Downloads of these installers count only in `with_mirrors`."""
 
-    dumps_dir: Folder = Path(".data/dumps")
+    dumps_dir: types.Folder = Path(".data/dumps")
     """Folder of dumps: the default destination of `export`, and what `/api/dumps` lists."""
 
-    dumps_url: BaseUrl | None = None
+    dumps_url: types.BaseUrl | None = None
     """Address where another server offers the same files, `https://bucket.example/dumps/`. If
     omitted, the service sends them itself.
     """
 
-    trusted_proxies: Networks = ()
-    """Addresses and networks of the proxies in front, separated by commas. Only their
-    `X-Forwarded-For` names the client.
-    """
+    trusted_proxies: types.Networks = ()
+    """Addresses and networks of proxies in front. Only their `X-Forwarded-For` is accepted."""
 
-    root_path: RootPath = ""
+    root_path: types.RootPath = ""
     """Prefix of all paths that a proxy removes, such as `/stats`. Links begin with it, or with the
     `X-Forwarded-Prefix` of a trusted proxy.
     """
 
-    rate_limits: Limits = "10/second;300/minute"
+    rate_limits: types.Limits = "10/second;300/minute"
     """Requests that one client address may make: limits separated by `;`. Empty means no limit."""
 
-    client_rate_limits: ClientRateLimits | None = None
+    client_rate_limits: types.ClientRateLimits | None = None
     """Limits of known clients, separated by commas: `203.0.113.0/24=1000/minute` for each address
     of a network (the smallest one counts), `key:` and the SHA-256 of a key in hexadecimal digits
     for the owner of a key, and `none` for no limit. Clients send keys as `Authorization: Bearer` or
     `X-API-Key`.
     """
 
-    rate_limit_storage_uri: RedisUri | None = None
+    rate_limit_storage_uri: types.RedisUri | None = None
     """Redis in which all processes count together, `redis://:password@host:6379/0`: one server, not
     a cluster. If omitted, each process counts for itself.
     """
 
     response_cache_max_bytes: int = Field(64 * 2**20, ge=0)
-    """Memory per process for cached responses, which stay until the next publish. The default is 64
-    MiB; 0 disables the cache.
-    """
+    """Memory per process for cached responses, by default 64 MiB. 0 disables the cache."""
 
     request_timeout_seconds: float = Field(15.0, gt=0, le=600)
     """Time after which a request without a response gets status 503."""
@@ -260,34 +217,26 @@ class Settings(BaseSettings):
     request_log: bool = True
     """`true` logs each request."""
 
-    log_level: LogLevel = "info"
+    log_level: types.LogLevel = "info"
     """Minimum level: `debug`, `info`, `warning` or `error`."""
 
-    log_format: LogFormat = "console"
+    log_format: types.LogFormat = "console"
     """`console` logs lines for people, `json` one JSON object per line."""
 
     @model_validator(mode="before")
     @classmethod
     def _omit_empty(cls, values: dict[str, object]) -> dict[str, object]:
-        stripped = {
-            name: value.strip() if isinstance(value, str) else value
-            for name, value in values.items()
-        }
-        return {
-            name: value for name, value in stripped.items() if value != "" or name == "rate_limits"
-        }
+        texts = {name: value.strip() for name, value in values.items() if isinstance(value, str)}
+        empty = {name for name, text in texts.items() if not text and name != "rate_limits"}
+        return {name: value for name, value in (values | texts).items() if name not in empty}
 
     @property
     def source(self) -> IngestSource:
         """The source of downloads: `ingest_source`, with `auto` resolved."""
         if self.ingest_source is not IngestSource.AUTO:
             return self.ingest_source
-        credentials = (
-            self.google_application_credentials,
-            self.google_service_account_json,
-            self.bigquery_emulator_host,
-        )
-        if any(credentials):
+        is_key_set = self.google_application_credentials or self.google_service_account_json
+        if is_key_set or self.bigquery_emulator_host:
             return IngestSource.BIGQUERY
         return IngestSource.FILE if self.ingest_files else IngestSource.SAMPLE
 

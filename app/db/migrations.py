@@ -4,7 +4,7 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import JSON, Column, Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -133,3 +133,18 @@ def _index_trigrams(connection: Connection) -> None:
             raise
         reason = error.orig and error.orig.__cause__
         log.warning("search can't find misspelt names, because pg_trgm can't be used: %s", reason)
+
+
+def add_breakdown(name: str) -> None:
+    """Add the column of an optional breakdown to all tables, in a migration.
+
+    The digests of published and held days stay valid, since they leave out what is NULL. No row is
+    rewritten. The locks are held for milliseconds, and the migration is tried again if reads or a
+    publish keep it from getting them within a second.
+    """
+    from alembic import op  # noqa: PLC0415
+
+    # A publish uses both tables. Without it, there can be no deadlock.
+    op.execute(select(func.pg_advisory_xact_lock(int(LockKey.PUBLISH))))
+    for table in ("daily_downloads", "held_downloads"):
+        op.add_column(table, Column(name, JSON))

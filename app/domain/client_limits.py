@@ -1,13 +1,10 @@
 """Rate limits of known clients: the setting `CLIENT_RATE_LIMITS`."""
 
 import re
-from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import NamedTuple
 
 from limits import RateLimitItem, parse_many
-
-NO_LIMIT = "none"
 
 EXAMPLE = "203.0.113.0/24=1000/minute,key:SHA256=none"
 
@@ -32,19 +29,20 @@ def parse_limits(text: str) -> tuple[RateLimitItem, ...]:
     return tuple(items)
 
 
-def parse_client_limits(text: str) -> Iterator[ClientLimits]:
+def parse_client_limits(text: str) -> list[ClientLimits]:
     """Return the clients of a text such as `EXAMPLE`. Raises a `ValueError` that contains no part
     of the text, because someone may have written a key instead of its hash.
     """
-    entries = [entry.strip() for entry in text.split(",")]
-    for number, entry in enumerate(entries, 1):
-        name, _, limits = (part.strip() for part in entry.lower().partition("="))
+    clients = []
+    for number, entry in enumerate(text.lower().split(","), 1):
+        name, _, limits = (part.strip() for part in entry.partition("="))
         try:
             key = _KEY.fullmatch(name)
             client = bytes.fromhex(key[1]) if key else ip_network(name)
-            items = parse_limits("" if limits == NO_LIMIT else limits or "missing")
+            items = parse_limits("" if limits == "none" else limits or "missing")
         except ValueError:
             raise ValueError(
                 f"should look like {EXAMPLE}, separated by commas, which entry {number} does not"
             ) from None
-        yield ClientLimits(client, items)
+        clients.append(ClientLimits(client, items))
+    return clients

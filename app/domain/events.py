@@ -88,10 +88,10 @@ class _EventsFile(BaseModel):
     events: tuple[Event, ...]
 
 
-def read_events(path: Path) -> tuple[Event, ...]:
+def read_events(path: str | Path) -> tuple[Event, ...]:
     """Return the events of a TOML file. Raises a `ValueError` that describes the first error."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"should name a file that can be read ({error.strerror})") from None
     except ValueError as error:

@@ -100,7 +100,7 @@ class RateLimits:
         self, rate_limits: str, client_limits: str = "", storage_uri: str | None = None
     ) -> None:
         self._items = parse_limits(rate_limits)
-        known = list(parse_client_limits(client_limits)) if client_limits else []
+        known = parse_client_limits(client_limits) if client_limits else []
         self._by_digest = {
             client: _limited(client.hex(), items, has_key=True)
             for client, items in known

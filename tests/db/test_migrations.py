@@ -145,7 +145,7 @@ async def test_what_drift_does_not_show_is_there(
 
 
 NEW_REVISION = """
-from app.db.breakdown_columns import add_breakdown
+from app.db.migrations import add_breakdown
 
 revision = "9999"
 down_revision = {latest!r}

@@ -9,7 +9,6 @@ from google.cloud import bigquery
 from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.breakdown_columns import TABLES
 from app.db.engine import connect
 from app.domain.breakdowns import (
     BREAKDOWNS,
@@ -53,7 +52,7 @@ def test_names_are_unique() -> None:
 
 async def test_columns_are_in_the_migrated_database(engine: AsyncEngine) -> None:
     async with connect(engine) as connection:
-        for table in TABLES:
+        for table in ("daily_downloads", "held_downloads"):
             found = await connection.run_sync(lambda sync: inspect(sync).get_columns(table))  # noqa: B023
             columns = {column["name"] for column in found}
             assert columns >= {breakdown.column for breakdown in BREAKDOWNS}
