@@ -28,9 +28,10 @@ from app.api import (
     summary,
     time_series,
 )
-from app.api.endpoints import RENDERING, Endpoints, require_json
+from app.api.endpoints import RENDERING, Endpoints
 from app.api.listed_dumps import SERVED_URL, ListedDumps
 from app.api.openapi import describe
+from app.api.queries import require_json
 from app.api.readiness import ReadinessCheck
 from app.api.request_guard import RequestGuardMiddleware
 from app.api.state import API, State

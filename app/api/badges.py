@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from fastapi import Path
 from pydantic import Field
 
-from app.api.endpoints import EndpointRouter, Package, Payload, Rendered, not_found
+from app.api.endpoints import EndpointRouter, Package, not_found
 from app.api.limit_docs import BADGES_PATH
+from app.api.payloads import Payload, Rendered, example
 from app.api.recent import Period
-from app.api.schemas import example
 from app.api.statistics import Statistics
 
 CACHE_SECONDS = 3600
@@ -64,13 +64,14 @@ async def badge(
     if recent is None:
         raise not_found(package)
     downloads = period.count_in(recent)
-    return Badge(
+    payload = Badge(
         schemaVersion=1,
         label="downloads",
         message=f"{in_short(downloads)}/{period}",
         color=color_of(downloads),
         cacheSeconds=CACHE_SECONDS,
-    ).render()
+    )
+    return Rendered(payload.to_json())
 
 
 def in_short(count: int) -> str:

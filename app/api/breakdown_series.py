@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, cast
 from fastapi import Query
 from pydantic import AfterValidator, Field, create_model
 
-from app.api.endpoints import EndpointRouter, Package, Rendered, not_found
+from app.api.endpoints import EndpointRouter, Package, not_found
+from app.api.payloads import Rendered
 from app.api.statistics import Statistics
 from app.api.time_series import (
     CSV_TOO,
@@ -73,11 +74,11 @@ def _declare(breakdown: Breakdown) -> None:
     router.endpoint(
         f"/{breakdown.name}",
         payload_model,
-        name=breakdown.name,
+        operation_id=f"get_{breakdown.name}",
         summary=f"By day and {breakdown.by}",
         description=described,
         ok=CSV_TOO,
-        tag="details" if breakdown.is_optional else "packages",
+        tags=["details" if breakdown.is_optional else "packages"],
     )(series)
 
 

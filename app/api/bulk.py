@@ -9,15 +9,13 @@ from fastapi import Query
 from pydantic import AfterValidator, Field
 
 from app.api import recent, time_series
-from app.api.endpoints import EndpointRouter, Payload, Rendered
-from app.api.schemas import example
+from app.api.endpoints import EndpointRouter
+from app.api.payloads import Payload, Rendered, csv_too, example
+from app.api.queries import TableQuery
 from app.api.statistics import Statistics
-from app.api.tables import TableQuery, csv_too
 from app.domain.package_name import ALL_PACKAGES, is_valid, normalise
 
 MAX_PACKAGES = 100
-
-URI_TOO_LONG = 414
 
 router = EndpointRouter("/api/bulk", "details")
 
@@ -65,7 +63,7 @@ class BulkRecentQuery(recent.RecentQuery, PackagesQuery):
     """Arguments of `recent` for many packages."""
 
 
-class BulkOverallQuery(time_series.SeriesQuery, time_series.MirrorsQuery, PackagesQuery):
+class BulkOverallQuery(time_series.OverallQuery, PackagesQuery):
     """Arguments of `overall` for many packages."""
 
     arbitrary: ClassVar = time_series.SeriesQuery.arbitrary | PackagesQuery.arbitrary
@@ -107,7 +105,7 @@ class OverallDownloadsOfMany(BulkPayload):
     RecentDownloadsOfMany,
     summary="Latest day, week and month of many packages",
     ok=csv_too("package,last_day,last_month,last_week\nrequests,42817003,1181283420,279880123\n"),
-    errors=[URI_TOO_LONG],
+    errors=[414],
 )
 async def bulk_recent(
     query: Annotated[BulkRecentQuery, Query()], statistics: Statistics
@@ -125,7 +123,7 @@ async def bulk_recent(
     OverallDownloadsOfMany,
     summary="By day, with and without mirrors, of many packages",
     ok=csv_too("package,category,date,downloads\nrequests,with_mirrors,2026-11-20,1498027\n"),
-    errors=[URI_TOO_LONG],
+    errors=[414],
 )
 async def bulk_overall(
     query: Annotated[BulkOverallQuery, Query()], statistics: Statistics

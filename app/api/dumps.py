@@ -18,8 +18,8 @@ from app.api.headers import WITHOUT_BODY, path_prefix
 from app.api.listed_dumps import unavailable
 from app.api.negotiation import COMPRESSED_FROM_BYTES, compressed, matches_tag, preferred_encoding
 from app.api.offloading import LARGE_BYTES, offloaded_if
+from app.api.payloads import example
 from app.api.problem_details import documented, problem
-from app.api.schemas import example
 from app.api.state import InjectedState
 from app.domain.breakdowns import REQUIRED_COLUMNS
 from app.dumps import listing

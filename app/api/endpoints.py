@@ -7,27 +7,22 @@ dependency resolution take longer than the database query.
 """
 
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, get_args, get_origin
-from urllib.parse import parse_qsl, urlencode
+from typing import Annotated, Any, NamedTuple, get_args
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Path, Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from fastapi import APIRouter, Path
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
+from app.api.payloads import Payload, Rendered
 from app.api.problem_details import documented
+from app.api.queries import FORMAT, EndpointQuery, NoQuery, invalid_arguments
 from app.api.statistics import Statistics
 from app.domain.downloads import Window
 from app.domain.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
-from app.errors import ArgumentError, InvalidArgumentsError, NotFoundError
-
-JSON = b"application/json"
-
-FORMAT = "format"
-"""Argument that takes precedence over the `Accept` header."""
+from app.errors import NotFoundError
 
 RENDERING = "1"
 """Version of the rendering: part of every `ETag`. Change it when the same data renders to other
@@ -42,77 +37,25 @@ evicts entries; parsing one again takes 10 to 20 µs.
 MAX_PARSED_URL_BYTES = 4096
 """Longest path and query that the LRU stores. A hundred packages with usual names are shorter."""
 
-PACKAGE_PARAMETER = "package"
+
+def _normalised(package: str) -> str:
+    name = normalise(package)
+    if name != ALL_PACKAGES and not is_valid(name):
+        raise NotFoundError(
+            f"No package can have this name: names are up to {MAX_NAME_CHARACTERS} letters, "
+            "digits, '-', '_' and '.', with a letter or digit at both ends."
+        )
+    return name
+
 
 Package = Annotated[
     str,
+    AfterValidator(_normalised),
     Path(
         description="Name of the package in any spelling, or `__all__` for every package together.",
         examples=["requests"],
     ),
 ]
-
-
-def _check_digits(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch("[0-9]{1,18}", value):
-        raise ValueError("should be a whole number, in digits")
-    return value
-
-
-WholeNumber = Annotated[int, BeforeValidator(_check_digits)]
-"""A number in ASCII digits. Python also reads signs, spaces, `1_0` and digits of other scripts."""
-
-
-class EndpointQuery(BaseModel):
-    """The query arguments of an endpoint. Unknown arguments are ignored."""
-
-    model_config = ConfigDict(frozen=True)
-
-    arbitrary: ClassVar[frozenset[str]] = frozenset()
-    """Names of the arguments whose values clients can make up without end."""
-
-    def canonical(self, window: Window) -> Self:
-        """Return the model to which all queries with the same answer are equal.
-
-        `window` is the range of days that is served.
-        """
-        del window
-        return self
-
-    def arguments(self) -> list[tuple[str, str]]:
-        """Return the arguments that differ from their defaults, in the model's order."""
-        pairs: list[tuple[str, str]] = []
-        for name, one in type(self).model_fields.items():
-            value = getattr(self, name)
-            if value != one.default:
-                values = value if isinstance(value, tuple) else (value,)
-                pairs += [(name, str(item)) for item in values]
-        return pairs
-
-
-class NoQuery(EndpointQuery):
-    """The query of an endpoint without arguments."""
-
-
-class Rendered(NamedTuple):
-    """The body that a handler returns."""
-
-    body: bytes
-    media_type: bytes = JSON
-    is_cacheable: bool = True
-    """False if clients can request any number of such responses and no other client needs them."""
-
-
-class Payload(BaseModel):
-    """The payload of an endpoint. Its fields are declared in the order of the JSON keys."""
-
-    def to_json(self) -> bytes:
-        """Return the payload as JSON without whitespace."""
-        return self.model_dump_json().encode()
-
-    def render(self, *, is_cacheable: bool = True) -> Rendered:
-        return Rendered(self.to_json(), is_cacheable=is_cacheable)
-
 
 Handler = Callable[..., Awaitable[Rendered]]
 
@@ -125,77 +68,26 @@ class Endpoint:
     handler: Handler
     payload: type[Payload]
     query: type[EndpointQuery]
+    path_arguments: Mapping[str, TypeAdapter[Any]]
+    """Types of the arguments in the path, in its order."""
 
     @cached_property
     def has_formats(self) -> bool:
         """True if the response's format depends on an argument or the `Accept` header."""
         return FORMAT in self.query.model_fields
 
-    @cached_property
-    def repeated(self) -> frozenset[str]:
-        """Names of the arguments that may have several values."""
-        fields = self.query.model_fields.items()
-        return frozenset(name for name, one in fields if get_origin(one.annotation) is tuple)
-
     def parse_path(self, arguments: Mapping[str, str]) -> dict[str, Any]:
         """Validate the arguments in a path.
 
         Raises `NotFoundError` and `InvalidArgumentsError`.
         """
-        return {
-            name: _normalised(value) if name == PACKAGE_PARAMETER else self._parse_one(name, value)
-            for name, value in arguments.items()
-        }
-
-    def _parse_one(self, name: str, value: str) -> object:
-        annotation = inspect.signature(self.handler).parameters[name].annotation
-        try:
-            return TypeAdapter(annotation).validate_python(value)
-        except ValidationError as error:
-            raise InvalidArgumentsError([_argument_error(error.errors()[0], name)]) from None
-
-    def parse_query(self, query: bytes, accepted_format: str | None) -> EndpointQuery:
-        """Validate a query string.
-
-        An empty argument counts as omitted, and the first value of a repeated argument counts.
-        `accepted_format` applies where the query names no format. Raises `InvalidArgumentsError`.
-        """
-        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True) if query else []
-        values: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in self.repeated:
-                if value:
-                    values.setdefault(name, []).append(value)
-            else:
-                values.setdefault(name, value)
-        given = {name: value for name, value in values.items() if value}
-        if not self.has_formats:
-            check_json_format(given.get(FORMAT))
-        elif accepted_format:
-            given.setdefault(FORMAT, accepted_format)
-        try:
-            return self.query.model_validate(given)
-        except ValidationError as error:
-            raise InvalidArgumentsError(list(map(_argument_error, error.errors()))) from None
-
-
-def _argument_error(error: ErrorDetails, name: str | None = None) -> ArgumentError:
-    is_own = error["type"] == "value_error"
-    message = str(error["ctx"]["error"]) if is_own else error["msg"]
-    if error["type"] == "too_long":
-        message = f"should have at most {error['ctx']['max_length']} values"
-    return ArgumentError(name or str(error["loc"][0]), message)
-
-
-async def require_json(request: Request) -> None:
-    """Dependency of all routes that FastAPI answers."""
-    check_json_format(request.query_params.get(FORMAT))
-
-
-def check_json_format(value: str | None) -> None:
-    """Raise `InvalidArgumentsError` if a response that is always JSON is requested otherwise."""
-    if value and value.lower() != "json":
-        raise InvalidArgumentsError([ArgumentError(FORMAT, "Input should be 'json'")])
+        parsed = {}
+        for name, value in arguments.items():
+            try:
+                parsed[name] = self.path_arguments[name].validate_python(value)
+            except ValidationError as error:
+                raise invalid_arguments(error, name) from None
+        return parsed
 
 
 class ParsedRequest(NamedTuple):
@@ -236,18 +128,15 @@ class EndpointRouter(APIRouter):
         path: str,
         payload: type[Payload],
         *,
-        name: str | None = None,
-        summary: str,
-        description: str | None = None,
         ok: Mapping[str, Any] | None = None,
-        tag: str | None = None,
         errors: Iterable[int] = (),
+        **documentation: Any,
     ) -> Callable[[Handler], Handler]:
         """Declare an endpoint that the decorated handler answers.
 
         The handler takes the path's parameters, optionally `query: Annotated[Model, Query()]`, and
         `statistics`. `ok` adds to the documentation of status 200, `errors` are statuses besides
-        the usual ones, and `name` is used in the operation id instead of the handler's name.
+        the usual ones, and `documentation` is FastAPI's.
         """
 
         def declare(handler: Handler) -> Handler:
@@ -259,25 +148,32 @@ class EndpointRouter(APIRouter):
             handler.__signature__ = signature.replace(  # type: ignore[attr-defined]
                 parameters=list(parameters.values())
             )
-            query = (
-                get_args(parameters["query"].annotation)[0] if "query" in parameters else NoQuery
-            )
+            query = parameters.pop("query", None)
             statuses = {429, 500, 503, *errors}
-            if query is not NoQuery:
+            if query:
                 statuses |= {422}
-            if PACKAGE_PARAMETER in parameters:
+            if "package" in parameters:
                 statuses |= {404, 422}
             self.add_api_route(
                 path,
                 handler,
-                operation_id=f"get_{name or handler.__name__}",
-                summary=summary,
-                tags=[tag or self._tag],
-                description=description,
                 response_model=payload,
                 responses={**({200: dict(ok)} if ok else {}), **documented(*sorted(statuses))},
+                **{
+                    "operation_id": f"get_{handler.__name__}",
+                    "tags": [self._tag],
+                    **documentation,
+                },
             )
-            self.endpoints.append(Endpoint(self.prefix + path, handler, payload, query))
+            self.endpoints.append(
+                Endpoint(
+                    self.prefix + path,
+                    handler,
+                    payload,
+                    get_args(query.annotation)[0] if query else NoQuery,
+                    {name: TypeAdapter(one.annotation) for name, one in parameters.items()},
+                )
+            )
             return handler
 
         return declare
@@ -317,8 +213,7 @@ class Endpoints:
                 endpoint = endpoints.get(_blanked(segments, places))
                 values = [segments[place] for place in places]
                 if endpoint and all(values):
-                    names = (endpoint.path.split("/")[place][1:-1] for place in places)
-                    return endpoint, dict(zip(names, values, strict=True))
+                    return endpoint, dict(zip(endpoint.path_arguments, values, strict=True))
         return None
 
     def _parse(
@@ -329,7 +224,7 @@ class Endpoints:
             return None
         endpoint, in_path = found
         path_arguments = endpoint.parse_path(in_path)
-        parsed = endpoint.parse_query(query, accepted_format).canonical(window)
+        parsed = endpoint.query.parse(query, accepted_format).canonical(window)
         target = endpoint.path.format(**path_arguments)
         arguments = parsed.arguments()
         if arguments:
@@ -342,16 +237,6 @@ def _blanked(segments: list[str], places: Iterable[int]) -> tuple[str, ...]:
     for place in places:
         blanked[place] = ""
     return tuple(blanked)
-
-
-def _normalised(package: str) -> str:
-    name = normalise(package)
-    if name != ALL_PACKAGES and not is_valid(name):
-        raise NotFoundError(
-            f"No package can have this name: names are up to {MAX_NAME_CHARACTERS} letters, "
-            "digits, '-', '_' and '.', with a letter or digit at both ends."
-        )
-    return name
 
 
 def not_found(package: str) -> NotFoundError:

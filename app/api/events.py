@@ -5,8 +5,8 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from app.api.payloads import example
 from app.api.problem_details import documented
-from app.api.schemas import example
 from app.api.state import InjectedState
 from app.domain.events import Event, KnownEvents
 

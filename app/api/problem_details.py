@@ -8,12 +8,11 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field
-from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.api.headers import DATA_AS_OF, path_prefix
-from app.api.schemas import not_null
+from app.api.payloads import without_default
 from app.errors import (
     ArgumentError,
     DatabaseUnavailableError,
@@ -71,10 +70,10 @@ class Problem(BaseModel):
         description="Id of this request: also in its `X-Request-ID`, and in the log.",
         examples=["5f0c1f3b9a6e4d72"],
     )
-    errors: list[Fault] | SkipJsonSchema[None] = Field(
-        default=None,
+    errors: list[Fault] = Field(
+        [],
         description="With status 422: each argument that is wrong.",
-        json_schema_extra=not_null,
+        json_schema_extra=without_default,
     )
 
 

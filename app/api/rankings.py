@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 from fastapi import Query
 from pydantic import BaseModel, Field
 
-from app.api.endpoints import EndpointRouter, Payload, Rendered, WholeNumber
+from app.api.endpoints import EndpointRouter
+from app.api.payloads import PackageField, Payload, Rendered, csv_too, example
+from app.api.queries import TableQuery, WholeNumber
 from app.api.recent import Period
-from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
-from app.api.tables import TableQuery, csv_too
 from app.domain.rankings import RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
 
 DEFAULT_LIMIT = 100

@@ -5,18 +5,11 @@ from typing import Annotated, Any, Literal
 import orjson
 from fastapi import Query
 from pydantic import BaseModel, Field
-from pydantic.json_schema import SkipJsonSchema
 
-from app.api.endpoints import (
-    EndpointRouter,
-    Package,
-    Payload,
-    Rendered,
-    not_found,
-)
-from app.api.schemas import PackageField, example, not_null
+from app.api.endpoints import EndpointRouter, Package, not_found
+from app.api.payloads import PackageField, Payload, Rendered, csv_too, example, without_default
+from app.api.queries import TableQuery
 from app.api.statistics import Statistics
-from app.api.tables import TableQuery, csv_too
 from app.domain import downloads
 from app.domain.choice import Choice
 
@@ -43,15 +36,9 @@ class RecentCounts(BaseModel):
     asked for when `period` is given.
     """
 
-    last_day: int | SkipJsonSchema[None] = Field(
-        default=None, description="On that day.", ge=0, json_schema_extra=not_null
-    )
-    last_month: int | SkipJsonSchema[None] = Field(
-        default=None, description="In 30 days.", ge=0, json_schema_extra=not_null
-    )
-    last_week: int | SkipJsonSchema[None] = Field(
-        default=None, description="In 7 days.", ge=0, json_schema_extra=not_null
-    )
+    last_day: int = Field(0, description="On that day.", ge=0, json_schema_extra=without_default)
+    last_month: int = Field(0, description="In 30 days.", ge=0, json_schema_extra=without_default)
+    last_week: int = Field(0, description="In 7 days.", ge=0, json_schema_extra=without_default)
 
 
 def columns(period: Period | None) -> tuple[str, ...]:

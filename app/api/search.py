@@ -7,15 +7,10 @@ from typing import Annotated, Literal
 from fastapi import Query
 from pydantic import AfterValidator, BaseModel, Field, field_validator
 
-from app.api.endpoints import (
-    EndpointQuery,
-    EndpointRouter,
-    Payload,
-    Rendered,
-    WholeNumber,
-)
+from app.api.endpoints import EndpointRouter
+from app.api.payloads import PackageField, Payload, Rendered, example
+from app.api.queries import EndpointQuery, WholeNumber
 from app.api.rankings import is_usual
-from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
 from app.domain.package_name import MAX_NAME_CHARACTERS
 from app.domain.rankings import POPULAR_PACKAGES, START, SearchPosition, Tier
@@ -155,4 +150,4 @@ async def search(query: Annotated[SearchQuery, Query()], statistics: Statistics)
     # Clients can invent any number of similar names and cursors.
     is_beginning = bool(page) and page[0].position.tier < Tier.RESEMBLES
     is_cacheable = is_beginning and not query.cursor and is_usual(query.limit)
-    return payload.render(is_cacheable=is_cacheable)
+    return Rendered(payload.to_json(), is_cacheable=is_cacheable)

@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.endpoints import EndpointRouter, Package, Payload, Rendered, not_found
+from app.api.endpoints import EndpointRouter, Package, not_found
+from app.api.payloads import PackageField, Payload, Rendered, example
 from app.api.rankings import GROWTH_DECIMALS, are_comparable, ratio_of_change
-from app.api.schemas import PackageField, example
 from app.api.statistics import Statistics
 from app.db.repositories.rankings_repository import MONTH_DAYS
 from app.domain.breakdowns import BREAKDOWNS
@@ -142,7 +142,8 @@ async def summary(package: Package, statistics: Statistics) -> Rendered:
         rank=found.month_rank,
         recent=AllRecentCounts.model_validate(recent),
     )
-    return PackageSummary(data=data, package=package, type="package_summary").render()
+    payload = PackageSummary(data=data, package=package, type="package_summary")
+    return Rendered(payload.to_json())
 
 
 def _change(statistics: Statistics, days: int, now: int, before: int | None) -> float | None:

@@ -7,26 +7,13 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import orjson
 from fastapi import Query
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from app.api.endpoints import (
-    EndpointRouter,
-    Package,
-    Payload,
-    Rendered,
-    not_found,
-)
+from app.api.endpoints import EndpointRouter, Package, not_found
 from app.api.offloading import LARGE_ITEMS, offloaded_if
-from app.api.schemas import PackageField, example
+from app.api.payloads import PackageField, Payload, Rendered, csv_too, example
+from app.api.queries import TableQuery
 from app.api.statistics import Statistics
-from app.api.tables import TableQuery, csv_too
 from app.db.repositories.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS, SeriesResult
 from app.domain.choice import Choice
 from app.domain.days import parse_day
@@ -54,10 +41,6 @@ class Fill(Choice):
 class Mirrors(Choice):
     TRUE = "true"
     FALSE = "false"
-
-    @property
-    def category(self) -> str:
-        return WITH_MIRRORS if self is Mirrors.TRUE else WITHOUT_MIRRORS
 
 
 Day = Annotated[
@@ -133,18 +116,6 @@ class SeriesQuery(TableQuery):
             return series
         return sum_by(self.interval, series, known)
 
-    def render(
-        self, payload_type: str, package: str, found: SeriesResult, category: str | None
-    ) -> Rendered:
-        """Render one category or all as JSON or CSV. Raises `InvalidArgumentsError`."""
-        series = self.shape(found, category)
-        return self.render_table(
-            lambda: orjson.dumps(payload(payload_type, package, series)),
-            ITEM_COLUMNS,
-            rows_of(series),
-            is_cacheable=bool(series),
-        )
-
 
 def check_items(count: int, parameter: str) -> None:
     """Raise `InvalidArgumentsError` if a response would have too many items."""
@@ -156,18 +127,18 @@ def check_items(count: int, parameter: str) -> None:
         raise InvalidArgumentsError([ArgumentError(parameter, message)])
 
 
-class MirrorsQuery(BaseModel):
+class OverallQuery(SeriesQuery):
+    """Arguments of `overall`."""
+
     mirrors: Mirrors | None = Field(
         None, description="With known mirrors, or without them. Both when left out."
     )
 
     @property
     def category(self) -> str | None:
-        return self.mirrors.category if self.mirrors else None
-
-
-class OverallQuery(SeriesQuery, MirrorsQuery):
-    """Arguments of `overall`."""
+        if self.mirrors is None:
+            return None
+        return WITH_MIRRORS if self.mirrors is Mirrors.TRUE else WITHOUT_MIRRORS
 
 
 class DailyDownloads(BaseModel):
@@ -242,8 +213,20 @@ async def overall(
 async def render(
     query: SeriesQuery, payload_type: str, package: str, found: SeriesResult, category: str | None
 ) -> Rendered:
-    """Render a series, in a thread if it is large."""
+    """Render one category or all as JSON or CSV, in a thread if there are many items.
+
+    Raises `InvalidArgumentsError`.
+    """
+
+    def shape_and_render() -> Rendered:
+        series = query.shape(found, category)
+        return query.render_table(
+            lambda: orjson.dumps(payload(payload_type, package, series)),
+            ITEM_COLUMNS,
+            rows_of(series),
+            is_cacheable=bool(series),
+        )
+
     items = len(found.series) * len(found.known) if query.fill else 0
     items = max(items, sum(map(len, found.series.values())))
-    is_large = items >= LARGE_ITEMS
-    return await offloaded_if(is_large, query.render, payload_type, package, found, category)
+    return await offloaded_if(items >= LARGE_ITEMS, shape_and_render)

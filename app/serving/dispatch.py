@@ -16,7 +16,7 @@ from math import ceil
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.endpoints import Endpoints, ParsedRequest, Rendered
+from app.api.endpoints import Endpoints, ParsedRequest
 from app.api.headers import (
     PREFLIGHT_HEADERS,
     WITHOUT_BODY,
@@ -25,6 +25,7 @@ from app.api.headers import (
     raw_headers,
 )
 from app.api.limit_docs import BADGES_PATH, in_words, is_limited
+from app.api.payloads import Rendered
 from app.api.problem_details import (
     error_answer,
     not_found,

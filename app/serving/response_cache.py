@@ -8,10 +8,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from app.api.endpoints import ParsedRequest, Rendered
+from app.api.endpoints import ParsedRequest
 from app.api.headers import Headers, lines
 from app.api.negotiation import COMPRESSED_FROM_BYTES, byte_range, compressed
 from app.api.offloading import LARGE_BYTES, offloaded_if
+from app.api.payloads import Rendered
 from app.api.problem_details import problem
 from app.domain.downloads import Publication
 from app.metrics import RESPONSE_CACHE_BYTES

@@ -524,7 +524,7 @@ async def test_large_bodies_are_made_in_a_thread(
 
         return note_and_call
 
-    monkeypatch.setattr(SeriesQuery, "render", noting(SeriesQuery.render))
+    monkeypatch.setattr(SeriesQuery, "shape", noting(SeriesQuery.shape))
     monkeypatch.setattr(response_cache, "compressed", noting(negotiation.compressed))
     if is_large:
         monkeypatch.setattr(time_series, "LARGE_ITEMS", 60)
