@@ -34,7 +34,7 @@ coverage: .venv/dev ## Run all tests and report the branch coverage of app/: tak
 test-browser: .venv/dev ## Try the documentation pages in Chromium, at CHROMIUM or /usr/bin/chromium
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
-test-clients: .venv/dev ## Generate typed clients and run them: needs Node and npm
+test-clients: .venv/dev ## Generate typed clients and run them: needs npm, Go and a JDK
 	$(BIN)/python -m pytest tests/typed_clients $(ARGS)
 
 test-programs: .venv/dev ## Run nginx, Varnish, PgBouncer, Debian's Postgres and others with the service

@@ -121,7 +121,7 @@ class DumpResponse(FileResponse):
     operation_id="get_dumps",
     summary="Days that are available as files",
     response_model=Dumps,
-    responses=documented(429, 500, 503),
+    responses=documented(304, 429, 500, 503),
 )
 async def dumps(request: Request, state: InjectedState) -> Response:
     """Whole days as files, one per published day that was exported. To look at all packages, fetch
@@ -150,7 +150,7 @@ async def dumps(request: Request, state: InjectedState) -> Response:
     response_class=FileResponse,
     responses={
         200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
-        **documented(404, 429, 500, 503, not_found=NO_SUCH_DUMP),
+        **documented(206, 304, 404, 416, 429, 500, 503, not_found=NO_SUCH_DUMP),
     },
 )
 async def dump(

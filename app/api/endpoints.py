@@ -149,7 +149,7 @@ class EndpointRouter(APIRouter):
                 parameters=list(parameters.values())
             )
             query = parameters.pop("query", None)
-            statuses = {429, 500, 503, *errors}
+            statuses = {206, 304, 416, 429, 500, 503, *errors}
             if query:
                 statuses |= {422}
             if "package" in parameters:

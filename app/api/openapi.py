@@ -50,6 +50,7 @@ _LIMIT_HEADERS = {
     "X-RateLimit-Reset": ("When the limit starts anew, in seconds since 1970.", _NUMBER),
 }
 _RETRY_HEADERS = {"Retry-After": ("Seconds to wait.", _NUMBER)}
+_RANGE_HEADERS = {"Content-Range": ("Position of the part in the body, and its size.", _TEXT)}
 _DATA_HEADERS = {
     "Cache-Control": ("How long the response may be cached.", _TEXT),
     "ETag": ("For `If-None-Match`: changes when the data does.", _TEXT),
@@ -94,13 +95,23 @@ def _document(
                 schema = operation["responses"]["422"]["content"]["application/json"]["schema"]
                 if schema["$ref"].endswith(_VALIDATION_SCHEMAS):
                     del operation["responses"]["422"]
-            for status, response in operation["responses"].items():
+            responses = operation["responses"]
+            if "206" in responses:
+                # With other content, generated calls would return a union of types.
+                responses["206"]["content"] = responses["200"]["content"]
+            for status, response in responses.items():
                 _describe_response(int(status), response, names, is_data=path in data_paths)
     for name in _VALIDATION_SCHEMAS:
         document["components"]["schemas"].pop(name, None)
     document["components"]["headers"] = {
         name: {"description": meaning, "schema": schema}
-        for headers in (_COMMON_HEADERS, _LIMIT_HEADERS, _RETRY_HEADERS, _DATA_HEADERS)
+        for headers in (
+            _COMMON_HEADERS,
+            _LIMIT_HEADERS,
+            _RETRY_HEADERS,
+            _RANGE_HEADERS,
+            _DATA_HEADERS,
+        )
         for name, (meaning, schema) in headers.items()
     }
     document["info"] |= {
@@ -150,7 +161,9 @@ def _describe_response(
         }
     if status in (429, 503):
         names = [*names, *_RETRY_HEADERS]
-    if status == 200 and is_data:
+    if status in (206, 416):
+        names = [*names, *_RANGE_HEADERS]
+    if status < 400 and is_data:
         names = [*names, *_DATA_HEADERS]
     response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 

@@ -37,10 +37,20 @@ _TITLES = {status: status.phrase for status in HTTPStatus} | {
 MEANINGS = {
     404: "There is no such package.",
     414: "The path with its query is too long.",
+    416: "The range begins after the end of the body.",
     422: "An argument has an invalid value.",
     429: "The client sent more requests than the limit allows.",
     500: "Something unexpected happened.",
     503: "The request can't be answered now.",
+}
+
+_SUCCESSES: dict[int, dict[str, Any]] = {
+    206: {"description": "The bytes of the 200's body that `Range` selects."},
+    # Without content, generated Python clients would return `Any`.
+    304: {
+        "description": "Empty: the body that `If-None-Match` names is still current.",
+        "content": {"text/plain": {"schema": {"type": "string", "maxLength": 0}}},
+    },
 }
 
 _DETAILS = {
@@ -78,9 +88,12 @@ class Problem(BaseModel):
 
 
 def documented(*statuses: int, not_found: str = MEANINGS[404]) -> dict[int | str, dict[str, Any]]:
-    """Return these errors as FastAPI documents responses. `not_found` explains a 404."""
+    """Return these statuses as FastAPI documents responses. `not_found` explains a 404."""
     meanings = {**MEANINGS, 404: not_found}
-    return {status: {"model": Problem, "description": meanings[status]} for status in statuses}
+    return {
+        status: _SUCCESSES.get(status) or {"model": Problem, "description": meanings[status]}
+        for status in statuses
+    }
 
 
 def problem(

@@ -74,6 +74,24 @@ def test_linters_report_no_error(folder: Path, environment: dict[str, str], comm
     checked(["npx", *shlex.split(command), "openapi.json"], folder, environment)
 
 
+def test_patterns_match_their_examples(folder: Path, environment: dict[str, str]) -> None:
+    """Validators such as ajv compile patterns with the flag `u`, which allows fewer escapes."""
+    program = """
+        const check = (part) => {
+          if (typeof part?.pattern === "string") {
+            for (const flag of ["", "u"]) {
+              const pattern = new RegExp(part.pattern, flag);
+              for (const example of part.examples ?? []) console.log(pattern.test(example));
+            }
+          }
+          if (part instanceof Object) Object.values(part).forEach(check);
+        };
+        check(JSON.parse(require("fs").readFileSync("openapi.json")));
+    """
+    printed = checked(["node", "--eval", program], folder, environment).split()
+    assert set(printed) == {"true"}
+
+
 def test_types_hold_and_every_operation_answers(
     folder: Path, environment: dict[str, str], document: dict[str, Any], address: str
 ) -> None:
