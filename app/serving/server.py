@@ -186,6 +186,16 @@ class Workers(Multiprocess):
                 worker.process.join()
 
 
+def metrics_folder() -> TemporaryDirectory[str]:
+    """Create the folder in which workers share their metrics. Raises `SettingsError`."""
+    try:
+        return TemporaryDirectory(prefix="pypi-stats-metrics-")
+    except OSError as error:
+        raise SettingsError(
+            f"WORKERS: more than one worker needs a writable /tmp, or TMPDIR ({error.strerror})"
+        ) from error
+
+
 def run_server(settings: Settings, deadline: StopDeadline) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP, then let running requests finish.
 
@@ -221,7 +231,7 @@ def run_server(settings: Settings, deadline: StopDeadline) -> None:
             raise OperatorError(NOT_STARTED)
         return
     hang_up = signal.getsignal(signal.SIGHUP)
-    with TemporaryDirectory(prefix="pypi-stats-metrics-") as folder:
+    with metrics_folder() as folder:
         os.environ[MULTIPROCESS_FOLDER] = folder
         workers = Workers(config, [listener], deadline)
         if hang_up is signal.SIG_IGN:  # As under nohup.

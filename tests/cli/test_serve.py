@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -21,10 +22,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import connect
 from app.domain.clock import utc_now
+from app.errors import SettingsError
 from app.ingest.pipeline import ingest_day
 from app.ingest.publish import Publisher
 from app.ingest.sources.sample import PACKAGES, SampleSource
 from app.serving.response_cache import ENTRY_BYTES
+from app.serving.server import metrics_folder
 from tests.days import FORCED, days_ago, downloads, publish
 from tests.processes import (
     ROOT,
@@ -298,3 +301,10 @@ def test_a_port_that_is_taken_is_told(address: str, sample_url: str) -> None:
     result = run("serve", DATABASE_URL=sample_url, PORT=port)
     assert_fails(result, 1, f"PORT={port}", "in use")
     assert get(f"{address}/health").status_code == 200
+
+
+def test_a_folder_that_workers_need_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/read-only")
+    with pytest.raises(SettingsError, match=r"^WORKERS: .* writable /tmp, or TMPDIR") as raised:
+        metrics_folder()
+    assert "\n" not in str(raised.value)
