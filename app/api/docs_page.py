@@ -6,7 +6,7 @@ scripts, which a strict content security policy blocks.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from app.api.guide import plain_text
+from app.api.headers import path_prefix
 from app.api.limit_docs import ASSETS_PATH
 from app.api.prepared import PreparedContent
 from app.api.state import API
@@ -132,10 +133,20 @@ def install(app: API) -> None:
         headers = {**PAGE_HEADERS, "Content-Security-Policy": _POLICIES[path]}
         page = partial(_page, app.title, *names)
         contents[path] = _with_notice(page, "<body>\n", "<body>\n<p>%s</p>\n", "text/html", headers)
-    text = _with_notice(lambda: plain_text(app.openapi()), "", "%s\n\n", "text/plain", {})
-    contents |= {"/docs.md": text, "/llms.txt": text}
     for path, variants in contents.items():
         app.add_route(path, partial(_respond, variants), include_in_schema=False)
+
+    @lru_cache(maxsize=16)
+    def text(prefix: str) -> Variants:
+        return _with_notice(
+            lambda: plain_text(app.openapi(), prefix), "", "%s\n\n", "text/plain", {}
+        )
+
+    async def respond_text(request: Request) -> Response:
+        return await _respond(text(path_prefix.get()), request)
+
+    for path in ("/docs.md", "/llms.txt"):
+        app.add_route(path, respond_text, include_in_schema=False)
     for path, location in {"/api": "docs", "/api/": "../docs"}.items():
         app.add_route(path, partial(_redirect, location), include_in_schema=False)
     assets = {asset.file_name: asset.content for asset in _assets().values()}

@@ -3,6 +3,7 @@ endpoints of the OpenAPI document.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
@@ -47,8 +48,10 @@ def describe_service(settings: Settings, events: KnownEvents) -> str:
     )
 
 
-def plain_text(document: Mapping[str, Any]) -> str:
-    """Return an OpenAPI document as text: its description, then all endpoints by group."""
+def plain_text(document: Mapping[str, Any], prefix: str = "") -> str:
+    """Return an OpenAPI document as text: its description, then all endpoints by group. Paths begin
+    with the prefix.
+    """
     info, operations = document["info"], list(_operations(document))
     groups = dict.fromkeys(operation["tags"][0] for _, operation in operations)
     lines = [f"# {info['title']} {info['version']}\n", info["description"]]
@@ -57,7 +60,7 @@ def plain_text(document: Mapping[str, Any]) -> str:
         for path, operation in operations:
             if operation["tags"][0] == group:
                 lines.append("\n".join(_describe(document, path, operation)))
-    return "\n".join(lines)
+    return re.sub("(?<=`)/|(?<=## GET )/", f"{prefix}/", "\n".join(lines))
 
 
 def _operations(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -99,6 +99,15 @@ def test_swagger_ui_tries_an_endpoint(
     assert complaints == []
 
 
+def test_swagger_ui_is_filled_in_with_a_dump_that_exists(page: Page, address: str) -> None:
+    page.goto(f"{address}/docs")
+    dump = page.locator("#operations-dumps-get_dump")
+    dump.locator(".opblock-summary-control").click()
+    dump.get_by_role("button", name="Try it out").click()
+    (listed,) = get(f"{address}/api/dumps").json()["data"]
+    expect(dump.locator("[data-param-name=name] input")).to_have_value(listed["name"])
+
+
 @pytest.fixture
 def prefixed(address: str) -> Iterator[str]:
     """The service behind a proxy that takes a prefix away, and does not tell."""

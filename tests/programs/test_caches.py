@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from urllib.parse import urljoin
 
 import psutil
 import pytest
@@ -39,13 +40,20 @@ def _running(port: int, *command: str | Path) -> Iterator[str]:
 
 
 @contextmanager
-def nginx(service: str, folder: Path, *, expires_at_once: bool = False) -> Iterator[str]:
+def nginx(
+    service: str, folder: Path, *, expires_at_once: bool = False, prefix: str = ""
+) -> Iterator[str]:
     port = free_port()
     configuration = _documented("nginx", service)
     if expires_at_once:
         # nginx has no shorter time than a second.
         expiry = "proxy_ignore_headers Cache-Control; proxy_cache_valid 200 1s;"
         configuration = configuration.replace("proxy_cache_lock on;", expiry)
+    if prefix:
+        header = f"; proxy_set_header X-Forwarded-Prefix {prefix};"
+        configuration = configuration.replace("location / ", f"location {prefix}/ ")
+        configuration = configuration.replace("= /metrics", f"= {prefix}/metrics")
+        configuration = re.sub("(?<=proxy_pass )(.*);", rf"\1/{header}", configuration)
     configuration = configuration.replace("/var/cache/nginx/stats", str(folder / "cache"))
     configuration = configuration.replace("listen 80", f"listen 127.0.0.1:{port}")
     temporary = " ".join(
@@ -154,3 +162,21 @@ def test_the_metrics_are_blocked(cache: Cache, service: str, tmp_path: Path) -> 
             assert status == b"403", path
         assert get(f"{address}/api/status").status_code == 200
         assert get(f"{address}/api/packages/zope%2Einterface/recent").status_code in (200, 404)
+
+
+def test_links_work_below_a_prefix(service: str, tmp_path: Path) -> None:
+    with nginx(service, tmp_path, prefix="/stats") as address:
+        index = get(f"{address}/stats/").json()
+        for name in ("docs", "openapi", "status"):
+            assert get(address + index[name]).status_code == 200
+        for path in ("/stats/api", "/stats/api/"):
+            location = urljoin(address + path, get(address + path).headers["location"])
+            assert location == f"{address}/stats/docs"
+        for asset in re.findall('(?:src|href)="(assets/[^"]+)"', get(location).text):
+            assert get(urljoin(location, asset)).status_code == 200
+        assert "/stats/docs lists" in get(f"{address}/stats/nothing").json()["detail"]
+        text = get(f"{address}/stats/llms.txt").text
+        assert "`/docs.md`" not in text
+        for example in re.findall("^Example: `(.*)`$", text, re.MULTILINE):
+            expected = {"/stats/metrics": 403}.get(example, 404 if "/dumps/" in example else 200)
+            assert get(address + example).status_code == expected, example
