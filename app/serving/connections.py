@@ -19,7 +19,6 @@ MAX_WAITING_BYTES = 16 * 2**20
 MAX_UNREAD_BYTES = 32 * 2**20
 """Maximum length of all responses that clients have not read, without the system's buffers."""
 
-
 TURNS = 16
 """Maximum number of pipelined requests that are parsed before the loop serves other connections."""
 
@@ -41,17 +40,16 @@ _MEANINGS = {
 
 
 class Connection(Protocol):
+    """The part of `BoundedHTTPProtocol` that decides which connection is closed."""
+
     transport: Transport
     active_at: float
-    """Time at which the client last sent or read something."""
 
     @property
-    def host(self) -> str:
-        """Address of the client, or empty."""
+    def host(self) -> str: ...
 
     @property
-    def is_idle(self) -> bool:
-        """True if no response is due, and the client has read all of them."""
+    def is_idle(self) -> bool: ...
 
 
 def allowed_connections(wanted: int) -> int:
@@ -89,7 +87,7 @@ class Connections:
     ) -> None:
         self.max_total = max_total
         self.rejections = rejections
-        self._max_per_client = max_per_client
+        self.max_per_client = max_per_client
         self._proxies = proxies
         self._clients: dict[Connection, str] = {}
         """The client of each connection, the oldest connection first."""
@@ -104,12 +102,11 @@ class Connections:
 
     def add(self, connection: Connection) -> None:
         client = client_key(connection.host)
-        if self._counts[client] >= self._max_per_client and not self._proxies.is_trusted(
-            connection.host
-        ):
-            self._close_one((one for one, of in self._clients.items() if of == client), "client")
+        is_full = self._counts[client] >= self.max_per_client
+        if is_full and not self._proxies.is_trusted(connection.host):
+            self._abort_one((one for one, of in self._clients.items() if of == client), "client")
         elif len(self._clients) >= self.max_total:
-            self._close_one(self._clients, "total")
+            self._abort_one(self._clients, "total")
         self._clients[connection] = client
         self._counts[client] += 1
         CONNECTIONS.inc()
@@ -155,19 +152,11 @@ class Connections:
 
     def abort(self, connection: Connection, reason: str) -> None:
         """Close a connection without its unread responses. `reason` is a label of the metric."""
-        self._closing(connection, reason)
-        connection.transport.abort()
-
-    def _close_one(self, connections: Iterable[Connection], reason: str) -> None:
-        """Close the connection that is idle for the longest time."""
-        longest = min(connections, key=lambda one: (not one.is_idle, one.active_at))
-        if longest.is_idle:
-            self._closing(longest, reason)
-            longest.transport.close()
-        else:
-            self.abort(longest, reason)
-
-    def _closing(self, connection: Connection, reason: str) -> None:
         self.remove(connection)
         CONNECTIONS_CLOSED.labels(reason).inc()
         self.rejections.log(connection.host, f"closed a connection: {_MEANINGS[reason]}")
+        connection.transport.abort()
+
+    def _abort_one(self, connections: Iterable[Connection], reason: str) -> None:
+        """Close the connection that is idle for the longest time."""
+        self.abort(min(connections, key=lambda one: (not one.is_idle, one.active_at)), reason)

@@ -5,7 +5,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from http.client import HTTPResponse
@@ -30,6 +30,7 @@ from app.serving.request_bounds import (
     MAX_INCOMPLETE_HEAD_BYTES,
     MAX_TARGET_BYTES,
 )
+from app.serving.server import UNSENT_BYTES, bound_unread_data
 from tests.processes import free_port, get
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -190,10 +191,12 @@ def _address(server: uvicorn.Server) -> tuple[str, int]:
 
 
 @asynccontextmanager
-async def _serving(app: ASGIApp, **options: Any) -> AsyncIterator[uvicorn.Server]:
+async def _serving(
+    app: ASGIApp, proxies: Sequence[str] = (), **options: Any
+) -> AsyncIterator[uvicorn.Server]:
     port = free_port()
     # The protocol finds the bounds in the application.
-    app.connections = Connections(1000, 1000, TrustedProxies(()), RejectionLog())  # type: ignore[attr-defined]
+    app.connections = Connections(1000, 1000, TrustedProxies(proxies), RejectionLog())  # type: ignore[attr-defined]
     config = uvicorn.Config(
         app,
         port=port,
@@ -338,13 +341,14 @@ async def test_pipelined_requests_wait_as_bytes(monkeypatch: pytest.MonkeyPatch)
             one.close()
 
 
-async def test_idle_connections_make_room_for_others() -> None:
+@pytest.mark.parametrize("bound", ["max_total", "max_per_client"])
+async def test_idle_connections_make_room_for_others(bound: str) -> None:
     async def simple(scope: Scope, receive: Receive, send: Send) -> None:
         await Response()(scope, receive, send)
 
     async with _serving(simple) as server, AsyncExitStack() as opened:
         bounds = simple.connections  # type: ignore[attr-defined]
-        bounds.max_total = 3
+        setattr(bounds, bound, 3)
         streams = []
         for _ in range(5):
             reader, writer = await asyncio.open_connection(*_address(server))
@@ -357,6 +361,31 @@ async def test_idle_connections_make_room_for_others() -> None:
         for reader, writer in streams[2:]:
             writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
             assert b"200" in await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_trusted_proxies_may_have_many_connections() -> None:
+    async def simple(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response()(scope, receive, send)
+
+    async with _serving(simple, proxies=["127.0.0.0/8"]) as server, AsyncExitStack() as opened:
+        simple.connections.max_per_client = 1  # type: ignore[attr-defined]
+        streams = [await asyncio.open_connection(*_address(server)) for _ in range(3)]
+        for reader, writer in streams:
+            opened.callback(writer.close)
+            writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+            assert b"200" in await reader.readuntil(b"\r\n\r\n")
+
+
+def test_connections_inherit_the_bounds_of_unread_data() -> None:
+    options = {
+        socket.TCP_USER_TIMEOUT: reader_timer.READ_TIMEOUT_SECONDS * 1000,
+        socket.TCP_NOTSENT_LOWAT: UNSENT_BYTES,
+    }
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        bound_unread_data(listener)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            for option, value in options.items():
+                assert accepted.getsockopt(socket.IPPROTO_TCP, option) == value
 
 
 async def test_unread_responses_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:

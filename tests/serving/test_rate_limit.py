@@ -164,6 +164,10 @@ TRUSTED = ("198.51.100.0/24", "192.0.2.1", "2001:db8::/32")
         (TRUSTED, None, "192.0.2.1"),
         (TRUSTED, "", "192.0.2.1"),
         (TRUSTED, "made up, 198.51.100.7", "198.51.100.7"),
+        # A zone can be any text, so an address with one counts as the proxy.
+        (TRUSTED, "fe80::1%eth0", "192.0.2.1"),
+        (TRUSTED, "fe80::1%" + "x" * 15_000, "192.0.2.1"),
+        (TRUSTED, "[fe80::1%25eth0]:4711, 198.51.100.7", "198.51.100.7"),
     ],
 )
 def test_clients_behind_proxies(

@@ -735,10 +735,13 @@ SERVICE_ACCOUNT = (
 )
 
 
-def test_the_emulator_needs_no_credentials(emulator_host: str) -> None:
+def test_the_emulator_needs_no_credentials(
+    emulator_host: str, caplog: pytest.LogCaptureFixture
+) -> None:
     source = open_source(Settings(bigquery_emulator_host=emulator_host), IngestSource.BIGQUERY)
     assert isinstance(source, BigQuerySource)
     assert source.name == "bigquery"
+    assert "BIGQUERY_EMULATOR_HOST is set" in caplog.text
 
 
 def test_without_credentials_the_error_says_which_there_are() -> None:
