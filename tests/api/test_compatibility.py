@@ -149,7 +149,7 @@ async def _limits(client: httpx.AsyncClient) -> None:
 
 @_case("caching")
 async def _caching(client: httpx.AsyncClient) -> None:
-    path = "/api/packages/zope-interface/recent"
+    path = "/api/packages/flask/recent"
     response = await client.get(path)
     assert response.headers["cache-control"].startswith("public, max-age=")
     tag = {"If-None-Match": response.headers["etag"]}
@@ -160,8 +160,13 @@ async def _caching(client: httpx.AsyncClient) -> None:
 
 @_case("web pages of other origins")
 async def _origins(client: httpx.AsyncClient) -> None:
-    response = await client.get("/api/packages/zope-interface/recent")
+    path, origin = "/api/packages/flask/recent", {"Origin": "https://example.org"}
+    response = await client.get(path, headers=origin)
     assert response.headers["access-control-allow-origin"] == "*"
+    asked = {**origin, "Access-Control-Request-Method": "GET"}
+    permission = await client.options(path, headers=asked)
+    assert permission.is_success
+    assert permission.headers["access-control-allow-origin"] == "*"
 
 
 @_case("documentation")
@@ -186,6 +191,7 @@ async def _days_with_everything(app: Service, engine: AsyncEngine) -> None:
             days_ago(ago),
             downloads("zope-interface", {"3.12": 6, "null": 4}, systems, mirrors=5),
             downloads("mirrored-only", 0, mirrors=3),
+            downloads("flask", 1),
             *([downloads("invented", invented)] if ago == 0 else []),
         )
     await until(lambda: app.dispatcher.freshness.publication)
@@ -203,3 +209,9 @@ def test_each_row_has_a_case() -> None:
 @pytest.mark.parametrize("row", [row[0] for row in ROWS])
 async def test_a_row_is_true(client: httpx.AsyncClient, row: str) -> None:
     await CASES[row](client)
+
+
+@pytest.mark.parametrize("row", ["caching", "web pages of other origins", "documentation"])
+async def test_a_row_is_true_of_a_running_service(address: str, row: str) -> None:
+    async with httpx.AsyncClient(base_url=address) as client:
+        await CASES[row](client)
