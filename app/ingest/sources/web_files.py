@@ -93,8 +93,7 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
-        proxies = getproxies()
-        proxy = None if proxy_bypass(url.host) else proxies.get(url.scheme, proxies.get("all"))
+        proxy = _proxy_for(url)
         addresses = await _resolved(url)
         are_public = [is_public(address) for address in addresses]
         if not all(are_public):
@@ -108,7 +107,13 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
         elif not addresses and not proxy:
             raise httpx.ConnectError(f"there is no host {url.host}")
         self.only_public = self.only_public or any(are_public) or not addresses
-        transport = httpx.AsyncHTTPTransport(verify=self._tls, proxy=proxy)  # type: ignore[arg-type]
+        try:
+            transport = httpx.AsyncHTTPTransport(verify=self._tls, proxy=proxy)  # type: ignore[arg-type]
+        except (ImportError, ValueError) as unsupported:
+            raise SourceError(
+                "HTTPS_PROXY or ALL_PROXY should look like http://host:3128; other kinds of "
+                "proxies, such as SOCKS, are not supported"
+            ) from unsupported
         self._transports.append(transport)
         if proxy:
             return await transport.handle_async_request(request)
@@ -123,6 +128,13 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         for transport in self._transports:
             await transport.aclose()
+
+
+def _proxy_for(url: httpx.URL) -> str | None:
+    """Return the proxy of the environment for a URL. As for curl, the scheme may be omitted."""
+    proxies = getproxies()
+    proxy = None if proxy_bypass(url.host) else proxies.get(url.scheme, proxies.get("all"))
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _directed(request: httpx.Request, address: str) -> httpx.Request:

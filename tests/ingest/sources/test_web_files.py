@@ -344,3 +344,31 @@ async def test_the_job_tries_again_what_is_away(
     assert f"{address}/dumps/_index.json: " in failed.error
     assert again
     assert timedelta(minutes=29) < again - now < timedelta(minutes=32)
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+async def test_a_proxy_of_the_environment_is_used(
+    monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    asked = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("HTTPS_PROXY", f"{scheme}127.0.0.1:{port}")
+        with pytest.raises(SourceUnavailableError, match="502"):
+            await read(source_of("https://stats.invalid/{day}.ndjson"))
+    assert asked == [b"CONNECT stats.invalid:443 HTTP/1.1\r\n"]
+
+
+@pytest.mark.parametrize("proxy", ["socks5://user:secret@127.0.0.1:9", "secret://x"])
+async def test_a_proxy_that_is_not_supported(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(SourceError, match="HTTPS_PROXY") as raised:
+        await read(source_of("https://stats.invalid/{day}.ndjson"))
+    assert "secret" not in str(raised.value)
