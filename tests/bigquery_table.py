@@ -116,14 +116,14 @@ class Table:
         counted_files: CountedFiles = CountedFiles.ALL,
         max_bytes_billed: int = Settings().bigquery_max_bytes_billed,
     ) -> BigQuerySource:
-        return BigQuerySource(
-            self.client,
-            table=table or self.id,
-            mirror_installers=mirror_installers,
-            breakdowns=breakdowns,
-            counted_files=counted_files,
-            max_bytes_billed=max_bytes_billed,
-        )
+        changes = {
+            "bigquery_table": table or self.id,
+            "mirror_installers": mirror_installers,
+            "ingest_breakdowns": tuple(one.name for one in breakdowns),
+            "ingest_counted_files": counted_files,
+            "bigquery_max_bytes_billed": max_bytes_billed,
+        }
+        return BigQuerySource(self.client, Settings().model_copy(update=changes))
 
     @staticmethod
     async def read(source: BigQuerySource, day: date = DAY) -> dict[str, PackageDownloads]:

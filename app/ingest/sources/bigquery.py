@@ -1,35 +1,33 @@
 """The source that counts downloads in PyPI's public BigQuery table."""
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from hashlib import blake2b
-from typing import TypeVar
 
-from google.api_core.exceptions import ClientError, GoogleAPIError, NotFound
+from google.api_core.exceptions import GoogleAPIError, NotFound
 from google.api_core.page_iterator import Page
+from google.api_core.retry import Retry
 from google.cloud import bigquery
 from google.cloud.bigquery.retry import DEFAULT_RETRY
 
 from app.domain.breakdowns import Breakdown, columns_with
 from app.domain.downloads import Partition, UnparsedDownloads
 from app.domain.events import CountedFiles
-from app.errors import QueryLostError, SourceUnavailableError
+from app.errors import QueryLostError, SourceError, SourceUnavailableError
 from app.ingest.sources.bigquery_client import (
+    call,
     create_client,
-    in_thread,
     may_pass,
     one_line,
     parse_by_orjson,
     source_errors,
 )
 from app.ingest.sources.day_query import day_query
-from app.ingest.sources.source import Reading
+from app.ingest.sources.source import Reading, Source
 from app.settings import IngestSource, Settings
 
 log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 PAGE_ROWS = 10_000
 """Maximum rows per page. Parsing a page blocks the event loop for about 5 ms."""
@@ -40,6 +38,9 @@ RETRY_SECONDS = 60
 REQUEST_TIMEOUT_SECONDS = 60
 QUERY_TIMEOUT_SECONDS = 900
 """Maximum duration of a day's query, which takes about a minute, and of each page of rows."""
+
+CHECK_TIMEOUT_SECONDS = 30
+"""Maximum duration of the query of a partition's metadata, which takes some seconds."""
 
 USD_PER_TIB_BILLED = 6.25
 """On-demand price of a query in the US multi-region, beyond the first TiB of each month."""
@@ -54,95 +55,81 @@ BYTES_BILLED_PER_CHECK = 10 * 2**20
 """Bytes that BigQuery bills for the metadata of a day's partition."""
 
 
+_unreadable_datasets: set[str] = set()
+"""Datasets whose partitions this process has logged as unreadable."""
+
+
 def cost_usd(bytes_billed: int) -> float:
     return bytes_billed / 2**40 * USD_PER_TIB_BILLED
 
 
-class BigQuerySource:
+class BigQuerySource(Source):
     name = "bigquery"
 
-    def __init__(
-        self,
-        client: bigquery.Client,
-        *,
-        table: str,
-        mirror_installers: Sequence[str],
-        breakdowns: Iterable[Breakdown],
-        counted_files: CountedFiles = CountedFiles.ALL,
-        max_bytes_billed: int,
-    ) -> None:
-        self._client = client
+    def __init__(self, client: bigquery.Client, settings: Settings) -> None:
         parse_by_orjson(client)
-        self._table = table
-        self._columns = columns_with(breakdowns)
-        self._counted_files = counted_files
-        self._mirror_installers = mirror_installers
-        self._max_bytes_billed = max_bytes_billed
-
-    async def origin(self, _: date) -> str:
-        return self.name
+        self._client = client
+        self._table = settings.bigquery_table
+        self._columns = columns_with(settings.breakdowns_of(IngestSource.BIGQUERY))
+        self._counted_files = settings.ingest_counted_files
+        self._mirror_installers = settings.mirror_installers
+        self._max_bytes_billed = settings.bigquery_max_bytes_billed
 
     def counted_files(self, _: date) -> CountedFiles:
         return self._counted_files
 
     async def partition(self, day: date) -> Partition | None:
-        return await _call(self._partition, day)
-
-    def _partition(self, day: date) -> Partition | None:
         dataset, _, table = self._table.rpartition(".")
-        config = bigquery.QueryJobConfig(
-            use_query_cache=False,
-            query_parameters=[
-                bigquery.ScalarQueryParameter("table", "STRING", table),
-                bigquery.ScalarQueryParameter("day", "STRING", f"{day:%Y%m%d}"),
-            ],
-        )
-        retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
         try:
-            job = self._client.query(
-                PARTITIONS.format(dataset=dataset),
-                job_config=config,
-                retry=retry,
-                timeout=REQUEST_TIMEOUT_SECONDS,
-                job_retry=None,
-            )
-            rows = job.result(retry=retry, timeout=QUERY_TIMEOUT_SECONDS)
-            return next((Partition(*row.values()) for row in rows), None)
-        except ClientError as error:
-            if may_pass(error):
-                raise
-            _log_unreadable(dataset, type(error).__name__, one_line(error))
+            return await call(CHECK_TIMEOUT_SECONDS, self._partition, dataset, table, day)
+        except SourceError as error:
+            # A check only saves money, so its failure must not fail the day.
+            if dataset not in _unreadable_datasets:
+                _unreadable_datasets.add(dataset)
+                log.warning(
+                    "%s.INFORMATION_SCHEMA.PARTITIONS can't be read, so days are read and billed "
+                    "again without a check for changes: %s",
+                    *(dataset, error),
+                )
             return None
 
+    def _partition(self, dataset: str, table: str, day: date) -> Partition | None:
+        job = self._submit(
+            PARTITIONS.format(dataset=dataset),
+            bigquery.ScalarQueryParameter("table", "STRING", table),
+            bigquery.ScalarQueryParameter("day", "STRING", f"{day:%Y%m%d}"),
+        )
+        rows = job.result(retry=_retry(), timeout=CHECK_TIMEOUT_SECONDS)
+        return next((Partition(*row.values()) for row in rows), None)
+
     async def begin(self, day: date) -> str:
-        text = day_query(self._table, self._columns, day, self._counted_files)
-        job = await _call(self._submit, day, text)
+        job = await call(QUERY_TIMEOUT_SECONDS, self._submit_day, day, self._text(day))
         return f"{self._rules(day)}/{job.location or ''}/{job.job_id}"
+
+    def _text(self, day: date) -> str:
+        return day_query(self._table, self._columns, day, self._counted_files)
 
     def _rules(self, day: date) -> str:
         """Return a hash of the counting rules. It is part of the query's id, so that results by
         other rules are not reused.
         """
-        text = day_query(self._table, self._columns, day, self._counted_files)
-        rules = text, self._counted_files, sorted(self._mirror_installers)
+        rules = self._text(day), self._counted_files, sorted(self._mirror_installers)
         return blake2b(repr(rules).encode(), digest_size=8).hexdigest()
 
     async def read(self, day: date, query: str | None) -> Reading:
         assert query
-        job, rows = await _call(self._results, day, query)
-        return Reading(
-            self._batches(rows),
-            job.total_bytes_billed or 0,
-            self._columns,
-            queried_at=job.created,
-        )
+        job, rows = await call(QUERY_TIMEOUT_SECONDS, self._results, day, query)
+        batches, billed = self._batches(rows), job.total_bytes_billed or 0
+        return Reading(batches, billed, self._columns, queried_at=job.created)
 
     async def _batches(
         self, rows: bigquery.table.RowIterator
     ) -> AsyncGenerator[UnparsedDownloads, None]:
-        received = 0
-        pages = rows.pages
-        while (page := await _call(_next_page, pages, len(self._columns))) is not None:
+        received, pages, columns = 0, rows.pages, len(self._columns)
+        while True:
+            page = await call(QUERY_TIMEOUT_SECONDS, _next_page, pages, columns)
+            if page is None:
+                break
             received += len(page)
             yield page
         if received != rows.total_rows:
@@ -156,16 +143,15 @@ class BigQuerySource:
         rules, location, job_id = query.split("/")
         if rules != self._rules(day):
             raise QueryLostError("BigQuery: the query has other counting rules")
-        retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
         try:
             job = self._client.get_job(
-                job_id, location=location or None, retry=retry, timeout=REQUEST_TIMEOUT_SECONDS
+                job_id, location=location or None, retry=_retry(), timeout=REQUEST_TIMEOUT_SECONDS
             )
         except NotFound as error:
             raise QueryLostError("BigQuery: the query no longer exists") from error
         assert isinstance(job, bigquery.QueryJob)
         try:
-            rows = job.result(page_size=PAGE_ROWS, retry=retry, timeout=QUERY_TIMEOUT_SECONDS)
+            rows = job.result(page_size=PAGE_ROWS, retry=_retry(), timeout=QUERY_TIMEOUT_SECONDS)
         except GoogleAPIError as error:
             if job.error_result and may_pass(error):
                 raise QueryLostError(f"BigQuery: {one_line(error)}") from error
@@ -184,29 +170,30 @@ class BigQuerySource:
         columns = self._columns if breakdowns is None else columns_with(breakdowns)
         query = day_query(self._table, columns, day, counted_files or self._counted_files)
         with source_errors():
-            return int(self._submit(day, query, dry_run=True).total_bytes_processed or 0)
+            job = self._submit_day(day, query, dry_run=True)
+        return int(job.total_bytes_processed or 0)
 
-    def _submit(self, day: date, query: str, *, dry_run: bool = False) -> bigquery.QueryJob:
+    def _submit_day(self, day: date, query: str, *, dry_run: bool = False) -> bigquery.QueryJob:
         start = datetime.combine(day, time.min, UTC)
-        config = bigquery.QueryJobConfig(
-            dry_run=dry_run,
-            use_query_cache=False,
-            job_timeout_ms=QUERY_TIMEOUT_SECONDS * 1000,
-            query_parameters=[
-                bigquery.ScalarQueryParameter("start", "TIMESTAMP", start),
-                bigquery.ScalarQueryParameter("end", "TIMESTAMP", start + timedelta(days=1)),
-                bigquery.ArrayQueryParameter(
-                    "mirror_installers", "STRING", list(self._mirror_installers)
-                ),
-            ],
-        )
         # A dry run bills nothing, and has to report sizes above the limit too.
-        if not dry_run:
-            config.maximum_bytes_billed = self._max_bytes_billed
+        limit = {} if dry_run else {"maximum_bytes_billed": self._max_bytes_billed}
+        return self._submit(
+            query,
+            bigquery.ScalarQueryParameter("start", "TIMESTAMP", start),
+            bigquery.ScalarQueryParameter("end", "TIMESTAMP", start + timedelta(days=1)),
+            bigquery.ArrayQueryParameter("mirror_installers", "STRING", self._mirror_installers),
+            dry_run=dry_run,
+            job_timeout_ms=QUERY_TIMEOUT_SECONDS * 1000,
+            **limit,
+        )
+
+    def _submit(self, query: str, *parameters: object, **config: object) -> bigquery.QueryJob:
         return self._client.query(
             query,
-            job_config=config,
-            retry=DEFAULT_RETRY.with_timeout(RETRY_SECONDS),
+            job_config=bigquery.QueryJobConfig(
+                use_query_cache=False, query_parameters=parameters, **config
+            ),
+            retry=_retry(),
             timeout=REQUEST_TIMEOUT_SECONDS,
             # The client must not repeat a failed query by itself: it may have been billed.
             job_retry=None,
@@ -217,38 +204,11 @@ def create_source(settings: Settings) -> BigQuerySource:
     """Return the source that the settings describe, with their credentials or those that Google's
     library finds. Raises `SettingsError` if credentials or the project to bill are missing.
     """
-    return BigQuerySource(
-        create_client(settings),
-        table=settings.bigquery_table,
-        mirror_installers=settings.mirror_installers,
-        breakdowns=settings.breakdowns_of(IngestSource.BIGQUERY),
-        counted_files=settings.ingest_counted_files,
-        max_bytes_billed=settings.bigquery_max_bytes_billed,
-    )
+    return BigQuerySource(create_client(settings), settings)
 
 
-_unreadable_datasets: set[str] = set()
-"""Datasets whose partitions this process has logged as unreadable."""
-
-
-def _log_unreadable(dataset: str, kind: str, reason: str) -> None:
-    """Log once per process why a dataset's partitions can't be checked."""
-    if dataset in _unreadable_datasets:
-        return
-    _unreadable_datasets.add(dataset)
-    log.warning(
-        "%s.INFORMATION_SCHEMA.PARTITIONS can't be read, so days are read and billed again without "
-        "a check for changes: %s: %s",
-        dataset,
-        kind,
-        reason,
-    )
-
-
-async def _call(function: Callable[..., Result], *arguments: object) -> Result:
-    """Call a function of Google's client in a thread. Raises `SourceError`."""
-    with source_errors():
-        return await in_thread(QUERY_TIMEOUT_SECONDS, function, *arguments)
+def _retry() -> Retry:
+    return DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
 
 
 def _next_page(pages: Iterator[Page], columns: int) -> UnparsedDownloads | None:

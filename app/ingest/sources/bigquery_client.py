@@ -5,17 +5,17 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
-from typing import Any, TypeVar, cast
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TypeVar
 
 import google.auth
-import google.auth.exceptions
 import orjson
 import requests
 from google.api_core.client_options import ClientOptions
 from google.api_core.exceptions import GoogleAPIError, RetryError, ServerError, TooManyRequests
 from google.auth.credentials import AnonymousCredentials, Credentials
+from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud import bigquery
 from google.oauth2 import service_account
 
@@ -74,11 +74,10 @@ def _credentials(settings: Settings) -> tuple[Credentials, str | None]:
         return google.auth.default(scopes=SCOPES)
     except ValueError as error:
         # A field of the key is missing, or the private key is invalid.
-        name = "GOOGLE_SERVICE_ACCOUNT_JSON"
-        if not settings.google_service_account_json:
-            name = "GOOGLE_APPLICATION_CREDENTIALS"
+        has_key = settings.google_service_account_json
+        name = "GOOGLE_SERVICE_ACCOUNT_JSON" if has_key else "GOOGLE_APPLICATION_CREDENTIALS"
         raise SettingsError(f"{name}: {one_line(error)}") from error
-    except google.auth.exceptions.GoogleAuthError as error:
+    except GoogleAuthError as error:
         raise SettingsError(
             "BigQuery needs credentials: set GOOGLE_APPLICATION_CREDENTIALS to the file of a "
             "service account's key, or GOOGLE_SERVICE_ACCOUNT_JSON to its content, "
@@ -88,16 +87,11 @@ def _credentials(settings: Settings) -> tuple[Credentials, str | None]:
 
 def parse_by_orjson(client: bigquery.Client) -> None:
     """Parse responses four times as fast as Python's json, which blocks the process meanwhile."""
-    client._http.hooks["response"] = [_read_by_orjson]  # noqa: SLF001 - no public way exists
 
+    def replace_parser(response: requests.Response, *_: object, **__: object) -> None:
+        response.json = lambda **_: orjson.loads(response.content)  # type: ignore[method-assign]
 
-def _read_by_orjson(response: requests.Response, *_: object, **__: object) -> None:
-    """Replace the JSON parser of a response by orjson."""
-    response.json = partial(_json_of, response)  # type: ignore[method-assign]
-
-
-def _json_of(response: requests.Response) -> Any:
-    return orjson.loads(response.content)
+    client._http.hooks["response"] = [replace_parser]  # noqa: SLF001 - no public way exists
 
 
 @contextmanager
@@ -105,17 +99,11 @@ def source_errors() -> Iterator[None]:
     """Translate errors of Google's client to `SourceError`, once."""
     try:
         yield
-    except (
-        GoogleAPIError,
-        google.auth.exceptions.GoogleAuthError,
-        requests.RequestException,
-    ) as error:
-        kind: type[SourceError] = SourceError
-        if may_pass(error):
-            kind = SourceUnavailableError
-        elif _reasons(error) & DAY_REASONS:
-            kind = SourceDayError
-        raise kind(f"BigQuery: {one_line(error)}") from error
+    except (GoogleAPIError, GoogleAuthError, requests.RequestException) as error:
+        kind = SourceDayError if _reasons(error) & DAY_REASONS else SourceError
+        raise (SourceUnavailableError if may_pass(error) else kind)(
+            f"BigQuery: {one_line(error)}"
+        ) from error
     except TimeoutError as error:
         raise SourceUnavailableError(f"BigQuery: {error}") from error
     except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -127,8 +115,8 @@ def may_pass(error: Exception) -> bool:
     """Return True if the failure is temporary, because Google or the network caused it."""
     if isinstance(error, (ServerError, TooManyRequests, RetryError, requests.RequestException)):
         return True
-    if isinstance(error, google.auth.exceptions.GoogleAuthError):
-        return error.retryable or isinstance(error, google.auth.exceptions.TransportError)
+    if isinstance(error, GoogleAuthError):
+        return error.retryable or isinstance(error, TransportError)
     return bool(_reasons(error) & PASSING_REASONS)
 
 
@@ -142,38 +130,28 @@ def one_line(error: Exception) -> str:
     return str(message).strip().partition("\n")[0]
 
 
-async def in_thread(
+async def call(
     timeout_seconds: float, function: Callable[..., Result], *arguments: object
 ) -> Result:
-    """Run a blocking call of Google's client without blocking the event loop.
+    """Call a blocking function of Google's client in a thread. Raises `SourceError`.
 
     Unlike with `asyncio.to_thread`, the process does not wait for cancelled calls at its exit, so
     Ctrl-C and a stop take effect even if the server does not respond.
     """
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[Result] = loop.create_future()
-
-    def settle(result: Result | None, error: BaseException | None) -> None:
-        if outcome.done():
-            return
-        if error:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(cast("Result", result))
+    outcome: Future[Result] = Future()
+    # From here on, cancelling the task does not cancel this future, which the thread sets.
+    outcome.set_running_or_notify_cancel()
 
     def run() -> None:
-        result, error = None, None
         try:
-            result = function(*arguments)
-        except Exception as raised:  # noqa: BLE001 - it is raised where the future is awaited
-            error = raised
-        # The event loop may be closed by now.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, result, error)
+            outcome.set_result(function(*arguments))
+        except Exception as error:  # noqa: BLE001 - it is raised where the future is awaited
+            outcome.set_exception(error)
 
     threading.Thread(target=run, name="bigquery", daemon=True).start()
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            return await outcome
-    except TimeoutError as error:
-        raise TimeoutError(f"no answer within {timeout_seconds} s") from error
+    with source_errors():
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await asyncio.wrap_future(outcome)
+        except TimeoutError as error:
+            raise TimeoutError(f"no answer within {timeout_seconds} s") from error

@@ -31,28 +31,37 @@ class Reading:
 
 
 class Source(Protocol):
-    @property
-    def name(self) -> str:
-        """Name that is recorded with each run."""
+    """A source of downloads. By default, it has no queries and reading it costs nothing."""
+
+    name: str
+    """Name that is recorded with each run."""
 
     async def origin(self, day: date) -> str:
         """Return the source that is recorded with the day: the name, or that of the sample if its
         data is passed on. Nothing is billed. Raises `SourceError`.
         """
+        del day
+        return self.name
 
     def counted_files(self, day: date) -> CountedFiles:
         """Return the rule by which the day's downloads are counted. Call `origin` first."""
+        del day
+        return CountedFiles.ALL
 
     async def partition(self, day: date) -> Partition | None:
         """Return metadata of the day's data, which changes if the data does, or None if the source
-        has none. Next to nothing is billed. Raises `SourceError`.
+        has none or it can't be read. Next to nothing is billed.
         """
+        del day
+        return None
 
     async def begin(self, day: date) -> str | None:
         """Start the query for a day, which is billed. Return the query's id, by which its result
         can be read any number of times at no cost, or None for a source without queries. Raises
         `SourceError`.
         """
+        del day
+        return None
 
     async def read(self, day: date, query: str | None) -> Reading:
         """Start to read a query's result. Raises `SourceError`, and `QueryLostError` if the query
@@ -62,20 +71,21 @@ class Source(Protocol):
 
 def open_source(settings: Settings, kind: IngestSource) -> Source:
     """Return the source. Raises `SettingsError` if a setting that it needs is missing or wrong."""
-    if kind is IngestSource.NONE:
-        raise SettingsError(
-            "INGEST_SOURCE=none: --source should name where the downloads come from"
-        )
-    if kind is IngestSource.SAMPLE:
-        # The sources import this module.
-        from app.ingest.sources.sample import SampleSource  # noqa: PLC0415 - a cycle
+    # The sources import this module, and Google's client takes longer to import than the rest.
+    match kind:
+        case IngestSource.NONE:
+            raise SettingsError(
+                "INGEST_SOURCE=none: --source should name where the downloads come from"
+            )
+        case IngestSource.SAMPLE:
+            from app.ingest.sources.sample import SampleSource  # noqa: PLC0415
 
-        return SampleSource(settings.breakdowns_of(kind))
-    if kind is IngestSource.FILE:
-        from app.ingest.sources.file import create_source as create_file_source  # noqa: PLC0415 - a cycle
+            return SampleSource(settings.breakdowns_of(kind))
+        case IngestSource.FILE:
+            from app.ingest.sources import file  # noqa: PLC0415
 
-        return create_file_source(settings)
-    # Google's client takes longer to import than everything else together.
-    from app.ingest.sources.bigquery import create_source  # noqa: PLC0415 - slow to import
+            return file.create_source(settings)
+        case _:
+            from app.ingest.sources import bigquery  # noqa: PLC0415
 
-    return create_source(settings)
+            return bigquery.create_source(settings)

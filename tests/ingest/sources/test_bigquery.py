@@ -6,7 +6,8 @@ import re
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -547,11 +548,7 @@ def test_a_query_is_named_by_all_of_its_text(monkeypatch: pytest.MonkeyPatch) ->
     """Another version of the service may have another query, for some days or for all."""
     source = BigQuerySource(
         bigquery.Client(project="none", credentials=AnonymousCredentials()),
-        table="a.b.c",
-        mirror_installers=[],
-        breakdowns=OPTIONAL_BREAKDOWNS,
-        counted_files=CountedFiles.ARTIFACTS,
-        max_bytes_billed=1,
+        Settings(ingest_counted_files=CountedFiles.ARTIFACTS),
     )
     days = [ARTIFACTS_SINCE, ARTIFACTS_SINCE + timedelta(days=1)]
     names = [source._rules(day) for day in days]
@@ -623,25 +620,34 @@ async def test_a_silent_server_is_given_up(
         await source.begin(DAY)
 
 
-@pytest.fixture
-def unfinished_host(_threads_end: None) -> Iterator[str]:
-    """A server that takes every query and never finishes one."""
+@contextmanager
+def _unfinished(emulator_host: str, hangs: Callable[[bytes], bool]) -> Iterator[str]:
+    """Serve the emulator, but never finish the queries whose request `hangs` selects."""
+    job = {
+        "kind": "bigquery#job",
+        "id": "emulator:US.unfinished",
+        "jobReference": {"projectId": "emulator", "jobId": "unfinished", "location": "US"},
+        "configuration": {"jobType": "QUERY", "query": {"query": ""}},
+        "status": {"state": "RUNNING"},
+        "jobComplete": False,
+    }
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
-            job = {
-                "kind": "bigquery#job",
-                "id": "emulator:US.1",
-                "jobReference": {"projectId": "emulator", "jobId": "1", "location": "US"},
-                "configuration": {"jobType": "QUERY", "query": {"query": ""}},
-                "status": {"state": "RUNNING"},
-                "jobComplete": False,
-            }
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(200)
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, content = 200, json.dumps(job).encode()
+            if not (hangs(body) or "unfinished" in self.path):
+                answer = requests.request(
+                    self.command,
+                    emulator_host + self.path,
+                    data=body,
+                    headers={"Content-Type": "application/json"},
+                )
+                status, content = answer.status_code, answer.content
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            self.wfile.write(json.dumps(job).encode())
+            self.wfile.write(content)
 
         do_GET = do_POST = _answer  # noqa: N815 - names that the server asks for
 
@@ -654,17 +660,19 @@ def unfinished_host(_threads_end: None) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.usefixtures("_threads_end")
 async def test_a_query_that_never_ends_fails_its_day_and_no_other(
-    unfinished_host: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    emulator_host: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "ATTEMPTS", 1)
     monkeypatch.setattr(bigquery_source, "QUERY_TIMEOUT_SECONDS", 1)
     monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 1)
-    source = create_source(Settings(bigquery_emulator_host=unfinished_host))
     days = [days_ago(0), days_ago(1)]
-    async with ingest_lock(engine) as lock:
-        run = Run(Publisher(engine, FORCED, lambda: NOW, lock), source)
-        outcomes = [outcome async for outcome in run.ingest(days)]
+    with _unfinished(emulator_host, lambda _: True) as host:
+        source = create_source(Settings(bigquery_emulator_host=host))
+        async with ingest_lock(engine) as lock:
+            run = Run(Publisher(engine, FORCED, lambda: NOW, lock), source)
+            outcomes = [outcome async for outcome in run.ingest(days)]
     assert [outcome.day for outcome in outcomes] == days
     for outcome in outcomes:
         assert isinstance(outcome.error, SourceUnavailableError)
@@ -882,7 +890,32 @@ def _submitted(source: BigQuerySource) -> list[date]:
     return days
 
 
-@pytest.mark.parametrize("status", [403, 404, 400])
+@pytest.mark.usefixtures("_threads_end")
+async def test_a_check_of_partitions_that_hangs_leaves_time_for_the_day(
+    table: Table,
+    emulator_host: str,
+    engine: AsyncEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(bigquery_source, "CHECK_TIMEOUT_SECONDS", 1, raising=False)
+    monkeypatch.setattr(bigquery_source, "QUERY_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+    bigquery_source._unreadable_datasets.clear()
+    table.insert(Event())
+    async with ingest_lock(engine) as lock:
+        publisher = Publisher(engine, POLICY, lambda: NOW, lock)
+        with _unfinished(emulator_host, lambda body: b"INFORMATION_SCHEMA" in body) as host:
+            settings = Settings(bigquery_emulator_host=host, bigquery_table=table.id)
+            async with asyncio.timeout(PATIENCE_SECONDS / 2):
+                published = await Run(publisher, create_source(settings)).ingest_day(DAY)
+    assert isinstance(published, PublishedDay)
+    assert (published.downloads, published.partition) == (1, None)
+    (line,) = (line for line in caplog.messages if "PARTITIONS" in line)
+    assert line.startswith("emulator.pypi.INFORMATION_SCHEMA.PARTITIONS can't be read")
+    assert line.endswith("no answer within 1 s")
+
+
+@pytest.mark.parametrize("status", [403, 404, 400, 503])
 async def test_without_access_to_partitions_days_are_read_as_they_are(
     table: Table,
     engine: AsyncEngine,
