@@ -33,10 +33,8 @@ class Exported:
     """Names of the files that the new one replaces."""
 
     def __str__(self) -> str:
-        verb = "wrote" if self.is_new else "unchanged"
-        return (
-            f"{verb} {self.dump.name}: {self.dump.packages:,} packages, {self.dump.bytes:,} bytes"
-        )
+        dump = self.dump
+        return f"wrote {dump.name}: {dump.packages:,} packages, {dump.bytes:,} bytes"
 
 
 async def published_days(engine: AsyncEngine) -> list[PublishedDay]:
@@ -63,14 +61,13 @@ def prepare(
     gap. With `replace_sample`, real data replaces the sample in the store. Raises `DumpsError`, and
     removes nothing, if real and sample data, or `dump_format` and another one, would be mixed.
     """
-    dumps = store.dumps()
+    dumps, latest, is_sample = store.dumps(), published[0], published[0].source == SAMPLE
     formats = {dump.format for dump in dumps.data}
     if dump_format and formats - {dump_format}:
         raise DumpsError(
             f"{store} holds {', '.join(sorted(formats))} files, and a place has one format: "
             f"export {dump_format} to another place"
         )
-    is_sample = _is_sample(published[0])
     others = {
         *(dump.name for dump in dumps.data if dump.is_sample != is_sample),
         *(file.name for file in store.files() if file.day and file.is_sample != is_sample),
@@ -86,7 +83,7 @@ def prepare(
             "--replace-sample removes those of the sample"
         )
     # The service may serve more days than this process's setting: it drops the others.
-    first_kept = min(published[-1].day, served_days(published[0].day, retention_days).first)
+    first_kept = min(published[-1].day, served_days(latest.day, retention_days).first)
     kept = Dumps.listed(
         dump for dump in dumps.data if dump.day >= first_kept and dump.name not in others
     )
@@ -102,15 +99,15 @@ def _remove_obsolete(store: DumpStore, listed: Dumps, first_kept: date = date.mi
     """
     names = {dump.name for dump in listed.data}
     days = {dump.day for dump in listed.data}
-    obsolete = [
+    obsolete = sorted(
         file.name
         for file in store.files()
         if file.name not in names
         and not file.is_recent
         and (file.day is None or file.day in days or file.day < first_kept)
-    ]
+    )
     store.remove(obsolete)
-    return sorted(obsolete)
+    return obsolete
 
 
 async def export(
@@ -126,28 +123,18 @@ async def export(
     for day in days:
         dumps = store.dumps()
         dump = dumps.of(day.day)
-        if dump and _is_current(dump, day, dump_format) and sizes.get(dump.name) == dump.bytes:
+        # The digest also differs if the day has other breakdowns.
+        wanted = (day.digest, day.source, day.counted_files, dump_format)
+        if (
+            dump
+            and (dump.digest, dump.source, dump.counted_files, dump.format) == wanted
+            and sizes.get(dump.name) == dump.bytes
+        ):
             yield Exported(dump, is_new=False)
-            continue
-        dump = await _write(engine, store, day, dump_format)
-        if dump:
-            dumps = dumps.with_dump(dump)
+        elif dump := await _write(engine, store, day, dump_format):
+            dumps = Dumps.listed([*(one for one in dumps.data if one.day != day.day), dump])
             store.write_list(dumps)
             yield Exported(dump, is_new=True, removed=_remove_obsolete(store, dumps))
-
-
-def _is_sample(day: PublishedDay) -> bool:
-    return day.source == SAMPLE
-
-
-def _is_current(dump: Dump, day: PublishedDay, dump_format: DumpFormat) -> bool:
-    # The digest also differs if the day has other breakdowns.
-    return (dump.digest, dump.source, dump.counted_files, dump.format) == (
-        day.digest,
-        day.source,
-        day.counted_files,
-        dump_format,
-    )
 
 
 async def _write(
@@ -159,7 +146,7 @@ async def _write(
         days = {one.day: one for one in await repository.published_days()}
         published = days.get(day.day)
         # Real data may have replaced the sample since the store was prepared.
-        if published is None or _is_sample(published) != _is_sample(day):
+        if published is None or (published.source == SAMPLE) != (day.source == SAMPLE):
             return None
         name = name_of(published, dump_format)
         with store.new_file(name) as new, writer(new.file, dump_format, published) as write:

@@ -122,15 +122,10 @@ class Dumps(BaseModel):
     def of(self, day: dt.date) -> Dump | None:
         return next((dump for dump in self.data if dump.day == day), None)
 
-    def with_dump(self, dump: Dump) -> "Dumps":
-        """Return the list with this dump in place of the one of the same day."""
-        return Dumps.listed([*(one for one in self.data if one.day != dump.day), dump])
-
     def render(self, base_url: str = "") -> bytes:
         """Return the list as JSON. Each file's address begins with `base_url`."""
-        data = [
-            {**dump.model_dump(mode="json"), "url": f"{base_url}{dump.name}"} for dump in self.data
-        ]
+        dumps = (dump.model_dump(mode="json") for dump in self.data)
+        data = [{**dump, "url": f"{base_url}{dump['name']}"} for dump in dumps]
         return orjson.dumps({"data": data, "type": self.type})
 
 

@@ -344,6 +344,7 @@ STEPS: list[tuple[Any, str]] = [
 ]
 
 
+@pytest.mark.usefixtures("in_this_process")
 async def test_killed_at_any_step_a_second_run_mends_it(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:

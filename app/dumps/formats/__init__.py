@@ -7,20 +7,18 @@ names the row, its package, the column and the value.
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from datetime import date
-from itertools import islice
-from types import ModuleType
 from typing import BinaryIO
 
 from app.domain.downloads import DayFigures, PackageDownloads
-from app.dumps.formats import csv_format, limits, ndjson_format, parquet_format
+from app.dumps.formats import limits, parquet_format, text_formats
 from app.dumps.formats.rows import Rows, Write, checked_row
 from app.dumps.listing import DumpFormat
 from app.errors import MalformedDumpError
 
-_FORMATS: dict[DumpFormat, ModuleType] = {
-    DumpFormat.PARQUET: parquet_format,
-    DumpFormat.CSV: csv_format,
-    DumpFormat.NDJSON: ndjson_format,
+_FORMATS = {
+    DumpFormat.PARQUET: (parquet_format.writer, parquet_format.read_rows),
+    DumpFormat.CSV: (text_formats.csv_writer, text_formats.csv_rows),
+    DumpFormat.NDJSON: (text_formats.ndjson_writer, text_formats.ndjson_rows),
 }
 
 
@@ -30,8 +28,7 @@ def writer(
     """Return a context whose value writes rows of a day. The file is complete when the context
     ends. Equal rows make equal bytes.
     """
-    context: AbstractContextManager[Write] = _FORMATS[dump_format].writer(file, figures)
-    return context
+    return _FORMATS[dump_format][0](file, figures)
 
 
 def read(file: BinaryIO, dump_format: DumpFormat, day: date) -> Iterator[Rows]:
@@ -39,15 +36,9 @@ def read(file: BinaryIO, dump_format: DumpFormat, day: date) -> Iterator[Rows]:
 
     Raises `MalformedDumpError`.
     """
-    rows = _rows(file, dump_format, day)
-    while batch := _batch(rows):
-        yield batch
-
-
-def _rows(file: BinaryIO, dump_format: DumpFormat, day: date) -> Iterator[PackageDownloads]:
-    breakdowns = None
-    read_rows = _FORMATS[dump_format].read_rows(file)
-    for number, (place, values) in enumerate(read_rows, 1):
+    batch: list[PackageDownloads] = []
+    categories, breakdowns = 0, None
+    for number, (place, values) in enumerate(_FORMATS[dump_format][1](file), 1):
         if number > limits.MAX_ROWS:
             raise MalformedDumpError(f"there are more than {limits.MAX_ROWS:,} rows")
         row = checked_row(place, values, day)
@@ -58,15 +49,10 @@ def _rows(file: BinaryIO, dump_format: DumpFormat, day: date) -> Iterator[Packag
                 place=f"{place}, package {row.package!r}",
                 value=", ".join(row.breakdowns),
             )
-        yield row
-
-
-def _batch(rows: Iterator[PackageDownloads]) -> list[PackageDownloads]:
-    batch = []
-    categories = 0
-    for row in islice(rows, limits.BATCH_ROWS):
         batch.append(row)
         categories += sum(map(len, row.breakdowns.values()))
-        if categories >= limits.MAX_BATCH_CATEGORIES:
-            break
-    return batch
+        if len(batch) == limits.BATCH_ROWS or categories >= limits.MAX_BATCH_CATEGORIES:
+            yield batch
+            batch, categories = [], 0
+    if batch:
+        yield batch

@@ -22,6 +22,15 @@ from app.dumps.formats.rows import first_line
 from app.dumps.listing import DAY_COLUMN, TOTAL_COLUMNS
 from app.errors import MalformedDumpError
 
+TEXTS = {
+    *(pa.string(), pa.large_string(), pa.string_view()),
+    *(pa.binary(), pa.large_binary(), pa.binary_view()),
+}
+LISTS = (
+    *(pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
+    *(pa.types.is_list_view, pa.types.is_large_list_view),
+)
+
 
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_READER_BYTES, MAX_READER_BYTES))
@@ -51,8 +60,7 @@ def _rows(file: BinaryIO) -> Iterator[dict[str, Any]]:
         for batch in source.iter_batches(
             BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False
         ):
-            values = [_values(batch.column(name), name) for name in columns]
-            for row in zip(*values, strict=True):
+            for row in zip(*(_values(batch.column(name), name) for name in columns), strict=True):
                 yield dict(zip(columns, row, strict=True))
 
 
@@ -61,8 +69,7 @@ def _columns(schema: Any) -> list[str]:
     optional = (DAY_COLUMN, *BREAKDOWN_COLUMNS)
     columns = [*TOTAL_COLUMNS, *(name for name in optional if name in schema.names)]
     for name in columns:
-        count = schema.names.count(name)
-        if count != 1:
+        if (count := schema.names.count(name)) != 1:
             raise MalformedDumpError(f"there should be one column {name}, and there are {count}")
         kind = schema.field(name).type
         if name == "package":
@@ -78,13 +85,7 @@ def _columns(schema: Any) -> list[str]:
 
 
 def _is_text(kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    checks = (
-        *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
-        *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view),
-    )
-    return any(check(kind) for check in checks)
+    return (kind.value_type if pa.types.is_dictionary(kind) else kind) in TEXTS
 
 
 def _is_number(kind: Any) -> bool:
@@ -95,27 +96,18 @@ def _is_number(kind: Any) -> bool:
     return any(check(kind) for check in checks)
 
 
-def _is_pair_list(kind: Any) -> bool:
-    checks = (
-        *(pa.types.is_map, pa.types.is_list, pa.types.is_large_list),
-        *(pa.types.is_fixed_size_list, pa.types.is_list_view, pa.types.is_large_list_view),
-    )
-    return any(check(kind) for check in checks)
-
-
 def _pair_types(kind: Any) -> list[Any]:
     """Return the fields of a breakdown's type: a key and a value in lists of pairs, or one per
     category in structs. Return an empty list for other types.
     """
-    if pa.types.is_map(kind):
-        fields = [kind.key_field, kind.item_field]
-    elif _is_pair_list(kind) and pa.types.is_struct(kind.value_type):
-        fields = list(kind.value_type)
-    elif pa.types.is_struct(kind):
+    if pa.types.is_struct(kind):
         is_right = all(_is_number(one.type) or pa.types.is_null(one.type) for one in kind)
         return list(kind) if is_right else []
-    else:
-        return []
+    fields: list[Any] = []
+    if pa.types.is_map(kind):
+        fields = [kind.key_field, kind.item_field]
+    elif any(check(kind) for check in LISTS) and pa.types.is_struct(kind.value_type):
+        fields = list(kind.value_type)
     is_right = len(fields) == 2 and _is_text(fields[0].type) and _is_number(fields[1].type)
     return fields if is_right else []
 

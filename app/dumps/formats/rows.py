@@ -39,10 +39,8 @@ def checked_row(place: str, values: Mapping[str, Any], day: date) -> PackageDown
     if of_file is not None and str(of_file)[:10] != str(day):
         raise MalformedDumpError(f"{DAY_COLUMN} differs from {day}", place=place, value=of_file)
     for column in TOTAL_COLUMNS[1:]:
-        if type(values.get(column)) is not int:
-            raise MalformedDumpError(
-                f"{column} should be an integer", place=place, value=values.get(column)
-            )
+        if type(count := values.get(column)) is not int:
+            raise MalformedDumpError(f"{column} should be an integer", place=place, value=count)
     with_mirrors, without_mirrors = values["with_mirrors"], values["without_mirrors"]
     if not are_possible([with_mirrors], [without_mirrors]):
         raise MalformedDumpError(
@@ -81,20 +79,16 @@ def _merged(place: str, column: str, pairs: object) -> dict[str, Any]:
     """Return counts from a list of pairs, which are objects or lists of two values."""
     counts: dict[str, Any] = {}
     for pair in pairs if isinstance(pairs, list) else [pairs]:
-        category, count = _pair(pair)
-        if type(category) is not str:
+        values = list(pair.values()) if isinstance(pair, dict) else pair
+        if not (isinstance(values, list) and len(values) == 2 and type(values[0]) is str):
             raise MalformedDumpError(
                 f"{column} should be an object of counts by category", place=place, value=pairs
             )
+        category, count = values
         if category in counts:
             raise MalformedDumpError(f"{column} has a category twice", place=place, value=category)
         counts[category] = count
     return counts
-
-
-def _pair(pair: object) -> Sequence[object]:
-    values = list(pair.values()) if isinstance(pair, dict) else pair
-    return values if isinstance(values, list) and len(values) == 2 else (None, None)
 
 
 def first_line(error: Exception) -> str:

@@ -7,21 +7,24 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from app.dumps.listing import INDEX_NAME
 from app.dumps.stores.store import UNFINISHED_PREFIX, DumpStore, NewFile
 from app.errors import DumpsError
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file. Raises `OSError` for a link, and for a pipe without waiting for it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+def open_regular(path: Path, *, follows_links: bool = False) -> BufferedReader:
+    """Open a regular file. Raises `OSError` for a link unless it should be followed, and for a pipe
+    without waiting for it.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follows_links else os.O_NOFOLLOW)
+    file = os.fdopen(os.open(path, flags), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
         raise OSError(errno.EINVAL, "not a regular file")
-    return os.fdopen(descriptor, "rb")
+    return file
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +36,12 @@ class DumpFolder(DumpStore):
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        # The kernel releases the lock when its process ends.
         with self._errors():
             self.path.mkdir(parents=True, exist_ok=True)
-        with self._descriptor() as descriptor:
+        with self._descriptor() as folder:
             with self._errors():
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The kernel releases the lock when its process ends.
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
 
     @contextmanager
@@ -55,8 +58,8 @@ class DumpFolder(DumpStore):
                 new.measure(unfinished)
                 unfinished.replace(self.path / name)
                 # Flush the folder too, which contains the new name.
-                with self._descriptor() as descriptor:
-                    os.fsync(descriptor)
+                with self._descriptor() as folder:
+                    os.fsync(folder)
         except BaseException:
             with suppress(OSError):
                 unfinished.unlink()
@@ -68,11 +71,8 @@ class DumpFolder(DumpStore):
                 (self.path / name).unlink(missing_ok=True)
 
     def _read_list(self) -> bytes | None:
-        with (
-            self._errors(),
-            suppress(FileNotFoundError),
-            open_regular(self.path / INDEX_NAME) as file,
-        ):
+        path = self.path / INDEX_NAME
+        with self._errors(), suppress(FileNotFoundError), open_regular(path) as file:
             return file.read()
         return None
 

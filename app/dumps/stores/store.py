@@ -95,8 +95,8 @@ class DumpStore(ABC):
         for name, size, is_recent in self._entries():
             finished = name.removeprefix(UNFINISHED_PREFIX)
             day_and_kind = read_name(finished)
-            if finished == name and day_and_kind:
-                files.append(StoredFile(name, size, is_recent, *day_and_kind))
-            elif finished != name and (day_and_kind or finished == INDEX_NAME):
+            if finished != name and (day_and_kind or finished == INDEX_NAME):
                 files.append(StoredFile(name, size, is_recent, day=None, is_sample=False))
+            elif finished == name and day_and_kind:
+                files.append(StoredFile(name, size, is_recent, *day_and_kind))
         return files
