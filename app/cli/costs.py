@@ -1,7 +1,5 @@
 """The cost of reading BigQuery, per day, per month and for the first backfill."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date, timedelta
 
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS
@@ -22,56 +20,32 @@ The price is {USD_PER_TIB_BILLED} USD per TiB. The first TiB of each month is fr
 the service account may read partitions, this bills 10 MB; otherwise the day is read again."""
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Bytes that the query of a day bills. Each column is billed once, so the parts add up."""
-
-    required: int
-    breakdowns: dict[str, int]
-    """Bytes that each optional breakdown adds."""
-
-    file_names: int
-    """Bytes that `INGEST_COUNTED_FILES=artifacts` adds to a day until `ARTIFACTS_SINCE`."""
-
-
 def cost_report(settings: Settings, day: date) -> str:
-    """Ask BigQuery what the query of a day would bill, which is free, and extrapolate."""
+    """Ask BigQuery what the query of a day would bill, which is free, and extrapolate. Each column
+    is billed once, so the parts of a query add up.
+    """
     source = create_source(settings)
     billed = source.bytes_billed(day)
     required = source.bytes_billed(day, (), CountedFiles.ALL)
+    breakdowns = {
+        one.name: source.bytes_billed(day, (one,), CountedFiles.ALL) - required
+        for one in OPTIONAL_BREAKDOWNS
+    }
+    # Only days until the change read the names of files.
     named_day = min(day, ARTIFACTS_SINCE)
-    without_names, with_names = (
-        source.bytes_billed(named_day, (), counted)
-        for counted in (CountedFiles.ALL, CountedFiles.ARTIFACTS)
-    )
-    costs = Costs(
-        required=required,
-        breakdowns={
-            one.name: source.bytes_billed(day, (one,), CountedFiles.ALL) - required
-            for one in OPTIONAL_BREAKDOWNS
-        },
-        file_names=with_names - without_names,
-    )
-    total = (
-        f"{day}: {billed:,} bytes ({billed / 2**30:.1f} GiB) would be billed, "
-        f"{cost_usd(billed):.2f} USD; "
-        f"BIGQUERY_MAX_BYTES_BILLED allows {settings.bigquery_max_bytes_billed:,} bytes"
-    )
-    return "\n".join([total, "", *_table(settings, day, costs), "", NOTES])
+    names = source.bytes_billed(named_day, (), CountedFiles.ARTIFACTS)
+    names -= source.bytes_billed(named_day, (), CountedFiles.ALL)
 
-
-def _table(settings: Settings, latest: date, costs: Costs) -> Iterator[str]:
     ingested = {one.name for one in settings.breakdowns_of(IngestSource.BIGQUERY)}
-    days = settings.retention_days
-    first = latest - timedelta(days=days - 1)
-    named_days = max(0, (min(latest, ARTIFACTS_SINCE) - first).days + 1)
     reads_names = settings.ingest_counted_files is CountedFiles.ARTIFACTS
-    per_day = costs.required + sum(costs.breakdowns[name] for name in ingested)
-    names_in_all = costs.file_names * named_days
-    total_of_first_days = per_day * days + names_in_all * reads_names
+    days = settings.retention_days
+    first = day - timedelta(days=days - 1)
+    names_in_all = names * max(0, (named_day - first).days + 1)
+    per_day = required + sum(breakdowns[name] for name in ingested)
 
-    def line(name: str, day: int, month: int, backfill: int) -> str:
-        return _row(name, f"{day:,}", *(f"{cost_usd(one):,.2f}" for one in (day, month, backfill)))
+    def line(name: str, bytes_of_day: int, bytes_of_month: int, bytes_of_all: int) -> str:
+        costs = map(cost_usd, (bytes_of_day, bytes_of_month, bytes_of_all))
+        return _row(name, f"{bytes_of_day:,}", *(f"{one:,.2f}" for one in costs))
 
     def daily(name: str, count: int) -> str:
         return line(name, count, count * DAYS_PER_MONTH, count * days)
@@ -79,19 +53,30 @@ def _table(settings: Settings, latest: date, costs: Costs) -> Iterator[str]:
     def marked(name: str, is_chosen: bool) -> str:
         return f"  {name}, ingested" if is_chosen else f"  {name}"
 
-    yield _row("", "bytes", "USD per day", "USD per month", f"first {days} days")
-    yield line("these settings", per_day, per_day * DAYS_PER_MONTH, total_of_first_days)
-    yield daily("without optional breakdowns", costs.required)
-    yield "Each of INGEST_BREAKDOWNS adds:"
-    for name, count in costs.breakdowns.items():
-        yield daily(marked(name, name in ingested), count)
-    yield f"INGEST_COUNTED_FILES=artifacts adds to days until {ARTIFACTS_SINCE}:"
-    yield line(marked("names of files", reads_names), costs.file_names, 0, names_in_all)
-    yield "Checking each day's partition before reading it again:"
-    yield daily("  costs", BYTES_BILLED_PER_CHECK)
-    yield daily("  saves", per_day - BYTES_BILLED_PER_CHECK)
+    in_all = per_day * days + names_in_all * reads_names
+    total = (
+        f"{day}: {billed:,} bytes ({billed / 2**30:.1f} GiB) would be billed, "
+        f"{cost_usd(billed):.2f} USD; "
+        f"BIGQUERY_MAX_BYTES_BILLED allows {settings.bigquery_max_bytes_billed:,} bytes"
+    )
+    return "\n".join(
+        [
+            *(total, ""),
+            _row("", "bytes", "USD per day", "USD per month", f"first {days} days"),
+            line("these settings", per_day, per_day * DAYS_PER_MONTH, in_all),
+            daily("without optional breakdowns", required),
+            "Each of INGEST_BREAKDOWNS adds:",
+            *(daily(marked(name, name in ingested), count) for name, count in breakdowns.items()),
+            f"INGEST_COUNTED_FILES=artifacts adds to days until {ARTIFACTS_SINCE}:",
+            line(marked("names of files", reads_names), names, 0, names_in_all),
+            "Checking each day's partition before reading it again:",
+            daily("  costs", BYTES_BILLED_PER_CHECK),
+            daily("  saves", per_day - BYTES_BILLED_PER_CHECK),
+            "",
+            NOTES,
+        ]
+    )
 
 
 def _row(name: str, *cells: str) -> str:
-    widths = (16, 13, 15, 16)
-    return f"{name:<28}" + "".join(map(str.rjust, cells, widths))
+    return f"{name:<28}" + "".join(map(str.rjust, cells, (16, 13, 15, 16)))

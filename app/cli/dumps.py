@@ -9,9 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.database import read
 from app.cli.options import Day, Destination, check_order, with_settings
-from app.cli.progress import progress_of
 from app.domain.clock import utc_now
-from app.domain.downloads import PublishedDay, served_days
+from app.domain.downloads import served_days
 from app.dumps.export import Exported, prepare, published_days
 from app.dumps.export import export as export_days
 from app.dumps.listing import DumpFormat
@@ -85,7 +84,7 @@ def export(
                 dump_format=DumpFormat(dump_format),
             )
             exported = export_days(engine, store, days, DumpFormat(dump_format))
-            await _report(exported, store, days, removed)
+            await _report(exported, store, len(days), removed)
 
     read(settings, work)
 
@@ -99,29 +98,24 @@ def _store(destination: str | Path) -> DumpStore:
 
 
 async def _report(
-    exported: AsyncIterator[Exported],
-    store: DumpStore,
-    days: Sequence[PublishedDay],
-    removed: Sequence[str],
+    exported: AsyncIterator[Exported], store: DumpStore, days: int, removed: Sequence[str]
 ) -> None:
     """Show each file as it is written or removed, then a summary. `removed` names the files that
     were removed before.
     """
-    written = unchanged = 0
-    removals = len(removed)
+    done: list[Exported] = []
+    removals = list(removed)
     try:
-        with progress_of([one.day for one in days]) as progress:
-            for name in removed:
-                progress.write(f"removed {name}")
-            async for one in exported:
-                written += one.is_new
-                unchanged += not one.is_new
-                progress.advance(one if one.is_new else None)
-                for name in one.removed:
-                    progress.write(f"removed {name}")
-                removals += len(one.removed)
+        for name in removed:
+            click.echo(f"removed {name}", err=True)
+        async for one in exported:
+            done.append(one)
+            removals += one.removed
+            if one.is_new:
+                click.echo("\n".join([str(one), *map("removed {}".format, one.removed)]), err=True)
     finally:
+        written = sum(one.is_new for one in done)
         click.echo(
-            f"{written} of {len(days)} days written to {store}, {unchanged} unchanged"
-            + (f", {removals} files removed" if removals else "")
+            f"{written} of {days} days written to {store}, {len(done) - written} unchanged"
+            + (f", {len(removals)} files removed" if removals else "")
         )

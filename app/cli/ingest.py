@@ -12,14 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.database import database_url, run
 from app.cli.options import Day, check_order, replace_sample_option, source_option, with_settings
-from app.cli.progress import progress_of
 from app.domain.breakdowns import columns_with
 from app.domain.clock import utc_now
 from app.domain.downloads import date_ranges
 from app.ingest.plan import check_counted, days_to_backfill, days_to_seed, latest_complete_day
 from app.ingest.policy import policy_of
-from app.ingest.publish import Publisher
-from app.ingest.release import release, release_plausible
+from app.ingest.publish import Publisher, release, release_plausible
 from app.ingest.retention import expire as drop_expired
 from app.ingest.runs import Outcome, Run, ingest_lock, published_days
 from app.ingest.sources.source import open_source
@@ -61,26 +59,29 @@ def ingest(
     day = day or latest_complete_day(utc_now())
     kind = IngestSource(source or settings.source)
     check_counted(day, utc_now())
+    if dry_run and kind is IngestSource.BIGQUERY:
+        from app.cli.costs import cost_report  # noqa: PLC0415 - slow to import
+
+        click.echo(cost_report(settings, day))
+        return
+    if not force:
+        # A source that is not set up fails before a database is started.
+        open_source(settings, kind)
     if dry_run:
-        click.echo(_cost(settings, kind, day))
+        click.echo(f"{day}: {kind} data bills nothing")
         return
 
     async def work(engine: AsyncEngine) -> None:
         async with ingest_lock(engine) as lock:
             policy = replace(policy_of(settings), force=force, replace_sample=replace_sample)
             publisher = Publisher(engine, policy, utc_now, lock)
-            if force:
-                released = await release(publisher, day)
-                if released:
-                    click.echo(str(released))
-                    return
+            if force and (released := await release(publisher, day)):
+                click.echo(str(released))
+                return
             run = Run(publisher, open_source(settings, kind))
             click.echo(str(await run.ingest_day(day)))
             await _release_plausible(publisher)
 
-    if not force:
-        # A source that is not set up fails before a database is started.
-        open_source(settings, kind)
     with database_url(settings) as url:
         run(url, work)
 
@@ -88,16 +89,6 @@ def ingest(
 async def _release_plausible(publisher: Publisher) -> None:
     async for published in release_plausible(publisher):
         click.echo(f"{published}, which was held", err=True)
-
-
-def _cost(settings: Settings, kind: IngestSource, day: date) -> str:
-    if kind is not IngestSource.BIGQUERY:
-        # A source that is not set up fails in the same way without --dry-run.
-        open_source(settings, kind)
-        return f"{day}: {kind} data bills nothing"
-    from app.cli.costs import cost_report  # noqa: PLC0415 - slow to import
-
-    return cost_report(settings, day)
 
 
 @click.command(short_help="Publish the days that are missing.")
@@ -152,16 +143,9 @@ async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date], unit: 
     """Show each outcome as it comes, then a summary. Return True if no day failed."""
     last: dict[date, Outcome] = {}
     try:
-        with progress_of(days) as progress:
-            async for outcome in outcomes:
-                if outcome.was_held:
-                    progress.write(outcome)
-                elif outcome.error:
-                    progress.write(outcome)
-                    progress.advance()
-                else:
-                    progress.advance(outcome)
-                last[outcome.day] = outcome
+        async for outcome in outcomes:
+            click.echo(str(outcome), err=True)
+            last[outcome.day] = outcome
     finally:
         tried = [last[day] for day in days if day in last]
         failed = [outcome.day for outcome in tried if outcome.error]
@@ -204,7 +188,5 @@ async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
         if days:
             log.info("making %d days of sample data", len(days))
         run = Run(Publisher(engine, policy, utc_now, lock), source)
-        with progress_of(days) as progress:
-            for day in days:
-                await run.ingest_day(day)
-                progress.advance()
+        for day in days:
+            await run.ingest_day(day)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime
 
-from app.cli.reports import history_report, status_report
+from app.cli.inspect import history_report, status_report
 from app.db.repositories.downloads_repository import Size
 from app.domain.downloads import (
     DayFigures,
@@ -14,11 +14,10 @@ from app.domain.downloads import (
     RunOutcome,
 )
 from app.domain.events import CountedFiles
-from app.ingest.plan import cadence_of
 from app.settings import Settings
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
-CADENCE = cadence_of(Settings())
+SETTINGS = Settings()
 
 
 def published(day: date, *breakdowns: str) -> PublishedDay:
@@ -38,7 +37,7 @@ def published(day: date, *breakdowns: str) -> PublishedDay:
 def test_gaps_are_told_by_their_ends() -> None:
     days = [published(date(2026, 11, day)) for day in (1, 2, 4, 8, 9)]
     report = status_report(
-        CADENCE, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
+        SETTINGS, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
     ).splitlines()
     assert "gaps         2026-11-03, 2026-11-05 to 2026-11-07" in report
     assert "last run     none" in report
@@ -55,7 +54,7 @@ def test_breakdowns_are_told_by_the_days_that_have_them() -> None:
         published(date(2026, 11, 3), "installer", "version"),
     ]
     report = status_report(
-        CADENCE, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
+        SETTINGS, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
     )
     assert "breakdowns   installer on 2 days, version on 1 days\n" in report
 
@@ -65,7 +64,7 @@ def test_the_rules_by_which_files_were_counted_are_told() -> None:
 
     def report() -> str:
         return status_report(
-            CADENCE, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
+            SETTINGS, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
         )
 
     assert "counted      all files\n" in report()
@@ -74,7 +73,9 @@ def test_the_rules_by_which_files_were_counted_are_told() -> None:
 
 
 def test_nothing_is_told_of_an_empty_database() -> None:
-    report = status_report(CADENCE, next_run=None, days=[], held=[], last_run=None, size=Size(0, 0))
+    report = status_report(
+        SETTINGS, next_run=None, days=[], held=[], last_run=None, size=Size(0, 0)
+    )
     assert "gaps         none" in report
     assert "next run     none" in report
     assert report.splitlines()[-2:] == ["held         none", "suspect      none"]
@@ -105,7 +106,7 @@ def test_what_was_seen_of_the_partition_is_told() -> None:
         published(date(2026, 11, 19)), partition_rows=5_000_000_000, partition_modified_at=NOON
     )
     report = status_report(
-        CADENCE, next_run=None, days=[day], held=[], last_run=None, size=Size(5, 2**20)
+        SETTINGS, next_run=None, days=[day], held=[], last_run=None, size=Size(5, 2**20)
     )
     held = HeldDay(
         **{name: getattr(day, name) for name in DayFigures.__slots__ + PartitionSeen.__slots__},
@@ -117,7 +118,7 @@ def test_what_was_seen_of_the_partition_is_told() -> None:
         wrong_rows=0,
     )
     doubtful = status_report(
-        CADENCE,
+        SETTINGS,
         next_run=None,
         days=[replace(day, suspect_reason="few")],
         held=[replace(held, day=date(2026, 11, 18)), replace(held, partition_rows=None)],
