@@ -43,7 +43,7 @@ from app.domain.clock import Clock, utc_now
 from app.domain.events import KnownEvents
 from app.dumps.stores.folder import DumpFolder
 from app.errors import SettingsError
-from app.ingest.plan import cadence_of, check_again_at, read_again_at
+from app.ingest.plan import check_again_at, read_again_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.interpreter import look_for_garbage_less_often
 from app.logs import LOG_STREAM, RequestLineWriter, configure_logging
@@ -176,7 +176,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         publication=lambda: freshness.publication,
         published_data=freshness.figures,
         next_run=lambda: scheduler.next_run if scheduler else None,
-        next_reading=partial(read_again_at, cadence_of(settings)),
+        next_reading=partial(read_again_at, settings),
         next_check=check_again_at,
     )
     api = _create_api(settings, state, lifespan)

@@ -7,15 +7,15 @@ a day's packages and downloads are compared with those of normal days around it.
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import islice
 from math import inf
 from statistics import median_high, median_low
 
 from app.domain.downloads import DayFigures, HeldDay
 from app.domain.events import Definition
-from app.ingest.policy import PublishPolicy
-from app.ingest.ratios import Measured, Neighbours, Ratio, compare
+from app.ingest.policy import PublishPolicy, Thresholds
 from app.settings import IngestSource
 
 WEEKS_AROUND = 4
@@ -39,10 +39,6 @@ years have other levels.
 HIGHEST_SHARE = 20
 """One in so many days has at least the highest level, which a few wrong days do not change."""
 
-SATURDAY = 5
-
-_DAY = timedelta(days=1)
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -59,6 +55,27 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class _Neighbours:
+    """Days that a day is compared with."""
+
+    name: str
+    days: Sequence[DayFigures]
+    room: float
+    """Factor that widens the limits, for days that differ by nature."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A day's figures as ratios to those of its neighbours."""
+
+    packages: float
+    downloads: float
+    fault: str | None
+    can_be_step: bool
+    """True if a real change can produce these ratios."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Level:
     """The normal level around a day, among days of its definition."""
 
@@ -66,8 +83,6 @@ class _Level:
     """Days with a normal level."""
 
     highest_published: int
-    """Downloads of the published days with most."""
-
     highest_read: int
     """Downloads of the days with most, published or held."""
 
@@ -89,7 +104,8 @@ class KnownDays:
         """Published days and correct held ones, in order. A held day follows its published one."""
         for figures in sorted([*published.values(), *held.values()], key=lambda one: one.day):
             definition = self._definition(figures)
-            if definition is not None and not (isinstance(figures, HeldDay) and figures.wrong_rows):
+            is_wrong = isinstance(figures, HeldDay) and figures.wrong_rows
+            if definition is not None and not is_wrong:
                 self._read[definition].append(figures)
         self._levels: dict[tuple[Definition, int], _Level] = {}
 
@@ -104,7 +120,7 @@ class KnownDays:
             return Verdict(None)
         if not measured.can_be_step or self._fault_of_level(figures, only_published=True):
             return Verdict(measured.fault)
-        days_alike = sum(1 for _ in self._alike(figures.day, measured))
+        days_alike = self._count_alike(figures.day, measured)
         itself = self._held.get(figures.day)
         if itself and itself.digest == figures.digest and has_settled(itself):
             days_alike += 1
@@ -137,10 +153,10 @@ class KnownDays:
         level = self._level(figures.day, definition)
         highest = level.highest_published if only_published else level.highest_read
         least = self._thresholds.min_step_ratio * OTHER_WEEKDAY_RATIO
-        fault = Ratio("downloads", figures.downloads, [highest]).fault(least, inf)
+        _, fault = _ratio("downloads", figures.downloads, [highest], (least, inf))
         return f"{fault} of the highest days" if fault else None
 
-    def _measure(self, figures: DayFigures) -> Measured | None:
+    def _measure(self, figures: DayFigures) -> _Measured | None:
         """Compare a day with its neighbours; None if it has none."""
         definition = self._definition(figures)
         if definition is None:
@@ -148,26 +164,21 @@ class KnownDays:
         if not _is_mixed(definition):
             neighbours = self._neighbours(figures.day, definition)
             if neighbours:
-                return compare(figures, neighbours, self._thresholds)
+                return _compare(figures, neighbours, self._thresholds)
         return self._measure_across(figures, definition)
 
-    def _measure_across(self, figures: DayFigures, own: Definition) -> Measured | None:
+    def _measure_across(self, figures: DayFigures, own: Definition) -> _Measured | None:
         """Compare a day with those of other definitions before and after it.
 
-        Such a day was counted partly by each of two definitions, or is the first day of a
-        definition. Its normal level is unknown, so it only has to reach `min_step_ratio` times
-        the lower one of the levels beside it, as far as they are known: no real change takes more.
+        Such a day was counted partly by each of two definitions, or is the first day of one. So it
+        only has to reach `min_step_ratio` times the lower one of the levels beside it that are
+        known: no real change takes more.
         """
         least = self._thresholds.min_step_ratio
-        limits = replace(
-            self._thresholds,
-            min_packages_ratio=least,
-            max_packages_ratio=inf,
-            min_downloads_ratio=least,
-            max_downloads_ratio=inf,
-        )
+        step = (self._thresholds.min_step_ratio, self._thresholds.max_step_ratio)
+        limits = Thresholds(least, inf, least, inf, *step, self._thresholds.step_days)
         sides = [
-            compare(figures, neighbours, limits)
+            _compare(figures, neighbours, limits)
             for definition in self._definitions_beside(figures.day, own)
             if (neighbours := self._neighbours(figures.day, definition))
         ]
@@ -178,13 +189,11 @@ class KnownDays:
         days = sorted(self._published)
         before, after = [one for one in days if one < day], [one for one in days if one > day]
         for beside in (before[::-1], after):
-            for one in beside:
-                definition = self._definition(self._published[one])
-                if definition not in (None, own) and not _is_mixed(definition):
-                    yield definition
-                    break
+            definitions = (self._definition(self._published[one]) for one in beside)
+            others = (one for one in definitions if one is not None and one != own)
+            yield from islice((one for one in others if not _is_mixed(one)), 1)
 
-    def _neighbours(self, day: date, definition: Definition) -> Neighbours | None:
+    def _neighbours(self, day: date, definition: Definition) -> _Neighbours | None:
         """Choose the normal days that are most like a day; None if there are none.
 
         The same weekday is best: a weekend day has some 0.6 times the downloads of a working day.
@@ -196,16 +205,16 @@ class KnownDays:
         alike = [one for one in around if _is_weekend(one) == _is_weekend(day)]
         others = [one for one in normal if one != day]
 
-        def choices() -> Iterator[Neighbours]:
+        def choices() -> Iterator[_Neighbours]:
             """Yield the choices one by one, because the first ones are usually enough."""
             for name, days, room in (
                 (f"{day:%A}s", weeks, 1.0),
                 ("the days around it", alike, 1.0),
                 ("the days around it", around, OTHER_WEEKDAY_RATIO),
-                (f"{day:%A}s", (one for one in others if one.weekday() == day.weekday()), 1.0),
+                (f"{day:%A}s", [one for one in others if one.weekday() == day.weekday()], 1.0),
                 ("all days", others, OTHER_WEEKDAY_RATIO),
             ):
-                yield Neighbours(name, [normal[one] for one in days if one in normal], room)
+                yield _Neighbours(name, [normal[one] for one in days if one in normal], room)
 
         for enough in range(ENOUGH_NEIGHBOURS, 0, -1):
             for neighbours in choices():
@@ -235,7 +244,7 @@ class KnownDays:
         last_read = {one.day: one for one in read}
         if not days:
             return _Level({}, 0, 0)
-        highest_published, highest_read = map(_highest, (days.values(), last_read.values()))
+        highest_published, highest_read = _highest(days.values()), _highest(last_read.values())
         level = median_high(one.downloads for one in days.values())
         most = median_low(one.downloads for one in last_read.values())
         if most > self._thresholds.max_step_ratio * level:
@@ -246,33 +255,31 @@ class KnownDays:
         return _Level(normal, highest_published, highest_read)
 
     def _definition(self, figures: DayFigures) -> Definition | None:
-        """Return the definition of a download by which a day was counted.
-
-        Only days of the same definition are compared. Sample days have none, and are never judged.
+        """Return the definition of a download by which a day was counted. Only days of the same
+        one are compared. Sample days have none, and are never judged.
         """
         if figures.source == IngestSource.SAMPLE:
             return None
         return self._events.definition(figures.day, figures.counted_files)
 
-    def _alike(self, day: date, measured: Measured) -> Iterator[date]:
-        """Yield the days on either side, without a break, that deviate to the same degree."""
-        for step in (-_DAY, _DAY):
+    def _count_alike(self, day: date, measured: _Measured) -> int:
+        """Count the days on either side, without a break, that deviate to the same degree. They are
+        published, or held and settled.
+        """
+        count = 0
+        for step in (timedelta(days=-1), timedelta(days=1)):
             other = day + step
-            while (around := self._measure_read(other)) and around.fault:
-                if not self._agree(measured, around):
+            while figures := self._published.get(other) or self._held.get(other):
+                if isinstance(figures, HeldDay) and not has_settled(figures):
                     break
-                yield other
+                around = self._measure(figures)
+                if not (around and around.fault and self._agree(measured, around)):
+                    break
+                count += 1
                 other += step
+        return count
 
-    def _measure_read(self, day: date) -> Measured | None:
-        """Compare a day that is published, or held and settled; None if it is neither."""
-        figures: DayFigures | None = self._published.get(day)
-        held = self._held.get(day)
-        if not figures and held and has_settled(held):
-            figures = held
-        return self._measure(figures) if figures else None
-
-    def _agree(self, one: Measured, other: Measured) -> bool:
+    def _agree(self, one: _Measured, other: _Measured) -> bool:
         # Without downloads there is no ratio.
         if not other.downloads:
             return not one.downloads
@@ -289,9 +296,47 @@ def has_settled(held: HeldDay) -> bool:
     return held.read_at - held.same_since >= SETTLED_AFTER and not held.wrong_rows
 
 
+def _compare(figures: DayFigures, neighbours: _Neighbours, limits: Thresholds) -> _Measured:
+    room, days = neighbours.room, neighbours.days
+    packages, wrong_packages = _ratio(
+        *("packages", figures.packages, [day.packages for day in days]),
+        (limits.min_packages_ratio * room, limits.max_packages_ratio / room),
+    )
+    downloads, wrong_downloads = _ratio(
+        *("downloads", figures.downloads, [day.downloads for day in days]),
+        (limits.min_downloads_ratio * room, limits.max_downloads_ratio / room),
+    )
+    fault = wrong_packages or wrong_downloads
+    least, most = limits.min_step_ratio / room, limits.max_step_ratio * room
+    return _Measured(
+        packages,
+        downloads,
+        f"{fault} of {neighbours.name}" if fault else None,
+        can_be_step=least <= packages <= most and least <= downloads <= most,
+    )
+
+
+def _ratio(
+    name: str, amount: int, others: Sequence[int], limits: tuple[float, float]
+) -> tuple[float, str | None]:
+    """Return the ratio of a figure to the median of others, and a description if it is outside the
+    limits.
+
+    An even number of others has two medians, and anything between them is normal: in the middle of
+    a step one is the old level and one the new.
+    """
+    usual = min(max(amount, median_low(others)), median_high(others))
+    # The median is 0 if mirrors made all downloads.
+    ratio = amount / max(usual, 1)
+    least, most = limits
+    if least <= ratio <= most:
+        return ratio, None
+    bound = f"less than {least:.2f}" if ratio < least else f"more than {most:.2f}"
+    return ratio, f"{amount:,} {name} are {bound} times ({ratio:.2f}) the {usual:,}"
+
+
 def _highest(days: Collection[DayFigures]) -> int:
-    in_order = sorted((one.downloads for one in days), reverse=True)
-    return in_order[len(in_order) // HIGHEST_SHARE]
+    return sorted((one.downloads for one in days), reverse=True)[len(days) // HIGHEST_SHARE]
 
 
 def _is_mixed(definition: Definition) -> bool:
@@ -300,4 +345,4 @@ def _is_mixed(definition: Definition) -> bool:
 
 
 def _is_weekend(day: date) -> bool:
-    return day.weekday() >= SATURDAY
+    return day.weekday() >= 5

@@ -1,22 +1,47 @@
-"""Ingests a day: stage its rows, judge them, then publish or hold the day."""
+"""Ingests a day: copy its rows to a temporary table, judge them, then publish or hold the day."""
 
-from datetime import date
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import date, datetime
 
 from app.db.engine import connect
 from app.db.repositories.ingest_repository import IngestRepository
-from app.domain.downloads import HeldDay, PublishedDay
-from app.errors import HeldDayError
+from app.db.steps import Step, enter
+from app.domain.downloads import HeldDay, Partition, PublishedDay
+from app.errors import HeldDayError, IngestError, QueryLostError
 from app.ingest.plan import check_counted
-from app.ingest.publish import (
-    Publisher,
-    StagedDay,
-    UnchangedDay,
-    check_admissible,
-    publish_staged,
-)
-from app.ingest.sources.source import Source
-from app.ingest.stage import Progress, stage
+from app.ingest.publish import Publisher, StagedDay, UnchangedDay, check_admissible, publish_staged
+from app.ingest.rows import Rejected, RowCheck
+from app.ingest.sources.source import Reading, Source
 from app.interpreter import short_turns
+
+log = logging.getLogger(__name__)
+
+
+async def _note_nothing(*_: object) -> None:
+    """Record nothing, for an ingest without a history."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Progress of the ingest of a day, so that another attempt can continue."""
+
+    query: str | None = None
+    """Id of the source's query for the day, or None before it is sent."""
+
+    partition: Partition | None = None
+    """The source's partition before that query."""
+
+    billed_query: str | None = None
+    """Id of the query whose bill is recorded. Reading its result again costs nothing."""
+
+    has_queried: bool = False
+    rows: int = 0
+    note_query: Callable[[str | None, Partition | None], Awaitable[None]] = _note_nothing
+    note_billed: Callable[[int], Awaitable[None]] = _note_nothing
 
 
 async def ingest_day(
@@ -52,18 +77,18 @@ async def ingest_day(
             if last_read:
                 return UnchangedDay(last_read)
         with short_turns():
-            staged = await stage(publisher, repository, source, day, progress)
+            rejected, queried_at = await _stage(publisher, repository, source, day, progress)
         figures = await repository.figures_of_staged(day, origin, counted_files, progress.partition)
         await connection.commit()
-        staged_day = StagedDay(
+        staged = StagedDay(
             figures,
             # The result of an earlier query is as old as that query.
-            read_at=min(read_at, staged.queried_at or read_at),
-            wrong_rows=staged.rejected.counts.total(),
-            fault=staged.rejected.describe_counts(),
-            problem=staged.rejected.problem,
+            read_at=min(read_at, queried_at or read_at),
+            wrong_rows=rejected.counts.total(),
+            fault=rejected.describe_counts(),
+            problem=rejected.problem,
         )
-        return await publish_staged(publisher, connection, staged_day)
+        return await publish_staged(publisher, connection, staged)
 
 
 async def is_unchanged(publisher: Publisher, source: Source, day: date) -> bool:
@@ -94,13 +119,68 @@ async def _unchanged(
     read by another definition, or if some of its rows were wrong.
     """
     policy = publisher.policy
-    if not (policy.only_if_changed and progress.partition):
-        return None
     last_read = (await repository.held()).get(day) or (await repository.published()).get(day)
-    if last_read is None or last_read.partition != progress.partition:
-        return None
-    if not policy.counts_alike(day, last_read.counted_files, source.counted_files(day)):
-        return None
-    if isinstance(last_read, HeldDay) and last_read.wrong_rows:
-        return None
-    return last_read
+    is_same = (
+        last_read is not None
+        and policy.only_if_changed
+        and progress.partition is not None
+        and last_read.partition == progress.partition
+        and policy.counts_alike(day, last_read.counted_files, source.counted_files(day))
+        and not (isinstance(last_read, HeldDay) and last_read.wrong_rows)
+    )
+    return last_read if is_same else None
+
+
+async def _stage(
+    publisher: Publisher,
+    repository: IngestRepository,
+    source: Source,
+    day: date,
+    progress: Progress,
+) -> tuple[Rejected, datetime | None]:
+    """Copy the day's rows. Return the rejected ones, and the time of the source's query.
+
+    Raises an `IngestError` if the source has no rows.
+    """
+    await repository.begin_staging()
+    enter(Step.READ, day)
+    reading = await _begin(source, day, progress)
+    rejected = Rejected()
+    staged_rows = 0
+    check: RowCheck | None = None
+    # Closing the generator closes the files and connections that the source reads from.
+    async with aclosing(reading.batches) as batches:
+        async for batch in batches:
+            check = check or RowCheck(reading.columns, rejected)
+            # Run in a thread, so that the process answers requests meanwhile.
+            rows = await asyncio.to_thread(check.staged, batch)
+            enter(Step.STAGE, day)
+            if publisher.lock:
+                publisher.lock.check()
+            progress.rows += len(batch)
+            await repository.stage(rows, reading.columns)
+            staged_rows += len(rows)
+    for fault, example in rejected.examples.items():
+        count = rejected.counts[fault] or rejected.names
+        log.warning("%s: rejected %d rows: %s, such as %.300r", day, count, fault, example)
+    if not staged_rows:
+        found = f"no valid rows ({rejected.rows} rejected)" if rejected.rows else "no rows"
+        raise IngestError(f"{source.name} has {found} for {day}: nothing was published")
+    return rejected, reading.queried_at
+
+
+async def _begin(source: Source, day: date, progress: Progress) -> Reading:
+    """Start to read the result of the previous query or, if there is none, of a new one."""
+    if progress.query is None:
+        progress.has_queried = True
+        progress.query = await source.begin(day)
+        await progress.note_query(progress.query, progress.partition)
+    try:
+        reading = await source.read(day, progress.query)
+    except QueryLostError:
+        progress.query = None
+        raise
+    if progress.query is None or progress.query != progress.billed_query:
+        await progress.note_billed(reading.bytes_billed)
+        progress.billed_query = progress.query
+    return reading

@@ -9,9 +9,8 @@ from app.db.repositories.runs_repository import Failures
 from app.domain.breakdowns import REQUIRED_COLUMNS
 from app.domain.days import end_of
 from app.domain.downloads import DayFigures, HeldDay, PublishedDay, RunOutcome, served_days
-from app.domain.schedule import Schedule
 from app.errors import IngestError
-from app.ingest.policy import PublishPolicy, policy_of
+from app.ingest.policy import PublishPolicy
 from app.ingest.publish import check_in_window
 from app.settings import IngestSource, Settings
 
@@ -59,29 +58,6 @@ def check_counted(day: date, now: datetime) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Cadence:
-    """Times at which days are read."""
-
-    schedule: Schedule
-    policy: PublishPolicy
-    retry_after: timedelta
-    """Wait after a day was held, or failed. It doubles each time."""
-
-    recheck_after: timedelta | None
-    """Age from which a day counts as complete. A day that was read sooner is read once more."""
-
-
-def cadence_of(settings: Settings) -> Cadence:
-    recheck_hours = settings.ingest_recheck_after_hours
-    return Cadence(
-        schedule=settings.ingest_schedule,
-        policy=policy_of(settings),
-        retry_after=timedelta(minutes=settings.ingest_retry_after_minutes),
-        recheck_after=timedelta(hours=recheck_hours) if recheck_hours else None,
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """Days to read now, and when the next one is due. Unread days are listed latest first."""
 
@@ -109,7 +85,7 @@ class Plan:
 
 
 def plan(
-    cadence: Cadence,
+    settings: Settings,
     now: datetime,
     published: Mapping[date, PublishedDay],
     held: Mapping[date, HeldDay],
@@ -118,67 +94,64 @@ def plan(
     """Plan to read those of the days served that are missing, and those that are due again."""
 
     def due_at(day: date) -> datetime:
-        return cadence.schedule.due_at(day - timedelta(days=1))
+        return settings.ingest_schedule.due_at(day - timedelta(days=1))
 
     complete = latest_complete_day(now)
     latest = max([complete, *published])
-    served = (latest - timedelta(days=passed) for passed in range(cadence.policy.retention_days))
+    served = (latest - timedelta(days=passed) for passed in range(settings.retention_days))
     # A clock that was ahead may have published days that are not over.
     days = [day for day in served if FIRST_DAY <= day <= complete]
-    due_days = set(dropwhile(lambda day: due_at(day) > now, days))
-    missing = []
-    again: dict[date, datetime] = {}
-    later = []
-    for day in days:
-        of_day = (published.get(day), held.get(day), failures.get(day))
-        if not any(of_day):
-            if day in due_days:
-                missing.append(day)
-            continue
-        moment = _due_again_at(cadence, now, day, *of_day)
-        if moment and moment <= now:
-            again[day] = moment
-        elif moment:
-            later.append(moment)
-    last_firing = due_at(max(due_days)) if due_days else None
-    new = list(takewhile(lambda day: due_at(day) == last_firing, missing))
+    due = list(dropwhile(lambda day: due_at(day) > now, days))
+    missing = [day for day in due if not (day in published or day in held or day in failures)]
+    new = list(takewhile(lambda day: due_at(day) == due_at(due[0]), missing))
+    again_at = {
+        day: moment
+        for day in days
+        if (moment := _due_again_at(settings, now, day, published, held, failures))
+    }
+    again = [day for day, moment in again_at.items() if moment <= now]
+    later = [moment for moment in again_at.values() if moment > now]
     return Plan(
-        new, sorted(again, key=again.__getitem__), missing[len(new) :], min(later, default=None)
+        new,
+        sorted(again, key=again_at.__getitem__),
+        missing[len(new) :],
+        min(later, default=None),
     )
 
 
 def _due_again_at(
-    cadence: Cadence,
+    settings: Settings,
     now: datetime,
     day: date,
-    published: PublishedDay | None,
-    held: HeldDay | None,
-    failures: Failures | None,
+    published: Mapping[date, PublishedDay],
+    held: Mapping[date, HeldDay],
+    failures: Mapping[date, Failures],
 ) -> datetime | None:
     """Return when to read a day again, or None if that is not needed."""
-    if held:
-        due: datetime | None = read_again_at(cadence, held)
-    elif published:
-        due = _recheck_at(cadence, now, published)
-    else:
+    due = read_at = None
+    if day in held:
+        due, read_at = read_again_at(settings, held[day]), held[day].read_at
+    elif day in published:
+        due, read_at = _recheck_at(settings, now, published[day]), published[day].checked_at
+    elif day in failures:
         due = end_of(day)
-    read_at = held.read_at if held else published.checked_at if published else None
     if read_at and read_at > now + CLOCK_TOLERANCE:
         # The recorded time is wrong, so the day may have been read too soon.
         due = now
-    if due and failures and failures.last_started_at <= now + CLOCK_TOLERANCE:
+    failed = failures.get(day)
+    if due and failed and failed.last_started_at <= now + CLOCK_TOLERANCE:
         # The first interruption does not count: the day need not be its cause.
-        count = failures.costly - (failures.last_outcome is RunOutcome.INTERRUPTED)
-        due = max(due, failures.last_started_at + _wait(cadence, max(count, 0)))
+        count = failed.costly - (failed.last_outcome is RunOutcome.INTERRUPTED)
+        due = max(due, failed.last_started_at + _wait(settings, count))
     return due
 
 
-def _recheck_at(cadence: Cadence, now: datetime, published: PublishedDay) -> datetime | None:
+def _recheck_at(settings: Settings, now: datetime, published: PublishedDay) -> datetime | None:
     if published.suspect_reason:
         return check_again_at(published)
-    if cadence.recheck_after is None:
+    if not settings.ingest_recheck_after_hours:
         return None
-    due = end_of(published.day) + cadence.recheck_after
+    due = end_of(published.day) + timedelta(hours=settings.ingest_recheck_after_hours)
     is_needed = published.checked_at < due and now <= due + RECHECKED_WITHIN
     return due if is_needed else None
 
@@ -189,20 +162,21 @@ def check_again_at(suspect: PublishedDay) -> datetime:
     return suspect.checked_at + min(max(passed, SUSPECT_WAIT), _longest_wait(suspect))
 
 
-def read_again_at(cadence: Cadence, held: HeldDay) -> datetime:
+def read_again_at(settings: Settings, held: HeldDay) -> datetime:
     """Return when a held day is checked again, and read if it has changed."""
-    return held.read_at + min(_wait(cadence, held.readings), _longest_wait(held))
+    return held.read_at + min(_wait(settings, held.readings), _longest_wait(held))
 
 
 def _longest_wait(day: DayFigures) -> timedelta:
     return LONGEST_WAIT_FOR_CHECK if day.partition else LONGEST_WAIT
 
 
-def _wait(cadence: Cadence, readings: int) -> timedelta:
-    if not readings:
+def _wait(settings: Settings, readings: int) -> timedelta:
+    """Return the wait after so many readings or failures of a day. It doubles with each."""
+    if readings < 1:
         return timedelta(0)
-    doublings = min(readings - 1, MOST_DOUBLINGS)
-    return min(cadence.retry_after * float(2**doublings), LONGEST_WAIT)
+    first = timedelta(minutes=settings.ingest_retry_after_minutes)
+    return min(first * float(2 ** min(readings - 1, MOST_DOUBLINGS)), LONGEST_WAIT)
 
 
 def days_to_backfill(

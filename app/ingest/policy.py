@@ -1,6 +1,6 @@
 """Rules by which a day that was read is published or held."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 
 from app.domain.events import CountedFiles, KnownEvents
@@ -9,21 +9,15 @@ from app.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Limits of a day's figures, as ratios to what is normal."""
+    """Limits of a day's figures, as ratios to what is normal: the settings of the same names."""
 
     min_packages_ratio: float
     max_packages_ratio: float
     min_downloads_ratio: float
     max_downloads_ratio: float
-
     min_step_ratio: float
-    """A day with less is never part of a new level."""
-
     max_step_ratio: float
-    """A day with more is never part of a new level."""
-
     step_days: int
-    """Number of similar days in a row that make a new level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +46,6 @@ class PublishPolicy:
 
 
 def policy_of(settings: Settings) -> PublishPolicy:
-    return PublishPolicy(
-        retention_days=settings.retention_days,
-        thresholds=Thresholds(
-            min_packages_ratio=settings.ingest_min_packages_ratio,
-            max_packages_ratio=settings.ingest_max_packages_ratio,
-            min_downloads_ratio=settings.ingest_min_downloads_ratio,
-            max_downloads_ratio=settings.ingest_max_downloads_ratio,
-            min_step_ratio=settings.ingest_min_step_ratio,
-            max_step_ratio=settings.ingest_max_step_ratio,
-            step_days=settings.ingest_step_days,
-        ),
-        events=KnownEvents(settings.ingest_events_file),
-    )
+    limits = {one.name: getattr(settings, f"ingest_{one.name}") for one in fields(Thresholds)}
+    events = KnownEvents(settings.ingest_events_file)
+    return PublishPolicy(settings.retention_days, Thresholds(**limits), events)

@@ -1,7 +1,7 @@
-"""Publishes or holds a staged day, in one transaction."""
+"""Publishes or holds a staged day, in one transaction, and publishes held days later."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
@@ -9,10 +9,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.advisory_lock import HeldLock
 from app.db.driver_errors import ended_by_server
+from app.db.engine import connect
 from app.db.repositories.ingest_repository import IngestRepository
+from app.db.repositories.runs_repository import RunsRepository
 from app.db.steps import Step, enter
 from app.domain.clock import Clock
-from app.domain.downloads import DayFigures, PublishedDay, served_days
+from app.domain.downloads import DayFigures, PublishedDay, RunOutcome, served_days
 from app.errors import HeldDayError, IngestError, MixedDataError, ShrunkDayError
 from app.ingest.judge import KnownDays
 from app.ingest.policy import PublishPolicy
@@ -79,23 +81,23 @@ def check_admissible(
 
     Raises if the day can't be published beside the published days.
     """
+    is_sample = source == IngestSource.SAMPLE
     holds_sample = any(one.source == IngestSource.SAMPLE for one in published.values())
-    if published and source == IngestSource.SAMPLE and not holds_sample:
+    if published and is_sample and not holds_sample:
         raise MixedDataError(
             "the database holds real data, which is never mixed with sample data: "
             "use another database for the sample"
         )
-    if holds_sample and source != IngestSource.SAMPLE:
-        if not policy.replace_sample:
-            raise MixedDataError(
-                f"the database holds sample data, which is never mixed with data from {source}: "
-                "run `pypi-stats ingest --replace-sample` once to delete the sample "
-                "as the first real day is published"
-            )
-        return True
-    if published:
+    replaces_sample = holds_sample and not is_sample
+    if replaces_sample and not policy.replace_sample:
+        raise MixedDataError(
+            f"the database holds sample data, which is never mixed with data from {source}: "
+            "run `pypi-stats ingest --replace-sample` once to delete the sample "
+            "as the first real day is published"
+        )
+    if published and not replaces_sample:
         check_in_window(day, max(published), policy.retention_days)
-    return False
+    return replaces_sample
 
 
 async def publish_staged(
@@ -106,14 +108,15 @@ async def publish_staged(
     Raises `ShrunkDayError` if the published day has more downloads, unless forced. The staged rows
     remain if the server ends the transaction, so that it can be retried.
     """
-    async for attempt in attempts(str(staged.figures.day), ended_by_server):
-        with attempt:
-            try:
-                return await _publish(publisher, connection, staged)
-            except BaseException:
-                await connection.rollback()
-                raise
-    raise AssertionError
+
+    async def publish() -> PublishedDay | UnchangedDay:
+        try:
+            return await _publish(publisher, connection, staged)
+        except BaseException:
+            await connection.rollback()
+            raise
+
+    return await attempts(str(staged.figures.day), ended_by_server)(publish)
 
 
 async def _publish(
@@ -155,9 +158,8 @@ async def _publish(
     else:
         if replaces_sample:
             await repository.delete_everything()
-        result = await repository.publish(
-            figures, read_at=staged.read_at, published_at=publisher.clock()
-        )
+        now = publisher.clock()
+        result = await repository.publish(figures, read_at=staged.read_at, published_at=now)
     suspects = await note_suspects(repository, policy)
     if isinstance(result, PublishedDay):
         result = replace(result, suspect_reason=suspects.get(day))
@@ -179,3 +181,58 @@ async def note_suspects(repository: IngestRepository, policy: PublishPolicy) -> 
     suspects = KnownDays(published, held, policy).suspects(first)
     await repository.note_suspects(suspects)
     return suspects
+
+
+async def release(publisher: Publisher, day: date) -> PublishedDay | None:
+    """Publish a held day, as it was last read, if it has become plausible or is forced. Record a
+    run.
+
+    Return None if the day is not held, or stays held. Raises an `IngestError`.
+    """
+    policy = publisher.policy
+    async with connect(publisher.engine) as connection:
+        repository = IngestRepository(connection)
+        held = (await repository.held()).get(day)
+        if not held or not (policy.force or day in await _plausible(repository, policy)):
+            return None
+        await repository.begin_staging()
+        await repository.stage_held(day)
+        figures = await repository.figures_of_staged(
+            day, held.source, held.counted_files, held.partition
+        )
+        await connection.commit()
+        forced = replace(publisher, policy=replace(policy, force=True, only_if_changed=False))
+        published = await publish_staged(forced, connection, StagedDay(figures, held.read_at))
+        assert isinstance(published, PublishedDay)
+    runs = RunsRepository(publisher.engine)
+    run = await runs.begin(day, published.source, publisher.clock())
+    await runs.end(run, RunOutcome.PUBLISHED, publisher.clock(), rows=published.packages)
+    return published
+
+
+async def release_plausible(publisher: Publisher) -> AsyncIterator[PublishedDay]:
+    """Publish the held days that have become plausible, latest first.
+
+    Each published day can make another one plausible.
+    """
+    refused: set[date] = set()
+    while True:
+        async with connect(publisher.engine) as connection:
+            plausible = await _plausible(IngestRepository(connection), publisher.policy) - refused
+        if not plausible:
+            return
+        day = max(plausible)
+        # A day that stays held is not tried again.
+        refused.add(day)
+        try:
+            if released := await release(publisher, day):
+                yield released
+        except IngestError as error:
+            log.warning("%s stays held: %s", day, error)
+
+
+async def _plausible(repository: IngestRepository, policy: PublishPolicy) -> set[date]:
+    """Return the held days that the days around them make plausible by now."""
+    held = await repository.held()
+    known = KnownDays(await repository.published(), held, policy)
+    return {day for day, one in held.items() if not (one.wrong_rows or known.judge(one).reason)}

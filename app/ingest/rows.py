@@ -58,10 +58,8 @@ class Rejected:
             return None
         package, *_ = self.examples[problem]
         value = self.values[problem]
-        shown = "" if value is None else f" ({value!r:.100})"
-        return (
-            f"{self.counts.total():,} rows are wrong: {problem}{shown}, such as that of {package}"
-        )
+        what = problem if value is None else f"{problem} ({value!r:.100})"
+        return f"{self.counts.total():,} rows are wrong: {what}, such as that of {package}"
 
 
 class RowCheck:
@@ -76,7 +74,19 @@ class RowCheck:
         """Return the valid rows in the form that is staged. Count the others as rejected."""
         if not batch:
             return []
-        packages, with_mirrors, without_mirrors, given, checked = self._by_column(batch)
+        given: Sequence[Sequence[object]]
+        if isinstance(batch, UnparsedDownloads):
+            packages, given = batch.packages, batch.breakdowns
+            with_mirrors, without_mirrors = batch.with_mirrors, batch.without_mirrors
+            checks = zip(self._check_texts, batch.breakdowns, strict=True)
+            checked = [list(map(check, texts)) for check, texts in checks]
+        else:
+            packages, with_mirrors, without_mirrors, breakdowns = zip(*batch, strict=True)
+            given = [[counts.get(column) for counts in breakdowns] for column in self._columns]
+            checked = [
+                [_check_counts(column, counts.get(column)) for counts in breakdowns]
+                for column in self._columns
+            ]
         texts = []
         are_right = all(map(is_valid, packages)) and are_possible(with_mirrors, without_mirrors)
         for column in checked:
@@ -87,30 +97,9 @@ class RowCheck:
         # Nearly all batches are valid, and checking by column takes a third of the time.
         if are_right:
             return list(staged)
-        counts_of_rows = zip(*checked, strict=True)
         rows = zip(packages, with_mirrors, without_mirrors, *given, strict=True)
-        right = [
-            self._is_right(row, counts) for row, counts in zip(rows, counts_of_rows, strict=True)
-        ]
-        return list(compress(staged, right))
-
-    def _by_column(self, batch: Batch) -> "_Columns":
-        if isinstance(batch, UnparsedDownloads):
-            checks = zip(self._check_texts, batch.breakdowns, strict=True)
-            return _Columns(
-                batch.packages,
-                batch.with_mirrors,
-                batch.without_mirrors,
-                batch.breakdowns,
-                [list(map(check, texts)) for check, texts in checks],
-            )
-        packages, with_mirrors, without_mirrors, breakdowns = zip(*batch, strict=True)
-        given = [[counts.get(column) for counts in breakdowns] for column in self._columns]
-        checked = [
-            [_check_counts(column, counts) for counts in of_column]
-            for column, of_column in zip(self._columns, given, strict=True)
-        ]
-        return _Columns(packages, with_mirrors, without_mirrors, given, checked)
+        checked_rows = zip(rows, zip(*checked, strict=True), strict=True)
+        return list(compress(staged, [self._is_right(*one) for one in checked_rows]))
 
     def _is_right(self, row: tuple[Any, ...], checked: Sequence["_Checked"]) -> bool:
         fault = self._fault(row, checked)
@@ -125,7 +114,6 @@ class RowCheck:
         return False
 
     def _fault(self, row: tuple[Any, ...], checked: Sequence["_Checked"]) -> Fault | None:
-        """Describe what is wrong with a row, or return None if it is valid."""
         package, with_mirrors, without_mirrors, *_ = row
         if not is_valid(package):
             return NOT_A_NAME
@@ -138,28 +126,13 @@ class RowCheck:
 
 
 class _Checked(NamedTuple):
-    """The result of checking a package's counts of one breakdown."""
+    """The result of checking a package's counts of one breakdown: their sum and their stored text,
+    unless there is a fault.
+    """
 
     fault: Fault | None
     downloads: int = 0
-    """Sum of the counts."""
-
     text: str = ""
-    """The counts as they are staged."""
-
-
-class _Columns(NamedTuple):
-    """The columns of a batch."""
-
-    packages: Sequence[str]
-    with_mirrors: Sequence[int]
-    without_mirrors: Sequence[int]
-
-    given: Sequence[Sequence[object]]
-    """Counts of each package as the source returned them, by breakdown."""
-
-    checked: Sequence[Sequence[_Checked]]
-    """Results of checking these counts, by breakdown."""
 
 
 def _check_of(column: str) -> Callable[[str], _Checked]:

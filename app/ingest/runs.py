@@ -15,7 +15,7 @@ from app.db.advisory_lock import HeldLock, LockKey, try_lock
 from app.db.engine import connect
 from app.db.repositories.ingest_repository import IngestRepository
 from app.db.repositories.runs_repository import RunsRepository
-from app.domain.downloads import PublishedDay, RunOutcome
+from app.domain.downloads import IngestRun, PublishedDay, RunOutcome
 from app.errors import (
     DatabaseUnavailableError,
     DayTimeoutError,
@@ -26,11 +26,9 @@ from app.errors import (
     RepeatedFaultError,
     SourceUnavailableError,
 )
-from app.ingest.pipeline import ingest_day, is_unchanged
-from app.ingest.publish import Publisher, UnchangedDay
-from app.ingest.release import release_plausible
+from app.ingest.pipeline import Progress, ingest_day, is_unchanged
+from app.ingest.publish import Publisher, UnchangedDay, release_plausible
 from app.ingest.sources.source import Source
-from app.ingest.stage import Progress
 from app.retries import attempts
 
 log = logging.getLogger(__name__)
@@ -115,7 +113,7 @@ class Run:
             yield Outcome(published.day, published, was_held=True)
 
     async def ingest(
-        self, days: Iterable[date], max_queries: int | None = None
+        self, days: Iterable[date], max_queries: float = float("inf")
     ) -> AsyncIterator[Outcome]:
         """Publish the days in the given order. If a day fails, the others are still published.
 
@@ -126,16 +124,15 @@ class Run:
         for day in days:
             progress = Progress()
             try:
-                is_spent = max_queries is not None and queries >= max_queries
-                if is_spent and not await is_unchanged(self.publisher, self.source, day):
+                if queries >= max_queries and not await is_unchanged(
+                    self.publisher, self.source, day
+                ):
                     continue
-                result = await self.ingest_day(day, progress)
+                outcome = Outcome(day, await self.ingest_day(day, progress))
             except MixedDataError:
                 raise
             except IngestError as error:
                 outcome = Outcome(day, error)
-            else:
-                outcome = Outcome(day, result)
             queries += progress.has_queried
             yield outcome
 
@@ -144,19 +141,37 @@ class Run:
     ) -> PublishedDay | UnchangedDay:
         """Publish one day, retry errors that may pass, and record the run."""
         runs, now = RunsRepository(self.publisher.engine), self.publisher.clock()
-        # A database that went away during the day before gets time to return.
-        async for attempt in attempts(str(day), _is_unavailable):
-            with attempt:
-                unfinished = await runs.unfinished_run(day, self.source.name, now)
-                run = await runs.begin(day, self.source.name, now)
         progress = progress or Progress()
+
+        async def begin() -> tuple[IngestRun | None, int]:
+            unfinished = await runs.unfinished_run(day, self.source.name, now)
+            return unfinished, await runs.begin(day, self.source.name, now)
+
+        async def attempt() -> PublishedDay | UnchangedDay:
+            progress.rows = 0
+            return await ingest_day(self.publisher, self.source, day, progress)
+
+        def may_pass(error: BaseException) -> bool:
+            # Errors of the database after the last row were already retried by `publish_staged`.
+            return isinstance(error, SourceUnavailableError) or (
+                _is_unavailable(error) and not progress.rows
+            )
+
+        # A database that went away during the day before gets time to return.
+        started: tuple[IngestRun | None, int] = await attempts(str(day), _is_unavailable)(begin)
+        unfinished, run = started
         if unfinished:
             progress.query = progress.billed_query = unfinished.query
             progress.partition = unfinished.partition
         progress.note_query = partial(runs.note_query, run)
         progress.note_billed = partial(runs.note_billed, run)
+        result: PublishedDay | UnchangedDay
         try:
-            result = await self._within_time(day, progress)
+            try:
+                async with asyncio.timeout(DAY_TIMEOUT_SECONDS):
+                    result = await attempts(str(day), may_pass)(attempt)
+            except TimeoutError as error:
+                raise DayTimeoutError(day, DAY_TIMEOUT_SECONDS) from error
         except BaseException as error:
             await self._note_failure(run, progress, error)
             raise
@@ -167,58 +182,27 @@ class Run:
     async def _note_failure(self, run: int, progress: Progress, error: BaseException) -> None:
         """Record why the run failed. If that fails, the next run records an interruption."""
         runs = RunsRepository(self.publisher.engine)
+        outcome = RunOutcome.FAILED if isinstance(error, Exception) else RunOutcome.STOPPED
+        text: str | None = None
+        if isinstance(error, HeldDayError):
+            outcome, text = RunOutcome.HELD, error.reason
+        elif isinstance(error, OperatorError):
+            text = _one_line(error)
+        elif isinstance(error, Exception):
+            text = f"{type(error).__name__}: {_one_line(error)}"
         # A query that the source refused, or whose result was useless, is not used again.
         is_of_source = isinstance(error, IngestError) and not error.may_pass
         try:
             query = None if is_of_source else progress.query
             await runs.note_query(run, query, progress.partition)
-            await runs.end(
-                run,
-                _outcome_of(error),
-                self.publisher.clock(),
-                rows=progress.rows,
-                error=_describe(error),
-            )
+            now = self.publisher.clock()
+            await runs.end(run, outcome, now, rows=progress.rows, error=text)
         except (OperatorError, SQLAlchemyError, OSError) as unrecorded:
             log.warning("the end of run %d was not recorded: %s", run, _one_line(unrecorded))
-
-    async def _within_time(self, day: date, progress: Progress) -> PublishedDay | UnchangedDay:
-        try:
-            async with asyncio.timeout(DAY_TIMEOUT_SECONDS):
-                return await self._attempt(day, progress)
-        except TimeoutError as error:
-            raise DayTimeoutError(day, DAY_TIMEOUT_SECONDS) from error
-
-    async def _attempt(self, day: date, progress: Progress) -> PublishedDay | UnchangedDay:
-        def may_pass(error: BaseException) -> bool:
-            # Errors of the database after the last row were already retried by `publish_staged`.
-            return isinstance(error, SourceUnavailableError) or (
-                _is_unavailable(error) and not progress.rows
-            )
-
-        async for attempt in attempts(str(day), may_pass):
-            with attempt:
-                progress.rows = 0
-                return await ingest_day(self.publisher, self.source, day, progress)
-        raise AssertionError
 
 
 def _is_unavailable(error: BaseException) -> bool:
     return isinstance(error, DatabaseUnavailableError)
-
-
-def _outcome_of(error: BaseException) -> RunOutcome:
-    if isinstance(error, HeldDayError):
-        return RunOutcome.HELD
-    return RunOutcome.FAILED if isinstance(error, Exception) else RunOutcome.STOPPED
-
-
-def _describe(error: BaseException) -> str | None:
-    if isinstance(error, HeldDayError):
-        return error.reason
-    if isinstance(error, OperatorError):
-        return _one_line(error)
-    return f"{type(error).__name__}: {_one_line(error)}" if isinstance(error, Exception) else None
 
 
 def _one_line(error: Exception) -> str:

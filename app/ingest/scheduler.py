@@ -5,13 +5,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db.advisory_lock import HeldLock, LockKey, try_lock
+from app.db.advisory_lock import LockKey, try_lock
 from app.db.engine import connect, job_engine
 from app.db.repositories.ingest_repository import IngestRepository
 from app.db.repositories.runs_repository import RunsRepository
@@ -24,13 +23,13 @@ from app.errors import (
     SourceError,
     TableInUseError,
 )
-from app.ingest.plan import Plan, cadence_of, plan
-from app.ingest.publish import Publisher
-from app.ingest.release import release_plausible
+from app.ingest.plan import Plan, plan
+from app.ingest.policy import policy_of
+from app.ingest.publish import Publisher, release_plausible
 from app.ingest.retention import expire
 from app.ingest.runs import Run
 from app.ingest.sources.source import open_source
-from app.metrics import observe_ingest
+from app.metrics import ObservedRun, observe_ingest
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -151,12 +150,10 @@ async def run_ingest_job(
                 if lock is None:
                     log.info("ingest: another run is in progress")
                     return clock() + TAKEN_PAUSE
+                policy = replace(policy_of(settings), only_if_changed=True)
+                publisher = Publisher(engine, policy, clock, lock)
                 with observe_ingest(settings.source, clock) as observed:
-                    job = _Job(engine, settings, lock, clock)
-                    try:
-                        return await job.run(catch_up)
-                    finally:
-                        observed.success = job.success
+                    return await _ingest_due_days(settings, publisher, observed, catch_up)
         except asyncio.CancelledError:
             log.info("ingest: stopped")
             return None
@@ -169,72 +166,55 @@ async def run_ingest_job(
         except Exception:
             log.exception("ingest failed")
             may_pass = True
-    return clock() + cadence_of(settings).retry_after if may_pass else None
+    return clock() + _retry_after(settings) if may_pass else None
 
 
-class _Job:
-    def __init__(
-        self, engine: AsyncEngine, settings: Settings, lock: HeldLock, clock: Clock
-    ) -> None:
-        self._engine = engine
-        self._settings = settings
-        self._clock = clock
-        self._cadence = cadence_of(settings)
-        policy = replace(self._cadence.policy, only_if_changed=True)
-        self._publisher = Publisher(engine, policy, clock, lock)
-        self.success: bool | None = False
-        """True if no day failed, or None if failed days wait and no other day was due."""
+def _retry_after(settings: Settings) -> timedelta:
+    return timedelta(minutes=settings.ingest_retry_after_minutes)
 
-    async def run(self, catch_up: bool) -> datetime | None:
-        runs = RunsRepository(self._engine)
-        # If another process was killed, do its work too.
-        catch_up = bool(await runs.note_interrupted()) or catch_up
-        days = (await self._plan()).days(catch_up=catch_up)
-        if not days:
-            log.info("ingest: nothing is due")
-        may_pass = await self._ingest(days)
-        if not days and await runs.failures():
-            self.success = None
-        expired = await expire(self._engine, self._publisher.policy, self._clock())
-        log.info("ingest: %s", expired)
-        # Days that are still due exceeded the budget, or failed before anything was billed.
-        next_due = (await self._plan()).next_due
-        if not may_pass:
-            return next_due
-        again = self._clock() + self._cadence.retry_after
-        return min(again, next_due) if next_due else again
 
-    async def _plan(self) -> Plan:
-        async with connect(self._engine) as connection:
-            repository = IngestRepository(connection)
-            published = await repository.published()
-            held = await repository.held()
-        failures = await RunsRepository(self._engine).failures()
-        return plan(self._cadence, self._clock(), published, held, failures)
+async def _ingest_due_days(
+    settings: Settings, publisher: Publisher, observed: ObservedRun, catch_up: bool
+) -> datetime | None:
+    runs = RunsRepository(publisher.engine)
+    # If another process was killed, do its work too.
+    catch_up = bool(await runs.note_interrupted()) or catch_up
+    days = (await _plan(settings, publisher)).days(catch_up=catch_up)
+    may_pass, success = False, True
+    if days:
+        # This imports Google's client and searches for credentials, which takes long.
+        source = await asyncio.to_thread(open_source, settings, settings.source)
+        run = Run(publisher, source)
+        async for outcome in run.ingest(days, settings.ingest_max_days_per_run):
+            error = outcome.error
+            if error is None:
+                log.info("ingest: %s", outcome)
+            elif isinstance(error, HeldDayError):
+                log.warning("ingest: %s", outcome)
+            else:
+                log.error("ingest: %s", outcome)
+                success = False
+                may_pass = may_pass or error.may_pass
+            if isinstance(error, SourceError) and not isinstance(error, SourceDayError):
+                # The other days would fail in the same way.
+                break
+    else:
+        log.info("ingest: nothing is due")
+    # While failed days wait, a run without days is neither a success nor a failure.
+    observed.success = success if days or not await runs.failures() else None
+    async for published in release_plausible(publisher):
+        log.warning("ingest: a held day has become plausible: %s", published)
+    expired = await expire(publisher.engine, publisher.policy, publisher.clock())
+    log.info("ingest: %s", expired)
+    # Days that are still due exceeded the budget, or failed before anything was billed.
+    next_due = (await _plan(settings, publisher)).next_due
+    again = publisher.clock() + _retry_after(settings)
+    return min(filter(None, (next_due, again if may_pass else None)), default=None)
 
-    async def _ingest(self, days: list[date]) -> bool:
-        """Publish the days. Return True if one failed for a reason that may pass by itself."""
-        may_pass = False
-        success = True
-        if days:
-            # This imports Google's client and searches for credentials, which takes long.
-            source = await asyncio.to_thread(open_source, self._settings, self._settings.source)
-            async for outcome in Run(self._publisher, source).ingest(
-                days, self._settings.ingest_max_days_per_run
-            ):
-                error = outcome.error
-                if error is None:
-                    log.info("ingest: %s", outcome)
-                elif isinstance(error, HeldDayError):
-                    log.warning("ingest: %s", outcome)
-                else:
-                    log.error("ingest: %s", outcome)
-                    success = False
-                    may_pass = may_pass or error.may_pass
-                if isinstance(error, SourceError) and not isinstance(error, SourceDayError):
-                    # The other days would fail in the same way.
-                    break
-        self.success = success
-        async for published in release_plausible(self._publisher):
-            log.warning("ingest: a held day has become plausible: %s", published)
-        return may_pass
+
+async def _plan(settings: Settings, publisher: Publisher) -> Plan:
+    async with connect(publisher.engine) as connection:
+        repository = IngestRepository(connection)
+        published, held = await repository.published(), await repository.held()
+    failures = await RunsRepository(publisher.engine).failures()
+    return plan(settings, publisher.clock(), published, held, failures)

@@ -53,9 +53,8 @@ from app.errors import (
 )
 from app.ingest import pipeline
 from app.ingest.judge import has_settled
-from app.ingest.publish import Publisher, UnchangedDay
-from app.ingest.release import release as release_held
-from app.ingest.release import release_plausible
+from app.ingest.publish import Publisher, UnchangedDay, release_plausible
+from app.ingest.publish import release as release_held
 from app.ingest.retention import expire
 from app.ingest.rows import Rejected, RowCheck
 from app.ingest.runs import Run, ingest_lock

@@ -9,24 +9,29 @@ import pytest
 from app.db.repositories.runs_repository import Failures
 from app.domain.downloads import HeldDay, Partition, PublishedDay, RunOutcome
 from app.domain.schedule import Schedule
-from app.ingest.plan import Cadence, Plan, check_again_at, plan, read_again_at
-from tests.days import POLICY
+from app.ingest.plan import Plan, check_again_at, plan, read_again_at
+from app.settings import Settings
 
 TODAY = date(2026, 11, 22)
-DAILY = Schedule("0 1 * * *")
 
 
-def _cadence(
-    schedule: Schedule,
-    days: int,
+def _settings(
+    schedule: str = "0 1 * * *",
+    days: int = 30,
     retry_after: timedelta = timedelta(minutes=30),
-    recheck_after: timedelta | None = None,
-) -> Cadence:
-    return Cadence(schedule, replace(POLICY, retention_days=days), retry_after, recheck_after)
+    recheck_after_hours: float = 0,
+) -> Settings:
+    changes = {
+        "ingest_schedule": Schedule(schedule),
+        "retention_days": days,
+        "ingest_retry_after_minutes": retry_after / timedelta(minutes=1),
+        "ingest_recheck_after_hours": recheck_after_hours,
+    }
+    return Settings().model_copy(update=changes)
 
 
-CADENCE = _cadence(DAILY, 30)
-RECHECKING = _cadence(DAILY, 30, recheck_after=timedelta(hours=24))
+DAILY = _settings()
+RECHECKING = _settings(recheck_after_hours=24)
 
 
 def ago(days: int) -> date:
@@ -82,10 +87,10 @@ def planned(
     days: Mapping[date, PublishedDay] | None = None,
     *waiting: HeldDay,
     failures: Mapping[date, Failures] | None = None,
-    cadence: Cadence = CADENCE,
+    settings: Settings = DAILY,
 ) -> Plan:
     return plan(
-        cadence,
+        settings,
         now,
         all_but() if days is None else days,
         {one.day: one for one in waiting},
@@ -94,9 +99,9 @@ def planned(
 
 
 def due(
-    now: datetime, days: Mapping[date, PublishedDay] | None = None, cadence: Cadence = CADENCE
+    now: datetime, days: Mapping[date, PublishedDay] | None = None, settings: Settings = DAILY
 ) -> list[date]:
-    return planned(now, days, cadence=cadence).days(catch_up=True)
+    return planned(now, days, settings=settings).days(catch_up=True)
 
 
 LATEST = ago(1)
@@ -107,7 +112,7 @@ def all_but(*missing: date, last: date = LATEST) -> dict[date, PublishedDay]:
     return {day: published(day) for day in span if day not in missing}
 
 
-EVERY = _cadence(DAILY, 365)
+EVERY = _settings(days=365)
 
 NOTHING = Plan([], [], [], None)
 
@@ -126,18 +131,18 @@ def test_the_latest_day_is_due_also_between_firings() -> None:
     assert planned(at(2), all_but(ago(20), ago(3))).days(catch_up=False) == []
     assert planned(at(24.9), all_but(ago(1))).days(catch_up=False) == [ago(1)]
     # A schedule that has fired again since.
-    hourly = _cadence(Schedule("0 * * * *"), 30)
-    assert planned(at(20), {}, cadence=hourly).days(catch_up=False) == [ago(1)]
+    hourly = _settings("0 * * * *")
+    assert planned(at(20), {}, settings=hourly).days(catch_up=False) == [ago(1)]
 
 
 def test_all_days_that_became_due_with_the_latest_are_new() -> None:
     """The weekly schedule last fired on Monday, six days ago."""
-    weekly = _cadence(Schedule("0 1 * * mon"), 30)
-    made = planned(at(2), {}, cadence=weekly)
+    weekly = _settings("0 1 * * mon")
+    made = planned(at(2), {}, settings=weekly)
     assert made.new == [ago(days) for days in range(7, 14)]
     assert made.older == [ago(days) for days in range(14, 31)]
     # Also if some of them were read.
-    made = planned(at(2), all_but(ago(9), ago(20), last=ago(7)), cadence=weekly)
+    made = planned(at(2), all_but(ago(9), ago(20), last=ago(7)), settings=weekly)
     assert (made.new, made.older) == ([ago(9)], [ago(20)])
 
 
@@ -146,14 +151,14 @@ def test_a_day_is_not_due_before_the_schedule_says_so() -> None:
     assert planned(at(0.99), before) == NOTHING
     assert due(at(1), before) == [ago(1)]
     # On Mondays only: today is a Sunday, and the last firing was six days ago.
-    weekly = _cadence(Schedule("0 1 * * mon"), 30)
-    assert due(at(2), {}, cadence=weekly)[0] == ago(7)
-    assert weekly.schedule.due_at(ago(7)) == at(1, TODAY + timedelta(days=1))
+    weekly = _settings("0 1 * * mon")
+    assert due(at(2), {}, settings=weekly)[0] == ago(7)
+    assert weekly.ingest_schedule.due_at(ago(7)) == at(1, TODAY + timedelta(days=1))
 
 
 def test_a_schedule_that_hardly_ever_fires_asks_for_nothing_before_the_days_served() -> None:
-    leap = _cadence(Schedule("0 0 29 2 *"), 30)
-    assert planned(at(2), all_but(ago(1), last=ago(2)), cadence=leap) == NOTHING
+    leap = _settings("0 0 29 2 *")
+    assert planned(at(2), all_but(ago(1), last=ago(2)), settings=leap) == NOTHING
 
 
 def test_the_window_ends_with_the_latest_day_that_there_can_be() -> None:
@@ -184,7 +189,7 @@ def test_a_day_that_was_read_young_is_read_once_more(
     days = all_but() | {day: published(day, end + timedelta(hours=checked_after_hours))}
     now = end + timedelta(hours=now_after_hours)
     later = {one: figures for one, figures in days.items() if one <= now.date()}
-    made = planned(now, later, cadence=RECHECKING)
+    made = planned(now, later, settings=RECHECKING)
     assert (day in made.days(catch_up=True)) == is_due
     expected = end + timedelta(hours=next_due_hours) if next_due_hours else None
     assert made.next_due == expected
@@ -211,9 +216,9 @@ def test_a_held_day_is_read_again_less_and_less_often(readings: int, hours: floa
 
 @pytest.mark.parametrize("retry_after", [timedelta(seconds=1), timedelta(days=7)])
 def test_no_wait_is_too_long_to_be_told(retry_after: timedelta) -> None:
-    cadence = _cadence(DAILY, 30, retry_after=retry_after)
+    settings = _settings(retry_after=retry_after)
     waits = [
-        read_again_at(cadence, held(ago(1), at(0), readings)) - at(0) for readings in range(1, 200)
+        read_again_at(settings, held(ago(1), at(0), readings)) - at(0) for readings in range(1, 200)
     ]
     assert waits == sorted(waits)
     assert (waits[0], waits[-1]) == (retry_after, timedelta(days=30))
@@ -270,7 +275,7 @@ def test_what_was_read_before_comes_after_the_latest_day_and_before_the_others()
     waiting = held(ago(9), at(0, ago(5)))
     days = all_but(ago(1), ago(4), ago(9), ago(20))
     days[ago(2)] = published(ago(2), at(25, ago(2)))
-    made = planned(at(2), days, waiting, cadence=RECHECKING)
+    made = planned(at(2), days, waiting, settings=RECHECKING)
     assert made.days(catch_up=True) == [ago(1), ago(9), ago(2), ago(4), ago(20)]
     assert made.again == [ago(9), ago(2)], "the longest overdue comes first"
 
@@ -278,7 +283,9 @@ def test_what_was_read_before_comes_after_the_latest_day_and_before_the_others()
 def test_what_could_not_be_checked_for_long_is_left_as_it_is() -> None:
     """Else all days would be read again where the setting, or the version, is new."""
     days = {day: published(day, at(25, day)) for day in all_but()}
-    assert planned(at(2), days, cadence=RECHECKING).again == [ago(back) for back in range(8, 1, -1)]
+    assert planned(at(2), days, settings=RECHECKING).again == [
+        ago(back) for back in range(8, 1, -1)
+    ]
 
 
 PARTITION = Partition(1, at(0))
@@ -305,7 +312,7 @@ def test_a_suspect_day_is_checked_less_and_less_often(
 
 
 def test_a_suspect_day_is_checked_even_if_young_days_are_not() -> None:
-    without = _cadence(DAILY, 5)
+    without = _settings(days=5)
     day = ago(5)
     known = {day: published(day, at(34, day), at(34, day), suspect_reason="few")}
     assert plan(without, at(12), known, {}, {}).again == [day]
@@ -313,5 +320,5 @@ def test_a_suspect_day_is_checked_even_if_young_days_are_not() -> None:
 
 def test_a_held_day_is_checked_at_least_once_a_week_if_that_is_free() -> None:
     seen = replace(held(ago(1), at(0)), partition_rows=1, partition_modified_at=at(0))
-    waits = [read_again_at(CADENCE, replace(seen, readings=readings)) for readings in (8, 100)]
+    waits = [read_again_at(DAILY, replace(seen, readings=readings)) for readings in (8, 100)]
     assert waits == [at(64), at(7 * 24)]

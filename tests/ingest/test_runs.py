@@ -40,8 +40,7 @@ from app.errors import (
 from app.ingest import runs
 from app.ingest.plan import days_to_backfill, days_to_seed
 from app.ingest.policy import PublishPolicy
-from app.ingest.publish import Publisher
-from app.ingest.release import release_plausible
+from app.ingest.publish import Publisher, release_plausible
 from app.ingest.runs import Outcome, Run, ingest_lock, published_days
 from app.ingest.sources.sample import SampleSource
 from app.ingest.sources.source import Reading, Source

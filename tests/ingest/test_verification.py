@@ -3,6 +3,7 @@
 import re
 from datetime import date
 from itertools import count
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -67,222 +68,29 @@ async def test_a_day_that_is_not_published(engine: AsyncEngine) -> None:
         await verification.days_to_verify(engine, BEFORE)
 
 
-_A_ROW = f"date = '{OLD}' AND package_id = (SELECT id FROM packages WHERE name = 'flask')"
-_ALL_PACKAGES_ROW = _A_ROW.replace("flask", ALL_PACKAGES)
-_DIGEST = f"{OLD} digest: recorded DIGEST, found DIGEST"
-_NO_ROW = f"{OLD} last_seen, without a row"
-
-
-@pytest.mark.parametrize(
-    ("statement", "found"),
-    [
-        pytest.param(
-            f"UPDATE daily_downloads SET with_mirrors = 6 WHERE {_A_ROW}",
-            [
-                _DIGEST,
-                f"{OLD} downloads_with_mirrors: recorded 10, found 11",
-                f"{OLD} __all__ with_mirrors: recorded 10, found 11",
-            ],
-            id="a count with mirrors",
-        ),
-        pytest.param(
-            f"UPDATE daily_downloads SET without_mirrors = 5 WHERE {_A_ROW}",
-            [
-                _DIGEST,
-                f"{OLD} downloads: recorded 9, found 10",
-                f"{OLD} __all__ without_mirrors: recorded 9, found 10",
-                f"{OLD} python_minor of a row: recorded 5, found 4 for flask, 1 of 1 packages",
-                f"{OLD} system of a row: recorded 5, found 4 for flask, 1 of 1 packages",
-            ],
-            id="a count without mirrors",
-        ),
-        pytest.param(
-            f"DELETE FROM daily_downloads WHERE {_A_ROW}",
-            [
-                _DIGEST,
-                f"{OLD} packages: recorded 2, found 1",
-                f"{OLD} downloads: recorded 9, found 5",
-                f"{OLD} downloads_with_mirrors: recorded 10, found 5",
-                f"{OLD} __all__ with_mirrors: recorded 10, found 5",
-                f"{OLD} __all__ without_mirrors: recorded 9, found 5",
-                f"{OLD} __all__ python_minor 3.12: recorded 8, found 5",
-                f"{OLD} __all__ python_minor 3.9: recorded 1, found none",
-                f"{OLD} __all__ system linux: recorded 9, found 5",
-            ],
-            id="a row deleted",
-        ),
-        pytest.param(
-            f"DELETE FROM daily_downloads WHERE date = '{OLD}'",
-            [
-                _DIGEST,
-                f"{OLD} packages: recorded 2, found 0",
-                f"{OLD} downloads: recorded 9, found 0",
-                f"{OLD} downloads_with_mirrors: recorded 10, found 0",
-            ],
-            id="all rows deleted",
-        ),
-        pytest.param(
-            f"""UPDATE daily_downloads SET python_minor = '{{"3.9": 1, "3.12": 4}}' """
-            f"WHERE {_A_ROW}",
-            [
-                _DIGEST,
-                f"{OLD} __all__ python_minor 3.12: recorded 8, found 9",
-                f"{OLD} python_minor of a row: recorded 4, found 5 for flask, 1 of 1 packages",
-            ],
-            id="a breakdown that does not add up",
-        ),
-        pytest.param(
-            f"""UPDATE daily_downloads SET python_minor = '{{"3.9": 2, "3.12": 2}}' """
-            f"WHERE {_A_ROW}",
-            [
-                _DIGEST,
-                f"{OLD} __all__ python_minor 3.12: recorded 8, found 7",
-                f"{OLD} __all__ python_minor 3.9: recorded 1, found 2",
-            ],
-            id="a breakdown that adds up otherwise",
-        ),
-        *(
-            pytest.param(
-                f"UPDATE daily_downloads SET system = '{value}' WHERE {_A_ROW}",
-                [
-                    _DIGEST,
-                    f"{OLD} __all__ system linux: recorded 9, found 5",
-                    f"{OLD} system of a row: recorded 4, found 0 for flask, 1 of 1 packages",
-                ],
-                id=f"a breakdown that is {value}",
-            )
-            for value in ("null", "[4]", '{"linux": "4"}')
-        ),
-        pytest.param(
-            f"UPDATE daily_downloads SET with_mirrors = 11 WHERE {_ALL_PACKAGES_ROW}",
-            [f"{OLD} __all__ with_mirrors: recorded 11, found 10"],
-            id="a count of all packages",
-        ),
-        pytest.param(
-            f"""UPDATE daily_downloads SET python_minor = '{{"2.7": 1, "3.12": 8}}' """
-            f"WHERE {_ALL_PACKAGES_ROW}",
-            [
-                f"{OLD} __all__ python_minor 2.7: recorded 1, found none",
-                f"{OLD} __all__ python_minor 3.9: recorded none, found 1",
-            ],
-            id="a breakdown of all packages",
-        ),
-        pytest.param(
-            f"DELETE FROM daily_downloads WHERE {_ALL_PACKAGES_ROW}",
-            [
-                f"{OLD} __all__ with_mirrors: recorded none, found 10",
-                f"{OLD} __all__ without_mirrors: recorded none, found 9",
-                f"{OLD} __all__ python_minor 3.12: recorded none, found 8",
-                f"{OLD} __all__ python_minor 3.9: recorded none, found 1",
-                f"{OLD} __all__ system linux: recorded none, found 9",
-            ],
-            id="the row of all packages deleted",
-        ),
-        pytest.param(
-            f"UPDATE ingested_days SET digest = '' WHERE day = '{OLD}'",
-            [f"{OLD} digest: recorded , found DIGEST"],
-            id="a recorded digest",
-        ),
-        pytest.param(
-            f"UPDATE ingested_days SET packages = 3, downloads = 7 WHERE day = '{OLD}'",
-            [
-                f"{OLD} packages: recorded 3, found 2",
-                f"{OLD} downloads: recorded 7, found 9",
-            ],
-            id="recorded figures",
-        ),
-        pytest.param(
-            f"DELETE FROM ingested_days WHERE day = '{OLD}'",
-            [f"{OLD} rows of a day that is not published: recorded 0, found 3"],
-            id="rows left over",
-        ),
-        pytest.param(
-            "INSERT INTO daily_downloads VALUES "
-            f"""(17, '{OLD}', 1, 1, '{{"3.12": 1}}', '{{"linux": 1}}')""",
-            [
-                _DIGEST,
-                f"{OLD} packages: recorded 2, found 3",
-                f"{OLD} downloads: recorded 9, found 10",
-                f"{OLD} downloads_with_mirrors: recorded 10, found 11",
-                f"{OLD} __all__ with_mirrors: recorded 10, found 11",
-                f"{OLD} __all__ without_mirrors: recorded 9, found 10",
-                f"{OLD} __all__ python_minor 3.12: recorded 8, found 9",
-                f"{OLD} __all__ system linux: recorded 9, found 10",
-                f"{OLD} rows of no package: recorded 0, found 1 for package_id 17, 1 of 1 packages",
-            ],
-            id="a row of no package",
-        ),
-        *(
-            pytest.param(
-                f"UPDATE packages SET {column} = {column} / 10 WHERE name <> '__all__'",
-                [
-                    f"{LATEST} {column}: recorded 1, found {flask} for flask, 1 of 2 packages",
-                    f"{LATEST} top of {period}, rank 1: recorded numpy {numpy}, found numpy 2",
-                    f"{LATEST} top of {period}, rank 2: recorded flask {flask}, found flask 1",
-                ],
-                id=column,
-            )
-            for column, period, flask, numpy in (
-                ("last_day", "day", 10, 20),
-                ("last_week", "week", 12, 26),
-                ("last_month", "month", 12, 26),
-            )
-        ),
-        pytest.param(
-            "UPDATE packages SET previous_week = 1 WHERE name = 'flask'",
-            [f"{LATEST} previous_week: recorded 1, found 0 for flask, 1 of 1 packages"],
-            id="previous_week",
-        ),
-        pytest.param(
-            "UPDATE packages SET month_rank = 3 - month_rank",
-            [f"{LATEST} month_rank: recorded 1, found 2 for flask, 1 of 2 packages"],
-            id="month_rank",
-        ),
-        pytest.param(
-            "UPDATE packages SET month_rank = 1 WHERE name = '__all__'",
-            [f"{LATEST} month_rank: recorded 1, found none for __all__, 1 of 1 packages"],
-            id="a rank of all packages",
-        ),
-        pytest.param(
-            "UPDATE packages SET is_popular = false WHERE name = 'numpy'",
-            [f"{LATEST} is_popular: recorded false, found true for numpy, 1 of 1 packages"],
-            id="is_popular",
-        ),
-        pytest.param(
-            "DELETE FROM top_packages WHERE period = 'day' AND rank = 1",
-            [f"{LATEST} top of day, rank 1: recorded none, found numpy 20"],
-            id="a rank that is missing",
-        ),
-        pytest.param(
-            "UPDATE top_packages SET downloads = 27 WHERE period = 'month' AND rank = 1",
-            [f"{LATEST} top of month, rank 1: recorded numpy 27, found numpy 26"],
-            id="a ranking",
-        ),
-        pytest.param(
-            "INSERT INTO trending_packages VALUES (1, 'gone', 30000, 20000)",
-            [f"{LATEST} trending, rank 1: recorded gone 30000 20000, found none"],
-            id="a trend",
-        ),
-        pytest.param(
-            f"UPDATE packages SET last_seen = '{OLD}' WHERE name = 'flask'",
-            [f"{OLD} last_seen: recorded {OLD}, found {LATEST} for flask, 1 of 1 packages"],
-            id="last_seen",
-        ),
-        pytest.param(
-            f"INSERT INTO packages (name, last_seen) VALUES ('orphan', '{OLD}')",
-            [f"{_NO_ROW}: recorded {OLD}, found none for orphan, 1 of 1 packages"],
-            id="a package without a row",
-        ),
-    ],
+_ROW = f"date = '{OLD}' AND package_id = (SELECT id FROM packages WHERE name = '%s')"
+_CASES = (
+    (Path(__file__).with_name("differences.txt").read_text())
+    .replace("FLASK_ROW", _ROW % "flask")
+    .replace("ALL_ROW", _ROW % ALL_PACKAGES)
+    .replace("OLD", str(OLD))
+    .replace("LATEST", str(LATEST))
 )
-async def test_what_differs_is_said_and_nothing_else(
-    engine: AsyncEngine, statement: str, found: list[str]
-) -> None:
-    await publish(
-        engine, OLD, downloads("flask", {"3.9": 1, "3.12": 3}, mirrors=1), downloads("numpy", 5)
-    )
+# Each change of the database, and below it, indented, the differences that it makes.
+_CHANGES = dict(case.split(": ", 1) for case in re.split(r"\n(?! )", _CASES.strip()))
+
+
+@pytest.mark.parametrize("change", _CHANGES)
+async def test_what_differs_is_said_and_nothing_else(engine: AsyncEngine, change: str) -> None:
+    counts: dict[str, dict[str, dict[str, int]]] = {"flask": {}, "numpy": {}}
+    if change.startswith("optional"):
+        counts["flask"] = {"installer": {"pip": 4}, "version": {"1.0": 4}}
+        counts["numpy"] = {"installer": {"pip": 4, "uv": 1}, "version": {"1.0": 5}}
+    flask = downloads("flask", {"3.9": 1, "3.12": 3}, mirrors=1, **counts["flask"])
+    await publish(engine, OLD, flask, downloads("numpy", 5, mirrors=0, **counts["numpy"]))
     await publish(engine, BEFORE, downloads("flask", 2), downloads("numpy", 6))
     await publish(engine, LATEST, downloads("flask", 10), downloads("numpy", 20))
+    statement, *found = _CHANGES[change].split("\n    ")
     await corrupt(engine, statement)
     said = await differences(engine)
     assert sorted(re.sub("[0-9a-f]{64}", "DIGEST", line) for line in said) == sorted(found)
@@ -367,65 +175,3 @@ async def test_a_month_is_dropped_between_steps_and_not_in_one(
     steps = [step async for step in verification.verify(engine, days, packages=True)]
     assert [step.day for step in steps if step.day] == [LATEST]
     assert all(step.differences == [] for step in steps)
-
-
-@pytest.mark.parametrize(
-    ("statement", "found"),
-    [
-        pytest.param(
-            f"""UPDATE daily_downloads SET installer = '{{"pip": 3}}' WHERE {_A_ROW}""",
-            [
-                _DIGEST,
-                f"{OLD} __all__ installer pip: recorded 8, found 7",
-                f"{OLD} installer of a row: recorded 4, found 3 for flask, 1 of 1 packages",
-            ],
-            id="a count",
-        ),
-        pytest.param(
-            f"UPDATE daily_downloads SET installer = NULL WHERE {_A_ROW}",
-            [_DIGEST, f"{OLD} __all__ installer pip: recorded 8, found 4"],
-            id="of one row",
-        ),
-        pytest.param(
-            f"UPDATE daily_downloads SET installer = NULL WHERE date = '{OLD}'",
-            [_DIGEST, f"{OLD} breakdowns: recorded installer version, found version"],
-            id="of all rows",
-        ),
-        pytest.param(
-            f"UPDATE daily_downloads SET installer = NULL WHERE {_ALL_PACKAGES_ROW}",
-            [
-                f"{OLD} __all__ installer pip: recorded none, found 8",
-                f"{OLD} __all__ installer uv: recorded none, found 1",
-            ],
-            id="of all packages",
-        ),
-        pytest.param(
-            f"""UPDATE daily_downloads SET version = '{{"2.0": 4}}' WHERE {_A_ROW}""",
-            [_DIGEST],
-            id="another release",
-        ),
-        pytest.param(
-            f"UPDATE daily_downloads SET ci = version WHERE date = '{OLD}'",
-            [
-                _DIGEST,
-                f"{OLD} breakdowns: recorded installer version, found installer ci version",
-                f"{OLD} __all__ ci 1.0: recorded none, found 9",
-            ],
-            id="one that the day does not have",
-        ),
-    ],
-)
-async def test_what_differs_of_an_optional_breakdown(
-    engine: AsyncEngine, statement: str, found: list[str]
-) -> None:
-    await publish(
-        engine,
-        OLD,
-        downloads("flask", 4, installer={"pip": 4}, version={"1.0": 4}),
-        downloads("numpy", 5, installer={"pip": 4, "uv": 1}, version={"1.0": 5}),
-    )
-    await publish(engine, LATEST, downloads("flask", 1), downloads("numpy", 1))
-    assert await differences(engine) == []
-    await corrupt(engine, statement)
-    told = [re.sub(r"[0-9a-f]{64}", "DIGEST", one) for one in await differences(engine)]
-    assert told == found

@@ -1,6 +1,6 @@
 """The source that reads one file per day: dumps of another instance, or an operator's own files."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from time import monotonic
@@ -22,9 +22,15 @@ from app.errors import (
     SourceError,
     SourceUnavailableError,
 )
-from app.ingest.sources.local_files import Files, LocalFiles, MissingFileError, in_thread, shown
-from app.ingest.sources.source import Reading
-from app.ingest.sources.web_files import WebFiles
+from app.ingest.sources.fetched_files import (
+    Files,
+    LocalFiles,
+    MissingFileError,
+    WebFiles,
+    in_thread,
+    shown,
+)
+from app.ingest.sources.source import Reading, Source
 from app.setting_types import DAY_FIELD
 from app.settings import IngestSource, Settings
 
@@ -38,7 +44,7 @@ LISTING_LASTS_SECONDS = 60.0
 """How long a list is reused, so that a backfill does not fetch it for each day."""
 
 
-class FileSource:
+class FileSource(Source):
     """Reads files at a location: the address of a list of dumps, or an address that contains
     `{day}`.
     """
@@ -72,12 +78,6 @@ class FileSource:
     def counted_files(self, day: date) -> CountedFiles:
         dump = self._dump(day)
         return dump.counted_files if dump else CountedFiles.ALL
-
-    async def partition(self, _: date) -> None:
-        """Return nothing: reading a file again bills nothing."""
-
-    async def begin(self, _: date) -> None:
-        """Return nothing: a file needs no query."""
 
     async def read(self, day: date, _: str | None = None) -> Reading:
         columns: list[str] = []
@@ -127,68 +127,55 @@ class FileSource:
             raise SourceDayError(f"{shown(self._location)} lists no file of {day} yet")
         else:
             address = self._location.replace(DAY_FIELD, str(day))
-            path = urlsplit(address).path if "://" in address else address
-            dump_format = DumpFormat.of(path)
+            dump_format = DumpFormat.of(urlsplit(address).path if "://" in address else address)
+        packages = downloads = downloads_with_mirrors = 0
         with await self._fetch(day, address, dump) as file:
-            async for rows in self._rows(day, file, address, dump_format, dump):
-                columns[:] = [one for one in self._columns if one in rows[0].breakdowns]
-                yield rows
+            batches = formats.read(file, dump_format, day)
+            try:
+                while rows := await in_thread(lambda: _named(next(batches, ()), dump)):
+                    packages += len(rows)
+                    downloads += sum(row.without_mirrors for row in rows)
+                    downloads_with_mirrors += sum(row.with_mirrors for row in rows)
+                    columns[:] = [one for one in self._columns if one in rows[0].breakdowns]
+                    yield rows
+            except MalformedDumpError as error:
+                message = f"{shown(address)}: {error}"
+                raise SourceDayError(message, problem=error.problem) from error
+        found = (packages, downloads, downloads_with_mirrors)
+        if dump and found != (dump.packages, dump.downloads, dump.downloads_with_mirrors):
+            raise SourceDayError(
+                f"{shown(address)} has {packages:,} packages and {downloads:,} downloads, "
+                f"but the list has {dump.packages:,} and {dump.downloads:,}"
+            )
 
     async def _fetch(self, day: date, address: str, dump: Dump | None) -> BinaryIO:
+        # The list may state any size.
+        max_bytes = min(dump.bytes, MAX_FILE_BYTES) if dump else MAX_FILE_BYTES
+        only_public = bool(dump) and self._is_list_public
         try:
-            # The list may state any size.
-            max_bytes = min(dump.bytes, MAX_FILE_BYTES) if dump else MAX_FILE_BYTES
-            fetched = await self._files.fetch(
-                address, max_bytes, only_public=bool(dump) and self._is_list_public
-            )
+            fetched = await self._files.fetch(address, max_bytes, only_public=only_public)
         except SourceDayError:
             raise
         except SourceError as error:
             # The list names an address for each day, which may be on another server.
             if dump is None or urlsplit(address).netloc == urlsplit(self._location).netloc:
                 raise
-            is_passing = isinstance(error, SourceUnavailableError)
-            kind = SourceDayUnavailableError if is_passing else SourceDayError
+            kind = SourceDayUnavailableError if error.may_pass else SourceDayError
             raise kind(str(error)) from error
         except MissingFileError:
             if dump:
-                self._forget_list()
+                # The list may be outdated, so it is fetched again for the next day.
+                self._listed_at = float("-inf")
                 raise SourceUnavailableError(f"{shown(address)} is listed but missing") from None
             raise SourceDayError(f"there is no file of {day} yet at {shown(address)}") from None
         if dump and (fetched.bytes, fetched.sha256) != (dump.bytes, dump.sha256):
             fetched.file.close()
-            self._forget_list()
+            self._listed_at = float("-inf")
             raise SourceUnavailableError(
                 f"{shown(address)} differs from the list: {fetched.bytes:,} bytes with the "
                 f"checksum {fetched.sha256[:12]}, instead of {dump.bytes:,} with {dump.sha256[:12]}"
             )
         return fetched.file
-
-    def _forget_list(self) -> None:
-        """Fetch the list again for the next day: it may be outdated."""
-        self._listed_at = float("-inf")
-
-    async def _rows(
-        self, day: date, file: BinaryIO, address: str, dump_format: DumpFormat, dump: Dump | None
-    ) -> AsyncIterator[Sequence[PackageDownloads]]:
-        batches = formats.read(file, dump_format, day)
-        packages = downloads = downloads_with_mirrors = 0
-        try:
-            while rows := await in_thread(lambda: _named(next(batches, ()), dump)):
-                packages += len(rows)
-                downloads += sum(row.without_mirrors for row in rows)
-                downloads_with_mirrors += sum(row.with_mirrors for row in rows)
-                yield rows
-        except MalformedDumpError as error:
-            message = f"{shown(address)}: {error}"
-            raise SourceDayError(message, problem=error.problem) from error
-        if dump and (packages, downloads, downloads_with_mirrors) != (
-            *(dump.packages, dump.downloads, dump.downloads_with_mirrors),
-        ):
-            raise SourceDayError(
-                f"{shown(address)} has {packages:,} packages and {downloads:,} downloads, "
-                f"but the list has {dump.packages:,} and {dump.downloads:,}"
-            )
 
 
 def _named(rows: Rows, dump: Dump | None) -> Rows:

@@ -249,7 +249,7 @@ async def test_a_backfill_stops_after_three_days_with_the_same_fault(
 
 async def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / f"{DAY}.ndjson")
-    with pytest.raises(SourceError, match="can't be read: it is not a regular file"):
+    with pytest.raises(SourceError, match="can't be read: not a regular file"):
         await read(source_of(tmp_path / "{day}.ndjson"))
 
 

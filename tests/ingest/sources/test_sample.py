@@ -80,8 +80,3 @@ async def test_the_shape_is_that_of_real_downloads() -> None:
     assert 10 < first / last < 200, "a few packages have most of the downloads"
     assert {"2.7", "3.14", "null"} < set(rows[0].breakdowns["python_minor"])
     assert set(rows[0].breakdowns["system"]) == {"linux", "windows", "darwin", "other", "null"}
-
-
-async def test_a_version_has_no_downloads_before_its_release() -> None:
-    rows = await _rows(date(2025, 10, 6))
-    assert not any("3.14" in row.breakdowns["python_minor"] for row in rows)

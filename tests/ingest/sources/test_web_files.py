@@ -26,9 +26,9 @@ from app.errors import (
 from app.ingest.publish import Publisher
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.scheduler import run_ingest_job
-from app.ingest.sources import file, web_files
+from app.ingest.sources import fetched_files, file
+from app.ingest.sources.fetched_files import WebFiles
 from app.ingest.sources.file import FileSource
-from app.ingest.sources.web_files import WebFiles
 from app.settings import Settings
 from tests.clock import NOW
 from tests.contents import everything
@@ -113,7 +113,7 @@ async def test_an_invalid_address_in_a_list_fails_one_day(
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808"])
 def test_public_addresses(address: str) -> None:
-    assert web_files.is_public(address)
+    assert fetched_files.is_public(address)
 
 
 @pytest.mark.parametrize(
@@ -125,13 +125,13 @@ def test_public_addresses(address: str) -> None:
     ],
 )
 def test_private_addresses(address: str) -> None:
-    assert not web_files.is_public(address)
+    assert not fetched_files.is_public(address)
 
 
 @pytest.fixture
 def _first_address_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let 127.0.0.1 be on the Internet, and all other addresses private."""
-    monkeypatch.setattr(web_files, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(fetched_files, "is_public", lambda address: address == "127.0.0.1")
 
 
 @pytest.mark.usefixtures("_first_address_is_public")
@@ -233,7 +233,7 @@ async def test_a_server_that_is_away() -> None:
 
 
 async def test_a_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_files, "TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(fetched_files, "TIMEOUT_SECONDS", 1.0)
     given_up, closed = asyncio.Event(), asyncio.Event()
 
     async def wait(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,28 +1,27 @@
-"""Files of other servers, as the file source downloads them."""
+"""Files on this machine and on other servers, as the file source fetches them."""
 
 import asyncio
 import hashlib
+import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import BinaryIO, cast
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeVar, cast
+from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from app.dumps.stores.folder import open_regular
 from app.errors import SourceDayError, SourceError, SourceUnavailableError
-from app.ingest.sources.local_files import (
-    CHUNK_BYTES,
-    FetchedFile,
-    MissingFileError,
-    check_size,
-    closed_on_error,
-    shown,
-)
 from app.setting_types import is_secure
+
+Result = TypeVar("Result")
 
 TIMEOUT_SECONDS = 30.0
 """Timeout for connecting, and for each part of a response."""
@@ -34,8 +33,85 @@ LONGEST_PAUSE_SECONDS = 60.0
 
 PASSING_STATUSES = {408, 425, 429}
 """Statuses below 500 that are temporary."""
-
 NAT64 = ip_network("64:ff9b::/96")
+
+
+class MissingFileError(Exception):
+    """There is no file at an address."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    file: BinaryIO
+    """The file, positioned at its beginning."""
+
+    bytes: int
+    sha256: str
+    is_public: bool = False
+    """True if it came from a server on the Internet."""
+
+
+class Files(Protocol):
+    async def fetch(self, address: str, max_bytes: int, *, only_public: bool) -> FetchedFile:
+        """Fetch a whole file. With `only_public`, connect to no private address, because a server
+        on the Internet has chosen the file's address.
+
+        Raises `SourceError`, and `MissingFileError` if the file does not exist.
+        """
+
+
+class LocalFiles:
+    async def fetch(self, address: str, max_bytes: int, *, only_public: bool) -> FetchedFile:
+        del only_public
+        try:
+            file = open_regular(Path(address), follows_links=True)
+            with closed_on_error(file):
+                check_size(os.fstat(file.fileno()).st_size, max_bytes, address)
+                digest = await in_thread(lambda: hashlib.file_digest(file, "sha256").hexdigest())
+                size = file.tell()
+                file.seek(0)
+                return FetchedFile(file, size, digest)
+        except FileNotFoundError:
+            raise MissingFileError from None
+        except OSError as error:
+            raise SourceError(f"{address} can't be read: {error.strerror or error}") from error
+
+
+def check_size(size: int, max_bytes: int, address: str) -> None:
+    if size > max_bytes:
+        raise SourceDayError(f"{shown(address)} has more than {max_bytes:,} bytes")
+
+
+def shown(address: str) -> str:
+    """Return an address for messages, without the parts that may be secret."""
+    if "://" not in address:
+        return address
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return f"{address.partition('://')[0]}://"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+@contextmanager
+def closed_on_error(file: BinaryIO) -> Iterator[BinaryIO]:
+    try:
+        yield file
+    except BaseException:
+        file.close()
+        raise
+
+
+async def in_thread(function: Callable[[], Result]) -> Result:
+    """Run a function that reads from the disk in a thread. If the task is cancelled, wait until the
+    function returns, so that the caller can close the files that it uses.
+    """
+    thread = asyncio.ensure_future(asyncio.to_thread(function))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise
 
 
 class WebFiles:
@@ -47,16 +123,7 @@ class WebFiles:
 
     async def fetch(self, address: str, max_bytes: int, *, only_public: bool) -> FetchedFile:
         transport = _CheckedTransport(only_public=only_public, tls=self._tls)
-        with _web_errors(address):
-            async with (
-                self._client(transport) as client,
-                client.stream("GET", address) as response,
-            ):
-                await _check_status(response, address)
-                return await _save(response, max_bytes, address, is_public=transport.only_public)
-
-    def _client(self, transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
+        client = httpx.AsyncClient(
             transport=transport,
             timeout=TIMEOUT_SECONDS,
             follow_redirects=True,
@@ -68,6 +135,23 @@ class WebFiles:
             },
             event_hooks={"request": [self._check_secure]},
         )
+        place = shown(address)
+        try:
+            async with client, client.stream("GET", address) as response:
+                await _check_status(response, place)
+                return await _save(response, max_bytes, address, is_public=transport.only_public)
+        # A host name that can't be encoded is a `UnicodeError`.
+        except (
+            *(httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects),
+            UnicodeError,
+        ) as error:
+            raise SourceError(f"{place}: {error}") from error
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise SourceUnavailableError(f"{place}: {reason}") from error
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SourceError(f"{place} can't be stored: {reason}") from error
 
     async def _check_secure(self, request: httpx.Request) -> None:
         """Check the address of each request. A redirect must not lead from another machine to this
@@ -175,12 +259,11 @@ def is_public(text: str) -> bool:
 async def _save(
     response: httpx.Response, max_bytes: int, address: str, *, is_public: bool
 ) -> FetchedFile:
-    digest = hashlib.sha256()
-    size = 0
+    digest, size = hashlib.sha256(), 0
     # The caller closes the file.
     new = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
     with closed_on_error(new) as file:
-        async for chunk in response.aiter_raw(CHUNK_BYTES):
+        async for chunk in response.aiter_raw(2**20):
             size += len(chunk)
             check_size(size, max_bytes, address)
             digest.update(chunk)
@@ -189,7 +272,7 @@ async def _save(
         return FetchedFile(file, size, digest.hexdigest(), is_public)
 
 
-async def _check_status(response: httpx.Response, address: str) -> None:
+async def _check_status(response: httpx.Response, place: str) -> None:
     status = response.status_code
     if status in (404, 410):
         raise MissingFileError
@@ -197,28 +280,8 @@ async def _check_status(response: httpx.Response, address: str) -> None:
         pause = response.headers.get("Retry-After", "")
         if pause.isascii() and pause.isdecimal():
             await asyncio.sleep(min(float(pause), LONGEST_PAUSE_SECONDS))
-        raise SourceUnavailableError(f"{shown(address)} answers with status {status}")
+        raise SourceUnavailableError(f"{place} answers with status {status}")
     if status != 200:
-        raise SourceError(f"{shown(address)} answers with status {status}")
+        raise SourceError(f"{place} answers with status {status}")
     if "Content-Encoding" in response.headers:
-        raise SourceError(f"{shown(address)} responds with an encoding that was not requested")
-
-
-@contextmanager
-def _web_errors(address: str) -> Iterator[None]:
-    try:
-        yield
-    # A name of a host that can't be encoded is a `UnicodeError`.
-    except (
-        httpx.InvalidURL,
-        httpx.UnsupportedProtocol,
-        httpx.TooManyRedirects,
-        UnicodeError,
-    ) as error:
-        raise SourceError(f"{shown(address)}: {error}") from error
-    except httpx.TransportError as error:
-        reason = str(error) or type(error).__name__
-        raise SourceUnavailableError(f"{shown(address)}: {reason}") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise SourceError(f"{shown(address)} can't be stored: {reason}") from error
+        raise SourceError(f"{place} responds with an encoding that was not requested")
