@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -247,9 +248,14 @@ async def test_a_backfill_stops_after_three_days_with_the_same_fault(
     assert tried == [content == right for content in contents[:-1]]
 
 
-async def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / f"{DAY}.ndjson")
-    with pytest.raises(SourceError, match="can't be read: not a regular file"):
+@pytest.mark.parametrize(
+    ("create", "told"), [(os.mkfifo, "not a regular file"), (os.mkdir, "Is a directory")]
+)
+async def test_what_is_no_file_is_not_waited_for(
+    tmp_path: Path, create: Callable[[Path], None], told: str
+) -> None:
+    create(tmp_path / f"{DAY}.ndjson")
+    with pytest.raises(SourceError, match=f"can't be read: {told}"):
         await read(source_of(tmp_path / "{day}.ndjson"))
 
 
@@ -270,17 +276,22 @@ async def test_a_file_that_is_not_what_is_listed(engine: AsyncEngine, folder: Du
         await read(source_of(folder.path))
 
 
+async def _list_as(engine: AsyncEngine, folder: DumpFolder, **changes: object) -> None:
+    """Export the day, and change what is listed of it."""
+    await publish(engine, DAY, *ROWS)
+    await export_all(engine, folder, DumpFormat.NDJSON)
+    listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
+    listed["data"][0] |= changes
+    (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
+
+
 @pytest.mark.parametrize("figure", ["packages", "downloads", "downloads_with_mirrors"])
 async def test_a_list_that_counts_otherwise(
     engine: AsyncEngine, folder: DumpFolder, figure: str
 ) -> None:
     """Not one row of it is published."""
-    await publish(engine, DAY, *ROWS)
-    await export_all(engine, folder)
+    await _list_as(engine, folder, **{figure: 17})
     before = await everything(engine)
-    listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
-    listed["data"][0][figure] += 1
-    (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
     with pytest.raises(SourceDayError, match="but the list has"):
         await ingest(engine, source_of(folder.path))
     assert await everything(engine) == before
@@ -290,15 +301,14 @@ async def test_a_listed_file_with_a_name_that_is_none(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     """Its row would be left out, and the rest would not be what is listed."""
-    await publish(engine, DAY, *ROWS)
-    await export_all(engine, folder, DumpFormat.NDJSON)
-    listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
-    path = folder.path / listed["data"][0]["name"]
+    await _list_as(engine, folder)
+    (dump,) = folder.dumps().data
+    path = folder.path / dump.name
     content = gzip.compress(gzip.decompress(path.read_bytes()).replace(b'"flask"', b'"Flask"'))
     path.write_bytes(content)
-    listed["data"][0]["bytes"] = len(content)
-    listed["data"][0]["sha256"] = hashlib.sha256(content).hexdigest()
-    (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
+    sha256 = hashlib.sha256(content).hexdigest()
+    await _list_as(engine, folder, bytes=len(content), sha256=sha256)
+    path.write_bytes(content)
     with pytest.raises(SourceDayError, match="'Flask' is not the normalised name of a package"):
         await ingest(engine, source_of(folder.path))
 
@@ -317,11 +327,7 @@ async def test_a_listed_file_with_a_name_that_is_none(
 async def test_a_list_that_contradicts_itself(
     engine: AsyncEngine, folder: DumpFolder, changes: dict[str, str], told: str
 ) -> None:
-    await publish(engine, DAY, *ROWS)
-    await export_all(engine, folder, DumpFormat.NDJSON)
-    listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
-    listed["data"][0] |= changes
-    (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
+    await _list_as(engine, folder, **changes)
     with pytest.raises(SourceError, match=rf"is not a list of dumps: data\.0: .*{told}"):
         await read(source_of(folder.path))
 
@@ -339,14 +345,10 @@ async def test_a_list_that_claims_too_much(
 
 
 async def test_a_list_names_no_file_elsewhere(engine: AsyncEngine, folder: DumpFolder) -> None:
-    await publish(engine, DAY, *ROWS)
-    await export_all(engine, folder)
-    listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
-    listed["data"][0]["url"] = "/etc/passwd"
-    (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
+    await _list_as(engine, folder, url="/etc/passwd")
     assert len(await read(source_of(folder.path))) == 3
-    listed["data"][0]["name"] = "../../etc/passwd"
-    (folder.path / INDEX_NAME).write_bytes(orjson.dumps(listed))
+    (folder.path / INDEX_NAME).unlink()
+    await _list_as(engine, folder, name="../../etc/passwd")
     with pytest.raises(SourceError, match=r"is not a list of dumps: data\.0\.name"):
         await read(source_of(folder.path))
 
@@ -361,12 +363,6 @@ async def test_a_folder_without_a_list(folder: DumpFolder) -> None:
     source_of(folder.path / "{day}/downloads.csv")
     with pytest.raises(SourceError, match=r"there is no list of dumps at .*_index\.json"):
         await read(source_of(folder.path))
-
-
-async def test_what_can_not_be_read(tmp_path: Path) -> None:
-    (tmp_path / f"{DAY}.csv").mkdir()
-    with pytest.raises(SourceError, match="can't be read: Is a directory"):
-        await read(source_of(tmp_path / "{day}.csv"))
 
 
 def test_where_the_files_are_has_to_be_set() -> None:
