@@ -8,7 +8,6 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
 from app.addresses import DatabaseAddress
 
-# SQLAlchemy does not type this constructor.
 # SQLAlchemy declares no types for its constructor.
 DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 
@@ -23,6 +22,12 @@ KEEPALIVES = {
     "tcp_keepalives_count": "3",
 }
 """The server notices within a minute that a client's machine is gone, and frees its locks."""
+
+
+KEEP_MONTHS = "LOCK TABLE ONLY daily_downloads IN ACCESS SHARE MODE"
+"""First statement of a snapshot. It keeps months from being dropped meanwhile, because a dropped
+table is gone at once, even for a transaction that still sees the record of its days.
+"""
 
 
 async def open_connection(

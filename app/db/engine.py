@@ -5,24 +5,18 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from time import monotonic
 
 import asyncpg
 import orjson
-from sqlalchemy import URL, func, select
+from sqlalchemy import URL, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_delay,
-    wait_fixed,
-)
 
 from app.addresses import DatabaseAddress
-from app.db.connection import CLOSE_TIMEOUT_SECONDS, open_connection
+from app.db.connection import CLOSE_TIMEOUT_SECONDS, KEEP_MONTHS, open_connection
 from app.db.driver_errors import LOST, connecting, is_lost, pooled_per_transaction, querying
-from app.errors import OperatorError
+from app.errors import DatabaseUnavailableError
 
 STATEMENT_TIMEOUT_SECONDS = 10
 
@@ -32,8 +26,6 @@ died unnoticed.
 """
 
 POOL_TIMEOUT_SECONDS = 5
-
-READ_ONLY = {"default_transaction_read_only": "on"}
 
 WAIT_PAUSE_SECONDS = 0.5
 """Pause between two attempts to reach a database that has not started yet."""
@@ -59,7 +51,7 @@ def create_engine(
             open_connection,
             address,
             statement_timeout_seconds=statement_timeout_seconds,
-            session=READ_ONLY if read_only else None,
+            session={"default_transaction_read_only": "on"} if read_only else None,
         ),
         pool_size=10,
         max_overflow=0,
@@ -113,6 +105,17 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         await _close(connection)
 
 
+@asynccontextmanager
+async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Yield a connection with a read-only transaction that sees one state of the whole database."""
+    async with connect(engine) as connection:
+        await connection.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        await connection.execute(text(KEEP_MONTHS))
+        yield connection
+
+
 async def _close(connection: AsyncConnection) -> None:
     """Return a connection to the pool. Errors of a dead connection or a silent server are ignored:
     Postgres rolls back by itself, and the original exception must not be masked.
@@ -155,18 +158,16 @@ async def wait_for_database(engine: AsyncEngine, seconds: float) -> None:
 
     Raises `DatabaseUnavailableError` if that takes longer, or if the database refuses.
     """
-    async for attempt in AsyncRetrying(
-        stop=stop_after_delay(seconds),
-        wait=wait_fixed(WAIT_PAUSE_SECONDS),
-        retry=retry_if_exception(lambda error: isinstance(error, OperatorError) and error.may_pass),
-        before_sleep=partial(_log_waiting, seconds),
-        reraise=True,
-    ):
-        with attempt:
+    deadline = monotonic() + seconds
+    is_waiting = False
+    while True:
+        try:
             async with connect(engine):
                 return
-
-
-def _log_waiting(seconds: float, state: RetryCallState) -> None:
-    if state.attempt_number == 1 and state.outcome:
-        log.warning("waiting up to %g s: %s", seconds, state.outcome.exception())
+        except DatabaseUnavailableError as error:
+            if not error.may_pass or monotonic() >= deadline:
+                raise
+            if not is_waiting:
+                log.warning("waiting up to %g s: %s", seconds, error)
+        is_waiting = True
+        await asyncio.sleep(WAIT_PAUSE_SECONDS)

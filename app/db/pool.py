@@ -8,7 +8,7 @@ from functools import partial
 import asyncpg
 
 from app.addresses import DatabaseAddress
-from app.db.connection import CLOSE_TIMEOUT_SECONDS, open_connection
+from app.db.connection import CLOSE_TIMEOUT_SECONDS, KEEP_MONTHS, open_connection
 from app.db.driver_errors import connecting, is_lost, no_connection_free, querying
 from app.errors import DatabaseUnavailableError, RequestError
 from app.metrics import DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_LIMIT
@@ -27,11 +27,6 @@ READ_TIMEOUT_SECONDS = 10
 SESSION = {"plan_cache_mode": "force_generic_plan"}
 """Session parameters. One plan of a statement is right for all arguments, and planning takes longer
 than running it.
-"""
-
-KEEP_MONTHS = "LOCK TABLE ONLY daily_downloads IN ACCESS SHARE MODE"
-"""First statement of a snapshot. It keeps months from being dropped meanwhile, because a dropped
-table is gone at once, even for a transaction that still sees the record of its days.
 """
 
 _HEALTHY = (RequestError, asyncpg.PostgresError)
@@ -56,7 +51,6 @@ class ReadPool:
         self._read_timeout_seconds = read_timeout_seconds
         # asyncpg's queue lets new tasks overtake waiting ones, which may then wait for a second.
         self._turns = asyncio.Semaphore(POOL_SIZE)
-        self._generation = 0
 
     async def open(self) -> None:
         """Open the pool. Its connections are opened when they are first needed."""
@@ -121,7 +115,6 @@ class ReadPool:
         await self._wait_for_turn()
         DATABASE_CONNECTIONS.inc()
         try:
-            generation = self._generation
             with connecting(self._database):
                 connection = await self._pool.acquire()
             try:
@@ -129,7 +122,7 @@ class ReadPool:
                     try:
                         yield connection
                     except BaseException as error:
-                        await self._give_up(connection, generation, error)
+                        await self._give_up(connection, error)
                         raise
             finally:
                 await self._pool.release(connection)
@@ -137,16 +130,12 @@ class ReadPool:
             DATABASE_CONNECTIONS.dec()
             self._turns.release()
 
-    async def _give_up(
-        self, connection: asyncpg.Connection, generation: int, error: BaseException
-    ) -> None:
+    async def _give_up(self, connection: asyncpg.Connection, error: BaseException) -> None:
         """Close a connection after an error, unless the error leaves the connection usable."""
         if is_lost(error):
-            if generation == self._generation:
-                # Usually the server was restarted, which closed all connections. The driver may not
-                # have noticed yet.
-                self._generation += 1
-                await self._pool.expire_connections()
+            # Usually the server was restarted, which closed all connections. The driver may not
+            # have noticed yet.
+            await self._pool.expire_connections()
         elif isinstance(error, _HEALTHY):
             return
         # A connection that the server has closed is no longer in the pool.

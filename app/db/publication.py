@@ -8,14 +8,15 @@ from functools import cache
 
 import asyncpg
 from sqlalchemy import func, select, text
-from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.addresses import DatabaseAddress
 from app.db.connection import open_connection
 from app.db.driver_errors import connecting, querying
+from app.db.sql import load_sql
 from app.db.statements import Source, Statement, fetch
-from app.db.tables import TRIGRAM_INDEX, held_days, ingested_days, publication
+from app.db.tables import TRIGRAM_INDEX, publication
 from app.domain.breakdowns import OPTIONAL_COLUMNS
 from app.domain.downloads import Publication, served_days
 from app.domain.events import CountedFiles
@@ -80,13 +81,12 @@ async def publication_listener(
     Raises `DatabaseUnavailableError` if it can't connect, or if its connection is lost.
     """
     address = DatabaseAddress.parse(database_url)
-    database = str(address)
-    with connecting(database):
+    with connecting(str(address)):
         connection = await open_connection(
             address, statement_timeout_seconds=LISTENER_TIMEOUT_SECONDS
         )
     try:
-        with querying(database):
+        with querying(str(address)):
             listener = PublicationListener(connection, retention_days)
             await listener.listen()
             yield listener
@@ -94,61 +94,36 @@ async def publication_listener(
         connection.terminate()
 
 
+@cache
+def _statement(retention_days: int) -> Statement:
+    query = load_sql(
+        "publication",
+        trigram_index=TRIGRAM_INDEX,
+        sample=IngestSource.SAMPLE,
+        retention_days=retention_days,
+    )
+    return Statement(text(query))
+
+
 async def current_publication(source: Source, retention_days: int) -> Publication | None:
     """Return the current publication; None if nothing is published."""
-    (row,) = await fetch(source, _publication_statement(retention_days))
-    return _publication_of(row, retention_days)
-
-
-@cache
-def _publication_statement(retention_days: int) -> Statement:
-    """Return a query of one row, for `_publication_of`."""
-    latest = select(func.max(ingested_days.c.day)).scalar_subquery()
-    digests = func.string_agg(
-        func.concat_ws(
-            " ", ingested_days.c.day, ingested_days.c.digest, ingested_days.c.counted_files
-        ),
-        text("',' ORDER BY ingested_days.day"),
-    )
-    query = select(
-        func.array_agg(aggregate_order_by(ingested_days.c.day, ingested_days.c.day)),
-        # The lists are joined to texts, because Postgres has no arrays of lists of unequal length.
-        func.array_agg(
-            aggregate_order_by(
-                func.array_to_string(ingested_days.c.breakdowns, " "), ingested_days.c.day
-            )
-        ),
-        func.array_agg(aggregate_order_by(ingested_days.c.counted_files, ingested_days.c.day)),
-        select(publication.c.published_at).scalar_subquery(),
-        func.encode(func.sha256(func.convert_to(digests, "UTF8")), "hex"),
-        select(func.count()).select_from(held_days).scalar_subquery(),
-        func.count(ingested_days.c.suspect_reason),
-        func.to_regclass(TRIGRAM_INDEX).is_not(None),
-        func.bool_or(ingested_days.c.source == IngestSource.SAMPLE),
-    ).where(ingested_days.c.day > latest - retention_days)
-    return Statement(query)
-
-
-def _publication_of(row: asyncpg.Record, retention_days: int) -> Publication | None:
-    days, breakdowns, counted_files, published_at, digest, held, suspect, has_trigrams, sample = row
-    if not days or published_at is None:
+    (row,) = await fetch(source, _statement(retention_days))
+    days = row["days"]
+    if not days or row["published_at"] is None:
         return None
+    by_day = {day: one.split() for day, one in zip(days, row["breakdowns"], strict=True)}
     return Publication(
         days=tuple(days),
         breakdowns={
-            column: tuple(
-                day
-                for day, of_the_day in zip(days, breakdowns, strict=True)
-                if column in of_the_day.split()
-            )
+            column: tuple(day for day, columns in by_day.items() if column in columns)
             for column in OPTIONAL_COLUMNS
         },
-        counted_files=dict(zip(days, map(CountedFiles, counted_files), strict=True)),
+        counted_files=dict(zip(days, map(CountedFiles, row["counted_files"]), strict=True)),
         window=served_days(days[-1], retention_days),
-        published_at=published_at,
-        version=f"{digest}{' trigrams' if has_trigrams else ''}",
-        held_days=held,
-        suspect_days=suspect,
-        has_trigrams=has_trigrams,
-        is_sample=sample,
+        published_at=row["published_at"],
+        version=f"{row['digest']}{' trigrams' if row['has_trigrams'] else ''}",
+        held_days=row["held_days"],
+        suspect_days=row["suspect_days"],
+        has_trigrams=row["has_trigrams"],
+        is_sample=row["is_sample"],
     )

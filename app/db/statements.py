@@ -1,16 +1,20 @@
-"""Reads that SQLAlchemy compiles once, and that asyncpg runs."""
+"""Reads that are compiled once, and that asyncpg runs."""
 
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Self, TypeAlias
 
 import asyncpg
-from sqlalchemy import ClauseElement
+from sqlalchemy import ClauseElement, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from app.db.connection import DIALECT
 from app.db.engine import connect, driver_of
 from app.db.pool import ReadPool
+from app.db.sql import load_sql
+from app.domain.downloads import Publication
+from app.errors import OtherPublicationError
 
 Source: TypeAlias = ReadPool | asyncpg.Connection | AsyncEngine | AsyncConnection
 """A pool, engine or connection that can run a query."""
@@ -43,3 +47,36 @@ async def fetch(source: Source, statement: Statement, **arguments: object) -> li
     driver = driver_of(source) if isinstance(source, AsyncConnection) else source
     rows: list[asyncpg.Record] = await driver.fetch(statement.text, *in_order)
     return rows
+
+
+def published_statement(name: str, *, order: str = "", **parts: object) -> Statement:
+    """Return the statement of a SQL file for `PublishedReads`, with its rows in this order."""
+    query = load_sql(name, **parts)
+    return Statement(text(load_sql("published", query=query, order=order and f"ORDER BY {order}")))
+
+
+class PublishedReads:
+    """A repository of published data. Each query also returns which publication it saw."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.expected_publish: datetime | None = None
+        """Time of the publish that reads have to see, or None to accept any publish."""
+
+    def reading(self, source: Source, expected: Publication | None) -> Self:
+        """Return this repository on another source. If its reads see another publication than the
+        expected one, they raise `OtherPublicationError`.
+        """
+        # This runs for each query, and `copy.copy` takes as long as an answer from the response
+        # cache.
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.source = source
+        other.expected_publish = expected.published_at if expected else None
+        return other
+
+    async def _read(self, statement: Statement, **arguments: object) -> Sequence[tuple[Any, ...]]:
+        rows = await fetch(self.source, statement, **arguments)
+        if self.expected_publish and rows[0][0] != self.expected_publish:
+            raise OtherPublicationError
+        return [row[1:] for row in rows if row[1] is not None]

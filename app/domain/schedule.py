@@ -1,51 +1,53 @@
 """The schedule of the daily job: a cron expression, as cron(5) defines it, in UTC."""
 
-from calendar import monthrange
-from dataclasses import dataclass
+import re
 from datetime import UTC, date, datetime, time, timedelta
 
 from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.combining import OrTrigger
-from apscheduler.triggers.cron import CronTrigger
+from cronsim import CronSim, CronSimError
 
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_FIELDS = {
+    "minute": "0 to 59",
+    "hour": "0 to 23",
+    "day of the month": "1 to 31",
+    "month": "1 to 12 or jan to dec",
+    "weekday": "0 to 7 or sun to sat",
+}
 
-LEAP_YEAR = 2028
-"""A year in which every month has its greatest length."""
+# Without what cron(5) lacks, such as `L` and `mon#2`, and without forms in which implementations
+# differ, such as `5/15` and `1,*`.
+_VALUE = "([0-9]+|[a-z]{3})"
+_FIELD = re.compile(
+    rf"\*(/[0-9]+)?|{_VALUE}(-{_VALUE}(/[0-9]+)?)?(,{_VALUE}(-{_VALUE}(/[0-9]+)?)?)*"
+)
 
 
 class Schedule(BaseTrigger):  # type: ignore[misc] # APScheduler has no types
-    """A parsed cron expression, which APScheduler can use as a trigger.
+    """A cron expression, which APScheduler can use as a trigger.
 
     APScheduler's own parser counts weekdays from Monday, and requires both the day of the month and
-    the weekday to match where cron requires one of them. So the fields are parsed here, and
-    APScheduler gets lists of values.
+    the weekday to match where cron requires one of them.
     """
 
     def __init__(self, expression: str) -> None:
         """Raise ValueError, with the reason, if the expression is invalid or never fires."""
-        texts = expression.split()
-        if len(texts) != len(_FIELDS):
+        fields = expression.split()
+        if len(fields) != len(_FIELDS):
             raise ValueError(
                 "should be five cron fields in UTC (minute hour day month weekday), "
                 "such as '0 1 * * *' for 01:00"
             )
-        minute, hour, day, month, weekday = (
-            field.values(text) for field, text in zip(_FIELDS, texts, strict=True)
-        )
-        by_day = {"day": _listed(day)}
-        by_weekday = {"day_of_week": ",".join(WEEKDAYS[value % 7] for value in weekday)}
-        if texts[2].startswith("*") or texts[4].startswith("*"):
-            days = [by_day | by_weekday]
-            if min(day) > max(monthrange(LEAP_YEAR, value)[1] for value in month):
-                raise ValueError("should fire: no month that it names has such a day")
-        else:
-            # If both are restricted, one of them has to match.
-            days = [by_day, by_weekday]
-        times = {"minute": _listed(minute), "hour": _listed(hour), "month": _listed(month)}
-        self.expression = " ".join(texts)
-        self._either = OrTrigger([CronTrigger(**times, **one, timezone=UTC) for one in days])
+        for place, (name, values) in enumerate(_FIELDS.items()):
+            alone = ["*"] * len(fields)
+            alone[place] = fields[place]
+            if not (_FIELD.fullmatch(fields[place].lower()) and _fires(" ".join(alone))):
+                raise ValueError(
+                    f"should have {values} in the field of the {name}: numbers, lists (1,2), "
+                    "ranges from the lower to the higher value (1-5), and steps (*/2, 10-50/20)"
+                )
+        self.expression = " ".join(fields)
+        if not _fires(self.expression):
+            raise ValueError("should fire: no month that it names has such a day")
 
     def __str__(self) -> str:
         return self.expression
@@ -57,15 +59,11 @@ class Schedule(BaseTrigger):  # type: ignore[misc] # APScheduler has no types
         return hash(self.expression)
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """Return the first firing from now on.
-
-        Firings that were missed count as one: CronTrigger would return each of them, which takes
-        minutes if the clock was years behind.
-        """
+        """Return the first firing from now on. Firings that were missed count as one."""
+        after = now.astimezone(UTC) - timedelta.resolution
         if previous_fire_time:
-            now = max(now, previous_fire_time + timedelta.resolution)
-        firing: datetime = self._either.get_next_fire_time(None, now)
-        return firing
+            after = max(after, previous_fire_time)
+        return next(CronSim(self.expression, after))
 
     def next_firing(self, moment: datetime) -> datetime:
         """Return the first firing at `moment` or after it."""
@@ -76,59 +74,9 @@ class Schedule(BaseTrigger):  # type: ignore[misc] # APScheduler has no types
         return self.next_firing(datetime.combine(latest_day + timedelta(days=2), time(), UTC))
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """One of the five fields: its range, and the names that stand for numbers."""
-
-    name: str
-    first: int
-    last: int
-    names: tuple[str, ...] = ()
-
-    def values(self, text: str) -> list[int]:
-        """Return the numbers that the text selects."""
-        return sorted({value for part in text.split(",") for value in self._range(part, text)})
-
-    def _range(self, part: str, text: str) -> range:
-        span, has_step, step = part.partition("/")
-        low, is_range, high = span.partition("-")
-        if has_step and not (step.isascii() and step.isdecimal() and int(step)):
-            raise self._error("a step of 1 or more")
-        if span == "*":
-            if part != text:
-                raise self._error("* alone, or a list without it")
-            first, last = self.first, self.last
-        elif is_range:
-            first, last = self._number(low), self._number(high)
-        elif has_step:
-            raise self._error("* or a range before the step")
-        else:
-            first = last = self._number(span)
-        if first > last:
-            raise self._error("ranges from the lower to the higher value")
-        return range(first, last + 1, int(step or 1))
-
-    def _number(self, text: str) -> int:
-        if text.lower() in self.names:
-            return self.names.index(text.lower()) + self.first
-        if text.isascii() and text.isdecimal() and self.first <= int(text) <= self.last:
-            return int(text)
-        names = f" or {self.names[0]} to {self.names[-1]}" if self.names else ""
-        raise self._error(f"{self.first} to {self.last}{names}")
-
-    def _error(self, right: str) -> ValueError:
-        return ValueError(f"should have {right} in the field of the {self.name}")
-
-
-_FIELDS = (
-    _Field("minute", 0, 59),
-    _Field("hour", 0, 23),
-    _Field("day of the month", 1, 31),
-    _Field("month", 1, 12, MONTHS),
-    # Both 0 and 7 are Sunday.
-    _Field("weekday", 0, 7, WEEKDAYS),
-)
-
-
-def _listed(values: list[int]) -> str:
-    return ",".join(map(str, values))
+def _fires(expression: str) -> bool:
+    try:
+        CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC))
+    except CronSimError:
+        return False
+    return True

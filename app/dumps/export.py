@@ -6,8 +6,8 @@ from datetime import date
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.db.engine import snapshot
 from app.db.repositories.dump_repository import DumpRepository
-from app.db.snapshot import snapshot
 from app.domain.downloads import PublishedDay, served_days
 from app.dumps.formats import writer
 from app.dumps.listing import (

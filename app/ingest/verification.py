@@ -11,8 +11,8 @@ from datetime import date
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.db.engine import snapshot
 from app.db.repositories.verification_repository import Difference, VerificationRepository
-from app.db.snapshot import snapshot
 from app.errors import DayNotPublishedError
 
 

@@ -73,33 +73,11 @@ async def test_one_dead_connection_expires_all_others(
     assert len(failed) == 1
 
 
-async def test_dead_connections_do_not_expire_newer_ones(
-    pool: ReadPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await _read_with_all(pool)
-    is_one_answered = asyncio.Event()
-    failed = _kill_open_connections(
-        asyncpg.ConnectionDoesNotExistError, monkeypatch, is_one_answered
-    )
-    asking = [asyncio.create_task(fetch(pool, PROCESS)) for _ in range(POOL_SIZE)]
-    await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
-    is_one_answered.set()
-    opened = {rows[0][0] for rows in await asyncio.gather(*asking)}
-    assert len(failed) == POOL_SIZE
-    async with AsyncExitStack() as held:
-        for _ in range(POOL_SIZE):
-            connection = await held.enter_async_context(pool.snapshot())
-            opened.add(connection.get_server_pid())
-    assert len(opened) == POOL_SIZE
-
-
 def _kill_open_connections(
-    error: type[Exception],
-    monkeypatch: pytest.MonkeyPatch,
-    others_wait_for: asyncio.Event | None = None,
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> Sequence[object]:
-    """Make queries on the connections that are now open fail, all but the first one only after the
-    event. Return the connections that were used since.
+    """Make queries on the connections that are now open fail. Return the connections that were used
+    since.
     """
     fetch = asyncpg.Connection.fetch
     connect = asyncpg.connect
@@ -113,9 +91,6 @@ def _kill_open_connections(
     async def fail(connection: asyncpg.Connection, *arguments: object) -> object:
         if connection not in newer:
             used.append(connection)
-            if others_wait_for:
-                # The first one fails when the others have begun.
-                await (others_wait_for.wait() if len(used) > 1 else asyncio.sleep(0))
             raise error("lost")
         return await fetch(connection, *arguments)
 

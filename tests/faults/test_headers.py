@@ -16,7 +16,7 @@ import httpx
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.db.published_reads import PublishedReads
+from app.db.statements import PublishedReads
 from app.domain.clock import utc_now
 from app.main import create_app
 from app.settings import IngestSource, Settings

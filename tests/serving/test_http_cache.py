@@ -26,7 +26,7 @@ from app.api import headers, negotiation, recent, time_series
 from app.api.endpoints import RENDERING
 from app.api.negotiation import preferred_encoding
 from app.api.time_series import SeriesQuery
-from app.db.published_reads import PublishedReads
+from app.db.statements import PublishedReads
 from app.db.steps import Step
 from app.db.tables import publication
 from app.domain.clock import utc_now

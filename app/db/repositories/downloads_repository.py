@@ -2,29 +2,16 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import date
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
-from sqlalchemy import (
-    ARRAY,
-    ColumnElement,
-    Text,
-    bindparam,
-    cast,
-    column,
-    func,
-    literal,
-    literal_column,
-    select,
-)
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy import func, select, text
 
 from app.db.publication import current_publication
-from app.db.published_reads import PublishedReads, published_statement
-from app.db.statements import Source, Statement, fetch
-from app.db.tables import daily_downloads, held_days, ingested_days, packages
+from app.db.sql import load_sql
+from app.db.statements import PublishedReads, Source, Statement, fetch, published_statement
+from app.db.tables import held_days, ingested_days
 from app.domain.breakdowns import BREAKDOWNS, Breakdown
 from app.domain.downloads import (
     Counts,
@@ -40,12 +27,6 @@ from app.domain.package_name import ALL_PACKAGES
 WITH_MIRRORS = "with_mirrors"
 WITHOUT_MIRRORS = "without_mirrors"
 
-_latest_day = select(func.max(ingested_days.c.day)).scalar_subquery()
-
-
-_is_asked = packages.c.name == func.any(bindparam("packages", type_=ARRAY(Text)))
-"""Condition with one array parameter, so that the statement fits any number of packages."""
-
 
 class SeriesResult(NamedTuple):
     series: Series
@@ -55,86 +36,32 @@ class SeriesResult(NamedTuple):
     """
 
 
-class _Statements(NamedTuple):
-    series: Statement
-    series_and_known: Statement
-
-    def asked(self, *, with_known: bool) -> Statement:
-        return self.series_and_known if with_known else self.series
-
-
-def _series_of_each(
-    columns: Sequence[ColumnElement[Any]],
-    join: Callable[[ColumnElement[Any]], ColumnElement[Any]],
-    breakdown: Breakdown | None = None,
-) -> _Statements:
-    """Return statements with one row per package: its name, and the values of its days joined in
-    order, or NULL if it has none of the requested days. Receiving one row per day would take
-    several times as long.
-
-    The days come in order from the partitions' primary keys, month by month, without a sort. For
-    that, aggregates must not request an order, and the days must not be joined to another table.
-    """
-    conditions: list[ColumnElement[bool]] = []
-    day = ingested_days.c.day
-    is_known: ColumnElement[bool] = day.between(bindparam("first"), bindparam("last"))
-    if breakdown and breakdown.is_optional:
-        conditions = [daily_downloads.c[breakdown.column].is_not(None)]
-        is_known &= literal(breakdown.column) == func.any(ingested_days.c.breakdowns)
-    days = (
-        select(daily_downloads.c.date, *columns)
-        .where(
-            daily_downloads.c.package_id == packages.c.id,
-            daily_downloads.c.date.between(bindparam("first"), bindparam("last")),
-            *conditions,
+def _series_statements(
+    columns: str, joined: str, breakdown: Breakdown | None = None
+) -> tuple[Statement, Statement]:
+    """Return a query of series, and one that also returns the published days."""
+    optional = breakdown.column if breakdown and breakdown.is_optional else None
+    condition = f" AND {optional} IS NOT NULL" if optional else ""
+    is_known = f" AND '{optional}' = ANY (breakdowns)" if optional else ""
+    without, with_known = (
+        published_statement(
+            "series", columns=columns, joined=joined, condition=condition, known=known
         )
-        .order_by(daily_downloads.c.date)
-        .correlate(packages)
-        .subquery()
+        for known in ("", load_sql("known_days", condition=is_known))
     )
-    every_day, *of_a_day = days.c
-    joined = (join(column).label(f"joined_{column.name}") for column in of_a_day)
-    together = select(func.array_agg(every_day).label("days"), *joined).lateral()
-    series = select(packages.c.name, together).where(
-        _is_asked, packages.c.last_seen >= bindparam("first_served")
-    )
-    known = select(
-        func.array_agg(aggregate_order_by(ingested_days.c.day, ingested_days.c.day))
-    ).where(is_known)
-    return _Statements(
-        published_statement(series),
-        published_statement(series.add_columns(known.scalar_subquery().label("known"))),
-    )
+    return without, with_known
 
 
-def _comma_separated(texts: ColumnElement[str]) -> ColumnElement[str]:
-    return func.string_agg(texts, literal_column("','"))
-
-
-_OVERALL = _series_of_each(
-    [daily_downloads.c.with_mirrors, daily_downloads.c.without_mirrors], func.array_agg
+_OVERALL = _series_statements(
+    "with_mirrors, without_mirrors", "array_agg(with_mirrors), array_agg(without_mirrors)"
 )
+_BREAKDOWNS = {
+    one.name: _series_statements(one.column, f"string_agg(CAST({one.column} AS text), ',')", one)
+    for one in BREAKDOWNS
+}
 
 
-def _breakdown(breakdown: Breakdown) -> _Statements:
-    counts = daily_downloads.c[breakdown.column]
-    return _series_of_each([cast(counts, Text)], _comma_separated, breakdown)
-
-
-_BREAKDOWNS = {breakdown.name: _breakdown(breakdown) for breakdown in BREAKDOWNS}
-
-
-def _arguments(names: Sequence[str], served: Window, asked: Window) -> dict[str, object]:
-    return {
-        "packages": names,
-        "first_served": served.first,
-        "first": asked.first,
-        "last": asked.last,
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(NamedTuple):
     packages: int
     """Number of packages in the days served."""
 
@@ -148,14 +75,15 @@ class DownloadsRepository(PublishedReads):
     def __init__(self, source: Source, retention_days: int) -> None:
         super().__init__(source)
         self._retention_days = retention_days
-        self._before_window = _latest_day - retention_days
-        sums = packages.c.last_day, packages.c.last_week, packages.c.last_month
-        is_served = packages.c.last_seen > self._before_window
-        self._recent = published_statement(
-            select(*sums).where(packages.c.name == bindparam("package"), is_served)
-        )
-        self._recent_of_many = published_statement(
-            select(packages.c.name, *sums).where(_is_asked, is_served)
+        self._recent, self._recent_of_many = (
+            published_statement(
+                "recent", columns=columns, condition=condition, retention_days=retention_days
+            )
+            for columns, condition in (
+                ("", "name = :package"),
+                # One array parameter, so that the statement fits any number of packages.
+                ("name, ", "name = ANY (:packages)"),
+            )
         )
 
     async def recent(self, package: str) -> RecentDownloads | None:
@@ -174,8 +102,7 @@ class DownloadsRepository(PublishedReads):
         """Return the categories `with_mirrors` and `without_mirrors` of the requested days by
         package. Packages without a download in the days served are left out.
         """
-        query = _OVERALL.asked(with_known=with_known)
-        rows = await self._read(query, **_arguments(names, served, asked))
+        rows = await self._read(_OVERALL[with_known], **_arguments(names, served, asked))
         return {
             name: SeriesResult(_overall(days, *counts[:2]), counts[2] or () if with_known else ())
             for name, days, *counts in rows
@@ -191,7 +118,7 @@ class DownloadsRepository(PublishedReads):
         with_known: bool = False,
     ) -> SeriesResult | None:
         """Return the breakdown's categories, or None for a package that `overall` leaves out."""
-        query = _BREAKDOWNS[breakdown.name].asked(with_known=with_known)
+        query = _BREAKDOWNS[breakdown.name][with_known]
         rows = await self._read(query, **_arguments([package], served, asked))
         if not rows:
             return None
@@ -207,12 +134,12 @@ class DownloadsRepository(PublishedReads):
 
     async def published_days(self) -> list[PublishedDay]:
         """Return the published days of the window, oldest first."""
-        query = (
-            select(ingested_days)
-            .where(ingested_days.c.day > self._before_window)
-            .order_by(ingested_days.c.day)
+        before_window = select(func.max(ingested_days.c.day)).scalar_subquery()
+        query = select(ingested_days).where(
+            ingested_days.c.day > before_window - self._retention_days
         )
-        return [PublishedDay(**row) for row in await fetch(self.source, Statement(query))]
+        rows = await fetch(self.source, Statement(query.order_by(ingested_days.c.day)))
+        return [PublishedDay(**row) for row in rows]
 
     async def held_days(self) -> list[HeldDay]:
         """Return the held days, oldest first."""
@@ -220,20 +147,18 @@ class DownloadsRepository(PublishedReads):
         return [HeldDay(**row) for row in await fetch(self.source, Statement(query))]
 
     async def size(self) -> Size:
-        query = select(
-            select(func.count())
-            .select_from(packages)
-            .where(packages.c.name != ALL_PACKAGES, packages.c.last_seen > self._before_window)
-            .scalar_subquery(),
-            func.pg_total_relation_size("packages")
-            + func.pg_total_relation_size("ingested_days")
-            + func.pg_total_relation_size("held_downloads")
-            + select(func.sum(func.pg_total_relation_size(column("relid"))))
-            .select_from(func.pg_partition_tree("daily_downloads").table_valued("relid"))
-            .scalar_subquery(),
-        )
-        ((package_count, size_bytes),) = await fetch(self.source, Statement(query))
-        return Size(packages=package_count, size_bytes=int(size_bytes))
+        query = load_sql("size", all_packages=ALL_PACKAGES, retention_days=self._retention_days)
+        (row,) = await fetch(self.source, Statement(text(query)))
+        return Size(*row)
+
+
+def _arguments(names: Sequence[str], served: Window, asked: Window) -> dict[str, object]:
+    return {
+        "packages": names,
+        "first_served": served.first,
+        "first": asked.first,
+        "last": asked.last,
+    }
 
 
 def _overall(

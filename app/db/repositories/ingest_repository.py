@@ -8,31 +8,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
 
-import asyncpg
 import orjson
-from sqlalchemy import ColumnElement, case, delete, func, null, select, text, update
+from sqlalchemy import ColumnElement, Table, case, delete, func, null, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.day_digest import describe
-from app.db.day_rows import (
-    STAGED_COLUMNS,
-    replace_rows,
-    stage_all_packages,
-    update_packages,
-)
+from app.db.day_rows import STAGED_COLUMNS, replace_rows, stage_all_packages, update_packages
+from app.db.engine import driver_of
 from app.db.package_figures import delete_rankings
 from app.db.partitions import ensure_partition
 from app.db.publication import announce
 from app.db.steps import Step, enter
-from app.db.tables import (
-    daily_downloads,
-    held_days,
-    held_downloads,
-    ingested_days,
-    packages,
-)
+from app.db.tables import daily_downloads, held_days, held_downloads, ingested_days, packages
 from app.domain.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
 from app.domain.downloads import Counts, DayFigures, HeldDay, Partition, PublishedDay
 from app.domain.events import CountedFiles
@@ -110,11 +99,9 @@ class IngestRepository:
 
         Building COPY's text format takes a third of the time of its binary format.
         """
-        driver = (await self._connection.get_raw_connection()).driver_connection
-        assert isinstance(driver, asyncpg.Connection)
         # The driver would take `bytes` for the path of a file.
         lines = memoryview("\n".join(rows).encode())
-        await driver.copy_to_table(
+        await driver_of(self._connection).copy_to_table(
             "staged_downloads",
             schema_name="pg_temp",
             columns=("name", "with_mirrors", "without_mirrors", *columns),
@@ -133,24 +120,15 @@ class IngestRepository:
         await self._connection.commit()
 
     async def figures_of_staged(
-        self,
-        day: date,
-        source: str,
-        counted_files: CountedFiles,
-        partition: Partition | None,
+        self, day: date, source: str, counted_files: CountedFiles, partition: Partition | None
     ) -> DayFigures:
         enter(Step.DESCRIBE, day)
         await self._connection.execute(text("ANALYZE staged_downloads"))
         described = await self._connection.execute(text(describe("staged_downloads")))
-        figures = described.mappings().one()
         return DayFigures(
+            **described.mappings().one(),
             day=day,
             source=source,
-            packages=int(figures["packages"]),
-            downloads=int(figures["downloads"]),
-            downloads_with_mirrors=int(figures["downloads_with_mirrors"]),
-            digest=figures["digest"],
-            breakdowns=figures["breakdowns"],
             counted_files=counted_files,
             partition_rows=partition.rows if partition else None,
             partition_modified_at=partition.modified_at if partition else None,
@@ -186,12 +164,7 @@ class IngestRepository:
             same_since=min(before.same_since, read_at) if before and is_same else read_at,
             wrong_rows=wrong_rows,
         )
-        values = asdict(held)
-        await self._connection.execute(
-            insert(held_days)
-            .values(values)
-            .on_conflict_do_update(index_elements=[held_days.c.day], set_=values)
-        )
+        await self._record(held_days, held)
 
     async def forget_held(self, day: date) -> None:
         await self._forget_held(held_days.c.day == day)
@@ -249,11 +222,7 @@ class IngestRepository:
         await self._forget_held()
 
     async def publish(
-        self,
-        figures: DayFigures,
-        *,
-        read_at: datetime,
-        published_at: datetime,
+        self, figures: DayFigures, *, read_at: datetime, published_at: datetime
     ) -> PublishedDay:
         """Replace the day's rows by the staged ones, and update every figure that depends on them,
         in the caller's transaction. The caller holds the publish lock, and calls `announce`.
@@ -267,7 +236,7 @@ class IngestRepository:
         await ensure_partition(self._connection, day)
         await replace_rows(self._connection, day)
         enter(Step.RECORD, day)
-        await self._record(published)
+        await self._record(ingested_days, published)
         await self.forget_held(day)
         enter(Step.RECENT, day)
         await update_packages(self._connection, day, latest_before)
@@ -318,10 +287,10 @@ class IngestRepository:
             .values(suspect_reason=reason)
         )
 
-    async def _record(self, published: PublishedDay) -> None:
-        values = asdict(published)
+    async def _record(self, table: Table, day: PublishedDay | HeldDay) -> None:
+        values = asdict(day)
         await self._connection.execute(
-            insert(ingested_days)
+            insert(table)
             .values(values)
-            .on_conflict_do_update(index_elements=[ingested_days.c.day], set_=values)
+            .on_conflict_do_update(index_elements=[table.c.day], set_=values)
         )

@@ -1,15 +1,10 @@
 """Reads rankings, search results and summaries, with one query for each response."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from sqlalchemy import bindparam, column, select, text
-
-from app.db.published_reads import PublishedReads, published_statement
-from app.db.sql import load_sql
-from app.db.statements import Source, Statement
-from app.db.tables import BY_BYTES, packages, top_packages, trending_packages
+from app.db.statements import PublishedReads, Source, published_statement
+from app.db.tables import BY_BYTES
 from app.domain.downloads import RecentDownloads
 from app.domain.package_name import ALL_PACKAGES
 from app.domain.rankings import (
@@ -60,48 +55,11 @@ _BY_SUBSTRING = (
 )
 
 
-_SEARCH_COLUMNS = ("tier", "rank", "name", "last_month")
-
-_SUMMARY_COLUMNS = (
-    "last_day",
-    "last_week",
-    "last_month",
-    "previous_week",
-    "month_rank",
-    "downloads",
-    "first_date",
-    "latest_date",
-    "peak_date",
-    "peak_downloads",
-    "previous_month",
-    "trend_days",
-    "month_days",
-)
-
-
-def _statement(sql: str, columns: Sequence[str], *order: str) -> Statement:
-    return published_statement(text(sql).columns(*map(column, columns)), *order)
-
-
-def _top(period: str) -> Statement:
-    every = select(packages.c[f"last_{period}"]).where(packages.c.name == ALL_PACKAGES)
-    top = select(
-        top_packages.c.rank,
-        top_packages.c.name,
-        top_packages.c.downloads,
-        every.scalar_subquery().label("all_downloads"),
-    )
-    return published_statement(
-        top.where(top_packages.c.period == period, top_packages.c.rank <= bindparam("limit")),
-        "rank",
-    )
-
-
-_TOP = {period: _top(period) for period in PERIODS}
-
-_TRENDING = published_statement(
-    select(trending_packages).where(trending_packages.c.rank <= bindparam("limit")), "rank"
-)
+_TOP = {
+    period: published_statement("top", order="rank", period=period, all_packages=ALL_PACKAGES)
+    for period in PERIODS
+}
+_TRENDING = published_statement("trending", order="rank")
 
 
 class RankingsRepository(PublishedReads):
@@ -110,28 +68,23 @@ class RankingsRepository(PublishedReads):
     def __init__(self, source: Source, retention_days: int) -> None:
         super().__init__(source)
         self._search_by_trigrams, self._search_by_substring = (
-            _statement(
-                load_sql(
-                    "search_packages",
-                    similar=similar,
-                    by_bytes=BY_BYTES,
-                    all_packages=ALL_PACKAGES,
-                    unranked=str(UNRANKED),
-                    retention_days=str(retention_days),
-                ),
-                _SEARCH_COLUMNS,
-                *("tier", "rank", "name"),
+            published_statement(
+                "search_packages",
+                order="tier, rank, name",
+                similar=similar,
+                by_bytes=BY_BYTES,
+                all_packages=ALL_PACKAGES,
+                unranked=UNRANKED,
+                retention_days=retention_days,
             )
             for similar in (_BY_TRIGRAMS, _BY_SUBSTRING)
         )
-        summary = load_sql(
+        self._summary = published_statement(
             "summary",
-            columns=", ".join(_SUMMARY_COLUMNS),
-            trend_days=str(TREND_DAYS),
-            month_days=str(MONTH_DAYS),
-            retention_days=str(retention_days),
+            trend_days=TREND_DAYS,
+            month_days=MONTH_DAYS,
+            retention_days=retention_days,
         )
-        self._summary = _statement(summary, _SUMMARY_COLUMNS)
 
     async def top(self, period: str, limit: int) -> list[TopPackage]:
         """Return the packages with most downloads in the latest `day`, `week` or `month`."""
@@ -147,29 +100,16 @@ class RankingsRepository(PublishedReads):
         """Return the matches for a normalised name or its beginning, after a position. The last
         tier contains similar names, or names that contain the text if there is no trigram index.
         """
-        arguments = {
-            "text": name,
-            "limit": limit,
-            "tier": after.tier,
-            "rank": after.rank,
-            "name": after.package,
-        }
         query = self._search_by_trigrams if by_trigrams else self._search_by_substring
+        rows = await self._read(
+            query, text=name, limit=limit, tier=after.tier, rank=after.rank, name=after.package
+        )
         return [
             Match(SearchPosition(Tier(tier), rank, package), downloads)
-            for tier, rank, package, downloads in await self._read(query, **arguments)
+            for tier, rank, package, downloads in rows
         ]
 
     async def summary(self, package: str) -> Summary | None:
         """Return a package's figures, or None if it had no download in the days served."""
         rows = await self._read(self._summary, package=package)
-        if not rows:
-            return None
-        found = dict(zip(_SUMMARY_COLUMNS, rows[0], strict=True))
-        trend_days, month_days = found.pop("trend_days"), found.pop("month_days")
-        recent = RecentDownloads(*(found.pop(f"last_{period}") for period in PERIODS))
-        if trend_days < TREND_DAYS:
-            found["previous_week"] = None
-        if month_days < 2 * MONTH_DAYS:
-            found["previous_month"] = None
-        return Summary(recent=recent, **found)
+        return Summary(RecentDownloads(*rows[0][:3]), *rows[0][3:]) if rows else None

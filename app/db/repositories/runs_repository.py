@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import CursorResult, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.dml import UpdateBase
 
 from app.db.advisory_lock import LockKey, is_held
 from app.db.engine import connect
+from app.db.sql import load_sql
 from app.db.statements import Source, Statement, fetch
 from app.db.tables import ingest_runs
 from app.domain.downloads import IngestRun, Partition, RunOutcome
@@ -17,6 +19,8 @@ from app.domain.downloads import IngestRun, Partition, RunOutcome
 QUERY_LASTS = timedelta(hours=20)
 """How long a query's result is reused. BigQuery stores it for 24 hours."""
 
+
+_FAILURES = Statement(text(load_sql("failures")))
 
 _CAME_TO_NOTHING = (RunOutcome.FAILED, RunOutcome.INTERRUPTED, RunOutcome.STOPPED)
 
@@ -40,20 +44,10 @@ class RunsRepository:
 
     async def begin(self, day: date, source: str, now: datetime) -> int:
         """Record that a run begins, and return its id."""
-        async with connect(self._engine) as connection:
-            result = await connection.execute(
-                insert(ingest_runs)
-                .values(
-                    day=day,
-                    source=source,
-                    started_at=now,
-                    outcome=RunOutcome.RUNNING,
-                )
-                .returning(ingest_runs.c.id)
-            )
-            await connection.commit()
-            run: int = result.scalar_one()
-            return run
+        values = {"day": day, "source": source, "started_at": now, "outcome": RunOutcome.RUNNING}
+        query = insert(ingest_runs).values(values).returning(ingest_runs.c.id)
+        run: int = (await self._commit(query)).scalar_one()
+        return run
 
     async def note_query(self, run: int, query: str | None, partition: Partition | None) -> None:
         """Record the query and the partition before it. Call it as soon as they are known, because
@@ -83,11 +77,13 @@ class RunsRepository:
         await self._change(run, ended_at=now, outcome=outcome, rows=rows, error=error)
 
     async def _change(self, run: int, **values: object) -> None:
+        await self._commit(update(ingest_runs).where(ingest_runs.c.id == run).values(values))
+
+    async def _commit(self, change: UpdateBase) -> CursorResult[Any]:
         async with connect(self._engine) as connection:
-            await connection.execute(
-                update(ingest_runs).where(ingest_runs.c.id == run).values(values)
-            )
+            result = await connection.execute(change)
             await connection.commit()
+            return result
 
     async def unfinished_run(self, day: date, source: str, now: datetime) -> IngestRun | None:
         """Return the day's last run if the run failed after its query succeeded, and the query's
@@ -109,52 +105,19 @@ class RunsRepository:
         """Record all unfinished runs as interrupted, and return their number. The caller holds the
         ingest lock, so none of them is still running.
         """
-        async with connect(self._engine) as connection:
-            result = await connection.execute(
-                update(ingest_runs)
-                .where(ingest_runs.c.outcome == RunOutcome.RUNNING)
-                .values(outcome=RunOutcome.INTERRUPTED)
-            )
-            await connection.commit()
-            return result.rowcount
+        running = update(ingest_runs).where(ingest_runs.c.outcome == RunOutcome.RUNNING)
+        return (await self._commit(running.values(outcome=RunOutcome.INTERRUPTED))).rowcount
 
     async def failures(self) -> Mapping[date, Failures]:
         """Return the failures of each day since it was last published or held."""
-        settled = (
-            select(ingest_runs.c.day, func.max(ingest_runs.c.id).label("id"))
-            .where(
-                ingest_runs.c.outcome.in_(
-                    [RunOutcome.PUBLISHED, RunOutcome.UNCHANGED, RunOutcome.HELD]
-                )
-            )
-            .group_by(ingest_runs.c.day)
-            .subquery()
-        )
-        query = (
-            select(
-                ingest_runs.c.day,
-                ingest_runs.c.started_at,
-                ingest_runs.c.outcome,
-                or_(ingest_runs.c.query.is_not(None), ingest_runs.c.bytes_billed.is_not(None)),
-            )
-            .outerjoin(settled, settled.c.day == ingest_runs.c.day)
-            .where(
-                ingest_runs.c.id > func.coalesce(settled.c.id, 0),
-                ingest_runs.c.outcome.in_([RunOutcome.FAILED, RunOutcome.INTERRUPTED]),
-            )
-            .order_by(ingest_runs.c.id)
-        )
         failures: dict[date, Failures] = {}
-        async with connect(self._engine) as connection:
-            for day, started_at, outcome, is_costly in await connection.execute(query):
-                before = failures[day].costly if day in failures else 0
-                failures[day] = Failures(before + is_costly, started_at, RunOutcome(outcome))
+        for day, started_at, outcome, is_costly in await fetch(self._engine, _FAILURES):
+            before = failures[day].costly if day in failures else 0
+            failures[day] = Failures(before + is_costly, started_at, RunOutcome(outcome))
         return failures
 
     async def forget_before(self, moment: datetime) -> None:
-        async with connect(self._engine) as connection:
-            await connection.execute(delete(ingest_runs).where(ingest_runs.c.started_at < moment))
-            await connection.commit()
+        await self._commit(delete(ingest_runs).where(ingest_runs.c.started_at < moment))
 
 
 async def latest_runs(source: Source, limit: int) -> list[IngestRun]:

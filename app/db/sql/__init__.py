@@ -3,9 +3,9 @@
 from pathlib import Path
 
 
-def load_sql(name: str, **parts: str) -> str:
+def load_sql(name: str, **parts: object) -> str:
     """Return a statement with its `{placeholders}` replaced by these parts."""
     statement = (Path(__file__).parent / f"{name}.sql").read_text()
     for placeholder, part in parts.items():
-        statement = statement.replace(f"{{{placeholder}}}", part)
+        statement = statement.replace(f"{{{placeholder}}}", str(part))
     return statement

@@ -1,5 +1,8 @@
--- Figures of one package, and how many days of their periods are published.
-SELECT {columns}
+-- Figures of one package. Those of two periods are NULL if one of their days is not published.
+SELECT last_day, last_week, last_month,
+    CASE WHEN trend_days = {trend_days} THEN previous_week END AS previous_week,
+    CASE WHEN month_days = 2 * {month_days} THEN previous_month END AS previous_month,
+    month_rank, downloads, first_date, latest_date, peak_date, peak_downloads
 FROM packages
 CROSS JOIN (
     SELECT max(day) AS latest,

@@ -1,0 +1,8 @@
+-- The failed runs of each day since it was last published or held, oldest first.
+SELECT day, started_at, outcome, query IS NOT NULL OR bytes_billed IS NOT NULL AS is_costly
+FROM ingest_runs AS run
+WHERE outcome IN ('failed', 'interrupted') AND NOT EXISTS (
+    SELECT FROM ingest_runs
+    WHERE day = run.day AND id > run.id AND outcome IN ('published', 'unchanged', 'held')
+)
+ORDER BY id

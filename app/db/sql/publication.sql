@@ -1,0 +1,16 @@
+-- The current publication: one row. Lists of breakdowns are joined to texts, because Postgres has no
+-- arrays of lists of unequal length.
+SELECT
+    array_agg(day ORDER BY day) AS days,
+    array_agg(array_to_string(breakdowns, ' ') ORDER BY day) AS breakdowns,
+    array_agg(counted_files ORDER BY day) AS counted_files,
+    (SELECT published_at FROM publication) AS published_at,
+    encode(sha256(convert_to(
+        string_agg(concat_ws(' ', day, digest, counted_files), ',' ORDER BY day), 'UTF8'
+    )), 'hex') AS digest,
+    (SELECT count(*) FROM held_days) AS held_days,
+    count(suspect_reason) AS suspect_days,
+    to_regclass('{trigram_index}') IS NOT NULL AS has_trigrams,
+    bool_or(source = '{sample}') AS is_sample
+FROM ingested_days
+WHERE day > (SELECT max(day) FROM ingested_days) - {retention_days}
