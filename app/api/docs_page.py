@@ -4,13 +4,13 @@ The scripts come from fastapi-offline's wheel. Its pages are not used, because t
 scripts, which a strict content security policy blocks.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache, lru_cache, partial
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from pathlib import PurePath
+from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -24,6 +24,12 @@ from app.api.prepared import PreparedContent
 from app.api.state import API
 
 OPENAPI_PATH = "/openapi.json"
+
+PAGES = {
+    "/docs": ("swagger-ui.css", "page.css", "swagger-ui-bundle.js", "swagger.js"),
+    "/redoc": ("page.css", "redoc.standalone.js", "redoc.js"),
+}
+"""Styles and scripts of each page."""
 
 ASSET_HEADERS = {"Cache-Control": "public, max-age=31536000, immutable"}
 """Headers of the assets. Their addresses contain a hash of the content, which never changes."""
@@ -61,95 +67,85 @@ _REDOC_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
 
 _NO_LOGO = b"data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22/%3E"
 
-# All addresses are relative, so the pages work behind a proxy that adds a prefix.
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<link rel="icon" href="{icon}">
-{styles}</head>
-<body>
-<div id="page"></div>
-<noscript>This page needs JavaScript. Its content is in <a href="docs.md">docs.md</a>.\
-</noscript>
-{scripts}</body>
-</html>
-"""
-
-
-@dataclass(frozen=True)
-class Asset:
-    file_name: str
-    content: PreparedContent
-
 
 @cache
-def _assets() -> dict[str, Asset]:
-    """Read all assets, once per process, and return them by the name of their source."""
+def _assets() -> dict[str, tuple[str, PreparedContent]]:
+    """Read all assets, once per process. Return their names with a hash, and their contents, by the
+    name of their source.
+    """
     assets = {}
     for package, names in _SOURCES.items():
         for name in names:
             content = files(package).joinpath("static", name).read_bytes()
             content = content.replace(_REDOC_LOGO, _NO_LOGO)
             stem, suffix = PurePath(name).stem, PurePath(name).suffix
-            file_name = f"{stem}-{sha256(content).hexdigest()[:16]}{suffix}"
+            hashed = f"{stem}-{sha256(content).hexdigest()[:16]}{suffix}"
             prepared = PreparedContent(partial(bytes, content), _MEDIA_TYPES[suffix], ASSET_HEADERS)
-            assets[name] = Asset(file_name, prepared)
+            assets[name] = hashed, prepared
     return assets
 
 
-def _page(title: str, *names: str) -> str:
-    """Return a page with these scripts and styles."""
-    assets = _assets()
-    addresses = [f"assets/{assets[name].file_name}" for name in names]
-    return _PAGE.format(
+def _page(title: str, path: str) -> str:
+    # All addresses are relative, so the pages work behind a proxy that adds a prefix.
+    addresses = {name: f"assets/{hashed}" for name, (hashed, _) in _assets().items()}
+    used = [addresses[name] for name in PAGES[path]]
+    styles = [f'<link rel="stylesheet" href="{one}">' for one in used if one.endswith(".css")]
+    scripts = [f'<script src="{one}"></script>' for one in used if one.endswith(".js")]
+    page = files("app.api").joinpath("static", "page.html").read_text(encoding="utf-8")
+    return page.format(
         title=escape(title),
-        icon=f"assets/{assets['icon.svg'].file_name}",
-        styles="".join(
-            f'<link rel="stylesheet" href="{address}">\n'
-            for address in addresses
-            if address.endswith(".css")
-        ),
-        scripts="".join(
-            f'<script src="{address}"></script>\n'
-            for address in addresses
-            if address.endswith(".js")
-        ),
+        icon=addresses["icon.svg"],
+        styles="\n".join(styles),
+        scripts="\n".join(scripts),
     )
 
 
 def install(app: API) -> None:
     """Serve the documentation from memory, and redirect from `/api` to its first page."""
-    scripts = {
-        "/docs": ("swagger-ui.css", "page.css", "swagger-ui-bundle.js", "swagger.js"),
-        "/redoc": ("page.css", "redoc.standalone.js", "redoc.js"),
-    }
-    document = PreparedContent(lambda: orjson.dumps(app.openapi()), "application/json")
-    contents = {OPENAPI_PATH: (document, document)}
-    for path, names in scripts.items():
-        headers = {**PAGE_HEADERS, "Content-Security-Policy": _POLICIES[path]}
-        page = partial(_page, app.title, *names)
-        contents[path] = _with_notice(page, "<body>\n", "<body>\n<p>%s</p>\n", "text/html", headers)
-    for path, variants in contents.items():
-        app.add_route(path, partial(_respond, variants), include_in_schema=False)
 
-    @lru_cache(maxsize=16)
-    def text(prefix: str) -> Variants:
-        return _with_notice(
-            lambda: plain_text(app.openapi(), prefix), "", "%s\n\n", "text/plain", {}
+    def add(
+        path: str, create: Callable[[str], str], place: str, notice: str, **options: Any
+    ) -> None:
+        """Serve a text, which depends on the prefix that a proxy has removed. For sample data, the
+        notice replaces the first occurrence of the place.
+        """
+
+        def render(prefix: str, is_sample: bool) -> bytes:
+            return create(prefix).replace(place, notice if is_sample else place, 1).encode()
+
+        @lru_cache(maxsize=16)
+        def content(*variant: Any) -> PreparedContent:
+            return PreparedContent(partial(render, *variant), **options)
+
+        async def respond(request: Request) -> Response:
+            publication = app.service_state.publication()
+            is_sample = bool(publication and publication.is_sample)
+            return await content(path_prefix.get(), is_sample).respond(request)
+
+        app.add_route(path, respond, include_in_schema=False)
+
+    for path, policy in _POLICIES.items():
+        add(
+            path,
+            lambda _, path=path: _page(app.title, path),
+            *("<body>\n", f"<body>\n<p>{SAMPLE_NOTICE}</p>\n"),
+            media_type="text/html",
+            headers={**PAGE_HEADERS, "Content-Security-Policy": policy},
         )
-
-    async def respond_text(request: Request) -> Response:
-        return await _respond(text(path_prefix.get()), request)
-
     for path in ("/docs.md", "/llms.txt"):
-        app.add_route(path, respond_text, include_in_schema=False)
+        notice = f"{SAMPLE_NOTICE}\n\n"
+        add(
+            path,
+            lambda prefix: plain_text(app.openapi(), prefix),
+            "",
+            notice,
+            media_type="text/plain",
+        )
+    document = PreparedContent(lambda: orjson.dumps(app.openapi()), "application/json")
+    app.add_route(OPENAPI_PATH, document.respond, include_in_schema=False)
     for path, location in {"/api": "docs", "/api/": "../docs"}.items():
         app.add_route(path, partial(_redirect, location), include_in_schema=False)
-    assets = {asset.file_name: asset.content for asset in _assets().values()}
+    assets = dict(_assets().values())
 
     async def asset(request: Request) -> Response:
         found = assets.get(request.path_params["name"])
@@ -158,30 +154,6 @@ def install(app: API) -> None:
         return await found.respond(request)
 
     app.add_route(f"{ASSETS_PATH}{{name}}", asset, include_in_schema=False)
-
-
-Variants = tuple[PreparedContent, PreparedContent]
-"""A page of real data, and the same page of sample data."""
-
-
-def _with_notice(
-    create: Callable[[], str], place: str, notice: str, media_type: str, headers: Mapping[str, str]
-) -> Variants:
-    """Return both variants of a page. In that of sample data, `notice` replaces the `place`."""
-
-    def noticed() -> bytes:
-        return create().replace(place, notice % SAMPLE_NOTICE, 1).encode()
-
-    return (
-        PreparedContent(lambda: create().encode(), media_type, headers),
-        PreparedContent(noticed, media_type, headers),
-    )
-
-
-async def _respond(variants: Variants, request: Request) -> Response:
-    assert isinstance(request.app, API)
-    publication = request.app.service_state.publication()
-    return await variants[bool(publication and publication.is_sample)].respond(request)
 
 
 async def _redirect(location: str, _: Request) -> Response:

@@ -5,7 +5,6 @@ time later. So it has its own `Cache-Control`, and a tag of its content.
 """
 
 import asyncio
-import logging
 import os
 from collections.abc import Mapping
 from typing import Annotated, BinaryIO
@@ -16,8 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.api.headers import WITHOUT_BODY, path_prefix
 from app.api.listed_dumps import unavailable
-from app.api.negotiation import COMPRESSED_FROM_BYTES, compressed, matches_tag, preferred_encoding
-from app.api.offloading import LARGE_BYTES, offloaded_if
+from app.api.negotiation import matches_tag
 from app.api.payloads import example
 from app.api.problem_details import documented, problem
 from app.api.state import InjectedState
@@ -26,14 +24,7 @@ from app.dumps import listing
 from app.dumps.stores.folder import open_regular
 from app.errors import NotFoundError
 
-log = logging.getLogger(__name__)
-
 router = APIRouter(prefix="/api/dumps", tags=["dumps"])
-
-LIST_CACHING = "public, max-age=60, stale-while-revalidate=300, stale-if-error=86400"
-"""Caching of the list: an export is visible within a minute. If the service fails, caches may serve
-an old list, because files change once a day.
-"""
 
 FILE_CACHING = "public, max-age=86400, immutable"
 """Caching of a file. The file of a name never changes."""
@@ -74,46 +65,33 @@ class DumpResponse(FileResponse):
 
     def __init__(self, file: BinaryIO, name: str, headers: Mapping[str, str]) -> None:
         self._file = file
-        self._stat = os.fstat(file.fileno())
         super().__init__(
             # The path of a descriptor leads to the open file, also if another one has its name.
             f"/dev/fd/{file.fileno()}",
             headers=headers,
             media_type=MEDIA_TYPE,
             filename=name,
-            stat_result=self._stat,
+            stat_result=os.fstat(file.fileno()),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._file:
-            await self._respond(scope, receive, send)
-
-    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get(WITHOUT_BODY):
-            scope = {**scope, "method": "HEAD"}
         refused = 0
-        is_cut = False
 
         async def send_unless_refused(message: Message) -> None:
-            nonlocal refused, is_cut
+            nonlocal refused
             if message["type"] == "http.response.start" and message["status"] in _RANGE_FAULTS:
                 refused = message["status"]
-            elif message["type"] == "http.response.body" and not is_cut and self._has_changed():
-                # The server closes the connection, so the response is incomplete to the client.
-                log.warning("%s was changed while it was sent", self.filename)
-                is_cut = True
-            if not (refused or is_cut):
+            if not refused:
                 await send(message)
 
-        await super().__call__(scope, receive, send_unless_refused)
+        if scope.get(WITHOUT_BODY):
+            scope = {**scope, "method": "HEAD"}
+        with self._file:
+            await super().__call__(scope, receive, send_unless_refused)
         if refused:
             size = self.headers["content-length"]
             headers = {"Content-Range": f"bytes */{size}"} if refused == 416 else None
             await problem(refused, _RANGE_FAULTS[refused], headers=headers)(scope, receive, send)
-
-    def _has_changed(self) -> bool:
-        stat = os.fstat(self._file.fileno())
-        return (stat.st_mtime_ns, stat.st_size) != (self._stat.st_mtime_ns, self._stat.st_size)
 
 
 @router.get(
@@ -127,20 +105,7 @@ async def dumps(request: Request, state: InjectedState) -> Response:
     """Whole days as files, one per published day that was exported. To look at all packages, fetch
     these. Each row is a package with its downloads, and with a map for each breakdown.
     """
-    listed = await state.dumps.current()
-    accepted = ",".join(request.headers.getlist("accept-encoding")).encode()
-    encoding = preferred_encoding(accepted) if len(listed.body) >= COMPRESSED_FROM_BYTES else ""
-    tag = f'"{listed.digest}-{encoding}"' if encoding else f'"{listed.digest}"'
-    headers = {"ETag": tag, "Cache-Control": LIST_CACHING}
-    if matches_tag(request, tag):
-        return Response(status_code=304, headers={**headers, "Vary": "Accept-Encoding"})
-    if encoding:
-        # The compressing middleware adds `Vary` to other bodies.
-        headers |= {"Content-Encoding": encoding, "Vary": "Accept-Encoding"}
-    body = listed.body
-    if encoding:
-        body = await offloaded_if(len(body) >= LARGE_BYTES, compressed, body, encoding)
-    return Response(body, headers=headers, media_type="application/json")
+    return await (await state.dumps.current()).content.respond(request)
 
 
 @router.get(

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass
-from hashlib import blake2b
+from typing import NamedTuple
 
+from app.api.prepared import PreparedContent
 from app.dumps import listing
 from app.dumps.stores.folder import DumpFolder
 from app.errors import DumpsError, UnavailableError
@@ -14,6 +14,10 @@ log = logging.getLogger(__name__)
 SERVED_URL = "dumps/"
 """Address of the files relative to the list. It also works behind a proxy that adds a prefix."""
 
+CACHING = "public, max-age=60, stale-while-revalidate=300, stale-if-error=86400"
+"""Caching of the list: an export is visible within a minute. If the service fails, caches may serve
+an old list, because files change once a day.
+"""
 
 RETRY_AFTER_SECONDS = 60
 
@@ -24,14 +28,12 @@ def unavailable(reason: object) -> UnavailableError:
     return UnavailableError("The dumps can't be read at the moment.", RETRY_AFTER_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
-class DumpList:
+class DumpList(NamedTuple):
     stat: tuple[int, ...]
     """Identity and modification time of the list's file, to detect a change."""
 
     dumps: listing.Dumps
-    body: bytes
-    digest: str
+    content: PreparedContent
 
 
 class ListedDumps:
@@ -59,8 +61,8 @@ class ListedDumps:
         if listed is None or listed.stat != stat:
             dumps = self.folder.dumps()
             body = dumps.render(self._base_url)
-            digest = blake2b(body, digest_size=12).hexdigest()
-            listed = self._listed = DumpList(stat, dumps, body, digest)
+            content = PreparedContent(lambda: body, "application/json", {"Cache-Control": CACHING})
+            listed = self._listed = DumpList(stat, dumps, content)
         return listed
 
     def _stat(self) -> tuple[int, ...]:

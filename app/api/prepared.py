@@ -1,21 +1,21 @@
-"""Content that stays the same while the process runs: pages, assets and the OpenAPI document."""
+"""Content that does not depend on the publication: pages, assets, and lists of files."""
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from threading import Lock
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.negotiation import compressed, matches_tag, preferred_encoding
+from app.api.negotiation import COMPRESSED_FROM_BYTES, compressed, matches_tag, preferred_encoding
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     content: bytes
     tag: str
+    encoding: str
 
 
 class PreparedContent:
@@ -32,25 +32,28 @@ class PreparedContent:
 
     async def respond(self, request: Request) -> Response:
         """Return the content in the encoding that the client prefers, or a 304."""
-        encoding = preferred_encoding(request.headers.get("accept-encoding", "").encode())
+        accepted = ",".join(request.headers.getlist("accept-encoding"))
+        encoding = preferred_encoding(accepted.encode())
         body = self._bodies.get(encoding)
         if body is None:
             body = await asyncio.to_thread(self._prepare, encoding)
         headers = {**self._headers, "ETag": body.tag, "Vary": "Accept-Encoding"}
         if matches_tag(request, body.tag):
             return Response(status_code=304, headers=headers)
-        if encoding:
-            headers["Content-Encoding"] = encoding
+        if body.encoding:
+            headers["Content-Encoding"] = body.encoding
         return Response(body.content, headers=headers, media_type=self._media_type)
 
     def _prepare(self, encoding: str) -> Body:
         """Create and compress the content. This may take a second, so it runs in a thread."""
         with self._lock:
-            for wanted in ("", encoding):
-                if wanted not in self._bodies:
-                    content = (
-                        compressed(self._bodies[""].content, wanted) if wanted else self._create()
-                    )
-                    tag = f'"{sha256(content).hexdigest()[:32]}"'
-                    self._bodies[wanted] = Body(content, tag)
-            return self._bodies[encoding]
+            plain = self._bodies.get("") or _tagged(self._create())
+            body = plain
+            if encoding and len(plain.content) >= COMPRESSED_FROM_BYTES:
+                body = _tagged(compressed(plain.content, encoding), encoding)
+            self._bodies |= {"": plain, encoding: body}
+            return body
+
+
+def _tagged(content: bytes, encoding: str = "") -> Body:
+    return Body(content, f'"{sha256(content).hexdigest()[:32]}"', encoding)

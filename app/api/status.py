@@ -1,7 +1,8 @@
 """The published days, and the state of the service."""
 
 import datetime as dt
-from typing import Annotated, Literal, TypeVar
+from dataclasses import asdict
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,15 +43,9 @@ class Partition(StoredValue):
     modified_at: dt.datetime
 
 
-CheckedAt = Annotated[
-    dt.datetime, Field(description="When it was last read, or checked and unchanged.")
-]
+CheckedAt = Annotated[dt.datetime, Field(description="When it was last read or checked.")]
 NextCheck = Annotated[
-    dt.datetime,
-    Field(description="When it is checked again, and read if its partition has changed."),
-]
-SeenPartition = Annotated[
-    Partition | None, Field(description="Null if the source has no partitions.")
+    dt.datetime, Field(description="When it is checked, and read if its partition has changed.")
 ]
 
 
@@ -61,6 +56,7 @@ class DoubtfulDay(StoredValue):
     reason: str = Field(description="How it deviates from what is plausible.")
     packages: int = Field(description="Packages downloaded on that day, as read from the source.")
     downloads: int = Field(description="Downloads of that day, known mirrors excluded.")
+    partition: Partition | None = Field(description="Null if the source has no partitions.")
 
 
 class HeldDay(DoubtfulDay):
@@ -69,7 +65,6 @@ class HeldDay(DoubtfulDay):
     held_since: dt.datetime
     read_at: CheckedAt
     next_reading: NextCheck
-    partition: SeenPartition
 
 
 class SuspectDay(DoubtfulDay):
@@ -78,7 +73,6 @@ class SuspectDay(DoubtfulDay):
     published_at: dt.datetime
     checked_at: CheckedAt
     next_check: NextCheck
-    partition: SeenPartition
 
 
 class LastRun(StoredValue):
@@ -86,9 +80,7 @@ class LastRun(StoredValue):
 
     day: dt.date
     started_at: dt.datetime
-    ended_at: dt.datetime | None = Field(
-        description="Null while it runs, and if its process was ended."
-    )
+    ended_at: dt.datetime | None = Field(description="Null if it has not ended by itself.")
     outcome: RunOutcome
 
 
@@ -104,18 +96,12 @@ class Status(BaseModel):
     )
     first_day: dt.date | None = Field(description="First published day; null when none is.")
     latest_day: dt.date | None = Field(description="Latest published day; null when none is.")
-    published_at: dt.datetime | None = Field(
-        description="When the latest day was published; null when none is."
-    )
+    published_at: dt.datetime | None = Field(description="When the latest day was published.")
     days: int = Field(description="Number of published days.")
-    gaps: list[dt.date] = Field(
-        description="Days between the first and the latest that are not published."
-    )
+    gaps: list[dt.date] = Field(description="Unpublished days between the first and the latest.")
     packages: int = Field(description="Packages downloaded on the latest day.")
     downloads: int = Field(description="Downloads of that day, known mirrors excluded.")
-    recent_days: list[RecentDay] = Field(
-        description=f"The last {RECENT_STATUS_DAYS} published days, latest first."
-    )
+    recent_days: list[RecentDay] = Field(description="The last 14 published days, latest first.")
     held: list[HeldDay] = Field(
         description="Days that were read and do not look plausible, oldest first. They are not "
         "served, and are read again."
@@ -124,13 +110,9 @@ class Status(BaseModel):
         description="Published days that deviate from their neighbours, oldest first: incomplete "
         "days, and the first weeks of a new level. They are checked again."
     )
-    events: list[Event] = Field(
-        description="Known breaks in the figures of the days served, newest first."
-    )
+    events: list[Event] = Field(description="Known breaks in these days' figures, newest first.")
     last_run: LastRun | None = Field(description="The last ingest; null before the first.")
-    next_run: dt.datetime | None = Field(
-        description="When this process next looks for missing days; null when it only serves."
-    )
+    next_run: dt.datetime | None = Field(description="When the job runs next; null without it.")
 
 
 class Index(BaseModel):
@@ -141,9 +123,7 @@ class Index(BaseModel):
     docs: str = Field(description="Path of the page that documents and tries the endpoints.")
     openapi: str = Field(description="Path of the OpenAPI document.")
     status: str = Field(description="Path of the list of published days.")
-    data_as_of: dt.date | None = Field(
-        description="Latest published day, UTC; null when none is, or not known yet."
-    )
+    data_as_of: dt.date | None = Field(description="Latest published day; null when none is.")
     sample: bool = Field(description="True if the figures are sample data, to try the service.")
 
 
@@ -159,13 +139,8 @@ class Health(BaseModel):
     status: Literal["ok"]
 
 
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def _describe(model: type[Model], day: DayFigures, **others: object) -> Model:
-    """Build a payload from the attributes of a day and from other values."""
-    names = model.model_fields.keys() - others.keys()
-    return model.model_validate({name: getattr(day, name) for name in names} | others)
+def _values(day: DayFigures) -> dict[str, object]:
+    return asdict(day) | {"partition": day.partition}
 
 
 @router.get(
@@ -197,9 +172,14 @@ async def status(state: InjectedState, response: Response) -> Status:
         packages=latest.packages if latest else 0,
         downloads=latest.downloads if latest else 0,
         recent_days=list(map(RecentDay.model_validate, days[: -RECENT_STATUS_DAYS - 1 : -1])),
-        held=[_describe(HeldDay, day, next_reading=state.next_reading(day)) for day in held],
+        held=[
+            HeldDay.model_validate(_values(day) | {"next_reading": state.next_reading(day)})
+            for day in held
+        ],
         suspect=[
-            _describe(SuspectDay, day, reason=day.suspect_reason, next_check=state.next_check(day))
+            SuspectDay.model_validate(
+                _values(day) | {"reason": day.suspect_reason, "next_check": state.next_check(day)}
+            )
             for day in days
             if day.suspect_reason
         ],

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import orjson
 from fastapi import Query
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from app.api.endpoints import EndpointRouter, Package, not_found
 from app.api.offloading import LARGE_ITEMS, offloaded_if
@@ -16,7 +16,7 @@ from app.api.queries import TableQuery
 from app.api.statistics import Statistics
 from app.db.repositories.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS, SeriesResult
 from app.domain.choice import Choice
-from app.domain.days import parse_day
+from app.domain.days import Day
 from app.domain.downloads import Series, Window
 from app.domain.series import Interval, fill_with_zero, sum_by
 from app.errors import ArgumentError, InvalidArgumentsError
@@ -41,11 +41,6 @@ class Fill(Choice):
 class Mirrors(Choice):
     TRUE = "true"
     FALSE = "false"
-
-
-Day = Annotated[
-    date, BeforeValidator(lambda value: parse_day(value) if isinstance(value, str) else value)
-]
 
 
 class SeriesQuery(TableQuery):

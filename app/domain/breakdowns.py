@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 NULL_CATEGORY = "null"
 """Category of downloads whose value is missing in the source."""
@@ -27,7 +27,7 @@ class Breakdown:
     source_column: str
     """Column of PyPI's table that the expression reads."""
 
-    billed_bytes: int
+    billed_bytes: int = 0
     """Average bytes per download that BigQuery bills for the source column, or 0 if every query
     reads the column anyway."""
 
@@ -62,13 +62,10 @@ class Breakdown:
     """Function from the stored category to the served one, or None if they are equal."""
 
     is_optional: bool = False
-    """True if it is ingested only where INGEST_BREAKDOWNS names it. The column is NULL on a day
-    without it, because the division of its downloads is unknown."""
+    """True if it is ingested only where INGEST_BREAKDOWNS names it. Its column is NULL otherwise."""
 
     shown_categories: int | None = None
-    """Number of categories in a response unless all are requested. Those with most downloads are
-    chosen.
-    """
+    """Number of categories, by downloads, in a response unless all are requested."""
 
     max_categories: int | None = None
     """Maximum number of categories per row, for breakdowns with open categories."""
@@ -142,7 +139,6 @@ PYTHON_MAJOR = Breakdown(
     by="major Python version",
     column="python_minor",
     source_column="details.python",
-    billed_bytes=0,
     expression=_PYTHON_MINOR_EXPRESSION,
     argument="version",
     filter_help="One major version, or `null`. All when left out.",
@@ -152,26 +148,20 @@ PYTHON_MAJOR = Breakdown(
     examples=("2", "3", "null"),
     category_of=lambda minor: minor.partition(".")[0],
 )
-PYTHON_MINOR = Breakdown(
+PYTHON_MINOR = replace(
+    PYTHON_MAJOR,
     name="python_minor",
     by="minor Python version",
-    column="python_minor",
-    source_column="details.python",
-    billed_bytes=0,
-    expression=_PYTHON_MINOR_EXPRESSION,
-    argument="version",
     filter_help="One minor version, or `null`. All when left out.",
     filter_example="3.12",
-    categories=_PYTHON_MINOR,
-    respell=_bounded_minor,
     examples=("3.13", "3.9", "null"),
+    category_of=None,
 )
 SYSTEM = Breakdown(
     name="system",
     by="operating system",
     column="system",
     source_column="details.system.name",
-    billed_bytes=0,
     expression="CASE WHEN details.system.name IN ('Windows', 'Linux', 'Darwin') "
     "THEN LOWER(details.system.name) "
     "WHEN details.system.name IS NOT NULL THEN 'other' END",
@@ -188,7 +178,6 @@ INSTALLER = Breakdown(
     column="installer",
     source_column="details.installer.name",
     # Every query reads the installer's name to exclude mirrors.
-    billed_bytes=0,
     expression=_known("details.installer.name", _INSTALLERS),
     argument="installer",
     filter_help="One installer. All when left out.",

@@ -80,8 +80,7 @@ def served_days(latest: date, retention_days: int) -> Window:
     return Window(latest - timedelta(days=retention_days - 1), latest)
 
 
-@dataclass(frozen=True, slots=True)
-class Partition:
+class Partition(NamedTuple):
     """Metadata of a source's data of a day, which the source reports without reading the data."""
 
     rows: int
@@ -110,8 +109,6 @@ class DayFigures(PartitionSeen):
     day: date
     source: str
     packages: int
-    """Number of packages with a row."""
-
     downloads: int
     """Downloads of all packages, mirrors excluded."""
 
@@ -123,7 +120,6 @@ class DayFigures(PartitionSeen):
     """Columns of the optional breakdowns that the rows have."""
 
     counted_files: CountedFiles = CountedFiles.ALL
-    """Rule by which the rows were counted."""
 
     def __str__(self) -> str:
         return f"{self.packages:,} packages, {self.downloads:,} downloads"
@@ -139,10 +135,7 @@ class PublishedDay(DayFigures):
     """How the day deviates from its present neighbours, or None if it does not."""
 
     def __str__(self) -> str:
-        return (
-            f"published {self.day} from {self.source}: "
-            f"{self.packages:,} packages, {self.downloads:,} downloads"
-        )
+        return f"published {self.day} from {self.source}: {DayFigures.__str__(self)}"
 
 
 RECENT_STATUS_DAYS = 14
@@ -167,8 +160,6 @@ class HeldDay(DayFigures):
 
 
 class RunOutcome(StrEnum):
-    """Outcome of a run."""
-
     RUNNING = "running"
     PUBLISHED = "published"
     UNCHANGED = "unchanged"
@@ -197,8 +188,6 @@ class IngestRun(PartitionSeen):
     """Number of packages that the source returned."""
 
     bytes_billed: int | None
-    """Bytes billed, or None if the source did not report them."""
-
     query: str | None
     """Id of the source's query, whose result can be read again at no cost."""
 
@@ -231,11 +220,7 @@ class Publication:
     """
 
     held_days: int
-    """Number of days that wait to become plausible."""
-
     suspect_days: int = 0
-    """Number of published days that deviate from their neighbours."""
-
     has_trigrams: bool = False
     """True if search can find misspelt names."""
 

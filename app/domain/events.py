@@ -8,17 +8,14 @@ import datetime as dt
 import tomllib
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic.functional_validators import BeforeValidator, model_validator
+from pydantic.functional_validators import model_validator
 
-from app.domain.days import parse_day
-
-BUILT_IN = Path(__file__).with_name("events.toml")
+from app.domain.days import Day
 
 ARTIFACTS_SINCE = dt.date(2026, 8, 24)
 """The day on which PyPI began to count only artifacts. Both rules apply to parts of this day."""
@@ -39,12 +36,8 @@ class EventKind(StrEnum):
     OUTAGE = "outage"
 
 
-def _read_day(value: object) -> object:
-    return parse_day(value) if isinstance(value, str) else value
-
-
 # Without `strict`, a number such as 20260501 would count as seconds since 1970.
-_Day = Annotated[dt.date, BeforeValidator(_read_day), Field(strict=True)]
+_Day = Annotated[Day, Field(strict=True)]
 
 
 class Event(BaseModel):
@@ -119,7 +112,7 @@ class KnownEvents:
     """PyPI's events, and an operator's own."""
 
     def __init__(self, own: Iterable[Event] = ()) -> None:
-        events = {*_built_in(), *own}
+        events = {*_BUILT_IN, *own}
         self.newest_first = sorted(
             events, key=lambda event: (event.date, event.end_date or dt.date.max, event.summary)
         )[::-1]
@@ -153,6 +146,4 @@ class KnownEvents:
         return frozenset(changes.items())
 
 
-@cache
-def _built_in() -> tuple[Event, ...]:
-    return read_events(BUILT_IN)
+_BUILT_IN = read_events(Path(__file__).with_name("events.toml"))

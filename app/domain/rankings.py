@@ -27,8 +27,6 @@ them with any text takes a few milliseconds.
 
 class TopPackage(NamedTuple):
     rank: int
-    """Rank, starting with 1. Equal downloads are ranked by name."""
-
     package: str
     downloads: int
     all_downloads: int
@@ -37,8 +35,6 @@ class TopPackage(NamedTuple):
 
 class TrendingPackage(NamedTuple):
     rank: int
-    """Rank by growth from week to week, starting with 1. Equal growth is ranked by name."""
-
     package: str
     last_week: int
     previous_week: int
