@@ -26,21 +26,14 @@ class Badge(Payload):
     """The content of a badge, in shields.io's own schema."""
 
     model_config = example(
-        {
-            "schemaVersion": 1,
-            "label": "downloads",
-            "message": "1.2B/month",
-            "color": "brightgreen",
-            "cacheSeconds": CACHE_SECONDS,
-        }
+        {"schemaVersion": 1, "label": "downloads", "message": "1.2B/month"}
+        | {"color": "brightgreen", "cacheSeconds": CACHE_SECONDS}
     )
 
     schemaVersion: Literal[1]  # noqa: N815 - shields.io's name.
     label: str = Field(description="Its left side.")
     message: str = Field(description="Its right side: downloads, known mirrors excluded.")
-    color: str = Field(
-        description="Color of the right side: red without a download, green with many."
-    )
+    color: str = Field(description="Red without a download, green with many.")
     cacheSeconds: int = Field(  # noqa: N815 - shields.io's name.
         description="Seconds for which the badge may be cached."
     )
@@ -79,16 +72,15 @@ def in_short(count: int) -> str:
 
     A thousand million is `B`, where shields.io has the `G` of units of measurement.
     """
-    for number, (size, unit) in enumerate(_UNITS):
-        if count < size:
-            continue
-        tenths = (10 * count + size // 2) // size
-        if tenths < 100:
-            return f"{tenths / 10:g}{unit}"
-        whole = (count + size // 2) // size
-        if whole >= 1000 and number > 0:
-            return f"1{_UNITS[number - 1][1]}"
-        return f"{whole}{unit}"
+    larger = ""
+    for size, unit in _UNITS:
+        if count >= size:
+            tenths = (10 * count + size // 2) // size
+            if tenths < 100:
+                return f"{tenths / 10:g}{unit}"
+            whole = (count + size // 2) // size
+            return f"1{larger}" if whole >= 1000 and larger else f"{whole}{unit}"
+        larger = unit
     return str(count)
 
 

@@ -65,12 +65,9 @@ def _declare(breakdown: Breakdown) -> None:
         return await render(query, breakdown.payload_type, package, found, category)
 
     series.__annotations__["query"] = Annotated[query_model, Query()]
-    if breakdown.is_of_one_package:
-        described += (
-            f"\n\n404 also where this instance does not ingest it, and for `{ALL_PACKAGES}`."
-        )
-    elif breakdown.is_optional:
-        described += "\n\n404 also where this instance does not ingest it."
+    if breakdown.is_optional:
+        also = f", and for `{ALL_PACKAGES}`" if breakdown.is_of_one_package else ""
+        described += f"\n\n404 also where this instance does not ingest it{also}."
     router.endpoint(
         f"/{breakdown.name}",
         payload_model,

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import orjson
 from fastapi import Query
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from app.api import recent, time_series
 from app.api.endpoints import EndpointRouter
@@ -20,17 +20,16 @@ MAX_PACKAGES = 100
 router = EndpointRouter("/api/bulk", "details")
 
 
-def _normalised(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(set(map(normalise, names))))
-
-
 Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[
+    tuple[Name, ...], AfterValidator(lambda names: tuple(sorted(set(map(normalise, names)))))
+]
 
 
 class PackagesQuery(TableQuery):
     arbitrary: ClassVar = frozenset({"package"})
 
-    package: Annotated[tuple[Name, ...], AfterValidator(_normalised)] = Field(
+    package: Names = Field(
         description="Names in any spelling, one in each `package=`.",
         examples=[["requests", "flask"]],
         min_length=1,
@@ -69,6 +68,12 @@ class BulkOverallQuery(time_series.OverallQuery, PackagesQuery):
     arbitrary: ClassVar = time_series.SeriesQuery.arbitrary | PackagesQuery.arbitrary
 
 
+def _bulk_example(payload_type: str, payload: type[Payload]) -> ConfigDict:
+    extra = payload.model_config["json_schema_extra"]
+    assert isinstance(extra, dict)
+    return example({"data": extra["examples"], "missing": ["reqeusts"], "type": payload_type})
+
+
 class BulkPayload(Payload):
     missing: list[str] = Field(
         description="Names of packages without downloads in the days held, normalised, in order.",
@@ -76,16 +81,10 @@ class BulkPayload(Payload):
     )
 
 
-def _bulk_example(payload_type: str, payload: type[Payload]) -> dict[str, Any]:
-    extra = payload.model_config["json_schema_extra"]
-    assert isinstance(extra, dict)
-    return {"data": extra["examples"], "missing": ["reqeusts"], "type": payload_type}
-
-
 class RecentDownloadsOfMany(BulkPayload):
     """Downloads of the latest day, week and month of several packages."""
 
-    model_config = example(_bulk_example("recent_downloads_of_many", recent.RecentDownloads))
+    model_config = _bulk_example("recent_downloads_of_many", recent.RecentDownloads)
 
     data: list[recent.RecentDownloads] = Field(description="Ordered by package.")
     type: Literal["recent_downloads_of_many"]
@@ -94,7 +93,7 @@ class RecentDownloadsOfMany(BulkPayload):
 class OverallDownloadsOfMany(BulkPayload):
     """Downloads by day, with and without known mirrors, of several packages."""
 
-    model_config = example(_bulk_example("overall_downloads_of_many", time_series.OverallDownloads))
+    model_config = _bulk_example("overall_downloads_of_many", time_series.OverallDownloads)
 
     data: list[time_series.OverallDownloads] = Field(description="Ordered by package.")
     type: Literal["overall_downloads_of_many"]
@@ -113,7 +112,7 @@ async def bulk_recent(
     """The response of `recent` for each package. Unknown packages are listed as missing."""
     counts = await statistics.downloads.recent_of_many(query.possible)
     payloads = {name: recent.payload(name, one, query.period) for name, one in counts.items()}
-    rows = ((name, *payloads[name]["data"].values()) for name in query.package if name in payloads)
+    rows = ((name, *payloads[name]["data"].values()) for name in sorted(payloads))
     head = recent.columns(query.period)
     return query.render_many("recent_downloads_of_many", payloads, head, rows)
 
@@ -144,11 +143,6 @@ async def bulk_overall(
         payloads[name] = orjson.Fragment(orjson.dumps(payload))
         # A hundred packages take some 50 ms, so other requests get a turn in between.
         await asyncio.sleep(0)
-    rows = (
-        (name, *row)
-        for name in query.package
-        if name in series
-        for row in time_series.rows_of(series[name])
-    )
+    rows = ((name, *row) for name in sorted(series) for row in time_series.rows_of(series[name]))
     head = ("package", *time_series.ITEM_COLUMNS)
     return query.render_many("overall_downloads_of_many", payloads, head, rows)

@@ -4,6 +4,7 @@ endpoints of the OpenAPI document.
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
@@ -52,20 +53,15 @@ def plain_text(document: Mapping[str, Any], prefix: str = "") -> str:
     """Return an OpenAPI document as text: its description, then all endpoints by group. Paths begin
     with the prefix.
     """
-    info, operations = document["info"], list(_operations(document))
-    groups = dict.fromkeys(operation["tags"][0] for _, operation in operations)
-    lines = [f"# {info['title']} {info['version']}\n", info["description"]]
-    for group in groups:
-        lines.append(f"# Endpoints: {group}\n")
-        for path, operation in operations:
-            if operation["tags"][0] == group:
-                lines.append("\n".join(_describe(document, path, operation)))
-    return re.sub("(?<=`)/|(?<=## GET )/", f"{prefix}/", "\n".join(lines))
-
-
-def _operations(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    info = document["info"]
+    groups: defaultdict[str, list[str]] = defaultdict(list)
     for path, operations in document["paths"].items():
-        yield path, operations["get"]
+        operation = operations["get"]
+        groups[operation["tags"][0]] += _describe(document, path, operation)
+    lines = [f"# {info['title']} {info['version']}\n", info["description"]]
+    for group, described in groups.items():
+        lines += [f"# Endpoints: {group}\n", *described]
+    return re.sub("(?<=`)/|(?<=## GET )/", f"{prefix}/", "\n".join(lines))
 
 
 def _describe(

@@ -3,6 +3,7 @@ arguments, the headers of responses, and errors under their own media type.
 """
 
 import json
+from functools import cache, partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -39,10 +40,7 @@ _VALIDATION_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 _COMMON_HEADERS = {
     "X-Request-ID": ("Id of this request, as in the log.", _TEXT),
-    "X-Data-As-Of": (
-        "Latest published day, UTC: in every response, as soon as there is one.",
-        {**_TEXT, "format": "date"},
-    ),
+    "X-Data-As-Of": ("Latest published day, UTC, if there is one.", {**_TEXT, "format": "date"}),
 }
 _LIMIT_HEADERS = {
     "X-RateLimit-Limit": ("Requests that the limit you are closest to allows.", _NUMBER),
@@ -60,14 +58,10 @@ _DATA_HEADERS = {
 
 def describe(app: FastAPI, settings: Settings, endpoints: Endpoints, events: KnownEvents) -> None:
     """Give the app its OpenAPI document, with the settings that concern clients."""
-
-    def openapi() -> dict[str, Any]:
-        if not app.openapi_schema:
-            app.openapi_schema = _document(app, settings, endpoints, events)
-        return app.openapi_schema
-
     # FastAPI documents this as the way to extend the document.
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = cache(  # type: ignore[method-assign]
+        partial(_document, app, settings, endpoints, events)
+    )
 
 
 def _document(
@@ -170,12 +164,11 @@ def _describe_response(
 
 def _example_problem(status: int, meaning: str) -> object:
     errors = None
+    # A meaning that the route has of its own is the better example.
+    detail = _EXAMPLE_DETAILS.get(status, meaning) if meaning == MEANINGS[status] else meaning
     if status == InvalidArgumentsError.status:
         errors = [ArgumentError("period", "Input should be 'day', 'week' or 'month'")]
         detail = InvalidArgumentsError(errors).detail
-    else:
-        # A meaning that the route has of its own is the better example.
-        detail = _EXAMPLE_DETAILS.get(status, meaning) if meaning == MEANINGS[status] else meaning
     example = json.loads(bytes(problem(status, detail, errors).body))
     # The id must not be that of the request that asks for the document first.
     return {**example, "request_id": "5f0c1f3b9a6e4d72"}

@@ -37,11 +37,12 @@ class PreparedContent:
         body = self._bodies.get(encoding)
         if body is None:
             body = await asyncio.to_thread(self._prepare, encoding)
-        headers = {**self._headers, "ETag": body.tag, "Vary": "Accept-Encoding"}
+        headers = {**self._headers, "ETag": body.tag}
         if matches_tag(request, body.tag):
-            return Response(status_code=304, headers=headers)
+            return Response(status_code=304, headers={**headers, "Vary": "Accept-Encoding"})
         if body.encoding:
-            headers["Content-Encoding"] = body.encoding
+            # The compressing middleware adds `Vary` to other bodies.
+            headers |= {"Content-Encoding": body.encoding, "Vary": "Accept-Encoding"}
         return Response(body.content, headers=headers, media_type=self._media_type)
 
     def _prepare(self, encoding: str) -> Body:

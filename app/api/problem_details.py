@@ -53,12 +53,6 @@ _SUCCESSES: dict[int, dict[str, Any]] = {
     },
 }
 
-_DETAILS = {
-    404: "There is nothing at this path: {prefix}/docs lists all paths.",
-    405: "This path answers to the methods in the Allow header.",
-}
-"""Details of the errors that the router raises."""
-
 
 class Fault(BaseModel):
     """An argument with an invalid value."""
@@ -115,7 +109,8 @@ def problem(
 
 
 def not_found() -> Response:
-    return problem(404, _DETAILS[404].format(prefix=path_prefix.get()))
+    docs = f"{path_prefix.get()}/docs"
+    return problem(404, f"There is nothing at this path: {docs} lists all paths.")
 
 
 def error_answer(error: RequestError) -> Response:
@@ -141,21 +136,18 @@ def unexpected_answer() -> Response:
 
 def install(app: FastAPI) -> None:
     """Let the app answer all errors in this format."""
-    app.add_exception_handler(RequestError, _request_error)
-    app.add_exception_handler(HTTPException, _http_exception)
 
+    @app.exception_handler(RequestError)
+    async def request_error(_: Request, error: RequestError) -> Response:
+        return error_answer(error)
 
-async def _request_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)
-    return error_answer(error)
-
-
-async def _http_exception(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        return not_found()
-    detail = _DETAILS.get(error.status_code, str(error.detail))
-    headers = dict(error.headers or {})
-    if headers.get("Allow") == "GET":
-        headers["Allow"] = "GET, HEAD"
-    return problem(error.status_code, detail, headers=headers)
+    @app.exception_handler(HTTPException)
+    async def http_exception(_: Request, error: HTTPException) -> Response:
+        if error.status_code == 404:
+            return not_found()
+        headers = dict(error.headers or {})
+        detail = error.detail
+        if error.status_code == 405:
+            detail = "This path answers to the methods in the Allow header."
+            headers["Allow"] = "GET, HEAD"
+        return problem(error.status_code, detail, headers=headers)

@@ -96,13 +96,8 @@ class TrendingPackages(Payload):
     model_config = example(
         {
             "data": [
-                {
-                    "growth": 1.5312,
-                    "last_week": 253120,
-                    "package": "requests",
-                    "previous_week": 100000,
-                    "rank": 1,
-                }
+                {"growth": 1.5312, "last_week": 253120, "package": "requests"}
+                | {"previous_week": 100000, "rank": 1}
             ],
             "type": "trending_packages",
         }
@@ -125,15 +120,10 @@ async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Re
     """The packages with most downloads in the latest day, 7 days or 30 days, and their share of
     all downloads.
     """
-    data = [
-        TopPackage(
-            downloads=one.downloads,
-            package=one.package,
-            rank=one.rank,
-            share=round(one.downloads / one.all_downloads, SHARE_DECIMALS),
-        )
-        for one in await statistics.rankings.top(query.period, query.limit)
-    ]
+    data = []
+    for one in await statistics.rankings.top(query.period, query.limit):
+        share = round(one.downloads / one.all_downloads, SHARE_DECIMALS)
+        data.append(TopPackage(**one._asdict(), share=share))
     return _render(query, TopPackages(data=data, type="top_packages"))
 
 
@@ -148,12 +138,10 @@ async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Re
     ok=csv_too("growth,last_week,package,previous_week,rank\n1.5312,253120,requests,100000,1\n"),
 )
 async def trending(query: Annotated[LimitQuery, Query()], statistics: Statistics) -> Rendered:
-    packages = await statistics.rankings.trending(query.limit)
-    if not are_comparable(statistics, TREND_DAYS):
-        packages = []
     data = [
         TrendingPackage(growth=ratio_of_change(one.last_week, one.previous_week), **one._asdict())
-        for one in packages
+        for one in await statistics.rankings.trending(query.limit)
+        if are_comparable(statistics, TREND_DAYS)
     ]
     return _render(query, TrendingPackages(data=data, type="trending_packages"))
 
@@ -168,12 +156,9 @@ def _render(query: LimitQuery, payload: TopPackages | TrendingPackages) -> Rende
 
 def are_comparable(statistics: Statistics, days: int) -> bool:
     """Return True if the latest `days` published days were counted by the same definition."""
-    publication = statistics.publication
-    first = publication.latest_day - timedelta(days=days - 1)
-    rules = publication.counted_files
-    return statistics.events.are_comparable(
-        {day: rule for day, rule in rules.items() if day >= first}
-    )
+    before = statistics.publication.latest_day - timedelta(days=days)
+    rules = statistics.publication.counted_files.items()
+    return statistics.events.are_comparable({day: rule for day, rule in rules if day > before})
 
 
 def ratio_of_change(now: int, before: int) -> float:

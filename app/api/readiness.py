@@ -18,25 +18,23 @@ class ReadinessCheck:
         self._pool = pool
         self._lock = asyncio.Lock()
         self._checked = float("-inf")
-        self._error: UnavailableError | None = None
+        self._reason: str | None = None
 
     async def check(self) -> None:
         """Raise `UnavailableError`, with the reason, if requests can't be answered."""
         async with self._lock:
             if monotonic() - self._checked > KEPT_SECONDS:
-                self._error = await self._find_error()
+                self._reason = await self._find_reason()
                 self._checked = monotonic()
-        if self._error:
-            raise self._error
+        if self._reason:
+            raise UnavailableError(self._reason)
 
-    async def _find_error(self) -> UnavailableError | None:
+    async def _find_reason(self) -> str | None:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await check_migrated(self._pool, accept_later=True)
-        except DatabaseUnavailableError as error:
-            return UnavailableError(error.detail)
         except OperatorError as error:
-            return UnavailableError(str(error))
+            return error.detail if isinstance(error, DatabaseUnavailableError) else str(error)
         except TimeoutError:
-            return UnavailableError("The database takes too long to answer.")
+            return "The database takes too long to answer."
         return None

@@ -55,12 +55,13 @@ def payload(
     return {"data": data, "package": package, "type": "recent_downloads"}
 
 
+RECENT_EXAMPLE = payload("requests", downloads.RecentDownloads(42817003, 279880123, 1181283420))
+
+
 class RecentDownloads(Payload):
     """Downloads of the latest day, week and month."""
 
-    model_config = example(
-        payload("requests", downloads.RecentDownloads(42817003, 279880123, 1181283420))
-    )
+    model_config = example(RECENT_EXAMPLE)
 
     data: RecentCounts
     package: PackageField

@@ -5,7 +5,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Annotated, Literal
 
 from fastapi import Query
-from pydantic import AfterValidator, BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field
 
 from app.api.endpoints import EndpointRouter
 from app.api.payloads import PackageField, Payload, Rendered, example
@@ -23,8 +23,6 @@ router = EndpointRouter("/api", "rankings")
 _BEHIND_NAMES = re.compile("[^a-z0-9_.-]+$")
 _NOT_IN_NAMES = re.compile("[^a-z0-9]+")
 _POSITION = re.compile(r"([0-2]):(\d{1,10}):([a-z0-9-]+)", re.ASCII)
-
-EMPTY_TEXT = "should have a letter from a to z or a digit"
 
 
 class SearchResult(BaseModel):
@@ -55,9 +53,7 @@ class SearchResults(Payload):
         description="The package of that name comes first, then those whose names begin so, then "
         "those whose names resemble it; all by downloads."
     )
-    next_cursor: str | None = Field(
-        description="Cursor of the next page; null when this is the last."
-    )
+    next_cursor: str | None = Field(description="Cursor of the next page; null on the last one.")
     type: Literal["search_results"]
 
 
@@ -72,7 +68,7 @@ def beginning_of_name(text: str) -> str:
     ending = _BEHIND_NAMES.sub("", lower)
     beginning = _NOT_IN_NAMES.sub("-", ending).removeprefix("-")
     if not beginning:
-        raise ValueError(EMPTY_TEXT)
+        raise ValueError("should have a letter from a to z or a digit")
     return beginning
 
 
@@ -103,7 +99,7 @@ def _check_cursor(cursor: str) -> str:
 
 
 class SearchQuery(EndpointQuery):
-    q: str = Field(
+    q: Annotated[str, AfterValidator(beginning_of_name)] = Field(
         description="The beginning of a name in any spelling, or a name misspelt.",
         examples=["reqeusts"],
         min_length=1,
@@ -116,11 +112,6 @@ class SearchQuery(EndpointQuery):
     cursor: Annotated[str, AfterValidator(_check_cursor)] | None = Field(
         None, description="The `next_cursor` of the page before, of the same search."
     )
-
-    @field_validator("q")
-    @classmethod
-    def _normalise(cls, text: str) -> str:
-        return beginning_of_name(text)
 
 
 @router.endpoint(

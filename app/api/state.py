@@ -24,11 +24,7 @@ class State:
     events: KnownEvents
     dumps: ListedDumps
     publication: Callable[[], Publication | None]
-    """Returns the current publication."""
-
     published_data: Callable[[], PublishedData]
-    """Returns the figures of the current publication for the metrics."""
-
     next_run: Callable[[], datetime | None]
     """Returns when the ingest job runs next, or None if it is not scheduled."""
 

@@ -15,8 +15,6 @@ from app.errors import OtherPublicationError, RequestError, UnavailableError
 
 Result = TypeVar("Result")
 
-NOTHING_PUBLISHED_RETRY_SECONDS = 300
-
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -52,9 +50,7 @@ class StatisticsReader:
         async with self.pool.snapshot() as connection:
             publication = await self.downloads.reading(connection, None).publication()
             if publication is None:
-                raise UnavailableError(
-                    "No day has been published yet.", NOTHING_PUBLISHED_RETRY_SECONDS
-                )
+                raise UnavailableError("No day has been published yet.", retry_after_seconds=300)
             return await self._compute(compute, connection, publication)
 
     @asynccontextmanager

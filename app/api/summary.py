@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.endpoints import EndpointRouter, Package, not_found
 from app.api.payloads import PackageField, Payload, Rendered, example
-from app.api.rankings import GROWTH_DECIMALS, are_comparable, ratio_of_change
+from app.api.rankings import are_comparable, ratio_of_change
+from app.api.recent import RECENT_EXAMPLE
 from app.api.statistics import Statistics
 from app.db.repositories.rankings_repository import MONTH_DAYS
 from app.domain.breakdowns import BREAKDOWNS
@@ -26,17 +27,12 @@ class BreakdownLink(BaseModel):
 
 
 class Change(BaseModel):
-    """Change from the days before to the latest ones, as a ratio to those before: -0.25 is a
-    quarter less. Null where there is nothing to compare with: no download before, a day that is not
-    published or no longer held, or an event of the kind `definition` on one of the days, since
-    which something else is counted. Days that are all counted by the same rule are compared.
+    """Change from the days before to the latest ones, as a ratio to those before, rounded to 4
+    decimals: -0.25 is a quarter less. Null without a download before, with an unpublished day, or
+    with an event of the kind `definition` on one of the days, unless all are counted by one rule.
     """
 
-    month: float | None = Field(
-        description="The latest 30 days against the 30 before. Rounded to "
-        f"{GROWTH_DECIMALS} decimals.",
-        ge=-1,
-    )
+    month: float | None = Field(description="The latest 30 days against the 30 before.", ge=-1)
     week: float | None = Field(description="The latest 7 days against the 7 before.", ge=-1)
 
 
@@ -60,17 +56,11 @@ class AllRecentCounts(BaseModel):
 class Summary(BaseModel):
     """Figures of the days held, known mirrors excluded."""
 
-    breakdowns: list[BreakdownLink] = Field(
-        description="The time series by category, of which there are days."
-    )
+    breakdowns: list[BreakdownLink] = Field(description="The time series by category with days.")
     change: Change
     downloads: int = Field(description="In all days held.", ge=0)
-    events: list[Event] = Field(
-        description="Known breaks in the figures of these days, newest first."
-    )
-    first_date: dt.date | None = Field(
-        description="First day with a download, UTC; null without any."
-    )
+    events: list[Event] = Field(description="Known breaks in these days' figures, newest first.")
+    first_date: dt.date | None = Field(description="First day with a download; null without any.")
     latest_date: dt.date | None = Field(description="Latest such day; null without any.")
     peak: Peak | None = Field(description="Null without any download.")
     rank: int | None = Field(
@@ -95,11 +85,7 @@ class PackageSummary(Payload):
                 "latest_date": "2026-11-20",
                 "peak": {"date": "2026-11-17", "downloads": 48120033},
                 "rank": 4,
-                "recent": {
-                    "last_day": 42817003,
-                    "last_month": 1181283420,
-                    "last_week": 279880123,
-                },
+                "recent": RECENT_EXAMPLE["data"],
             },
             "package": "requests",
             "type": "package_summary",
@@ -136,9 +122,7 @@ async def summary(package: Package, statistics: Statistics) -> Rendered:
         events=list(events),
         first_date=found.first_date,
         latest_date=found.latest_date,
-        peak=Peak(date=found.peak_date, downloads=found.peak_downloads)
-        if found.peak_date
-        else None,
+        peak=found.peak_date and Peak(date=found.peak_date, downloads=found.peak_downloads),
         rank=found.month_rank,
         recent=AllRecentCounts.model_validate(recent),
     )

@@ -49,23 +49,20 @@ class SeriesQuery(TableQuery):
     arbitrary: ClassVar = frozenset({"start_date", "end_date"})
 
     start_date: Day | None = Field(
-        None,
-        description="First day, UTC. The first of the days held when left out, or before it.",
+        None, description="First day, UTC. By default the first one that is served."
     )
     end_date: Day | None = Field(
-        None,
-        description="Last day, included. The latest published one when left out, or after it.",
+        None, description="Last day, included. By default the latest published one."
     )
     fill: Fill | None = Field(
         None,
-        description="`zero` adds the days on which a category had no download, to each category "
-        "that has some in the range. Days that are not published are not added.",
+        description="`zero` adds the published days without a download to each category that has "
+        "some in the range.",
     )
     interval: Interval = Field(
         Interval.DAY,
         description="Sums of ISO weeks, by their Monday, or of calendar months, by their first "
-        "day. A week or month with a day that is outside the range, or not published, is left "
-        "out.",
+        "day. Those with a day outside the range, or an unpublished one, are left out.",
     )
 
     @field_validator("end_date")
@@ -115,10 +112,8 @@ class SeriesQuery(TableQuery):
 def check_items(count: int, parameter: str) -> None:
     """Raise `InvalidArgumentsError` if a response would have too many items."""
     if count > MAX_ITEMS:
-        message = (
-            f"would make {count:,} items, of {MAX_ITEMS:,} at most: "
-            "ask for one category, or for fewer days or packages"
-        )
+        message = f"would make {count:,} items, of {MAX_ITEMS:,} at most: "
+        message += "ask for one category, or for fewer days or packages"
         raise InvalidArgumentsError([ArgumentError(parameter, message)])
 
 

@@ -5,6 +5,7 @@ The caller holds the publish lock.
 
 from datetime import date, timedelta
 
+import asyncpg
 from sqlalchemy import delete, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,8 +17,6 @@ from app.db.tables import daily_downloads, ingested_days
 from app.domain.breakdowns import BREAKDOWN_COLUMNS, COLUMNS_OF_ONE_PACKAGE
 from app.domain.package_name import ALL_PACKAGES
 from app.errors import IngestError
-
-UNIQUE_VIOLATION = "23505"
 
 STAGED_COLUMNS = ", ".join(["with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS])
 """Columns of staged rows, without the name."""
@@ -73,9 +72,9 @@ async def replace_rows(connection: AsyncConnection, day: date) -> None:
             {"day": day},
         )
     except IntegrityError as error:
-        if getattr(error.orig, "sqlstate", None) != UNIQUE_VIOLATION:
-            raise
-        raise IngestError(f"the source gave a package more than once for {day}") from error
+        if isinstance(error.orig and error.orig.__cause__, asyncpg.UniqueViolationError):
+            raise IngestError(f"the source gave a package more than once for {day}") from error
+        raise
     if replaced:
         await connection.execute(text(_CORRECT_LAST_SEEN), {"day": day})
 

@@ -83,8 +83,15 @@ def querying(database: str) -> Iterator[None]:
     except (DBAPIError, TimeoutError, asyncpg.PostgresError, *LOST) as error:
         if _sqlstate(_driver_error(error)) in POOLED_PER_TRANSACTION:
             raise pooled_per_transaction(database) from error
-        reason = _why_unavailable(error)
-        if reason is None:
+        cause = _driver_error(error)
+        if isinstance(error, TimeoutError):
+            reason = "takes too long to answer"
+        elif is_lost(error):
+            reason = "went away"
+        elif _is_temporary(cause):
+            # Postgres adds hints on lines of their own.
+            reason = f"gave up: {' '.join(str(cause).split())}"
+        else:
             raise
         raise DatabaseUnavailableError(f"{database} {reason}") from error
 
@@ -99,17 +106,6 @@ def pooled_per_transaction(database: str) -> DatabaseRefusedError:
         "parameters of a session, and prepared statements: set its pool_mode to session, or "
         "connect to Postgres itself"
     )
-
-
-def _why_unavailable(error: Exception) -> str | None:
-    """Return what happened to the database; None if the statement was at fault."""
-    if isinstance(error, TimeoutError):
-        return "takes too long to answer"
-    if is_lost(error):
-        return "went away"
-    cause = _driver_error(error)
-    # Postgres adds hints on lines of their own.
-    return f"gave up: {' '.join(str(cause).split())}" if _is_temporary(cause) else None
 
 
 def _is_temporary(error: BaseException | None) -> bool:

@@ -81,18 +81,17 @@ def embedded_postgres(
             "there is no database: "
             f"DATABASE_URL is not set, and {data_dir} has no embedded Postgres"
         )
-    try:
-        server = _Server(data_dir.resolve(), Path(wheel.origin).parent / "pginstall" / "bin")
-    except OSError as error:
-        raise OperatorError(f"the embedded Postgres in {data_dir}: {error}") from error
+    server = None
     try:
         try:
+            server = _Server(data_dir.resolve(), Path(wheel.origin).parent / "pginstall" / "bin")
             server.acquire()
         except OSError as error:
             raise OperatorError(f"the embedded Postgres in {data_dir}: {error}") from error
         yield server.url
     finally:
-        server.release(stop_seconds)
+        if server is not None:
+            server.release(stop_seconds)
 
 
 class _Server:
@@ -106,8 +105,10 @@ class _Server:
         # The system releases both locks when a process ends. The first excludes starting and
         # stopping at the same time. All processes that use the server share the second, so it can
         # be locked exclusively only when no other process uses the server.
-        self._transition = _open_lock(data_dir / "postgres.transition.lock")
-        self._usage = _open_lock(data_dir / "postgres.usage.lock")
+        self._transition, self._usage = (
+            os.open(data_dir / f"postgres.{name}.lock", os.O_CREAT | os.O_RDONLY, 0o644)
+            for name in ("transition", "usage")
+        )
 
     @property
     def _owner(self) -> int:
@@ -127,7 +128,7 @@ class _Server:
                 )
             if not (self._cluster / "PG_VERSION").exists():
                 self._create()
-            if self._is_stopping():
+            if "stopping" in self._pid_file():
                 self._ends_within(STOP_TIMEOUT_SECONDS)
             if not self._is_running():
                 self._start()
@@ -202,9 +203,6 @@ class _Server:
         except (ValueError, FileNotFoundError, psutil.NoSuchProcess):
             return False
 
-    def _is_stopping(self) -> bool:
-        return "stopping" in self._pid_file() and self._is_running()
-
     def _ends_within(self, seconds: float) -> bool:
         deadline = monotonic() + seconds
         while self._is_running():
@@ -225,22 +223,17 @@ class _Server:
             *("-c", f"shared_buffers={_shared_buffers_bytes() // 1024}kB"),
             *LOG_OPTIONS,
         ]
-        logged = self._log.stat().st_size if self._log.exists() else 0
-        started = self._pg_ctl(
-            "start",
+        log_file = self._cluster / "server.log"
+        logged = log_file.stat().st_size if log_file.exists() else 0
+        started = self._run(
+            *("pg_ctl", "start", "--pgdata", str(self._cluster)),
             *("--wait", f"--timeout={START_TIMEOUT_SECONDS}"),
-            *("--log", str(self._log), "--options", shlex.join(options)),
+            *("--log", str(log_file), "--options", shlex.join(options)),
             check=False,
         )
         if started.returncode:
-            with self._log.open() as log_file:
-                log_file.seek(logged)
-                reason = log_file.read().strip() or started.stdout
-            raise OSError(f"did not start (see {self._log}): {' '.join(reason.split())[-500:]}")
-
-    @property
-    def _log(self) -> Path:
-        return self._cluster / "server.log"
+            reason = log_file.read_bytes()[logged:].decode().strip() or started.stdout
+            raise OSError(f"did not start (see {log_file}): {' '.join(reason.split())[-500:]}")
 
     def _choose_socket_dir(self) -> Path:
         """Return the cluster's folder, or a temporary one if the cluster's path is too long or
@@ -259,11 +252,6 @@ class _Server:
             raise OSError(f"{short} belongs to another user")
         os.chown(short, self._owner, -1)
         return short
-
-    def _pg_ctl(
-        self, action: str, *arguments: str, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        return self._run("pg_ctl", action, "--pgdata", str(self._cluster), *arguments, check=check)
 
     def _run(
         self, program: str, *arguments: str, stdin: str = "", check: bool = True
@@ -288,10 +276,6 @@ class _Server:
         if check and result.returncode:
             raise OSError(f"{program} failed: {' '.join(result.stdout.split())}")
         return result
-
-
-def _open_lock(path: Path) -> int:
-    return os.open(path, os.O_CREAT | os.O_RDONLY, 0o644)
 
 
 def _shared_buffers_bytes() -> int:

@@ -23,8 +23,6 @@ from app.domain.rankings import (
 RECENT_DAYS = 30
 """Length of the longest period of `recent`."""
 
-WEEK_DAYS = 7
-
 _SUM = load_sql("update_figures", figures=load_sql("sum_figures"))
 _MOVE = load_sql("update_figures", figures=load_sql("move_figures"))
 
@@ -45,7 +43,7 @@ def figures_arguments(latest: date) -> dict[str, object]:
         "trend_days": TREND_DAYS,
         "trend_floor": TREND_FLOOR_DOWNLOADS,
         "latest": latest,
-        "week": latest - timedelta(days=WEEK_DAYS),
+        "week": latest - timedelta(days=7),
         "trend": latest - timedelta(days=TREND_DAYS),
         "month": latest - timedelta(days=RECENT_DAYS),
     }

@@ -12,12 +12,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db.driver_errors import ended_by_server
 from app.errors import TableInUseError
 
 LOCK_TIMEOUT_MILLISECONDS = 100
 """How long a drop waits for readers. New readers wait behind it for as long."""
-
-LOCK_NOT_AVAILABLE = "55P03"
 
 VACUUMED_SHARE = 0.02
 """Share of new rows after which a partition is vacuumed. A day is more than that, so each publish
@@ -29,10 +28,6 @@ _NAME = re.compile(r"daily_downloads_(\d{4})_(\d{2})")
 
 def is_partition(table: str) -> bool:
     return _NAME.fullmatch(table) is not None
-
-
-def _name(day: date) -> str:
-    return f"daily_downloads_{day:%Y_%m}"
 
 
 def _month(partition: str) -> tuple[date, date]:
@@ -48,7 +43,7 @@ async def ensure_partition(connection: AsyncConnection, day: date) -> None:
 
     It runs in the caller's transaction. The caller holds the publish lock.
     """
-    partition = _name(day)
+    partition = f"daily_downloads_{day:%Y_%m}"
     if partition in await _partitions(connection):
         return
     start, end = _month(partition)
@@ -90,9 +85,9 @@ async def drop_partitions_before(connection: AsyncConnection, first_day: date) -
         for partition in dropped:
             await connection.execute(text(f"DROP TABLE {partition}"))
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
-            raise
-        raise TableInUseError from error
+        if ended_by_server(error):
+            raise TableInUseError from error
+        raise
     await connection.execute(text("SET LOCAL lock_timeout = DEFAULT"))
     return dropped
 

@@ -62,7 +62,7 @@ class Breakdown:
     """Function from the stored category to the served one, or None if they are equal."""
 
     is_optional: bool = False
-    """True if it is ingested only where INGEST_BREAKDOWNS names it. Its column is NULL otherwise."""
+    """True if only days that are ingested with it have it. Its column is NULL on other days."""
 
     shown_categories: int | None = None
     """Number of categories, by downloads, in a response unless all are requested."""
