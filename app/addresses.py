@@ -48,10 +48,7 @@ _HOST = re.compile(r"(\[[^\[\]\s]+\]|[^:\[\]\s]*)(?::(\d*))?")
 
 
 def check_encoding(url: str) -> None:
-    """Raise a `ValueError` if a special character of a user name or password is not
-    percent-encoded. The rest of the password would become the host or the path, which error
-    messages contain.
-    """
+    """Raise a `ValueError` if the user name or password has special characters as they are."""
     _, _, rest = url.partition("://")
     authority = re.split("[/?#]", rest)[0]
     if rest.count("@") > ("@" in authority) or re.search("%(?![0-9a-fA-F]{2})", authority):

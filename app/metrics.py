@@ -151,9 +151,7 @@ class PublishedData(Collector):
 
 
 def exposition(data: PublishedData, accept: str) -> tuple[bytes, str]:
-    """Return all metrics and their media type: OpenMetrics if the client accepts it, or else
-    Prometheus's text format.
-    """
+    """Return all metrics as OpenMetrics if the client accepts it, or else as Prometheus's text."""
     registry = CollectorRegistry()
     registry.register(data)
     folder = os.environ.get(MULTIPROCESS_FOLDER)

@@ -19,9 +19,7 @@ FIRST_PAUSE_SECONDS = 1.0
 """Pause before the second attempt. Each further pause is twice as long."""
 
 JITTER_SECONDS = 1.0
-"""Maximum random addition to each pause, so that processes that failed together do not all retry
-together.
-"""
+"""Maximum random addition to each pause. Processes that fail together retry separately."""
 
 LONGEST_PAUSE_SECONDS = 60.0
 

@@ -34,9 +34,7 @@ FILE_SUFFIXES = (".parquet", ".csv", ".csv.gz", ".ndjson", ".ndjson.gz")
 
 
 def is_secure(address: str) -> bool:
-    """Return True if responses can't be changed on the network: the address uses TLS or is on this
-    machine.
-    """
+    """Return True if the address uses TLS or is on this machine, so that data can't be changed."""
     try:
         parts = urlsplit(address)
         host = parts.hostname or ""

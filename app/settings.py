@@ -129,9 +129,7 @@ class Settings(BaseSettings):
     """
 
     ingest_min_packages_ratio: float = Field(0.75, ge=0, le=1)
-    """Minimum number of packages of a plausible day, as a ratio to the median of the same weekday
-    in the four weeks before and after it.
-    """
+    """Minimum packages, as a ratio to the median of the weekday in four weeks before and after."""
 
     ingest_max_packages_ratio: float = Field(1.5, ge=1)
     """Maximum number of packages, as a ratio to the same median."""
@@ -143,15 +141,10 @@ class Settings(BaseSettings):
     """Maximum number of downloads, as a ratio in the same way."""
 
     ingest_step_days: int = Field(3, ge=1, le=30)
-    """Number of consecutive days that make a new level and are published, if they deviate in the
-    same way and stay unchanged for six hours.
-    """
+    """Days in a row that make a new level if they deviate alike and are unchanged for six hours."""
 
     ingest_min_step_ratio: float = Field(0.2, ge=0, le=1)
-    """Minimum ratio of packages and downloads for a day to be part of a new level. A day below it
-    stays held until the source changes or `--force` publishes it, because no real change removes so
-    many downloads.
-    """
+    """Minimum ratio of a day of a new level. Below it, a day stays held unless `--force` is used."""
 
     ingest_max_step_ratio: float = Field(5.0, ge=1)
     """Maximum ratio of packages and downloads for a day to be part of a new level."""
@@ -181,17 +174,13 @@ class Settings(BaseSettings):
     """Folder of dumps: the default destination of `export`, and what `/api/dumps` lists."""
 
     dumps_url: types.BaseUrl | None = None
-    """Address where another server offers the same files, `https://bucket.example/dumps/`. If
-    omitted, the service sends them itself.
-    """
+    """Address where another server offers the same files, `https://bucket.example/dumps/`."""
 
     trusted_proxies: types.Networks = ()
     """Addresses and networks of proxies in front. Only their `X-Forwarded-For` is accepted."""
 
     root_path: types.RootPath = ""
-    """Prefix of all paths that a proxy removes, such as `/stats`. Links begin with it, or with the
-    `X-Forwarded-Prefix` of a trusted proxy.
-    """
+    """Prefix of all paths that a proxy removes, `/stats`. Its `X-Forwarded-Prefix` does the same."""
 
     rate_limits: types.Limits = "10/second;300/minute"
     """Requests that one client address may make: limits separated by `;`. Empty means no limit."""
@@ -204,9 +193,7 @@ class Settings(BaseSettings):
     """
 
     rate_limit_storage_uri: types.RedisUri | None = None
-    """Redis in which all processes count together, `redis://:password@host:6379/0`: one server, not
-    a cluster. If omitted, each process counts for itself.
-    """
+    """One Redis server in which all processes count together, `redis://:password@host:6379/0`."""
 
     response_cache_max_bytes: int = Field(64 * 2**20, ge=0)
     """Memory per process for cached responses, by default 64 MiB. 0 disables the cache."""

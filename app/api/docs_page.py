@@ -70,9 +70,7 @@ _NO_LOGO = b"data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22/%3
 
 @cache
 def _assets() -> dict[str, tuple[str, PreparedContent]]:
-    """Read all assets, once per process. Return their names with a hash, and their contents, by the
-    name of their source.
-    """
+    """Return hashed names and contents of all assets, by the name of their source."""
     assets = {}
     for package, names in _SOURCES.items():
         for name in names:

@@ -25,14 +25,10 @@ from app.domain.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid,
 from app.errors import NotFoundError
 
 RENDERING = "1"
-"""Version of the rendering: part of every `ETag`. Change it when the same data renders to other
-bytes.
-"""
+"""Version of the rendering, part of every `ETag`: change it when equal data renders differently."""
 
 PARSED_URLS = 500
-"""Size of the LRU that maps raw URLs to parsed requests (at most 15 MB). A flood of odd URLs only
-evicts entries; parsing one again takes 10 to 20 µs.
-"""
+"""Size of the LRU that maps raw URLs to parsed requests (at most 15 MB). Parsing takes 20 µs."""
 
 MAX_PARSED_URL_BYTES = 4096
 """Longest path and query that the LRU stores. A hundred packages with usual names are shorter."""

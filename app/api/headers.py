@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 
 path_prefix: ContextVar[str] = ContextVar("path_prefix", default="")
-"""Prefix of the service's paths that a proxy has removed from the current request, or empty. Links
-in messages begin with it.
-"""
+"""Prefix that a proxy has removed from the path of the current request. Links begin with it."""
 
 Headers = list[tuple[bytes, bytes]]
 """Headers as ASGI has them, with names in lower case."""

@@ -9,9 +9,7 @@ BADGES_PATH = "/api/badges/"
 """Prefix of the paths of badges, which do not count if they are stored."""
 
 ARGUMENTS_PER_REQUEST = 10
-"""Number of query arguments from which on a request counts once more. A request for a hundred
-packages takes about as long as ten others.
-"""
+"""A request counts once for each of so many arguments: one for many packages takes longer."""
 
 _UNLIMITED_PATHS = frozenset({"/health", "/ready", "/metrics"})
 

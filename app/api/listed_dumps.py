@@ -15,9 +15,7 @@ SERVED_URL = "dumps/"
 """Address of the files relative to the list. It also works behind a proxy that adds a prefix."""
 
 CACHING = "public, max-age=60, stale-while-revalidate=300, stale-if-error=86400"
-"""Caching of the list: an export is visible within a minute. If the service fails, caches may serve
-an old list, because files change once a day.
-"""
+"""An export is visible within a minute. If the service fails, caches may serve an old list."""
 
 RETRY_AFTER_SECONDS = 60
 

@@ -27,9 +27,7 @@ _BYTE_RANGE = re.compile(rb"\s*(\d{0,18})-(\d{0,18})\s*")
 
 
 def _qualities(header: bytes) -> dict[str, float]:
-    """Return the qualities of the values of an `Accept` or `Accept-Encoding` header. A value with
-    an invalid quality is not accepted.
-    """
+    """Return the quality of each value of a header. One with an invalid quality gets 0."""
     qualities = {}
     for accepted in header.decode("latin-1").lower().split(","):
         value, *parameters = (part.strip() for part in accepted.split(";"))

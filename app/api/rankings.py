@@ -117,9 +117,7 @@ class TrendingPackages(Payload):
     ok=csv_too("downloads,package,rank,share\n1802331040,boto3,1,0.018532\n"),
 )
 async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Rendered:
-    """The packages with most downloads in the latest day, 7 days or 30 days, and their share of
-    all downloads.
-    """
+    """The packages with most downloads in a period, and their share of all downloads."""
     data = []
     for one in await statistics.rankings.top(query.period, query.limit):
         share = round(one.downloads / one.all_downloads, SHARE_DECIMALS)

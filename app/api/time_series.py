@@ -24,9 +24,7 @@ from app.errors import ArgumentError, InvalidArgumentsError
 router = EndpointRouter("/api/packages/{package}", "packages")
 
 MAX_ITEMS = 50_000
-"""Maximum number of items in a response. `MAX_CATEGORIES` on 180 days, and `overall` of a hundred
-packages, are fewer.
-"""
+"""Maximum number of items in a response. The default ones of all endpoints have fewer."""
 
 MAX_CATEGORIES = 250
 """Maximum number of categories in a series. Clients can send a thousand Python versions. Those with

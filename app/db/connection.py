@@ -12,9 +12,7 @@ from app.addresses import DatabaseAddress
 DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 
 CLOSE_TIMEOUT_SECONDS = 3
-"""How long to wait for a rollback, the release of a lock, or the end of connections. After that the
-connection is dropped, and Postgres rolls back and releases locks by itself.
-"""
+"""How long to wait for a rollback or an end. Then the connection is dropped, which does both."""
 
 KEEPALIVES = {
     "tcp_keepalives_idle": "30",

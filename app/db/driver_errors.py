@@ -10,22 +10,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from app.errors import DatabaseRefusedError, DatabaseUnavailableError
 
 ENDED_BY_SERVER = {"40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03"}
-"""SQLSTATEs of statements that the server ended because of a conflict with another transaction, a
-lock timeout, a cancellation, or its own shutdown.
-"""
+"""SQLSTATEs of conflicts, lock timeouts, cancellations and shutdowns, which end a statement."""
 
 INSUFFICIENT_RESOURCES = "53"
 """SQLSTATE class for a full disk, exhausted memory, and too many connections."""
 
 REFUSED = ("28", "3D", "42501")
-"""Prefixes of the SQLSTATEs for an invalid user or password, an unknown database, and a missing
-permission to connect.
-"""
+"""Prefixes of the SQLSTATEs for a wrong user, password or database, and a missing permission."""
 
 POOLED_PER_TRANSACTION = ("42P05", "26000")
-"""SQLSTATEs of a prepared statement that exists already, or no longer. A session that only this
-process uses has neither.
-"""
+"""SQLSTATEs of a prepared statement in a session that other clients use, too."""
 
 LOST = (
     asyncpg.PostgresConnectionError,
@@ -46,9 +40,7 @@ def is_lost(error: BaseException | None) -> bool:
 
 
 def ended_by_server(error: BaseException) -> bool:
-    """Return True if the server ended only the statement: the connection and its locks still exist,
-    and the transaction can run again.
-    """
+    """Return True if the server ended the statement and not the connection: it can run again."""
     return (
         isinstance(error, DBAPIError)
         and not error.connection_invalidated
@@ -75,9 +67,7 @@ def connecting(database: str) -> Iterator[None]:
 
 @contextmanager
 def querying(database: str) -> Iterator[None]:
-    """Raise `DatabaseUnavailableError` if a query fails because of the database, not of its
-    statement.
-    """
+    """Raise `DatabaseUnavailableError` if a query fails through no fault of its statement."""
     try:
         yield
     except (DBAPIError, TimeoutError, asyncpg.PostgresError, *LOST) as error:

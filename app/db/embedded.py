@@ -177,9 +177,7 @@ class _Server:
         unfinished.rename(self._cluster)
 
     def _pid_file(self) -> str:
-        """Return the content of `postmaster.pid`, or an empty text if it does not exist. A killed
-        server leaves the file behind.
-        """
+        """Return the content of `postmaster.pid`, which a killed server leaves behind."""
         try:
             return (self._cluster / "postmaster.pid").read_text()
         except FileNotFoundError:
@@ -236,9 +234,7 @@ class _Server:
             raise OSError(f"did not start (see {log_file}): {' '.join(reason.split())[-500:]}")
 
     def _choose_socket_dir(self) -> Path:
-        """Return the cluster's folder, or a temporary one if the cluster's path is too long or
-        contains a comma or a quote.
-        """
+        """Return the cluster, or a temporary folder if its path is too long or has a comma."""
         path = str(self._cluster)
         short_enough = len(os.fsencode(path)) + len("/.s.PGSQL.5432") <= MAX_SOCKET_PATH_BYTES
         # The option is a list, in which commas and quotes have a meaning.

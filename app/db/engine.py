@@ -21,9 +21,7 @@ from app.errors import DatabaseUnavailableError
 STATEMENT_TIMEOUT_SECONDS = 10
 
 JOB_STATEMENT_TIMEOUT_SECONDS = 3600
-"""Timeout of a job's statement, which takes a minute at most. It ends the wait on a connection that
-died unnoticed.
-"""
+"""Timeout of a job's statement. It ends the wait on a connection that died unnoticed."""
 
 POOL_TIMEOUT_SECONDS = 5
 
@@ -67,9 +65,7 @@ def create_engine(
 
 @asynccontextmanager
 async def job_engine(database_url: str, *, read_only: bool = False) -> AsyncIterator[AsyncEngine]:
-    """Yield an engine whose statements may take long. At the end of the job its connections are
-    closed, which drops staged tables.
-    """
+    """Yield an engine whose statements may take long. Its connections are closed at the end."""
     engine = create_engine(
         database_url,
         read_only=read_only,

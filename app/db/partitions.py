@@ -62,9 +62,7 @@ async def ensure_partition(connection: AsyncConnection, day: date) -> None:
 
 
 async def first_kept_day(connection: AsyncConnection, first_day: date) -> date | None:
-    """Return the first day of the partitions that remain after dropping those that end before
-    `first_day`; None if none remains.
-    """
+    """Return the first day that remains after `drop_partitions_before`; None if none remains."""
     months = await stored_months(connection)
     return next((start for start, end in months if end > first_day), None)
 

@@ -14,9 +14,7 @@ from app.errors import DatabaseUnavailableError, RequestError
 from app.metrics import DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_LIMIT
 
 POOL_SIZE = 10
-"""Maximum number of connections per process, opened as they are needed. A query occupies one for
-about a millisecond.
-"""
+"""Maximum number of connections per process. A query occupies one for about a millisecond."""
 
 WAIT_SECONDS = 5
 """How long a read waits for a free connection."""
@@ -25,9 +23,7 @@ READ_TIMEOUT_SECONDS = 10
 """Timeout of a read, which usually takes a millisecond."""
 
 SESSION = {"plan_cache_mode": "force_generic_plan"}
-"""Session parameters. One plan of a statement is right for all arguments, and planning takes longer
-than running it.
-"""
+"""One plan of a statement fits all arguments, and planning takes longer than running it."""
 
 _HEALTHY = (RequestError, asyncpg.PostgresError)
 """Errors after which a connection can be used again, unless it is dead."""

@@ -46,9 +46,7 @@ def _can_execute(path: Path, user: pwd.struct_passwd) -> bool:
 
 
 def reachable_cluster(cluster: Path, user: pwd.struct_passwd) -> Path:
-    """Return the cluster's folder: in `DATA_DIR` if the user can enter that, or else the target of
-    a symbolic link there.
-    """
+    """Return the folder of the cluster, or the target of a link if the user cannot enter it."""
     if cluster.is_symlink():
         target = cluster.readlink()
         target.parent.mkdir(0o711, exist_ok=True)
@@ -69,9 +67,7 @@ def reachable_cluster(cluster: Path, user: pwd.struct_passwd) -> Path:
 
 
 def reachable_binaries(binaries: Path, place: Path, user: pwd.struct_passwd) -> Path:
-    """Return the folder of the programs, which are copied to this place if the user can't run
-    them.
-    """
+    """Return the folder of the programs, or of a copy that the user can run."""
     if _can_execute(binaries / "postgres", user):
         return binaries
     package = binaries.parents[1]

@@ -215,9 +215,7 @@ class Publication:
     """Time of the latest publish. Each publish has its own."""
 
     version: str
-    """Hash of everything that responses depend on: the digests of the days, and `has_trigrams`.
-    Equal versions give equal responses.
-    """
+    """Hash of everything that responses depend on: equal versions give equal responses."""
 
     held_days: int
     suspect_days: int = 0

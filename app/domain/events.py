@@ -69,9 +69,7 @@ class Event(BaseModel):
         return self
 
     def is_within(self, first: dt.date, last: dt.date) -> bool:
-        """True if a chart of these days shows the event. A permanent definition is a step on its
-        first day.
-        """
+        """Return True if a chart of the days shows it. A permanent definition is a step."""
         is_step = self.kind is EventKind.DEFINITION and self.end_date is None
         end = self.date if is_step else self.end_date or dt.date.max
         return self.date <= last and first <= end

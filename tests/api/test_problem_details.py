@@ -43,7 +43,7 @@ def _check(response: httpx.Response, status: int, *, title: str) -> Problem:
     problem = Problem.model_validate_json(response.content, strict=True, extra="forbid")
     assert (problem.type, problem.title, problem.status) == ("about:blank", title, status)
     assert problem.detail.endswith((".", "'")) or status == 422
-    assert (problem.errors is not None) == (status == 422)
+    assert bool(problem.errors) == (status == 422)
     assert problem.request_id == response.headers["x-request-id"]
     waits = response.headers.get("retry-after")
     assert (int(waits or 0) > 0) == (status in (429, 503))
@@ -85,7 +85,7 @@ async def test_wrong_arguments(client: httpx.AsyncClient) -> None:
     for path in ("recent?period=year", "country?country=USA", "overall?end_date=x&mirrors=1"):
         response = await client.get(f"/api/packages/requests/{path}")
         problem = _check(response, 422, title="Unprocessable Content")
-        faults = [f"{fault.parameter}: {fault.message}" for fault in problem.errors or []]
+        faults = [f"{fault.parameter}: {fault.message}" for fault in problem.errors]
         assert len(faults) == path.count("=")
         assert problem.detail == "; ".join(faults)
 

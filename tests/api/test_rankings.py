@@ -265,54 +265,21 @@ def test_more_is_not_less_in_short(one: int, other: int) -> None:
     assert _value(in_short(less)) <= _value(in_short(more))
 
 
-@pytest.mark.parametrize(
-    ("count", "short"),
-    [
-        (0, "0"),
-        (999, "999"),
-        (1000, "1k"),
-        (1049, "1k"),
-        (1250, "1.3k"),
-        (9949, "9.9k"),
-        (9950, "10k"),
-        (10_500, "11k"),
-        (999_499, "999k"),
-        (999_500, "1M"),
-        (1_940_000_000, "1.9B"),
-        (12_300_000_000_000, "12T"),
-    ],
-)
-def test_a_count_in_short(count: int, short: str) -> None:
-    assert in_short(count) == short
+def test_counts_in_short() -> None:
+    expected = {0: "0", 999: "999", 1000: "1k", 1049: "1k", 1250: "1.3k", 9949: "9.9k"}
+    expected |= {9950: "10k", 10_500: "11k", 999_499: "999k", 999_500: "1M"}
+    expected |= {1_940_000_000: "1.9B", 12_300_000_000_000: "12T"}
+    assert {count: in_short(count) for count in expected} == expected
 
 
-@pytest.mark.parametrize(
-    ("count", "color"),
-    [
-        (0, "red"),
-        (1, "yellow"),
-        (9, "yellow"),
-        (10, "yellowgreen"),
-        (99, "yellowgreen"),
-        (100, "green"),
-        (999, "green"),
-        (1000, "brightgreen"),
-    ],
-)
-def test_the_color_of_a_badge(count: int, color: str) -> None:
-    assert color_of(count) == color
+def test_the_color_of_a_badge() -> None:
+    expected = {0: "red", 1: "yellow", 9: "yellow", 10: "yellowgreen", 99: "yellowgreen"}
+    expected |= {100: "green", 999: "green", 1000: "brightgreen"}
+    assert {count: color_of(count) for count in expected} == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "beginning"),
-    [
-        ("requests ", "requests"),
-        ("requests!", "requests"),
-        (" Requests\t", "requests"),
-        ("requests-", "requests-"),
-        ("requests_ ", "requests-"),
-        ("scikit learn", "scikit-learn"),
-    ],
-)
-def test_what_can_not_be_in_a_name_ends_it(text: str, beginning: str) -> None:
-    assert beginning_of_name(text) == beginning
+def test_a_character_that_names_lack_ends_a_name() -> None:
+    expected = {"requests ": "requests", "requests!": "requests", " Requests\t": "requests"}
+    expected |= {"requests-": "requests-", "requests_ ": "requests-"}
+    expected |= {"scikit learn": "scikit-learn"}
+    assert {text: beginning_of_name(text) for text in expected} == expected

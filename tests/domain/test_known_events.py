@@ -58,6 +58,7 @@ def test_an_operator_adds_events(own: KnownEvents) -> None:
 @pytest.mark.parametrize(
     ("content", "right"),
     [
+        (None, "should name a file that can be read (No such file"),
         ("[[events]\n", "TOML file"),
         ("\xff", "TOML file"),
         ("events = 1\n", "events: Input should be a valid tuple"),
@@ -84,10 +85,11 @@ def test_an_operator_adds_events(own: KnownEvents) -> None:
     ],
 )
 def test_a_wrong_file_is_told_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, right: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, right: str
 ) -> None:
     file = tmp_path / "events.toml"
-    file.write_text(content, encoding="latin-1")
+    if content is not None:
+        file.write_text(content, encoding="latin-1")
     monkeypatch.setenv("INGEST_EVENTS_FILE", str(file))
     with pytest.raises(SettingsError) as caught:
         load_settings()
@@ -95,15 +97,6 @@ def test_a_wrong_file_is_told_in_one_line(
     assert message.startswith("INGEST_EVENTS_FILE: ")
     assert right in message
     assert "\n" not in message
-
-
-def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("INGEST_EVENTS_FILE", "/none/events.toml")
-    with pytest.raises(
-        SettingsError,
-        match=r"^INGEST_EVENTS_FILE: should name a file that can be read \(No s",
-    ):
-        load_settings()
 
 
 def _event(kind: str, start: date, end: date | None = None) -> Event:

@@ -29,9 +29,7 @@ class DumpRepository:
     async def rows(
         self, day: date, breakdowns: Sequence[str]
     ) -> AsyncIterator[Sequence[PackageDownloads]]:
-        """Yield the day's packages in batches, ordered by name and without `__all__`. The day must
-        have these columns.
-        """
+        """Yield the day's packages in batches, ordered by name, with these columns."""
         # By default, Postgres optimises a cursor for its first rows. All rows are read here.
         await self._connection.execute(text("SET LOCAL cursor_tuple_fraction = 1"))
         query = (

@@ -36,9 +36,7 @@ takes a twentieth of an ingest, and reads the rows of 30 days one by one through
 
 
 StagedRow = str
-"""A line of COPY's text: a package, its downloads with and without mirrors, and its counts of each
-breakdown.
-"""
+"""A line of COPY's text: a package, its downloads with and without mirrors, and its counts."""
 
 
 def staged_rows(
@@ -47,17 +45,13 @@ def staged_rows(
     without_mirrors: Iterable[int],
     counts: Iterable[Iterable[str]],
 ) -> Iterator[StagedRow]:
-    """Yield rows from their columns. Names need no escaping, and `counts` are columns of texts that
-    `counts_text` returned.
-    """
+    """Yield rows from columns of valid names, of totals, and of texts from `counts_text`."""
     columns = packages, map(str, with_mirrors), map(str, without_mirrors), *counts
     return map("\t".join, zip(*columns, strict=True))
 
 
 def counts_text(counts: Counts) -> str:
-    """Return the stored JSON, escaped for COPY. Equal counts are equal texts, as the day's digest
-    requires.
-    """
+    """Return the stored JSON, escaped for COPY. Equal counts are equal texts."""
     return orjson.dumps(counts, option=orjson.OPT_SORT_KEYS).decode().replace("\\", r"\\")
 
 
@@ -213,9 +207,7 @@ class IngestRepository:
         await self._connection.execute(text(f"SET LOCAL work_mem = '{WORK_MEMORY_MEGABYTES}MB'"))
 
     async def delete_everything(self) -> None:
-        """Delete all days, published and held, and packages. Readers see them until the caller's
-        transaction commits.
-        """
+        """Delete all days and packages. Readers see them until the transaction commits."""
         for table in (daily_downloads, packages, ingested_days):
             await self._connection.execute(delete(table))
         await delete_rankings(self._connection)

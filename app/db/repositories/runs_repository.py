@@ -50,9 +50,7 @@ class RunsRepository:
         return run
 
     async def note_query(self, run: int, query: str | None, partition: Partition | None) -> None:
-        """Record the query and the partition before it. Call it as soon as they are known, because
-        the process may end at any time.
-        """
+        """Record the query and the partition before it, before the query runs."""
         await self._change(
             run,
             query=query,
@@ -86,9 +84,7 @@ class RunsRepository:
             return result
 
     async def unfinished_run(self, day: date, source: str, now: datetime) -> IngestRun | None:
-        """Return the day's last run if the run failed after its query succeeded, and the query's
-        result can still be read.
-        """
+        """Return the day's last run if it failed, and its query's result can still be read."""
         query = (
             select(ingest_runs)
             .where(ingest_runs.c.day == day, ingest_runs.c.source == source)
@@ -102,9 +98,7 @@ class RunsRepository:
         return None
 
     async def note_interrupted(self) -> int:
-        """Record all unfinished runs as interrupted, and return their number. The caller holds the
-        ingest lock, so none of them is still running.
-        """
+        """Record all unfinished runs as interrupted. The caller holds the ingest lock."""
         running = update(ingest_runs).where(ingest_runs.c.outcome == RunOutcome.RUNNING)
         return (await self._commit(running.values(outcome=RunOutcome.INTERRUPTED))).rowcount
 

@@ -51,9 +51,7 @@ def _categories(column: str) -> str:
 
 
 def _sums(what: str, downloads: str, rows: str) -> str:
-    """Return a query that compares the downloads of `__all__` with the sums over all packages, by
-    category.
-    """
+    """Return a query that compares `__all__` with the sums over all packages, by category."""
     return (
         f"SELECT {what} AS what,"
         f" sum({downloads}) FILTER (WHERE name = :all_packages) AS recorded,"
