@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     """Days in a row that make a new level if they deviate alike and are unchanged for six hours."""
 
     ingest_min_step_ratio: float = Field(0.2, ge=0, le=1)
-    """Minimum ratio of a day of a new level. Below it, a day stays held unless `--force` is used."""
+    """Minimum ratio of a day of a new level. Below it, a day is held until `--force` is used."""
 
     ingest_max_step_ratio: float = Field(5.0, ge=1)
     """Maximum ratio of packages and downloads for a day to be part of a new level."""
@@ -180,7 +180,7 @@ class Settings(BaseSettings):
     """Addresses and networks of proxies in front. Only their `X-Forwarded-For` is accepted."""
 
     root_path: types.RootPath = ""
-    """Prefix of all paths that a proxy removes, `/stats`. Its `X-Forwarded-Prefix` does the same."""
+    """Prefix of all paths that a proxy removes, `/stats`, unless it sends `X-Forwarded-Prefix`."""
 
     rate_limits: types.Limits = "10/second;300/minute"
     """Requests that one client address may make: limits separated by `;`. Empty means no limit."""

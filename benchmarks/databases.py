@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.db.embedded import embedded_postgres
 from app.db.engine import connect, job_engine
 from app.db.migrations import migrate
-from app.db.package_figures import sum_figures
+from app.db.package_figures import update_figures
 from app.db.partitions import ensure_partition
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.repositories.ingest_repository import IngestRepository
@@ -146,7 +146,7 @@ async def fill_with_copies(engine: AsyncEngine, packages: int, days: list[date])
         async with connect(engine) as connection:
             await copy_day(connection, held[0], day)
             if day == missing[-1]:
-                await sum_figures(connection, max(*missing, *held))
+                await update_figures(connection, max(*missing, *held), is_next=False)
             await connection.commit()
         # The server would do this by itself within a minute.
         await in_autocommit(engine, "VACUUM daily_downloads")

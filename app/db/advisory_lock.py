@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from enum import IntEnum
 
 from sqlalchemy import func, select, text
@@ -44,13 +45,13 @@ async def is_held(source: Source, key: LockKey) -> bool:
     return bool(held)
 
 
+@dataclass
 class HeldLock:
     """A lock that this process holds until its connection ends."""
 
-    def __init__(self, key: LockKey, process: int) -> None:
-        self._key = key
-        self._process = process
-        self.connection_ended = False
+    key: LockKey
+    process: int
+    connection_ended: bool = False
 
     def check(self) -> None:
         """Raise `LockLostError` if the connection is known to have ended."""
@@ -64,7 +65,7 @@ class HeldLock:
         the lock was lost.
         """
         self.check()
-        held = await connection.execute(_HOLDS, {"key": int(self._key), "process": self._process})
+        held = await connection.execute(_HOLDS, {"key": int(self.key), "process": self.process})
         if not held.scalar_one():
             raise LockLostError
 
@@ -77,11 +78,8 @@ async def try_lock(engine: AsyncEngine, key: LockKey) -> AsyncIterator[HeldLock 
     """
     async with connect(engine) as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
-        taken, process = (
-            await connection.execute(
-                select(func.pg_try_advisory_lock(int(key)), func.pg_backend_pid())
-            )
-        ).one()
+        query = select(func.pg_try_advisory_lock(int(key)), func.pg_backend_pid())
+        taken, process = (await connection.execute(query)).one()
         if not taken:
             yield None
             return

@@ -10,7 +10,7 @@ from sqlalchemy import delete, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.package_figures import RECENT_DAYS, move_figures, rewrite_rankings, sum_figures
+from app.db.package_figures import RECENT_DAYS, rewrite_rankings, update_figures
 from app.db.sql import load_sql
 from app.db.steps import Step, enter
 from app.db.tables import daily_downloads, ingested_days
@@ -20,8 +20,6 @@ from app.errors import IngestError
 
 STAGED_COLUMNS = ", ".join(["with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS])
 """Columns of staged rows, without the name."""
-
-_CORRECT_LAST_SEEN = load_sql("correct_last_seen")
 
 
 async def stage_all_packages(connection: AsyncConnection) -> None:
@@ -76,7 +74,7 @@ async def replace_rows(connection: AsyncConnection, day: date) -> None:
             raise IngestError(f"the source gave a package more than once for {day}") from error
         raise
     if replaced:
-        await connection.execute(text(_CORRECT_LAST_SEEN), {"day": day})
+        await connection.execute(text(load_sql("correct_last_seen")), {"day": day})
 
 
 async def update_packages(
@@ -96,11 +94,8 @@ async def update_packages(
             {"day": day},
         )
         return
-    if latest_before and day == latest_before + timedelta(days=1):
-        latest = day
-        await move_figures(connection, latest)
-    else:
-        latest = max(day, latest_before or day)
-        await sum_figures(connection, latest)
+    latest = max(day, latest_before or day)
+    is_next = latest_before is not None and day == latest_before + timedelta(days=1)
+    await update_figures(connection, latest, is_next=is_next)
     enter(Step.RANK, day)
     await rewrite_rankings(connection, latest)

@@ -136,17 +136,14 @@ async def check_session(engine: AsyncEngine) -> None:
     """Raise `DatabaseRefusedError` if a pooler assigns a server session to each transaction instead
     of each connection.
     """
+    process = select(func.pg_backend_pid())
     async with connect(engine) as first, connect(engine) as second:
-        before = await _server_process(first)
+        before = await first.scalar(process)
         await first.rollback()
         # In transaction mode, this takes over the session that has just become free.
-        other = await _server_process(second)
-        if before == other or before != await _server_process(first):
+        other = await second.scalar(process)
+        if before == other or before != await first.scalar(process):
             raise pooled_per_transaction(str(engine.url.host))
-
-
-async def _server_process(connection: AsyncConnection) -> object:
-    return await connection.scalar(select(func.pg_backend_pid()))
 
 
 async def wait_for_database(engine: AsyncEngine, seconds: float) -> None:

@@ -25,8 +25,6 @@ ALEMBIC_INI = next(
 because a folder named `alembic` beside `app` would be merged with the library's.
 """
 
-LOCK_TIMEOUT_MILLISECONDS = 1000
-
 _HAS_REVISION = select(func.to_regclass("alembic_version").is_not(None))
 _REVISION = text("SELECT max(version_num) FROM alembic_version")
 
@@ -48,9 +46,7 @@ async def migrate(engine: AsyncEngine) -> None:
                 with attempt:
                     try:
                         await lock_for_transaction(connection, LockKey.MIGRATE)
-                        await connection.execute(
-                            text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}")
-                        )
+                        await connection.execute(text("SET LOCAL lock_timeout = '1s'"))
                         is_done = await connection.run_sync(_upgrade)
                         await connection.commit()
                     except BaseException:
@@ -69,9 +65,9 @@ async def check_migrated(source: Source, *, accept_later: bool) -> None:
     if held and held not in (head, *missing) and not accept_later:
         raise _database_is_ahead(held)
     if held is None or held in missing:
+        state = f"is at migration {held}" if held else "is empty"
         raise OperatorError(
-            f"the database {f'is at migration {held}' if held else 'is empty'}, "
-            f"and migration {head} is needed: run `pypi-stats migrate`"
+            f"the database {state}, and migration {head} is needed: run `pypi-stats migrate`"
         )
 
 

@@ -49,17 +49,11 @@ def figures_arguments(latest: date) -> dict[str, object]:
     }
 
 
-async def sum_figures(connection: AsyncConnection, latest: date) -> None:
-    """Sum the figures anew, from the rows of all days of the periods."""
-    await _update(connection, _SUM, latest)
-
-
-async def move_figures(connection: AsyncConnection, latest: date) -> None:
-    """Move periods that ended a day before `latest` on by a day."""
-    await _update(connection, _MOVE, latest)
-
-
-async def _update(connection: AsyncConnection, statement: str, latest: date) -> None:
+async def update_figures(connection: AsyncConnection, latest: date, *, is_next: bool) -> None:
+    """Move periods that ended a day before `latest` on by a day. Unless `is_next`, sum the figures
+    anew, from the rows of all days of the periods.
+    """
+    statement = _MOVE if is_next else _SUM
     # Postgres has no statistics about the rows of a new day yet. It might expect one row and choose
     # a nested loop, which would take hours. Rows are nearly in the order of ids, so a merge join
     # takes two thirds of the time of a hash join.

@@ -23,18 +23,14 @@ VACUUMED_SHARE = 0.02
 causes a vacuum. Index-only scans need pages that a vacuum has marked as visible to all.
 """
 
-_NAME = re.compile(r"daily_downloads_(\d{4})_(\d{2})")
-
 
 def is_partition(table: str) -> bool:
-    return _NAME.fullmatch(table) is not None
+    return re.fullmatch(r"daily_downloads_\d{4}_\d{2}", table) is not None
 
 
 def _month(partition: str) -> tuple[date, date]:
     """Return the first day of a partition's month and of the month after it."""
-    match = _NAME.fullmatch(partition)
-    assert match, partition
-    year, month = int(match[1]), int(match[2])
+    year, month = map(int, partition.split("_")[-2:])
     return date(year, month, 1), date(year + month // 12, month % 12 + 1, 1)
 
 
@@ -47,18 +43,11 @@ async def ensure_partition(connection: AsyncConnection, day: date) -> None:
     if partition in await _partitions(connection):
         return
     start, end = _month(partition)
-    await connection.execute(
-        text(
-            f"CREATE TABLE {partition} (LIKE daily_downloads INCLUDING ALL) "
-            f"WITH (autovacuum_vacuum_insert_scale_factor = {VACUUMED_SHARE})"
-        )
-    )
-    await connection.execute(
-        text(
-            f"ALTER TABLE daily_downloads ATTACH PARTITION {partition} "
-            f"FOR VALUES FROM ('{start}') TO ('{end}')"
-        )
-    )
+    create = f"CREATE TABLE {partition} (LIKE daily_downloads INCLUDING ALL)"
+    options = f"WITH (autovacuum_vacuum_insert_scale_factor = {VACUUMED_SHARE})"
+    await connection.execute(text(f"{create} {options}"))
+    attach = f"ALTER TABLE daily_downloads ATTACH PARTITION {partition}"
+    await connection.execute(text(f"{attach} FOR VALUES FROM ('{start}') TO ('{end}')"))
 
 
 async def first_kept_day(connection: AsyncConnection, first_day: date) -> date | None:

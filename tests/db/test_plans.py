@@ -161,7 +161,6 @@ async def test_the_figures_of_packages_are_not_looked_for_one_by_one(
 ) -> None:
     explained = f"EXPLAIN (SETTINGS) {getattr(package_figures, statement)}"
     monkeypatch.setattr(package_figures, statement, explained)
-    update = package_figures.sum_figures if statement == "_SUM" else package_figures.move_figures
     lines: list[str] = []
     execute = AsyncConnection.execute
 
@@ -173,7 +172,8 @@ async def test_the_figures_of_packages_are_not_looked_for_one_by_one(
 
     async with connect(many) as connection:
         monkeypatch.setattr(AsyncConnection, "execute", execute_and_note)
-        await update(connection, days_ago(0))
+        is_next = statement == "_MOVE"
+        await package_figures.update_figures(connection, days_ago(0), is_next=is_next)
         monkeypatch.undo()
         for joins in ("nestloop", "hashjoin"):
             assert await connection.scalar(text(f"SHOW enable_{joins}")) == "on"

@@ -85,13 +85,9 @@ class RunsRepository:
 
     async def unfinished_run(self, day: date, source: str, now: datetime) -> IngestRun | None:
         """Return the day's last run if it failed, and its query's result can still be read."""
-        query = (
-            select(ingest_runs)
-            .where(ingest_runs.c.day == day, ingest_runs.c.source == source)
-            .order_by(ingest_runs.c.id.desc())
-            .limit(1)
-        )
-        for row in await fetch(self._engine, Statement(query)):
+        query = select(ingest_runs).where(ingest_runs.c.day == day, ingest_runs.c.source == source)
+        latest = query.order_by(ingest_runs.c.id.desc()).limit(1)
+        for row in await fetch(self._engine, Statement(latest)):
             run = _run(row)
             if run.query and run.outcome in _CAME_TO_NOTHING and run.started_at > now - QUERY_LASTS:
                 return run

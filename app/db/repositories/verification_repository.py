@@ -4,8 +4,8 @@ Each comparison is one statement that returns the differences.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
+from typing import NamedTuple
 
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,8 +19,7 @@ from app.domain.breakdowns import BREAKDOWN_COLUMNS, COLUMNS_OF_ONE_PACKAGE
 from app.domain.package_name import ALL_PACKAGES
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """A recorded figure of a day, or of several packages, that differs from the rows."""
 
     day: date
@@ -98,13 +97,7 @@ _RANKINGS = load_sql(
 )
 _LAST_SEEN = load_sql("verify_last_seen", one_of_many=_ONE_OF_MANY)
 
-_LEFT_OVER = """
-SELECT date, 'rows of a day that is not published', '0', CAST(count(*) AS text), NULL, NULL
-FROM daily_downloads
-WHERE date >= :first AND date < :next
-    AND NOT EXISTS (SELECT FROM ingested_days WHERE day = date)
-GROUP BY date ORDER BY date
-"""
+_LEFT_OVER = load_sql("verify_left_over")
 
 
 class VerificationRepository:
