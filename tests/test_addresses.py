@@ -8,6 +8,7 @@ import pytest
 from app.addresses import DEFAULT_HOSTS, DatabaseAddress
 
 ME = getpass.getuser()
+STANDBY_FIRST = {"session_attributes": ("standby", "any")}
 
 
 @pytest.mark.parametrize(
@@ -29,10 +30,7 @@ ME = getpass.getuser()
         ("postgresql://h/d?connect_timeout=7&keepalives=1", {"connect_timeout_seconds": 7}),
         ("postgresql://h/d?connect_timeout=0", {"connect_timeout_seconds": 5}),
         ("postgresql://h/d?target_session_attrs=primary", {"session_attributes": ("primary",)}),
-        (
-            "postgresql://h/d?target_session_attrs=prefer-standby",
-            {"session_attributes": ("standby", "any")},
-        ),
+        ("postgresql://h?target_session_attrs=prefer-standby", STANDBY_FIRST),
         (
             "postgresql://h/d?application_name=a+b&options=-c%20x%3D1",
             {"startup_parameters": {"application_name": "a+b", "options": "-c x=1"}},

@@ -1,6 +1,6 @@
 """The breakdowns that a setting chooses: payloads, what is not ingested, and which releases."""
 
-from datetime import date, timedelta
+from datetime import timedelta
 from itertools import product
 
 import httpx
@@ -22,47 +22,27 @@ NAMES = tuple(breakdown.name for breakdown in OPTIONAL_BREAKDOWNS)
 @pytest.fixture
 async def some_days(app: Service, engine: AsyncEngine) -> None:
     """All breakdowns the day before yesterday and yesterday, the installer alone today."""
-    await publish(
-        engine,
-        days_ago(2),
-        downloads(
-            "flask",
-            7,
-            mirrors=0,
-            **optional_counts(
-                7,
-                installer={"pip": 4, "uv": 3},
-                ci={"true": 5, "null": 2},
-                country={"US": 6, "null": 1},
-                version={"3.1.0": 7},
-                implementation={"cpython": 7},
-            ),
-        ),
+    before = optional_counts(
+        7,
+        installer={"pip": 4, "uv": 3},
+        ci={"true": 5, "null": 2},
+        country={"US": 6, "null": 1},
+        version={"3.1.0": 7},
+        implementation={"cpython": 7},
     )
-    await publish(
-        engine,
-        days_ago(1),
-        downloads(
-            "flask",
-            10,
-            mirrors=0,
-            **optional_counts(
-                10,
-                installer={"pip": 9, "other": 1},
-                ci={"false": 10},
-                country={"DE": 8, "US": 2},
-                version={"3.1.0": 4, "3.0.3": 5, "other": 1},
-                implementation={"cpython": 6, "pypy": 1, "other": 1, "null": 2},
-            ),
-        ),
-        downloads("numpy", 1, mirrors=0, **optional_counts(1)),
+    await publish(engine, days_ago(2), downloads("flask", 7, mirrors=0, **before))
+    yesterday = optional_counts(
+        10,
+        installer={"pip": 9, "other": 1},
+        ci={"false": 10},
+        country={"DE": 8, "US": 2},
+        version={"3.1.0": 4, "3.0.3": 5, "other": 1},
+        implementation={"cpython": 6, "pypy": 1, "other": 1, "null": 2},
     )
-    await publish(
-        engine,
-        days_ago(0),
-        downloads("flask", 3, installer={"pip": 3}),
-        downloads("new", 2, installer={"uv": 2}),
-    )
+    numpy = downloads("numpy", 1, mirrors=0, **optional_counts(1))
+    await publish(engine, days_ago(1), downloads("flask", 10, mirrors=0, **yesterday), numpy)
+    new = downloads("new", 2, installer={"uv": 2})
+    await publish(engine, days_ago(0), downloads("flask", 3, installer={"pip": 3}), new)
     await until(lambda: app.dispatcher.freshness.publication)
     await until(lambda: published(app).latest_day == days_ago(0))
 
@@ -99,11 +79,8 @@ GOLDENS = {
     "version?version=other": [("other", D1, 1)],
     "version?version=all": [("3.0.3", D1, 5), ("3.1.0", D2, 7), ("3.1.0", D1, 4), ("other", D1, 1)],
     "implementation": [
-        ("cpython", D2, 7),
-        ("cpython", D1, 6),
-        ("null", D1, 2),
-        ("other", D1, 1),
-        ("pypy", D1, 1),
+        *(("cpython", D2, 7), ("cpython", D1, 6)),
+        *(("null", D1, 2), ("other", D1, 1), ("pypy", D1, 1)),
     ],
     "implementation?implementation=pypy": [("pypy", D1, 1)],
 }
@@ -182,10 +159,8 @@ async def test_a_week_with_a_day_that_is_not_known_is_left_out(
     response = await client.get(path.format("installer"))
     assert response.text == _payload("installer", ("pip", str(monday), 14))
     response = await client.get(path.format("python_minor"))
-    assert [item["date"] for item in response.json()["data"]] == [
-        str(monday),
-        str(monday + timedelta(days=7)),
-    ]
+    mondays = [str(monday), str(monday + timedelta(days=7))]
+    assert [item["date"] for item in response.json()["data"]] == mondays
 
 
 async def test_releases_with_most_downloads_are_told_apart(
@@ -199,10 +174,7 @@ async def test_releases_with_most_downloads_are_told_apart(
             f"1.{number:02}": 10 + (5 if number % 2 == bonus else 0) for number in range(30)
         } | {"other": 1}
 
-    days: dict[date, dict[str, int]] = {
-        days_ago(1): day_of_releases(0),
-        days_ago(0): day_of_releases(1),
-    }
+    days = {days_ago(1): day_of_releases(0), days_ago(0): day_of_releases(1)}
     for day, counts in days.items():
         await publish(engine, day, downloads("flask", sum(counts.values()), version=counts))
     await until(lambda: app.dispatcher.freshness.publication and len(published(app).days) == 2)

@@ -22,38 +22,22 @@ from app.ingest.sources.sample import PACKAGES, SampleSource
 from app.main import Service, create_app
 from app.settings import IngestSource, Settings
 from tests.clock import NOW
-from tests.days import (
-    POLICY,
-    RETENTION_DAYS,
-    GivenSource,
-    days_ago,
-    downloads,
-    ingest,
-    publish,
-)
+from tests.days import POLICY, RETENTION_DAYS, GivenSource, days_ago, downloads, ingest, publish
 from tests.processes import free_port
 from tests.waiting import until, until_known
 
 
 async def test_status_of_an_empty_database(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/status")
+    lists = ("sources", "counted_files", "gaps", "recent_days", "held", "events", "suspect")
+    nulls = ("first_day", "latest_day", "published_at", "last_run", "next_run")
     assert response.json() == {
         "sample": False,
-        "sources": [],
-        "counted_files": [],
-        "first_day": None,
-        "latest_day": None,
-        "published_at": None,
         "days": 0,
-        "gaps": [],
         "packages": 0,
         "downloads": 0,
-        "recent_days": [],
-        "held": [],
-        "events": [],
-        "suspect": [],
-        "last_run": None,
-        "next_run": None,
+        **{name: [] for name in lists},
+        **dict.fromkeys(nulls),
     }
 
 

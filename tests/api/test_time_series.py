@@ -51,10 +51,7 @@ async def test_a_range_has_its_days(client: httpx.AsyncClient) -> None:
     start, end = days_ago(9), days_ago(2)
     range_ = f"start_date={start}&end_date={end}"
     assert await _items(client, f"python_major?version=3&{range_}") == [
-        ("3", days_ago(9), 10),
-        ("3", days_ago(5), 6),
-        ("3", days_ago(4), 5),
-        ("3", days_ago(2), 3),
+        ("3", days_ago(ago), count) for ago, count in {9: 10, 5: 6, 4: 5, 2: 3}.items()
     ]
     for endpoint in ENDPOINTS:
         everything = await _items(client, endpoint)
@@ -126,13 +123,9 @@ async def test_zero_where_nothing_was_downloaded_and_nothing_where_nothing_is_kn
     client: httpx.AsyncClient,
 ) -> None:
     range_ = f"start_date={days_ago(9)}"
+    counts = {9: 10, 5: 6, 4: 5, 2: 3, 1: 0, 0: 1}
     assert await _items(client, f"python_major?version=3&fill=zero&{range_}") == [
-        ("3", days_ago(9), 10),
-        ("3", days_ago(5), 6),
-        ("3", days_ago(4), 5),
-        ("3", days_ago(2), 3),
-        ("3", days_ago(1), 0),
-        ("3", days_ago(0), 1),
+        ("3", days_ago(ago), count) for ago, count in counts.items()
     ]
     # Categories without any downloads of the package are not filled.
     assert await _items(client, "python_major?version=9&fill=zero") == []
@@ -209,29 +202,24 @@ async def test_an_argument_says_more_than_a_header(client: httpx.AsyncClient) ->
     assert (empty.status_code, empty.text) == (200, CSV)
 
 
-@pytest.mark.parametrize(
-    ("accept", "accepted"),
-    [
-        (b"", None),
-        (b"*/*", None),
-        (b"application/json", None),
-        (b"text/html,application/xhtml+xml,*/*;q=0.8", None),
-        (b"text/csv", "csv"),
-        (b"TEXT/CSV; charset=utf-8", "csv"),
-        (b"text/csv, application/json", None),
-        (b"text/csv;q=0.5, application/json;q=0.4", "csv"),
-        (b"text/csv;q=0.4, application/json;q=0.5", None),
-        (b"text/csv, */*;q=0.1", "csv"),
-        (b"text/csv, */*", "csv"),
-        (b"text/*", "csv"),
-        (b"text/csv;q=0", None),
-        (b"text/csv;q=x", None),
-        (b"application/json;q=0.1, */*;q=0", None),
-        (b"\xff,;;=", None),
-    ],
-)
-def test_what_a_client_accepts(accept: bytes, accepted: str | None) -> None:
-    assert accepted_format(accept) == accepted
+ACCEPTED = {
+    None: (
+        *(b"", b"*/*", b"application/json", b"text/html,application/xhtml+xml,*/*;q=0.8"),
+        *(b"text/csv, application/json", b"text/csv;q=0.4, application/json;q=0.5"),
+        *(b"text/csv;q=0", b"text/csv;q=x", b"application/json;q=0.1, */*;q=0", b"\xff,;;="),
+    ),
+    "csv": (
+        *(b"text/csv", b"TEXT/CSV; charset=utf-8", b"text/csv;q=0.5, application/json;q=0.4"),
+        *(b"text/csv, */*;q=0.1", b"text/csv, */*", b"text/*"),
+    ),
+}
+
+
+@pytest.mark.parametrize("accepted", ACCEPTED)
+def test_formats_that_a_client_accepts(accepted: str | None) -> None:
+    assert {accept: accepted_format(accept) for accept in ACCEPTED[accepted]} == dict.fromkeys(
+        ACCEPTED[accepted], accepted
+    )
 
 
 TABLES = {
