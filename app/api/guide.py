@@ -16,17 +16,9 @@ from app.api.time_series import MAX_ITEMS
 from app.domain.events import KnownEvents
 from app.settings import Settings
 
-_LIMITS = """
-## Limits
 
-One client may make {limits}, all paths together. A request counts once for every {arguments} \
-arguments. A `304` that needs no query, and a badge that is stored, do not count. Responses \
-describe the limit that the client is closest to: `X-RateLimit-Limit` is the number of requests \
-that it allows, `X-RateLimit-Remaining` the number that is left, and `X-RateLimit-Reset` the time \
-at which it starts again, in seconds since 1970. `Retry-After` of a `429` is the number of seconds \
-to wait. Clients with a key from the operator have limits of their own: send the key as \
-`Authorization: Bearer` or `X-API-Key`.
-"""
+def _text(name: str) -> str:
+    return files("app.api").joinpath("static", name).read_text(encoding="utf-8")
 
 
 def describe_service(settings: Settings, events: KnownEvents) -> str:
@@ -34,9 +26,8 @@ def describe_service(settings: Settings, events: KnownEvents) -> str:
     limited = ""
     if settings.rate_limits:
         in_all = " and ".join(map(in_words, limits.parse_many(settings.rate_limits)))
-        limited = _LIMITS.format(limits=in_all, arguments=ARGUMENTS_PER_REQUEST)
-    guide = files("app.api").joinpath("static", "guide.md").read_text(encoding="utf-8")
-    return guide.format(
+        limited = _text("limits.md").format(limits=in_all, arguments=ARGUMENTS_PER_REQUEST)
+    return _text("guide.md").format(
         bigquery_table=settings.bigquery_table,
         retention_days=settings.retention_days,
         mirror_installers=", ".join(f"`{name}`" for name in settings.mirror_installers) or "none",

@@ -37,47 +37,28 @@ class Difference(NamedTuple):
         return f"{self.day} {self.what}: recorded {self.recorded}, found {self.found}{packages}"
 
 
-def _categories(column: str) -> str:
-    """Return a query of a row's categories and their downloads. Invalid JSON values return no
-    downloads, so that they show up as wrong sums instead of failing the statement.
-    """
-    return (
-        "SELECT key AS category,"
-        " CASE jsonb_typeof(value) WHEN 'number' THEN CAST(value AS numeric) END AS downloads "
-        f"FROM jsonb_each(CASE json_typeof({column}) WHEN 'object' THEN CAST({column} AS jsonb)"
-        " ELSE '{}' END)"
-    )
-
-
-def _sums(what: str, downloads: str, rows: str) -> str:
-    """Return a query that compares `__all__` with the sums over all packages, by category."""
-    return (
-        f"SELECT {what} AS what,"
-        f" sum({downloads}) FILTER (WHERE name = :all_packages) AS recorded,"
-        f" sum({downloads}) FILTER (WHERE name <> :all_packages) AS found "
-        f"FROM {rows} GROUP BY what"
-    )
-
-
-_ALL_PACKAGES = " UNION ALL ".join(
-    [
-        *(_sums(f"'{count}'", count, "stored") for count in ("with_mirrors", "without_mirrors")),
-        *(
-            _sums(
-                f"'{column} ' || category",
-                "downloads",
-                f"stored CROSS JOIN LATERAL ({_categories(column)}) AS categories",
-            )
-            for column in BREAKDOWN_COLUMNS
-            if column not in COLUMNS_OF_ONE_PACKAGE
-        ),
-    ]
-)
+_CATEGORIES = {column: load_sql("categories", column=column) for column in BREAKDOWN_COLUMNS}
+_SUMS = [
+    *(
+        load_sql("verify_sums", what=f"'{count}'", downloads=count, rows="stored")
+        for count in ("with_mirrors", "without_mirrors")
+    ),
+    *(
+        load_sql(
+            "verify_sums",
+            what=f"'{column} ' || category",
+            downloads="downloads",
+            rows=f"stored CROSS JOIN LATERAL ({categories}) AS categories",
+        )
+        for column, categories in _CATEGORIES.items()
+        if column not in COLUMNS_OF_ONE_PACKAGE
+    ),
+]
 # The sum of a breakdown that was not ingested is NULL, not zero.
 _ROW_SUMS = ", ".join(
     f"('{column}', CASE WHEN {column} IS NOT NULL THEN"
-    f" (SELECT coalesce(sum(downloads), 0) FROM ({_categories(column)}) AS of_a_row) END)"
-    for column in BREAKDOWN_COLUMNS
+    f" (SELECT coalesce(sum(downloads), 0) FROM ({categories}) AS of_a_row) END)"
+    for column, categories in _CATEGORIES.items()
 )
 
 _ONE_OF_MANY = load_sql("one_of_many")
@@ -87,7 +68,7 @@ _DAY = load_sql(
     columns=", ".join(BREAKDOWN_COLUMNS),
     row_sums=_ROW_SUMS,
     description=describe("of_packages"),
-    all_packages_sums=_ALL_PACKAGES,
+    all_packages_sums=" UNION ALL ".join(_SUMS),
     one_of_many=_ONE_OF_MANY,
 )
 _RECENT = load_sql("verify_recent", sum_figures=load_sql("sum_figures"), one_of_many=_ONE_OF_MANY)
