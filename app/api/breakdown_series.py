@@ -112,7 +112,7 @@ def _check_ingested(breakdown: Breakdown, package: str, publication: Publication
     """Raise `NotFoundError` if no day can have figures of the breakdown."""
     if breakdown.is_of_one_package and package == ALL_PACKAGES:
         raise NotFoundError(f"{ALL_PACKAGES} has no {breakdown.name}: it belongs to one package.")
-    if not publication.days_with(breakdown):
+    if not publication.has(breakdown):
         raise NotFoundError(
             f"No day that is held has the {breakdown.name}: this instance does not ingest it. "
             f"Its operator can add {breakdown.name} to the setting INGEST_BREAKDOWNS."

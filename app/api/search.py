@@ -1,7 +1,6 @@
 """Packages by the beginning of a name, or by a name misspelt."""
 
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Annotated, Literal
 
 from fastapi import Query
@@ -13,7 +12,7 @@ from app.api.queries import EndpointQuery, WholeNumber
 from app.api.rankings import is_usual
 from app.api.statistics import Statistics
 from app.domain.package_name import MAX_NAME_CHARACTERS
-from app.domain.rankings import POPULAR_PACKAGES, START, SearchPosition, Tier
+from app.domain.rankings import POPULAR_PACKAGES, START, UNRANKED, SearchPosition, Tier
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
@@ -22,7 +21,7 @@ router = EndpointRouter("/api", "rankings")
 
 _BEHIND_NAMES = re.compile("[^a-z0-9_.-]+$")
 _NOT_IN_NAMES = re.compile("[^a-z0-9]+")
-_POSITION = re.compile(r"([0-2]):(\d{1,10}):([a-z0-9-]+)", re.ASCII)
+_CURSOR = re.compile(rf"([0-2]):(0|[1-9][0-9]{{0,9}}):([a-z0-9-]{{1,{MAX_NAME_CHARACTERS}}})")
 
 
 class SearchResult(BaseModel):
@@ -44,7 +43,7 @@ class SearchResults(Payload):
                 {"last_month": 1181283420, "package": "requests", "rank": 4},
                 {"last_month": 98101202, "package": "requests-oauthlib", "rank": 131},
             ],
-            "next_cursor": "MToxMzE6cmVxdWVzdHMtb2F1dGhsaWI",
+            "next_cursor": "1:131:requests-oauthlib",
             "type": "search_results",
         }
     )
@@ -74,23 +73,15 @@ def beginning_of_name(text: str) -> str:
 
 def cursor_of(position: SearchPosition) -> str:
     """Return the cursor of the results after a position."""
-    text = f"{position.tier:d}:{position.rank}:{position.package}".encode()
-    return urlsafe_b64encode(text).decode().rstrip("=")
+    return f"{position.tier:d}:{position.rank}:{position.package}"
 
 
 def parse_cursor(cursor: str) -> SearchPosition:
     """Return the position of a cursor. Raises `ValueError` for other texts."""
-    try:
-        text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
-    except ValueError:
-        text = ""
-    match = _POSITION.fullmatch(text)
-    if match and len(match[3]) <= MAX_NAME_CHARACTERS and int(match[2]) < 2**31:
-        position = SearchPosition(Tier(int(match[1])), int(match[2]), match[3])
-        # The decoder skips unknown characters, so other spellings are refused here.
-        if cursor_of(position) == cursor:
-            return position
-    raise ValueError("should be the next_cursor of another page")
+    match = _CURSOR.fullmatch(cursor)
+    if match is None or int(match[2]) > UNRANKED:
+        raise ValueError("should be the next_cursor of another page")
+    return SearchPosition(Tier(int(match[1])), int(match[2]), match[3])
 
 
 def _check_cursor(cursor: str) -> str:

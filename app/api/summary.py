@@ -111,7 +111,7 @@ async def summary(package: Package, statistics: Statistics) -> Rendered:
         breakdowns=[
             BreakdownLink(name=one.name, path=f"/api/packages/{package}/{one.name}")
             for one in BREAKDOWNS
-            if statistics.publication.days_with(one)
+            if statistics.publication.has(one)
             and not (one.is_of_one_package and package == ALL_PACKAGES)
         ],
         change=Change(

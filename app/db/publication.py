@@ -17,7 +17,6 @@ from app.db.driver_errors import connecting, querying
 from app.db.sql import load_sql
 from app.db.statements import Source, Statement, fetch
 from app.db.tables import TRIGRAM_INDEX, publication
-from app.domain.breakdowns import OPTIONAL_COLUMNS
 from app.domain.downloads import Publication, served_days
 from app.domain.events import CountedFiles
 from app.settings import IngestSource
@@ -111,13 +110,9 @@ async def current_publication(source: Source, retention_days: int) -> Publicatio
     days = row["days"]
     if not days or row["published_at"] is None:
         return None
-    by_day = {day: one.split() for day, one in zip(days, row["breakdowns"], strict=True)}
     return Publication(
         days=tuple(days),
-        breakdowns={
-            column: tuple(day for day, columns in by_day.items() if column in columns)
-            for column in OPTIONAL_COLUMNS
-        },
+        breakdowns=frozenset(row["breakdowns"].split()),
         counted_files=dict(zip(days, map(CountedFiles, row["counted_files"]), strict=True)),
         window=served_days(days[-1], retention_days),
         published_at=row["published_at"],

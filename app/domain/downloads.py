@@ -1,7 +1,7 @@
 """Values that the layers exchange: downloads of a package, and days that were read or published."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
@@ -202,8 +202,8 @@ class Publication:
     days: tuple[date, ...]
     """The published days among the days served, in order."""
 
-    breakdowns: Mapping[str, tuple[date, ...]] = field(default_factory=dict)
-    """Days among `days` that have an optional breakdown, by its column."""
+    breakdowns: frozenset[str] = frozenset()
+    """Columns of the optional breakdowns that some of the days have."""
 
     counted_files: Mapping[date, CountedFiles]
     """Rule by which each of `days` was counted."""
@@ -225,11 +225,9 @@ class Publication:
     is_sample: bool = False
     """True if the figures are made up. They are never mixed with real ones."""
 
-    def days_with(self, breakdown: Breakdown | None) -> tuple[date, ...]:
-        """Return the days that have the breakdown, or all days if it is None."""
-        if breakdown is None or not breakdown.is_optional:
-            return self.days
-        return self.breakdowns.get(breakdown.column, ())
+    def has(self, breakdown: Breakdown) -> bool:
+        """Return True if some day has the breakdown."""
+        return not breakdown.is_optional or breakdown.column in self.breakdowns
 
     @property
     def latest_day(self) -> date:

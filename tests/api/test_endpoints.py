@@ -6,9 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from app.api.endpoints import MAX_PARSED_URL_BYTES, PARSED_URLS, Endpoints, ParsedRequest
-from app.api.search import cursor_of
 from app.domain.downloads import Window
-from app.domain.rankings import SearchPosition, Tier
 from app.errors import InvalidArgumentsError, NotFoundError
 from app.main import ENDPOINTS
 
@@ -27,13 +25,8 @@ WRONG_DAYS = (
     "\uff12\uff10\uff12\uff16-11-20",
 )
 WRONG_CURSORS = (
-    *("x", "%", "ü"),
-    cursor_of(SearchPosition(Tier.BEGINS, 1, "flask")) + "=",
-    cursor_of(SearchPosition(Tier.BEGINS, 1, "flask"))[:-1],
-    cursor_of(SearchPosition(Tier.BEFORE_ALL, 1, "flask")),
-    cursor_of(SearchPosition(Tier.BEGINS, 2**31, "flask")),
-    cursor_of(SearchPosition(Tier.BEGINS, 1, "x" * 201)),
-    cursor_of(SearchPosition(Tier.BEGINS, 1, "fla'sk")),
+    *("x", "%", "ü", "1:1:", "1:01:flask", "3:1:flask", "-1:1:flask", "1:-1:flask", "1:\u0661:a"),
+    *(f"1:{2**31}:flask", f"1:1:{'x' * 201}", "1:1:fla'sk", "1:1:flask\n", "1:1:Flask"),
 )
 
 

@@ -1,8 +1,7 @@
--- The current publication: one row. Lists of breakdowns are joined to texts, because Postgres has no
--- arrays of lists of unequal length.
+-- The current publication: one row.
 SELECT
     array_agg(day ORDER BY day) AS days,
-    array_agg(array_to_string(breakdowns, ' ') ORDER BY day) AS breakdowns,
+    string_agg(array_to_string(breakdowns, ' '), ' ') AS breakdowns,
     array_agg(counted_files ORDER BY day) AS counted_files,
     (SELECT published_at FROM publication) AS published_at,
     encode(sha256(convert_to(
