@@ -25,12 +25,10 @@ async def everything(engine: AsyncEngine) -> Everything:
             .order_by(packages.c.name, daily_downloads.c.date)
         )
         known = await connection.execute(select(*packages.c[1:]).order_by(packages.c.name))
+        others = ("day", "published_at", "checked_at")
+        figures = (column for column in ingested_days.c if column.name not in others)
         days = await connection.execute(
-            select(ingested_days)
-            .with_only_columns(
-                *(c for c in ingested_days.c if c.name not in ("published_at", "checked_at"))
-            )
-            .order_by(ingested_days.c.day)
+            select(ingested_days.c.day, *figures).order_by(ingested_days.c.day)
         )
         held = await connection.execute(
             select(held_days.c.day, held_days.c.digest).order_by(held_days.c.day)
