@@ -83,7 +83,7 @@ def _assets() -> dict[str, tuple[str, PreparedContent]]:
     return assets
 
 
-def _page(title: str, path: str) -> str:
+def _page(title: str, path: str, _prefix: str) -> str:
     # All addresses are relative, so the pages work behind a proxy that adds a prefix.
     addresses = {name: f"assets/{hashed}" for name, (hashed, _) in _assets().items()}
     used = [addresses[name] for name in PAGES[path]]
@@ -125,18 +125,16 @@ def install(app: API) -> None:
     for path, policy in _POLICIES.items():
         add(
             path,
-            lambda _, path=path: _page(app.title, path),
+            partial(_page, app.title, path),
             *("<body>\n", f"<body>\n<p>{SAMPLE_NOTICE}</p>\n"),
             media_type="text/html",
             headers={**PAGE_HEADERS, "Content-Security-Policy": policy},
         )
     for path in ("/docs.md", "/llms.txt"):
-        notice = f"{SAMPLE_NOTICE}\n\n"
         add(
             path,
             lambda prefix: plain_text(app.openapi(), prefix),
-            "",
-            notice,
+            *("", f"{SAMPLE_NOTICE}\n\n"),
             media_type="text/plain",
         )
     document = PreparedContent(lambda: orjson.dumps(app.openapi()), "application/json")
