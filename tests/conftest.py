@@ -2,12 +2,14 @@
 service in front of it, and a BigQuery server that speaks the protocol.
 """
 
+import gc
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -17,7 +19,8 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app import retries
 from app.db.embedded import embedded_postgres
@@ -75,6 +78,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not str(item.path).endswith(LONGEST_FILES))
 
 
+def pytest_collection_finish() -> None:
+    """Exclude all modules from later garbage collections, which would search them each time."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _environment() -> Iterator[None]:
     """No setting of the machine or of a `.env` file reaches a test or a process that it starts, and
@@ -97,6 +105,21 @@ def _environment() -> Iterator[None]:
         for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
             patch.setenv(name, str(Path(nothing) / "none"))
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _shared_statements() -> Iterator[None]:
+    """Let all engines share their compiled statements. A test has an engine or more of its own, and
+    compiling its statements takes longer than running them.
+    """
+    options: dict[str, dict[object, object]] = {"compiled_cache": {}}
+    create = partial(create_async_engine, execution_options=options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.db.engine.create_async_engine", create)
+        # The cache's keys contain the dialect, and all engines have the same options.
+        patch.setattr(PGDialect_asyncpg, "__eq__", lambda one, other: type(one) is type(other))
+        patch.setattr(PGDialect_asyncpg, "__hash__", lambda one: hash(type(one)))
         yield
 
 
@@ -139,7 +162,8 @@ async def _template(server_url: str) -> None:
     """A migrated database that others are copies of."""
     async with administration(server_url) as connection:
         # What the tests write need not survive the machine.
-        await connection.execute(text("ALTER SYSTEM SET fsync = off"))
+        for setting in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum"):
+            await connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
         await connection.execute(text("SELECT pg_reload_conf()"))
         await connection.execute(text(f"CREATE DATABASE {TEMPLATE}"))
     engine = create_engine(url_of(server_url, TEMPLATE))

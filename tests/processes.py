@@ -64,7 +64,11 @@ def _distant_schedule() -> str:
 _forkserver = get_context("forkserver")
 # `tests.command` is first, because it sets the clock that the others import.
 _forkserver.set_forkserver_preload(
-    ["tests.command", "app.__main__", "app.main", "app.serving.server", "tests.processes", "pytest"]
+    [
+        *("tests.command", "app.__main__", "app.main", "app.serving.server", "app.cli.costs"),
+        *("alembic.command", "psutil", "pyarrow.parquet", "uvicorn.loops.auto"),
+        *("tests.processes", "pytest"),
+    ]
 )
 
 

@@ -84,19 +84,26 @@ def test_an_older_revision_is_not_migrated(database_url: str, tmp_path: Path) ->
     shutil.copy(ROOT / "alembic.ini", copy)
     (copy / "alembic/versions/9999_later.py").write_text("raise AssertionError")
     before = _dumped(database_url)
-    environment = os.environ | {"DATABASE_URL": database_url, "PYTHONPATH": str(copy)}
-    for command in READING:
-        result = subprocess.run(
-            [sys.executable, "-m", "app", command],
-            cwd=copy,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 1
-        assert result.stdout == ""
-        (line,) = result.stderr.splitlines()
+    script = """
+import sys
+from app.cli import program
+for command in sys.argv[1:]:
+    try:
+        program.cli.main([command], standalone_mode=False)
+    except program.OperatorError as error:
+        print(error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script, *READING],
+        cwd=copy,
+        env=os.environ | {"DATABASE_URL": database_url, "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(READING), result.stderr
+    for line in lines:
         assert "the database is at migration 0001, and migration 9999 is needed" in line
     assert _dumped(database_url) == before
 

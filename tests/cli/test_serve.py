@@ -25,10 +25,10 @@ from app.domain.clock import utc_now
 from app.errors import SettingsError
 from app.ingest.pipeline import ingest_day
 from app.ingest.publish import Publisher
-from app.ingest.sources.sample import PACKAGES, SampleSource
+from app.ingest.sources.sample import PACKAGES
 from app.serving.response_cache import ENTRY_BYTES
 from app.serving.server import metrics_folder
-from tests.days import FORCED, days_ago, downloads, publish
+from tests.days import FORCED, GivenSource, days_ago, downloads, publish
 from tests.processes import (
     ROOT,
     SERVE,
@@ -124,20 +124,33 @@ def test_commands_use_the_server_of_a_running_service(
 async def test_a_start_catches_up(database_url: str, engine: AsyncEngine, tmp_path: Path) -> None:
     """Of two processes one does, with the day that was missed while nothing ran."""
     missed = latest_complete_day()
-    publisher = Publisher(engine, FORCED, utc_now)
-    await ingest_day(publisher, SampleSource(), missed - timedelta(days=1))
+    row = downloads("flask", 1)
+    before = missed - timedelta(days=1)
+    await ingest_day(Publisher(engine, FORCED, utc_now), GivenSource({before: [row]}), before)
+    for ago in range(30):
+        file = tmp_path / f"{missed - timedelta(days=ago)}.ndjson"
+        file.write_text(json.dumps({**row._asdict(), **row.breakdowns}))
     log = tmp_path / "log"
     environment = {
         "DATABASE_URL": database_url,
-        "WORKERS": "2",
+        "INGEST_FILES": f"{tmp_path}/{{day}}.ndjson",
+        "INGEST_MAX_DAYS_PER_RUN": "1",
         "INGEST_SCHEDULE": "0 0 * * *",
     }
-    with served(tmp_path, log, (), **environment) as (address, _):
-        wait_until(lambda: _status(address)["latest_day"] >= str(missed))
-        status = _status(address)
-        assert status["last_run"]["outcome"] == "published"
-        assert status["next_run"]
-    assert log.read_text().count(f"published {missed} from sample") == 1
+    with (
+        served(tmp_path, log, **environment) as (first, _),
+        served(tmp_path, log, **environment) as (second, _),
+    ):
+        for address in (first, second):
+            wait_until(partial(_knows, address, missed))
+            status = _status(address)
+            assert status["last_run"]["outcome"] == "published"
+            assert status["next_run"]
+    assert log.read_text().count(f"published {missed} from file") == 1
+
+
+def _knows(address: str, day: date) -> bool:
+    return bool(_status(address)["latest_day"] >= str(day))
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -170,12 +183,22 @@ async def test_a_stop_lets_running_requests_finish(
         await asyncio.to_thread(process.wait, PATIENCE_SECONDS)
 
 
-async def test_a_publish_by_another_process_reaches_all_workers(
+async def test_workers_share_a_socket_for_both_kinds_of_addresses_and_learn_of_publishes(
     database_url: str, engine: AsyncEngine, tmp_path: Path
 ) -> None:
     await publish(engine, days_ago(1), downloads("requests", 5))
-    environment = {"DATABASE_URL": database_url, "WORKERS": "2"}
-    with served(tmp_path, tmp_path / "log", (), signal.SIGHUP, **environment) as (address, _):
+    log = tmp_path / "log"
+    with served(
+        tmp_path,
+        log,
+        (),
+        signal.SIGHUP,
+        DATABASE_URL=database_url,
+        HOST="::",
+        WORKERS="2",
+        LOG_FORMAT="json",
+        TRUSTED_PROXIES="127.0.0.1",
+    ) as (address, _):
 
         async def answers() -> list[int]:
             """By connections at once, which both workers take."""
@@ -196,29 +219,6 @@ async def test_a_publish_by_another_process_reaches_all_workers(
             return set(await answers()) == {6}
 
         await until(both_know)
-
-
-async def _get(url: str) -> httpx.Response:
-    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
-        return await client.get(url)
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_one_socket_for_both_kinds_of_addresses(
-    sample_url: str, tmp_path: Path, workers: str
-) -> None:
-    log = tmp_path / "log"
-    with served(
-        tmp_path,
-        log,
-        (),
-        signal.SIGINT,
-        DATABASE_URL=sample_url,
-        HOST="::",
-        WORKERS=workers,
-        LOG_FORMAT="json",
-        TRUSTED_PROXIES="127.0.0.1",
-    ) as (address, _):
         port = address.rpartition(":")[2]
         for host in ("127.0.0.1", "[::1]"):
             get(f"http://{host}:{port}/api/nothing", **{"X-Forwarded-For": "203.0.113.9"})
@@ -226,17 +226,42 @@ def test_one_socket_for_both_kinds_of_addresses(
     clients = [line["client"] for line in lines if line.get("path") == "/api/nothing"]
     # The proxy is known by its address, whatever the socket makes of it.
     assert clients == ["203.0.113.9", "::1"]
+
+
+def test_a_client_cannot_say_who_it_is_except_through_a_proxy(
+    sample_url: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    environment = {"DATABASE_URL": sample_url, "HOST": "::", "LOG_FORMAT": "json"}
+    with served(
+        tmp_path,
+        log,
+        (),
+        signal.SIGINT,
+        **environment,
+        RATE_LIMITS="3/hour",
+        TRUSTED_PROXIES="127.0.0.1",
+    ) as (address, _):
+        port = address.rpartition(":")[2]
+        statuses = {
+            host: [
+                get(
+                    f"http://{host}:{port}/api/status", **{"X-Forwarded-For": f"10.0.0.{number}"}
+                ).status_code
+                for number in range(4)
+            ]
+            for host in ("127.0.0.1", "[::1]")
+        }
+    assert statuses == {"127.0.0.1": [200] * 4, "[::1]": [200, 200, 200, 429]}
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    clients = [line["client"] for line in lines if line.get("path") == "/api/status"]
+    assert clients == [*(f"10.0.0.{number}" for number in range(4)), *["::1"] * 4]
     assert any("SAMPLE data" in line["event"] and line["level"] == "warning" for line in lines)
 
 
-def test_a_client_cannot_say_who_it_is(sample_url: str, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with served(tmp_path, log, DATABASE_URL=sample_url, RATE_LIMITS="3/hour") as (address, _):
-        statuses = [
-            get(f"{address}/api/status", **{"X-Forwarded-For": f"10.0.0.{number}"}).status_code
-            for number in range(4)
-        ]
-    assert statuses == [200, 200, 200, 429]
+async def _get(url: str) -> httpx.Response:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
+        return await client.get(url)
 
 
 @pytest.mark.parametrize("name", ["a%2Fb", "a%00b", "a" * 8_000, "%FF", "..%2F..%2Fetc%2Fpasswd"])

@@ -247,48 +247,46 @@ OPTIONAL_RULES: dict[Breakdown, list[tuple[object, str]]] = {
 }
 
 
-@pytest.mark.parametrize("breakdown", OPTIONAL_BREAKDOWNS, ids=lambda breakdown: breakdown.name)
-async def test_every_rule_of_an_optional_breakdown(table: Table, breakdown: Breakdown) -> None:
-    """Each value occurs in a package of its own and in a common package. Downloads by a mirror, in
-    the common package, count nowhere here.
+async def test_every_rule_of_the_optional_breakdowns(table: Table) -> None:
+    """Each value occurs in a package of its own and in a common package of its breakdown. Downloads
+    by a mirror, in the common package, count nowhere here.
     """
-    rules = OPTIONAL_RULES[breakdown]
     table.insert(
         *(
             Event(project=project, values={breakdown.source_column: value})
-            for number, (value, _) in enumerate(rules)
-            for project in (f"p{number}", "all")
-        ),
-        Event(project="all", values={"details.installer.name": "bandersnatch"}),
-    )
-    rows = await table.read(table.source(breakdowns=[breakdown]))
-    columns = columns_with([breakdown])
-    for row in rows.values():
-        assert tuple(row.breakdowns) == columns
-        assert fault_of(row, columns) is None
-    assert rows.pop("all").breakdowns[breakdown.column] == Counter(name for _, name in rules)
-    for number, (value, category) in enumerate(rules):
-        row = rows.pop(f"p{number}")
-        assert row.breakdowns[breakdown.column] == {category: 1}, value
-    assert rows == {}
-
-
-async def test_all_breakdowns_of_one_scan_are_as_each_alone(table: Table) -> None:
-    table.insert(
-        *(
-            Event(values={breakdown.source_column: value})
             for breakdown, rules in OPTIONAL_RULES.items()
-            for value, _ in rules
+            for number, (value, _) in enumerate(rules)
+            for project in (f"{_dashed(breakdown)}-{number}", f"{_dashed(breakdown)}-all")
+        ),
+        *(
+            Event(project=f"{_dashed(breakdown)}-all", values={"details.installer.name": "devpi"})
+            for breakdown in OPTIONAL_BREAKDOWNS
         ),
         *(event for event, _ in RULES if event.project == "flask"),
     )
-    together = (await table.read(table.source(breakdowns=OPTIONAL_BREAKDOWNS)))["flask"]
-    assert tuple(together.breakdowns) == BREAKDOWN_COLUMNS
+    together = await table.read(table.source(breakdowns=OPTIONAL_BREAKDOWNS))
+    for row in together.values():
+        assert tuple(row.breakdowns) == BREAKDOWN_COLUMNS
+        assert fault_of(row, BREAKDOWN_COLUMNS) is None
     for breakdown in OPTIONAL_BREAKDOWNS:
-        alone = (await table.read(table.source(breakdowns=[breakdown])))["flask"]
-        for column, counts in alone.breakdowns.items():
-            assert together.breakdowns[column] == counts
-        assert alone[1:3] == together[1:3]
+        rules = OPTIONAL_RULES[breakdown]
+        common = together[f"{_dashed(breakdown)}-all"].breakdowns[breakdown.column]
+        assert common == Counter(name for _, name in rules)
+        for number, (value, category) in enumerate(rules):
+            row = together[f"{_dashed(breakdown)}-{number}"]
+            assert row.breakdowns[breakdown.column] == {category: 1}, value
+        columns = columns_with([breakdown])
+        alone = await table.read(table.source(breakdowns=[breakdown]))
+        for name, row in alone.items():
+            assert fault_of(row, columns) is None
+            assert row[1:3] == together[name][1:3]
+            assert row.breakdowns == {one: together[name].breakdowns[one] for one in columns}
+        assert alone.keys() == together.keys()
+
+
+def _dashed(breakdown: Breakdown) -> str:
+    """Return the breakdown's name as part of a normalised project name."""
+    return breakdown.name.replace("_", "-")
 
 
 async def test_what_is_made_up_grows_no_row(table: Table) -> None:
@@ -352,9 +350,13 @@ OTHER_FILES = [
 async def test_which_files_count_until_pypi_counts_only_artifacts(table: Table, day: date) -> None:
     """The day of the change was partly counted by the rule before."""
     noon = datetime.combine(day, time(12), UTC)
-    for name in (*ARTIFACTS, *OTHER_FILES):
-        table.insert(Event(project=name, filename=name, at=noon))
-        table.insert(Event(filename=name, at=noon, installer="bandersnatch"))
+    for installer, project in (("pip", None), ("bandersnatch", "flask")):
+        table.insert(
+            *(
+                Event(project=project or name, filename=name, at=noon, installer=installer)
+                for name in (*ARTIFACTS, *OTHER_FILES)
+            )
+        )
     by_all = await table.read(table.source(breakdowns=OPTIONAL_BREAKDOWNS), day)
     source = table.source(breakdowns=OPTIONAL_BREAKDOWNS, counted_files=CountedFiles.ARTIFACTS)
     by_artifacts = await table.read(source, day)
