@@ -138,11 +138,11 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
                 return
             if self._is_receiving:
                 self._received_bytes += len(piece)
-                refusal = (
-                    find_long_head(self.url, self.headers, self._received_bytes)
-                    if self._headers_count is None
-                    else find_long_body(self._received_bytes)
-                )
+                if self._headers_count is None:
+                    refusal = find_long_head(self.url, self.headers, self._received_bytes)
+                else:
+                    trailers = self._ignore_trailers()
+                    refusal = find_long_body(self._received_bytes, trailers)
                 if refusal:
                     self._refuse(refusal)
                     return
@@ -199,11 +199,16 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Ignore a body."""
 
+    def _ignore_trailers(self) -> int:
+        """Remove the trailers of a chunked body from the headers. Return how many there were."""
+        trailers = self.headers[self._headers_count :]
+        del self.headers[self._headers_count :]
+        return len(trailers)
+
     def on_message_complete(self) -> None:
         self._is_receiving = False
         self._stop_request_timer()
-        # The trailers of a chunked body are no headers.
-        del self.headers[self._headers_count :]
+        self._ignore_trailers()
         if not self._is_answered_at_once():
             super().on_headers_complete()
             super().on_message_complete()
@@ -330,6 +335,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         """Read no more requests, and send an error after the responses that are due."""
         self._is_refused = True
         self._refusal = refusal
+        # The connection stays open for a while. A request before this one has its own scope.
+        self.headers, self.url, self.scope = [], b"", {}  # type: ignore[typeddict-item]
         self._stop_request_timer()
         self._take_waiting()
         # Closing with unread data would reset the connection before the client reads the error.

@@ -67,8 +67,10 @@ def find_long_head(
     return LONG_HEADERS if len(headers) > MAX_HEADERS or head_bytes > max_bytes else None
 
 
-def find_long_body(received_bytes: int) -> Refusal | None:
-    """Return the reason to refuse an incomplete body."""
+def find_long_body(received_bytes: int, trailers: int) -> Refusal | None:
+    """Return the reason to refuse an incomplete body, with the trailers of its last piece."""
+    if trailers > MAX_HEADERS:
+        return LONG_HEADERS
     # The first piece may have begun with the head.
     return LONG_BODY if received_bytes > MAX_BODY_BYTES + PIECE_BYTES else None
 
