@@ -1,6 +1,5 @@
 """Logging: readable lines, or one JSON object per line."""
 
-import asyncio
 import atexit
 import logging
 import logging.config
@@ -10,16 +9,10 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import lru_cache
 from queue import Full, Queue
 from threading import Thread
-from time import gmtime, strftime
-from typing import NamedTuple
 
-import orjson
 import structlog
-
-from app.domain.clock import Clock
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Id of the current request, for its log lines and error bodies. Empty outside of requests."""
@@ -27,9 +20,6 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 QUEUED_WRITES = 256
 """Maximum number of writes that wait for standard error."""
-
-WRITE_BYTES = 64 * 1024
-"""Length of buffered request lines at which they are written."""
 
 DRAIN_SECONDS = 0.5
 """How long a process that exits waits for its last log lines to be written."""
@@ -177,75 +167,3 @@ def _add_request_id(
     if request_id.get():
         event["request_id"] = request_id.get()
     return event
-
-
-FLUSH_SECONDS = 0.1
-"""How long a request's line is buffered at most."""
-
-
-class RequestLine(NamedTuple):
-    """The fields of a request's log line."""
-
-    method: str
-    path: str
-    query: str
-    status: int
-    bytes: int
-    ms: float
-    client: str
-    request_id: str
-
-
-class RequestLineWriter:
-    """Writes the lines of requests in the format of `configure_logging`, ten times as fast.
-
-    Lines are buffered, because one system call takes longer than formatting a line.
-    """
-
-    def __init__(self, log_format: str, clock: Clock) -> None:
-        self._clock = clock
-        self._render = _as_json if log_format == "json" else _as_text
-        self._lines: list[bytes] = []
-        self._bytes = 0
-
-    def write(self, line: RequestLine) -> None:
-        now = self._clock()
-        timestamp = f"{_second(int(now.timestamp()))}.{now.microsecond:06d}Z"
-        rendered = self._render(timestamp, line)
-        self._lines.append(rendered)
-        self._bytes += len(rendered)
-        if len(self._lines) == 1:
-            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-        elif self._bytes > WRITE_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._lines:
-            LOG_STREAM.write_bytes(b"".join(self._lines))
-            self._lines.clear()
-            self._bytes = 0
-
-
-def _as_json(timestamp: str, line: RequestLine) -> bytes:
-    fields = {
-        "event": "request",
-        "logger": "app.requests",
-        "level": "info",
-        "timestamp": timestamp,
-        **line._asdict(),
-    }
-    return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _as_text(timestamp: str, line: RequestLine) -> bytes:
-    query = f"?{line.query}" if line.query else ""
-    return (
-        f"{timestamp} [info     ] {line.method} {line.path}{query} {line.status} [app.requests] "
-        f"bytes={line.bytes} ms={line.ms} client={line.client} request_id={line.request_id}\n"
-    ).encode()
-
-
-@lru_cache(maxsize=1)
-def _second(seconds: int) -> str:
-    """Format a time to the second. The result is cached, because many lines share a second."""
-    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))

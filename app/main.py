@@ -46,7 +46,7 @@ from app.errors import SettingsError
 from app.ingest.plan import check_again_at, read_again_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.interpreter import look_for_garbage_less_often
-from app.logs import LOG_STREAM, RequestLineWriter, configure_logging
+from app.logs import LOG_STREAM, configure_logging
 from app.metrics import LOG_LINES_DROPPED
 from app.serving.connections import Connections, allowed_connections
 from app.serving.dispatch import Dispatcher
@@ -145,7 +145,12 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         settings.max_connections, settings.max_connections_per_client, proxies, rejections
     )
     is_logged = settings.request_log and settings.log_level in ("debug", "info")
-    request_lines = RequestLineWriter(settings.log_format, clock) if is_logged else None
+    request_log = RequestLog(
+        settings.log_format if is_logged else None,
+        rejections,
+        {name for endpoint in ENDPOINTS for name in endpoint.query.model_fields},
+        clock,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -165,8 +170,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         # A silent database does not keep the service from stopping.
         await asyncio.wait([watch, closed], timeout=CLOSE_SECONDS)
         rejections.summarise()
-        if request_lines:
-            request_lines.flush()
+        request_log.flush()
 
     state = State(
         statistics=statistics,
@@ -189,13 +193,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         freshness=freshness,
         rate_limits=rate_limits,
         proxies=proxies,
-        log=RequestLog(
-            request_lines.write if request_lines else None,
-            rejections,
-            known_arguments={
-                name for endpoint in ENDPOINTS for name in endpoint.query.model_fields
-            },
-        ),
+        log=request_log,
         clock=clock,
         timeout_seconds=settings.request_timeout_seconds,
     )

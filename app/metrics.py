@@ -31,20 +31,16 @@ MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 REQUESTS = Counter(
     "pypi_stats_requests",
-    "Requests, by path template and status.",
-    ["route", "status"],
+    "Requests, by path template and status, and by what the cache of responses had: tag_match (the "
+    "client's copy is current), hit, miss (the database was read), none (the response is never "
+    "stored).",
+    ["route", "status", "cache"],
 )
 REQUEST_SECONDS = Histogram(
     "pypi_stats_request_seconds",
     "Time from a request's head to the last byte of its response.",
     ["route"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-)
-RESPONSE_CACHE = Counter(
-    "pypi_stats_response_cache",
-    "Data requests by how they were answered: tag_match (the client's copy is current), hit "
-    "(memory), miss (the database).",
-    ["outcome"],
 )
 RESPONSE_CACHE_BYTES = Gauge(
     "pypi_stats_response_cache_bytes",

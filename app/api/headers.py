@@ -69,3 +69,9 @@ def completed(headers: Headers, defaults: Headers = DEFAULTS, path: str = "") ->
 def lines(headers: Headers) -> bytes:
     """Return headers as bytes on the wire."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def from_lines(header_lines: bytes) -> Headers:
+    """Return headers as ASGI has them, from bytes on the wire."""
+    pairs = (line.partition(b": ") for line in header_lines.splitlines())
+    return [(name, value) for name, _, value in pairs]

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from math import ceil
@@ -21,6 +21,8 @@ from app.api.headers import (
     PREFLIGHT_HEADERS,
     WITHOUT_BODY,
     Headers,
+    from_lines,
+    lines,
     path_prefix,
     raw_headers,
 )
@@ -38,25 +40,23 @@ from app.domain.clock import Clock
 from app.domain.downloads import Publication, Window
 from app.errors import RequestError, UnavailableError
 from app.logs import request_id
-from app.metrics import RATE_LIMITED, RESPONSE_CACHE
+from app.metrics import RATE_LIMITED
 from app.serving.freshness import Freshness
+from app.serving.limit_storage import Counters
 from app.serving.proxies import TrustedProxies
-from app.serving.rate_limits import Counters, RateLimits
+from app.serving.rate_limits import RateLimits
 from app.serving.request import CANCELLED, IncomingRequest
 from app.serving.request_log import RequestLog
-from app.serving.response import Response, ResponseHeaders
-from app.serving.response_cache import ResponseCache, StoredResponse, Tagger, encode, tag_headers
+from app.serving.response import STATUS_LINES, Response, ResponseHeaders
+from app.serving.response_cache import ResponseCache, StoredResponse, Tagger, encode, not_modified
 
 log = logging.getLogger(__name__)
 
 REQUEST = "pypi_stats.request"
 """Key in a scope of the `IncomingRequest` that `respond_at_once` has seen already."""
 
-_HIT = RESPONSE_CACHE.labels("hit")
-_TAG_MATCH = RESPONSE_CACHE.labels("tag_match")
-_MISS = RESPONSE_CACHE.labels("miss")
-
 _METHODS = ("GET", "HEAD")
+_PREFLIGHT = Response(204, lines(raw_headers(PREFLIGHT_HEADERS)))
 
 _ANY_WINDOW = Window(date(2000, 1, 1), date(2000, 1, 1))
 """Window for validating requests while the process does not know what is published."""
@@ -89,24 +89,26 @@ class Dispatcher:
         self._headers = ResponseHeaders(self.freshness, self.clock)
         self._pending: dict[_Pending, asyncio.Task[tuple[StoredResponse, Publication]]] = {}
 
-    def incoming(self, scope: Scope, method: str, target: bytes) -> IncomingRequest:
-        """Create a request. Its scope needs `client` and `headers` only."""
-        peer = scope.get("client")
-        request = IncomingRequest(method, target, scope["headers"], peer[0] if peer else "")
-        peer, headers = request.client, request.headers
-        request.client = self.proxies.client(peer, headers.get(b"x-forwarded-for"))
-        prefix = headers.get(b"x-forwarded-prefix")
-        forwarded = None if prefix is None else self.proxies.prefix(peer, prefix)
-        request.prefix = scope.get("root_path", "") if forwarded is None else forwarded
+    def incoming(
+        self, method: str, target: bytes, headers: Headers, peer: str, root_path: str
+    ) -> IncomingRequest:
+        """Create a request from `peer`, which is the address of a client or a proxy, or empty."""
+        request = IncomingRequest(method, target, headers, peer)
+        request.prefix = root_path
+        if self.proxies.is_trusted(peer):
+            request.client = self.proxies.client(peer, request.headers.get(b"x-forwarded-for"))
+            prefix = self.proxies.prefix(request.headers.get(b"x-forwarded-prefix"))
+            request.prefix = request.prefix if prefix is None else prefix
         return request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request: IncomingRequest | None = scope.get(REQUEST)
         if request is None:
-            prefix = scope.get("root_path", "").encode()
-            target, query = scope["raw_path"].removeprefix(prefix), scope["query_string"]
+            root_path, query = scope.get("root_path", ""), scope["query_string"]
+            target = scope["raw_path"].removeprefix(root_path.encode())
             target = b"%b?%b" % (target, query) if query else target
-            request = self.incoming(scope, scope["method"], target)
+            peer = scope["client"][0] if scope.get("client") else ""
+            request = self.incoming(scope["method"], target, scope["headers"], peer, root_path)
         request_id.set(request.id)
         path_prefix.set(request.prefix)
         try:
@@ -135,7 +137,7 @@ class Dispatcher:
     def respond_at_once(self, request: IncomingRequest) -> Response | None:
         """Return the response if nothing has to be waited for, else None."""
         if request.is_preflight:
-            return Response(204, raw_headers(PREFLIGHT_HEADERS))
+            return _PREFLIGHT
         if self.rate_limits and not request.is_counted and is_limited(request.path):
             client = self.rate_limits.client(request.client, request.headers)
             request.limited_client = client
@@ -153,9 +155,9 @@ class Dispatcher:
         """Return head and body of a response as bytes on the wire, and log the request."""
         body = b"" if request.method == "HEAD" else response.body
         request.status, request.size = response.status, len(body)
-        head = self._headers.head(request, response, server_headers)
+        headers = self._headers.of(request, response, server_headers)
         self.log.note(request)
-        return head, body
+        return b"%b%b\r\n" % (STATUS_LINES[response.status], headers), body
 
     async def _respond(self, request: IncomingRequest) -> Response | None:
         """Return the response, or None if FastAPI has to answer."""
@@ -222,13 +224,12 @@ class Dispatcher:
                 tag = request.matching_tag(tags)
                 if tag is None:
                     return None
-                _TAG_MATCH.inc()
-                headers = tag_headers(tag, has_formats=parsed.endpoint.has_formats)
-                return Response(304, headers, publication=publication)
+                request.cache = "tag_match"
+                return not_modified(tag, publication, has_formats=parsed.endpoint.has_formats)
         assert publication
         request.route = stored.route
         response = self._revalidate(request, stored, publication)
-        (_HIT if response.status == 200 else _TAG_MATCH).inc()
+        request.cache = "tag_match" if response.status == 304 else "hit"
         return response
 
     def _parse(self, request: IncomingRequest, window: Window) -> ParsedRequest | None:
@@ -246,19 +247,18 @@ class Dispatcher:
         request: IncomingRequest, stored: StoredResponse, publication: Publication
     ) -> Response:
         """Return a response, or a 304 if the client has it already."""
-        tag = request.revalidated_tag(stored.tags, stored.tag, publication.published_at)
-        if tag:
-            headers = tag_headers(tag, has_formats=stored.has_formats)
-            return Response(304, headers, publication=publication)
-        if request.method == "GET" and b"range" in request.headers:
+        if request.is_conditional:
+            tag = request.revalidated_tag(stored.tags, publication.published_at)
+            if tag:
+                return not_modified(tag, publication, has_formats=stored.has_formats)
+        part = None
+        if b"range" in request.headers and request.method == "GET":
             part = stored.part(request.headers[b"range"], request.headers.get(b"if-range"))
-            if part:
-                return replace(part, publication=publication)
-        return Response(200, stored.headers, stored.body, publication, stored.header_lines)
+        return part or stored.whole
 
     async def _compute(self, request: IncomingRequest, expected: Publication | None) -> Response:
         """Compute a response. Equal requests share one computation, which no client can cancel."""
-        _MISS.inc()
+        request.cache = "miss"
         assert request.parsed
         version = expected.version if expected else ""
         key = version, request.parsed.target, request.encoding
@@ -291,7 +291,7 @@ class Dispatcher:
 
         (parsed, rendered), publication = await self.statistics.read(compute, expected)
         tags = self.tagger.tags(publication, parsed.target, request.encoding)
-        stored = await encode(parsed, rendered, request.encoding, tags)
+        stored = await encode(parsed, rendered, request.encoding, tags, publication)
         if rendered.is_cacheable:
             self.cache.put(publication.version, parsed, request.encoding, stored)
         return stored, publication
@@ -308,7 +308,7 @@ class Dispatcher:
 
     async def _send(self, request: IncomingRequest, response: Response, send: Send) -> None:
         body = b"" if request.method == "HEAD" else response.body
-        headers = self._headers.of(request, response)
+        headers = from_lines(self._headers.of(request, response))
         request.status, request.size = response.status, len(body)
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})

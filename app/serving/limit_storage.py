@@ -1,9 +1,11 @@
 """A storage that counts requests in this process."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from time import monotonic, time
 from typing import Any, NamedTuple
 
+from limits import RateLimitItem
 from limits.errors import StorageError
 from limits.storage import Storage
 
@@ -13,11 +15,34 @@ least recently used counter is evicted, and its client starts from zero.
 """
 
 
-class Counted(NamedTuple):
-    """The state of a counter."""
+class CounterState:
+    """A number of requests, until the monotonic time at which it expires."""
 
-    requests: int
-    resets_in_seconds: float
+    __slots__ = ("expires_at", "requests")
+
+    def __init__(self, requests: int, expires_at: float) -> None:
+        self.requests = requests
+        self.expires_at = expires_at
+
+
+class CounterKey(NamedTuple):
+    """The counter of a client for a limit."""
+
+    limit: RateLimitItem
+    key: str
+    amount: int
+    period_seconds: int
+
+
+Counters = tuple[CounterKey, ...]
+"""The counters in which a request of a client counts."""
+
+
+def counters_of(client: str, items: Sequence[RateLimitItem]) -> Counters:
+    """Return the counters of a client for these limits."""
+    return tuple(
+        CounterKey(item, item.key_for(client), item.amount, item.get_expiry()) for item in items
+    )
 
 
 class BoundedMemoryStorage(Storage):
@@ -34,27 +59,24 @@ class BoundedMemoryStorage(Storage):
 
     def __init__(self, uri: str, **_: Any) -> None:
         super().__init__(uri)
-        self._counters: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """Numbers of requests and the monotonic times at which they expire, by key. The most
-        recently used counter comes last.
-        """
+        self._counters: OrderedDict[str, CounterState] = OrderedDict()
+        """Counters by key. The most recently used one comes last."""
 
-    def count(self, key: str, expiry: int, amount: int = 1) -> Counted:
+    def count(self, key: str, expiry: int, amount: int = 1) -> CounterState:
         """Count a request. The wrapper that limits puts around `incr` takes as long as counting."""
         now = monotonic()
-        requests, expires_at = self._counters.pop(key, (0, 0.0))
-        if expires_at <= now:
-            requests, expires_at = 0, now + expiry
-        requests += amount
-        self._counters[key] = requests, expires_at
-        if len(self._counters) > MAX_COUNTERS:
-            self._counters.popitem(last=False)
-        return Counted(requests, expires_at - now)
+        counter = self._counters.get(key)
+        if counter is None or counter.expires_at <= now:
+            counter = self._counters[key] = CounterState(0, now + expiry)
+            if len(self._counters) > MAX_COUNTERS:
+                self._counters.popitem(last=False)
+        self._counters.move_to_end(key)
+        counter.requests += amount
+        return counter
 
-    def state(self, key: str) -> Counted:
-        requests, expires_at = self._counters.get(key, (0, 0.0))
-        left = expires_at - monotonic()
-        return Counted(requests, left) if left > 0 else Counted(0, 0.0)
+    def state(self, key: str) -> CounterState:
+        counter = self._counters.get(key)
+        return counter if counter and counter.expires_at > monotonic() else CounterState(0, 0.0)
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         return self.count(key, expiry, amount).requests
@@ -64,7 +86,7 @@ class BoundedMemoryStorage(Storage):
 
     def get_expiry(self, key: str) -> float:
         """Return when the counter expires, in seconds since 1970."""
-        return time() + self.state(key).resets_in_seconds
+        return time() + max(self.state(key).expires_at - monotonic(), 0.0)
 
     def check(self) -> bool:
         return True

@@ -14,13 +14,13 @@ from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.metrics import REQUESTS
 from app.serving.connections import MAX_WAITING_BYTES, Connections
 from app.serving.dispatch import REQUEST, Dispatcher
 from app.serving.reader_timer import ReaderTimer
-from app.serving.request import NO_ROUTE
+from app.serving.request import NO_ROUTE, IncomingRequest
 from app.serving.request_bounds import (
     PIECE_BYTES,
     Refusal,
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_SECONDS = 10.0
 """Timeout for receiving a request. It begins with the first byte."""
+
+BUSY_CHECK_SECONDS = 1.0
+"""Time between two checks whether a busy connection has become idle, at least."""
 
 LINGER_SECONDS = 2.0
 """How long a refused connection stays open so that the client can read the error."""
@@ -48,16 +51,22 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     active_at = 0.0
     """Time of the loop at which the client last sent or read something."""
 
+    _idle_timer: TimerHandle | None = None
     _request_timer: TimerHandle | None = None
     """Runs until a request is complete."""
 
     _is_receiving = False
     """True if a request has begun and is not complete."""
 
+    _is_due = False
+    """True if a request is complete and its response is not."""
+
     _headers_count: int | None = None
-    """Number of headers of the current request, or None until its head is complete."""
+    """Number of headers of a request whose body is being received, else None."""
 
     _received_bytes = 0
+    """Length of the pieces of the current head, without the first one, or of the body."""
+
     _waiting = b""
     """Data that is parsed after the current response."""
 
@@ -78,7 +87,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     @property
     def is_idle(self) -> bool:
         """True if no response is due, and the client has read all of them."""
-        return not (self._is_answering() or self.transport.get_write_buffer_size())
+        return not (self._is_due or self.transport.get_write_buffer_size())
 
     @property
     def host(self) -> str:
@@ -94,40 +103,38 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self._reader_timer = ReaderTimer(self.loop, transport, self._reader_timed_out)
         self.active_at = self.loop.time()
         self._all_connections.add(self)
-        self._wait_for_request()
+        self._close_if_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_request_timer()
         self._reader_timer.stop()
+        if self._idle_timer:
+            self._idle_timer.cancel()
         self._take_waiting()
         self._all_connections.remove(self)
         super().resume_writing()
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio's own type
         """Keep the connection open for the responses if the client has closed its side."""
         self._is_half_closed = True
-        return self._is_answering() or bool(self._waiting)
+        return self._is_due or bool(self._waiting)
 
     def data_received(self, data: bytes) -> None:
         if not self._is_refused:
             self.active_at = self.loop.time()
-            self._parse(self._take_waiting() + data)
+            self._parse(self._take_waiting() + data if self._waiting else data)
 
     def _parse(self, data: bytes) -> None:
         """Parse requests until a response is due. The rest of the data waits for it."""
-        self._unset_keepalive_if_required()
         start = 0
-        while start < len(data) and not self._has_ended():
-            if self._is_answering() or self.flow.write_paused:
+        while start < len(data) and not self.transport.is_closing():
+            if self._is_due or self.flow.write_paused:
                 self._wait_for_response(data[start:])
                 return
-            # Not more than one head ends in a piece.
-            blank_line = data.find(b"\r\n\r\n", start, start + PIECE_BYTES)
-            end = start + PIECE_BYTES if blank_line < 0 else blank_line + 4
-            piece = data[start:end]
+            piece = data[start : self._end_of_piece(data, start)]
             start += len(piece)
+            self._received_bytes += len(piece)
             try:
                 self.parser.feed_data(piece)
             except HttpParserUpgrade as upgrade:
@@ -137,7 +144,6 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
                 self._refuse(self._refusal)
                 return
             if self._is_receiving:
-                self._received_bytes += len(piece)
                 if self._headers_count is None:
                     refusal = find_long_head(self.url, self.headers, self._received_bytes)
                 else:
@@ -146,7 +152,21 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
                 if refusal:
                     self._refuse(refusal)
                     return
-        self._wait_for_request()
+        if self._is_receiving and self._request_timer is None:
+            self._request_timer = self.loop.call_later(
+                REQUEST_TIMEOUT_SECONDS, self._request_timed_out
+            )
+
+    def _end_of_piece(self, data: bytes, start: int) -> int:
+        """Return the end of the next piece. A request ends with its piece."""
+        end = start + PIECE_BYTES
+        if self._headers_count is not None:
+            length = dict(self.headers).get(b"content-length")
+            if length:
+                return min(end, start + int(length) - self._received_bytes)
+        # Heads and chunked bodies end with a blank line.
+        blank_line = data.find(b"\r\n\r\n", start, end)
+        return end if blank_line < 0 else blank_line + 4
 
     def _wait_for_response(self, data: bytes) -> None:
         self._waiting = data
@@ -160,41 +180,39 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self._all_connections.waiting_bytes -= len(data)
         return data
 
+    def _continue_soon(self) -> None:
+        """Parse the data that has waited for a response, in turn with other connections."""
+        if self._waiting or self._is_half_closed:
+            self._all_connections.take_turn(self._continue)
+
     def _continue(self) -> None:
-        """Parse the data that has waited for a response."""
-        if self._has_ended() or self._is_answering() or self.flow.write_paused:
+        if self._has_ended() or self._is_due or self.flow.write_paused:
             return
         if self._waiting:
             self._parse(self._take_waiting())
         if not self._waiting and not self._has_ended():
             self.flow.resume_reading()
-            if self._is_half_closed and not self._is_answering():
+            if self._is_half_closed and not self._is_due:
                 self._close()
 
-    def _continue_soon(self) -> None:
-        if self._waiting or self._is_half_closed:
-            # uvicorn resumes reading and starts its timer after each response.
-            self.flow.pause_reading()
-            self._unset_keepalive_if_required()
-            self._all_connections.take_turn(self._continue)
-
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._is_receiving = True
-        self._headers_count = None
         self._received_bytes = 0
 
     def on_headers_complete(self) -> None:
+        version = self.parser.get_http_version()
+        refusal = find_refusal(self.url, self.headers, self._received_bytes, version)
         self._received_bytes = 0
         self._headers_count = len(self.headers)
-        refusal = find_refusal(self.url, self.headers, self.parser.get_http_version())
         if refusal:
             self._refusal = refusal
             raise _RefusedError
         if self.expect_100_continue:
             self.expect_100_continue = False
-            if not self._is_answering():
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         """Ignore a body."""
@@ -206,54 +224,65 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         return len(trailers)
 
     def on_message_complete(self) -> None:
+        if self._is_due:
+            raise _RefusedError
         self._is_receiving = False
         self._stop_request_timer()
         self._ignore_trailers()
-        if not self._is_answered_at_once():
-            super().on_headers_complete()
-            super().on_message_complete()
+        self._headers_count = None
+        request = self._answer_at_once()
+        if self._unwritten:
+            self._is_due = True
+            # Write after the loop has read from all ready connections. Clients that receive
+            # responses together also send their next requests together, which takes fewer system
+            # calls.
+            self.loop.call_soon(self._complete_answer)
+            return
+        # uvicorn's own methods create the scope and the task.
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        self.headers += headers
+        if request:
+            cast("Scope", self.scope)[REQUEST] = request
+        super().on_headers_complete()
+        super().on_message_complete()
+        self._is_due = True
 
-    def _is_answered_at_once(self) -> bool:
-        """Answer without uvicorn's request cycle. Return False if the request needs a task.
+    def _answer_at_once(self) -> IncomingRequest | None:
+        """Set `_unwritten` if the response needs no task. Return the request, if it is parsed.
 
-        That is the case if the response has to wait for its computation or for another response.
+        A response that has to be computed needs a task, and one that closes the connection.
         """
-        parser = self.parser
+        parser, dispatcher = self.parser, self._dispatcher
         if (
-            self._dispatcher is None
+            dispatcher is None
             or not self.url.startswith(b"/")
-            or self._is_answering()
-            or self.transport.is_closing()
             or parser.get_http_version() != "1.1"
             or not parser.should_keep_alive()
         ):
-            return False
-        scope = cast("Scope", self.scope)
-        method = parser.get_method().decode()
-        dispatcher = self._dispatcher
+            return None
+        request = None
         try:
-            request = dispatcher.incoming(scope, method, self.url.partition(b"#")[0])
-            # The task continues with this request, if one is needed.
-            scope[REQUEST] = request
-            response = dispatcher.respond_at_once(request)
-            if response is None:
-                return False
-            self._unwritten = dispatcher.render(
-                request, response, self.server_state.default_headers
+            request = dispatcher.incoming(
+                parser.get_method().decode(),
+                self.url.partition(b"#")[0],
+                self.headers,
+                self.host,
+                self.root_path,
             )
+            response = dispatcher.respond_at_once(request)
+            if response:
+                server_headers = self.server_state.default_headers
+                self._unwritten = dispatcher.render(request, response, server_headers)
         except Exception:
             # The parser would report an invalid request.
             log.exception("a request could not be answered at once")
-            return False
-        # Write after the loop has read from all ready connections. Clients that receive responses
-        # together also send their next requests together, which takes fewer system calls.
-        self.loop.call_soon(self._complete_answer)
-        return True
+        return request
 
     def _complete_answer(self) -> None:
         self._write_answer()
-        if not self._is_answering():
-            self.on_response_complete()
+        self.on_response_complete()
 
     def _write_answer(self) -> None:
         if self._unwritten and not self.transport.is_closing():
@@ -262,17 +291,16 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self._unwritten = None
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if not self._is_answering() and not self.transport.is_closing():
-            if self._is_refused:
-                self._answer_refusal()
-            else:
-                self._continue_soon()
-        self._reader_timer.start_if_closing()
-
-    def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
-        self._reader_timer.start_if_closing()
+        """Replaces uvicorn's method, which starts a timer for each response."""
+        self.server_state.total_requests += 1
+        self._is_due = False
+        self.active_at = self.loop.time()
+        if self.transport.is_closing():
+            self._reader_timer.start_if_closing()
+        elif self._is_refused:
+            self._answer_refusal()
+        else:
+            self._continue_soon()
 
     def shutdown(self) -> None:
         self._write_answer()
@@ -295,25 +323,15 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     def _has_ended(self) -> bool:
         return self._is_refused or self.transport.is_closing()
 
-    def _is_answering(self) -> bool:
-        # uvicorn's type excludes None, the value before the first request.
-        cycle: RequestResponseCycle | None = self.cycle
-        is_complete = cycle is None or cycle.response_complete
-        return bool(self._unwritten or self.pipeline) or not is_complete
-
-    def _wait_for_request(self) -> None:
-        """Start the timer for the rest of a request or the next one, unless a response is due."""
-        if self._has_ended() or self._is_answering():
-            return
-        if self._is_receiving:
-            self._request_timer = self._request_timer or self.loop.call_later(
-                REQUEST_TIMEOUT_SECONDS, self._request_timed_out
-            )
-        else:
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+    def _close_if_idle(self) -> None:
+        """Close the connection if the client has sent no request in time, or look again later."""
+        is_busy = self._is_due or self._is_receiving or self._waiting
+        seconds_left = self.active_at + self.timeout_keep_alive - self.loop.time()
+        if is_busy or seconds_left > 0:
+            delay = max(seconds_left, BUSY_CHECK_SECONDS)
+            self._idle_timer = self.loop.call_later(delay, self._close_if_idle)
+        elif not self._has_ended():
+            self._close()
 
     def _stop_request_timer(self) -> None:
         if self._request_timer:
@@ -341,14 +359,14 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self._take_waiting()
         # Closing with unread data would reset the connection before the client reads the error.
         self.flow.resume_reading()
-        if not self._is_answering():
+        if not self._is_due:
             self._answer_refusal()
 
     def _answer_refusal(self) -> None:
         if self.transport.is_closing():
             return
         refusal = self._refusal
-        REQUESTS.labels(NO_ROUTE, refusal.status).inc()
+        REQUESTS.labels(NO_ROUTE, refusal.status, "none").inc()
         reason = f"refused with {refusal.status}: {refusal.detail}"
         self._all_connections.rejections.log(self.host, reason)
         self.transport.write(refusal.render())

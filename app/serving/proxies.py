@@ -25,7 +25,7 @@ class TrustedProxies:
         address counts as the proxy that forwarded it.
         """
         client = peer
-        if self._networks and forwarded_for is not None:
+        if forwarded_for is not None:
             rest = forwarded_for.decode("latin-1")
             while rest and self.is_trusted(client):
                 rest, _, last = rest.rpartition(",")
@@ -35,13 +35,15 @@ class TrustedProxies:
                 client = entry
         return client
 
-    def prefix(self, peer: str, forwarded_prefix: bytes) -> str | None:
-        """Return the prefix of paths that the proxies in front have removed, or None if `peer` is
-        not trusted or the header is invalid. Each proxy may have added an entry.
+    @staticmethod
+    def prefix(forwarded_prefix: bytes | None) -> str | None:
+        """Return the prefix of paths that the proxies in front have removed, or None if there is no
+        valid one. Each proxy may have added an entry.
         """
+        if forwarded_prefix is None:
+            return None
         prefix = re.sub(r"/?\s*,\s*", "", forwarded_prefix.decode("latin-1").strip()).rstrip("/")
-        is_valid = re.fullmatch(PREFIX_PATTERN, prefix, re.ASCII) and self.is_trusted(peer)
-        return prefix if is_valid else None
+        return prefix if re.fullmatch(PREFIX_PATTERN, prefix, re.ASCII) else None
 
     def _contains(self, host: str) -> bool:
         try:

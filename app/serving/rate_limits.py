@@ -15,6 +15,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from ipaddress import ip_address
 from math import ceil
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import limits
@@ -22,10 +23,9 @@ from limits.errors import StorageError
 from limits.storage import RedisStorage, Storage
 from slowapi import Limiter
 
-from app.api.headers import Headers
 from app.domain.client_limits import parse_client_limits, parse_limits
 from app.metrics import RATE_LIMIT_STORAGE_UP
-from app.serving.limit_storage import BoundedMemoryStorage, Counted
+from app.serving.limit_storage import BoundedMemoryStorage, Counters, CounterState, counters_of
 from app.serving.proxies import client_key
 
 if TYPE_CHECKING:
@@ -41,17 +41,6 @@ BURST_SECONDS = 60
 """
 
 
-class Counters(NamedTuple):
-    """The limits for which a request counts, and the keys of their counters."""
-
-    items: tuple[limits.RateLimitItem, ...]
-    keys: tuple[str, ...]
-
-    @classmethod
-    def of(cls, client: str, items: Sequence[limits.RateLimitItem]) -> "Counters":
-        return cls(tuple(items), tuple(item.key_for(client) for item in items))
-
-
 class LimitedClient(NamedTuple):
     """A client whose requests are counted together."""
 
@@ -63,12 +52,12 @@ class LimitedClient(NamedTuple):
 
 def _limited(client: str, items: Sequence[limits.RateLimitItem], **flags: bool) -> LimitedClient:
     for_bursts = [item for item in items if item.get_expiry() >= BURST_SECONDS]
-    counters = Counters.of(client, items)
-    badge_counters = Counters.of(client, for_bursts or items)
+    counters = counters_of(client, items)
+    badge_counters = counters_of(client, for_bursts or items)
     return LimitedClient(counters, badge_counters, **flags)
 
 
-_PROBE = Counters.of("probe", parse_limits("1/second"))
+_PROBE = counters_of("probe", parse_limits("1/second"))
 """Counters of the recovery check."""
 
 
@@ -80,13 +69,12 @@ class RateLimitState(NamedTuple):
     resets_in_seconds: float
     exceeded: bool
 
-    def headers(self, now: datetime) -> Headers:
-        resets_at = now.timestamp() + self.resets_in_seconds
-        return [
-            (b"x-ratelimit-limit", b"%d" % self.limit.amount),
-            (b"x-ratelimit-remaining", b"%d" % self.remaining),
-            (b"x-ratelimit-reset", b"%d" % ceil(resets_at)),
-        ]
+    def header_lines(self, now: datetime) -> bytes:
+        """Return its headers as bytes on the wire."""
+        return (
+            b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n"
+            % (self.limit.amount, self.remaining, ceil(now.timestamp() + self.resets_in_seconds))
+        )
 
 
 class RateLimits:
@@ -153,29 +141,32 @@ class RateLimits:
 
     async def count(self, counters: Counters, cost: int = 1) -> RateLimitState | None:
         """Count a request. Return None if nothing limits it."""
-        if self._shared and self.waits and counters.items:
+        if self._shared and self.waits and counters:
             try:
-                counted = await self._shared.count(counters.items, counters.keys, cost)
-                return _state(counters.items, counted)
+                return _state(counters, await self._shared.count(counters, cost))
             except StorageError as error:
                 self._use_own(error)
         return self.count_at_once(counters, cost)
 
     def count_at_once(self, counters: Counters, cost: int = 1) -> RateLimitState | None:
         """Count a request in this process. Return None if nothing limits it."""
-        if not counters.items:
+        if not counters:
             return None
-        counted = []
+        count = self._own.count
+        counted = [
+            count(key, period_seconds, min(cost, amount))
+            for _, key, amount, period_seconds in counters
+        ]
+        state = _state(counters, counted)
+        if not state.exceeded:
+            return state
+        # A request that a limit refuses does not count for the limits after it.
         is_refused = False
-        for item, key in zip(*counters, strict=True):
+        for (_, _, amount, _), counter in zip(counters, counted, strict=True):
             if is_refused:
-                # A request that a limit refuses does not count for the limits after it.
-                counter = self._own.state(key)
-            else:
-                counter = self._own.count(key, item.get_expiry(), min(cost, item.amount))
-                is_refused = counter.requests > item.amount
-            counted.append(counter)
-        return _state(counters.items, counted)
+                counter.requests -= min(cost, amount)
+            is_refused = is_refused or counter.requests > amount
+        return _state(counters, counted)
 
     def _use_own(self, error: StorageError) -> None:
         if self.waits:
@@ -196,7 +187,7 @@ class RateLimits:
             await asyncio.sleep(RETRY_SECONDS)
             with suppress(StorageError):
                 # A storage may respond and yet not be writable.
-                await self._shared.count(*_PROBE, 1)
+                await self._shared.count(_PROBE, 1)
                 self.waits = True
         RATE_LIMIT_STORAGE_UP.labels("redis").set(1)
         log.info("the storage of the rate limits is back")
@@ -220,16 +211,17 @@ def _storage(rate_limits: str, storage_uri: str, **options: Any) -> Storage:
     return limiter.limiter.storage
 
 
-def _state(items: Sequence[limits.RateLimitItem], counted: Sequence[Counted]) -> RateLimitState:
+def _state(counters: Counters, counted: Sequence[CounterState]) -> RateLimitState:
     """Choose the limit with the fewest requests left, and of equal ones the last to reset."""
-    closest, fewest, latest, exceeded = items[0], items[0].amount, 0.0, False
-    for item, (requests, resets_in_seconds) in zip(items, counted, strict=True):
-        remaining = item.amount - requests
+    closest, _, fewest, _ = counters[0]
+    latest, exceeded = 0.0, False
+    for (limit, _, amount, _), counter in zip(counters, counted, strict=True):
+        remaining = amount - counter.requests
         if remaining < 0:
             remaining, exceeded = 0, True
-        if remaining < fewest or (remaining == fewest and resets_in_seconds > latest):
-            closest, fewest, latest = item, remaining, resets_in_seconds
-    return RateLimitState(closest, fewest, latest, exceeded)
+        if remaining < fewest or (remaining == fewest and counter.expires_at > latest):
+            closest, fewest, latest = limit, remaining, counter.expires_at
+    return RateLimitState(closest, fewest, max(latest - monotonic(), 0.0), exceeded)
 
 
 def _given_key(headers: Mapping[bytes, bytes]) -> bytes:

@@ -31,6 +31,29 @@ _ID_PREFIX = token_hex(4)
 class IncomingRequest:
     """A request, what the dispatcher has found out about it, and what was sent in response."""
 
+    prefix = ""
+    """Prefix of the service's paths that a proxy has removed, or empty."""
+
+    limited_client: LimitedClient | None = None
+    """The client for which the request counts. None until that is known."""
+
+    is_counted = False
+    limit_state: RateLimitState | None = None
+    """State of the client's rate limit. None until the request is counted, and without one."""
+
+    parsed: ParsedRequest | None = None
+    route = NO_ROUTE
+    """Path template, for metrics."""
+
+    cache = "none"
+    """What the cache of responses had, for metrics."""
+
+    status = 0
+    """Status that was sent, or 0."""
+
+    size = 0
+    """Bytes of the body that were sent."""
+
     def __init__(self, method: str, target: bytes, headers: Headers, client: str) -> None:
         """Create a request from its target, which is path and query without a fragment."""
         self.began = perf_counter()
@@ -39,36 +62,17 @@ class IncomingRequest:
         self.raw_path, _, self.query = target.partition(b"?")
         path = self.raw_path.decode("latin-1")
         self.path = unquote(path) if "%" in path else path
-        self.headers = _joined(headers)
+        self.headers = given = _joined(headers)
         self.client = client
         """Address of the client, or empty."""
 
-        self.accepted_format = accepted_format(self.headers.get(b"accept", b""))
-        self.encoding = preferred_encoding(self.headers.get(b"accept-encoding", b""))
-        given = self.headers.get(b"x-request-id")
-        if given is not None and _GIVEN_ID.fullmatch(given):
-            self.id = given.decode()
+        self.accepted_format = accepted_format(given.get(b"accept", b""))
+        self.encoding = preferred_encoding(given.get(b"accept-encoding", b""))
+        given_id = given.get(b"x-request-id")
+        if given_id is not None and _GIVEN_ID.fullmatch(given_id):
+            self.id = given_id.decode()
         else:
             self.id = f"{_ID_PREFIX}{next(_ids) & 0xFFFFFFFF:08x}"
-        self.prefix = ""
-        """Prefix of the service's paths that a proxy has removed, or empty."""
-
-        self.limited_client: LimitedClient | None = None
-        """The client for which the request counts. None until that is known."""
-
-        self.is_counted = False
-        self.limit_state: RateLimitState | None = None
-        """State of the client's rate limit. None until the request is counted, and without one."""
-
-        self.parsed: ParsedRequest | None = None
-        self.route = NO_ROUTE
-        """Path template, for metrics."""
-
-        self.status = 0
-        """Status that was sent, or 0."""
-
-        self.size = 0
-        """Bytes of the body that were sent."""
 
     @property
     def cost(self) -> int:
@@ -108,17 +112,16 @@ class IncomingRequest:
         opaque = (tag.strip().removeprefix(b"W/") for tag in given.split(b","))
         return next((tag for tag in opaque if tag in tags), None)
 
-    def revalidated_tag(
-        self, tags: tuple[bytes, ...], current: bytes, published_at: datetime
-    ) -> bytes | None:
-        """Return the tag for a 304 if the client has the response already, else None.
+    def revalidated_tag(self, tags: tuple[bytes, ...], published_at: datetime) -> bytes | None:
+        """Return the tag for a 304 if the client has the response already, else None. The first of
+        the tags is the response's own.
 
         A tag takes precedence over a date. The date has to be equal: a publish becomes visible
         after `published_at`, so a later date does not prove that the client received it.
         """
         given = self.headers.get(b"if-none-match")
         if given:
-            return current if given.strip() == b"*" else self.matching_tag(tags)
+            return tags[0] if given.strip() == b"*" else self.matching_tag(tags)
         modified_since = self.headers.get(b"if-modified-since")
         if not modified_since:
             return None
@@ -128,7 +131,7 @@ class IncomingRequest:
             return None
         if since.tzinfo is None:
             since = since.replace(tzinfo=UTC)
-        return current if published_at.replace(microsecond=0) == since else None
+        return tags[0] if published_at.replace(microsecond=0) == since else None
 
 
 def _joined(headers: Headers) -> Mapping[bytes, bytes]:

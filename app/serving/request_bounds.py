@@ -26,8 +26,7 @@ PIECE_BYTES = 2 * 1024
 """Maximum number of bytes that are parsed before the bounds are checked."""
 
 MAX_INCOMPLETE_HEAD_BYTES = MAX_TARGET_BYTES + MAX_HEADERS_BYTES + PIECE_BYTES
-"""The same for an incomplete head. Its first piece may have begun with the end of another request.
-"""
+"""Maximum length of an incomplete head. The length of its first piece is not known."""
 
 
 class Refusal(NamedTuple):
@@ -58,13 +57,12 @@ WRONG_ENCODING = Refusal(501, "The only Transfer-Encoding that is accepted is ch
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")
 
 
-def find_long_head(
-    url: bytes, headers: Headers, head_bytes: int, max_bytes: int = MAX_INCOMPLETE_HEAD_BYTES
-) -> Refusal | None:
-    """Return the reason to refuse a head that may be incomplete."""
+def find_long_head(url: bytes, headers: Headers, received_bytes: int) -> Refusal | None:
+    """Return the reason to refuse an incomplete head. The first piece is no part of its length."""
     if len(url) > MAX_TARGET_BYTES:
         return LONG_TARGET
-    return LONG_HEADERS if len(headers) > MAX_HEADERS or head_bytes > max_bytes else None
+    is_long = len(headers) > MAX_HEADERS or received_bytes > MAX_INCOMPLETE_HEAD_BYTES - PIECE_BYTES
+    return LONG_HEADERS if is_long else None
 
 
 def find_long_body(received_bytes: int, trailers: int) -> Refusal | None:
@@ -75,9 +73,15 @@ def find_long_body(received_bytes: int, trailers: int) -> Refusal | None:
     return LONG_BODY if received_bytes > MAX_BODY_BYTES + PIECE_BYTES else None
 
 
-def find_refusal(url: bytes, headers: Headers, version: str) -> Refusal | None:
-    """Return the reason to refuse a request with this head."""
-    long = find_long_head(url, headers, sum(map(len, chain(*headers))), MAX_HEADERS_BYTES)
+def find_refusal(url: bytes, headers: Headers, earlier_bytes: int, version: str) -> Refusal | None:
+    """Return the reason to refuse a request with this head.
+
+    `earlier_bytes` is the length of the head without its last piece.
+    """
+    long = find_long_head(url, headers, earlier_bytes)
+    # A single piece is shorter than what is allowed.
+    if long is None and earlier_bytes and sum(map(len, chain(*headers))) > MAX_HEADERS_BYTES:
+        long = LONG_HEADERS
     if long:
         return long
     if version not in ("1.1", "1.0"):

@@ -5,11 +5,11 @@ Only a publish changes data. Until then a response stays valid, compressed as it
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from app.api.endpoints import ParsedRequest
-from app.api.headers import Headers, lines
+from app.api.headers import Headers, from_lines, lines
 from app.api.negotiation import COMPRESSED_FROM_BYTES, byte_range, compressed
 from app.api.offloading import LARGE_BYTES, offloaded_if
 from app.api.payloads import Rendered
@@ -19,7 +19,7 @@ from app.metrics import RESPONSE_CACHE_BYTES
 from app.serving.freshness import Freshness
 from app.serving.response import Response
 
-ENTRY_BYTES = 800
+ENTRY_BYTES = 1_000
 """Size of an entry besides its body: the key, the headers and the objects that contain them."""
 
 ARBITRARY_SHARE = 1 / 4
@@ -33,54 +33,34 @@ _VARY_BY_FORMAT = (b"vary", b"Accept, Accept-Encoding")
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A body, and what its headers are made of until the next publish."""
+    """A response, and what its parts and its revalidation are made of until the next publish."""
 
+    whole: Response
     route: str
     has_formats: bool
-    body: bytes
-    media_type: bytes
-    encoding: str
-    """Content encoding of the body, or empty."""
-
     tags: tuple[bytes, ...]
-    """Tags with which a client may revalidate it."""
-
-    header_lines: bytes
-    """The headers as bytes on the wire. As a list they would take four times the memory."""
-
-    @property
-    def tag(self) -> bytes:
-        return self.tags[0] if self.encoding else self.tags[-1]
-
-    @property
-    def headers(self) -> Headers:
-        encoding = [(b"content-encoding", self.encoding.encode())] if self.encoding else []
-        return [
-            (b"content-type", self.media_type),
-            (b"content-length", b"%d" % len(self.body)),
-            (b"accept-ranges", b"bytes"),
-            *encoding,
-            *tag_headers(self.tag, has_formats=self.has_formats),
-        ]
+    """Tags with which a client may revalidate it. The first one is its own."""
 
     def part(self, given_range: bytes, if_range: bytes | None) -> Response | None:
         """Return the requested part of the body, a 416 if there is none, or None for all of it.
 
         A date in `If-Range` proves nothing, because two publishes may be visible in one second.
         """
-        size = len(self.body)
-        positions = byte_range(given_range, size)
-        if positions is None or (if_range is not None and if_range.strip() != self.tag):
+        body = self.whole.body
+        positions = byte_range(given_range, len(body))
+        if positions is None or (if_range is not None and if_range.strip() != self.tags[0]):
             return None
         if not positions:
-            detail = f"The body has {size} bytes."
-            answer = problem(416, detail, headers={"Content-Range": f"bytes */{size}"})
+            detail = f"The body has {len(body)} bytes."
+            answer = problem(416, detail, headers={"Content-Range": f"bytes */{len(body)}"})
             return Response.of(answer)
-        headers = [one for one in self.headers if one[0] != b"content-length"] + [
+        headers = from_lines(self.whole.header_lines)
+        headers = [one for one in headers if one[0] != b"content-length"] + [
             (b"content-length", b"%d" % len(positions)),
-            (b"content-range", b"bytes %d-%d/%d" % (positions[0], positions[-1], size)),
+            (b"content-range", b"bytes %d-%d/%d" % (positions[0], positions[-1], len(body))),
         ]
-        return Response(206, headers, self.body[positions.start : positions.stop])
+        part = body[positions.start : positions.stop]
+        return Response(206, lines(headers), part, self.whole.publication)
 
 
 class Tagger:
@@ -100,27 +80,42 @@ class Tagger:
         return (f'"{digest}-{encoding}"'.encode(), plain) if encoding else (plain,)
 
 
-def tag_headers(tag: bytes, *, has_formats: bool) -> Headers:
-    """Return the headers of a 304."""
+def not_modified(tag: bytes, publication: Publication, *, has_formats: bool) -> Response:
+    """Return a 304."""
+    return Response(304, lines(_tag_headers(tag, has_formats=has_formats)), b"", publication)
+
+
+def _tag_headers(tag: bytes, *, has_formats: bool) -> Headers:
     return [(b"etag", tag), _VARY_BY_FORMAT if has_formats else _VARY]
 
 
 async def encode(
-    parsed: ParsedRequest, rendered: Rendered, encoding: str, tags: tuple[bytes, ...]
+    parsed: ParsedRequest,
+    rendered: Rendered,
+    encoding: str,
+    tags: tuple[bytes, ...],
+    publication: Publication,
 ) -> StoredResponse:
     """Compress a rendered body unless it is small, and add its headers."""
     body = rendered.body
     if encoding and len(body) >= COMPRESSED_FROM_BYTES:
         body = await offloaded_if(len(body) >= LARGE_BYTES, compressed, body, encoding)
+        content_encoding = [(b"content-encoding", encoding.encode())]
     else:
-        encoding = ""
         # orjson reserves several times as much memory as a body uses.
         body = bytes(memoryview(body))
+        content_encoding = []
+        tags = tags[::-1]
     endpoint = parsed.endpoint
-    response = StoredResponse(
-        endpoint.path, endpoint.has_formats, body, rendered.media_type, encoding, tags, b""
-    )
-    return replace(response, header_lines=lines(response.headers))
+    headers = [
+        (b"content-type", rendered.media_type),
+        (b"content-length", b"%d" % len(body)),
+        (b"accept-ranges", b"bytes"),
+        *content_encoding,
+        *_tag_headers(tags[0], has_formats=endpoint.has_formats),
+    ]
+    whole = Response(200, lines(headers), body, publication)
+    return StoredResponse(whole, endpoint.path, endpoint.has_formats, tags)
 
 
 class _Store:
@@ -196,4 +191,4 @@ class ResponseCache:
 
 
 def _size(key: tuple[bytes, str], response: StoredResponse) -> int:
-    return len(key[0]) + len(response.body) + ENTRY_BYTES
+    return len(key[0]) + len(response.whole.body) + ENTRY_BYTES

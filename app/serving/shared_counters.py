@@ -3,16 +3,16 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any
 
-from limits import RateLimitItem
 from limits.errors import StorageError
 from limits.storage import RedisStorage
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from app.serving.limit_storage import Counted
+from app.serving.limit_storage import Counters, CounterState
 
 SHARED_TIMEOUT_SECONDS = 0.25
 """Timeout for counting a request in a shared storage, which usually takes a millisecond or two."""
@@ -76,12 +76,10 @@ class SharedCounters:
         self._numbers: list[int] = []
         """Arguments of the script for these keys."""
 
-        self._batch: asyncio.Task[list[Counted]] | None = None
+        self._batch: asyncio.Task[list[CounterState]] | None = None
 
-    async def count(
-        self, items: Sequence[RateLimitItem], keys: Sequence[str], cost: int
-    ) -> list[Counted]:
-        """Count a request in the counters of these keys, one for each limit.
+    async def count(self, counters: Counters, cost: int) -> list[CounterState]:
+        """Count a request in these counters, one for each limit.
 
         Raises `StorageError`, after `SHARED_TIMEOUT_SECONDS` at the latest.
         """
@@ -89,37 +87,37 @@ class SharedCounters:
             self._batch = asyncio.create_task(self._count_batch())
         batch, first = self._batch, len(self._keys)
         assert batch
-        self._keys += keys
-        for place, item in enumerate(items):
-            is_first, amount = int(place == 0), item.amount
-            self._numbers += (is_first, amount, item.get_expiry(), min(cost, amount))
+        for place, (_, key, amount, period_seconds) in enumerate(counters):
+            self._keys.append(key)
+            self._numbers += (int(place == 0), amount, period_seconds, min(cost, amount))
         try:
             async with asyncio.timeout(SHARED_TIMEOUT_SECONDS):
                 counted = await asyncio.shield(batch)
         except TimeoutError as error:
             reason = f"no answer in {SHARED_TIMEOUT_SECONDS} s"
             raise StorageError(TimeoutError(reason)) from error
-        return counted[first : first + len(keys)]
+        return counted[first : first + len(counters)]
 
     def close(self) -> None:
         if self._batch:
             self._batch.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _count_batch(self) -> list[Counted]:
+    async def _count_batch(self) -> list[CounterState]:
         async with self._counting:
             keys, self._keys = self._keys, []
             arguments, self._numbers = self._numbers, []
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._thread, self._count, keys, arguments)
 
-    def _count(self, keys: Sequence[str], arguments: Sequence[int]) -> list[Counted]:
+    def _count(self, keys: Sequence[str], arguments: Sequence[int]) -> list[CounterState]:
         try:
             numbers: list[int] = self._count_all([*map(self._prefixed_key, keys)], arguments)
         # Encoding an invalid host name raises a UnicodeError.
         except (RedisError, UnicodeError) as error:
             raise StorageError(error) from error
+        now = monotonic()
         return [
-            Counted(requests, max(milliseconds, 0) / 1000)
+            CounterState(requests, now + max(milliseconds, 0) / 1000)
             for requests, milliseconds in zip(numbers[::2], numbers[1::2], strict=True)
         ]

@@ -89,9 +89,9 @@ Cache = Callable[..., AbstractContextManager[str]]
 
 def _counted(service: str, status: int) -> float:
     """Return how many requests for the path the service has answered with the status."""
-    pattern = rf'^pypi_stats_requests_total{{route="[^"]*/overall",status="{status}"}} (\S+)'
-    found = re.search(pattern, get(f"{service}/metrics").text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    pattern = rf'^pypi_stats_requests_total{{.*route="[^"]*/overall",status="{status}"}} (\S+)'
+    found = re.findall(pattern, get(f"{service}/metrics").text, re.MULTILINE)
+    return sum(map(float, found))
 
 
 @CACHES

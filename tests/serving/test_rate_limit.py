@@ -15,9 +15,9 @@ from pydantic import SecretStr
 
 from app.main import create_app
 from app.serving import limit_storage, rate_limits, shared_counters
-from app.serving.limit_storage import MAX_COUNTERS, BoundedMemoryStorage
+from app.serving.limit_storage import MAX_COUNTERS, BoundedMemoryStorage, counters_of
 from app.serving.proxies import TrustedProxies, client_key
-from app.serving.rate_limits import Counters, RateLimits, RateLimitState
+from app.serving.rate_limits import RateLimits, RateLimitState
 from app.settings import Settings
 from tests.clock import ManualClock
 from tests.processes import free_port
@@ -84,7 +84,8 @@ class Stopwatch:
 def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
     """The time by which requests are counted in this process."""
     stopwatch = Stopwatch()
-    monkeypatch.setattr(limit_storage, "monotonic", stopwatch)
+    for module in (limit_storage, rate_limits):
+        monkeypatch.setattr(module, "monotonic", stopwatch)
     return stopwatch
 
 
@@ -244,13 +245,13 @@ async def test_services_share_a_budget_through_redis(
 
 
 async def _count(limits: RateLimits, client: str, cost: int = 1) -> RateLimitState:
-    state = await limits.count(Counters.of(client, limits._items), cost)
+    state = await limits.count(counters_of(client, limits._items), cost)
     assert state
     return state
 
 
 def _count_at_once(limits: RateLimits, client: str) -> RateLimitState:
-    state = limits.count_at_once(Counters.of(client, limits._items))
+    state = limits.count_at_once(counters_of(client, limits._items))
     assert state
     return state
 
@@ -295,7 +296,7 @@ async def test_shared_counters_say_what_own_ones_do(
             told, own = await _count(shared, "one"), _count_at_once(shared, "one")
             assert told._replace(resets_in_seconds=0) == own._replace(resets_in_seconds=0)
             assert abs(told.resets_in_seconds - own.resets_in_seconds) < 60
-        keys = [f"LIMITS:{key}" for key in Counters.of("one", shared._items).keys]
+        keys = [f"LIMITS:{key}" for _, key, *_ in counters_of("one", shared._items)]
         assert {key.decode() for key in server.scan_iter()} == set(keys)
         assert [int(server.get(key)) for key in keys] == counted
         assert all(server.ttl(key) > 0 for key in keys)
@@ -402,12 +403,12 @@ async def test_a_redis_that_never_was_there(
 
 def test_counters_count_until_they_expire(stopwatch: Stopwatch) -> None:
     storage = BoundedMemoryStorage("memory+bounded://")
-    assert [storage.count("key", 60) for _ in range(3)] == [(1, 60), (2, 60), (3, 60)]
+    assert [storage.count("key", 60).requests for _ in range(3)] == [1, 2, 3]
     stopwatch.seconds += 59
-    assert storage.count("key", 60) == (4, 1)
-    assert storage.state("key") == (4, 1)
+    assert storage.count("key", 60).requests == 4
+    assert storage.state("key").requests == 4
     stopwatch.seconds += 1
-    assert storage.state("key") == (0, 0)
+    assert storage.state("key").requests == 0
     assert storage.get("key") == 0
     assert storage.incr("key", 60) == 1
     assert 0 < storage.get_expiry("key") - time() <= 60
