@@ -55,7 +55,7 @@ from pypi_stats_client.types import UNSET, File
 DAYS = 30
 
 
-def _tell(response: httpx.Response) -> None:
+def _print_request(response: httpx.Response) -> None:
     request = response.request
     sys.stdout.write(f"{request.method} {request.url.path} {response.status_code}\n")
 
@@ -187,7 +187,7 @@ def call_dumps(client: Client) -> None:
     assert (len(content), content[:4]) == (dump.bytes_, b"PAR1")
 
 
-def call_in_vain(client: Client) -> None:
+def call_with_errors(client: Client) -> None:
     missing = get_recent.sync_detailed("no-such-package", client=client)
     assert missing.status_code == 404
     assert isinstance(missing.parsed, Problem)
@@ -209,7 +209,7 @@ async def call_asynchronously(client: Client) -> None:
 
 
 def main(address: str) -> None:
-    hooks = {"response": [_tell]}
+    hooks = {"response": [_print_request]}
     with Client(
         address, raise_on_unexpected_status=True, httpx_args={"event_hooks": hooks}
     ) as client:
@@ -219,7 +219,7 @@ def main(address: str) -> None:
         call_rankings(client)
         call_status(client)
         call_dumps(client)
-        call_in_vain(client)
+        call_with_errors(client)
     asyncio.run(call_asynchronously(Client(address, raise_on_unexpected_status=True)))
 
 

@@ -1,4 +1,4 @@
-"""The document, the service that it describes, and what a client asked of it."""
+"""The document, and the operations that a generated client has called."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def document() -> dict[str, Any]:
 
 
 def checked(command: list[str], folder: Path, environment: Mapping[str, str]) -> str:
-    """Run a command and return its output, errors included. Fails with the output."""
+    """Run a command and return what it prints. If it fails, the assertion shows this output."""
     result = subprocess.run(
         command,
         cwd=folder,
@@ -40,10 +40,10 @@ def checked(command: list[str], folder: Path, environment: Mapping[str, str]) ->
 
 
 def with_breakdowns(program: str, comment: str, call: str, everything: str, member: str) -> str:
-    """Return the program with a call for each breakdown of the registry, in place of its comment.
+    """Replace the comment of a program by a call for each breakdown of the registry.
 
-    `everything` selects all categories of a breakdown that shows only some by default. `member`
-    names a category in the language, where the categories are enumerated.
+    `everything` is the argument that selects all categories of a breakdown which shows only some
+    by default. `member` is the expression of an enumerated category in the program's language.
     """
     calls = []
     for breakdown in BREAKDOWNS:
@@ -65,7 +65,7 @@ def with_breakdowns(program: str, comment: str, call: str, everything: str, memb
 
 
 def operations(document: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Method and path of each operation, by its name."""
+    """Return the method and the path of each operation, by its name."""
     return {
         operation["operationId"]: (method.upper(), path)
         for path, methods in document["paths"].items()
@@ -75,7 +75,7 @@ def operations(document: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def answered(document: dict[str, Any], printed: str) -> set[str]:
-    """The operations that gave what was asked of them, of lines `GET /api/status 200`."""
+    """Return the names of the operations that succeeded, from lines like `GET /api/status 200`."""
     names = set()
     for line in printed.splitlines():
         method, path, status = line.split()
@@ -86,6 +86,6 @@ def answered(document: dict[str, Any], printed: str) -> set[str]:
                 if its_method == method
                 and re.fullmatch(re.sub(r"\\\{.*?\\\}", "[^/]+", re.escape(template)), path)
             }
-            # A path that is written out goes before one with a parameter in its place.
+            # A path without parameters takes precedence over a template that matches it, too.
             names.add(matching[min(matching, key=lambda template: template.count("{"))])
     return names

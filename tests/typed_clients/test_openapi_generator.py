@@ -31,7 +31,7 @@ _JARS = (
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """No client needs a library from the network."""
+    """Return the environment of generators and compilers, which download nothing."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # The virtual machine runs too short to profit from its second compiler.
     options = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"

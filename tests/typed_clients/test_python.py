@@ -25,9 +25,8 @@ GENERATE = (
     " --config openapi-python-client.yml"
 )
 
-OF_EVERY_CLIENT = {"AuthenticatedClient", "Client", "File", "Response", "UnexpectedStatus", "Unset"}
-"""Classes that the generator writes whatever the document is."""
-
+COMMON_CLASSES = {"AuthenticatedClient", "Client", "File", "Response", "UnexpectedStatus", "Unset"}
+"""Classes that the generator writes for every document."""
 
 COMMENT = "    # The test inserts calls here, for each breakdown of the registry.\n"
 CALL = """
@@ -53,7 +52,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
-    """Folder of the client, which was generated without a warning."""
+    """Generate the client without warnings, and return its folder."""
     folder = tmp_path_factory.mktemp("python")
     for path in (DOCUMENT, ROOT / "openapi-python-client.yml"):
         (folder / path.name).write_text(path.read_text())
@@ -82,7 +81,7 @@ def test_classes_are_the_schemas_of_the_document(folder: Path, document: dict[st
         if "enum" in schema or schema.get("type") == "object"
     }
     assert "RecentDownloads" in schemas
-    assert _classes(folder) == schemas | OF_EVERY_CLIENT
+    assert _classes(folder) == schemas | COMMON_CLASSES
 
 
 def test_modules_are_the_operations_and_schemas(folder: Path, document: dict[str, Any]) -> None:
@@ -97,7 +96,7 @@ def test_modules_are_the_operations_and_schemas(folder: Path, document: dict[str
         for path in document["paths"].values()
         for operation in path.values()
     }
-    schemas = {f"models/{_snake_case(name)}" for name in _classes(folder) - OF_EVERY_CLIENT}
+    schemas = {f"models/{_snake_case(name)}" for name in _classes(folder) - COMMON_CLASSES}
     assert modules == tagged | schemas | {"client", "errors", "types"}
     for name in operations(document):
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)

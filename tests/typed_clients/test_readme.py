@@ -1,4 +1,4 @@
-"""The documents generate clients by the commands that are tested."""
+"""The documentation shows the commands that the tests run."""
 
 from tests.processes import ROOT
 from tests.typed_clients import test_openapi_generator, test_python, test_typescript

@@ -21,7 +21,6 @@ GENERATE = "npx openapi-typescript openapi.json --output pypi-stats.d.ts"
 COMPILE = "npx tsc --strict --target es2022 --module nodenext calls.ts"
 INSTALL = "npm install --no-package-lock --no-audit --no-fund"
 
-
 COMMENT = "  // The test inserts calls here, for each breakdown of the registry.\n"
 CALL = """
   const {name} = given(
@@ -45,13 +44,13 @@ def environment() -> dict[str, str]:
     for program in ("node", "npm"):
         if not shutil.which(program):
             pytest.fail(f"{program} is not installed: the tests of typed clients need Node and npm")
-    # npm tells of the machine's settings and of its own releases.
+    # npm prints warnings about the machine's settings, and announces its own releases.
     return os.environ | {"NPM_CONFIG_LOGLEVEL": "error", "NPM_CONFIG_UPDATE_NOTIFIER": "false"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
-    """Folder of the types, the program and its packages. Generating gave no warning."""
+    """Return a folder with the types, which were generated without warnings, and the program."""
     checked(shlex.split(INSTALL), HERE, environment)
     folder = tmp_path_factory.mktemp("typescript")
     (folder / "node_modules").symlink_to(HERE / "node_modules")
