@@ -42,7 +42,6 @@ from app.errors import RequestError, UnavailableError
 from app.logs import request_id
 from app.metrics import RATE_LIMITED
 from app.serving.freshness import Freshness
-from app.serving.limit_storage import Counters
 from app.serving.proxies import TrustedProxies
 from app.serving.rate_limits import RateLimits
 from app.serving.request import CANCELLED, IncomingRequest
@@ -141,13 +140,21 @@ class Dispatcher:
         if self.rate_limits and not request.is_counted and is_limited(request.path):
             client = self.rate_limits.client(request.client, request.headers)
             request.limited_client = client
-            response = None if client.has_wrong_key else self._look_up_uncounted(request)
-            if response or self.rate_limits.waits:
-                return response
-            counters = self._counters(request)
-            request.limit_state = self.rate_limits.count_at_once(counters, request.cost)
+            is_badge = request.path.startswith(BADGES_PATH)
+            request.counters = client.badge_counters if is_badge else client.counters
+            if (is_badge or request.is_conditional) and not client.has_wrong_key:
+                # A 304 and a stored badge do not count.
+                response = self._look_up(request)
+                if response and response.publication:
+                    return response
+            if self.rate_limits.waits:
+                return None
+            request.limit_state = self.rate_limits.count_at_once(request.counters, request.cost)
             request.is_counted = True
-        return self._refuse(request) or self._look_up(request)
+            refusal = self._refuse(request)
+            if refusal:
+                return refusal
+        return self._look_up(request)
 
     def render(
         self, request: IncomingRequest, response: Response, server_headers: Headers
@@ -164,8 +171,7 @@ class Dispatcher:
         response = self.respond_at_once(request)
         if response is None and request.limited_client and not request.is_counted:
             assert self.rate_limits
-            counters = self._counters(request)
-            request.limit_state = await self.rate_limits.count(counters, request.cost)
+            request.limit_state = await self.rate_limits.count(request.counters, request.cost)
             request.is_counted = True
             response = self._refuse(request) or self._look_up(request)
         if response or request.method not in _METHODS:
@@ -173,20 +179,6 @@ class Dispatcher:
         if request.parsed:
             return await self._compute(request, self.freshness.publication)
         return None
-
-    @staticmethod
-    def _counters(request: IncomingRequest) -> Counters:
-        client = request.limited_client
-        assert client
-        is_badge = request.path.startswith(BADGES_PATH)
-        return client.badge_counters if is_badge else client.counters
-
-    def _look_up_uncounted(self, request: IncomingRequest) -> Response | None:
-        """Return a response that does not count: a 304, or a badge that is stored."""
-        if not (request.is_conditional or request.path.startswith(BADGES_PATH)):
-            return None
-        response = self._look_up(request)
-        return response if response and response.publication else None
 
     def _refuse(self, request: IncomingRequest) -> Response | None:
         """Return a 429 if the client has exceeded a limit, or a 401 if it has a wrong key."""

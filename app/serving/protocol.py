@@ -228,7 +228,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             raise _RefusedError
         self._is_receiving = False
         self._stop_request_timer()
-        self._ignore_trailers()
+        if self._headers_count != len(self.headers):
+            self._ignore_trailers()
         self._headers_count = None
         request = self._answer_at_once()
         if self._unwritten:

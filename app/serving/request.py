@@ -13,6 +13,7 @@ from app.api.endpoints import ParsedRequest
 from app.api.headers import Headers
 from app.api.limit_docs import ARGUMENTS_PER_REQUEST
 from app.api.negotiation import accepted_format, has_byte_ranges, preferred_encoding
+from app.serving.limit_storage import Counters
 from app.serving.rate_limits import LimitedClient, RateLimitState
 
 NO_ROUTE = "none"
@@ -36,6 +37,9 @@ class IncomingRequest:
 
     limited_client: LimitedClient | None = None
     """The client for which the request counts. None until that is known."""
+
+    counters: Counters = ()
+    """Counters in which the request counts."""
 
     is_counted = False
     limit_state: RateLimitState | None = None

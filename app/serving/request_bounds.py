@@ -88,7 +88,12 @@ def find_refusal(url: bytes, headers: Headers, earlier_bytes: int, version: str)
         return WRONG_VERSION
     by_name = dict(headers)
     host = by_name.get(b"host", b"" if version == "1.0" else None)
-    if host is None or not _HOST.fullmatch(host) or _is_repeated(b"host", headers, by_name):
+    are_repeated = len(by_name) < len(headers)
+    if (
+        host is None
+        or not _HOST.fullmatch(host)
+        or (are_repeated and _is_repeated(b"host", headers))
+    ):
         return WRONG_HOST
     # The parser rejects a repeated Content-Length, and one beside a Transfer-Encoding.
     length = by_name.get(b"content-length")
@@ -98,11 +103,11 @@ def find_refusal(url: bytes, headers: Headers, earlier_bytes: int, version: str)
     if encoding is not None and (
         encoding.lower() != b"chunked"
         or version == "1.0"
-        or _is_repeated(b"transfer-encoding", headers, by_name)
+        or _is_repeated(b"transfer-encoding", headers)
     ):
         return WRONG_ENCODING
     return None
 
 
-def _is_repeated(name: bytes, headers: Headers, by_name: dict[bytes, bytes]) -> bool:
-    return len(by_name) < len(headers) and sum(given == name for given, _ in headers) > 1
+def _is_repeated(name: bytes, headers: Headers) -> bool:
+    return sum(given == name for given, _ in headers) > 1
