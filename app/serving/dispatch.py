@@ -151,10 +151,7 @@ class Dispatcher:
                 return None
             request.limit_state = self.rate_limits.count_at_once(request.counters, request.cost)
             request.is_counted = True
-            refusal = self._refuse(request)
-            if refusal:
-                return refusal
-        return self._look_up(request)
+        return self._refuse(request) or self._look_up(request)
 
     def render(
         self, request: IncomingRequest, response: Response, server_headers: Headers
