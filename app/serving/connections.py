@@ -19,9 +19,6 @@ MAX_WAITING_BYTES = 16 * 2**20
 MAX_UNREAD_BYTES = 32 * 2**20
 """Maximum length of all responses that clients have not read, without the system's buffers."""
 
-TURNS = 16
-"""Maximum number of pipelined requests that are parsed before the loop serves other connections."""
-
 FILES_PER_CONNECTION = 2
 """Number of file descriptors of a connection: its socket, and a dump that it downloads."""
 
@@ -122,21 +119,24 @@ class Connections:
                 del self._counts[client]
 
     def take_turn(self, proceed: Callable[[], None]) -> None:
-        """Call a function soon, but not too many of them before other connections are served."""
+        """Call a function soon, but only one of them in each iteration of the loop.
+
+        uvloop accepts one connection per iteration. With 16 calls in each, a new client waited for
+        2,500 pipelined requests of 200 other connections.
+        """
         self._turns.append(proceed)
         if len(self._turns) == 1:
-            self._schedule_turns()
+            self._schedule_turn()
 
-    def _schedule_turns(self) -> None:
+    def _schedule_turn(self) -> None:
         # The current context belongs to a request.
-        asyncio.get_running_loop().call_soon(self._give_turns, context=Context())
+        asyncio.get_running_loop().call_soon(self._give_turn, context=Context())
 
-    def _give_turns(self) -> None:
-        loop = asyncio.get_running_loop()
-        for _ in range(min(len(self._turns), TURNS)):
-            loop.call_soon(self._turns.popleft(), context=Context())
+    def _give_turn(self) -> None:
+        proceed = self._turns.popleft()
         if self._turns:
-            self._schedule_turns()
+            self._schedule_turn()
+        proceed()
 
     def add_unread(self, connection: Connection) -> None:
         """Note that a client has to read, and abort the longest waiting if that is too much."""
