@@ -12,12 +12,11 @@ from datetime import timedelta
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import hypothesis
 import pytest
-from google.auth.credentials import AnonymousCredentials
-from google.cloud import bigquery
 from sqlalchemy import text
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -44,6 +43,9 @@ from tests.processes import (
     shared_folder,
     wait_for,
 )
+
+if TYPE_CHECKING:
+    from google.cloud import bigquery
 
 TEMPLATE = "migrated"
 SAMPLE_TEMPLATE = "sample"
@@ -297,7 +299,10 @@ def emulator_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def emulator_client(emulator_host: str) -> Iterator[bigquery.Client]:
+def emulator_client(emulator_host: str) -> "Iterator[bigquery.Client]":
+    from google.auth.credentials import AnonymousCredentials  # noqa: PLC0415 - slow to import
+    from google.cloud import bigquery  # noqa: PLC0415 - slow to import
+
     client = bigquery.Client(
         project="emulator",
         credentials=AnonymousCredentials(),
