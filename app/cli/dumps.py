@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.database import read
 from app.cli.options import Day, Destination, check_order, with_settings
+from app.cli.progress import progress_of
 from app.domain.clock import utc_now
 from app.domain.downloads import served_days
 from app.dumps.export import Exported, prepare, published_days
@@ -84,7 +85,7 @@ def export(
                 dump_format=DumpFormat(dump_format),
             )
             exported = export_days(engine, store, days, DumpFormat(dump_format))
-            await _report(exported, store, len(days), removed)
+            await _report(exported, store, [one.day for one in days], removed)
 
     read(settings, work)
 
@@ -98,7 +99,10 @@ def _store(destination: str | Path) -> DumpStore:
 
 
 async def _report(
-    exported: AsyncIterator[Exported], store: DumpStore, days: int, removed: Sequence[str]
+    exported: AsyncIterator[Exported],
+    store: DumpStore,
+    days: Sequence[date],
+    removed: Sequence[str],
 ) -> None:
     """Show each file as it is written or removed, then a summary. `removed` names the files that
     were removed before.
@@ -106,16 +110,18 @@ async def _report(
     done: list[Exported] = []
     removals = list(removed)
     try:
-        for name in removed:
-            click.echo(f"removed {name}", err=True)
-        async for one in exported:
-            done.append(one)
-            removals += one.removed
-            if one.is_new:
-                click.echo("\n".join([str(one), *map("removed {}".format, one.removed)]), err=True)
+        with progress_of(days) as progress:
+            for name in removed:
+                progress.write(f"removed {name}")
+            async for one in exported:
+                done.append(one)
+                progress.advance(one if one.is_new else None)
+                for name in one.removed:
+                    progress.write(f"removed {name}")
+                removals += one.removed
     finally:
         written = sum(one.is_new for one in done)
         click.echo(
-            f"{written} of {days} days written to {store}, {len(done) - written} unchanged"
+            f"{written} of {len(days)} days written to {store}, {len(done) - written} unchanged"
             + (f", {len(removals)} files removed" if removals else "")
         )

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.database import database_url, run
 from app.cli.options import Day, check_order, replace_sample_option, source_option, with_settings
+from app.cli.progress import progress_of
 from app.domain.breakdowns import columns_with
 from app.domain.clock import utc_now
 from app.domain.downloads import date_ranges
@@ -143,9 +144,16 @@ async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date], unit: 
     """Show each outcome as it comes, then a summary. Return True if no day failed."""
     last: dict[date, Outcome] = {}
     try:
-        async for outcome in outcomes:
-            click.echo(str(outcome), err=True)
-            last[outcome.day] = outcome
+        with progress_of(days) as progress:
+            async for outcome in outcomes:
+                if outcome.was_held:
+                    progress.write(outcome)
+                elif outcome.error:
+                    progress.write(outcome)
+                    progress.advance()
+                else:
+                    progress.advance(outcome)
+                last[outcome.day] = outcome
     finally:
         tried = [last[day] for day in days if day in last]
         failed = [outcome.day for outcome in tried if outcome.error]
@@ -188,5 +196,7 @@ async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
         if days:
             log.info("making %d days of sample data", len(days))
         run = Run(Publisher(engine, policy, utc_now, lock), source)
-        for day in days:
-            await run.ingest_day(day)
+        with progress_of(days) as progress:
+            for day in days:
+                await run.ingest_day(day)
+                progress.advance()

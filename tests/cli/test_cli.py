@@ -1,14 +1,19 @@
 """The command line, as processes: what it does, prints, and answers to what is wrong."""
 
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -435,6 +440,23 @@ def test_a_file_of_settings_is_read_and_the_environment_goes_before_it(
     monkeypatch.delenv("RETENTION_DAYS")
     with pytest.raises(SettingsError, match="RETENTION_DAYS: input should be a valid integer"):
         load_settings()
+
+
+def test_backfill_shows_a_bar_in_a_terminal(database_url: str) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    terminal = Path(os.ttyname(theirs))
+    command = ("backfill", "--start", str(days_ago(3)))
+    with started(command, terminal, terminal, DATABASE_URL=database_url) as process:
+        shown = os.read(ours, 4096)
+        os.close(theirs)
+        with suppress(OSError):  # How Linux tells that the other end is closed.
+            while part := os.read(ours, 4096):
+                shown += part
+        assert process.wait(PATIENCE_SECONDS) == 0
+    os.close(ours)
+    assert re.search(rb"100%\|.*\| 4/4 ", shown)
+    assert b"4 of 4 missing days published, 0 failed" in shown
 
 
 async def test_expire(database_url: str, engine: AsyncEngine) -> None:
