@@ -100,8 +100,6 @@ INGEST_TIMESTAMP = Gauge(
 
 
 class ObservedRun:
-    """A run of the ingest job."""
-
     success: bool | None = False
     """None if there was nothing to do, which does not count as a run."""
 

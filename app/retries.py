@@ -31,9 +31,9 @@ def attempts(what: str, may_pass: Callable[[BaseException], bool]) -> AsyncRetry
     """
 
     def log_failure(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        pause = state.next_action.sleep if state.next_action else 0.0
-        log.warning("%s: trying again in %.1f s: %s", what, pause, error)
+        assert state.outcome
+        error = state.outcome.exception()
+        log.warning("%s: trying again in %.1f s: %s", what, state.upcoming_sleep, error)
 
     return AsyncRetrying(
         stop=stop_after_attempt(ATTEMPTS),

@@ -65,13 +65,10 @@ class StatisticsReader:
         source: Source,
         publication: Publication,
     ) -> tuple[Result, Publication]:
-        statistics = Statistics(
-            self.downloads.reading(source, publication),
-            self.rankings.reading(source, publication),
-            self.events,
-            publication,
-        )
+        downloads = self.downloads.reading(source, publication)
+        rankings = self.rankings.reading(source, publication)
         try:
+            statistics = Statistics(downloads, rankings, self.events, publication)
             return await compute(statistics), publication
         except RequestError as error:
             error.data_as_of = publication.latest_day

