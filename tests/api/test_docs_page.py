@@ -165,26 +165,14 @@ async def test_pages_work_below_a_prefix(app: Service, page: str, root_path: str
         assert (await client.get(urljoin(root_path + page, "openapi.json"))).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/assets",
-        "/assets/",
-        "/assets/swagger.js",
-        "/assets/redoc-0000000000000000.js",
-        "/assets/..%2Fdocs_page.py",
-        "/assets/%2E%2E/docs_page.py",
-        "/assets/%2Fetc%2Fpasswd",
-        "/assets/..%2F..%2F..%2F..%2F..%2F..%2F..%2F..%2F..%2Fetc%2Fpasswd",
-        "/assets/..%5C..%5Cpyproject.toml",
-        "/assets/%00",
-    ],
-)
-async def test_assets_lead_to_nothing_else(client: httpx.AsyncClient, path: str) -> None:
-    response = await client.get(path)
-    assert response.status_code == 404
-    assert response.headers["content-type"] == "application/problem+json"
-    assert "immutable" not in response.headers.get("cache-control", "")
+async def test_assets_lead_to_nothing_else(client: httpx.AsyncClient) -> None:
+    outside = ("..%2Fdocs_page.py", "%2E%2E/docs_page.py", "%2Fetc%2Fpasswd", "%00")
+    above = ("..%2F" * 9 + "etc%2Fpasswd", "..%5C..%5Cpyproject.toml")
+    for name in ("", "swagger.js", "redoc-0000000000000000.js", *outside, *above):
+        response = await client.get(f"/assets/{name}")
+        assert response.status_code == 404
+        assert response.headers["content-type"] == "application/problem+json"
+        assert "immutable" not in response.headers.get("cache-control", "")
 
 
 PREFIXED = Settings(rate_limits="", trusted_proxies=("127.0.0.1",))

@@ -23,92 +23,38 @@ def _series(*items: tuple[str, str, int]) -> str:
     )
 
 
+SERIES = {
+    "overall": [
+        *(("with_mirrors", D1, 54321), ("with_mirrors", D0, 328)),
+        *(("without_mirrors", D1, 4321), ("without_mirrors", D0, 322)),
+    ],
+    "overall?mirrors=true": [("with_mirrors", D1, 54321), ("with_mirrors", D0, 328)],
+    "overall?mirrors=false": [("without_mirrors", D1, 4321), ("without_mirrors", D0, 322)],
+    "python_major": [("2", D1, 1), ("3", D1, 320), ("3", D0, 322), ("null", D1, 4000)],
+    "python_major?version=2": [("2", D1, 1)],
+    "python_minor": [
+        *(("2.7", D1, 1), ("3.10", D1, 300), ("3.10", D0, 301)),
+        *(("3.9", D1, 20), ("3.9", D0, 21), ("null", D1, 4000)),
+    ],
+    "python_minor?version=null": [("null", D1, 4000)],
+    "python_minor?version=4.2": [],
+    "system": [
+        *(("darwin", D1, 20), ("linux", D1, 300), ("linux", D0, 302)),
+        *(("null", D1, 1), ("other", D0, 20), ("windows", D1, 4000)),
+    ],
+    "system?os=other": [("other", D0, 20)],
+    "system?os=null": [("null", D1, 1)],
+}
+RECENT = {
+    "recent": '{"last_day":322,"last_month":4643,"last_week":4643}',
+    "recent?period=day": '{"last_day":322}',
+    "recent?&period=week": '{"last_week":4643}',
+    "recent?period=month&period=month&unknown=1&unknown=2&os=x&os=y": '{"last_month":4643}',
+}
+DATA = RECENT | {path: f"[{_series(*items)}]" for path, items in SERIES.items()}
 GOLDENS = {
-    "recent": (
-        '{"data":{"last_day":322,"last_month":4643,"last_week":4643},'
-        '"package":"zope-interface","type":"recent_downloads"}'
-    ),
-    "recent?period=day": (
-        '{"data":{"last_day":322},"package":"zope-interface","type":"recent_downloads"}'
-    ),
-    "recent?&period=week": (
-        '{"data":{"last_week":4643},"package":"zope-interface","type":"recent_downloads"}'
-    ),
-    "recent?period=month&period=month&unknown=1&unknown=2&os=x&os=y": (
-        '{"data":{"last_month":4643},"package":"zope-interface","type":"recent_downloads"}'
-    ),
-    "overall": (
-        '{"data":['
-        + _series(
-            ("with_mirrors", D1, 54321),
-            ("with_mirrors", D0, 328),
-            ("without_mirrors", D1, 4321),
-            ("without_mirrors", D0, 322),
-        )
-        + '],"package":"zope-interface","type":"overall_downloads"}'
-    ),
-    "overall?mirrors=true": (
-        '{"data":['
-        + _series(("with_mirrors", D1, 54321), ("with_mirrors", D0, 328))
-        + '],"package":"zope-interface","type":"overall_downloads"}'
-    ),
-    "overall?mirrors=false": (
-        '{"data":['
-        + _series(("without_mirrors", D1, 4321), ("without_mirrors", D0, 322))
-        + '],"package":"zope-interface","type":"overall_downloads"}'
-    ),
-    "python_major": (
-        '{"data":['
-        + _series(("2", D1, 1), ("3", D1, 320), ("3", D0, 322), ("null", D1, 4000))
-        + '],"package":"zope-interface","type":"python_major_downloads"}'
-    ),
-    "python_major?version=2": (
-        '{"data":['
-        + _series(("2", D1, 1))
-        + '],"package":"zope-interface","type":"python_major_downloads"}'
-    ),
-    "python_minor": (
-        '{"data":['
-        + _series(
-            ("2.7", D1, 1),
-            ("3.10", D1, 300),
-            ("3.10", D0, 301),
-            ("3.9", D1, 20),
-            ("3.9", D0, 21),
-            ("null", D1, 4000),
-        )
-        + '],"package":"zope-interface","type":"python_minor_downloads"}'
-    ),
-    "python_minor?version=null": (
-        '{"data":['
-        + _series(("null", D1, 4000))
-        + '],"package":"zope-interface","type":"python_minor_downloads"}'
-    ),
-    "python_minor?version=4.2": (
-        '{"data":[],"package":"zope-interface","type":"python_minor_downloads"}'
-    ),
-    "system": (
-        '{"data":['
-        + _series(
-            ("darwin", D1, 20),
-            ("linux", D1, 300),
-            ("linux", D0, 302),
-            ("null", D1, 1),
-            ("other", D0, 20),
-            ("windows", D1, 4000),
-        )
-        + '],"package":"zope-interface","type":"system_downloads"}'
-    ),
-    "system?os=other": (
-        '{"data":['
-        + _series(("other", D0, 20))
-        + '],"package":"zope-interface","type":"system_downloads"}'
-    ),
-    "system?os=null": (
-        '{"data":['
-        + _series(("null", D1, 1))
-        + '],"package":"zope-interface","type":"system_downloads"}'
-    ),
+    path: f'{{"data":{data},"package":"zope-interface","type":"{path.split("?")[0]}_downloads"}}'
+    for path, data in DATA.items()
 }
 
 
@@ -168,11 +114,8 @@ async def test_all_packages(client: httpx.AsyncClient) -> None:
 @pytest.mark.usefixtures("two_days")
 async def test_a_package_that_only_mirrors_downloaded(client: httpx.AsyncClient) -> None:
     base = "/api/packages/mirrored-only"
-    assert (await client.get(f"{base}/recent")).json()["data"] == {
-        "last_day": 0,
-        "last_month": 0,
-        "last_week": 0,
-    }
+    recent = (await client.get(f"{base}/recent")).json()["data"]
+    assert recent == {"last_day": 0, "last_month": 0, "last_week": 0}
     assert (await client.get(f"{base}/overall")).json()["data"] == [
         {"category": "with_mirrors", "date": D1, "downloads": 3}
     ]

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from app.db.embedded import embedded_postgres
-from app.db.engine import connect, create_engine, job_engine
+from app.db.engine import connect, job_engine
 from app.errors import OperatorError
 from tests.processes import servers, shared_folder
 from tests.waiting import PATIENCE_SECONDS
@@ -44,6 +44,21 @@ def hold(data_dir: Path) -> subprocess.Popen[str]:
     return process
 
 
+async def _execute(url: str, statement: str) -> None:
+    async with job_engine(url) as engine, connect(engine) as connection:
+        await connection.exec_driver_sql(statement)
+        await connection.commit()
+
+
+def _kill(data_dir: Path) -> None:
+    """Kill the server of another process, and wait for its children to end."""
+    with hold(data_dir):
+        (server,) = servers(data_dir)
+        children = psutil.Process(server).children()
+        os.kill(server, signal.SIGKILL)
+        psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
+
+
 @pytest.fixture(scope="module")
 def cluster_dir() -> Iterator[Path]:
     """A folder with a cluster, which each test leaves stopped and sound."""
@@ -59,11 +74,7 @@ async def test_data_is_there_again_after_a_restart(data_dir: Path) -> None:
     (data_dir / "postgres.unfinished" / "PG_VERSION").write_text("18\n")
     for statement in ("CREATE TABLE kept (n int)", "SELECT n FROM kept"):
         with embedded_postgres(data_dir) as url:
-            engine = create_engine(url)
-            async with connect(engine) as connection:
-                await connection.exec_driver_sql(statement)
-                await connection.commit()
-            await engine.dispose()
+            await _execute(url, statement)
         assert servers(data_dir) == []
         assert not (data_dir / "postgres.unfinished").exists()
 
@@ -86,16 +97,9 @@ def test_one_that_was_killed_does_not_count(cluster_dir: Path) -> None:
 
 
 async def test_a_server_that_was_killed_is_started_again(cluster_dir: Path) -> None:
-    with hold(cluster_dir):
-        (server,) = servers(cluster_dir)
-        children = psutil.Process(server).children()
-        os.kill(server, signal.SIGKILL)
-        psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
+    _kill(cluster_dir)
     with embedded_postgres(cluster_dir) as url:
-        engine = create_engine(url)
-        async with connect(engine) as connection:
-            await connection.exec_driver_sql("SELECT 1")
-        await engine.dispose()
+        await _execute(url, "SELECT 1")
     assert servers(cluster_dir) == []
 
 
@@ -104,10 +108,7 @@ async def test_a_long_and_odd_path(data_dir: Path, length: int) -> None:
     """Longer than a socket's path may be, with what a shell and a URL treat specially."""
     odd = data_dir / "a b'c?d%e,f" / ("x" * length)
     with embedded_postgres(odd) as url:
-        engine = create_engine(url)
-        async with connect(engine) as connection:
-            await connection.exec_driver_sql("SELECT 1")
-        await engine.dispose()
+        await _execute(url, "SELECT 1")
     assert servers(odd) == []
 
 
@@ -139,11 +140,7 @@ def test_nobody_else_can_connect(cluster_dir: Path) -> None:
 
 
 def test_a_process_that_got_the_number_of_a_killed_server_is_left_alone(cluster_dir: Path) -> None:
-    with hold(cluster_dir):
-        (server,) = servers(cluster_dir)
-        children = psutil.Process(server).children()
-        os.kill(server, signal.SIGKILL)
-        psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
+    _kill(cluster_dir)
     pid_file = cluster_dir / "postgres" / "postmaster.pid"
     with subprocess.Popen(["sleep", "60"]) as innocent:
         number, *rest = pid_file.read_text().splitlines()
@@ -175,9 +172,7 @@ async def test_permissions_of_folders_never_change(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: SimpleNamespace(origin=str(wheel)))
     for statement in ("CREATE TABLE kept (n int)", "SELECT n FROM kept"):
         with embedded_postgres(closed / "data") as url:
-            async with job_engine(url) as engine, connect(engine) as connection:
-                await connection.exec_driver_sql(statement)
-                await connection.commit()
+            await _execute(url, statement)
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
     assert len(list(place.iterdir())) == (os.geteuid() == 0)
 

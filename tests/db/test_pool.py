@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from signal import SIGCONT, SIGSTOP
 
@@ -37,11 +37,19 @@ async def pool(database_url: str) -> AsyncIterator[ReadPool]:
     await pool.close()
 
 
+@asynccontextmanager
+async def _held(pool: ReadPool, count: int = POOL_SIZE) -> AsyncIterator[None]:
+    """Hold some connections of the pool, by default all."""
+    async with AsyncExitStack() as held:
+        for _ in range(count):
+            await held.enter_async_context(pool.snapshot())
+        yield
+
+
 async def _read_with_all(pool: ReadPool) -> None:
     """Read with every connection of the pool, so that all are open."""
-    async with AsyncExitStack() as held:
-        for _ in range(POOL_SIZE):
-            await held.enter_async_context(pool.snapshot())
+    async with _held(pool):
+        pass
 
 
 async def _are_others(engine: AsyncEngine, count: int) -> bool:
@@ -245,9 +253,7 @@ async def test_connections_are_given_in_the_order_of_asking(pool: ReadPool) -> N
         async with pool.snapshot():
             order.append(name)
 
-    async with AsyncExitStack() as held:
-        for _ in range(POOL_SIZE - 1):
-            await held.enter_async_context(pool.snapshot())
+    async with _held(pool, POOL_SIZE - 1):
         async with pool.snapshot():
             waiting = [asyncio.create_task(take(name)) for name in ("first", "second")]
             await asyncio.sleep(0)
@@ -260,9 +266,7 @@ async def test_a_read_waits_only_so_long_for_a_connection(
     pool: ReadPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.db.pool.WAIT_SECONDS", 0.01)
-    async with AsyncExitStack() as held:
-        for _ in range(POOL_SIZE):
-            await held.enter_async_context(pool.snapshot())
+    async with _held(pool):
         with pytest.raises(DatabaseUnavailableError, match="no connection free"):
             await fetch(pool, PROCESS)
     await fetch(pool, PROCESS)
@@ -275,9 +279,7 @@ async def test_failed_and_cancelled_reads_free_their_place(pool: ReadPool) -> No
         with pytest.raises(DatabaseUnavailableError, match="can't be reached"):
             await fetch(nowhere, PROCESS)
     await nowhere.close()
-    async with AsyncExitStack() as held:
-        for _ in range(POOL_SIZE):
-            await held.enter_async_context(pool.snapshot())
+    async with _held(pool):
         waiting = [asyncio.create_task(fetch(pool, PROCESS)) for _ in range(3)]
         await asyncio.sleep(0)
         for task in waiting:
