@@ -88,22 +88,16 @@ class SettingsError(OperatorError):
 
 
 class TableInUseError(OperatorError):
-    may_pass = True
+    """Readers kept retention from dropping a table."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "retention: long transactions kept daily_downloads in use, so nothing was dropped; "
-            "the next run tries again"
-        )
+    may_pass = True
 
 
 class LockLostError(OperatorError):
     may_pass = True
 
     def __init__(self) -> None:
-        super().__init__(
-            "the connection that held the ingest lock was lost: nothing more was published"
-        )
+        super().__init__("the connection of the ingest lock was lost: nothing more was published")
 
 
 class DayNotPublishedError(OperatorError):
@@ -112,10 +106,14 @@ class DayNotPublishedError(OperatorError):
 
 
 class IngestError(OperatorError):
-    """A day was not published. The published data stays as it is."""
+    """A day was not published. The published data stays as it is.
 
-    problem: str | None = None
-    """Description of a fault in the data that other days probably have too, or None."""
+    `problem` describes a fault in the data that other days probably have too.
+    """
+
+    def __init__(self, message: str, problem: str | None = None) -> None:
+        super().__init__(message)
+        self.problem = problem
 
 
 class DayTimeoutError(IngestError):
@@ -133,12 +131,9 @@ class HeldDayError(IngestError):
     """A day does not look plausible. Its rows are stored and not served."""
 
     def __init__(self, day: date, reason: str, problem: str | None = None) -> None:
-        super().__init__(
-            f"{day} is held, not published: {reason} "
-            f"(`pypi-stats ingest --date {day} --force` publishes it all the same)"
-        )
+        advice = f"`pypi-stats ingest --date {day} --force` publishes it all the same"
+        super().__init__(f"{day} is held, not published: {reason} ({advice})", problem)
         self.reason = reason
-        self.problem = problem
 
 
 class ShrunkDayError(IngestError):
@@ -167,10 +162,6 @@ class QueryLostError(SourceUnavailableError):
 
 class SourceDayError(SourceError):
     """The source refused one day. Other days can succeed."""
-
-    def __init__(self, message: str, problem: str | None = None) -> None:
-        super().__init__(message)
-        self.problem = problem
 
 
 class SourceDayUnavailableError(SourceDayError, SourceUnavailableError):

@@ -26,9 +26,6 @@ from app.errors import NotFoundError
 
 router = APIRouter(prefix="/api/dumps", tags=["dumps"])
 
-FILE_CACHING = "public, max-age=86400, immutable"
-"""Caching of a file. The file of a name never changes."""
-
 NO_SUCH_DUMP = "There is no such dump: /api/dumps lists the available ones."
 
 MEDIA_TYPE = "application/octet-stream"
@@ -134,7 +131,8 @@ async def dump(
     if found is None:
         raise NotFoundError(NO_SUCH_DUMP.replace("/api", f"{path_prefix.get()}/api"))
     tag = f'"{found.sha256}"'
-    headers = {"ETag": tag, "Cache-Control": FILE_CACHING}
+    # The file of a name never changes.
+    headers = {"ETag": tag, "Cache-Control": "public, max-age=86400, immutable"}
     if matches_tag(request, tag):
         return Response(status_code=304, headers=headers)
     path = state.dumps.folder.path / found.name

@@ -10,9 +10,6 @@ from app.api.problem_details import documented
 from app.api.state import InjectedState
 from app.domain.events import Event, KnownEvents
 
-MAX_AGE_SECONDS = 3600
-"""Time for which a cache may serve the events. They change with a release or a restart."""
-
 router = APIRouter(prefix="/api", tags=["status"], responses=documented(429, 500))
 
 
@@ -35,5 +32,6 @@ async def events(state: InjectedState, response: Response) -> Events:
     """Days from which on PyPI counts something else as a download, and days on which it lost
     downloads, whether or not these days are served. Show them in charts.
     """
-    response.headers["Cache-Control"] = f"public, max-age={MAX_AGE_SECONDS}"
+    # Events change with a release or a restart.
+    response.headers["Cache-Control"] = "public, max-age=3600"
     return Events(data=state.events.newest_first, type="events")

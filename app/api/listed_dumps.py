@@ -17,13 +17,11 @@ SERVED_URL = "dumps/"
 CACHING = "public, max-age=60, stale-while-revalidate=300, stale-if-error=86400"
 """An export is visible within a minute. If the service fails, caches may serve an old list."""
 
-RETRY_AFTER_SECONDS = 60
-
 
 def unavailable(reason: object) -> UnavailableError:
     """Log why dumps can't be read, and return the error for the client."""
     log.warning("%s", reason)
-    return UnavailableError("The dumps can't be read at the moment.", RETRY_AFTER_SECONDS)
+    return UnavailableError("The dumps can't be read at the moment.", retry_after_seconds=60)
 
 
 class DumpList(NamedTuple):
@@ -54,7 +52,11 @@ class ListedDumps:
             raise unavailable(error) from error
 
     def _current(self) -> DumpList:
-        stat = self._stat()
+        try:
+            file = (self.folder.path / listing.INDEX_NAME).stat()
+            stat: tuple[int, ...] = (file.st_ino, file.st_mtime_ns, file.st_size)
+        except FileNotFoundError:
+            stat = ()
         listed = self._listed
         if listed is None or listed.stat != stat:
             dumps = self.folder.dumps()
@@ -62,10 +64,3 @@ class ListedDumps:
             content = PreparedContent(lambda: body, "application/json", {"Cache-Control": CACHING})
             listed = self._listed = DumpList(stat, dumps, content)
         return listed
-
-    def _stat(self) -> tuple[int, ...]:
-        try:
-            stat = (self.folder.path / listing.INDEX_NAME).stat()
-        except FileNotFoundError:
-            return ()
-        return stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -13,8 +13,6 @@ from app.api.recent import Period
 from app.api.statistics import Statistics
 from app.domain.rankings import RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
 
-DEFAULT_LIMIT = 100
-
 SHARE_DECIMALS = 6
 """Decimals of a share. The last of a thousand packages has some 0.0002 of all downloads."""
 
@@ -25,7 +23,7 @@ router = EndpointRouter("/api", "rankings")
 
 class LimitQuery(TableQuery):
     limit: WholeNumber = Field(
-        DEFAULT_LIMIT,
+        100,
         description="Maximum number of packages in the response.",
         ge=1,
         le=RANKED_PACKAGES,

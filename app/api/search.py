@@ -14,9 +14,6 @@ from app.api.statistics import Statistics
 from app.domain.package_name import MAX_NAME_CHARACTERS
 from app.domain.rankings import POPULAR_PACKAGES, START, UNRANKED, SearchPosition, Tier
 
-DEFAULT_LIMIT = 20
-MAX_LIMIT = 100
-
 router = EndpointRouter("/api", "rankings")
 
 _BEHIND_NAMES = re.compile("[^a-z0-9_.-]+$")
@@ -97,9 +94,7 @@ class SearchQuery(EndpointQuery):
         max_length=MAX_NAME_CHARACTERS,
         json_schema_extra={"pattern": "[a-zA-Z0-9]"},
     )
-    limit: WholeNumber = Field(
-        DEFAULT_LIMIT, description="Maximum number of packages per page.", ge=1, le=MAX_LIMIT
-    )
+    limit: WholeNumber = Field(20, description="Maximum number of packages per page.", ge=1, le=100)
     cursor: Annotated[str, AfterValidator(_check_cursor)] | None = Field(
         None, description="The `next_cursor` of the page before, of the same search."
     )

@@ -25,9 +25,6 @@ JOB_STATEMENT_TIMEOUT_SECONDS = 3600
 
 POOL_TIMEOUT_SECONDS = 5
 
-WAIT_PAUSE_SECONDS = 0.5
-"""Pause between two attempts to reach a database that has not started yet."""
-
 log = logging.getLogger(__name__)
 
 
@@ -163,4 +160,4 @@ async def wait_for_database(engine: AsyncEngine, seconds: float) -> None:
             if not is_waiting:
                 log.warning("waiting up to %g s: %s", seconds, error)
         is_waiting = True
-        await asyncio.sleep(WAIT_PAUSE_SECONDS)
+        await asyncio.sleep(0.5)

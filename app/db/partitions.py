@@ -73,7 +73,10 @@ async def drop_partitions_before(connection: AsyncConnection, first_day: date) -
             await connection.execute(text(f"DROP TABLE {partition}"))
     except DBAPIError as error:
         if ended_by_server(error):
-            raise TableInUseError from error
+            raise TableInUseError(
+                "retention: long transactions kept daily_downloads in use, so nothing was dropped; "
+                "the next run tries again"
+            ) from error
         raise
     await connection.execute(text("SET LOCAL lock_timeout = DEFAULT"))
     return dropped
