@@ -13,6 +13,7 @@ from app.api.endpoints import Endpoints
 from app.api.guide import describe_service
 from app.api.limit_docs import is_limited
 from app.api.problem_details import MEANINGS, MEDIA_TYPE, problem
+from app.api.time_series import SeriesQuery
 from app.domain.events import KnownEvents
 from app.errors import ArgumentError, InvalidArgumentsError
 from app.settings import Settings
@@ -80,7 +81,10 @@ def _document(
         if settings.rate_limits and is_limited(path):
             names += _LIMIT_HEADERS
         for operation in operations.values():
-            for parameter in operation.get("parameters", ()):
+            parameters = operation.get("parameters", [])
+            # Generated clients take arguments by position. Those that series share come last.
+            parameters.sort(key=lambda one: one["name"] in SeriesQuery.model_fields)
+            for parameter in parameters:
                 _correct_parameter(parameter)
             responses = operation["responses"]
             # FastAPI adds a 422 to all routes with arguments, also if any text is valid.

@@ -75,6 +75,7 @@ def test_each_answer_has_its_schema(document: dict[str, Any], endpoint: str) -> 
     filled_in = {
         parameter["name"]: parameter.get("example") for parameter in operation["parameters"]
     }
+    assert [*filled_in][2] == "format"
     assert filled_in.pop("package") == "requests"
     assert not any(filled_in.values())
 
