@@ -164,7 +164,9 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             length = dict(self.headers).get(b"content-length")
             if length:
                 return min(end, start + int(length) - self._received_bytes)
-        # Heads and chunked bodies end with a blank line.
+        # Heads and chunked bodies end with a blank line, which may have begun in the data before.
+        if start == 0 and data[0] in b"\r\n":
+            return min(len(data) - len(data.lstrip(b"\r\n")), 3)
         blank_line = data.find(b"\r\n\r\n", start, end)
         return end if blank_line < 0 else blank_line + 4
 

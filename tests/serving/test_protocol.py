@@ -442,6 +442,26 @@ def test_each_response_has_its_place(address: tuple[str, int], first: bytes, spl
     assert received.count(b"HTTP/1.1 200 ") == 3
 
 
+@pytest.mark.parametrize(
+    "body", [b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"]
+)
+@pytest.mark.parametrize("cut", [1, 2, 3])
+async def test_a_blank_line_in_two_packets(body: bytes, cut: int) -> None:
+    async def simple(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response()(scope, receive, send)
+
+    async with _serving(simple) as server:
+        reader, writer = await asyncio.open_connection(*_address(server))
+        await until(lambda: server.server_state.connections)
+        (connection,) = server.server_state.connections
+        request = b"GET / HTTP/1.1\r\nHost: t\r\n" + body
+        connection.data_received(request[:-cut])
+        connection.data_received(request[-cut:] + request)
+        writer.write_eof()
+        assert re.findall(rb"HTTP/1.1 (\d+)", await reader.read()) == [b"200", b"200"]
+        writer.close()
+
+
 def test_a_later_head_without_an_end_is_not_waited_for(address: tuple[str, int]) -> None:
     with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(RECENT + b"\r\n")
