@@ -6,6 +6,7 @@ import sys
 from typing import NoReturn
 
 import click
+from asyncpg import PostgresError
 from sqlalchemy.exc import DBAPIError
 
 from app.cli.database import exit_on_signal
@@ -67,8 +68,8 @@ def main() -> NoReturn:
         _fail(f"{error.format_message()} ({path} --help)", error.exit_code)
     except OperatorError as error:
         _fail(str(error), 1)
-    except DBAPIError as error:
-        _fail(f"the database refused: {error.orig}", 1)
+    except (DBAPIError, PostgresError) as error:
+        _fail(f"the database refused: {getattr(error, 'orig', error)}", 1)
     except Exception as error:
         if log.isEnabledFor(logging.DEBUG):
             raise

@@ -112,7 +112,8 @@ async def test_a_database_that_is_further_than_the_code(
 async def test_a_database_that_refuses(database_url: str, engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("ALTER TABLE packages RENAME TO things"))
-    assert_fails(run("status", DATABASE_URL=database_url), 1, '"packages" does not exist')
+    result = run("status", DATABASE_URL=database_url)
+    assert_fails(result, 1, "the database refused: ", '"packages" does not exist')
 
 
 def test_a_future_day(database_url: str) -> None:

@@ -179,15 +179,16 @@ ERROR_500 = rewritten(lambda _: b'{"error": {"message": "oops"}}', b"500 Interna
 ERROR_503 = rewritten(lambda _: b"try again later", b"503 Service Unavailable")
 ERROR_403 = rewritten(lambda _: b'{"error": {"message": "not you"}}', b"403 Forbidden")
 
+# The first query is that of the partition's metadata.
 PASSING = [
     Case("each answer is slow", delayed(0.2)),
-    Case("the query breaks off", cut_after(0.5), QUERY, 1),
-    Case("the query's answer is lost", cut_after(0), QUERY, 1),
+    Case("the query breaks off", cut_after(0.5), QUERY, 2),
+    Case("the query's answer is lost", cut_after(0), QUERY, 2),
     Case("the first page breaks off", cut_after(0.9), FIRST_PAGE, 1),
     Case("a later page breaks off", cut_after(0.9), LATER_PAGE, 1),
     Case("a later page is lost twice", cut_after(0), LATER_PAGE, 2),
     Case("a later page does not come", silence, LATER_PAGE, 1),
-    Case("the server is silent once", silence, QUERY, 1),
+    Case("the server is silent twice", silence, QUERY, 2),
     Case("connections are refused for a while", None, times=3),
     Case("the server fails once", ERROR_500, FIRST_PAGE, 1),
     Case("the server is busy for a while", ERROR_503, LATER_PAGE, 2),
@@ -204,10 +205,17 @@ LASTING = [
     Case("the server says no", ERROR_403, QUERY, reason="BigQuery: "),
     Case("rows are lost", changed(lose_a_row), LATER_PAGE, reason="announced 6 rows and sent"),
     Case("more is announced", changed(announce_more), FIRST_PAGE, reason="announced"),
-    Case("nonsense is announced", changed(announce_nonsense), FIRST_PAGE, reason="no sense"),
-    Case("nothing is announced", changed(lose_the_announcement), FIRST_PAGE, reason="no sense"),
-    Case("a number is none", changed(lose_a_number), FIRST_PAGE, reason="no sense"),
-    Case("a column is lost", changed(lose_a_column), FIRST_PAGE, reason="no sense"),
+    Case(
+        "nonsense is announced", changed(announce_nonsense), FIRST_PAGE, reason="malformed response"
+    ),
+    Case(
+        "nothing is announced",
+        changed(lose_the_announcement),
+        FIRST_PAGE,
+        reason="malformed response",
+    ),
+    Case("a number is none", changed(lose_a_number), FIRST_PAGE, reason="malformed response"),
+    Case("a column is lost", changed(lose_a_column), FIRST_PAGE, reason="malformed response"),
     Case("a row comes twice", changed(repeat_a_row), LATER_PAGE, reason="more than once"),
     Case(
         "a row does not add up",
