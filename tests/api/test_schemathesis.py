@@ -18,7 +18,6 @@ from app.dumps.listing import DumpFormat
 from app.dumps.stores.folder import DumpFolder
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 from tests.processes import served
-from tests.waiting import PATIENCE_SECONDS
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
@@ -91,7 +90,6 @@ def test_every_answer_is_as_documented(address: str, dumps: DumpFolder, tmp_path
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
