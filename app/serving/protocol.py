@@ -9,6 +9,7 @@ hit takes twice as long as the rest.
 """
 
 import logging
+import re
 from asyncio import TimerHandle, Transport
 from typing import Any, cast
 
@@ -39,6 +40,9 @@ BUSY_CHECK_SECONDS = 1.0
 
 LINGER_SECONDS = 2.0
 """How long a refused connection stays open so that the client can read the error."""
+
+
+_LINE_BREAKS = re.compile(rb"[\r\n]+")
 
 
 class _RefusedError(Exception):
@@ -164,9 +168,10 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             length = dict(self.headers).get(b"content-length")
             if length:
                 return min(end, start + int(length) - self._received_bytes)
-        # Heads and chunked bodies end with a blank line, which may have begun in the data before.
-        if start == 0 and data[0] in b"\r\n":
-            return min(len(data) - len(data.lstrip(b"\r\n")), 3)
+        # Heads and chunked bodies end with a blank line, which may have begun in the piece before.
+        line_breaks = _LINE_BREAKS.match(data, start, end)
+        if line_breaks:
+            return line_breaks.end()
         blank_line = data.find(b"\r\n\r\n", start, end)
         return end if blank_line < 0 else blank_line + 4
 

@@ -1,6 +1,7 @@
 """Mutated and pipelined requests. Each response has its content and its place."""
 
 import random
+import re
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -220,13 +221,15 @@ def _change_digits(random: random.Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
-def _change_line_ends(random: random.Random, data: bytes) -> bytes:
-    return data.replace(b"\r\n", random.choice((b"\n", b"\r", b"\r\r\n", b"\r\n ", b"\n\r")), 1)
+def _change_line_end(random: random.Random, data: bytes) -> bytes:
+    end = random.choice([match.start() for match in re.finditer(b"\r\n", data)])
+    changed = random.choice((b"\n", b"\r", b"\r\r\n", b"\r\n ", b"\n\r", b"\r\n\r\n", b""))
+    return data[:end] + changed + data[end + 2 :]
 
 
 @pytest.mark.parametrize(
     "mutate",
-    [_flip, _cut, _remove, _repeat, _insert, _double_line, _change_digits, _change_line_ends],
+    [_flip, _cut, _remove, _repeat, _insert, _double_line, _change_digits, _change_line_end],
 )
 def test_mutated_requests(
     service: AttackedService, fuzzer: Fuzzer, mutate: Callable[[random.Random, bytes], bytes]

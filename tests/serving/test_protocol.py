@@ -29,6 +29,7 @@ from app.serving.request_bounds import (
     MAX_HEADERS_BYTES,
     MAX_INCOMPLETE_HEAD_BYTES,
     MAX_TARGET_BYTES,
+    PIECE_BYTES,
 )
 from app.serving.server import UNSENT_BYTES, bound_unread_data
 from tests.processes import free_port, get
@@ -445,8 +446,9 @@ def test_each_response_has_its_place(address: tuple[str, int], first: bytes, spl
 @pytest.mark.parametrize(
     "body", [b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"]
 )
-@pytest.mark.parametrize("cut", [1, 2, 3])
-async def test_a_blank_line_in_two_packets(body: bytes, cut: int) -> None:
+@pytest.mark.parametrize("cut", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("is_long", [False, True])
+async def test_a_blank_line_in_two_packets_or_pieces(body: bytes, cut: int, is_long: bool) -> None:
     async def simple(scope: Scope, receive: Receive, send: Send) -> None:
         await Response()(scope, receive, send)
 
@@ -454,9 +456,16 @@ async def test_a_blank_line_in_two_packets(body: bytes, cut: int) -> None:
         reader, writer = await asyncio.open_connection(*_address(server))
         await until(lambda: server.server_state.connections)
         (connection,) = server.server_state.connections
-        request = b"GET / HTTP/1.1\r\nHost: t\r\n" + body
-        connection.data_received(request[:-cut])
-        connection.data_received(request[-cut:] + request)
+        start = b"GET / HTTP/1.1\r\nHost: t\r\nX: "
+        request = start + b"\r\n" + body
+        if is_long:
+            # A piece ends within the blank line, and the packet does not.
+            noise = b"x" * (PIECE_BYTES + cut - len(request))
+            connection.data_received((start + noise + b"\r\n" + body) * 2)
+        else:
+            end = len(request) - cut
+            connection.data_received(request[:end])
+            connection.data_received(request[end:] + request)
         writer.write_eof()
         assert re.findall(rb"HTTP/1.1 (\d+)", await reader.read()) == [b"200", b"200"]
         writer.close()
