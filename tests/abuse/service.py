@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import psutil
 
 from tests.abuse.health_watch import watched_health
-from tests.waiting import PATIENCE_SECONDS
+from tests.processes import get
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 MAX_GROWTH_BYTES = 60 * 2**20
 """Maximum memory that a worker may hold after an attack in addition to its normal memory."""
@@ -92,6 +93,14 @@ class AttackedService:
         parts = urlsplit(address)
         assert parts.hostname
         assert parts.port
+        workers: set[str] = set()
+
+        def have_answered() -> bool:
+            # The ids of a worker's requests have a prefix of their own.
+            workers.add(get(f"{address}/health").headers["X-Request-ID"][:8])
+            return len(workers) == 2
+
+        wait_until(have_answered)
         return cls((parts.hostname, parts.port), process, log)
 
     def assert_withstands(self, attack: Attack) -> None:

@@ -152,7 +152,6 @@ def test_idle_connections(sample_data: str, tmp_path: Path) -> None:
     }
     command = ("prlimit", "--nofile=200:256", *SERVE)
     with served(tmp_path, log, command, **environment) as (address, process):
-        get(f"{address}/health").raise_for_status()
         service = AttackedService.at(address, process, log)
         for pid in service.normal_bytes:
             assert psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE) == (256, 256)
