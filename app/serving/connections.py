@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Protocol
 
-from app.metrics import CONNECTIONS, CONNECTIONS_CLOSED
+from app.metrics import CONNECTIONS, CONNECTIONS_CLOSED, REQUESTS
 from app.serving.proxies import TrustedProxies, client_key
 from app.serving.rejection_log import RejectionLog
+from app.serving.request import NO_ROUTE
+from app.serving.request_bounds import Refusal
 
 MAX_WAITING_BYTES = 16 * 2**20
 """Maximum length of all pipelined requests that wait for the responses before them."""
@@ -149,6 +151,12 @@ class Connections:
 
     def remove_unread(self, connection: Connection) -> None:
         self._unread.pop(connection, None)
+
+    def note_refusal(self, connection: Connection, refusal: Refusal) -> None:
+        """Count and log a request that the protocol refuses."""
+        REQUESTS.labels(NO_ROUTE, refusal.status, "none").inc()
+        reason = f"refused with {refusal.status}: {refusal.detail}"
+        self.rejections.log(connection.host, reason)
 
     def abort(self, connection: Connection, reason: str) -> None:
         """Close a connection without its unread responses. `reason` is a label of the metric."""

@@ -9,22 +9,21 @@ hit takes twice as long as the rest.
 """
 
 import logging
-import re
 from asyncio import TimerHandle, Transport
+from functools import partial
 from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.metrics import REQUESTS
+from app.serving.connection_timers import IdleTimer, ReaderTimer
 from app.serving.connections import MAX_WAITING_BYTES, Connections
 from app.serving.dispatch import REQUEST, Dispatcher
-from app.serving.reader_timer import ReaderTimer
-from app.serving.request import NO_ROUTE, IncomingRequest
+from app.serving.request import IncomingRequest
 from app.serving.request_bounds import (
-    PIECE_BYTES,
     Refusal,
+    end_of_piece,
     find_long_body,
     find_long_head,
     find_refusal,
@@ -35,14 +34,8 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT_SECONDS = 10.0
 """Timeout for receiving a request. It begins with the first byte."""
 
-BUSY_CHECK_SECONDS = 1.0
-"""Time between two checks whether a busy connection has become idle, at least."""
-
 LINGER_SECONDS = 2.0
 """How long a refused connection stays open so that the client can read the error."""
-
-
-_LINE_BREAKS = re.compile(rb"[\r\n]+")
 
 
 class _RefusedError(Exception):
@@ -55,7 +48,6 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     active_at = 0.0
     """Time of the loop at which the client last sent or read something."""
 
-    _idle_timer: TimerHandle | None = None
     _request_timer: TimerHandle | None = None
     """Runs until a request is complete."""
 
@@ -104,16 +96,16 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         if self.client:
             # On a dual-stack socket an IPv4 address is mapped to an IPv6 address.
             self.client = self.client[0].removeprefix("::ffff:"), self.client[1]
-        self._reader_timer = ReaderTimer(self.loop, transport, self._reader_timed_out)
         self.active_at = self.loop.time()
+        self._idle_timer = IdleTimer(self.loop, self._seconds_left, self._close)
+        abort = partial(self._all_connections.abort, self, "stalled")
+        self._reader_timer = ReaderTimer(self.loop, transport, abort)
         self._all_connections.add(self)
-        self._close_if_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_request_timer()
         self._reader_timer.stop()
-        if self._idle_timer:
-            self._idle_timer.cancel()
+        self._idle_timer.stop()
         self._take_waiting()
         self._all_connections.remove(self)
         super().resume_writing()
@@ -136,7 +128,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             if self._is_due or self.flow.write_paused:
                 self._wait_for_response(data[start:])
                 return
-            piece = data[start : self._end_of_piece(data, start)]
+            piece = data[start : end_of_piece(data, start, self._body_bytes_left())]
             start += len(piece)
             self._received_bytes += len(piece)
             try:
@@ -151,7 +143,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
                 if self._headers_count is None:
                     refusal = find_long_head(self.url, self.headers, self._received_bytes)
                 else:
-                    trailers = self._ignore_trailers()
+                    trailers = len(self.headers) - self._headers_count
+                    del self.headers[self._headers_count :]
                     refusal = find_long_body(self._received_bytes, trailers)
                 if refusal:
                     self._refuse(refusal)
@@ -161,19 +154,12 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
                 REQUEST_TIMEOUT_SECONDS, self._request_timed_out
             )
 
-    def _end_of_piece(self, data: bytes, start: int) -> int:
-        """Return the end of the next piece. A request ends with its piece."""
-        end = start + PIECE_BYTES
-        if self._headers_count is not None:
-            length = dict(self.headers).get(b"content-length")
-            if length:
-                return min(end, start + int(length) - self._received_bytes)
-        # Heads and chunked bodies end with a blank line, which may have begun in the piece before.
-        line_breaks = _LINE_BREAKS.match(data, start, end)
-        if line_breaks:
-            return line_breaks.end()
-        blank_line = data.find(b"\r\n\r\n", start, end)
-        return end if blank_line < 0 else blank_line + 4
+    def _body_bytes_left(self) -> int | None:
+        """Length of the rest of a body. None for a head, and if the length is not known."""
+        if self._headers_count is None:
+            return None
+        length = dict(self.headers).get(b"content-length")
+        return int(length) - self._received_bytes if length else None
 
     def _wait_for_response(self, data: bytes) -> None:
         self._waiting = data
@@ -224,26 +210,19 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Ignore a body."""
 
-    def _ignore_trailers(self) -> int:
-        """Remove the trailers of a chunked body from the headers. Return how many there were."""
-        trailers = self.headers[self._headers_count :]
-        del self.headers[self._headers_count :]
-        return len(trailers)
-
     def on_message_complete(self) -> None:
         if self._is_due:
             raise _RefusedError
         self._is_receiving = False
         self._stop_request_timer()
-        if self._headers_count != len(self.headers):
-            self._ignore_trailers()
+        # The trailers of a chunked body are no headers.
+        del self.headers[self._headers_count :]
         self._headers_count = None
         request = self._answer_at_once()
         if self._unwritten:
             self._is_due = True
-            # Write after the loop has read from all ready connections. Clients that receive
-            # responses together also send their next requests together, which takes fewer system
-            # calls.
+            # Clients that receive responses together also send their next requests together, which
+            # takes fewer system calls. So write after the loop has read from all connections.
             self.loop.call_soon(self._complete_answer)
             return
         # uvicorn's own methods create the scope and the task.
@@ -331,15 +310,11 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     def _has_ended(self) -> bool:
         return self._is_refused or self.transport.is_closing()
 
-    def _close_if_idle(self) -> None:
-        """Close the connection if the client has sent no request in time, or look again later."""
+    def _seconds_left(self) -> float:
+        """Return how long the client may still take to send its next request."""
         is_busy = self._is_due or self._is_receiving or self._waiting
-        seconds_left = self.active_at + self.timeout_keep_alive - self.loop.time()
-        if is_busy or seconds_left > 0:
-            delay = max(seconds_left, BUSY_CHECK_SECONDS)
-            self._idle_timer = self.loop.call_later(delay, self._close_if_idle)
-        elif not self._has_ended():
-            self._close()
+        active_at = self.loop.time() if is_busy else self.active_at
+        return active_at + self.timeout_keep_alive - self.loop.time()
 
     def _stop_request_timer(self) -> None:
         if self._request_timer:
@@ -347,15 +322,11 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             self._request_timer = None
 
     def _request_timed_out(self) -> None:
-        detail = f"A request may take {REQUEST_TIMEOUT_SECONDS:g} s to arrive."
-        self._refuse(Refusal(408, detail))
+        self._refuse(Refusal(408, f"A request may take {REQUEST_TIMEOUT_SECONDS:g} s to arrive."))
 
     def _close(self) -> None:
         self.transport.close()
         self._reader_timer.start_if_closing()
-
-    def _reader_timed_out(self) -> None:
-        self._all_connections.abort(self, "stalled")
 
     def _refuse(self, refusal: Refusal) -> None:
         """Read no more requests, and send an error after the responses that are due."""
@@ -373,11 +344,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     def _answer_refusal(self) -> None:
         if self.transport.is_closing():
             return
-        refusal = self._refusal
-        REQUESTS.labels(NO_ROUTE, refusal.status, "none").inc()
-        reason = f"refused with {refusal.status}: {refusal.detail}"
-        self._all_connections.rejections.log(self.host, reason)
-        self.transport.write(refusal.render())
+        self._all_connections.note_refusal(self, self._refusal)
+        self.transport.write(self._refusal.render())
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self._close)

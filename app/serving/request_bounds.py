@@ -54,7 +54,24 @@ WRONG_VERSION = Refusal(400, "The version of HTTP should be 1.1 or 1.0.")
 WRONG_HOST = Refusal(400, "A request should have one Host header, with the name of a host.")
 WRONG_ENCODING = Refusal(501, "The only Transfer-Encoding that is accepted is chunked.")
 
+_LINE_BREAKS = re.compile(rb"[\r\n]+")
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")
+
+
+def end_of_piece(data: bytes, start: int, body_bytes_left: int | None) -> int:
+    """Return the end of the next piece to parse. A request ends with its piece.
+
+    `body_bytes_left` is None for heads and chunked bodies.
+    """
+    end = start + PIECE_BYTES
+    if body_bytes_left is not None:
+        return min(end, start + body_bytes_left)
+    # Heads and chunked bodies end with a blank line, which may have begun in the piece before.
+    line_breaks = _LINE_BREAKS.match(data, start, end)
+    if line_breaks:
+        return line_breaks.end()
+    blank_line = data.find(b"\r\n\r\n", start, end)
+    return end if blank_line < 0 else blank_line + 4
 
 
 def find_long_head(url: bytes, headers: Headers, received_bytes: int) -> Refusal | None:

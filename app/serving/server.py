@@ -18,8 +18,8 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 from app.errors import OperatorError, SettingsError
 from app.logs import LOG_STREAM, configure_logging
 from app.metrics import MULTIPROCESS_FOLDER
+from app.serving.connection_timers import READ_TIMEOUT_SECONDS
 from app.serving.protocol import BoundedHTTPProtocol
-from app.serving.reader_timer import READ_TIMEOUT_SECONDS
 from app.settings import Settings
 
 log = logging.getLogger(__name__)

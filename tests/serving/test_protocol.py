@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.problem_details import Problem
-from app.serving import connections, protocol, reader_timer
+from app.serving import connection_timers, connections, protocol
 from app.serving.connections import Connections
 from app.serving.protocol import BoundedHTTPProtocol
 from app.serving.proxies import TrustedProxies
@@ -178,7 +178,7 @@ async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[uvicorn.Se
     """A server in this process that has short timeouts and sends large bodies."""
     for timer in ("REQUEST_TIMEOUT_SECONDS", "LINGER_SECONDS"):
         monkeypatch.setattr(protocol, timer, 0.5)
-    monkeypatch.setattr(reader_timer, "READ_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(connection_timers, "READ_TIMEOUT_SECONDS", 1.0)
 
     async def much(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(b"x" * 50_000_000)(scope, receive, send)
@@ -279,7 +279,7 @@ async def test_a_client_that_reads_slowly_has_the_time(impatient: uvicorn.Server
     began = time.monotonic()
     writer.write(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
     assert await _read(reader, pause=0.01) > 50_000_000
-    assert time.monotonic() - began > 2 * reader_timer.READ_TIMEOUT_SECONDS
+    assert time.monotonic() - began > 2 * connection_timers.READ_TIMEOUT_SECONDS
     writer.close()
 
 
@@ -288,7 +288,7 @@ async def test_a_connection_that_is_closed_is_not_held_by_who_reads_nothing(
     monkeypatch: pytest.MonkeyPatch, header: bytes
 ) -> None:
     """Whatever is left of the answer when the system takes no more."""
-    monkeypatch.setattr(reader_timer, "READ_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(connection_timers, "READ_TIMEOUT_SECONDS", 0.5)
 
     async def sized(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(b"x" * int(scope["path"][1:]))(scope, receive, send)
@@ -379,7 +379,7 @@ async def test_trusted_proxies_may_have_many_connections() -> None:
 
 def test_connections_inherit_the_bounds_of_unread_data() -> None:
     options = {
-        socket.TCP_USER_TIMEOUT: reader_timer.READ_TIMEOUT_SECONDS * 1000,
+        socket.TCP_USER_TIMEOUT: connection_timers.READ_TIMEOUT_SECONDS * 1000,
         socket.TCP_NOTSENT_LOWAT: UNSENT_BYTES,
     }
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -565,12 +565,13 @@ async def test_a_connection_is_kept_for_a_slow_answer_after_one_at_once() -> Non
         await until(lambda: server.server_state.connections)
         (connection,) = server.server_state.connections
         assert isinstance(connection, BoundedHTTPProtocol)
-        connection.timeout_keep_alive = 0
+        connection.timeout_keep_alive = 1
         writer.write(b"GET /known HTTP/1.1\r\nHost: t\r\n\r\nGET /slow HTTP/1.1\r\nHost: t\r\n\r\n")
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert await reader.readline() == b"HTTP/1.1 204 No Content\r\n"
             # The time of an idle connection is over, but this one is not idle.
-            connection._close_if_idle()
+            connection.active_at -= 60
+            connection._idle_timer.check()
             app.may_answer.set()
             await reader.readline()
             assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"

@@ -1,4 +1,4 @@
-"""The timeout for a client that does not read its response."""
+"""The timeouts for clients that send no request, and that do not read their responses."""
 
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from collections.abc import Callable
@@ -38,3 +38,32 @@ class ReaderTimer:
             self.start()
         else:
             self._timed_out()
+
+
+class IdleTimer:
+    """Closes a connection when no time is left for the next request.
+
+    It looks how much is left when it expires, because setting a timer for each request takes longer
+    than finding its response.
+    """
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        seconds_left: Callable[[], float],
+        close: Callable[[], object],
+    ) -> None:
+        self._loop = loop
+        self._seconds_left = seconds_left
+        self._close = close
+        self.check()
+
+    def check(self) -> None:
+        left = self._seconds_left()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self.check)
+        else:
+            self._close()
+
+    def stop(self) -> None:
+        self._timer.cancel()
