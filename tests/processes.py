@@ -241,8 +241,10 @@ def _terminate(process: psutil.Popen) -> None:
 def servers(data_dir: Path) -> list[int]:
     """The servers that run on this data."""
     cluster = str(data_dir / "postgres")
-    return [
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
+    parents = {
+        process.pid: process.info["ppid"]
+        for process in psutil.process_iter(["cmdline", "ppid"])
         if cluster in (process.info["cmdline"] or []) and "-D" in process.info["cmdline"]
-    ]
+    }
+    # A child has the command line of its server until it sets its own.
+    return [pid for pid, parent in parents.items() if parent not in parents]
