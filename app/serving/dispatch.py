@@ -238,6 +238,8 @@ class Dispatcher:
         """Return a response, or a 304 if the client has it already."""
         if request.is_conditional:
             tag = request.revalidated_tag(stored.tags, publication.published_at)
+            if tag == stored.tags[0]:
+                return stored.not_modified
             if tag:
                 return not_modified(tag, publication, has_formats=stored.has_formats)
         part = None

@@ -111,8 +111,8 @@ class IncomingRequest:
     def matching_tag(self, tags: tuple[bytes, ...]) -> bytes | None:
         """Return the tag of `If-None-Match` that is one of these. Proxies may have made it weak."""
         given = self.headers.get(b"if-none-match")
-        if not given:
-            return None
+        if not given or given in tags:
+            return given or None
         opaque = (tag.strip().removeprefix(b"W/") for tag in given.split(b","))
         return next((tag for tag in opaque if tag in tags), None)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection
+from datetime import datetime
 from functools import lru_cache
 from time import perf_counter
 
@@ -21,10 +22,14 @@ LOGGED_CHARACTERS = 300
 """Maximum length of a path, and of a query, in the log."""
 
 FLUSH_SECONDS = 0.1
-"""How long a line is buffered at most, because one system call takes longer than formatting it."""
+"""How long a request waits for its line at most.
+
+One system call takes longer than formatting a line, and formatting many lines at once takes a third
+of the time: the processor's caches then contain what is needed.
+"""
 
 FLUSHED_LINES = 256
-"""Number of buffered lines that are written at once."""
+"""Number of lines that are written at once."""
 
 _TEXT = "%sZ [info     ] %s %s%s %d [app.requests] bytes=%d ms=%.2f client=%s request_id=%s\n"
 
@@ -48,7 +53,8 @@ class RequestLog:
         self._rejections = rejections
         self._known_arguments = frozenset(name.encode() for name in known_arguments)
         self._clock = clock
-        self._lines: list[bytes] = []
+        self._noted: list[tuple[IncomingRequest, float, datetime]] = []
+        """Requests that are not logged yet, with their seconds and their times."""
 
     def note(self, request: IncomingRequest) -> None:
         """Count and log a request after its response."""
@@ -59,21 +65,22 @@ class RequestLog:
         if self._is_logged and (
             request.status not in REJECTIONS or self._rejections.admits(request.client)
         ):
-            self._lines.append(self._line(request, seconds * 1000))
-            if len(self._lines) == 1:
+            self._noted.append((request, seconds, self._clock()))
+            if len(self._noted) == 1:
                 asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-            elif len(self._lines) == FLUSHED_LINES:
+            elif len(self._noted) == FLUSHED_LINES:
                 self.flush()
 
     def flush(self) -> None:
-        """Write the buffered lines."""
-        if self._lines:
-            LOG_STREAM.write_bytes(b"".join(self._lines))
-            self._lines.clear()
+        """Write the lines of all requests that are noted."""
+        if self._noted:
+            LOG_STREAM.write_bytes(b"".join([self._line(*one) for one in self._noted]))
+            self._noted.clear()
 
-    def _line(self, request: IncomingRequest, ms: float) -> bytes:
+    def _line(self, request: IncomingRequest, seconds: float, time: datetime) -> bytes:
         # Formatting a line with structlog takes ten times as long.
-        timestamp = self._clock().isoformat(timespec="microseconds")[:-6]
+        timestamp = time.isoformat(timespec="microseconds")[:-6]
+        ms = seconds * 1000
         path = _cut(request.raw_path)
         query = self._known_query(request.query) if request.query else ""
         status, size, client = request.status, request.size, request.client

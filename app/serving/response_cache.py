@@ -19,7 +19,7 @@ from app.metrics import RESPONSE_CACHE_BYTES
 from app.serving.freshness import Freshness
 from app.serving.response import Response
 
-ENTRY_BYTES = 1_000
+ENTRY_BYTES = 1_200
 """Size of an entry besides its body: the key, the headers and the objects that contain them."""
 
 ARBITRARY_SHARE = 1 / 4
@@ -36,6 +36,7 @@ class StoredResponse:
     """A response, and what its parts and its revalidation are made of until the next publish."""
 
     whole: Response
+    not_modified: Response
     route: str
     has_formats: bool
     tags: tuple[bytes, ...]
@@ -115,7 +116,8 @@ async def encode(
         *_tag_headers(tags[0], has_formats=endpoint.has_formats),
     ]
     whole = Response(200, lines(headers), body, publication)
-    return StoredResponse(whole, endpoint.path, endpoint.has_formats, tags)
+    unchanged = not_modified(tags[0], publication, has_formats=endpoint.has_formats)
+    return StoredResponse(whole, unchanged, endpoint.path, endpoint.has_formats, tags)
 
 
 class _Store:
