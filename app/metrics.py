@@ -31,9 +31,9 @@ MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 REQUESTS = Counter(
     "pypi_stats_requests",
-    "Requests, by path template and status, and by what the cache of responses had: tag_match (the "
-    "client's copy is current), hit, miss (the database was read), none (the response is never "
-    "stored).",
+    "Requests, by path template, status, and result of the cache lookup: hit, tag_match (the "
+    "client's copy is current), miss (the response was computed), none (no lookup, or an error "
+    "before it).",
     ["route", "status", "cache"],
 )
 REQUEST_SECONDS = Histogram(

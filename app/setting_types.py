@@ -187,13 +187,14 @@ def _shaped(pattern: str, example: str) -> AfterValidator:
 CASE_INSENSITIVE = _parsed(str.lower)
 """For settings that have one of a few values."""
 
+_PORT = r"(?!0+\b)([0-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 PostgresUrl = Annotated[SecretStr, _checked(DatabaseAddress.parse)]
 RedisUri = Annotated[
     SecretStr,
     _checked(check_encoding),
     # redis-py would take options from a query.
     _shaped(
-        r"rediss?://([^@/?#]*@)?([\w.-]+|\[[\w:.%]+\])(:\d{1,5})?(/\d*)?"
+        rf"rediss?://([^@/?#]*@)?([\w.-]+|\[[\w:.%]+\])(:{_PORT})?(/\d*)?"
         r"|redis\+unix://([^@/?#]*@)?/[^?#]+",
         "redis://:password@host:6379/0; it may begin with redis, rediss, redis+unix",
     ),

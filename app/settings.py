@@ -129,7 +129,9 @@ class Settings(BaseSettings):
     """
 
     ingest_min_packages_ratio: float = Field(0.75, ge=0, le=1)
-    """Minimum packages, as a ratio to the median of the weekday in four weeks before and after."""
+    """Minimum number of packages, as a ratio to the median of the same weekday in the four weeks
+    before and after.
+    """
 
     ingest_max_packages_ratio: float = Field(1.5, ge=1)
     """Maximum number of packages, as a ratio to the same median."""
@@ -144,7 +146,9 @@ class Settings(BaseSettings):
     """Days in a row that make a new level if they deviate alike and are unchanged for six hours."""
 
     ingest_min_step_ratio: float = Field(0.2, ge=0, le=1)
-    """Minimum ratio of a day of a new level. Below it, a day is held until `--force` is used."""
+    """Minimum ratio of packages and downloads for a day to be part of a new level. A day below it
+    stays held until the source changes or `--force` publishes it.
+    """
 
     ingest_max_step_ratio: float = Field(5.0, ge=1)
     """Maximum ratio of packages and downloads for a day to be part of a new level."""
@@ -174,13 +178,19 @@ class Settings(BaseSettings):
     """Folder of dumps: the default destination of `export`, and what `/api/dumps` lists."""
 
     dumps_url: types.BaseUrl | None = None
-    """Address where another server offers the same files, `https://bucket.example/dumps/`."""
+    """Address where another server offers the same files, such as `https://bucket.example/dumps/`.
+    By default the service sends the files itself.
+    """
 
     trusted_proxies: types.Networks = ()
-    """Addresses and networks of proxies in front. Only their `X-Forwarded-For` is accepted."""
+    """Addresses and networks of the proxies in front, separated by commas. The service trusts only
+    their `X-Forwarded-For` and `X-Forwarded-Prefix`.
+    """
 
     root_path: types.RootPath = ""
-    """Prefix of all paths that a proxy removes, `/stats`, unless it sends `X-Forwarded-Prefix`."""
+    """Prefix that a proxy removes from all paths, such as `/stats`. `X-Forwarded-Prefix` of a
+    trusted proxy takes precedence.
+    """
 
     rate_limits: types.Limits = "10/second;300/minute"
     """Requests that one client address may make: limits separated by `;`. Empty means no limit."""
@@ -193,7 +203,9 @@ class Settings(BaseSettings):
     """
 
     rate_limit_storage_uri: types.RedisUri | None = None
-    """One Redis server in which all processes count together, `redis://:password@host:6379/0`."""
+    """Redis server, not a cluster, in which all processes count together:
+    `redis://:password@host:6379/0`. By default each process counts for itself.
+    """
 
     response_cache_max_bytes: int = Field(64 * 2**20, ge=0)
     """Memory per process for cached responses, by default 64 MiB. 0 disables the cache."""

@@ -5,6 +5,7 @@ time later. So it has its own `Cache-Control`, and a tag of its content.
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping
 from typing import Annotated, BinaryIO
@@ -23,6 +24,8 @@ from app.domain.breakdowns import REQUIRED_COLUMNS
 from app.dumps import listing
 from app.dumps.stores.folder import open_regular
 from app.errors import NotFoundError
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/dumps", tags=["dumps"])
 
@@ -62,23 +65,29 @@ class DumpResponse(FileResponse):
 
     def __init__(self, file: BinaryIO, name: str, headers: Mapping[str, str]) -> None:
         self._file = file
+        self._stat = os.fstat(file.fileno())
         super().__init__(
             # The path of a descriptor leads to the open file, also if another one has its name.
             f"/dev/fd/{file.fileno()}",
             headers=headers,
             media_type=MEDIA_TYPE,
             filename=name,
-            stat_result=os.fstat(file.fileno()),
+            stat_result=self._stat,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused = 0
+        is_cut = False
 
         async def send_unless_refused(message: Message) -> None:
-            nonlocal refused
+            nonlocal refused, is_cut
             if message["type"] == "http.response.start" and message["status"] in _RANGE_FAULTS:
                 refused = message["status"]
-            if not refused:
+            elif message["type"] == "http.response.body" and not is_cut and self._has_changed():
+                # The server closes the connection, so the client sees an incomplete response.
+                log.warning("%s was changed while it was sent", self.filename)
+                is_cut = True
+            if not (refused or is_cut):
                 await send(message)
 
         if scope.get(WITHOUT_BODY):
@@ -89,6 +98,10 @@ class DumpResponse(FileResponse):
             size = self.headers["content-length"]
             headers = {"Content-Range": f"bytes */{size}"} if refused == 416 else None
             await problem(refused, _RANGE_FAULTS[refused], headers=headers)(scope, receive, send)
+
+    def _has_changed(self) -> bool:
+        stat = os.fstat(self._file.fileno())
+        return (stat.st_mtime_ns, stat.st_size) != (self._stat.st_mtime_ns, self._stat.st_size)
 
 
 @router.get(

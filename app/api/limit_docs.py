@@ -9,7 +9,9 @@ BADGES_PATH = "/api/badges/"
 """Prefix of the paths of badges, which do not count if they are stored."""
 
 ARGUMENTS_PER_REQUEST = 10
-"""A request counts once for each of so many arguments: one for many packages takes longer."""
+"""Number of query arguments that count as one request. A request for a hundred packages takes about
+as long as ten others.
+"""
 
 _UNLIMITED_PATHS = frozenset({"/health", "/ready", "/metrics"})
 

@@ -48,6 +48,8 @@ class PreparedContent:
     def _prepare(self, encoding: str) -> Body:
         """Create and compress the content. This may take a second, so it runs in a thread."""
         with self._lock:
+            if encoding in self._bodies:
+                return self._bodies[encoding]
             plain = self._bodies.get("") or _tagged(self._create())
             body = plain
             if encoding and len(plain.content) >= COMPRESSED_FROM_BYTES:

@@ -134,10 +134,11 @@ async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Re
     ok=csv_too("growth,last_week,package,previous_week,rank\n1.5312,253120,requests,100000,1\n"),
 )
 async def trending(query: Annotated[LimitQuery, Query()], statistics: Statistics) -> Rendered:
+    comparable = are_comparable(statistics, TREND_DAYS)
+    packages = await statistics.rankings.trending(query.limit) if comparable else []
     data = [
         TrendingPackage(growth=ratio_of_change(one.last_week, one.previous_week), **one._asdict())
-        for one in await statistics.rankings.trending(query.limit)
-        if are_comparable(statistics, TREND_DAYS)
+        for one in packages
     ]
     return _render(query, TrendingPackages(data=data, type="trending_packages"))
 

@@ -12,7 +12,9 @@ from app.addresses import DatabaseAddress
 DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 
 CLOSE_TIMEOUT_SECONDS = 3
-"""How long to wait for a rollback or an end. Then the connection is dropped, which does both."""
+"""How long to wait for a rollback, the release of a lock, or the end of a connection. After that
+the connection is dropped, and Postgres rolls back by itself.
+"""
 
 KEEPALIVES = {
     "tcp_keepalives_idle": "30",

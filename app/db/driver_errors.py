@@ -19,7 +19,9 @@ REFUSED = ("28", "3D", "42501")
 """Prefixes of the SQLSTATEs for a wrong user, password or database, and a missing permission."""
 
 POOLED_PER_TRANSACTION = ("42P05", "26000")
-"""SQLSTATEs of a prepared statement in a session that other clients use, too."""
+"""SQLSTATEs of a prepared statement that already exists or no longer exists. Only a session that
+other clients share has either.
+"""
 
 LOST = (
     asyncpg.PostgresConnectionError,

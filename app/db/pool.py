@@ -47,6 +47,8 @@ class ReadPool:
         self._read_timeout_seconds = read_timeout_seconds
         # asyncpg's queue lets new tasks overtake waiting ones, which may then wait for a second.
         self._turns = asyncio.Semaphore(POOL_SIZE)
+        self._generation = 0
+        """Number of times that all connections were expired."""
 
     async def open(self) -> None:
         """Open the pool. Its connections are opened when they are first needed."""
@@ -111,6 +113,7 @@ class ReadPool:
         await self._wait_for_turn()
         DATABASE_CONNECTIONS.inc()
         try:
+            generation = self._generation
             with connecting(self._database):
                 connection = await self._pool.acquire()
             try:
@@ -118,7 +121,7 @@ class ReadPool:
                     try:
                         yield connection
                     except BaseException as error:
-                        await self._give_up(connection, error)
+                        await self._give_up(connection, generation, error)
                         raise
             finally:
                 await self._pool.release(connection)
@@ -126,12 +129,16 @@ class ReadPool:
             DATABASE_CONNECTIONS.dec()
             self._turns.release()
 
-    async def _give_up(self, connection: asyncpg.Connection, error: BaseException) -> None:
+    async def _give_up(
+        self, connection: asyncpg.Connection, generation: int, error: BaseException
+    ) -> None:
         """Close a connection after an error, unless the error leaves the connection usable."""
         if is_lost(error):
-            # Usually the server was restarted, which closed all connections. The driver may not
-            # have noticed yet.
-            await self._pool.expire_connections()
+            if generation == self._generation:
+                # Usually the server was restarted, which closed all connections. The driver may not
+                # have noticed yet.
+                self._generation += 1
+                await self._pool.expire_connections()
         elif isinstance(error, _HEALTHY):
             return
         # A connection that the server has closed is no longer in the pool.

@@ -43,8 +43,8 @@ class ReaderTimer:
 class IdleTimer:
     """Closes a connection when no time is left for the next request.
 
-    It looks how much is left when it expires, because setting a timer for each request takes longer
-    than finding its response.
+    When the timer expires, it checks how much time is left. Setting a timer for each request would
+    take longer than finding its response.
     """
 
     def __init__(

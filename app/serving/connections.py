@@ -166,5 +166,5 @@ class Connections:
         connection.transport.abort()
 
     def _abort_one(self, connections: Iterable[Connection], reason: str) -> None:
-        """Close the connection that is idle for the longest time."""
+        """Abort the connection that has been idle longest, or inactive longest if none is idle."""
         self.abort(min(connections, key=lambda one: (not one.is_idle, one.active_at)), reason)

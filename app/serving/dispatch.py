@@ -284,7 +284,7 @@ class Dispatcher:
         tags = self.tagger.tags(publication, parsed.target, request.encoding)
         stored = await encode(parsed, rendered, request.encoding, tags, publication)
         if rendered.is_cacheable:
-            self.cache.put(publication.version, parsed, request.encoding, stored)
+            self.cache.put(publication, parsed, request.encoding, stored)
         return stored, publication
 
     def _forget(self, key: _Pending, task: asyncio.Task[object]) -> None:

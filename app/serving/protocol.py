@@ -63,6 +63,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     _received_bytes = 0
     """Length of the pieces of the current head, without the first one, or of the body."""
 
+    _body_bytes = 0
+
     _waiting = b""
     """Data that is parsed after the current response."""
 
@@ -159,7 +161,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         if self._headers_count is None:
             return None
         length = dict(self.headers).get(b"content-length")
-        return int(length) - self._received_bytes if length else None
+        return int(length) - self._body_bytes if length else None
 
     def _wait_for_response(self, data: bytes) -> None:
         self._waiting = data
@@ -198,17 +200,18 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         version = self.parser.get_http_version()
         refusal = find_refusal(self.url, self.headers, self._received_bytes, version)
-        self._received_bytes = 0
+        self._received_bytes = self._body_bytes = 0
         self._headers_count = len(self.headers)
         if refusal:
             self._refusal = refusal
             raise _RefusedError
-        if self.expect_100_continue:
+        if self.expect_100_continue and not self._is_due:
             self.expect_100_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        """Ignore a body."""
+        """Count a body, and ignore it."""
+        self._body_bytes += len(body)
 
     def on_message_complete(self) -> None:
         if self._is_due:

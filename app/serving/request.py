@@ -50,7 +50,7 @@ class IncomingRequest:
     """Path template, for metrics."""
 
     cache = "none"
-    """What the cache of responses had, for metrics."""
+    """Result of the lookup in the response cache, for metrics."""
 
     status = 0
     """Status that was sent, or 0."""

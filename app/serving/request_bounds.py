@@ -86,18 +86,18 @@ def find_long_body(received_bytes: int, trailers: int) -> Refusal | None:
     """Return the reason to refuse an incomplete body, with the trailers of its last piece."""
     if trailers > MAX_HEADERS:
         return LONG_HEADERS
-    # The first piece may have begun with the head.
+    # The framing of chunks may take some bytes more.
     return LONG_BODY if received_bytes > MAX_BODY_BYTES + PIECE_BYTES else None
 
 
-def find_refusal(url: bytes, headers: Headers, earlier_bytes: int, version: str) -> Refusal | None:
+def find_refusal(url: bytes, headers: Headers, received_bytes: int, version: str) -> Refusal | None:
     """Return the reason to refuse a request with this head.
 
-    `earlier_bytes` is the length of the head without its last piece.
+    `received_bytes` is the length of the head without its first piece, and 0 if it has only one.
     """
-    long = find_long_head(url, headers, earlier_bytes)
+    long = find_long_head(url, headers, received_bytes)
     # A single piece is shorter than what is allowed.
-    if long is None and earlier_bytes and sum(map(len, chain(*headers))) > MAX_HEADERS_BYTES:
+    if long is None and received_bytes and sum(map(len, chain(*headers))) > MAX_HEADERS_BYTES:
         long = LONG_HEADERS
     if long:
         return long

@@ -22,14 +22,14 @@ LOGGED_CHARACTERS = 300
 """Maximum length of a path, and of a query, in the log."""
 
 FLUSH_SECONDS = 0.1
-"""How long a request waits for its line at most.
+"""Maximum time between a request and its log line.
 
-One system call takes longer than formatting a line, and formatting many lines at once takes a third
-of the time: the processor's caches then contain what is needed.
+Formatting many lines together takes a third of the time, because code and data stay in the
+processor's caches, and one system call writes all of them.
 """
 
-FLUSHED_LINES = 256
-"""Number of lines that are written at once."""
+FLUSHED_LINES = 128
+"""Maximum number of lines of one write, which has some 100 KiB at most."""
 
 _TEXT = "%sZ [info     ] %s %s%s %d [app.requests] bytes=%d ms=%.2f client=%s request_id=%s\n"
 
@@ -68,14 +68,14 @@ class RequestLog:
             self._noted.append((request, seconds, self._clock()))
             if len(self._noted) == 1:
                 asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-            elif len(self._noted) == FLUSHED_LINES:
+            elif len(self._noted) >= FLUSHED_LINES:
                 self.flush()
 
     def flush(self) -> None:
         """Write the lines of all requests that are noted."""
-        if self._noted:
-            LOG_STREAM.write_bytes(b"".join([self._line(*one) for one in self._noted]))
-            self._noted.clear()
+        noted, self._noted = self._noted, []
+        if noted:
+            LOG_STREAM.write_bytes(b"".join([self._line(*one) for one in noted]))
 
     def _line(self, request: IncomingRequest, seconds: float, time: datetime) -> bytes:
         # Formatting a line with structlog takes ten times as long.

@@ -6,6 +6,7 @@ Only a publish changes data. Until then a response stays valid, compressed as it
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import blake2b
 
 from app.api.endpoints import ParsedRequest
@@ -160,7 +161,8 @@ class ResponseCache:
         arbitrary_bytes = int(max_bytes * ARBITRARY_SHARE)
         self._arbitrary = _Store(arbitrary_bytes)
         self._others = _Store(max_bytes - arbitrary_bytes)
-        self._version = ""
+        self._current: tuple[str, datetime] | None = None
+        """Version and time of the publication whose responses are stored."""
 
     def get(self, target: bytes, encoding: str) -> StoredResponse | None:
         """Return the response to a target, computed from the current publication."""
@@ -169,11 +171,15 @@ class ResponseCache:
         return self._others.get(key) or self._arbitrary.get(key)
 
     def put(
-        self, version: str, parsed: ParsedRequest, encoding: str, response: StoredResponse
+        self,
+        publication: Publication,
+        parsed: ParsedRequest,
+        encoding: str,
+        response: StoredResponse,
     ) -> None:
-        """Store a response of a publication's version, if that is still current."""
+        """Store a response of a publication, if that is still current."""
         self._evict_old_publication()
-        if version != self._version:
+        if _identity(publication) != self._current:
             return
         store = self._arbitrary if parsed.is_arbitrary else self._others
         store.put((parsed.target, encoding), response)
@@ -181,15 +187,20 @@ class ResponseCache:
 
     def _evict_old_publication(self) -> None:
         publication = self._freshness.publication
-        version = publication.version if publication else ""
-        if version != self._version:
-            self._version = version
+        current = _identity(publication) if publication else None
+        if current != self._current:
+            self._current = current
             self._arbitrary.clear()
             self._others.clear()
             self._report_bytes()
 
     def _report_bytes(self) -> None:
         RESPONSE_CACHE_BYTES.set(self._arbitrary.bytes + self._others.bytes)
+
+
+def _identity(publication: Publication) -> tuple[str, datetime]:
+    """Equal rows that are published again have the same version, and another time."""
+    return publication.version, publication.published_at
 
 
 def _size(key: tuple[bytes, str], response: StoredResponse) -> int:
