@@ -146,6 +146,25 @@ async def test_other_tags_and_other_questions_are_answered(client: httpx.AsyncCl
     assert response.status_code == 304
 
 
+async def test_equal_rows_that_are_published_again_have_a_new_date(
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine, clock: ManualClock
+) -> None:
+    await publish(engine, days_ago(0), downloads("requests", {"3.12": 1}))
+    await until_known(app)
+    first = await client.get(_path("recent", "requests"))
+    before = published(app)
+    clock.advance(minutes=1)
+    await publish(engine, days_ago(0), downloads("requests", {"3.12": 1}))
+    await until(lambda: published(app).published_at != before.published_at)
+    second = await client.get(_path("recent", "requests"))
+    assert published(app).version == before.version
+    assert second.headers["etag"] == first.headers["etag"]
+    assert second.headers["last-modified"] == _date(published(app))
+    assert (
+        await client.get(_path("recent", "requests"), headers=_since(second))
+    ).status_code == 304
+
+
 @pytest.mark.usefixtures("known_days")
 async def test_dates(client: httpx.AsyncClient, queries: list[str]) -> None:
     response = await client.get(_path("system"))

@@ -444,7 +444,12 @@ def test_each_response_has_its_place(address: tuple[str, int], first: bytes, spl
 
 
 @pytest.mark.parametrize(
-    "body", [b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"]
+    "body",
+    [
+        b"\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+        b"Content-Length: 4\r\n\r\n\r\nxx",
+    ],
 )
 @pytest.mark.parametrize("cut", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("is_long", [False, True])
