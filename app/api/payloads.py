@@ -1,4 +1,4 @@
-"""What handlers return: rendered bodies, and the parts that payload models share."""
+"""Rendered bodies, which handlers return, and the parts that payload models share."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, cast

@@ -138,7 +138,7 @@ def add_breakdown(name: str) -> None:
     rewritten. The locks are held for milliseconds, and the migration is tried again if reads or a
     publish keep it from getting them within a second.
     """
-    from alembic import op  # noqa: PLC0415
+    from alembic import op  # noqa: PLC0415 - slow to import
 
     # A publish uses both tables. Without it, there can be no deadlock.
     op.execute(select(func.pg_advisory_xact_lock(int(LockKey.PUBLISH))))

@@ -335,7 +335,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         """Read no more requests, and send an error after the responses that are due."""
         self._is_refused = True
         self._refusal = refusal
-        # The connection stays open for a while. A request before this one has its own scope.
+        # Release them: the connection stays open for a while, and its scope is not read any more. A
+        # request before this one has its own scope.
         self.headers, self.url, self.scope = [], b"", {}  # type: ignore[typeddict-item]
         self._stop_request_timer()
         self._take_waiting()

@@ -19,7 +19,7 @@ CLOSE = b"Connection: close\r\n"
 
 
 def test_rejected_client(service: AttackedService) -> None:
-    """Of 5,000 rejected requests, some ten are logged by each worker."""
+    """Each worker logs some ten of 5,000 rejected requests."""
 
     def attack(attacker: Attacker) -> None:
         connection = attacker.connect()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
+from ssl import SSLContext
 from typing import BinaryIO, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -170,7 +171,7 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
     can't give another one meanwhile.
     """
 
-    def __init__(self, *, only_public: bool, tls: object) -> None:
+    def __init__(self, *, only_public: bool, tls: SSLContext) -> None:
         self.only_public = only_public
         self._tls = tls
         self._transports: list[httpx.AsyncHTTPTransport] = []
@@ -192,7 +193,7 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
             raise httpx.ConnectError(f"there is no host {url.host}")
         self.only_public = self.only_public or any(are_public) or not addresses
         try:
-            transport = httpx.AsyncHTTPTransport(verify=self._tls, proxy=proxy)  # type: ignore[arg-type]
+            transport = httpx.AsyncHTTPTransport(verify=self._tls, proxy=proxy)
         except (ImportError, ValueError) as unsupported:
             raise SourceError(
                 "HTTPS_PROXY or ALL_PROXY should look like http://host:3128; other kinds of "
