@@ -12,6 +12,9 @@ from app.errors import DatabaseRefusedError, DatabaseUnavailableError
 ENDED_BY_SERVER = {"40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03"}
 """SQLSTATEs of conflicts, lock timeouts, cancellations and shutdowns, which end a statement."""
 
+LOCK_TIMEOUT = "55P03"
+"""SQLSTATE of a statement that waited longer than `lock_timeout` for a lock."""
+
 INSUFFICIENT_RESOURCES = "53"
 """SQLSTATE class for a full disk, exhausted memory, and too many connections."""
 
@@ -48,6 +51,11 @@ def ended_by_server(error: BaseException) -> bool:
         and not error.connection_invalidated
         and _is_temporary(error.orig)
     )
+
+
+def waited_for_lock(error: DBAPIError) -> bool:
+    """Return True if the server ended the statement because other transactions hold a lock."""
+    return _sqlstate(error.orig) == LOCK_TIMEOUT
 
 
 @contextmanager

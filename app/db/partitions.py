@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.driver_errors import ended_by_server
+from app.db.driver_errors import waited_for_lock
 from app.errors import TableInUseError
 
 LOCK_TIMEOUT_MILLISECONDS = 100
@@ -72,7 +72,7 @@ async def drop_partitions_before(connection: AsyncConnection, first_day: date) -
         for partition in dropped:
             await connection.execute(text(f"DROP TABLE {partition}"))
     except DBAPIError as error:
-        if ended_by_server(error):
+        if waited_for_lock(error):
             raise TableInUseError(
                 "retention: long transactions kept daily_downloads in use, so nothing was dropped; "
                 "the next run tries again"

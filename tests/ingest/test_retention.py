@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.db import partitions
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.engine import connect
 from app.db.partitions import drop_partitions_before
@@ -16,7 +17,7 @@ from app.db.repositories.runs_repository import RunsRepository, latest_runs
 from app.db.tables import daily_downloads
 from app.domain.downloads import RecentDownloads
 from app.domain.package_name import ALL_PACKAGES
-from app.errors import HeldDayError, TableInUseError
+from app.errors import DatabaseUnavailableError, HeldDayError, TableInUseError
 from app.ingest import retention
 from app.ingest.retention import Expired, expire
 from tests.clock import NOW
@@ -31,7 +32,7 @@ from tests.days import (
     overall,
     publish,
 )
-from tests.waiting import until_blocked
+from tests.waiting import PATIENCE_SECONDS, until_blocked
 
 
 async def expire_now(engine: AsyncEngine, retention_days: int = RETENTION_DAYS) -> Expired:
@@ -177,6 +178,28 @@ async def test_a_long_reader_delays_retention_and_nobody_else(
         assert await repository(engine).recent("flask") == RecentDownloads(4, 5, 5)
     expired = await expire_now(engine)
     assert (len(expired.partitions), expired.packages) == (1, 1)
+
+
+async def test_retention_that_is_cancelled_does_not_blame_readers(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "LOCK_TIMEOUT_MILLISECONDS", int(PATIENCE_SECONDS) * 1_000)
+    await publish(engine, days_ago(RETENTION_DAYS + 31), downloads("gone", 1))
+    await publish(engine, days_ago(0), downloads("flask", 4))
+    before = await everything(engine)
+    async with connect(engine) as reader:
+        await reader.execute(select(daily_downloads).limit(1))
+        expiring = asyncio.create_task(expire_now(engine))
+        await until_blocked(engine)
+        await reader.execute(
+            text(
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        )
+        with pytest.raises(DatabaseUnavailableError, match="canceling statement"):
+            await expiring
+    assert await everything(engine) == before
 
 
 async def test_retention_that_fails_at_its_end_removes_nothing(

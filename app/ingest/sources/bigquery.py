@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from hashlib import blake2b
 
 from google.api_core.exceptions import GoogleAPIError, NotFound
@@ -25,6 +26,7 @@ from app.ingest.sources.bigquery_client import (
 )
 from app.ingest.sources.day_query import day_query
 from app.ingest.sources.source import Reading, Source
+from app.retries import attempts
 from app.settings import IngestSource, Settings
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ BYTES_BILLED_PER_CHECK = 10 * 2**20
 
 
 _unreadable_datasets: set[str] = set()
-"""Datasets whose partitions this process has logged as unreadable."""
+"""Datasets whose partitions can't be read, which this process has logged."""
 
 
 def cost_usd(bytes_billed: int) -> float:
@@ -80,8 +82,9 @@ class BigQuerySource(Source):
 
     async def partition(self, day: date) -> Partition | None:
         dataset, _, table = self._table.rpartition(".")
+        check = partial(call, CHECK_TIMEOUT_SECONDS, self._partition, dataset, table, day)
         try:
-            return await call(CHECK_TIMEOUT_SECONDS, self._partition, dataset, table, day)
+            partition: Partition | None = await attempts(f"{day}: partition", _may_pass_soon)(check)
         except SourceError as error:
             # A check only saves money, so its failure must not fail the day.
             if dataset not in _unreadable_datasets:
@@ -92,6 +95,8 @@ class BigQuerySource(Source):
                     *(dataset, error),
                 )
             return None
+        _unreadable_datasets.discard(dataset)
+        return partition
 
     def _partition(self, dataset: str, table: str, day: date) -> Partition | None:
         job = self._submit(
@@ -205,6 +210,15 @@ def create_source(settings: Settings) -> BigQuerySource:
     library finds. Raises `SettingsError` if credentials or the project to bill are missing.
     """
     return BigQuerySource(create_client(settings), settings)
+
+
+def _may_pass_soon(error: BaseException) -> bool:
+    """Return True if the failed check is worth a retry. A check that timed out is not: it has used
+    up its time.
+    """
+    return isinstance(error, SourceUnavailableError) and not isinstance(
+        error.__cause__, TimeoutError
+    )
 
 
 def _retry() -> Retry:

@@ -917,6 +917,7 @@ async def test_a_check_of_partitions_that_hangs_leaves_time_for_the_day(
     assert line.endswith("no answer within 1 s")
 
 
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("status", [403, 404, 400, 503])
 async def test_without_access_to_partitions_days_are_read_as_they_are(
     table: Table,
@@ -945,9 +946,47 @@ async def test_without_access_to_partitions_days_are_read_as_they_are(
         assert await source.partition(DAY) is None
         await ingest(engine, source, DAY, policy)
         assert submitted == [DAY]
-    (line,) = caplog.messages
+    (line,) = (line for line in caplog.messages if "trying again" not in line)
     assert "PARTITIONS can't be read" in line
     assert "Access Denied" in line
+
+
+@pytest.mark.usefixtures("quick_retries")
+async def test_a_check_of_partitions_is_retried_before_a_day_is_billed_again(
+    table: Table,
+    engine: AsyncEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two checks in a row have one error each that passes. The third has only errors, and the
+    fourth succeeds, so the fifth logs the cause again.
+    """
+    table.insert(Event())
+    query = table.client.query
+    failures: list[int] = []
+
+    def fail(sql: str, *arguments: Any, **options: Any) -> Any:
+        if "INFORMATION_SCHEMA" in sql and failures and failures.pop():
+            raise from_http_status(503, "The service is unavailable")
+        return query(sql, *arguments, **options)
+
+    monkeypatch.setattr(table.client, "query", fail)
+    bigquery_source._unreadable_datasets.clear()
+    source = table.source()
+    submitted = _submitted(source)
+    policy = replace(POLICY, only_if_changed=True)
+    await ingest(engine, source, DAY, policy)
+    for _ in range(2):
+        failures[:] = [False, True]
+        assert isinstance(await ingest(engine, source, DAY, policy), UnchangedDay)
+    assert submitted == [DAY]
+    lines = []
+    for is_down in (True, False, True):
+        caplog.clear()
+        failures[:] = [is_down] * retries.ATTEMPTS
+        assert (await source.partition(DAY) is None) is is_down
+        lines.append([line for line in caplog.messages if "PARTITIONS can't be read" in line])
+    assert [len(logged) for logged in lines] == [1, 0, 1]
 
 
 async def test_a_query_that_is_used_again_counts_as_read_when_it_ran(
