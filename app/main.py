@@ -166,11 +166,11 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         if rate_limits:
             rate_limits.close()
         watch.cancel()
+        dispatcher.close()
         closed = asyncio.create_task(pool.close())
         # A silent database does not keep the service from stopping.
         await asyncio.wait([watch, closed], timeout=CLOSE_SECONDS)
         rejections.summarise()
-        request_log.flush()
 
     state = State(
         statistics=statistics,

@@ -293,6 +293,12 @@ class Dispatcher:
             # Retrieve the exception, also if all clients have gone.
             task.exception()
 
+    def close(self) -> None:
+        """Cancel the computations whose clients have gone, and log the last requests."""
+        for task in self._pending.values():
+            task.cancel()
+        self.log.flush()
+
     def _error(self, request: IncomingRequest, error: RequestError) -> Response:
         with _logged_as(request):
             return Response.of(error_answer(error))

@@ -144,6 +144,28 @@ async def test_what_takes_too_long(
         assert problem.detail == "The answer took more than 0.05 s."
 
 
+async def test_a_stop_ends_what_takes_too_long(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if its client has gone."""
+    ended = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.set()
+
+    settings = settings.model_copy(update={"request_timeout_seconds": 0.05})
+    app = create_app(settings, database_url)
+    monkeypatch.setattr(app.state.statistics.downloads, "publication", hang)
+    transport = httpx.ASGITransport(app)
+    async with app.running(), httpx.AsyncClient(transport=transport, base_url="http://test") as one:
+        _check(await one.get("/api/packages/requests/recent"), 503, title="Service Unavailable")
+        assert not ended.is_set()
+    assert ended.is_set()
+
+
 async def test_an_empty_database(client: httpx.AsyncClient) -> None:
     for path in DATA_ROUTES:
         problem = _check(await client.get(path), 503, title="Service Unavailable")
