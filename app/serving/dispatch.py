@@ -314,6 +314,8 @@ class Dispatcher:
         self, request: IncomingRequest, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Have FastAPI answer. HEAD gets the response to GET without its body."""
+        # If this is a request for the metrics, they include all requests before it.
+        self.log.flush()
         # The server's own scope stays as it is: the server uses it after the response.
         scope = {**scope, "headers": request.negotiated_headers(scope["headers"])}
         is_head = request.method == "HEAD"

@@ -153,10 +153,7 @@ class RateLimits:
         if not counters:
             return None
         count = self._own.count
-        counted = [
-            count(key, period_seconds, min(cost, amount))
-            for _, key, amount, period_seconds in counters
-        ]
+        counted = [count(one.key, one.period_seconds, min(cost, one.amount)) for one in counters]
         state = _state(counters, counted)
         if not state.exceeded:
             return state

@@ -1,13 +1,14 @@
 """The metrics and the log lines of requests."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection
 from datetime import datetime
 from functools import lru_cache
 from time import perf_counter
 
 import orjson
-from prometheus_client import Counter, Histogram
+from prometheus_client import Histogram
 
 from app.domain.clock import Clock
 from app.logs import LOG_STREAM
@@ -22,14 +23,14 @@ LOGGED_CHARACTERS = 300
 """Maximum length of a path, and of a query, in the log."""
 
 FLUSH_SECONDS = 0.1
-"""Maximum time between a request and its log line.
+"""Maximum time between a request and its metrics and log line.
 
-Formatting many lines together takes a third of the time, because code and data stay in the
-processor's caches, and one system call writes all of them.
+Counting and formatting many requests together takes a third of the time, because code and data stay
+in the processor's caches, and one system call writes all lines.
 """
 
-FLUSHED_LINES = 128
-"""Maximum number of lines of one write, which has some 100 KiB at most."""
+FLUSHED_REQUESTS = 128
+"""Maximum number of requests that are logged together. Their lines have some 100 KiB at most."""
 
 _TEXT = "%sZ [info     ] %s %s%s %d [app.requests] bytes=%d ms=%.2f client=%s request_id=%s\n"
 
@@ -54,28 +55,31 @@ class RequestLog:
         self._known_arguments = frozenset(name.encode() for name in known_arguments)
         self._clock = clock
         self._noted: list[tuple[IncomingRequest, float, datetime]] = []
-        """Requests that are not logged yet, with their seconds and their times."""
+        """Requests that are not counted yet, with their seconds and their times."""
 
     def note(self, request: IncomingRequest) -> None:
-        """Count and log a request after its response."""
-        seconds = perf_counter() - request.began
-        requests, durations = _metrics(request.route, request.status, request.cache)
-        requests.inc()
-        durations.observe(seconds)
-        if self._is_logged and (
-            request.status not in REJECTIONS or self._rejections.admits(request.client)
-        ):
-            self._noted.append((request, seconds, self._clock()))
-            if len(self._noted) == 1:
-                asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-            elif len(self._noted) >= FLUSHED_LINES:
-                self.flush()
+        """Count and log a request after its response, a little later."""
+        self._noted.append((request, perf_counter() - request.began, self._clock()))
+        if len(self._noted) == 1:
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        elif len(self._noted) >= FLUSHED_REQUESTS:
+            self.flush()
 
     def flush(self) -> None:
-        """Write the lines of all requests that are noted."""
+        """Count and log all requests that are noted."""
         noted, self._noted = self._noted, []
-        if noted:
-            LOG_STREAM.write_bytes(b"".join([self._line(*one) for one in noted]))
+        counts = Counter([(one.route, one.status, one.cache) for one, _, _ in noted])
+        for labels, count in counts.items():
+            REQUESTS.labels(*labels).inc(count)
+        for request, seconds, _ in noted:
+            _durations(request.route).observe(seconds)
+        if self._is_logged:
+            lines = [self._line(*one) for one in noted if self._is_admitted(one[0])]
+            if lines:
+                LOG_STREAM.write_bytes(b"".join(lines))
+
+    def _is_admitted(self, request: IncomingRequest) -> bool:
+        return request.status not in REJECTIONS or self._rejections.admits(request.client)
 
     def _line(self, request: IncomingRequest, seconds: float, time: datetime) -> bytes:
         # Formatting a line with structlog takes ten times as long.
@@ -111,8 +115,8 @@ class RequestLog:
 
 
 @lru_cache(maxsize=1024)
-def _metrics(route: str, status: int, cache: str) -> tuple[Counter, Histogram]:
-    return REQUESTS.labels(route, status, cache), REQUEST_SECONDS.labels(route)
+def _durations(route: str) -> Histogram:
+    return REQUEST_SECONDS.labels(route)
 
 
 def _cut(text: bytes) -> str:
