@@ -7,6 +7,8 @@ OPENAPI = (cd / && env -i $(CURDIR)/$(BIN)/python -m app openapi)
 # `tests/conftest.py` chooses the order of the files and the number of processes.
 PARALLEL = --numprocesses auto --maxprocesses 5 --dist loadfile --no-loadscope-reorder
 DOCS = env -i $(BIN)/python docs/reference.py
+# Without cached bytecode, each of the many processes of a test run would compile all modules again.
+export PYTHONDONTWRITEBYTECODE =
 # Options that lock the dependencies of the image with their hashes.
 locked = --constraint constraints.txt --generate-hashes --no-annotate --python-version 3.13 \
 	--python-platform linux --custom-compile-command "make constraints" --quiet \
