@@ -9,7 +9,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.types import Lifespan, Receive, Scope, Send
 from starlette_compress import CompressMiddleware
 
@@ -62,6 +62,11 @@ from app.settings import IngestSource, Settings, load_settings
 _ENDPOINT_MODULES = (recent, time_series, breakdown_series, summary, bulk, rankings, search, badges)
 
 ENDPOINTS = Endpoints(one for module in _ENDPOINT_MODULES for one in module.router.endpoints)
+
+# FastAPI analyses the routes once for all services of the process.
+_ROUTER = APIRouter(dependencies=[Depends(require_json)])
+for _module in (*_ENDPOINT_MODULES, events, dumps, status):
+    _ROUTER.include_router(_module.router)
 
 CLOSE_SECONDS = 0.6
 """How long the lifespan waits for connections to close."""
@@ -209,13 +214,11 @@ def _create_api(settings: Settings, state: State, lifespan: Lifespan[FastAPI]) -
         lifespan=lifespan,
         # A client that does not follow redirects gets a 404 it can understand.
         redirect_slashes=False,
-        dependencies=[Depends(require_json)],
+        routes=_ROUTER.routes,
         # FastAPI creates the document for each request, and its pages load scripts from other
         # servers: `docs_page` has the service's own.
         openapi_url=None,
     )
-    for module in (*_ENDPOINT_MODULES, events, dumps, status):
-        api.include_router(module.router)
     docs_page.install(api)
     describe(api, settings, ENDPOINTS, state.events)
     problem_details.install(api)
