@@ -15,8 +15,8 @@ locked = --constraint constraints.txt --generate-hashes --no-annotate --python-v
 	--output-file requirements/$(1).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage test-browser test-clients test-abuse test-faults test-programs check check-types check-rest format openapi docs constraints \
-	bench bench-quick bench-scale bench-ingest clean
+.PHONY: help run test coverage test-browser test-clients test-abuse test-faults test-programs check check-types \
+	check-rest check-generated format openapi docs constraints bench bench-quick bench-scale bench-ingest release clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -55,15 +55,17 @@ check: .venv/dev ## Check format, lint, types, import rules, generated files and
 check-types:
 	$(BIN)/mypy
 
-check-rest:
+check-rest: check-generated
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && export DATA_DIR="$$dir" DATABASE_URL= \
+		&& $(BIN)/pypi-stats migrate && $(BIN)/alembic check
+
+check-generated:
 	@$(OPENAPI) | diff -u openapi.json - \
 		|| { echo "error: openapi.json is outdated: make openapi writes it" >&2; exit 1; }
 	@$(DOCS) --check
-	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && export DATA_DIR="$$dir" DATABASE_URL= \
-		&& $(BIN)/pypi-stats migrate && $(BIN)/alembic check
 
 format: .venv/dev ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff format .
@@ -100,6 +102,9 @@ bench-scale: .venv/dev ## Measure more packages and longer history, into docs/be
 
 bench-ingest: .venv/dev ## Measure the ingest of a day of PyPI, into docs/benchmarks
 	$(BIN)/python -m benchmarks.ingest --output docs/benchmarks $(ARGS)
+
+release: .venv/dev ## Check version, changelog and tag, and build sdist, wheel and image
+	@.ci/release
 
 clean: ## Remove the virtual environment, but no data
 	rm -rf .venv

@@ -1,4 +1,4 @@
-"""The metrics. `docs/metrics.md` is generated from this file.
+"""The metrics. The table in `docs/operations.md` is generated from this file.
 
 Server processes store their figures in files in one folder, `PROMETHEUS_MULTIPROC_DIR`, so that
 each process can return the figures of all.

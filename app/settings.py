@@ -2,7 +2,7 @@
 
 A setting is an environment variable, or a line of a `.env` file, with the field's name in capitals.
 Only `app.cli`, `app.main` and `alembic/env.py` call `load_settings`; all other code receives the
-settings as an argument. `make docs` writes docs/settings.md from this file.
+settings as an argument. `make docs` writes docs/configuration.md from this file.
 """
 
 import os

@@ -14,7 +14,7 @@ import matplotlib as mpl
 import psutil
 from matplotlib.figure import Figure
 
-from benchmarks.command_line import ROOT
+from benchmarks.command_line import ROOT, results_folder
 
 mpl.rcParams.update(
     {
@@ -70,7 +70,9 @@ class Report:
     chart: Figure
 
     def save(self, folder: Path) -> None:
-        """Print the tables, and write them with the chart and the figures."""
+        """Print the tables, write them with the chart into the folder, and the figures into the
+        folder of results.
+        """
         machine = describe_machine()
         folder.mkdir(parents=True, exist_ok=True)
         print()
@@ -84,11 +86,14 @@ class Report:
             *(table.markdown() for table in self.tables),
         ]
         (folder / f"{self.name}.md").write_text("\n\n".join(parts) + "\n")
-        (folder / f"{self.name}.json").write_text(
+        self.chart.savefig(folder / f"{self.name}.png", dpi=120)
+        # All figures take thousands of lines, which are no document.
+        figures = results_folder(None) / f"{self.name}.json"
+        figures.parent.mkdir(parents=True, exist_ok=True)
+        figures.write_text(
             json.dumps({"machine": machine, "figures": self.figures}, indent=2) + "\n"
         )
-        self.chart.savefig(folder / f"{self.name}.png", dpi=120)
-        print(f"saved: {folder / self.name}.md, .json, .png")
+        print(f"saved: {folder / self.name}.md and .png, and {figures}")
 
 
 def describe_machine() -> dict[str, str]:

@@ -13,7 +13,7 @@ from app.metrics import PublishedData, exposition
 from tests.processes import ROOT
 
 DATA = PublishedData(1.0, 2.0, 3.0, 4.0)
-DOCUMENTED = re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+DOCUMENTED = re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
 
 
 def test_the_example_alerts_use_documented_metrics() -> None:

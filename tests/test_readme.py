@@ -30,7 +30,7 @@ from tests.days import POLICY, days_ago, downloads, ingest, publish
 from tests.processes import ROOT, free_port, get, run, served, servers, wait_for
 from tests.waiting import PATIENCE_SECONDS
 
-DOCUMENTS = ["README.md", *(f"docs/{name}.md" for name in ("api", "operating", "contributing"))]
+DOCUMENTS = ("README.md", "docs/api.md", "docs/http.md", "docs/ingest.md", "CONTRIBUTING.md")
 README = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
 BLOCKS = re.findall(r"^ *```(\w+)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [
@@ -234,12 +234,20 @@ def test_endpoints_of_the_readme_are_those_of_the_document() -> None:
     assert set(re.findall(r"^\| `(/[^`]*)` \|", written, re.MULTILINE)) == documented
 
 
+def _anchors(path: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str
+    "path", [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))], ids=str
 )
-def test_links_lead_to_files(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
-        assert (path.parent / target).exists(), target
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", path.read_text()):
+        linked = path.parent / target if target else path
+        assert linked.exists(), target
+        assert not anchor or anchor in _anchors(linked), f"{target}#{anchor}"
 
 
 def test_paths_of_the_architecture_are_there() -> None:

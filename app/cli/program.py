@@ -38,11 +38,13 @@ PROGRAM = "pypi-stats"
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@click.version_option(package_name="pypi-stats-api", message="%(prog)s %(version)s")
 def cli() -> None:
     """Self-hosted PyPI download statistics.
 
-    Settings are environment variables or lines of a .env file; docs/settings.md lists them. Without
-    DATABASE_URL, every command uses the embedded Postgres under DATA_DIR and starts it when needed.
+    Settings are environment variables or lines of a .env file; docs/configuration.md lists them.
+    Without DATABASE_URL, every command uses the embedded Postgres under DATA_DIR and starts it when
+    needed.
 
     status, history, verify, export and openapi never change the database.
 

@@ -1,4 +1,4 @@
-"""The registry of breakdowns. `docs/contributing.md` describes how to add one."""
+"""The registry of breakdowns. `CONTRIBUTING.md` describes how to add one."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping

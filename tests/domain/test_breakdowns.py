@@ -87,7 +87,7 @@ def test_documentation(breakdown: Breakdown) -> None:
     path = f"/api/packages/{{package}}/{breakdown.name}"
     assert path in json.loads((ROOT / "openapi.json").read_text())["paths"], "run make openapi"
     assert f"`{path}`" in (ROOT / "docs" / "breakdowns.md").read_text(), "run make docs"
-    settings = (ROOT / "docs" / "settings.md").read_text()
+    settings = (ROOT / "docs" / "configuration.md").read_text()
     assert f"`{breakdown.name}`" in settings or not breakdown.is_optional, "run make docs"
 
 

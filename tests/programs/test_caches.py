@@ -13,7 +13,7 @@ import pytest
 from tests.processes import ROOT, free_port, get, wait_for
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
-DOCUMENT = (ROOT / "docs" / "operating.md").read_text()
+DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
 PATH = "/api/packages/requests/overall"
 CLIENT_HEADERS = (
     "x-request-id",
