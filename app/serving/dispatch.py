@@ -244,7 +244,8 @@ class Dispatcher:
                 return not_modified(tag, publication, has_formats=stored.has_formats)
         part = None
         if b"range" in request.headers and request.method == "GET":
-            part = stored.part(request.headers[b"range"], request.headers.get(b"if-range"))
+            with _logged_as(request):
+                part = stored.part(request.headers[b"range"], request.headers.get(b"if-range"))
         return part or stored.whole
 
     async def _compute(self, request: IncomingRequest, expected: Publication | None) -> Response:

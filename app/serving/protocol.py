@@ -349,7 +349,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._all_connections.note_refusal(self, self._refusal)
-        self.transport.write(self._refusal.render())
+        headers = self._dispatcher.freshness.as_of() if self._dispatcher else []
+        self.transport.write(self._refusal.render(headers))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self._close)

@@ -35,13 +35,13 @@ class Refusal(NamedTuple):
     status: int
     detail: str
 
-    def render(self) -> bytes:
-        """Return the response as bytes on the wire."""
+    def render(self, headers: Headers) -> bytes:
+        """Return the response, with these headers besides its own, as bytes on the wire."""
         token = request_id.set(token_hex(8))
         answer = problem(self.status, self.detail, headers=FIXED_HEADERS | DEFAULT_HEADERS)
         answer.headers.update({"X-Request-ID": request_id.get(), "Connection": "close"})
         request_id.reset(token)
-        head = STATUS_LINES[self.status] + lines(answer.raw_headers)
+        head = STATUS_LINES[self.status] + lines([*answer.raw_headers, *headers])
         return b"".join((head, b"\r\n", answer.body))
 
 

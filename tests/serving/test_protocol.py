@@ -50,7 +50,7 @@ def _answer(connection: socket.socket) -> tuple[HTTPResponse, bytes]:
     return response, response.read()
 
 
-def _assert_refused(connection: socket.socket, status: int) -> None:
+def _assert_refused(connection: socket.socket, status: int) -> HTTPResponse:
     """With an error like every other; then the connection ends."""
     response, body = _answer(connection)
     assert response.status == status
@@ -62,6 +62,7 @@ def _assert_refused(connection: socket.socket, status: int) -> None:
     assert problem.status == status
     assert problem.request_id == response.headers["x-request-id"] != ""
     assert connection.recv(1) == b""
+    return response
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_what_is_no_request_is_refused(
 ) -> None:
     with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(request_bytes)
-        _assert_refused(connection, status)
+        assert _assert_refused(connection, status).headers["x-data-source"] == "sample"
 
 
 @pytest.mark.parametrize(("begin", "status"), [(RECENT + b"X: ", 431), (b"GET /", 414)])
