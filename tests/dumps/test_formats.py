@@ -3,6 +3,7 @@
 import gzip
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +123,13 @@ def test_files_have_their_day_and_its_origin() -> None:
         (DumpFormat.NDJSON, changed(system={"Linux": 1, "darwin": None}, country=None)),
         (DumpFormat.NDJSON, changed(system=[{"key": "LINUX", "value": 1}], day=str(DAY))),
         (DumpFormat.NDJSON, changed(system=[["linux", 1]], day=f"{DAY}T00:00:00Z")),
+        (DumpFormat.NDJSON, changed(system=' {"Linux": 1}', ci="null", country="")),
         (DumpFormat.CSV, b"\xef\xbb\xbf\n" + HEAD + b"\n" + LINE + b" \n,,,,\n"),
         (DumpFormat.CSV, (HEAD + LINE + b"\n").replace(b"\n", b"\r\n")),
         (DumpFormat.CSV, (HEAD + LINE).replace(b":1", b" : 1 ").replace(b"linux", b"Linux")),
     ],
     ids=str.split(
-        "bom-crlf spaces gzip-bom case-null pairs-of-keys pairs-time "
+        "bom-crlf spaces gzip-bom case-null pairs-of-keys pairs-time json-texts "
         "csv-bom-blank csv-crlf csv-spaces-case"
     ),
 )
@@ -185,6 +187,8 @@ PAIRS = [[{"k": "linux", "v": 1}]]
             )
         },
         {"system": pa.array([{"linux": 1, "darwin": None}])},
+        {"system": pa.array(['{"Linux": 1}']).dictionary_encode(), "ci": pa.array(["null"])},
+        {"system": pa.array(['{"linux": 1}']).cast(pa.json_())},
         {"day": pa.array([DAY])},
         {"day": pa.array([DAY]).cast(pa.timestamp("us"))},
         {"day": pa.array([str(DAY)])},
@@ -224,6 +228,23 @@ def test_files_that_other_programs_write_are_read(program: str, tmp_path: Path) 
         )
         duckdb.sql(f"COPY ({query}) TO '{theirs}' (FORMAT parquet)")
     assert read(DumpFormat.PARQUET, theirs.read_bytes()) == ROWS
+
+
+def test_programs_may_convert_csv(tmp_path: Path) -> None:
+    """CSV has its breakdowns as texts, and programs that read it leave them so."""
+    ours, theirs = tmp_path / "ours.csv", tmp_path / "theirs"
+    ours.write_bytes(gzip.decompress(written(DumpFormat.CSV, ROWS)))
+    frame = pd.read_csv(ours)
+    as_json = "SELECT * REPLACE (system::JSON AS system)"
+    for dump_format, convert in (
+        (DumpFormat.PARQUET, frame.to_parquet),
+        (DumpFormat.PARQUET, pl.read_csv(ours).write_parquet),
+        (DumpFormat.PARQUET, duckdb.sql(f"{as_json} FROM '{ours}'").write_parquet),
+        (DumpFormat.NDJSON, partial(frame.to_json, orient="records", lines=True)),
+        (DumpFormat.NDJSON, pl.read_csv(ours).write_ndjson),
+    ):
+        convert(str(theirs))
+        assert read(dump_format, theirs.read_bytes()) == ROWS
 
 
 def test_polars_and_duckdb_write_ndjson_that_is_read(tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ PARQUET = {
     "column with_mirrors should hold integers, and holds bool": parquet_of(
         with_mirrors=pa.array([True])
     ),
-    "column system should hold maps of texts to integers": parquet_of(system=pa.array(["{}"])),
+    "column system should hold maps of texts to integers": parquet_of(system=pa.array([1])),
+    "row 1, package 'a', system: not valid JSON": parquet_of(system=pa.array(["{"])),
     "should hold maps": parquet_of(
         system=pa.array([[("a", True)]], pa.map_(pa.string(), pa.bool_()))
     ),

@@ -23,6 +23,7 @@ from app.dumps.listing import DAY_COLUMN, TOTAL_COLUMNS
 from app.errors import MalformedDumpError
 
 TEXTS = {
+    pa.null(),
     *(pa.string(), pa.large_string(), pa.string_view()),
     *(pa.binary(), pa.large_binary(), pa.binary_view()),
 }
@@ -72,12 +73,14 @@ def _columns(schema: Any) -> list[str]:
         if (count := schema.names.count(name)) != 1:
             raise MalformedDumpError(f"there should be one column {name}, and there are {count}")
         kind = schema.field(name).type
+        if isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
         if name == "package":
             is_right, wanted = _is_text(kind), "texts"
         elif name in TOTAL_COLUMNS:
             is_right, wanted = _is_number(kind), "integers"
         else:
-            is_right = name == DAY_COLUMN or pa.types.is_null(kind) or bool(_pair_types(kind))
+            is_right = name == DAY_COLUMN or _is_text(kind) or bool(_pair_types(kind))
             wanted = "maps of texts to integers"
         if not is_right:
             raise MalformedDumpError(f"column {name} should hold {wanted}, and holds {kind}")
@@ -114,13 +117,13 @@ def _pair_types(kind: Any) -> list[Any]:
 
 def _values(array: Any, name: str) -> list[Any]:
     """Return the values of a column as JSON has them."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
     kind = array.type
-    if name == "package":
+    if name == DAY_COLUMN or _is_text(kind):
         return _cast(array, pa.large_string())
     if name in TOTAL_COLUMNS:
         return _cast(array, pa.int64())
-    if name == DAY_COLUMN or pa.types.is_null(kind):
-        return _cast(array, pa.string())
     if pa.types.is_struct(kind):
         names = [field.name for field in kind]
         counts = zip(*(_cast(one, pa.int64()) for one in array.flatten()), strict=True)

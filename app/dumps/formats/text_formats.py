@@ -3,7 +3,6 @@
 import csv
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +13,8 @@ import orjson
 from app.domain.breakdowns import BREAKDOWN_COLUMNS
 from app.domain.downloads import DayFigures
 from app.dumps.formats import limits
-from app.dumps.formats.rows import Rows, Write, first_line
-from app.dumps.listing import DAY_COLUMN, TOTAL_COLUMNS, breakdowns_of, columns_of
+from app.dumps.formats.rows import Rows, Write, first_line, parse_json
+from app.dumps.listing import TOTAL_COLUMNS, breakdowns_of, columns_of
 from app.errors import MalformedDumpError
 
 GZIP_LEVEL = 6
@@ -68,7 +67,7 @@ def ndjson_rows(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in _lines(file):
         if text := line.strip():
             place = f"line {number}"
-            values = _parse_json(place, text)
+            values = parse_json(place, text)
             if not isinstance(values, dict):
                 raise MalformedDumpError("not a JSON object", place=place, value=values)
             yield place, values
@@ -109,7 +108,7 @@ def csv_rows(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
                     value=f"{len(row)} instead of {len(head)}",
                 )
             else:
-                yield place, _parsed(place, dict(zip(head, row, strict=True)))
+                yield place, _parsed(dict(zip(head, row, strict=True)))
     except (csv.Error, UnicodeDecodeError) as error:
         message = f"not valid CSV: {first_line(error)}"
         raise MalformedDumpError(message, place=f"line {number}") from error
@@ -125,42 +124,14 @@ def _check_head(names: Sequence[str], place: str) -> None:
             )
 
 
-def _parsed(place: str, texts: dict[str, str]) -> dict[str, Any]:
-    values: dict[str, Any] = {"package": texts["package"], DAY_COLUMN: texts.get(DAY_COLUMN)}
+def _parsed(texts: dict[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for column in TOTAL_COLUMNS[1:]:
         text = texts[column]
         # No count is longer, and Python takes long to parse longer ones.
         is_number = len(text) <= 20 and text.isascii() and text.isdecimal()
         values[column] = int(text) if is_number else text
-    for column in BREAKDOWN_COLUMNS:
-        if texts.get(column):
-            place_of_value = f"{place}, package {texts['package']!r:.100}, {column}"
-            values[column] = _parse_json(place_of_value, texts[column].strip().encode())
-    return values
-
-
-def _parse_json(place: str, text: bytes) -> Any:
-    """Parse JSON in which no object has a key twice. Raises `MalformedDumpError`."""
-
-    def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in values:
-                message = "a key appears twice in an object"
-                raise MalformedDumpError(message, place=place, value=key)
-            values[key] = value
-        return values
-
-    try:
-        value = orjson.loads(text)
-        # Compact text has the length of its value unless a key was dropped. Python's parser, which
-        # reports all keys, takes ten times as long.
-        if len(orjson.dumps(value)) != len(text):
-            json.loads(text, object_pairs_hook=unique, parse_int=str)
-    except (ValueError, RecursionError) as error:
-        message = f"not valid JSON: {first_line(error)}"
-        raise MalformedDumpError(message, place=place, value=text) from None
-    return value
+    return texts | values
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
