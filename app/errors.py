@@ -61,10 +61,17 @@ class OtherPublicationError(Exception):
 
 
 class OperatorError(Exception):
-    """A command or job that failed. The text is one line, and the exit status is 1."""
+    """A command or job that failed. The exit status is 1.
+
+    The text is one line without control characters, because it may quote a file or another server.
+    """
 
     may_pass = False
     """True if the same command or job may well succeed a little later."""
+
+    def __str__(self) -> str:
+        text = " ".join(super().__str__().split())
+        return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 class DatabaseUnavailableError(OperatorError, UnavailableError):

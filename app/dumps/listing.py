@@ -14,6 +14,7 @@ import orjson
 from pydantic import (
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     StringConstraints,
     ValidationError,
@@ -29,6 +30,9 @@ INDEX_NAME = "_index.json"
 """Name of the list. Arrow and pandas ignore names that begin with an underscore, so they can read
 the folder as one data set.
 """
+
+MAX_LISTING_BYTES = 4 * 2**20
+"""Maximum size of a list, which has some 500 bytes per day. Its objects take 30 MB at most."""
 
 DAY_COLUMN = "day"
 TOTAL_COLUMNS = ("package", "with_mirrors", "without_mirrors")
@@ -86,7 +90,9 @@ class Dump(BaseModel):
         description="Downloads of all packages, with known mirrors.", ge=1
     )
     digest: str = Field(description="Digest of the rows, the same in every format.")
-    columns: tuple[str, ...] = Field(description="Columns of the file, in order.")
+    columns: Annotated[tuple[str, ...], FailFast()] = Field(
+        description="Columns of the file, in order."
+    )
     counted_files: CountedFiles = Field(
         default=CountedFiles.ALL,
         description="Files whose downloads were counted: `all` that PyPI has logged, or "
@@ -111,7 +117,8 @@ class Dumps(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    data: tuple[Dump, ...]
+    # Pydantic would report each fault of a list, which takes some 600 bytes per byte of it.
+    data: Annotated[tuple[Dump, ...], FailFast()]
     type: Literal["dumps"]
 
     @classmethod
@@ -131,6 +138,8 @@ class Dumps(BaseModel):
 
 def parse(text: bytes) -> Dumps:
     """Parse a list. Raises `MalformedDumpError` with the first thing that is wrong."""
+    if len(text) > MAX_LISTING_BYTES:
+        raise MalformedDumpError(f"it has more than {MAX_LISTING_BYTES:,} bytes")
     try:
         return Dumps.model_validate_json(text)
     except ValidationError as error:

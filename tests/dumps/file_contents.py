@@ -53,7 +53,7 @@ def assert_malformed(dump_format: DumpFormat, content: bytes, message: str) -> N
     with pytest.raises(MalformedDumpError) as caught:
         read(dump_format, content)
     assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
 
 

@@ -6,12 +6,15 @@ import sys
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
+from signal import SIGKILL
+from typing import Any
 
+import orjson
 import pyarrow as pa
 import pytest
 
 from app.dumps.formats import limits
-from app.dumps.listing import DumpFormat
+from app.dumps.listing import MAX_LISTING_BYTES, DumpFormat, parse
 from app.errors import MalformedDumpError
 from tests.days import downloads
 from tests.dumps.file_contents import (
@@ -71,11 +74,11 @@ NDJSON = {
         b'"package"', b'"package": "b", "package"'
     ),
     "line 2, package 'a': the breakdowns differ": GOOD + changed(ci={"null": 1}),
-    "line 1: not valid JSON": b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
-    "line 1: more than 1,048,576": b'"' + b"a" * 2**20,
+    "line 1: not valid JSON": b'{"a":' + b"[" * 60_000 + b"]" * 60_000 + b"}\n",
+    "line 1: more than 131,072": b'"' + b"a" * 2**20,
     "line 2: can't be unpacked": gzip.compress(GOOD)[:-4],
     "can't be unpacked": gzip.compress(GOOD * 99)[:40] + b"rubbish" * 9,
-    "line 1: more than 1,048,576 bytes": gzip.compress(bytes(2**26)),
+    "line 1: more than 131,072 bytes": gzip.compress(bytes(2**26)),
 }
 
 
@@ -100,7 +103,7 @@ CSV = {
     + LINE.replace(b":1}", b':1,""3.9"":1}'),
     "line 2: not valid CSV": HEAD + b'"a,1,1,{},{}\n',
     "line 2: not valid CSV: 'utf-8' codec can't": HEAD + b"\xff\n",
-    "line 524289: the row has more than 1,048,576 bytes": HEAD + b'"' + b"a\n" * 2**19,
+    "line 65537: the row has more than 131,072 bytes": HEAD + b'"' + b"a\n" * 2**16,
 }
 
 
@@ -127,6 +130,9 @@ PARQUET = {
     "column with_mirrors should hold integers, and holds bool": parquet_of(
         with_mirrors=pa.array([True])
     ),
+    "column with_mirrors should hold integers, and holds struct<": parquet_of(
+        with_mirrors=pa.array([{f"\x1b[31m{number}": 1 for number in range(1_000)}])
+    ),
     "column system should hold maps of texts to integers": parquet_of(system=pa.array([1])),
     "row 1, package 'a', system: not valid JSON": parquet_of(system=pa.array(["{"])),
     "should hold maps": parquet_of(
@@ -137,7 +143,7 @@ PARQUET = {
     ),
     "row 1, package 'a': system should be an object": parquet_of(system=pa.array([None], MAP)),
     "system has an unknown category ('BeOS')": parquet_of(system=pa.array([[("BeOS", 1)]], MAP)),
-    "row 1: more than 1,048,576 bytes as text": parquet_of(package=pa.array(["a" * 2**20])),
+    "row 1: more than 131,072 bytes as text": parquet_of(package=pa.array(["a" * 2**20])),
     "day differs from 2026-11-20": parquet_of(day=pa.array([date(2026, 11, 19)])),
 }
 
@@ -164,7 +170,11 @@ def test_too_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     content = written(DumpFormat.NDJSON, [downloads(f"p{number}", 1) for number in range(11)])
     monkeypatch.setattr(limits, "MAX_ROWS", 10)
     assert_malformed(DumpFormat.NDJSON, content, "there are more than 10 rows")
+    monkeypatch.setattr(limits, "MAX_LINES", 5)
+    assert_malformed(DumpFormat.NDJSON, b"\n" * 6 + GOOD, "there are more than 5 lines")
+    assert_malformed(DumpFormat.CSV, HEAD + b",,,,\n" * 6 + LINE, "there are more than 5 lines")
     monkeypatch.setattr(limits, "MAX_UNPACKED_BYTES", 500)
+    monkeypatch.setattr(limits, "MAX_LINES", 20)
     assert_malformed(DumpFormat.NDJSON, content, "it unpacks to more than 500 bytes")
 
 
@@ -182,7 +192,7 @@ def _rows_of(count: int, **columns: object) -> pa.Table:
     return pa.table(arrays | columns)
 
 
-LONG = "a" * 500_000
+LONG = "a" * 100_000
 BOMBS = {
     "parquet page of 1.5 GB": lambda: in_parquet(
         _rows_of(1, package=pa.array(["a" * 1_500_000_000], pa.large_string())),
@@ -190,10 +200,10 @@ BOMBS = {
         use_dictionary=False,
         write_statistics=False,
     ),
-    "parquet dictionary": lambda: in_parquet(_rows_of(1_000, package=pa.array([LONG] * 1_000))),
-    "ndjson lists": lambda: gzip.compress(b'{"a":[' + b"[]," * 300_000 + b"0]}\n"),
-    "ndjson names": lambda: gzip.compress(changed(more=LONG) * 600),
-    "csv record": lambda: gzip.compress(HEAD + b'"' + (b"a" * 2**19 + b"\n") * 1_000),
+    "parquet dictionary": lambda: in_parquet(_rows_of(1_000, package=pa.array([LONG * 5] * 1_000))),
+    "ndjson lists": lambda: gzip.compress(b'{"a":[' + b"[]," * 40_000 + b"0]}\n"),
+    "ndjson names": lambda: gzip.compress(changed(more=LONG) * 3_000),
+    "csv record": lambda: gzip.compress(HEAD + b'"' + (b"a" * 2**16 + b"\n") * 8_000),
 }
 
 PEAK = """
@@ -232,3 +242,68 @@ def test_small_files_take_little_memory(kind: str, tmp_path: Path) -> None:
     assert int(reader) < limits.MAX_READER_BYTES // 2**20 + 200, messages
     if kind.startswith("parquet page"):
         assert messages == ["reading the file takes more than 1,024 MiB of memory"]
+
+
+ENDLESS = """
+from app.dumps.formats import parquet_reader
+
+parquet_reader.MAX_READER_SECONDS = 1
+parquet_reader.json_lines = lambda file: iter(lambda: b"", None)
+parquet_reader.main()
+"""
+
+
+def test_endless_parquet_ends() -> None:
+    """A reader that produces nothing is killed, so that its day can time out."""
+    command = [sys.executable, "-c", ENDLESS]
+    result = subprocess.run(command, cwd=ROOT, timeout=PATIENCE_SECONDS, check=False)
+    assert result.returncode == -SIGKILL
+
+
+_ENTRY = {
+    "day": "2026-11-20",
+    "name": "downloads-2026-11-20-5d41402abc4b.parquet",
+    "url": "",
+    "format": "parquet",
+    "bytes": 1,
+    "sha256": "0" * 64,
+    "source": "file",
+    "packages": 1,
+    "downloads": 1,
+    "downloads_with_mirrors": 1,
+    "digest": "5d41402abc4b",
+    "columns": [],
+}
+LISTS: dict[str, Any] = {
+    "objects": [{}] * 1_300_000,
+    "numbers": [1] * 2_000_000,
+    "columns": [_ENTRY | {"columns": [1] * 2_000_000}],
+    "entries": [_ENTRY] * 14_000,
+    "name": [_ENTRY | {"digest": "\x1b[31m" + "x" * 4_000_000}],
+}
+
+PEAK_OF_LIST = """
+import resource, sys
+from app.dumps.listing import parse
+from app.errors import MalformedDumpError
+
+text = sys.stdin.buffer.read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    parse(text)
+except MalformedDumpError as error:
+    assert str(error).isprintable()
+    assert len(str(error)) < 300
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists_take_little_memory(kind: str) -> None:
+    text = orjson.dumps({"type": "dumps", "data": LISTS[kind]})
+    assert MAX_LISTING_BYTES * 0.9 < len(text) <= MAX_LISTING_BYTES
+    command = [sys.executable, "-c", PEAK_OF_LIST]
+    result = subprocess.run(command, cwd=ROOT, input=text, capture_output=True, check=True)
+    assert int(result.stdout) < 60
+    with pytest.raises(MalformedDumpError, match="it has more than 4,194,304 bytes"):
+        parse(text + b" " * 2**20)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from app.domain.downloads import DayFigures
-from app.dumps.formats.limits import MAX_LINE_BYTES, MAX_READER_BYTES
+from app.dumps.formats.limits import MAX_LINE_BYTES, MAX_READER_BYTES, MAX_READER_SECONDS
 from app.dumps.formats.rows import Rows, Write
 from app.dumps.listing import breakdowns_of, columns_of
 from app.errors import MalformedDumpError
@@ -92,7 +92,7 @@ def lines_of(file: BinaryIO) -> Iterator[bytes]:
             if process.wait():
                 raise MalformedDumpError(
                     "not readable as Parquet: the reader crashed, or needs more than "
-                    f"{MAX_READER_BYTES // 2**20:,} MiB of memory"
+                    f"{MAX_READER_BYTES // 2**20:,} MiB of memory or {MAX_READER_SECONDS} s"
                 )
         finally:
             process.kill()

@@ -1,8 +1,8 @@
 """Converts the Parquet file on standard input to lines of JSON, in a process of its own.
 
 The sizes that a Parquet file states may be wrong, and libraries allocate memory by them. So the
-process has a memory limit, which only Linux enforces. Each line is a row, or a text that says why
-the file can't be read further.
+process has a limit of CPU time, and one of memory, which only Linux enforces. Each line is a row,
+or a text that says why the file can't be read further.
 """
 
 import resource
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from app.domain.breakdowns import BREAKDOWN_COLUMNS
-from app.dumps.formats.limits import BATCH_ROWS, MAX_READER_BYTES
+from app.dumps.formats.limits import BATCH_ROWS, MAX_READER_BYTES, MAX_READER_SECONDS
 from app.dumps.formats.rows import first_line
 from app.dumps.listing import DAY_COLUMN, TOTAL_COLUMNS
 from app.errors import MalformedDumpError
@@ -35,6 +35,7 @@ LISTS = (
 
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_READER_BYTES, MAX_READER_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_READER_SECONDS, MAX_READER_SECONDS))
     for line in json_lines(sys.stdin.buffer):
         sys.stdout.buffer.write(line)
 
@@ -83,7 +84,7 @@ def _columns(schema: Any) -> list[str]:
             is_right = name == DAY_COLUMN or _is_text(kind) or bool(_pair_types(kind))
             wanted = "maps of texts to integers"
         if not is_right:
-            raise MalformedDumpError(f"column {name} should hold {wanted}, and holds {kind}")
+            raise MalformedDumpError(f"column {name} should hold {wanted}, and holds {kind!s:.100}")
     return columns
 
 

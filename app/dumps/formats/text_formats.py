@@ -144,6 +144,8 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         while line := text.readline(limits.MAX_LINE_BYTES + 1):
             number += 1
             size += len(line)
+            if number > limits.MAX_LINES:
+                raise MalformedDumpError(f"there are more than {limits.MAX_LINES:,} lines")
             if len(line) > limits.MAX_LINE_BYTES:
                 message = f"more than {limits.MAX_LINE_BYTES:,} bytes"
                 raise MalformedDumpError(message, place=f"line {number}")

@@ -21,7 +21,7 @@ from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem, copy_files
 
 from app.domain.clock import Clock
 from app.dumps.formats.rows import first_line
-from app.dumps.listing import INDEX_NAME
+from app.dumps.listing import INDEX_NAME, MAX_LISTING_BYTES
 from app.dumps.stores.store import DumpStore, NewFile
 from app.errors import DumpsError
 
@@ -93,7 +93,7 @@ class DumpBucket(DumpStore):
     def _read_list(self) -> bytes | None:
         with self._errors(), suppress(FileNotFoundError):
             with self.filesystem.open_input_stream(self._path_of(INDEX_NAME)) as file:
-                content: bytes = file.read()
+                content: bytes = file.read(MAX_LISTING_BYTES + 1)
             return content
         return None
 

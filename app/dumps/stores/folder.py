@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from app.dumps.listing import INDEX_NAME
+from app.dumps.listing import INDEX_NAME, MAX_LISTING_BYTES
 from app.dumps.stores.store import UNFINISHED_PREFIX, DumpStore, NewFile
 from app.errors import DumpsError
 
@@ -73,7 +73,7 @@ class DumpFolder(DumpStore):
     def _read_list(self) -> bytes | None:
         path = self.path / INDEX_NAME
         with self._errors(), suppress(FileNotFoundError), open_regular(path) as file:
-            return file.read()
+            return file.read(MAX_LISTING_BYTES + 1)
         return None
 
     def _entries(self) -> Iterable[tuple[str, int, bool]]:

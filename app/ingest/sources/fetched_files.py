@@ -34,7 +34,12 @@ LONGEST_PAUSE_SECONDS = 60.0
 
 PASSING_STATUSES = {408, 425, 429}
 """Statuses below 500 that are temporary."""
+
 NAT64 = ip_network("64:ff9b::/96")
+GLOBAL_UNICAST = ip_network("2000::/3")
+"""All IPv6 addresses that are assigned for the Internet, besides those of NAT64."""
+
+SHOWN_CHARACTERS = 200
 
 
 class MissingFileError(Exception):
@@ -91,7 +96,8 @@ def shown(address: str) -> str:
         parts = urlsplit(address)
     except ValueError:
         return f"{address.partition('://')[0]}://"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    public = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return public[:SHOWN_CHARACTERS]
 
 
 @contextmanager
@@ -146,9 +152,9 @@ class WebFiles:
             *(httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects),
             UnicodeError,
         ) as error:
-            raise SourceError(f"{place}: {error}") from error
+            raise SourceError(f"{place}: {error!s:.200}") from error
         except httpx.TransportError as error:
-            reason = str(error) or type(error).__name__
+            reason = f"{error!s:.200}" or type(error).__name__
             raise SourceUnavailableError(f"{place}: {reason}") from error
         except OSError as error:
             reason = error.strerror or str(error)
@@ -252,9 +258,10 @@ def is_public(text: str) -> bool:
         inner = address.ipv4_mapped or address.sixtofour
         if address in NAT64:
             inner = IPv4Address(address.packed[-4:])
-    if inner is not None and not is_public(str(inner)):
-        return False
-    return inner is not None or (address.is_global and not address.is_multicast)
+    if inner is not None:
+        return is_public(str(inner))
+    is_assigned = isinstance(address, IPv4Address) or address in GLOBAL_UNICAST
+    return is_assigned and address.is_global and not address.is_multicast
 
 
 async def _save(

@@ -13,7 +13,7 @@ from app.domain.events import CountedFiles
 from app.domain.package_name import is_valid, normalise
 from app.dumps import formats
 from app.dumps.formats.rows import Rows
-from app.dumps.listing import INDEX_NAME, SAMPLE, Dump, DumpFormat, Dumps, parse
+from app.dumps.listing import INDEX_NAME, MAX_LISTING_BYTES, SAMPLE, Dump, DumpFormat, Dumps, parse
 from app.errors import (
     MalformedDumpError,
     SettingsError,
@@ -33,9 +33,6 @@ from app.ingest.sources.fetched_files import (
 from app.ingest.sources.source import Reading, Source
 from app.setting_types import DAY_FIELD
 from app.settings import IngestSource, Settings
-
-MAX_LISTING_BYTES = 16 * 2**20
-"""Maximum size of a list of dumps, which has some 500 bytes per day."""
 
 MAX_FILE_BYTES = 2 * 2**30
 """Maximum size of a file. A day of PyPI takes some 10 MB."""
