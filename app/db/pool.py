@@ -28,6 +28,15 @@ SESSION = {"plan_cache_mode": "force_generic_plan"}
 _HEALTHY = (RequestError, asyncpg.PostgresError)
 """Errors after which a connection can be used again, unless it is dead."""
 
+_UNUSABLE = (
+    # The database was emptied or is being restored, or a permission was revoked.
+    asyncpg.SyntaxOrAccessError,
+    # Its files are damaged, or can't be read.
+    asyncpg.InternalServerError,
+    asyncpg.PostgresSystemError,
+)
+"""Errors of statements that succeed in every database of this code."""
+
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types.
     """A connection that is not reset between two reads, because reads do not change the session."""
@@ -81,13 +90,7 @@ class ReadPool:
 
     async def _fetch(self, statement: str, arguments: Sequence[object]) -> list[asyncpg.Record]:
         async with self._connection() as connection:
-            try:
-                rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
-            except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
-                # The database was emptied, or is being restored.
-                raise DatabaseUnavailableError(
-                    f"{self._database} lacks a part of the schema: {error}"
-                ) from error
+            rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
             return rows
 
     @asynccontextmanager
@@ -123,6 +126,11 @@ class ReadPool:
                     except BaseException as error:
                         await self._give_up(connection, generation, error)
                         raise
+            except _UNUSABLE as error:
+                reason = " ".join(str(error).split())
+                raise DatabaseUnavailableError(
+                    f"{self._database} can't be used: {reason}"
+                ) from error
             finally:
                 await self._pool.release(connection)
         finally:

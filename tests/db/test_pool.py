@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import func, literal_column, select, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import connect
@@ -206,21 +207,47 @@ async def test_a_query_is_answered_on_a_schema_that_has_changed(
     assert await repository.recent("flask") == RecentDownloads(1, 1, 1)
 
 
-async def test_a_database_without_its_schema_is_unavailable(
-    pool: ReadPool, engine: AsyncEngine
+@pytest.fixture
+async def reader_pool(database_url: str, engine: AsyncEngine) -> AsyncIterator[ReadPool]:
+    """A pool whose user is no superuser and may read all tables."""
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE ROLE reader LOGIN"))
+        await connection.execute(text("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"))
+    url = make_url(database_url).set(username="reader")
+    pool = ReadPool(url.render_as_string(hide_password=False))
+    await pool.open()
+    yield pool
+    await pool.close()
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP OWNED BY reader"))
+        await connection.execute(text("DROP ROLE reader"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "repair"),
+    [
+        ("ALTER TABLE {} RENAME TO mislaid", "ALTER TABLE mislaid RENAME TO {}"),
+        ("REVOKE SELECT ON {} FROM reader", "GRANT SELECT ON {} TO reader"),
+    ],
+)
+async def test_a_database_that_can_not_be_used_is_unavailable(
+    reader_pool: ReadPool, engine: AsyncEngine, damage: str, repair: str
 ) -> None:
     """For example while it is restored. Nothing is wrong with the statement."""
-    repository = DownloadsRepository(pool, 180)
+    repository = DownloadsRepository(reader_pool, 180)
     await publish(engine, days_ago(0), downloads("flask", 1))
 
-    async def rename(old: str, new: str) -> None:
+    async def execute(statement: str) -> None:
         async with engine.begin() as connection:
-            await connection.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
+            await connection.execute(text(statement.format("packages")))
 
-    await rename("packages", "mislaid")
-    with pytest.raises(DatabaseUnavailableError, match="lacks a part of the schema"):
+    await execute(damage)
+    with pytest.raises(DatabaseUnavailableError, match="can't be used: .*packages"):
         await repository.recent("flask")
-    await rename("mislaid", "packages")
+    with pytest.raises(DatabaseUnavailableError, match="can't be used: .*packages"):
+        async with reader_pool.snapshot() as connection:
+            await repository.reading(connection, None).recent("flask")
+    await execute(repair)
     assert await repository.recent("flask") == RecentDownloads(1, 1, 1)
 
 
