@@ -82,10 +82,11 @@ class _EventsFile(BaseModel):
 def read_events(path: str | Path) -> tuple[Event, ...]:
     """Return the events of a TOML file. Raises a `ValueError` that describes the first error."""
     try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        # Editors on Windows begin a file with a byte order mark.
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ValueError(f"should name a file that can be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"should name a TOML file ({error})") from None
     try:
         return _EventsFile.model_validate(tables, extra="forbid").events

@@ -31,7 +31,8 @@ url = "http://stats.example/disk"
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownEvents:
     file = tmp_path / "events.toml"
-    file.write_text(OWN)
+    # Editors on Windows begin a file with a byte order mark.
+    file.write_text(OWN, encoding="utf-8-sig")
     monkeypatch.setenv("INGEST_EVENTS_FILE", str(file))
     return KnownEvents(load_settings().ingest_events_file)
 
@@ -61,6 +62,7 @@ def test_an_operator_adds_events(own: KnownEvents) -> None:
         (None, "should name a file that can be read (No such file"),
         ("[[events]\n", "TOML file"),
         ("\xff", "TOML file"),
+        (f"events = {'[' * 10_000}", "TOML file"),
         ("events = 1\n", "events: Input should be a valid tuple"),
         ("", "events: Field required"),
         ('[[event]]\ndate = "2026-05-01"\n', "events: Field required"),

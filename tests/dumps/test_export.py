@@ -195,10 +195,14 @@ async def test_what_is_not_served_any_more_goes_and_nothing_else(
     strangers = ["README.md", "downloads-2026-11-20.parquet", "index.json.bak"]
     for name in strangers:
         (folder.path / name).touch()
+    # An export writes only files.
+    subfolder = folder.path / "downloads-2016-01-01-0123456789ab.parquet"
+    subfolder.mkdir()
     assert await _export(engine, folder, retention_days=30) == []
     assert [dump.day for dump in folder.dumps().data] == [days_ago(0), days_ago(29)]
     for name in strangers:
         (folder.path / name).unlink()
+    subfolder.rmdir()
     _assert_whole(folder)
 
 

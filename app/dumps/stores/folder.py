@@ -80,7 +80,7 @@ class DumpFolder(DumpStore):
         # The lock excludes other exports, so no file belongs to one of them.
         entries = []
         with self._errors():
-            for path in self.path.iterdir():
+            for path in filter(Path.is_file, self.path.iterdir()):
                 with suppress(FileNotFoundError):
                     entries.append((path.name, path.stat().st_size, False))
         return entries
