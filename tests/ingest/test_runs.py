@@ -435,6 +435,10 @@ async def test_a_query_is_kept_no_longer_than_its_result(
     assert unfinished.query == "query"
     assert await told.unfinished_run(days_ago(0), "other", clock()) is None
     assert await told.unfinished_run(days_ago(1), "given", clock()) is None
+    # Another run that uses it does not make it last longer.
+    again = await told.begin(days_ago(0), "given", clock())
+    await told.note_query(again, "query", None)
+    await told.note_interrupted()
     clock.advance(hours=2)
     assert await told.unfinished_run(days_ago(0), "given", clock()) is None
 

@@ -86,11 +86,15 @@ class RunsRepository:
     async def unfinished_run(self, day: date, source: str, now: datetime) -> IngestRun | None:
         """Return the day's last run if it failed, and its query's result can still be read."""
         query = select(ingest_runs).where(ingest_runs.c.day == day, ingest_runs.c.source == source)
-        latest = query.order_by(ingest_runs.c.id.desc()).limit(1)
-        for row in await fetch(self._engine, Statement(latest)):
-            run = _run(row)
-            if run.query and run.outcome in _CAME_TO_NOTHING and run.started_at > now - QUERY_LASTS:
-                return run
+        latest = Statement(query.order_by(ingest_runs.c.id.desc()).limit(1))
+        for run in map(_run, await fetch(self._engine, latest)):
+            if run.query and run.outcome in _CAME_TO_NOTHING:
+                # Earlier runs may have used the same query.
+                first = select(func.min(ingest_runs.c.started_at)).where(
+                    ingest_runs.c.query == run.query
+                )
+                ((began_at,),) = await fetch(self._engine, Statement(first))
+                return run if began_at > now - QUERY_LASTS else None
         return None
 
     async def note_interrupted(self) -> int:
