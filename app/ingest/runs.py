@@ -145,7 +145,7 @@ class Run:
 
         async def begin() -> tuple[IngestRun | None, int]:
             unfinished = await runs.unfinished_run(day, self.source.name, now)
-            return unfinished, await runs.begin(day, self.source.name, now)
+            return unfinished, await runs.begin(day, self.source.name, now, unfinished)
 
         async def attempt() -> PublishedDay | UnchangedDay:
             progress.rows = 0

@@ -399,6 +399,34 @@ async def test_a_reading_that_breaks_off_goes_on_with_the_same_query(
     assert source.queries[-1] == "query 2"
 
 
+async def test_a_query_is_used_again_after_each_of_several_kills(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        """Ends a run, which records nothing more."""
+
+    class KillingSource(GivenSource):
+        kills = 2
+
+        async def read(self, day: date, query: str | None) -> Reading:
+            if self.kills:
+                self.kills -= 1
+                raise KilledError
+            return await super().read(day, query)
+
+    async def note_nothing(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(Run, "_note_failure", note_nothing)
+    source = KillingSource({days_ago(0): [downloads("flask", 1)]})
+    for _ in range(2):
+        with pytest.raises(KilledError):
+            await ingest(engine, source, [days_ago(0)])
+    (outcome,) = await ingest(engine, source, [days_ago(0)])
+    assert isinstance(outcome.result, PublishedDay)
+    assert source.asked_days == [days_ago(0)]
+
+
 async def test_a_query_that_is_lost_is_asked_anew(engine: AsyncEngine, quick_retries: None) -> None:
     class LosingSource(GivenSource):
         async def read(self, day: date, query: str | None) -> Reading:

@@ -42,9 +42,14 @@ class RunsRepository:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def begin(self, day: date, source: str, now: datetime) -> int:
-        """Record that a run begins, and return its id."""
+    async def begin(
+        self, day: date, source: str, now: datetime, unfinished: IngestRun | None = None
+    ) -> int:
+        """Record that a run begins, with the query of an unfinished one, and return its id."""
         values = {"day": day, "source": source, "started_at": now, "outcome": RunOutcome.RUNNING}
+        if unfinished:
+            names = ("query", "partition_rows", "partition_modified_at")
+            values |= {name: getattr(unfinished, name) for name in names}
         query = insert(ingest_runs).values(values).returning(ingest_runs.c.id)
         run: int = (await self._commit(query)).scalar_one()
         return run
