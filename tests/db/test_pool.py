@@ -242,9 +242,9 @@ async def test_a_database_that_can_not_be_used_is_unavailable(
             await connection.execute(text(statement.format("packages")))
 
     await execute(damage)
-    with pytest.raises(DatabaseUnavailableError, match="can't be used: .*packages"):
+    with pytest.raises(DatabaseUnavailableError, match=r"can't be used: .*packages"):
         await repository.recent("flask")
-    with pytest.raises(DatabaseUnavailableError, match="can't be used: .*packages"):
+    with pytest.raises(DatabaseUnavailableError, match=r"can't be used: .*packages"):
         async with reader_pool.snapshot() as connection:
             await repository.reading(connection, None).recent("flask")
     await execute(repair)
