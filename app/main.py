@@ -48,12 +48,12 @@ from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.interpreter import look_for_garbage_less_often
 from app.logs import LOG_STREAM, configure_logging
 from app.metrics import LOG_LINES_DROPPED
+from app.serving.client_log import ClientLog, uncounted_requests
 from app.serving.connections import Connections, allowed_connections
 from app.serving.dispatch import Dispatcher
 from app.serving.freshness import Freshness
 from app.serving.proxies import TrustedProxies
 from app.serving.rate_limits import RateLimits
-from app.serving.rejection_log import RejectionLog
 from app.serving.request_log import RequestLog
 from app.serving.response_cache import ResponseCache, Tagger
 from app.settings import IngestSource, Settings, load_settings
@@ -145,7 +145,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         else None
     )
     proxies = TrustedProxies(settings.trusted_proxies)
-    rejections = RejectionLog()
+    rejections, uncounted = ClientLog(), uncounted_requests()
     connections = Connections(
         settings.max_connections, settings.max_connections_per_client, proxies, rejections
     )
@@ -153,6 +153,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
     request_log = RequestLog(
         settings.log_format if is_logged else None,
         rejections,
+        uncounted if rate_limits else None,
         {name for endpoint in ENDPOINTS for name in endpoint.query.model_fields},
         clock,
     )
@@ -176,6 +177,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         # A silent database does not keep the service from stopping.
         await asyncio.wait([watch, closed], timeout=CLOSE_SECONDS)
         rejections.summarise()
+        uncounted.summarise()
 
     state = State(
         statistics=statistics,

@@ -83,7 +83,7 @@ def _assets() -> dict[str, tuple[str, PreparedContent]]:
     return assets
 
 
-def _page(title: str, path: str, _prefix: str) -> str:
+def _page(title: str, path: str) -> str:
     # All addresses are relative, so the pages work behind a proxy that adds a prefix.
     addresses = {name: f"assets/{hashed}" for name, (hashed, _) in _assets().items()}
     used = [addresses[name] for name in PAGES[path]]
@@ -102,14 +102,20 @@ def install(app: API) -> None:
     """Serve the documentation from memory, and redirect from `/api` to its first page."""
 
     def add(
-        path: str, create: Callable[[str], str], place: str, notice: str, **options: Any
+        path: str,
+        create: Callable[..., str],
+        place: str,
+        notice: str,
+        *,
+        has_prefix: bool,
+        **options: Any,
     ) -> None:
-        """Serve a text, which depends on the prefix that a proxy has removed. For sample data, the
+        """Serve a text. It may depend on the prefix that a proxy has removed. For sample data, the
         notice replaces the first occurrence of the place.
         """
 
-        def render(prefix: str, is_sample: bool) -> bytes:
-            return create(prefix).replace(place, notice if is_sample else place, 1).encode()
+        def render(is_sample: bool, *prefix: str) -> bytes:
+            return create(*prefix).replace(place, notice if is_sample else place, 1).encode()
 
         @lru_cache(maxsize=16)
         def content(*variant: Any) -> PreparedContent:
@@ -118,7 +124,8 @@ def install(app: API) -> None:
         async def respond(request: Request) -> Response:
             publication = app.service_state.publication()
             is_sample = bool(publication and publication.is_sample)
-            return await content(path_prefix.get(), is_sample).respond(request)
+            prefix = (path_prefix.get(),) if has_prefix else ()
+            return await content(is_sample, *prefix).respond(request)
 
         app.add_route(path, respond, include_in_schema=False)
 
@@ -127,6 +134,7 @@ def install(app: API) -> None:
             path,
             partial(_page, app.title, path),
             *("<body>\n", f"<body>\n<p>{SAMPLE_NOTICE}</p>\n"),
+            has_prefix=False,
             media_type="text/html",
             headers={**PAGE_HEADERS, "Content-Security-Policy": policy},
         )
@@ -135,6 +143,7 @@ def install(app: API) -> None:
             path,
             lambda prefix: plain_text(app.openapi(), prefix),
             *("", f"{SAMPLE_NOTICE}\n\n"),
+            has_prefix=True,
             media_type="text/plain",
         )
     document = PreparedContent(lambda: orjson.dumps(app.openapi()), "application/json")

@@ -10,8 +10,8 @@ from contextvars import Context
 from typing import Protocol
 
 from app.metrics import CONNECTIONS, CONNECTIONS_CLOSED, REQUESTS
+from app.serving.client_log import ClientLog
 from app.serving.proxies import TrustedProxies, client_key
-from app.serving.rejection_log import RejectionLog
 from app.serving.request import NO_ROUTE
 from app.serving.request_bounds import Refusal
 
@@ -82,7 +82,7 @@ class Connections:
         max_total: int,
         max_per_client: int,
         proxies: TrustedProxies,
-        rejections: RejectionLog,
+        rejections: ClientLog,
     ) -> None:
         self.max_total = max_total
         self.rejections = rejections

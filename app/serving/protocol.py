@@ -46,7 +46,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     """A connection. Either a response is due, or a timer closes the connection."""
 
     active_at = 0.0
-    """Time of the loop at which the client last sent or read something."""
+    """Time of the loop at which the client last began a request or read something."""
 
     _request_timer: TimerHandle | None = None
     """Runs until a request is complete."""
@@ -120,7 +120,6 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._is_refused:
-            self.active_at = self.loop.time()
             self._parse(self._take_waiting() + data if self._waiting else data)
 
     def _parse(self, data: bytes) -> None:
@@ -191,6 +190,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
                 self._close()
 
     def on_message_begin(self) -> None:
+        # Blank lines between requests do not keep a connection open.
+        self.active_at = self.loop.time()
         self.url = b""
         self.headers = []
         self.expect_100_continue = False

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Network, ip_address, ip_network
 
-PREFIX_PATTERN = r"(/[\w.~-]+){0,20}"
+PREFIX_PATTERN = r"(?=.{0,200}$)(/[\w.~-]+){0,20}"
+"""Prefixes that are accepted. The documentation pages repeat theirs some 60 times."""
 
 IPV6_CLIENT_BITS = 64
 """Length of the network that one IPv6 customer has."""

@@ -13,7 +13,7 @@ from prometheus_client import Histogram
 from app.domain.clock import Clock
 from app.logs import LOG_STREAM
 from app.metrics import REQUEST_SECONDS, REQUESTS
-from app.serving.rejection_log import RejectionLog
+from app.serving.client_log import ClientLog
 from app.serving.request import IncomingRequest
 
 REJECTIONS = frozenset({401, 429})
@@ -39,19 +39,24 @@ class RequestLog:
     """Counts requests and logs them in the format of `configure_logging`, or only counts them if
     `log_format` is None.
 
+    A client causes as many lines as its rate limit allows, besides those that `rejections` and
+    `uncounted` admit. `uncounted` is None if there are no rate limits.
+
     Of a query only the `known_arguments` are logged. Others may be secrets sent by mistake.
     """
 
     def __init__(
         self,
         log_format: str | None,
-        rejections: RejectionLog,
+        rejections: ClientLog,
+        uncounted: ClientLog | None,
         known_arguments: Collection[str],
         clock: Clock,
     ) -> None:
         self._is_logged = log_format is not None
         self._is_json = log_format == "json"
         self._rejections = rejections
+        self._uncounted = uncounted
         self._known_arguments = frozenset(name.encode() for name in known_arguments)
         self._clock = clock
         self._noted: list[tuple[IncomingRequest, float, datetime]] = []
@@ -79,7 +84,11 @@ class RequestLog:
                 LOG_STREAM.write_bytes(b"".join(lines))
 
     def _is_admitted(self, request: IncomingRequest) -> bool:
-        return request.status not in REJECTIONS or self._rejections.admits(request.client)
+        if request.status in REJECTIONS:
+            return self._rejections.admits(request.client)
+        if self._uncounted and not request.is_counted:
+            return self._uncounted.admits(request.client)
+        return True
 
     def _line(self, request: IncomingRequest, seconds: float, time: datetime) -> bytes:
         # Formatting a line with structlog takes ten times as long.

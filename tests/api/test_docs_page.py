@@ -192,6 +192,7 @@ PREFIXED = Settings(rate_limits="", trusted_proxies=("127.0.0.1",))
         ("", "/stats", "192.0.2.1", ""),
         ("/a", "//evil.example", "127.0.0.1", "/a"),
         ("", "https://evil.example", "127.0.0.1", ""),
+        ("", f"/{'x' * 200}", "127.0.0.1", ""),
     ],
 )
 async def test_links_begin_with_the_prefix(

@@ -19,10 +19,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.problem_details import Problem
 from app.serving import connection_timers, connections, protocol
+from app.serving.client_log import ClientLog
 from app.serving.connections import Connections
 from app.serving.protocol import BoundedHTTPProtocol
 from app.serving.proxies import TrustedProxies
-from app.serving.rejection_log import RejectionLog
 from app.serving.request_bounds import (
     MAX_BODY_BYTES,
     MAX_HEADERS,
@@ -198,7 +198,7 @@ async def _serving(
 ) -> AsyncIterator[uvicorn.Server]:
     port = free_port()
     # The protocol finds the bounds in the application.
-    app.connections = Connections(1000, 1000, TrustedProxies(proxies), RejectionLog())  # type: ignore[attr-defined]
+    app.connections = Connections(1000, 1000, TrustedProxies(proxies), ClientLog())  # type: ignore[attr-defined]
     config = uvicorn.Config(
         app,
         port=port,
@@ -236,6 +236,17 @@ async def test_a_slow_head_is_told_and_silence_is_not(impatient: uvicorn.Server)
             assert time.monotonic() - began > 0.9 * protocol.REQUEST_TIMEOUT_SECONDS
 
     await asyncio.to_thread(check)
+
+
+async def test_blank_lines_do_not_keep_a_connection(impatient: uvicorn.Server) -> None:
+    reader, writer = await asyncio.open_connection(*_address(impatient))
+    closed = asyncio.create_task(reader.read())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not closed.done():
+            writer.write(b"\r\n")
+            await asyncio.wait([closed], timeout=0.2)
+    assert await closed == b""
+    writer.close()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.logs import LOG_STREAM, request_id
 from app.main import Service, create_app
-from app.serving.rejection_log import LOGGED_REJECTIONS
 from app.settings import Settings
 from tests.processes import get, served
 from tests.waiting import wait_until
@@ -211,10 +210,36 @@ async def test_rejections_of_a_client_are_summarised(
         app.running(),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
-        for _ in range(1 + LOGGED_REJECTIONS + 5):
+        for _ in range(16):
             await client.get("/nothing")
     LOG_STREAM.drain()
     lines = capfd.readouterr().err.splitlines()
     statuses = [json.loads(line)["status"] for line in lines if "app.requests" in line]
-    assert statuses == [404] + [429] * LOGGED_REJECTIONS
+    assert statuses == [404] + [429] * 10
     assert "127.0.0.1: 5 more rejections" in caplog.text
+
+
+@pytest.mark.parametrize("rate_limits", ["1/hour", ""])
+async def test_requests_without_a_limit_are_summarised(
+    database_url: str,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    rate_limits: str,
+) -> None:
+    """They are all logged if there are no limits at all."""
+    caplog.set_level("INFO")
+    app = create_app(Settings(rate_limits=rate_limits), database_url)
+    transport = httpx.ASGITransport(app)
+    preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "GET"}
+    async with (
+        app.running(),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        for _ in range(301):
+            await client.get("/health")
+            await client.get("/assets/none")
+            await client.options("/api/packages/flask/recent", headers=preflight)
+    LOG_STREAM.drain()
+    lines = capfd.readouterr().err.count("[app.requests]")
+    assert lines == (600 if rate_limits else 903)
+    assert ("127.0.0.1: 303 more requests without a limit" in caplog.text) == bool(rate_limits)
