@@ -634,11 +634,16 @@ def _unfinished(emulator_host: str, hangs: Callable[[bytes], bool]) -> Iterator[
         "jobComplete": False,
     }
 
+    closing = threading.Event()
+
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, content = 200, json.dumps(job).encode()
-            if not (hangs(body) or "unfinished" in self.path):
+            if hangs(body) or "unfinished" in self.path:
+                # BigQuery waits for the query before it answers. Clients do not pause themselves.
+                closing.wait(0.1)
+            else:
                 answer = requests.request(
                     self.command,
                     emulator_host + self.path,
@@ -659,18 +664,19 @@ def _unfinished(emulator_host: str, hangs: Callable[[bytes], bool]) -> Iterator[
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
+        closing.set()
         server.shutdown()
 
 
 @pytest.mark.usefixtures("_threads_end")
 async def test_a_query_that_never_ends_fails_its_day_and_no_other(
-    emulator_host: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "ATTEMPTS", 1)
-    monkeypatch.setattr(bigquery_source, "QUERY_TIMEOUT_SECONDS", 1)
-    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 1)
+    for name in ("CHECK_TIMEOUT_SECONDS", "QUERY_TIMEOUT_SECONDS", "RETRY_SECONDS"):
+        monkeypatch.setattr(bigquery_source, name, 1)
     days = [days_ago(0), days_ago(1)]
-    with _unfinished(emulator_host, lambda _: True) as host:
+    with _unfinished("", lambda _: True) as host:
         source = create_source(Settings(bigquery_emulator_host=host))
         async with ingest_lock(engine) as lock:
             run = Run(Publisher(engine, FORCED, lambda: NOW, lock), source)
