@@ -24,6 +24,8 @@ from app.errors import DumpsError
 from app.ingest.sources.sample import SampleSource
 from tests.days import RETENTION_DAYS, days_ago, downloads, ingest, publish
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 ROWS = [
     downloads("a-first", {"3.12": 2, "3.9": 1}, mirrors=4),
     downloads("b", 0, mirrors=1),
@@ -348,7 +350,6 @@ STEPS: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.usefixtures("in_this_process")
 async def test_killed_at_any_step_a_second_run_mends_it(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:

@@ -192,18 +192,24 @@ def _rows_of(count: int, **columns: object) -> pa.Table:
     return pa.table(arrays | columns)
 
 
+def _long_text(size: int) -> pa.Array:
+    """A column with one text, for which the system need not fill memory."""
+    offsets = pa.array([0, size], pa.int64()).buffers()[1]
+    return pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(bytes(size)))
+
+
 LONG = "a" * 100_000
 BOMBS = {
-    "parquet page of 1.5 GB": lambda: in_parquet(
-        _rows_of(1, package=pa.array(["a" * 1_500_000_000], pa.large_string())),
+    "parquet page of 1.1 GB": lambda: in_parquet(
+        _rows_of(1, package=_long_text(1_100_000_000)),
         compression="zstd",
         use_dictionary=False,
         write_statistics=False,
     ),
     "parquet dictionary": lambda: in_parquet(_rows_of(1_000, package=pa.array([LONG * 5] * 1_000))),
     "ndjson lists": lambda: gzip.compress(b'{"a":[' + b"[]," * 40_000 + b"0]}\n"),
-    "ndjson names": lambda: gzip.compress(changed(more=LONG) * 3_000),
-    "csv record": lambda: gzip.compress(HEAD + b'"' + (b"a" * 2**16 + b"\n") * 8_000),
+    "ndjson names": lambda: gzip.compress(changed(more=LONG)) * 3_000,
+    "csv record": lambda: gzip.compress(HEAD + b'"') + gzip.compress(b"a" * 2**16 + b"\n") * 8_000,
 }
 
 PEAK = """

@@ -27,6 +27,8 @@ from tests.days import RETENTION_DAYS, days_ago, downloads, publish, rows_of
 from tests.dumps.s3 import CHANGES, KEY, KEY_ID, S3Server, s3_server
 from tests.processes import assert_fails, free_port, run, wait_for
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 
 @pytest.fixture
 def clock() -> ManualClock:

@@ -83,6 +83,7 @@ async def test_exported_and_ingested_it_is_the_same(
     }
 
 
+@pytest.mark.usefixtures("in_this_process")
 @example_settings(
     max_examples=15,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -103,6 +104,7 @@ async def test_any_day_exported_and_ingested_is_the_same(
     assert (after["rows"], after["packages"]) == (before["rows"], before["packages"])
 
 
+@pytest.mark.usefixtures("in_this_process")
 async def test_the_breakdowns_that_are_wanted(engine: AsyncEngine, folder: DumpFolder) -> None:
     """All that a file has, unless a setting says which."""
     row = downloads("flask", 5, ci={"null": 5}, country={"US": 3, "null": 2})
@@ -115,6 +117,7 @@ async def test_the_breakdowns_that_are_wanted(engine: AsyncEngine, folder: DumpF
     assert list(fewer.breakdowns) == ["country"]
 
 
+@pytest.mark.usefixtures("in_this_process")
 async def test_samples_stay_samples(engine: AsyncEngine, folder: DumpFolder) -> None:
     """So they are told to be made up, and never beside what is real."""
     for ago in (1, 0):
