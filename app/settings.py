@@ -274,7 +274,7 @@ def _check_env_file(path: Path) -> None:
 
     Messages contain no part of the file: a line may be one of a key that was pasted.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return
     try:
         with path.open(encoding="utf-8-sig") as file:

@@ -188,13 +188,16 @@ def test_values_are_read_from_a_file(
         ("PORT=9000\nDATA_DIR=sécret\n".encode("latin-1"), "it is not encoded in UTF-8"),
         ("PORT=9000\n".encode("utf-16"), "it is not encoded in UTF-8"),
         (None, "Is a directory"),
+        (Path("/missing"), "No such file or directory"),
     ],
 )
 def test_a_file_that_sets_nothing_is_refused(
-    env_file: Path, content: str | bytes | None, reason: str
+    env_file: Path, content: str | bytes | Path | None, reason: str
 ) -> None:
     if content is None:
         env_file.mkdir()
+    elif isinstance(content, Path):
+        env_file.symlink_to(content)
     else:
         env_file.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(SettingsError) as caught:

@@ -230,6 +230,15 @@ def test_files_that_other_programs_write_are_read(program: str, tmp_path: Path) 
     assert read(DumpFormat.PARQUET, theirs.read_bytes()) == ROWS
 
 
+def test_the_reader_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("app", "csv"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    assert read(DumpFormat.PARQUET, written(DumpFormat.PARQUET, ROWS)) == ROWS
+
+
 def test_programs_may_convert_csv(tmp_path: Path) -> None:
     """CSV has its breakdowns as texts, and programs that read it leave them so."""
     ours, theirs = tmp_path / "ours.csv", tmp_path / "theirs"

@@ -79,7 +79,8 @@ def read_rows(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
 def lines_of(file: BinaryIO) -> Iterator[bytes]:
     """Yield the lines that `parquet_reader` writes in a process with limited memory."""
     with Popen(
-        [sys.executable, "-m", "app.dumps.formats.parquet_reader"],
+        # Without -P, modules of the current folder would be imported.
+        [sys.executable, "-P", "-m", "app.dumps.formats.parquet_reader"],
         stdin=file,
         stdout=PIPE,
         stderr=DEVNULL,
