@@ -9,6 +9,7 @@ import fcntl
 import importlib.util
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -206,13 +207,14 @@ class _Server:
             "shared_buffers": f"{_shared_buffers_bytes() // 1024}kB",
             **LOG_OPTIONS,
         }
-        arguments = [f"--{name}={value}" for name, value in options.items()]
+        arguments = ["-D", str(self._cluster)]
+        arguments += [f"--{name}={value}" for name, value in options.items()]
         log_file = self._cluster / "server.log"
         logged = log_file.stat().st_size if log_file.exists() else 0
         started = self._run(
-            *("pg_ctl", "start", "--pgdata", str(self._cluster)),
-            *("--wait", f"--timeout={START_TIMEOUT_SECONDS}"),
-            *("--log", str(log_file), "--options", shlex.join(arguments)),
+            # pg_ctl writes the log's name between double quotes into a shell command.
+            *("pg_ctl", "start", "--log", re.sub(r'["$`\\]', r"\\\g<0>", str(log_file))),
+            *("--wait", f"--timeout={START_TIMEOUT_SECONDS}", "--options", shlex.join(arguments)),
             check=False,
         )
         if started.returncode:
@@ -250,7 +252,12 @@ class _Server:
                 group=self._user.pw_gid if self._user else None,
                 extra_groups=[] if self._user else None,
                 cwd="/",
-                env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"},
+                env={
+                    "PATH": os.environ.get("PATH", ""),
+                    "LC_ALL": "C",
+                    "TZ": "UTC",
+                    "PGDATA": str(self._cluster),
+                },
                 check=False,
             )
             output.seek(0)

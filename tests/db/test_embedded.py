@@ -106,7 +106,7 @@ async def test_a_server_that_was_killed_is_started_again(cluster_dir: Path) -> N
 @pytest.mark.parametrize("length", [1, 100])
 async def test_a_long_and_odd_path(data_dir: Path, length: int) -> None:
     """Longer than a socket's path may be, with what a shell and a URL treat specially."""
-    odd = data_dir / "a b'c?d%e,f" / ("x" * length)
+    odd = data_dir / "a b'c?d%e,f\"g$HOME`h`\\i" / ("x" * length)
     with embedded_postgres(odd) as url:
         await _execute(url, "SELECT 1")
     assert servers(odd) == []
