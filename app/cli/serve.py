@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.cli.database import database_url, run
 from app.cli.ingest import fill_with_samples
 from app.cli.options import with_settings
+from app.db.engine import check_writable
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.ingest.sources.source import open_source
 from app.logs import LOG_STREAM
@@ -52,6 +53,8 @@ def serve(settings: Settings) -> None:
 
 
 async def _prepare(settings: Settings, engine: AsyncEngine) -> None:
+    if settings.source is not IngestSource.NONE:
+        await check_writable(engine)
     repository = DownloadsRepository(engine, settings.retention_days)
     days = await repository.published_days()
     holds_sample = any(day.source == IngestSource.SAMPLE for day in days)

@@ -26,6 +26,9 @@ POOLED_PER_TRANSACTION = ("42P05", "26000")
 other clients share has either.
 """
 
+READ_ONLY = "25006"
+"""SQLSTATE of a change to a database that accepts none."""
+
 LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -84,6 +87,8 @@ def querying(database: str) -> Iterator[None]:
         if _sqlstate(_driver_error(error)) in POOLED_PER_TRANSACTION:
             raise pooled_per_transaction(database) from error
         cause = _driver_error(error)
+        if _sqlstate(cause) == READ_ONLY:
+            raise read_only(database) from error
         if isinstance(error, TimeoutError):
             reason = "takes too long to answer"
         elif is_lost(error):
@@ -105,6 +110,13 @@ def pooled_per_transaction(database: str) -> DatabaseRefusedError:
         f"{database} is behind a pooler in transaction mode, which lacks LISTEN, locks and "
         "parameters of a session, and prepared statements: set its pool_mode to session, or "
         "connect to Postgres itself"
+    )
+
+
+def read_only(database: str) -> DatabaseRefusedError:
+    return DatabaseRefusedError(
+        f"{database} is read-only, as a replica is: set INGEST_SOURCE=none to only serve, or "
+        "DATABASE_URL to the primary"
     )
 
 

@@ -15,7 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from app.addresses import DatabaseAddress
 from app.db.connection import CLOSE_TIMEOUT_SECONDS, KEEP_MONTHS, open_connection
-from app.db.driver_errors import LOST, connecting, is_lost, pooled_per_transaction, querying
+from app.db.driver_errors import (
+    LOST,
+    connecting,
+    is_lost,
+    pooled_per_transaction,
+    querying,
+    read_only,
+)
 from app.errors import DatabaseUnavailableError
 
 STATEMENT_TIMEOUT_SECONDS = 10
@@ -141,6 +148,13 @@ async def check_session(engine: AsyncEngine) -> None:
         other = await second.scalar(process)
         if before == other or before != await first.scalar(process):
             raise pooled_per_transaction(str(engine.url.host))
+
+
+async def check_writable(engine: AsyncEngine) -> None:
+    """Raise `DatabaseRefusedError` if the database accepts no changes."""
+    async with connect(engine) as connection:
+        if await connection.scalar(text("SHOW transaction_read_only")) == "on":
+            raise read_only(str(engine.url.host))
 
 
 async def wait_for_database(engine: AsyncEngine, seconds: float) -> None:

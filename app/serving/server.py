@@ -42,6 +42,9 @@ exit, this stays below 2 s.
 UNSENT_BYTES = 128 * 1024
 """Maximum length of the part of a response that the system holds and has not sent yet."""
 
+MIN_WORKER_SECONDS = 10.0
+"""A worker that exits by itself sooner than this could not start."""
+
 NOT_STARTED = "the server did not start: its log says why"
 
 
@@ -138,6 +141,12 @@ class Workers(Multiprocess):
     ) -> None:
         super().__init__(config, sockets)
         self._deadline = deadline
+        self._started_at = monotonic()
+        """Time at which the latest worker was started."""
+
+        self.failed_status: int | None = None
+        """Exit status of a worker that could not start."""
+
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note_stop)
 
@@ -162,7 +171,11 @@ class Workers(Multiprocess):
         for number, worker in enumerate(self.processes):
             if self.should_exit.is_set() or worker.process.is_alive():
                 continue
-            if worker.exitcode == STARTUP_FAILURE:
+            status = worker.exitcode or 0
+            is_new = monotonic() - self._started_at < MIN_WORKER_SECONDS
+            # After Ctrl-C, a worker that still imports modules ends with a status above 0.
+            if status == STARTUP_FAILURE or (status > 0 and is_new and not self.signal_queue):
+                self.failed_status = status
                 self.should_exit.set()
                 return
             log.warning(
@@ -172,6 +185,7 @@ class Workers(Multiprocess):
             mark_process_dead(worker.pid)
             self.processes[number] = Process(self.config, self.sockets)
             self.processes[number].start()
+            self._started_at = monotonic()
 
     def join_all(self) -> None:
         """Wait for the processes to end, and kill those that do not end in time."""
@@ -237,5 +251,9 @@ def run_server(settings: Settings, deadline: StopDeadline) -> None:
         if hang_up is signal.SIG_IGN:  # As under nohup.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         workers.run()
-        if any(worker.exitcode == STARTUP_FAILURE for worker in workers.processes):
+        if workers.failed_status == STARTUP_FAILURE:
             raise OperatorError(NOT_STARTED)
+        if workers.failed_status:
+            raise OperatorError(
+                f"a worker could not start, and ended with status {workers.failed_status}"
+            )

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import connect, job_engine
+from app.errors import DatabaseRefusedError
 from tests.days import days_ago, downloads, publish
-from tests.processes import ROOT, assert_fails, run
+from tests.processes import ROOT, assert_fails, free_port, run
 
 READING = ["status", "history", "verify", "export"]
 
@@ -122,9 +122,19 @@ def test_the_document_needs_no_folder(tmp_path: Path) -> None:
 
 
 async def test_postgres_refuses_to_write(database_url: str) -> None:
-    async with job_engine(database_url, read_only=True) as engine, connect(engine) as connection:
-        with pytest.raises(DBAPIError, match="read-only transaction"):
-            await connection.execute(text("DELETE FROM packages"))
+    async with job_engine(database_url, read_only=True) as engine:
+        with pytest.raises(DatabaseRefusedError, match="is read-only"):
+            async with connect(engine) as connection:
+                await connection.execute(text("DELETE FROM packages"))
+
+
+def test_a_service_that_ingests_needs_a_database_that_accepts_changes(database_url: str) -> None:
+    """A replica refuses all changes, as this session does."""
+    separator = "&" if "?" in database_url else "?"
+    url = f"{database_url}{separator}options=-c%20default_transaction_read_only%3Don"
+    for command in ("serve", "backfill"):
+        result = run(command, DATABASE_URL=url, INGEST_SOURCE="sample", PORT=str(free_port()))
+        assert_fails(result, 1, "is read-only, as a replica is: set INGEST_SOURCE=none")
 
 
 def test_nothing_to_verify_is_a_failure(database_url: str) -> None:

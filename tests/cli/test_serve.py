@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
@@ -33,6 +34,7 @@ from tests.processes import (
     ROOT,
     SERVE,
     assert_fails,
+    free_port,
     get,
     latest_complete_day,
     refuses,
@@ -333,3 +335,33 @@ def test_a_folder_that_workers_need_is_named(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SettingsError, match=r"^WORKERS: .* writable /tmp, or TMPDIR") as raised:
         metrics_folder()
     assert "\n" not in str(raised.value)
+
+
+WITHOUT_PYTHON = """
+import multiprocessing
+import runpy
+import sys
+
+if __name__ == "__main__":
+    multiprocessing.set_executable("/dev/null")
+    sys.argv = ["pypi-stats", "serve"]
+    runpy.run_module("app", run_name="__main__")
+"""
+
+
+def test_workers_that_can_not_start_are_not_restarted(sample_url: str, tmp_path: Path) -> None:
+    """The interpreter can't be executed."""
+    script = tmp_path / "script.py"
+    script.write_text(WITHOUT_PYTHON)
+    environment = {"DATABASE_URL": sample_url, "WORKERS": "2", "INGEST_SOURCE": "none"}
+    result = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=ROOT,
+        env=os.environ | environment | {"PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.endswith("error: a worker could not start, and ended with status 255\n")
