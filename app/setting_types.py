@@ -5,7 +5,6 @@ values, and never repeats the value, because any variable may contain a secret b
 """
 
 import json
-import os
 import re
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
@@ -85,9 +84,12 @@ def _check_credentials_file(path: str) -> None:
         raise ValueError(
             "should be the path of a key file: set GOOGLE_SERVICE_ACCOUNT_JSON to the key itself"
         )
-    if not os.path.isfile(path):  # noqa: PTH113 - `Path.is_file` raises for long names
-        reason = "is a folder" if os.path.isdir(path) else "does not exist"  # noqa: PTH112
-        raise ValueError(f"should be the path of a key file, but this path {reason}")
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as error:
+        reason = f"this path can't be read ({error.strerror})"
+        raise ValueError(f"should be the path of a key file, but {reason}") from None
 
 
 def _check_folder(path: str) -> None:

@@ -274,12 +274,12 @@ def _check_env_file(path: Path) -> None:
 
     Messages contain no part of the file: a line may be one of a key that was pasted.
     """
-    if not os.path.lexists(path):
-        return
     try:
         with path.open(encoding="utf-8-sig") as file:
             lines = [line for line in parse_stream(file) if line.key or line.error]
     except (OSError, UnicodeError) as error:
+        if isinstance(error, FileNotFoundError) and not path.is_symlink():
+            return
         reason = getattr(error, "strerror", None) or "it is not encoded in UTF-8"
         raise SettingsError(f"{path} can't be read: {reason}") from None
     for line in lines:
