@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import timedelta
 from functools import partial
 from itertools import count
@@ -29,6 +29,7 @@ from app.domain.clock import utc_now
 from app.ingest.pipeline import ingest_day
 from app.ingest.publish import Publisher
 from app.ingest.sources.sample import SampleSource
+from app.logs import LOG_STREAM
 from app.main import Service, create_app
 from app.settings import IngestSource, Settings
 from tests.clock import ManualClock
@@ -83,6 +84,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Exclude all modules from later garbage collections, which would search them each time."""
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Let the log's thread write its lines while pytest captures them."""
+    try:
+        return (yield)
+    finally:
+        LOG_STREAM.drain()
+
+
+pytest_runtest_setup = pytest_runtest_teardown = pytest_runtest_call
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -33,6 +33,7 @@ from tests.days import FORCED, GivenSource, days_ago, downloads, publish
 from tests.processes import (
     ROOT,
     SERVE,
+    TLS,
     assert_fails,
     free_port,
     get,
@@ -55,7 +56,7 @@ def _status(address: str) -> dict[str, Any]:
 
 
 def _answers(address: str) -> list[bytes]:
-    with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as client:
+    with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS, verify=TLS) as client:
         return [
             client.get(f"/api/packages/{package}/{payload}").raise_for_status().content
             for package in ("requests", "__all__")
@@ -262,7 +263,7 @@ def test_a_client_cannot_say_who_it_is_except_through_a_proxy(
 
 
 async def _get(url: str) -> httpx.Response:
-    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS, verify=TLS) as client:
         return await client.get(url)
 
 
