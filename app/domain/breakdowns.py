@@ -130,6 +130,11 @@ _FILE_TYPES = (
     *("bdist_wheel", "sdist", "bdist_egg", "bdist_wininst", "bdist_msi", "bdist_rpm"),
     *("bdist_dumb", "bdist_dmg", OTHER_CATEGORY, NULL_CATEGORY),
 )
+# Processors with wheels on PyPI, as Python names them on Linux, except that 64-bit ARM is `arm64`.
+_CPUS = (
+    *("x86_64", "arm64", "i686", "armv6l", "armv7l", "ppc64le", "riscv64", "s390x"),
+    *(OTHER_CATEGORY, NULL_CATEGORY),
+)
 
 MAX_VERSIONS = 100
 """Maximum number of releases stored per package and day. Others count as `OTHER_CATEGORY`."""
@@ -282,10 +287,27 @@ FILE_TYPE = Breakdown(
     sample_shares={"bdist_wheel": 0.93, "sdist": 0.065, "bdist_egg": 0.004, "other": 0.001},
     is_optional=True,
 )
+CPU = Breakdown(
+    name="cpu",
+    by="type of processor",
+    column="cpu",
+    source_column="details.cpu",
+    billed_bytes=7,
+    expression="CASE WHEN LOWER(details.cpu) = 'amd64' THEN 'x86_64' "
+    "WHEN LOWER(details.cpu) = 'aarch64' THEN 'arm64' "
+    "WHEN LOWER(details.cpu) IN ('i386', 'i586', 'x86') THEN 'i686' "
+    f"ELSE {_known('details.cpu', _CPUS)} END",
+    argument="cpu",
+    filter_help="One type of processor. All when left out.",
+    categories=_CPUS,
+    examples=("arm64", "null", "x86_64"),
+    sample_shares={"x86_64": 0.83, "arm64": 0.14, "null": 0.02, "armv7l": 0.006, "other": 0.001},
+    is_optional=True,
+)
 
 BREAKDOWNS = (
     *(PYTHON_MAJOR, PYTHON_MINOR, SYSTEM),
-    *(INSTALLER, CI, COUNTRY, VERSION, IMPLEMENTATION, FILE_TYPE),
+    *(INSTALLER, CI, COUNTRY, VERSION, IMPLEMENTATION, FILE_TYPE, CPU),
 )
 
 OPTIONAL_BREAKDOWNS = tuple(breakdown for breakdown in BREAKDOWNS if breakdown.is_optional)

@@ -35,6 +35,7 @@ from app.domain.breakdowns import (
     BREAKDOWN_COLUMNS,
     CI,
     COUNTRY,
+    CPU,
     FILE_TYPE,
     IMPLEMENTATION,
     INSTALLER,
@@ -242,6 +243,14 @@ OPTIONAL_RULES: dict[Breakdown, list[tuple[object, str]]] = {
         ("GraalVM", "graalvm"),
         ("Python", "other"),
         ("", "other"),
+        (None, "null"),
+    ],
+    CPU: [
+        *((name, "x86_64") for name in ("x86_64", "AMD64", "amd64")),
+        *((name, "arm64") for name in ("arm64", "aarch64", "ARM64")),
+        *((name, "i686") for name in ("i686", "i386", "x86")),
+        *((name, name) for name in ("armv7l", "ppc64le", "riscv64", "s390x")),
+        *((name, "other") for name in ("", "x86_64 ", "mips64", "other", "null", "x" * 10_000)),
         (None, "null"),
     ],
 }
