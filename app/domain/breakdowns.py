@@ -29,7 +29,8 @@ class Breakdown:
 
     billed_bytes: int = 0
     """Average bytes per download that BigQuery bills for the source column, or 0 if every query
-    reads the column anyway."""
+    reads the column anyway. A text is billed as its bytes in UTF-8 and 2 more, a truth value as 1,
+    and a missing value as 0."""
 
     expression: str
     """BigQuery expression of a raw download's stored category. NULL becomes `null`."""
