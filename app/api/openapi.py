@@ -108,19 +108,24 @@ def _document(
     # No endpoint needs a key.
     document["security"] = []
     document["servers"][0]["description"] = "The server of this document."
-    _widen_integers(document)
+    _widen_numbers(document)
     return document
 
 
-def _widen_integers(schema: Any) -> None:
-    """Give all integers 64 bits: counts and sizes exceed the 32 bits that generators choose."""
+def _widen_numbers(schema: Any) -> None:
+    """Give all numbers 64 bits: counts and sizes exceed the 32 bits that generators choose."""
     if isinstance(schema, dict):
+        if schema.get("type") == "number":
+            schema["format"] = "double"
         if schema.get("type") == "integer":
             schema["format"] = "int64"
+            # FastAPI writes 1.0, which generators copy into code where only an integer is valid.
+            for bound in {"minimum", "maximum"} & schema.keys():
+                schema[bound] = int(schema[bound])
         schema = list(schema.values())
     if isinstance(schema, list):
         for part in schema:
-            _widen_integers(part)
+            _widen_numbers(part)
 
 
 def _correct_parameter(parameter: dict[str, Any]) -> None:

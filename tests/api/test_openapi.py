@@ -134,7 +134,10 @@ def _schemas(part: Any) -> Iterator[dict[str, Any]]:
 def test_the_document_is_valid(document: dict[str, Any]) -> None:
     validate(document)
     for schema in _schemas(document):
-        assert schema.get("type") != "integer" or schema["format"] == "int64"
+        assert schema.get("type") != "number" or schema["format"] == "double"
+        if schema.get("type") == "integer":
+            assert schema["format"] == "int64"
+            assert {type(schema.get(bound, 0)) for bound in ("minimum", "maximum")} == {int}
         assert not {"ge", "gt", "le", "lt"} & schema.keys()
         if isinstance(pattern := schema.get("pattern"), str):
             assert all(re.search(pattern, example) for example in schema.get("examples", ()))
