@@ -206,7 +206,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         if refusal:
             self._refusal = refusal
             raise _RefusedError
-        if self.expect_100_continue and not self._is_due:
+        if self.expect_100_continue and version == "1.1" and not self._is_due:
             self.expect_100_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 

@@ -1,5 +1,6 @@
 """A running service with two workers, and what attacks on it cost."""
 
+import json
 import re
 import socket
 from collections.abc import Callable
@@ -181,6 +182,15 @@ def received_until_closed(connection: socket.socket) -> bytes:
 
 def statuses(received: bytes) -> list[int]:
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
+
+
+def dump_path(attacker: Attacker) -> bytes:
+    """Return the path of a dump that the service lists."""
+    connection = attacker.connect(UNLIMITED_CLIENT)
+    connection.sendall(request(b"/api/dumps", b"Connection: close\r\n"))
+    body = received_until_closed(connection).partition(b"\r\n\r\n")[2]
+    name: str = json.loads(body)["data"][0]["name"]
+    return f"/api/dumps/{name}".encode()
 
 
 def request(target: bytes, *headers: bytes, method: bytes = b"GET") -> bytes:

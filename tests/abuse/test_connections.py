@@ -13,6 +13,7 @@ from app.ingest.sources.sample import PACKAGES
 from tests.abuse.service import (
     AttackedService,
     Attacker,
+    dump_path,
     received_until_closed,
     request,
     send,
@@ -55,8 +56,9 @@ def test_pipelined_requests(service: AttackedService, sent: bytes, clients: int)
         + b"1\r\nx\r\n" * 10_000,
         b"POST /x HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
         + b"a:\r\n" * 9_900,
+        b"\r\n" * 200_000,
     ],
-    ids=["headers", "head", "value", "name", "target", "chunk", "chunks", "trailers"],
+    ids=["headers", "head", "value", "name", "target", "chunk", "chunks", "trailers", "nothing"],
 )
 def test_requests_without_end(service: AttackedService, sent: bytes) -> None:
     def attack(attacker: Attacker) -> None:
@@ -66,12 +68,14 @@ def test_requests_without_end(service: AttackedService, sent: bytes) -> None:
     service.assert_withstands(attack)
 
 
-def test_unread_responses(service: AttackedService) -> None:
+@pytest.mark.parametrize("kind", ["bulk", "dump"])
+def test_unread_responses(service: AttackedService, kind: str) -> None:
     def attack(attacker: Attacker) -> None:
+        sent = BULK if kind == "bulk" else request(dump_path(attacker))
         for number in range(420):
             # Each client stays below its rate limit.
             connection = attacker.connect(number // 8, receive_buffer=4096)
-            connection.sendall(BULK * 2)
+            connection.sendall(sent * 2)
             # The service has begun to respond.
             with suppress(ConnectionResetError):
                 connection.recv(1)

@@ -5,6 +5,8 @@ from contextlib import ExitStack
 from fcntl import F_SETPIPE_SZ, fcntl
 from pathlib import Path
 
+import pytest
+
 from tests.abuse.service import (
     AttackedService,
     Attacker,
@@ -28,6 +30,30 @@ def test_rejected_client(service: AttackedService) -> None:
         connection.sendall(sent * 5_000 + request(b"/x", CLOSE))
         assert statuses(received_until_closed(connection)).count(429) >= 4_000
         assert service.log.stat().st_size - log_bytes < 100_000
+
+    service.assert_withstands(attack)
+
+
+PREFLIGHT = b"Access-Control-Request-Method: GET\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        request(b"/health"),
+        request(b"/api/packages/requests/recent", PREFLIGHT, method=b"OPTIONS"),
+        request(b"/api/packages/requests/recent", b"If-None-Match: *\r\n"),
+    ],
+)
+def test_requests_without_a_limit(service: AttackedService, sent: bytes) -> None:
+    """Each worker logs some 600 of 5,000 requests that count for no rate limit."""
+
+    def attack(attacker: Attacker) -> None:
+        connection = attacker.connect()
+        log_bytes = service.log.stat().st_size
+        connection.sendall(sent * 5_000 + request(b"/x", CLOSE))
+        assert len(statuses(received_until_closed(connection))) == 5_001
+        assert service.log.stat().st_size - log_bytes < 200_000
 
     service.assert_withstands(attack)
 

@@ -1,6 +1,5 @@
 """Attacks by requests that are expensive, odd, or different each time."""
 
-import json
 from urllib.parse import quote
 
 import pytest
@@ -11,6 +10,7 @@ from tests.abuse.service import (
     UNLIMITED_CLIENT,
     AttackedService,
     Attacker,
+    dump_path,
     exchange,
     received_until_closed,
     request,
@@ -146,10 +146,7 @@ def test_long_lists(service: AttackedService, target: bytes, header: bytes) -> N
 )
 def test_ranges_of_a_dump(service: AttackedService, ranges: bytes) -> None:
     def attack(attacker: Attacker) -> None:
-        connection = attacker.connect(UNLIMITED_CLIENT)
-        connection.sendall(request(b"/api/dumps", CLOSE))
-        body = received_until_closed(connection).partition(b"\r\n\r\n")[2]
-        target = b"/api/dumps/" + json.loads(body)["data"][0]["name"].encode()
+        target = dump_path(attacker)
         for _ in range(20):
             connection = attacker.connect(UNLIMITED_CLIENT)
             connection.sendall(
@@ -160,7 +157,19 @@ def test_ranges_of_a_dump(service: AttackedService, ranges: bytes) -> None:
     service.assert_withstands(attack)
 
 
-@pytest.mark.parametrize("path", [b"/openapi.json", b"/docs", b"/api/dumps", b"/metrics"])
+@pytest.mark.parametrize("path", [b"/docs", b"/docs.md", b"/llms.txt"])
+def test_prefixes(service: AttackedService, path: bytes) -> None:
+    """A trusted proxy forwards any text as the prefix that it has removed."""
+    for prefix in (b"X-Forwarded-Prefix: /%b\r\n", b"X-Forwarded-Prefix: %b\r\n"):
+        headers = [prefix % (b"/".join([b"%d" % number] * 3_000)) for number in range(20)]
+        headers += [prefix % (b"%d" % number).ljust(12_000, b"x") for number in range(20)]
+        headers = [b"X-Forwarded-For: %b\r\n" % UNLIMITED_CLIENT.encode() + one for one in headers]
+        assert _flood(service, [request(path, header) for header in headers], PROXY) == {200}
+
+
+@pytest.mark.parametrize(
+    "path", [b"/openapi.json", b"/docs", b"/api/dumps", b"/metrics", b"/ready", b"/assets/x"]
+)
 def test_unlimited_paths(service: AttackedService, path: bytes) -> None:
     """Sixteen clients request a large body all the time."""
 

@@ -150,6 +150,12 @@ def test_what_is_a_request_is_answered(address: tuple[str, int]) -> None:
         connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
         assert _answer(connection)[0].status == 200
         assert connection.recv(1) == b""
+    # HTTP/1.0 has no status 100.
+    for version, status in ((b"1.0", b"200"), (b"1.1", b"100")):
+        with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
+            head = b"GET /health HTTP/%b\r\nHost: test\r\nExpect: 100-continue\r\n\r\n"
+            connection.sendall(head % version)
+            assert connection.recv(12) == b"HTTP/1.1 " + status
 
 
 def test_a_refusal_comes_after_the_answers_before_it(address: tuple[str, int]) -> None:

@@ -211,11 +211,12 @@ async def test_rejections_of_a_client_are_summarised(
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
         for _ in range(16):
-            await client.get("/nothing")
+            await client.get("/nothing?period=day")
     LOG_STREAM.drain()
     lines = capfd.readouterr().err.splitlines()
-    statuses = [json.loads(line)["status"] for line in lines if "app.requests" in line]
-    assert statuses == [404] + [429] * 10
+    requests = [json.loads(line) for line in lines if "app.requests" in line]
+    logged = [(request["status"], request["query"]) for request in requests]
+    assert logged == [(404, "period=day")] + [(429, "")] * 10
     assert "127.0.0.1: 5 more rejections" in caplog.text
 
 
