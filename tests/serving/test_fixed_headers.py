@@ -50,27 +50,25 @@ async def test_every_answer_is_for_every_page(
     assert response.headers["access-control-allow-origin"] == "*"
 
 
-@pytest.mark.parametrize("path", ["/", "/api/status", "/api/nothing", "/openapi.json", "/metrics"])
-async def test_browsers_do_nothing_else_with_an_answer(
-    client: httpx.AsyncClient, path: str
-) -> None:
-    headers = (await client.get(path)).headers
-    assert headers["x-content-type-options"] == "nosniff"
-    assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
-    assert headers["cache-control"] == "no-cache"
-    assert "server" not in headers
+async def test_browsers_do_nothing_else_with_an_answer(client: httpx.AsyncClient) -> None:
+    for path in ("/", "/api/status", "/api/nothing", "/openapi.json", "/metrics"):
+        headers = (await client.get(path)).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert headers["cache-control"] == "no-cache"
+        assert "server" not in headers
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST"])
-@pytest.mark.parametrize("path", ["/metrics", "/%6Detrics", "/metrics?x=1"])
-async def test_pages_of_other_origins_cannot_read_the_metrics(
-    client: httpx.AsyncClient, method: str, path: str
-) -> None:
+async def test_pages_of_other_origins_cannot_read_the_metrics(client: httpx.AsyncClient) -> None:
     headers = {"Origin": "https://example.com", "Access-Control-Request-Method": "GET"}
-    response = await client.request(method, path, headers=headers)
-    assert response.status_code == {"OPTIONS": 204, "POST": 405}.get(method, 200)
-    assert not [name for name in response.headers if name.startswith("access-control-allow-o")]
-    assert response.headers["x-content-type-options"] == "nosniff"
+    statuses = {"GET": 200, "HEAD": 200, "OPTIONS": 204, "POST": 405}
+    for path in ("/metrics", "/%6Detrics", "/metrics?x=1"):
+        for method, status in statuses.items():
+            response = await client.request(method, path, headers=headers)
+            assert response.status_code == status
+            allowed = [name for name in response.headers if "access-control-allow-o" in name]
+            assert not allowed
+            assert response.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_preflights_are_answered_and_not_counted(client: httpx.AsyncClient) -> None:
@@ -92,9 +90,8 @@ async def test_preflights_are_answered_and_not_counted(client: httpx.AsyncClient
 
 
 @pytest.mark.usefixtures("known_days")
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
+async def test_every_answer_tells_the_latest_day(client: httpx.AsyncClient) -> None:
+    for path, status in (
         ("/api/packages/requests/recent", 200),
         ("/api/packages/reqeusts/recent", 404),
         ("/api/packages/requests/recent?period=year", 422),
@@ -102,13 +99,7 @@ async def test_preflights_are_answered_and_not_counted(client: httpx.AsyncClient
         # The limit is 4 an hour.
         ("/api/status", 429),
         ("/health", 200),
-    ],
-)
-async def test_every_answer_tells_the_latest_day(
-    client: httpx.AsyncClient, path: str, status: int
-) -> None:
-    for _ in range(4 if status == 429 else 0):
-        await client.get(path)
-    response = await client.get(path)
-    assert response.status_code == status
-    assert response.headers.get_list("x-data-as-of") == [str(days_ago(0))]
+    ):
+        response = await client.get(path)
+        assert response.status_code == status
+        assert response.headers.get_list("x-data-as-of") == [str(days_ago(0))]

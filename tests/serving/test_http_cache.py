@@ -72,25 +72,24 @@ def _path(endpoint: str, package: str = "zope-interface") -> str:
 
 
 @pytest.mark.usefixtures("known_days")
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_headers(app: Service, client: httpx.AsyncClient, endpoint: str, method: str) -> None:
-    response = await client.request(method, _path(endpoint))
-    assert response.status_code == 200
-    assert response.headers["etag"].startswith('"')
-    published_at = published(app).published_at
-    assert response.headers["last-modified"] == format_datetime(published_at, usegmt=True)
-    assert response.headers["vary"] == "Accept, Accept-Encoding"
-    assert response.headers["x-data-as-of"] == str(days_ago(0))
-    # Days are missing.
-    assert response.headers["cache-control"] == (
-        "public, max-age=60, stale-while-revalidate=300, stale-if-error=86400"
-    )
-    assert "age" not in response.headers
+async def test_headers(app: Service, client: httpx.AsyncClient, method: str) -> None:
+    for endpoint in ENDPOINTS:
+        response = await client.request(method, _path(endpoint))
+        assert response.status_code == 200
+        assert response.headers["etag"].startswith('"')
+        published_at = published(app).published_at
+        assert response.headers["last-modified"] == format_datetime(published_at, usegmt=True)
+        assert response.headers["vary"] == "Accept, Accept-Encoding"
+        assert response.headers["x-data-as-of"] == str(days_ago(0))
+        # Days are missing.
+        assert response.headers["cache-control"] == (
+            "public, max-age=60, stale-while-revalidate=300, stale-if-error=86400"
+        )
+        assert "age" not in response.headers
 
 
 @pytest.mark.usefixtures("known_days")
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_current_tag_costs_no_query(
     app: Service,
@@ -98,11 +97,9 @@ async def test_a_current_tag_costs_no_query(
     client: httpx.AsyncClient,
     queries: list[str],
     monkeypatch: pytest.MonkeyPatch,
-    endpoint: str,
     method: str,
 ) -> None:
-    response = await client.get(_path(endpoint))
-    tag = response.headers["etag"]
+    responses = {endpoint: await client.get(_path(endpoint)) for endpoint in ENDPOINTS}
     # Also of a process that has never given the answer.
     other = create_app(Settings(rate_limits=""), database_url)
     async with other.running():
@@ -110,18 +107,23 @@ async def test_a_current_tag_costs_no_query(
         monkeypatch.setattr(other.state.statistics.downloads, "recent", None)
         transport = httpx.ASGITransport(other, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as elsewhere:
-            again = await elsewhere.get(_path(endpoint), headers={"If-None-Match": tag})
-            assert again.status_code == 304
+            for endpoint, response in responses.items():
+                headers = {"If-None-Match": response.headers["etag"]}
+                again = await elsewhere.get(_path(endpoint), headers=headers)
+                assert again.status_code == 304
     del queries[:]
-    for given in (tag, f'"other", W/{tag}'):
-        again = await client.request(method, _path(endpoint), headers={"If-None-Match": given})
-        assert again.status_code == 304
-        assert again.content == b""
-        assert again.headers["etag"] == tag
-        for name in ("cache-control", "vary", "last-modified"):
-            assert (
-                again.headers[name].partition(",")[0] == (response.headers[name].partition(",")[0])
-            )
+    for endpoint, response in responses.items():
+        tag = response.headers["etag"]
+        for given in (tag, f'"other", W/{tag}'):
+            again = await client.request(method, _path(endpoint), headers={"If-None-Match": given})
+            assert again.status_code == 304
+            assert again.content == b""
+            assert again.headers["etag"] == tag
+            for name in ("cache-control", "vary", "last-modified"):
+                assert (
+                    again.headers[name].partition(",")[0]
+                    == (response.headers[name].partition(",")[0])
+                )
     assert queries == []
 
 
@@ -573,31 +575,25 @@ async def test_no_response_chooses_an_encoding_by_a_wildcard(client: httpx.Async
                 assert response.headers.get("content-encoding") == chosen, path
 
 
+RANGES: list[tuple[str, tuple[int, int | None] | str | None]] = [
+    ("bytes=0-9", (0, 10)),
+    ("Bytes=10-", (10, None)),
+    ("bytes= 5-5 ", (5, 6)),
+    ("bytes=-7", (-7, None)),
+    ("bytes=-99999999", (0, None)),
+    ("bytes=3-99999999", (3, None)),
+    # Positions beyond the body.
+    ("bytes=99999999-", "416"),
+    ("bytes=-0", "416"),
+    # Invalid ranges, unknown units, and several ranges are ignored.
+    *((given, None) for given in ("bytes=9-1", "bytes=-", "bytes=a-b", "bytes", "")),
+    *((given, None) for given in ("items=0-9", "seconds=1-2", "bytes=0-1,3-4", "bytes=1")),
+]
+"""Range headers, and the positions of the part, or the status, or None for the whole body."""
+
+
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
-@pytest.mark.parametrize(
-    ("given", "positions"),
-    [
-        ("bytes=0-9", (0, 10)),
-        ("Bytes=10-", (10, None)),
-        ("bytes= 5-5 ", (5, 6)),
-        ("bytes=-7", (-7, None)),
-        ("bytes=-99999999", (0, None)),
-        ("bytes=3-99999999", (3, None)),
-        # Positions beyond the body.
-        ("bytes=99999999-", "416"),
-        ("bytes=-0", "416"),
-        # Invalid ranges, unknown units, and several ranges are ignored.
-        *((given, None) for given in ("bytes=9-1", "bytes=-", "bytes=a-b", "bytes", "")),
-        *((given, None) for given in ("items=0-9", "seconds=1-2", "bytes=0-1,3-4", "bytes=1")),
-    ],
-)
-async def test_ranges(
-    client: httpx.AsyncClient,
-    long_series: str,
-    given: str,
-    positions: tuple[int, int | None] | str | None,
-    encoding: str,
-) -> None:
+async def test_ranges(client: httpx.AsyncClient, long_series: str, encoding: str) -> None:
     async def get(**headers: str) -> tuple[httpx.Response, bytes]:
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         headers["Accept-Encoding"] = encoding
@@ -607,28 +603,33 @@ async def test_ranges(
     whole, body = await get()
     assert whole.headers["accept-ranges"] == "bytes"
     tag = whole.headers["etag"]
-    for if_range in ({}, {"if_range": tag}):
-        response, part = await get(range=given, **if_range)
-        if positions is None:
+    for given, positions in RANGES:
+        for if_range in ({}, {"if_range": tag}):
+            response, part = await get(range=given, **if_range)
+            if positions is None:
+                assert (response.status_code, part) == (200, body)
+            elif isinstance(positions, str):
+                assert response.status_code == 416
+                assert response.headers["content-range"] == f"bytes */{len(body)}"
+            else:
+                expected = body[slice(*positions)]
+                assert (response.status_code, part) == (206, expected)
+                assert response.headers["etag"] == tag
+                assert int(response.headers["content-length"]) == len(expected)
+                first = (
+                    body.index(expected) if positions[0] > 9 or positions[0] < 0 else positions[0]
+                )
+                shown = f"bytes {first}-{first + len(expected) - 1}/{len(body)}"
+                assert response.headers["content-range"] == shown
+                assert response.headers.get("content-encoding") == whole.headers.get(
+                    "content-encoding"
+                )
+        for other in ('"other"', f"W/{tag}", whole.headers["last-modified"]):
+            response, part = await get(range=given, if_range=other)
             assert (response.status_code, part) == (200, body)
-        elif isinstance(positions, str):
-            assert response.status_code == 416
-            assert response.headers["content-range"] == f"bytes */{len(body)}"
-        else:
-            expected = body[slice(*positions)]
-            assert (response.status_code, part) == (206, expected)
-            assert response.headers["etag"] == tag
-            assert int(response.headers["content-length"]) == len(expected)
-            first = body.index(expected) if positions[0] > 9 or positions[0] < 0 else positions[0]
-            shown = f"bytes {first}-{first + len(expected) - 1}/{len(body)}"
-            assert response.headers["content-range"] == shown
-            assert response.headers.get("content-encoding") == whole.headers.get("content-encoding")
-    for other in ('"other"', f"W/{tag}", whole.headers["last-modified"]):
-        response, part = await get(range=given, if_range=other)
-        assert (response.status_code, part) == (200, body)
-    assert (await get(range=given, if_none_match=tag))[0].status_code == 304
-    head = await client.head(long_series, headers={"Range": given, "Accept-Encoding": encoding})
-    assert head.status_code == 200
+        assert (await get(range=given, if_none_match=tag))[0].status_code == 304
+        head = await client.head(long_series, headers={"Range": given, "Accept-Encoding": encoding})
+        assert head.status_code == 200
 
 
 @pytest.mark.parametrize(
