@@ -70,6 +70,7 @@ async def _invalid(client: httpx.AsyncClient) -> None:
         response = await client.get(f"/api/packages/zope-interface/{query}")
         assert response.status_code == 422
         assert "Input should be '" in response.json()["detail"]
+    assert await _data(client, "zope-interface/python_minor?version=3.12.1") == []
 
 
 @_case("case of arguments")
