@@ -7,7 +7,7 @@ values, and never repeats the value, because any variable may contain a secret b
 import json
 import re
 from collections.abc import Callable
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -16,7 +16,12 @@ from pydantic import AfterValidator, BeforeValidator, InstanceOf, SecretStr
 
 from app.addresses import DatabaseAddress, check_encoding
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS
-from app.domain.client_limits import parse_client_limits, parse_limits
+from app.domain.client_limits import (
+    HostBitsError,
+    parse_client_limits,
+    parse_limits,
+    parse_network,
+)
 from app.domain.events import Event, read_events
 from app.domain.schedule import Schedule
 
@@ -134,16 +139,13 @@ def _check_installers(names: tuple[str, ...]) -> tuple[str, ...]:
 def _check_networks(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         try:
-            network = ip_network(name, strict=False)
+            parse_network(name)
+        except HostBitsError:
+            raise
         except ValueError:
             raise ValueError(
                 "should be addresses and networks such as 10.0.0.1,192.168.0.0/16,fd00::/8"
             ) from None
-        address = name.partition("/")[0]
-        if ip_address(address) != network.network_address:
-            raise ValueError(
-                f"should have {network} for that network, or {address} for one address"
-            )
     return names
 
 

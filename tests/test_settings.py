@@ -84,6 +84,7 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("TRUSTED_PROXIES", "10.0.0.1/8", "should have 10.0.0.0/8 for that network"),
         ("TRUSTED_PROXIES", "fd00::1/8", "fd00::/8 for that network, or fd00::1 for one address"),
         ("TRUSTED_PROXIES", "*", "192.168.0.0/16"),
+        ("CLIENT_RATE_LIMITS", "10.0.0.1/8=none", "should have 10.0.0.0/8 for that network"),
         ("RATE_LIMIT_STORAGE_URI", "memcached://secret", "redis://:password@host:6379/0"),
         ("RATE_LIMIT_STORAGE_URI", "secret:6379", "redis://:password@host:6379/0"),
         ("RATE_LIMIT_STORAGE_URI", "redis://:secret@host:port", "redis://:password@host:6379/0"),

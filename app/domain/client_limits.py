@@ -1,7 +1,7 @@
 """Rate limits of known clients: the setting `CLIENT_RATE_LIMITS`."""
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 from limits import RateLimitItem, parse_many
@@ -21,6 +21,18 @@ class ClientLimits(NamedTuple):
     """The limits. Empty if the client has none."""
 
 
+class HostBitsError(ValueError):
+    """A network is written with an address that is not its first one."""
+
+
+def parse_network(text: str) -> IPv4Network | IPv6Network:
+    """Return a network. Raises `HostBitsError`, or a `ValueError` if the text is no network."""
+    network, address = ip_network(text, strict=False), text.partition("/")[0]
+    if ip_address(address) != network.network_address:
+        raise HostBitsError(f"should have {network} for that network, or {address} for one address")
+    return network
+
+
 def parse_limits(text: str) -> tuple[RateLimitItem, ...]:
     """Return limits such as `10/second;300/minute`, shortest period first. Raises `ValueError`."""
     items = sorted(parse_many(text), key=RateLimitItem.get_expiry) if text else []
@@ -38,8 +50,10 @@ def parse_client_limits(text: str) -> list[ClientLimits]:
         name, _, limits = (part.strip() for part in entry.partition("="))
         try:
             key = _KEY.fullmatch(name)
-            client = bytes.fromhex(key[1]) if key else ip_network(name)
+            client = bytes.fromhex(key[1]) if key else parse_network(name)
             items = parse_limits("" if limits == "none" else limits or "missing")
+        except HostBitsError:
+            raise
         except ValueError:
             raise ValueError(
                 f"should look like {EXAMPLE}, separated by commas, which entry {number} does not"

@@ -62,9 +62,11 @@ def _address(entry: str) -> str | None:
     if "%" in host:
         return None
     try:
-        return str(ip_address(host))
+        address = ip_address(host)
     except ValueError:
         return None
+    # Proxies that listen on a dual-stack socket write IPv4 addresses as IPv6 ones.
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 @lru_cache(maxsize=4096)

@@ -167,7 +167,16 @@ async def test_without_keys_in_the_settings_keys_are_ignored(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "secret", "key:secret=none", "127.0.0.1", "10.0.0.1/8=none", "::1=", "::1=0/hour", "a=,"],
+    [
+        "",
+        "secret",
+        "key:secret=none",
+        "127.0.0.1",
+        "10.0.0.1.1/8=none",
+        "::1=",
+        "::1=0/hour",
+        "a=,",
+    ],
 )
 def test_invalid_clients(text: str) -> None:
     with pytest.raises(ValueError, match=r"should look like .*entry \d does not") as raised:
