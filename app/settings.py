@@ -10,6 +10,8 @@ from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from dotenv.parser import parse_stream
 from pydantic import Field, ValidationError, model_validator
@@ -17,6 +19,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app import setting_types as types
+from app.addresses import check_encoding
 from app.domain.breakdowns import INSTALLER, OPTIONAL_BREAKDOWNS, Breakdown
 from app.domain.events import CountedFiles
 from app.domain.schedule import Schedule
@@ -261,12 +264,31 @@ def load_settings() -> Settings:
     if settings.google_application_credentials:
         # Google's library reads only the environment, not the `.env` file.
         os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(settings.google_application_credentials)
+    _check_proxies()
     # All HTTP libraries read these, and some read only one of them.
     exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
     if exempt != "*" and not exempt.endswith(LOOPBACK_HOSTS):
         exempt = f"{exempt},{LOOPBACK_HOSTS}".lstrip(",")
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = exempt
     return settings
+
+
+def _check_proxies() -> None:
+    """Raise `SettingsError` if a proxy's address can't be parsed.
+
+    The HTTP libraries would repeat a part of it, which may be of its password.
+    """
+    for name in ("http", "https", "all"):
+        proxy = getproxies().get(name, "")
+        address = proxy if "://" in proxy else f"http://{proxy}"
+        try:
+            check_encoding(address)
+            _ = urlsplit(address).port
+        except ValueError:
+            raise SettingsError(
+                f"{name.upper()}_PROXY: should look like http://user:password@host:3128, with "
+                "special characters of the password percent-encoded"
+            ) from None
 
 
 def _check_env_file(path: Path) -> None:

@@ -280,6 +280,20 @@ def test_no_secret_is_repeated(monkeypatch: pytest.MonkeyPatch, secret: str) -> 
         assert is_hidden or not re.search("[:@?{]", secret), name
 
 
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("user", ["u:hunter2/x", "u:1#hunter2", "u:1@hunter2", "u:%hunter2"])
+def test_no_secret_of_a_proxy_is_repeated(
+    monkeypatch: pytest.MonkeyPatch, name: str, user: str
+) -> None:
+    for address in (f"http://{user}@127.0.0.1:9", f"{user}@127.0.0.1:9", "http://host:hunter2"):
+        monkeypatch.setenv(name, address)
+        with pytest.raises(SettingsError, match=f"{name.upper()}: should look like") as caught:
+            load_settings()
+        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+    monkeypatch.setenv(name, "http://user:%23hunter2@127.0.0.1:9")
+    load_settings()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -200,11 +200,11 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
         self.only_public = self.only_public or any(are_public) or not addresses
         try:
             transport = httpx.AsyncHTTPTransport(verify=self._tls, proxy=proxy)
-        except (ImportError, ValueError) as unsupported:
+        except (ImportError, ValueError, httpx.InvalidURL):
             raise SourceError(
                 "HTTPS_PROXY or ALL_PROXY should look like http://host:3128; other kinds of "
                 "proxies, such as SOCKS, are not supported"
-            ) from unsupported
+            ) from None
         self._transports.append(transport)
         if proxy:
             return await transport.handle_async_request(request)

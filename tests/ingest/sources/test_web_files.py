@@ -371,7 +371,9 @@ async def test_a_proxy_of_the_environment_is_used(
     assert asked == [b"CONNECT stats.invalid:443 HTTP/1.1\r\n"]
 
 
-@pytest.mark.parametrize("proxy", ["socks5://user:secret@127.0.0.1:9", "secret://x"])
+@pytest.mark.parametrize(
+    "proxy", ["socks5://user:secret@127.0.0.1:9", "secret://x", "http://user:secret/x@127.0.0.1:9"]
+)
 async def test_a_proxy_that_is_not_supported(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     with pytest.raises(SourceError, match="HTTPS_PROXY") as raised:
