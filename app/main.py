@@ -165,7 +165,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         if scheduler:
             scheduler.start()
         watch = asyncio.create_task(freshness.watch())
-        await freshness.has_looked.wait()
+        await freshness.first_check_done.wait()
         yield
         if scheduler:
             scheduler.stop()

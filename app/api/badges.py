@@ -1,4 +1,4 @@
-"""Badges of shields.io, which requests their content from here: its "endpoint badge"."""
+"""Content of badges that shields.io draws, for its "endpoint badge"."""
 
 from typing import Annotated, Literal
 
@@ -31,9 +31,12 @@ class Badge(Payload):
     )
 
     schemaVersion: Literal[1]  # noqa: N815 - shields.io's name.
-    label: str = Field(description="Its left side.")
-    message: str = Field(description="Its right side: downloads, known mirrors excluded.")
-    color: str = Field(description="Red without a download, green with many.")
+    label: str = Field(description="Left side of the badge.")
+    message: str = Field(description="Right side of the badge: downloads, known mirrors excluded.")
+    color: str = Field(
+        description="Color of the right side, from `red` for 0 downloads to `brightgreen` from "
+        "1,000 downloads on."
+    )
     cacheSeconds: int = Field(  # noqa: N815 - shields.io's name.
         description="Seconds for which the badge may be cached."
     )
@@ -43,7 +46,8 @@ class Badge(Payload):
     "/{period}",
     Badge,
     summary="Badge of shields.io",
-    description="For `https://img.shields.io/endpoint?url=`, followed by this address.",
+    description="Content of a badge. The badge itself is at `https://img.shields.io/endpoint?url=`"
+    ", followed by the address of this endpoint.",
 )
 async def badge(
     package: Package,
@@ -68,9 +72,9 @@ async def badge(
 
 
 def in_short(count: int) -> str:
-    """Shorten a count as shields.io does: two digits below ten of a unit, else three, rounded.
+    """Shorten a count as shields.io does, rounded, to texts such as `9.9k`, `10k` and `999k`.
 
-    A thousand million is `B`, where shields.io has the `G` of units of measurement.
+    10^9 is `B` (billion). shields.io writes `G` instead, the prefix of units of measurement.
     """
     larger = ""
     for size, unit in _UNITS:

@@ -67,7 +67,7 @@ def _declare(breakdown: Breakdown) -> None:
     series.__annotations__["query"] = Annotated[query_model, Query()]
     if breakdown.is_optional:
         also = f", and for `{ALL_PACKAGES}`" if breakdown.is_of_one_package else ""
-        described += f"\n\n404 also where this instance does not ingest it{also}."
+        described += f"\n\nReturns 404 also if this instance does not ingest the breakdown{also}."
     router.endpoint(
         f"/{breakdown.name}",
         payload_model,
@@ -82,7 +82,7 @@ def _declare(breakdown: Breakdown) -> None:
 def _filter(breakdown: Breakdown) -> tuple[Any, Any]:
     """Return the type and the field of the argument that selects a category."""
     if isinstance(breakdown.categories, tuple):
-        # The functional form of an enumeration, whose members mypy cannot know.
+        # mypy can't check the members of an enumeration that a call creates.
         members = {re.sub(r"\W", "_", value).upper(): value for value in breakdown.categories}
         kind = cast("Any", Choice)(f"{breakdown.title}Category", members)
         return kind | None, Field(None, description=breakdown.filter_help)
@@ -98,7 +98,7 @@ def _filter(breakdown: Breakdown) -> tuple[Any, Any]:
 
 def _category(breakdown: Breakdown, value: str) -> str:
     """Return the category that a text names in any case. Raises `ValueError`."""
-    # The case of ASCII letters only is changed: other letters can have an ASCII letter as theirs.
+    # Change the case of ASCII letters only: lower() turns the Kelvin sign into the ASCII letter k.
     if value.lower() in {NULL_CATEGORY, OTHER_CATEGORY, ALL_CATEGORIES}:
         value = value.lower()
     elif breakdown.filter_pattern and value.isascii():
@@ -109,12 +109,12 @@ def _category(breakdown: Breakdown, value: str) -> str:
 
 
 def _check_ingested(breakdown: Breakdown, package: str, publication: Publication) -> None:
-    """Raise `NotFoundError` if no day can have figures of the breakdown."""
+    """Raise `NotFoundError` if no published day has figures of the breakdown."""
     if breakdown.is_of_one_package and package == ALL_PACKAGES:
         raise NotFoundError(f"{ALL_PACKAGES} has no {breakdown.name}: it belongs to one package.")
     if not publication.has(breakdown):
         raise NotFoundError(
-            f"No day that is held has the {breakdown.name}: this instance does not ingest it. "
+            f"No published day has the {breakdown.name}: this instance does not ingest it. "
             f"Its operator can add {breakdown.name} to the setting INGEST_BREAKDOWNS."
         )
 

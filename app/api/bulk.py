@@ -38,7 +38,7 @@ class PackagesQuery(TableQuery):
 
     @property
     def possible(self) -> list[str]:
-        """The names that a package can have."""
+        """Requested names that a package can have. Others are always missing."""
         return [name for name in self.package if is_valid(name) or name == ALL_PACKAGES]
 
     def render_many(
@@ -48,8 +48,8 @@ class PackagesQuery(TableQuery):
         head: Sequence[str],
         rows: Iterable[Iterable[object]],
     ) -> Rendered:
-        """Render the payloads in the order of the names, and list those without one as missing. A
-        CSV contains only the rows.
+        """Render payloads in the order of the requested names, and list names without a payload as
+        missing. A CSV contains only the rows.
         """
         missing = [name for name in self.package if name not in payloads]
         data = [payloads[name] for name in self.package if name in payloads]
@@ -76,7 +76,7 @@ def _bulk_example(payload_type: str, payload: type[Payload]) -> ConfigDict:
 
 class BulkPayload(Payload):
     missing: list[str] = Field(
-        description="Names of packages without downloads in the days held, normalised, in order.",
+        description="Requested names without downloads in the days served, normalised and sorted.",
         examples=[["reqeusts"]],
     )
 
@@ -141,7 +141,7 @@ async def bulk_overall(
         series[name] = query.shape(one, query.category)
         payload = time_series.payload("overall_downloads", name, series[name])
         payloads[name] = orjson.Fragment(orjson.dumps(payload))
-        # A hundred packages take some 50 ms, so other requests get a turn in between.
+        # A hundred packages take some 50 ms, so let other requests run after each of them.
         await asyncio.sleep(0)
     rows = ((name, *row) for name in sorted(series) for row in time_series.rows_of(series[name]))
     head = ("package", *time_series.ITEM_COLUMNS)

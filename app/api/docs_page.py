@@ -1,4 +1,4 @@
-"""The documentation: the OpenAPI document, its text, and pages that load nothing from elsewhere.
+"""The documentation: the OpenAPI document, its text, and pages that load no other site's files.
 
 The scripts come from fastapi-offline's wheel. Its pages are not used, because they contain inline
 scripts, which a strict content security policy blocks.
@@ -32,17 +32,17 @@ PAGES = {
 """Styles and scripts of each page."""
 
 ASSET_HEADERS = {"Cache-Control": "public, max-age=31536000, immutable"}
-"""Headers of the assets. Their addresses contain a hash of the content, which never changes."""
+"""Headers of the assets. Their addresses contain a hash, so that their content never changes."""
 
 PAGE_HEADERS = {
-    # The addresses of a page's assets change with a release.
+    # A release changes the addresses of a page's assets.
     "Cache-Control": "no-cache",
     "Referrer-Policy": "no-referrer",
     # For browsers that do not support `frame-ancestors`.
     "X-Frame-Options": "DENY",
 }
 
-SAMPLE_NOTICE = "These figures are sample data, to try the service: they are made up."
+SAMPLE_NOTICE = "These figures are made up: they are sample data for trying the service."
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -63,7 +63,7 @@ _SOURCES = {
 """Files in the folder `static` of each package."""
 
 _REDOC_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
-"""Picture that Redoc would load from another server. An empty one replaces it."""
+"""Picture that Redoc would load from another server. `_NO_LOGO` replaces it."""
 
 _NO_LOGO = b"data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22/%3E"
 
@@ -104,18 +104,19 @@ def install(app: API) -> None:
     def add(
         path: str,
         create: Callable[..., str],
-        place: str,
+        placeholder: str,
         notice: str,
         *,
         has_prefix: bool,
         **options: Any,
     ) -> None:
-        """Serve a text. It may depend on the prefix that a proxy has removed. For sample data, the
-        notice replaces the first occurrence of the place.
+        """Serve a text. It may depend on the prefix that a proxy has removed. If the data is the
+        sample, the notice replaces the first occurrence of the placeholder.
         """
 
         def render(is_sample: bool, *prefix: str) -> bytes:
-            return create(*prefix).replace(place, notice if is_sample else place, 1).encode()
+            text = create(*prefix)
+            return (text.replace(placeholder, notice, 1) if is_sample else text).encode()
 
         @lru_cache(maxsize=16)
         def content(*variant: Any) -> PreparedContent:

@@ -1,7 +1,7 @@
 """Whole days as files, for clients that would otherwise request every package.
 
-The list depends on the folder alone and not on what is published: an export follows a publish some
-time later. So it has its own `Cache-Control`, and a tag of its content.
+The list depends only on the folder, and not on the publication, because a day is exported some time
+after its publish. So the list has its own `Cache-Control`, and a tag that depends on its content.
 """
 
 import asyncio
@@ -55,19 +55,19 @@ _EXAMPLE = {
 
 
 class Dumps(listing.Dumps):
-    """The published days that there are files of, latest first."""
+    """The published days that were exported to files, latest first."""
 
     model_config = example({"data": [_EXAMPLE], "type": "dumps"})
 
 
 class DumpResponse(FileResponse):
-    """An open file, whole or by `Range`. A wrong range is answered like all other errors."""
+    """A response with an open file, whole or by `Range`. An invalid range is a problem document."""
 
     def __init__(self, file: BinaryIO, name: str, headers: Mapping[str, str]) -> None:
         self._file = file
         self._stat = os.fstat(file.fileno())
         super().__init__(
-            # The path of a descriptor leads to the open file, also if another one has its name.
+            # This path leads to the open file even if another file has taken its name.
             f"/dev/fd/{file.fileno()}",
             headers=headers,
             media_type=MEDIA_TYPE,
@@ -112,8 +112,9 @@ class DumpResponse(FileResponse):
     responses=documented(304, 429, 500, 503),
 )
 async def dumps(request: Request, state: InjectedState) -> Response:
-    """Whole days as files, one per published day that was exported. To look at all packages, fetch
-    these. Each row is a package with its downloads, and with a map for each breakdown.
+    """Files of whole days, one for each published day that was exported. Use them instead of
+    requesting every package. Each row is a package with its downloads, and a map for each
+    breakdown.
     """
     return await (await state.dumps.current()).content.respond(request)
 
@@ -138,13 +139,13 @@ async def dump(
         ),
     ],
 ) -> Response:
-    """A file that `/api/dumps` lists, whole or by `Range`."""
+    """One file that `/api/dumps` lists, whole or by `Range`."""
     listed = await state.dumps.current()
     found = next((one for one in listed.dumps.data if one.name == name), None)
     if found is None:
         raise NotFoundError(NO_SUCH_DUMP.replace("/api", f"{path_prefix.get()}/api"))
     tag = f'"{found.sha256}"'
-    # The file of a name never changes.
+    # The file under a name never changes.
     headers = {"ETag": tag, "Cache-Control": "public, max-age=86400, immutable"}
     if matches_tag(request, tag):
         return Response(status_code=304, headers=headers)

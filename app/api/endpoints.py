@@ -1,9 +1,9 @@
-"""Data endpoints: a decorated handler declares one, and everything else is derived from it.
+"""Data endpoints. A decorated handler declares each of them.
 
-A handler has a path, a query model and a payload model. FastAPI documents them,
-`Endpoints.parse` validates requests against the same query model, and the canonical form of the
-query is the cache key. The dispatcher calls the handler itself, because FastAPI's routing and
-dependency resolution take longer than the database query.
+The decorator names a path and a payload model, and the handler's signature a query model. FastAPI
+documents them, `Endpoints.parse` validates requests by the same query model, and the canonical form
+of the query is the cache key. The dispatcher calls the handler itself, because FastAPI's routing
+and dependency resolution take longer than the database query.
 """
 
 import inspect
@@ -25,20 +25,20 @@ from app.domain.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid,
 from app.errors import NotFoundError
 
 RENDERING = "1"
-"""Version of the rendering, part of every `ETag`: change it when equal data renders differently."""
+"""Part of every `ETag`. A change of the code that renders equal data differently increments it."""
 
 PARSED_URLS = 500
 """Size of the LRU that maps raw URLs to parsed requests (at most 15 MB). Parsing takes 20 µs."""
 
 MAX_PARSED_URL_BYTES = 4096
-"""Longest path and query that the LRU stores. A hundred packages with usual names are shorter."""
+"""Maximum length of a URL in the LRU. A request for a hundred packages usually fits."""
 
 
 def _normalised(package: str) -> str:
     name = normalise(package)
     if name != ALL_PACKAGES and not is_valid(name):
         raise NotFoundError(
-            f"No package can have this name: names are up to {MAX_NAME_CHARACTERS} letters, "
+            f"No package can have this name: names have up to {MAX_NAME_CHARACTERS} letters, "
             "digits, '-', '_' and '.', with a letter or digit at both ends."
         )
     return name
@@ -65,7 +65,7 @@ class Endpoint:
     payload: type[Payload]
     query: type[EndpointQuery]
     path_arguments: Mapping[str, TypeAdapter[Any]]
-    """Types of the arguments in the path, in its order."""
+    """Types of the arguments in the path, in the path's order."""
 
     @cached_property
     def has_formats(self) -> bool:
@@ -87,19 +87,19 @@ class Endpoint:
 
 
 class ParsedRequest(NamedTuple):
-    """A request that an endpoint can answer."""
+    """A request of an endpoint, with valid arguments."""
 
     endpoint: Endpoint
     path_arguments: Mapping[str, Any]
     query: EndpointQuery
-    """In canonical form."""
+    """Query in canonical form."""
 
     target: bytes
     """Path and query in canonical form: equal requests have equal targets."""
 
     @property
     def is_arbitrary(self) -> bool:
-        """True if clients can make up any number of such requests that all have an answer."""
+        """True if clients can invent any number of different requests like this one."""
         arbitrary = self.query.arbitrary
         return bool(arbitrary) and any(name in arbitrary for name, _ in self.query.arguments())
 
@@ -131,16 +131,16 @@ class EndpointRouter(APIRouter):
         """Declare an endpoint that the decorated handler answers.
 
         The handler takes the path's parameters, optionally `query: Annotated[Model, Query()]`, and
-        `statistics`. `ok` adds to the documentation of status 200, `errors` are statuses besides
-        the usual ones, and `documentation` is FastAPI's.
+        `statistics`. `ok` extends the documentation of status 200, `errors` are statuses besides
+        the usual ones, and FastAPI's `add_api_route` receives `documentation`.
         """
 
         def declare(handler: Handler) -> Handler:
             signature = inspect.signature(handler, eval_str=True)
             parameters = dict(signature.parameters)
             del parameters["statistics"]
-            # FastAPI documents the parameters of clients only. Functions have this attribute, but
-            # the type of a callable does not.
+            # Hide `statistics` from FastAPI, which would document it as a parameter of clients.
+            # Functions have this attribute, but the type of a callable does not.
             handler.__signature__ = signature.replace(  # type: ignore[attr-defined]
                 parameters=list(parameters.values())
             )
@@ -176,15 +176,17 @@ class EndpointRouter(APIRouter):
 
 
 class Endpoints:
-    """All data endpoints of the service, found by the paths of requests."""
+    """All data endpoints of the service. `parse` finds the one of a request."""
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
         self._all = tuple(endpoints)
-        self._by_places: dict[tuple[int, ...], dict[tuple[str, ...], Endpoint]] = {}
+        self._by_positions: dict[tuple[int, ...], dict[tuple[str, ...], Endpoint]] = {}
         for endpoint in self._all:
             segments = endpoint.path.split("/")
-            places = tuple(place for place, one in enumerate(segments) if one.startswith("{"))
-            self._by_places.setdefault(places, {})[_blanked(segments, places)] = endpoint
+            positions = tuple(
+                position for position, one in enumerate(segments) if one.startswith("{")
+            )
+            self._by_positions.setdefault(positions, {})[_blanked(segments, positions)] = endpoint
         self._cached = lru_cache(PARSED_URLS)(self._parse)
 
     def __iter__(self) -> Iterator[Endpoint]:
@@ -193,9 +195,9 @@ class Endpoints:
     def parse(
         self, path: str, query: bytes, window: Window, accepted_format: str | None
     ) -> ParsedRequest | None:
-        """Parse a request, whatever its spelling. Return None if no endpoint has this path.
+        """Parse a request. Return None if no endpoint has this path.
 
-        Raises `NotFoundError` for an impossible name, and `InvalidArgumentsError`.
+        Raises `NotFoundError` for a name that no package can have, and `InvalidArgumentsError`.
         """
         is_short = len(path) + len(query) <= MAX_PARSED_URL_BYTES
         parse = self._cached if is_short else self._parse
@@ -204,10 +206,10 @@ class Endpoints:
     def at(self, path: str) -> tuple[Endpoint, dict[str, str]] | None:
         """Return the endpoint of a request's path and the arguments in the path, or None."""
         segments = path.split("/")
-        for places, endpoints in self._by_places.items():
-            if not places or places[-1] < len(segments):
-                endpoint = endpoints.get(_blanked(segments, places))
-                values = [segments[place] for place in places]
+        for positions, endpoints in self._by_positions.items():
+            if not positions or positions[-1] < len(segments):
+                endpoint = endpoints.get(_blanked(segments, positions))
+                values = [segments[position] for position in positions]
                 if endpoint and all(values):
                     return endpoint, dict(zip(endpoint.path_arguments, values, strict=True))
         return None
@@ -228,13 +230,13 @@ class Endpoints:
         return ParsedRequest(endpoint, path_arguments, parsed, target.encode())
 
 
-def _blanked(segments: list[str], places: Iterable[int]) -> tuple[str, ...]:
+def _blanked(segments: list[str], positions: Iterable[int]) -> tuple[str, ...]:
     blanked = segments.copy()
-    for place in places:
-        blanked[place] = ""
+    for position in positions:
+        blanked[position] = ""
     return tuple(blanked)
 
 
 def not_found(package: str) -> NotFoundError:
-    """The error for a package without downloads in the window."""
-    return NotFoundError(f"There is no package {package!r} with downloads in the days held.")
+    """Return the error for a package without downloads in the days served."""
+    return NotFoundError(f"There is no package {package!r} with downloads in the days served.")

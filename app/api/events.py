@@ -29,8 +29,8 @@ class Events(BaseModel):
 
 @router.get("/events", operation_id="get_events", summary="Known breaks in the figures")
 async def events(state: InjectedState, response: Response) -> Events:
-    """Days from which on PyPI counts something else as a download, and days on which it lost
-    downloads, whether or not these days are served. Show them in charts.
+    """Days on which PyPI changed what it counts as a download, and days whose downloads it lost.
+    The list includes days that are not served. Mark them in charts.
     """
     # Events change with a release or a restart.
     response.headers["Cache-Control"] = "public, max-age=3600"

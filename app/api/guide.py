@@ -1,6 +1,4 @@
-"""The documentation in plain text: the guide that begins it, and `/docs.md`, which lists all
-endpoints of the OpenAPI document.
-"""
+"""The guide, with which the documentation begins, and the whole documentation as plain text."""
 
 import json
 import re
@@ -22,7 +20,7 @@ def _text(name: str) -> str:
 
 
 def describe_service(settings: Settings, events: KnownEvents) -> str:
-    """Return the guide, with the settings that concern clients."""
+    """Return the guide, which includes the settings that concern clients."""
     limited = ""
     if settings.rate_limits:
         in_all = " and ".join(map(in_words, limits.parse_many(settings.rate_limits)))
@@ -41,8 +39,8 @@ def describe_service(settings: Settings, events: KnownEvents) -> str:
 
 
 def plain_text(document: Mapping[str, Any], prefix: str = "") -> str:
-    """Return an OpenAPI document as text: its description, then all endpoints by group. Paths begin
-    with the prefix.
+    """Return an OpenAPI document as text: its description, then all endpoints by group. `prefix` is
+    added to all paths.
     """
     info = document["info"]
     groups: defaultdict[str, list[str]] = defaultdict(list)

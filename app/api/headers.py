@@ -1,4 +1,4 @@
-"""Headers that every response has: for CORS, and against misuse in browsers.
+"""Headers that every response has: those of CORS, and those that protect browsers.
 
 Any page may read any response except the metrics, so the CORS headers are constants.
 """
@@ -10,16 +10,16 @@ path_prefix: ContextVar[str] = ContextVar("path_prefix", default="")
 """Prefix that a proxy has removed from the path of the current request. Links begin with it."""
 
 Headers = list[tuple[bytes, bytes]]
-"""Headers as ASGI has them, with names in lower case."""
+"""Headers as ASGI represents them, with names in lower case."""
 
 DATA_AS_OF = "X-Data-As-Of"
 """Header with the latest published day."""
 
 DATA_SOURCE = "X-Data-Source"
-"""Header that says that the figures are sample data."""
+"""Header of responses whose figures are sample data."""
 
 WITHOUT_BODY = "pypi_stats.without_body"
-"""Key in a request's scope. True if the client gets no body, so that no file needs to be read."""
+"""Key in a request's scope. Its value is True if the response gets no body, as for HEAD."""
 
 FIXED_HEADERS = {
     "Access-Control-Allow-Origin": "*",
@@ -36,7 +36,7 @@ DEFAULT_HEADERS = {
     # Errors and current figures can change at any time.
     "Cache-Control": "no-cache",
 }
-"""Default headers, for responses that do not set them."""
+"""Headers of responses that do not set their own."""
 
 PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, HEAD",
@@ -47,7 +47,7 @@ PREFLIGHT_HEADERS = {
 
 
 def raw_headers(headers: Mapping[str, str]) -> Headers:
-    """Return headers as ASGI has them."""
+    """Return headers as ASGI represents them."""
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
@@ -72,6 +72,6 @@ def lines(headers: Headers) -> bytes:
 
 
 def from_lines(header_lines: bytes) -> Headers:
-    """Return headers as ASGI has them, from bytes on the wire."""
+    """Parse headers from bytes on the wire."""
     pairs = (line.partition(b": ") for line in header_lines.splitlines())
     return [(name, value) for name, _, value in pairs]

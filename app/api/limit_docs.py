@@ -6,7 +6,7 @@ ASSETS_PATH = "/assets/"
 """Prefix of the paths of the documentation page's assets."""
 
 BADGES_PATH = "/api/badges/"
-"""Prefix of the paths of badges, which do not count if they are stored."""
+"""Prefix of the paths of badges. A badge from the response cache does not count."""
 
 ARGUMENTS_PER_REQUEST = 10
 """Number of query arguments that count as one request. A request for a hundred packages takes about
@@ -17,7 +17,7 @@ _UNLIMITED_PATHS = frozenset({"/health", "/ready", "/metrics"})
 
 
 def is_limited(path: str) -> bool:
-    """Return True if requests of the path count, even if nothing exists at the path.
+    """Return True if requests of the path count, whether or not the path exists.
 
     Paths for monitoring and the assets of the documentation page are not limited.
     """

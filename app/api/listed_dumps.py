@@ -15,7 +15,9 @@ SERVED_URL = "dumps/"
 """Address of the files relative to the list. It also works behind a proxy that adds a prefix."""
 
 CACHING = "public, max-age=60, stale-while-revalidate=300, stale-if-error=86400"
-"""An export is visible within a minute. If the service fails, caches may serve an old list."""
+"""`Cache-Control` of the list. An export is visible within a minute. If the service fails, caches
+may serve an old list for a day.
+"""
 
 
 def unavailable(reason: object) -> UnavailableError:
@@ -33,9 +35,9 @@ class DumpList(NamedTuple):
 
 
 class ListedDumps:
-    """The list of a folder's dumps, read again when it has changed.
+    """Caches the list of a folder's dumps, and reads it again when its file has changed.
 
-    `base_url` is the address of the folder that clients download the files from.
+    Clients download the files from `base_url`.
     """
 
     def __init__(self, folder: DumpFolder, base_url: str) -> None:
@@ -44,7 +46,7 @@ class ListedDumps:
         self._listed: DumpList | None = None
 
     async def current(self) -> DumpList:
-        """Return the list as it is now. Raises `UnavailableError`."""
+        """Return the current list. Raises `UnavailableError`."""
         try:
             # The folder may be on a network file system, which can block.
             return await asyncio.to_thread(self._current)

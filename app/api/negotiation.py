@@ -27,7 +27,7 @@ _BYTE_RANGE = re.compile(rb"\s*(\d{0,18})-(\d{0,18})\s*")
 
 
 def _qualities(header: bytes) -> dict[str, float]:
-    """Return the quality of each value of a header. One with an invalid quality gets 0."""
+    """Return the quality of each value of a header. An invalid quality counts as 0."""
     qualities = {}
     for accepted in header.decode("latin-1").lower().split(","):
         value, *parameters = (part.strip() for part in accepted.split(";"))
@@ -39,23 +39,23 @@ def _qualities(header: bytes) -> dict[str, float]:
 
 @lru_cache(maxsize=256)
 def accepted_format(accept: bytes) -> str | None:
-    """Return the format that the header prefers to JSON, or None."""
+    """Return `csv` if the header prefers CSV to JSON, or None."""
     qualities = _qualities(accept)
     others = qualities.get("*/*", 0.0)
     csv = qualities.get("text/csv", qualities.get("text/*", others))
     json = qualities.get("application/json", qualities.get("application/*", others))
-    # A wildcard gives both the same quality. Then CSV is preferred if the header names it alone.
+    # A wildcard gives both the same quality. Then prefer CSV if the header names only CSV.
     named = "text/csv" in qualities and "application/json" not in qualities
     return "csv" if csv > json or (named and csv == json and csv > 0) else None
 
 
 @lru_cache(maxsize=256)
 def preferred_encoding(accept_encoding: bytes) -> str:
-    """Return the content encoding that the header prefers, or an empty text for none.
+    """Return the content encoding that the header prefers, or "" for an uncompressed body.
 
     The order of `_COMPRESSORS` decides between encodings of equal quality. The wildcard selects an
-    encoding only if the client refuses an uncompressed body: most clients that send it can decode
-    few encodings, or none.
+    encoding only if the client refuses an uncompressed body, because most clients that send a
+    wildcard can decode few encodings, or none.
     """
     qualities = _qualities(accept_encoding)
     plain = qualities.get("identity", 0.0)
@@ -72,8 +72,8 @@ def has_byte_ranges(header: bytes) -> bool:
 
 
 def byte_range(header: bytes, size: int) -> range | None:
-    """Return the positions of the bytes that a `Range` header asks for: an empty range if there are
-    none, and None if the header does not ask for a single range.
+    """Return the positions of the bytes that a `Range` header selects, or None if the header is not
+    a single valid range. The result is empty if the range is outside of the body.
     """
     match = _BYTE_RANGE.fullmatch(header.partition(b"=")[2]) if has_byte_ranges(header) else None
     if match is None:
@@ -93,5 +93,5 @@ def matches_tag(request: Request, tag: str) -> bool:
 
 def compressed(body: bytes, encoding: str) -> bytes:
     """Compress a body by an encoding that `preferred_encoding` returned."""
-    # zstandard reserves as much memory as the body might have taken. The copy releases it.
+    # Copy the result, because zstandard reserves memory for the worst case.
     return bytes(memoryview(_COMPRESSORS[encoding](body)))

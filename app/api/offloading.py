@@ -1,4 +1,4 @@
-"""Long computations, which run in a thread so that other requests do not wait."""
+"""Runs long computations in a thread, so that other requests do not wait for them."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,9 +17,9 @@ LARGE_ITEMS = 5_000
 async def offloaded_if(
     is_large: bool, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 ) -> T:
-    """Call the function, in a thread if its work is large.
+    """Call the function: in a thread if `is_large`, else directly.
 
-    The hand-over to a thread takes 0.1 ms, as long as most responses do.
+    Starting it in a thread takes 0.1 ms, as long as most responses do.
     """
     if is_large:
         return await asyncio.to_thread(function, *args, **kwargs)

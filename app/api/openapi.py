@@ -31,7 +31,7 @@ _TEXT = {"type": "string"}
 _NUMBER = {"type": "integer"}
 
 _EXAMPLE_DETAILS = {
-    404: "There is no package 'reqeusts' with downloads in the days held.",
+    404: "There is no package 'reqeusts' with downloads in the days served.",
     429: "One client may make 10 requests per second: wait 1 s.",
     503: "The database can't be reached at the moment.",
 }
@@ -41,22 +41,25 @@ _COMMON_HEADERS = {
     "X-Data-As-Of": ("Latest published day, UTC, if there is one.", {**_TEXT, "format": "date"}),
 }
 _LIMIT_HEADERS = {
-    "X-RateLimit-Limit": ("Requests that the limit you are closest to allows.", _NUMBER),
+    "X-RateLimit-Limit": (
+        "Number of requests that the limit allows to which the client is closest.",
+        _NUMBER,
+    ),
     "X-RateLimit-Remaining": ("Number of these requests that are left.", _NUMBER),
-    "X-RateLimit-Reset": ("When the limit starts anew, in seconds since 1970.", _NUMBER),
+    "X-RateLimit-Reset": ("When the limit is reset, in seconds since 1970.", _NUMBER),
 }
 _RETRY_HEADERS = {"Retry-After": ("Seconds to wait.", _NUMBER)}
 _RANGE_HEADERS = {"Content-Range": ("Position of the part in the body, and its size.", _TEXT)}
 _DATA_HEADERS = {
     "Cache-Control": ("How long the response may be cached.", _TEXT),
-    "ETag": ("For `If-None-Match`: changes when the data does.", _TEXT),
+    "ETag": ("Tag to send in `If-None-Match`. It changes with the data.", _TEXT),
     "Last-Modified": ("When the data was published.", _TEXT),
 }
 _HEADERS = _COMMON_HEADERS | _LIMIT_HEADERS | _RETRY_HEADERS | _RANGE_HEADERS | _DATA_HEADERS
 
 
 def describe(app: FastAPI, settings: Settings, endpoints: Endpoints, events: KnownEvents) -> None:
-    """Give the app its OpenAPI document, with the settings that concern clients."""
+    """Set the app's OpenAPI document, which includes the settings that concern clients."""
     # FastAPI documents this as the way to extend the document.
     app.openapi = cache(  # type: ignore[method-assign]
         partial(_document, app, settings, endpoints, events)
@@ -72,7 +75,7 @@ def _document(
         description=describe_service(settings, events),
         routes=app.routes,
         tags=[{"name": name, "description": meaning} for name, meaning in _TAGS.items()],
-        # Relative to the document, so it is right behind a proxy that adds a prefix.
+        # The address is relative to the document, so it also works behind a proxy with a prefix.
         servers=[{"url": "."}],
     )
     data_paths = {endpoint.path for endpoint in endpoints}
@@ -82,16 +85,16 @@ def _document(
             names += _LIMIT_HEADERS
         for operation in operations.values():
             parameters = operation.get("parameters", [])
-            # Generated clients take arguments by position. Those that series share come last.
+            # Generated clients take arguments by position. Put those that all series share last.
             parameters.sort(key=lambda one: one["name"] in SeriesQuery.model_fields)
             for parameter in parameters:
                 _correct_parameter(parameter)
             responses = operation["responses"]
-            # FastAPI adds a 422 to all routes with arguments, also if any text is valid.
+            # FastAPI adds a 422 to all routes with arguments, also if any value is valid.
             if "HTTPValidationError" in str(responses.get("422")):
                 del responses["422"]
             if "206" in responses:
-                # With other content, generated calls would return a union of types.
+                # With different content, calls in generated clients would return a union of types.
                 responses["206"]["content"] = responses["200"]["content"]
             for status, response in responses.items():
                 _describe_response(int(status), response, names, is_data=path in data_paths)
@@ -113,7 +116,7 @@ def _document(
 
 
 def _widen_numbers(schema: Any) -> None:
-    """Give all numbers 64 bits: counts and sizes exceed the 32 bits that generators choose."""
+    """Declare all numbers as 64-bit. Client generators default to 32 bits, which counts exceed."""
     if isinstance(schema, dict):
         if schema.get("type") == "number":
             schema["format"] = "double"
@@ -145,7 +148,7 @@ def _correct_parameter(parameter: dict[str, Any]) -> None:
 def _describe_response(
     status: int, response: dict[str, Any], names: list[str], *, is_data: bool
 ) -> None:
-    """Add the headers to a response, and to an error its media type and an example."""
+    """Add the headers to a response. Add the media type and an example to an error."""
     if status >= 400:
         example = _example_problem(status, response["description"])
         response["content"] = {
@@ -162,11 +165,11 @@ def _describe_response(
 
 def _example_problem(status: int, meaning: str) -> object:
     errors = None
-    # A meaning that the route has of its own is the better example.
+    # If the route has its own description of the status, use it as the example.
     detail = _EXAMPLE_DETAILS.get(status, meaning) if meaning == MEANINGS[status] else meaning
     if status == InvalidArgumentsError.status:
         errors = [ArgumentError("period", "Input should be 'day', 'week' or 'month'")]
         detail = InvalidArgumentsError(errors).detail
     example = json.loads(bytes(problem(status, detail, errors).body))
-    # The id must not be that of the request that asks for the document first.
+    # Replace the id of the request that was the first to request the document.
     return {**example, "request_id": "5f0c1f3b9a6e4d72"}

@@ -1,4 +1,4 @@
-"""Rendered bodies, which handlers return, and the parts that payload models share."""
+"""Rendered bodies, which handlers return, and parts shared by the payload models."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, cast
@@ -20,7 +20,9 @@ class Rendered(NamedTuple):
     body: bytes
     media_type: bytes = JSON
     is_cacheable: bool = True
-    """False if clients can request any number of such responses and no other client needs them."""
+    """False if a client can request any number of such responses, and other clients do not need
+    them.
+    """
 
 
 class Payload(BaseModel):
@@ -32,7 +34,7 @@ class Payload(BaseModel):
 
 
 def without_default(schema: JsonDict) -> None:
-    """Document a property that may be missing, without the value that the model has then."""
+    """Document a property as optional, without the default value of the model."""
     schema.pop("default")
 
 

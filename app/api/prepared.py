@@ -19,7 +19,7 @@ class Body(NamedTuple):
 
 
 class PreparedContent:
-    """Content that is created once, and compressed once per encoding, at its first request."""
+    """Content that the first request creates, and that is compressed once per encoding."""
 
     def __init__(
         self, create: Callable[[], bytes], media_type: str, headers: Mapping[str, str] | None = None

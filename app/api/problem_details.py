@@ -1,4 +1,4 @@
-"""Errors as responses, all in one format: RFC 9457's problem details."""
+"""Responses for all errors, in the format of RFC 9457 (problem details)."""
 
 import logging
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-# Python before 3.13 has other phrases for these, from RFCs that were replaced.
+# Python before 3.13 has the phrases of older RFCs for these.
 _TITLES = {status: status.phrase for status in HTTPStatus} | {
     413: "Content Too Large",
     414: "URI Too Long",
@@ -45,10 +45,10 @@ MEANINGS = {
 }
 
 _SUCCESSES: dict[int, dict[str, Any]] = {
-    206: {"description": "The bytes of the 200's body that `Range` selects."},
+    206: {"description": "The part of the body that `Range` selects."},
     # Without content, generated Python clients would return `Any`.
     304: {
-        "description": "Empty: the body that `If-None-Match` names is still current.",
+        "description": "Empty, because the body that the client has is still current.",
         "content": {"text/plain": {"schema": {"type": "string", "maxLength": 0}}},
     },
 }
@@ -71,18 +71,18 @@ class Problem(BaseModel):
     status: int = Field(description="Status of the response.", examples=[404])
     detail: str = Field(description="What happened.", examples=["There is no package 'reqeusts'."])
     request_id: str = Field(
-        description="Id of this request: also in its `X-Request-ID`, and in the log.",
+        description="Id of this request. It is also in the `X-Request-ID` header and in the log.",
         examples=["5f0c1f3b9a6e4d72"],
     )
     errors: list[Fault] = Field(
         [],
-        description="With status 422: each argument that is wrong.",
+        description="All arguments with an invalid value. Present with status 422.",
         json_schema_extra=without_default,
     )
 
 
 def documented(*statuses: int, not_found: str = MEANINGS[404]) -> dict[int | str, dict[str, Any]]:
-    """Return these statuses as FastAPI documents responses. `not_found` explains a 404."""
+    """Return FastAPI's documentation of these statuses. `not_found` describes the 404."""
     meanings = {**MEANINGS, 404: not_found}
     return {
         status: _SUCCESSES.get(status) or {"model": Problem, "description": meanings[status]}
@@ -130,7 +130,7 @@ def timed_out(seconds: float) -> UnavailableError:
 
 
 def unexpected_answer() -> Response:
-    """Return a 500 without details, which are in the log."""
+    """Return a 500. Only the log has the details."""
     return problem(500, MEANINGS[500])
 
 
@@ -148,6 +148,6 @@ def install(app: FastAPI) -> None:
         headers = dict(error.headers or {})
         detail = error.detail
         if error.status_code == 405:
-            detail = "This path answers to the methods in the Allow header."
+            detail = "This path allows only the methods in the Allow header."
             headers["Allow"] = "GET, HEAD"
         return problem(error.status_code, detail, headers=headers)

@@ -1,4 +1,4 @@
-"""The query arguments of endpoints: their models, how they are read, and their canonical form."""
+"""Models of query arguments, with their parsing and their canonical form."""
 
 import csv
 import re
@@ -17,7 +17,7 @@ from app.domain.downloads import Window
 from app.errors import ArgumentError, InvalidArgumentsError
 
 FORMAT = "format"
-"""Argument that takes precedence over the `Accept` header."""
+"""Argument that selects the format. It takes precedence over the `Accept` header."""
 
 
 def _check_digits(value: object) -> object:
@@ -27,7 +27,8 @@ def _check_digits(value: object) -> object:
 
 
 WholeNumber = Annotated[int, BeforeValidator(_check_digits)]
-"""A number in ASCII digits. Python also reads signs, spaces, `1_0` and digits of other scripts."""
+"""A number in ASCII digits. `int` would also accept signs, spaces, `1_0` and other scripts' digits.
+"""
 
 
 class EndpointQuery(BaseModel):
@@ -36,14 +37,14 @@ class EndpointQuery(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     arbitrary: ClassVar[frozenset[str]] = frozenset()
-    """Names of the arguments whose values clients can make up without end."""
+    """Names of the arguments of which clients can invent any number of valid values."""
 
     @classmethod
     def parse(cls, query: bytes, accepted_format: str | None) -> Self:
         """Validate a query string.
 
         An empty argument counts as omitted, and the first value of a repeated argument counts.
-        `accepted_format` applies where the query names no format. Raises `InvalidArgumentsError`.
+        `accepted_format` applies if the query has no format. Raises `InvalidArgumentsError`.
         """
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True) if query else []
         values: dict[str, Any] = {}
@@ -64,7 +65,7 @@ class EndpointQuery(BaseModel):
             raise invalid_arguments(error) from None
 
     def canonical(self, window: Window) -> Self:
-        """Return the model to which all queries with the same answer are equal.
+        """Return the canonical form. All queries with the same answer have equal canonical forms.
 
         `window` is the range of days that is served.
         """
@@ -137,11 +138,11 @@ def invalid_arguments(error: ValidationError, name: str = "") -> InvalidArgument
 
 
 async def require_json(request: Request) -> None:
-    """Dependency of all routes that FastAPI answers."""
+    """Reject other formats than JSON. All routes that FastAPI answers depend on this function."""
     check_json_format(request.query_params.get(FORMAT))
 
 
 def check_json_format(value: str | None) -> None:
-    """Raise `InvalidArgumentsError` if a response that is always JSON is requested otherwise."""
+    """Raise `InvalidArgumentsError` if a client requests another format than JSON."""
     if value and value.lower() != "json":
         raise InvalidArgumentsError([ArgumentError(FORMAT, "Input should be 'json'")])

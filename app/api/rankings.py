@@ -1,4 +1,4 @@
-"""Packages with most downloads, and packages that grow most."""
+"""The packages with most downloads, and those whose downloads grow most."""
 
 from datetime import timedelta
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ from app.api.statistics import Statistics
 from app.domain.rankings import RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
 
 SHARE_DECIMALS = 6
-"""Decimals of a share. The last of a thousand packages has some 0.0002 of all downloads."""
+"""Decimals of a share. The thousandth package has about 0.0002 of all downloads."""
 
 GROWTH_DECIMALS = 4
 
@@ -31,13 +31,15 @@ class LimitQuery(TableQuery):
 
 
 class TopQuery(LimitQuery):
-    period: Period = Field(Period.MONTH, description="Days that end with the latest published one.")
+    period: Period = Field(
+        Period.MONTH, description="Period that ends with the latest published day."
+    )
 
 
 def is_usual(limit: int) -> bool:
-    """Return True if many clients are likely to request this limit.
+    """Return True for round limits, which many clients are likely to request.
 
-    Responses with other limits are not cached: one client could request each of a thousand.
+    Responses with other limits are not cached, because one client could request each of a thousand.
     """
     return limit % 100 == 0 or (limit < 100 and limit % 10 == 0)
 
@@ -47,7 +49,9 @@ class TopPackage(BaseModel):
 
     downloads: int = Field(description="Number of downloads.", ge=1)
     package: PackageField
-    rank: int = Field(description="1 has most downloads. Equal ones are ranked by name.", ge=1)
+    rank: int = Field(
+        description="Rank by downloads, 1 for the most. Equal counts are ranked by name.", ge=1
+    )
     share: float = Field(
         description=f"Share of all packages' downloads, rounded to {SHARE_DECIMALS} decimals.",
         ge=0,
@@ -76,8 +80,8 @@ class TrendingPackage(BaseModel):
     """A package and its downloads in two weeks, known mirrors excluded."""
 
     growth: float = Field(
-        description="Change from the previous week to the last, as a ratio to the previous one: "
-        f"0.5 is half as many again. Rounded to {GROWTH_DECIMALS} decimals.",
+        description="Increase from the previous week to the last, as a ratio to the previous one, "
+        f"rounded to {GROWTH_DECIMALS} decimals: 0.5 is an increase by half.",
         ge=0,
     )
     last_week: int = Field(description="Downloads in the latest 7 days.", ge=1)
@@ -85,7 +89,9 @@ class TrendingPackage(BaseModel):
     previous_week: int = Field(
         description="Downloads in the 7 days before.", ge=TREND_FLOOR_DOWNLOADS
     )
-    rank: int = Field(description="1 grew most. Equal growth is ranked by name.", ge=1)
+    rank: int = Field(
+        description="Rank by growth, 1 for the largest. Equal growth is ranked by name.", ge=1
+    )
 
 
 class TrendingPackages(Payload):
@@ -102,8 +108,8 @@ class TrendingPackages(Payload):
     )
 
     data: list[TrendingPackage] = Field(
-        description="Ordered by rank. Empty if the two weeks can't be compared: while one of the "
-        "14 days is not published, or an event of the kind `definition` falls on one of them."
+        description="Ordered by rank. Empty if the two weeks can't be compared, because one of "
+        "the 14 days is not published or has an event of the kind `definition`."
     )
     type: Literal["trending_packages"]
 
@@ -127,10 +133,11 @@ async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Re
     "/trending",
     TrendingPackages,
     summary="Packages that grow most",
-    description="The packages whose downloads grew most from the 7 days before to the latest 7 "
-    f"days. They have at least {TREND_FLOOR_DOWNLOADS:,} in each: below, a single build job makes "
-    "a trend. There are none while PyPI's definition of a download changed within the two weeks "
-    "(`/api/events`), unless all of these days are counted by the same rule.",
+    description="The packages whose downloads grew most from the previous 7 days to the latest 7 "
+    f"days. Only packages with at least {TREND_FLOOR_DOWNLOADS:,} downloads in each week are "
+    "ranked, because below that a single build job makes a trend. The list is empty if PyPI's "
+    "definition of a download changed within the two weeks (`/api/events`), unless all of these "
+    "days are counted by the same rule.",
     ok=csv_too("growth,last_week,package,previous_week,rank\n1.5312,253120,requests,100000,1\n"),
 )
 async def trending(query: Annotated[LimitQuery, Query()], statistics: Statistics) -> Rendered:
@@ -152,7 +159,7 @@ def _render(query: LimitQuery, payload: TopPackages | TrendingPackages) -> Rende
 
 
 def are_comparable(statistics: Statistics, days: int) -> bool:
-    """Return True if the latest `days` published days were counted by the same definition."""
+    """Return True if the latest `days` days were counted by the same definition of a download."""
     before = statistics.publication.latest_day - timedelta(days=days)
     rules = statistics.publication.counted_files.items()
     return statistics.events.are_comparable({day: rule for day, rule in rules if day > before})

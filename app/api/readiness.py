@@ -1,4 +1,4 @@
-"""The check of readiness, which asks the database at most once per second."""
+"""The readiness check, which queries the database at most once per second."""
 
 import asyncio
 from time import monotonic
@@ -7,8 +7,8 @@ from app.db.migrations import check_migrated
 from app.db.pool import ReadPool
 from app.errors import DatabaseUnavailableError, OperatorError, UnavailableError
 
-KEPT_SECONDS = 1.0
-"""How long a result is reused. The endpoint has no rate limit."""
+REUSE_SECONDS = 1.0
+"""How long a result is reused, because the endpoint has no rate limit."""
 
 TIMEOUT_SECONDS = 3.0
 
@@ -17,15 +17,15 @@ class ReadinessCheck:
     def __init__(self, pool: ReadPool) -> None:
         self._pool = pool
         self._lock = asyncio.Lock()
-        self._checked = float("-inf")
+        self._checked_at = float("-inf")
         self._reason: str | None = None
 
     async def check(self) -> None:
-        """Raise `UnavailableError`, with the reason, if requests can't be answered."""
+        """Raise `UnavailableError` with the reason if the service can't answer requests."""
         async with self._lock:
-            if monotonic() - self._checked > KEPT_SECONDS:
+            if monotonic() - self._checked_at > REUSE_SECONDS:
                 self._reason = await self._find_reason()
-                self._checked = monotonic()
+                self._checked_at = monotonic()
         if self._reason:
             raise UnavailableError(self._reason)
 

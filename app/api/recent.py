@@ -28,12 +28,14 @@ class Period(Choice):
 
 
 class RecentQuery(TableQuery):
-    period: Period | None = Field(None, description="All three when left out.")
+    period: Period | None = Field(
+        None, description="Period of the count that is returned. All three by default."
+    )
 
 
 class RecentCounts(BaseModel):
-    """Downloads up to and including the latest published day, known mirrors excluded. Only the one
-    asked for when `period` is given.
+    """Downloads up to and including the latest published day, known mirrors excluded. With `period`
+    only the requested count is present.
     """
 
     last_day: int = Field(0, description="On that day.", ge=0, json_schema_extra=without_default)
@@ -42,7 +44,7 @@ class RecentCounts(BaseModel):
 
 
 def columns(period: Period | None) -> tuple[str, ...]:
-    """Return the columns of the table: the package, and one period or all."""
+    """Return the columns of the table: the package and the requested counts."""
     keys = (f"last_{period}",) if period else ("last_day", "last_month", "last_week")
     return ("package", *keys)
 
@@ -50,7 +52,7 @@ def columns(period: Period | None) -> tuple[str, ...]:
 def payload(
     package: str, counts: downloads.RecentDownloads, period: Period | None = None
 ) -> dict[str, Any]:
-    """Return the payload of one package, with one period or all."""
+    """Return the payload of one package, with the requested counts."""
     data = {name: getattr(counts, name) for name in columns(period)[1:]}
     return {"data": data, "package": package, "type": "recent_downloads"}
 

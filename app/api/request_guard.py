@@ -1,4 +1,4 @@
-"""A time limit for the requests that FastAPI answers, and responses to their failures."""
+"""A time limit for the requests that FastAPI answers, and error responses if they fail."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ class RequestGuardMiddleware:
             return
         started = False
 
-        async def note_and_send(message: Message) -> None:
+        async def end_timeout_and_send(message: Message) -> None:
             nonlocal started
             if not started:
                 started = True
@@ -34,7 +34,7 @@ class RequestGuardMiddleware:
         deadline = asyncio.timeout(self._timeout_seconds)
         try:
             async with deadline:
-                await self._app(scope, receive, note_and_send)
+                await self._app(scope, receive, end_timeout_and_send)
         except Exception as error:
             if started:
                 # The response has started, so the server closes the connection.

@@ -1,4 +1,4 @@
-"""Packages by the beginning of a name, or by a name misspelt."""
+"""Search for packages by the beginning of their name, or by a misspelt name."""
 
 import re
 from typing import Annotated, Literal
@@ -27,12 +27,12 @@ class SearchResult(BaseModel):
     last_month: int = Field(description="Downloads in 30 days.", ge=0)
     package: PackageField
     rank: int | None = Field(
-        description="Rank by those downloads, among all packages; null without any.", ge=1
+        description="Rank by these downloads, among all packages. Null without downloads.", ge=1
     )
 
 
 class SearchResults(Payload):
-    """The packages that a search found, the first ones or those after a cursor."""
+    """One page of the packages that a search found."""
 
     model_config = example(
         {
@@ -46,20 +46,20 @@ class SearchResults(Payload):
     )
 
     data: list[SearchResult] = Field(
-        description="The package of that name comes first, then those whose names begin so, then "
-        "those whose names resemble it; all by downloads."
+        description="The package with exactly this name comes first, then packages whose names "
+        "begin with it, then packages with similar names. Each group is ordered by downloads."
     )
-    next_cursor: str | None = Field(description="Cursor of the next page; null on the last one.")
+    next_cursor: str | None = Field(description="Cursor of the next page. Null on the last one.")
     type: Literal["search_results"]
 
 
 def beginning_of_name(text: str) -> str:
     """Normalise the beginning of a name. Raises `ValueError` if it contains no letter or digit.
 
-    Characters before the first letter or digit are dropped. Characters after the last one are
-    kept where names can contain them: `flask-` differs from `flask`, and `flask!` does not.
+    Characters before the first letter or digit are dropped. After the last one, only characters
+    that names can contain count: `flask-` differs from `flask`, and `flask!` does not.
     """
-    # Only ASCII letters have a lower case here: that of the Kelvin sign is the letter k.
+    # Lower ASCII letters only: lower() turns the Kelvin sign into the ASCII letter k.
     lower = "".join(character.lower() if character.isascii() else "-" for character in text)
     ending = _BEHIND_NAMES.sub("", lower)
     beginning = _NOT_IN_NAMES.sub("-", ending).removeprefix("-")
@@ -69,7 +69,7 @@ def beginning_of_name(text: str) -> str:
 
 
 def cursor_of(position: SearchPosition) -> str:
-    """Return the cursor of the results after a position."""
+    """Return the cursor for the results after a position."""
     return f"{position.tier:d}:{position.rank}:{position.package}"
 
 
@@ -88,7 +88,7 @@ def _check_cursor(cursor: str) -> str:
 
 class SearchQuery(EndpointQuery):
     q: Annotated[str, AfterValidator(beginning_of_name)] = Field(
-        description="The beginning of a name in any spelling, or a name misspelt.",
+        description="Beginning of a name in any spelling, or a misspelt name.",
         examples=["reqeusts"],
         min_length=1,
         max_length=MAX_NAME_CHARACTERS,
@@ -96,24 +96,25 @@ class SearchQuery(EndpointQuery):
     )
     limit: WholeNumber = Field(20, description="Maximum number of packages per page.", ge=1, le=100)
     cursor: Annotated[str, AfterValidator(_check_cursor)] | None = Field(
-        None, description="The `next_cursor` of the page before, of the same search."
+        None, description="The `next_cursor` of the previous page of the same search."
     )
 
 
 @router.endpoint(
     "/search",
     SearchResults,
-    summary="Packages by the beginning of a name, or nearly so",
-    description="The package of that name, then those whose names begin so, then those whose names "
-    f"resemble it, which are looked for among the {POPULAR_PACKAGES:,} with most downloads. All of "
-    "them are ordered by downloads. `reqeusts` finds `requests`.\n\n"
-    "While nothing is published, the pages add up to the whole, each package once. A cursor from "
-    "before a publish goes on at the same rank: a package that passed it may be missed, or come "
-    "twice.",
+    summary="Packages by the beginning of their name, or by a similar name",
+    description="Returns the package with exactly this name, then packages whose names begin with "
+    "it, then packages with similar names. Each group is ordered by downloads. Similar names are "
+    f"searched among the {POPULAR_PACKAGES:,} packages with most downloads: `reqeusts` finds "
+    "`requests`.\n\n"
+    "The pages together contain each package once, unless a day is published meanwhile. A cursor "
+    "from before a publish continues at the same rank, so a package whose rank passed it may be "
+    "missing or appear twice.",
 )
 async def search(query: Annotated[SearchQuery, Query()], statistics: Statistics) -> Rendered:
     after = parse_cursor(query.cursor) if query.cursor else START
-    # One more than requested shows if there is another page.
+    # Read one more than requested, to find out if there is another page.
     matches = await statistics.rankings.search(
         query.q, query.limit + 1, after, by_trigrams=statistics.publication.has_trigrams
     )

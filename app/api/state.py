@@ -1,4 +1,4 @@
-"""The objects that FastAPI's routes use, injected into them as one typed value."""
+"""The objects that FastAPI's routes use. They are injected into the routes as one typed value."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class State:
     publication: Callable[[], Publication | None]
     published_data: Callable[[], PublishedData]
     next_run: Callable[[], datetime | None]
-    """Returns when the ingest job runs next, or None if it is not scheduled."""
+    """Function that returns the next run of the ingest job, or None if it is not scheduled."""
 
     next_reading: Callable[[HeldDay], datetime]
     next_check: Callable[[PublishedDay], datetime]

@@ -1,4 +1,4 @@
-"""Published statistics, read from one publication."""
+"""Statistics that a handler reads, all of one publication."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -40,9 +40,9 @@ class StatisticsReader:
     ) -> tuple[Result, Publication]:
         """Compute a result, and return it with the publication that it was computed from.
 
-        That is usually the expected one, and one query is enough. If the query saw another one,
-        because a publish was committed meanwhile or several replicas share an address, publication
-        and result are read in one snapshot. Raises a `RequestError`.
+        Usually that is the expected one, and one query is enough. The query may see another one, if
+        a publish was committed meanwhile or several replicas share an address. Then publication and
+        result are read again, in one snapshot. Raises a `RequestError`.
         """
         if expected:
             with suppress(OtherPublicationError):
@@ -55,7 +55,7 @@ class StatisticsReader:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[DownloadsRepository]:
-        """Read several things from one state of the database."""
+        """Open a snapshot, in which all queries see the same state of the database."""
         async with self.pool.snapshot() as connection:
             yield self.downloads.reading(connection, None)
 

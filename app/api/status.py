@@ -22,7 +22,7 @@ router = APIRouter(tags=["status"])
 
 
 class StoredValue(BaseModel):
-    """A payload that is built from an object with attributes of the same names."""
+    """A model that is created from an object with attributes of the same names."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -43,9 +43,10 @@ class Partition(StoredValue):
     modified_at: dt.datetime
 
 
-CheckedAt = Annotated[dt.datetime, Field(description="When it was last read or checked.")]
+CheckedAt = Annotated[dt.datetime, Field(description="When the day was last read or checked.")]
 NextCheck = Annotated[
-    dt.datetime, Field(description="When it is checked, and read if its partition has changed.")
+    dt.datetime,
+    Field(description="When the day is checked again, and read if its partition has changed."),
 ]
 
 
@@ -53,14 +54,14 @@ class DoubtfulDay(StoredValue):
     """A day whose figures deviate from those of its neighbours."""
 
     day: dt.date
-    reason: str = Field(description="How it deviates from what is plausible.")
+    reason: str = Field(description="How the figures deviate from plausible ones.")
     packages: int = Field(description="Packages downloaded on that day, as read from the source.")
     downloads: int = Field(description="Downloads of that day, known mirrors excluded.")
     partition: Partition | None = Field(description="Null if the source has no partitions.")
 
 
 class HeldDay(DoubtfulDay):
-    """A day that was read and is not published, since it does not look plausible."""
+    """A day that was read but is not published, because its figures are not plausible."""
 
     held_since: dt.datetime
     read_at: CheckedAt
@@ -80,22 +81,24 @@ class LastRun(StoredValue):
 
     day: dt.date
     started_at: dt.datetime
-    ended_at: dt.datetime | None = Field(description="Null if it has not ended by itself.")
+    ended_at: dt.datetime | None = Field(
+        description="Null while the run has not ended, and if its process was killed."
+    )
     outcome: RunOutcome
 
 
 class Status(BaseModel):
-    """The days that are published, within the days served."""
+    """The published, held and missing days."""
 
-    sample: bool = Field(description="True if the figures are sample data, to try the service.")
+    sample: bool = Field(description="True if the figures are made up: sample data.")
     sources: list[str] = Field(description="Where the days came from.", examples=[["bigquery"]])
     counted_files: list[CountedFiles] = Field(
-        description="Which files' downloads were counted: `all` that PyPI has logged, or "
-        "`artifacts`. With both, days until 24 August 2026 are not all comparable.",
+        description="Files whose downloads were counted: `all` that PyPI logged, or `artifacts`. "
+        "If both are listed, the days until 24 August 2026 are not all comparable.",
         examples=[["all"]],
     )
-    first_day: dt.date | None = Field(description="First published day; null when none is.")
-    latest_day: dt.date | None = Field(description="Latest published day; null when none is.")
+    first_day: dt.date | None = Field(description="First published day. Null if there is none.")
+    latest_day: dt.date | None = Field(description="Latest published day. Null if there is none.")
     published_at: dt.datetime | None = Field(description="When the latest day was published.")
     days: int = Field(description="Number of published days.")
     gaps: list[dt.date] = Field(description="Unpublished days between the first and the latest.")
@@ -103,16 +106,19 @@ class Status(BaseModel):
     downloads: int = Field(description="Downloads of that day, known mirrors excluded.")
     recent_days: list[RecentDay] = Field(description="The last 14 published days, latest first.")
     held: list[HeldDay] = Field(
-        description="Days that were read and do not look plausible, oldest first. They are not "
-        "served, and are read again."
+        description="Days whose figures are not plausible, oldest first. They are not served, and "
+        "are read again."
     )
     suspect: list[SuspectDay] = Field(
-        description="Published days that deviate from their neighbours, oldest first: incomplete "
-        "days, and the first weeks of a new level. They are checked again."
+        description="Published days whose figures deviate from those of their neighbours, oldest "
+        "first. Such a day may be incomplete, or in the first weeks of a new level of downloads. "
+        "It is checked again."
     )
     events: list[Event] = Field(description="Known breaks in these days' figures, newest first.")
-    last_run: LastRun | None = Field(description="The last ingest; null before the first.")
-    next_run: dt.datetime | None = Field(description="When the job runs next; null without it.")
+    last_run: LastRun | None = Field(description="The last ingest. Null before the first one.")
+    next_run: dt.datetime | None = Field(
+        description="When the ingest job runs next. Null if it is not scheduled."
+    )
 
 
 class Index(BaseModel):
@@ -123,8 +129,8 @@ class Index(BaseModel):
     docs: str = Field(description="Path of the page that documents and tries the endpoints.")
     openapi: str = Field(description="Path of the OpenAPI document.")
     status: str = Field(description="Path of the list of published days.")
-    data_as_of: dt.date | None = Field(description="Latest published day; null when none is.")
-    sample: bool = Field(description="True if the figures are sample data, to try the service.")
+    data_as_of: dt.date | None = Field(description="Latest published day. Null if there is none.")
+    sample: bool = Field(description="True if the figures are made up: sample data.")
 
 
 class Readiness(BaseModel):
@@ -208,7 +214,7 @@ async def index(request: Request, state: InjectedState) -> Index:
 
 @router.get("/health", operation_id="get_health", summary="Health of the process")
 async def health() -> Health:
-    """Answers as long as the process is up."""
+    """Returns 200 while the process is running."""
     return Health(status="ok")
 
 
@@ -219,7 +225,7 @@ async def health() -> Health:
     responses=documented(500, 503),
 )
 async def ready(state: InjectedState) -> Readiness:
-    """Answers if requests can be answered. Load balancers use it."""
+    """Returns 200 if the service can answer requests, else 503. It is meant for load balancers."""
     await state.readiness.check()
     return Readiness(status="ready")
 
@@ -231,7 +237,7 @@ async def ready(state: InjectedState) -> Readiness:
     response_class=PlainTextResponse,
 )
 async def metrics(request: Request, state: InjectedState) -> Response:
-    """Figures of the service itself, for Prometheus. OpenMetrics is available with `Accept`."""
+    """Metrics of the service itself. `Accept` selects the format of Prometheus or OpenMetrics."""
     accept = ",".join(request.headers.getlist("accept"))
     content, media_type = exposition(state.published_data(), accept)
     return Response(content, headers={"Vary": "Accept"}, media_type=media_type)

@@ -1,4 +1,4 @@
-"""A package's figures in one answer."""
+"""A package's figures in one response."""
 
 import datetime as dt
 from typing import Literal
@@ -27,17 +27,18 @@ class BreakdownLink(BaseModel):
 
 
 class Change(BaseModel):
-    """Change from the days before to the latest ones, as a ratio to those before, rounded to 4
-    decimals: -0.25 is a quarter less. Null without a download before, with an unpublished day, or
-    with an event of the kind `definition` on one of the days, unless all are counted by one rule.
+    """Change of the downloads from the previous period to the latest one, as a ratio to the
+    previous one, rounded to 4 decimals: -0.25 is a quarter less. Null if the previous period has no
+    downloads, if a day is not published, or if an event of the kind `definition` is on one of the
+    days, unless all of them are counted by the same rule.
     """
 
-    month: float | None = Field(description="The latest 30 days against the 30 before.", ge=-1)
-    week: float | None = Field(description="The latest 7 days against the 7 before.", ge=-1)
+    month: float | None = Field(description="Change to the latest 30 days.", ge=-1)
+    week: float | None = Field(description="Change to the latest 7 days.", ge=-1)
 
 
 class Peak(BaseModel):
-    """The day with most downloads, the first of them where several have as many."""
+    """The day with most downloads. If several days have equally many, it is the first of them."""
 
     date: dt.date = Field(description="UTC day.")
     downloads: int = Field(description="Number of downloads.", ge=1)
@@ -54,25 +55,27 @@ class AllRecentCounts(BaseModel):
 
 
 class Summary(BaseModel):
-    """Figures of the days held, known mirrors excluded."""
+    """Figures of the days served, known mirrors excluded."""
 
-    breakdowns: list[BreakdownLink] = Field(description="The time series by category with days.")
+    breakdowns: list[BreakdownLink] = Field(
+        description="The series by category that this instance has figures for."
+    )
     change: Change
-    downloads: int = Field(description="In all days held.", ge=0)
+    downloads: int = Field(description="Downloads in all days served.", ge=0)
     events: list[Event] = Field(description="Known breaks in these days' figures, newest first.")
-    first_date: dt.date | None = Field(description="First day with a download; null without any.")
-    latest_date: dt.date | None = Field(description="Latest such day; null without any.")
+    first_date: dt.date | None = Field(description="First day with a download. Null without any.")
+    latest_date: dt.date | None = Field(description="Last day with a download. Null without any.")
     peak: Peak | None = Field(description="Null without any download.")
     rank: int | None = Field(
-        description="Rank by downloads in the latest 30 days, among all packages: 1 has most, "
-        "equal ones are ranked by name. Null without any, and for `__all__`.",
+        description="Rank by downloads in the latest 30 days among all packages, 1 for the most. "
+        "Equal counts are ranked by name. Null without downloads, and for `__all__`.",
         ge=1,
     )
     recent: AllRecentCounts
 
 
 class PackageSummary(Payload):
-    """A package's figures in one answer."""
+    """A package's figures in one response."""
 
     model_config = example(
         {
@@ -97,10 +100,10 @@ class PackageSummary(Payload):
     type: Literal["package_summary"]
 
 
-@router.endpoint("/{package}", PackageSummary, summary="A package's figures in one answer")
+@router.endpoint("/{package}", PackageSummary, summary="A package's figures in one response")
 async def summary(package: Package, statistics: Statistics) -> Rendered:
-    """Recent downloads and how they changed, all downloads of the days held, the peak, the rank,
-    and which breakdowns there are.
+    """Recent downloads and their change, all downloads of the days served, the peak, the rank, and
+    the available breakdowns.
     """
     found = await statistics.rankings.summary(package)
     if found is None:
@@ -131,5 +134,5 @@ async def summary(package: Package, statistics: Statistics) -> Rendered:
 
 
 def _change(statistics: Statistics, days: int, now: int, before: int | None) -> float | None:
-    """Return the change between the two halves of the latest days, if they are comparable."""
+    """Return the change from `before` to `now`, or None if the days are not comparable."""
     return ratio_of_change(now, before) if before and are_comparable(statistics, days) else None

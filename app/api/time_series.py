@@ -1,4 +1,4 @@
-"""Downloads of a package by day: what all series share, and those with and without mirrors."""
+"""Downloads of a package by day: parts shared by all series, and the endpoint `overall`."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -24,11 +24,12 @@ from app.errors import ArgumentError, InvalidArgumentsError
 router = EndpointRouter("/api/packages/{package}", "packages")
 
 MAX_ITEMS = 50_000
-"""Maximum number of items in a response. The default ones of all endpoints have fewer."""
+"""Maximum number of items in a response. Without arguments, all endpoints return fewer."""
 
 MAX_CATEGORIES = 250
-"""Maximum number of categories in a series. Clients can send a thousand Python versions. Those with
-the most downloads are shown, and the others count as `other`, or without it as `null`.
+"""Maximum number of categories in a response: installers can report a thousand Python versions. The
+categories with most downloads are shown. The others count as `other`, or as `null` if the breakdown
+has no `other`.
 """
 
 
@@ -47,20 +48,21 @@ class SeriesQuery(TableQuery):
     arbitrary: ClassVar = frozenset({"start_date", "end_date"})
 
     start_date: Day | None = Field(
-        None, description="First day, UTC. By default the first one that is served."
+        None, description="First day (UTC). By default the first day that is served."
     )
     end_date: Day | None = Field(
-        None, description="Last day, included. By default the latest published one."
+        None, description="Last day (UTC), included. By default the latest published day."
     )
     fill: Fill | None = Field(
         None,
-        description="`zero` adds the published days without a download to each category that has "
-        "some in the range.",
+        description="`zero` adds an item of 0 for each published day without a download, to each "
+        "category with downloads in the range.",
     )
     interval: Interval = Field(
         Interval.DAY,
-        description="Sums of ISO weeks, by their Monday, or of calendar months, by their first "
-        "day. Those with a day outside the range, or an unpublished one, are left out.",
+        description="Period of each item. An ISO week is dated by its Monday, and a calendar month "
+        "by its first day. A week or month is omitted if one of its days is outside the range or "
+        "not published.",
     )
 
     @field_validator("end_date")
@@ -90,7 +92,7 @@ class SeriesQuery(TableQuery):
 
     @property
     def needs_known_days(self) -> bool:
-        """True if the response depends on which days are published, besides their downloads."""
+        """True if the response depends on published days without downloads."""
         return bool(self.fill) or self.interval is not Interval.DAY
 
     def shape(self, found: SeriesResult, category: str | None) -> Series:
@@ -110,8 +112,8 @@ class SeriesQuery(TableQuery):
 def check_items(count: int, parameter: str) -> None:
     """Raise `InvalidArgumentsError` if a response would have too many items."""
     if count > MAX_ITEMS:
-        message = f"would make {count:,} items, of {MAX_ITEMS:,} at most: "
-        message += "ask for one category, or for fewer days or packages"
+        message = f"would make {count:,} items, and a response has at most {MAX_ITEMS:,}: "
+        message += "request one category, or fewer days or packages"
         raise InvalidArgumentsError([ArgumentError(parameter, message)])
 
 
@@ -119,7 +121,7 @@ class OverallQuery(SeriesQuery):
     """Arguments of `overall`."""
 
     mirrors: Mirrors | None = Field(
-        None, description="With known mirrors, or without them. Both when left out."
+        None, description="`true` includes known mirrors, and `false` excludes them. Default: both."
     )
 
     @property
@@ -130,19 +132,19 @@ class OverallQuery(SeriesQuery):
 
 
 class DailyDownloads(BaseModel):
-    """Downloads of one category on one day, or in one week or month where `interval` asks for
-    those. Without `fill`, a day without downloads has no item.
+    """Downloads of one category on one day, or with `interval`, in one week or month. Without
+    `fill`, a day without downloads has no item.
     """
 
-    category: str = Field(description="A category of the breakdown; `null` where it is unknown.")
-    date: dt.date = Field(description="UTC day; the first one of a week or month.")
+    category: str = Field(description="A category of the breakdown. `null` if it is unknown.")
+    date: dt.date = Field(description="UTC day, or the first day of a week or month.")
     downloads: int = Field(description="Number of downloads.", ge=0)
 
 
 class SeriesPayload(Payload):
     data: list[DailyDownloads] = Field(
-        description="Ordered by category, as text, and then by date. Empty when nothing of a known "
-        "package matches the filter."
+        description="Ordered by category, as text, and then by date. Empty if the package exists "
+        "and no download matches the arguments."
     )
     package: PackageField
 

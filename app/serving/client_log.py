@@ -1,4 +1,4 @@
-"""The log lines that any client could cause without end."""
+"""Limits on the log lines that one client can cause."""
 
 import logging
 from asyncio import get_running_loop
@@ -9,14 +9,14 @@ from app.serving.proxies import client_key
 log = logging.getLogger(__name__)
 
 SUMMARY_SECONDS = 60.0
-"""How long the lines of a client are counted before a summary is logged, and then logged anew."""
+"""Length of the period in which lines are counted. A summary is logged at its end."""
 
 
 class ClientLog:
-    """Admits the first lines of each client, and logs a summary of the others every minute.
+    """Admits the first `max_lines` lines of each client per minute, and logs how many more came.
 
-    Otherwise a client that ignores its rejections could fill the disk. Clients beyond `max_clients`
-    count as one.
+    Without a limit, a client that ignores its rejections could fill the disk. Clients beyond
+    `max_clients` count as one.
     """
 
     def __init__(
@@ -49,5 +49,5 @@ class ClientLog:
 
 
 def uncounted_requests() -> ClientLog:
-    """Return the log of requests that count for no rate limit."""
+    """Return a `ClientLog` for requests that count for no rate limit."""
     return ClientLog("requests without a limit", max_lines=600, max_clients=10_000)

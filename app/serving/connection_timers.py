@@ -1,14 +1,14 @@
-"""The timeouts for clients that send no request, and that do not read their responses."""
+"""Timeouts for clients that send no request, or do not read their response."""
 
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from collections.abc import Callable
 
 READ_TIMEOUT_SECONDS = 20.0
-"""Timeout for a client that reads nothing of its response."""
+"""How long a client may read nothing of a response that it has to read."""
 
 
 class ReaderTimer:
-    """Runs while the client has to read, and starts anew whenever it has read something."""
+    """A timeout that runs while a client has data to read, and restarts when it reads some."""
 
     def __init__(
         self, loop: AbstractEventLoop, transport: Transport, timed_out: Callable[[], object]
@@ -24,7 +24,7 @@ class ReaderTimer:
         self._timer = self._loop.call_later(READ_TIMEOUT_SECONDS, self._check, unread)
 
     def start_if_closing(self) -> None:
-        """Start if the connection is closed when the client has read the rest."""
+        """Start if the connection closes as soon as the client has read the rest."""
         if self._transport.is_closing() and self._transport.get_write_buffer_size():
             self.start()
 
@@ -43,8 +43,8 @@ class ReaderTimer:
 class IdleTimer:
     """Closes a connection when no time is left for the next request.
 
-    When the timer expires, it checks how much time is left. Setting a timer for each request would
-    take longer than finding its response.
+    The timer is not restarted for each request, which would take longer than finding a cached
+    response. When it expires, it checks how much time is left, and runs again for that time.
     """
 
     def __init__(

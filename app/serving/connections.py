@@ -1,4 +1,4 @@
-"""The open connections of a process, and the bounds on what they hold together."""
+"""The open connections of a process, and the bounds on their number and their memory."""
 
 import asyncio
 import logging
@@ -19,10 +19,10 @@ MAX_WAITING_BYTES = 16 * 2**20
 """Maximum length of all pipelined requests that wait for the responses before them."""
 
 MAX_UNREAD_BYTES = 32 * 2**20
-"""Maximum length of all responses that clients have not read, without the system's buffers."""
+"""Maximum length of all responses that clients have not read. The system's buffers come on top."""
 
 FILES_PER_CONNECTION = 2
-"""Number of file descriptors of a connection: its socket, and a dump that it downloads."""
+"""Number of file descriptors that a connection may need: its socket and a dump's file."""
 
 OTHER_FILES = 64
 """Number of file descriptors that a process needs besides those of connections."""
@@ -39,7 +39,7 @@ _MEANINGS = {
 
 
 class Connection(Protocol):
-    """The part of `BoundedHTTPProtocol` that decides which connection is closed."""
+    """The attributes of a `BoundedHTTPProtocol` that decide which connection is closed."""
 
     transport: Transport
     active_at: float
@@ -52,7 +52,10 @@ class Connection(Protocol):
 
 
 def allowed_connections(wanted: int) -> int:
-    """Raise the limit of open files for so many connections. Return how many it allows."""
+    """Raise the limit of open files as far as `wanted` connections need it.
+
+    Return the number of connections that the limit allows, and at most `wanted`.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = OTHER_FILES + FILES_PER_CONNECTION * wanted
     if soft == resource.RLIM_INFINITY or soft >= needed:
@@ -95,7 +98,7 @@ class Connections:
         self._unread: dict[Connection, None] = {}
         """Connections whose client has to read, the longest waiting first."""
 
-        self._turns: deque[Callable[[], None]] = deque()
+        self._callbacks: deque[Callable[[], None]] = deque()
         self.waiting_bytes = 0
         """Length of all pipelined requests that wait."""
 
@@ -103,7 +106,8 @@ class Connections:
         client = client_key(connection.host)
         is_full = self._counts[client] >= self.max_per_client
         if is_full and not self._proxies.is_trusted(connection.host):
-            self._abort_one((one for one, of in self._clients.items() if of == client), "client")
+            own = (one for one, owner in self._clients.items() if owner == client)
+            self._abort_one(own, "client")
         elif len(self._clients) >= self.max_total:
             self._abort_one(self._clients, "total")
         self._clients[connection] = client
@@ -111,7 +115,7 @@ class Connections:
         CONNECTIONS.inc()
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection that is closed. This may be called again for the same one."""
+        """Remove a closed connection. Calling this again for the same connection is harmless."""
         self._unread.pop(connection, None)
         client = self._clients.pop(connection, None)
         if client is not None:
@@ -120,28 +124,30 @@ class Connections:
             if not self._counts[client]:
                 del self._counts[client]
 
-    def take_turn(self, proceed: Callable[[], None]) -> None:
-        """Call a function soon, but only one of them in each iteration of the loop.
+    def call_in_turn(self, callback: Callable[[], None]) -> None:
+        """Queue a callback. Each iteration of the event loop calls one.
 
         uvloop accepts one connection per iteration. With 16 calls in each, a new client waited for
         2,500 pipelined requests of 200 other connections.
         """
-        self._turns.append(proceed)
-        if len(self._turns) == 1:
-            self._schedule_turn()
+        self._callbacks.append(callback)
+        if len(self._callbacks) == 1:
+            self._schedule_next()
 
-    def _schedule_turn(self) -> None:
-        # The current context belongs to a request.
-        asyncio.get_running_loop().call_soon(self._give_turn, context=Context())
+    def _schedule_next(self) -> None:
+        # The current context belongs to a request, so use a new one.
+        asyncio.get_running_loop().call_soon(self._call_next, context=Context())
 
-    def _give_turn(self) -> None:
-        proceed = self._turns.popleft()
-        if self._turns:
-            self._schedule_turn()
-        proceed()
+    def _call_next(self) -> None:
+        callback = self._callbacks.popleft()
+        if self._callbacks:
+            self._schedule_next()
+        callback()
 
     def add_unread(self, connection: Connection) -> None:
-        """Note that a client has to read, and abort the longest waiting if that is too much."""
+        """Record that a client has data to read. Abort the longest waiting connections if all have
+        too much.
+        """
         self._unread[connection] = None
         unread = sum(one.transport.get_write_buffer_size() for one in self._unread)
         while unread > MAX_UNREAD_BYTES and len(self._unread) > 1:
@@ -152,14 +158,14 @@ class Connections:
     def remove_unread(self, connection: Connection) -> None:
         self._unread.pop(connection, None)
 
-    def note_refusal(self, connection: Connection, refusal: Refusal) -> None:
+    def record_refusal(self, connection: Connection, refusal: Refusal) -> None:
         """Count and log a request that the protocol refuses."""
         REQUESTS.labels(NO_ROUTE, refusal.status, "none").inc()
         reason = f"refused with {refusal.status}: {refusal.detail}"
         self.rejections.log(connection.host, reason)
 
     def abort(self, connection: Connection, reason: str) -> None:
-        """Close a connection without its unread responses. `reason` is a label of the metric."""
+        """Close a connection and discard its unread responses. `reason` is the metric's label."""
         self.remove(connection)
         CONNECTIONS_CLOSED.labels(reason).inc()
         self.rejections.log(connection.host, f"closed a connection: {_MEANINGS[reason]}")

@@ -1,8 +1,8 @@
 """The one path of a request: count, parse, look up, revalidate, compute, send.
 
-`respond_at_once` takes the steps that wait for nothing. The server's protocol calls it before it
-creates a task, so that a cache hit costs no task; all other requests arrive at `__call__`, which
-continues from there. Paths that are not data endpoints are answered by FastAPI.
+`respond_at_once` takes the steps that need no waiting. The server's protocol calls it before it
+creates a task, so that a cache hit costs no task. All other requests arrive at `__call__`, which
+continues from there. FastAPI answers the paths that are not data endpoints.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ from app.serving.response_cache import ResponseCache, StoredResponse, Tagger, en
 log = logging.getLogger(__name__)
 
 REQUEST = "pypi_stats.request"
-"""Key in a scope of the `IncomingRequest` that `respond_at_once` has seen already."""
+"""Key of the `IncomingRequest` in the scope, if `respond_at_once` was called for the request."""
 
 _METHODS = ("GET", "HEAD")
 _PREFLIGHT = Response(204, lines(raw_headers(PREFLIGHT_HEADERS)))
@@ -124,17 +124,17 @@ class Dispatcher:
             await self._send(request, self._error(request, stopping), send)
         except Exception:
             if request.status:
-                # Too late for a response: the server closes the connection.
+                # The response has begun, so the server closes the connection.
                 raise
             log.exception("a request failed unexpectedly")
             await self._send(request, Response.of(unexpected_answer()), send)
         finally:
-            # Without a status, the server stops and cancels what runs.
+            # Without a status, the stopping server has cancelled the request.
             request.status = request.status or CANCELLED
             self.log.note(request)
 
     def respond_at_once(self, request: IncomingRequest) -> Response | None:
-        """Return the response if nothing has to be waited for, else None."""
+        """Return the response if it needs no waiting, else None."""
         if request.is_preflight:
             return _PREFLIGHT
         if self.rate_limits and not request.is_counted and is_limited(request.path):
@@ -147,7 +147,7 @@ class Dispatcher:
                 response = self._look_up(request)
                 if response and response.publication:
                     return response
-            if self.rate_limits.waits:
+            if self.rate_limits.uses_shared_storage:
                 return None
             request.limit_state = self.rate_limits.count_at_once(request.counters, request.cost)
             request.is_counted = True
@@ -164,7 +164,7 @@ class Dispatcher:
         return b"%b%b\r\n" % (STATUS_LINES[response.status], headers), body
 
     async def _respond(self, request: IncomingRequest) -> Response | None:
-        """Return the response, or None if FastAPI has to answer."""
+        """Return the response of a data endpoint or an error, or None if FastAPI has to answer."""
         response = self.respond_at_once(request)
         if response is None and request.limited_client and not request.is_counted:
             assert self.rate_limits
@@ -235,7 +235,7 @@ class Dispatcher:
     def _revalidate(
         request: IncomingRequest, stored: StoredResponse, publication: Publication
     ) -> Response:
-        """Return a response, or a 304 if the client has it already."""
+        """Return the whole response, the requested part, or a 304 if the client has it already."""
         if request.is_conditional:
             tag = request.revalidated_tag(stored.tags, publication.published_at)
             if tag == stored.tags[0]:
@@ -295,7 +295,7 @@ class Dispatcher:
             task.exception()
 
     def close(self) -> None:
-        """Cancel the computations whose clients have gone, and log the last requests."""
+        """Cancel computations that no client waits for any more, and log the last requests."""
         for task in self._pending.values():
             task.cancel()
         self.log.flush()
@@ -314,8 +314,8 @@ class Dispatcher:
     async def _delegate(
         self, request: IncomingRequest, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Have FastAPI answer. HEAD gets the response to GET without its body."""
-        # If this is a request for the metrics, they include all requests before it.
+        """Let FastAPI answer. A HEAD request gets the response to GET without its body."""
+        # A request for the metrics has to see all requests before it.
         self.log.flush()
         # The server's own scope stays as it is: the server uses it after the response.
         scope = {**scope, "headers": request.negotiated_headers(scope["headers"])}
@@ -333,7 +333,7 @@ class Dispatcher:
                 request.size += len(message.get("body", b""))
             await send(message)
 
-        # The router takes a path with a trailing newline for the path without it.
+        # FastAPI's router would ignore a trailing newline.
         app = not_found() if request.path.endswith("\n") else self.app
         await app(scope, receive, send_complete)
         route = scope.get("route")

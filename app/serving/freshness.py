@@ -1,8 +1,8 @@
 """The current publication, and how long its responses may be cached.
 
-Each process watches the database: a publish is announced to it, and a check every few seconds finds
-a publish whose announcement was lost. So a process that reaches the database does not use an old
-publication for longer than `STALE_AFTER_SECONDS`. Otherwise its responses have an `Age`.
+Each process listens for announcements of publishes, and checks the database every few seconds in
+case an announcement was lost. So a process that reaches the database uses an old publication for
+`STALE_AFTER_SECONDS` at most. The responses of a process that does not reach it have an `Age`.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ CHECK_SECONDS = 5.0
 RECONNECT_SECONDS = 1.0
 
 STALE_AFTER_SECONDS = 15
-"""Time without a check after which the publication counts as stale. It is longer than a check, its
-timeout and a new connection take together.
+"""Time without a successful check after which the publication counts as stale. It leaves time for a
+check that times out, and for another one on a new connection.
 """
 
 SHORT_MAX_AGE_SECONDS = 60
@@ -43,17 +43,17 @@ MORE_PUBLISHES_WITHIN_SECONDS = 900
 LONGEST_MAX_AGE_SECONDS = 24 * 3600
 
 STALE_WHILE_REVALIDATE_SECONDS = 300
-"""How long a cache in front may serve its copy while it fetches the new day."""
+"""How long a cache in front may serve its copy while it fetches the new response."""
 
 STALE_IF_ERROR_SECONDS = 24 * 3600
 """How long a cache in front may serve its copy if this service fails. Figures change once a day."""
 
 
 class Freshness:
-    """The current publication.
+    """The current publication, and the headers that depend on it.
 
-    `due_at` returns the time at which the day after a latest published day is due. A day is read
-    again `recheck_after` its end.
+    `due_at` takes the latest published day, and returns the time at which the next day is due. The
+    ingest checks each day again when `recheck_after` has passed since its end.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class Freshness:
         self._confirmed_at = -math.inf
         """Monotonic time of the last confirmation. Setting the wall clock does not affect it."""
 
-        self.has_looked = asyncio.Event()
-        """Event that is set after the first query to the database, even if it failed."""
+        self.first_check_done = asyncio.Event()
+        """Event that is set after the first query to the database, also if that failed."""
 
         self.publication: Publication | None = None
         """Current publication, or None if nothing is published or the first query has not ended."""
 
     async def watch(self) -> None:
-        """Keep `publication` current until cancelled.
+        """Update `publication` until cancelled.
 
-        A failure is logged when it starts and when it ends, and each kind of failure once.
+        During an outage, each kind of failure is logged once, and so is the end of the outage.
         """
         failures: set[type[Exception]] = set()
         while True:
@@ -91,7 +91,7 @@ class Freshness:
                 ) as listener:
                     while True:
                         self.confirm(await listener.current())
-                        self.has_looked.set()
+                        self.first_check_done.set()
                         if failures:
                             log.info("the database is back")
                             failures.clear()
@@ -101,7 +101,7 @@ class Freshness:
                     failures.add(type(error))
                     has_traceback = not isinstance(error, DatabaseUnavailableError)
                     log.warning("responses may become stale: %s", error, exc_info=has_traceback)
-            self.has_looked.set()
+            self.first_check_done.set()
             await asyncio.sleep(RECONNECT_SECONDS)
 
     def confirm(self, publication: Publication | None) -> None:
@@ -111,11 +111,11 @@ class Freshness:
         self._confirmed_at = monotonic()
 
     def as_of(self) -> Headers:
-        """Return the headers of the current data, for responses without a publication."""
+        """Return the headers with the latest day, for responses that no publication produced."""
         return as_of(self.publication) if self.publication else []
 
     def figures(self) -> PublishedData:
-        """Figures of the current publication, for the metrics."""
+        """Return figures of the current publication for the metrics."""
         publication = self.publication
         if publication is None:
             return PublishedData(math.nan, math.nan, math.nan, math.nan)
@@ -135,11 +135,12 @@ class Freshness:
         return int(min(unconfirmed, 2**31)) if unconfirmed > STALE_AFTER_SECONDS else 0
 
     def headers(self, publication: Publication, now: datetime) -> Headers:
-        """Headers that describe the publication that a response was computed from, at this time.
+        """Return the headers that describe the publication that a response was computed from.
 
-        `Age` reaches `max-age` while the database can't confirm that nothing newer is published.
-        `Last-Modified` must not be later than the response (RFC 9110), which the time of a publish
-        can be after a burst of them: `announce` makes each a second later than the one before it.
+        While the database can't confirm that nothing newer is published, `Age` is at least
+        `max-age`. `Last-Modified` must not be later than the response (RFC 9110), so it is omitted
+        if `published_at` is in the future. That happens after a burst of publishes, because
+        `announce` makes each one at least a second later than the one before it.
         """
         headers = as_of(publication)
         if publication.published_at <= now:
@@ -153,7 +154,7 @@ class Freshness:
         return headers
 
     def _max_age(self, publication: Publication, now: datetime) -> int:
-        """Seconds until a day is due for the first time, or again."""
+        """Return the seconds until the ingest reads a new day, or checks a published one again."""
         is_current = self.publication and self.publication.version == publication.version
         since_publish = (now - publication.published_at).total_seconds()
         may_continue = since_publish < MORE_PUBLISHES_WITHIN_SECONDS
@@ -168,7 +169,7 @@ class Freshness:
 
 
 def as_of(publication: Publication) -> Headers:
-    """Return the headers with the latest day, and with the source if that is the sample."""
+    """Return the headers with the latest day, and with the source if it is the sample."""
     headers = {DATA_AS_OF: publication.latest_day.isoformat()}
     return raw_headers(headers | ({DATA_SOURCE: "sample"} if publication.is_sample else {}))
 

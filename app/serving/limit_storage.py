@@ -1,4 +1,4 @@
-"""A storage that counts requests in this process."""
+"""Counters of requests in the memory of this process."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ least recently used counter is evicted, and its client starts from zero.
 
 
 class CounterState:
-    """A number of requests, until the monotonic time at which it expires."""
+    """The number of requests counted until `expires_at`, which is a monotonic time."""
 
     __slots__ = ("expires_at", "requests")
 
@@ -26,7 +26,7 @@ class CounterState:
 
 
 class CounterKey(NamedTuple):
-    """The counter of a client for a limit."""
+    """The key of a client's counter for one limit."""
 
     limit: RateLimitItem
     key: str
@@ -35,11 +35,11 @@ class CounterKey(NamedTuple):
 
 
 Counters = tuple[CounterKey, ...]
-"""The counters in which a request of a client counts."""
+"""The keys of all counters that a request of a client increments."""
 
 
 def counters_of(client: str, items: Sequence[RateLimitItem]) -> Counters:
-    """Return the counters of a client for these limits."""
+    """Return the keys of a client's counters for these limits."""
     return tuple(
         CounterKey(item, item.key_for(client), item.amount, item.get_expiry()) for item in items
     )
@@ -63,7 +63,7 @@ class BoundedMemoryStorage(Storage):
         """Counters by key. The most recently used one comes last."""
 
     def count(self, key: str, expiry: int, amount: int = 1) -> CounterState:
-        """Count a request. The wrapper that limits puts around `incr` takes as long as counting."""
+        """Count a request. `incr` takes twice as long, because the limits library wraps it."""
         now = monotonic()
         counter = self._counters.get(key)
         if counter is None or counter.expires_at <= now:

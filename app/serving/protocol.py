@@ -2,8 +2,8 @@
 
 uvicorn accepts a head of any size, waits for it forever, and queues any number of requests. This
 protocol refuses a request that exceeds a bound, and handles one request of a connection at a time.
-It also writes the responses that the dispatcher has at once, because creating a task for a cache
-hit takes twice as long as the rest.
+It also writes the responses that the dispatcher returns at once, because creating a task for a
+cache hit takes twice as long as the rest.
 
 `tests/serving/test_private_apis.py` lists the parts of uvicorn's private API that are used.
 """
@@ -32,7 +32,7 @@ from app.serving.request_bounds import (
 log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_SECONDS = 10.0
-"""Timeout for receiving a request. It begins with the first byte."""
+"""Maximum time from the first byte of a request to its last."""
 
 LINGER_SECONDS = 2.0
 """How long a refused connection stays open so that the client can read the error."""
@@ -43,13 +43,13 @@ class _RefusedError(Exception):
 
 
 class BoundedHTTPProtocol(HttpToolsProtocol):
-    """A connection. Either a response is due, or a timer closes the connection."""
+    """A connection. While no response is due, a timer limits how long the connection stays open."""
 
     active_at = 0.0
     """Time of the loop at which the client last began a request or read something."""
 
     _request_timer: TimerHandle | None = None
-    """Runs until a request is complete."""
+    """Timer that runs until a request is complete."""
 
     _is_receiving = False
     """True if a request has begun and is not complete."""
@@ -58,10 +58,10 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     """True if a request is complete and its response is not."""
 
     _headers_count: int | None = None
-    """Number of headers of a request whose body is being received, else None."""
+    """Number of headers of the request whose body is being received. None before a body."""
 
     _received_bytes = 0
-    """Length of the pieces of the current head, without the first one, or of the body."""
+    """Number of bytes received of the current head after its first piece, or of the body."""
 
     _body_bytes = 0
 
@@ -69,7 +69,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     """Data that is parsed after the current response."""
 
     _is_half_closed = False
-    """True if the client sends no more."""
+    """True if the client has closed its side and sends no more data."""
 
     _refusal = Refusal(400, "This is not a valid HTTP request.")
     _is_refused = False
@@ -114,7 +114,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio's own type
-        """Keep the connection open for the responses if the client has closed its side."""
+        """Return True, so that the connection stays open, if the client waits for responses."""
         self._is_half_closed = True
         return self._is_due or bool(self._waiting)
 
@@ -156,7 +156,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             )
 
     def _body_bytes_left(self) -> int | None:
-        """Length of the rest of a body. None for a head, and if the length is not known."""
+        """Return the length of the rest of a body, or None for a head and an unknown length."""
         if self._headers_count is None:
             return None
         length = dict(self.headers).get(b"content-length")
@@ -175,9 +175,9 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         return data
 
     def _continue_soon(self) -> None:
-        """Parse the data that has waited for a response, in turn with other connections."""
+        """Queue the parsing of data that has waited for a response."""
         if self._waiting or self._is_half_closed:
-            self._all_connections.take_turn(self._continue)
+            self._all_connections.call_in_turn(self._continue)
 
     def _continue(self) -> None:
         if self._has_ended() or self._is_due or self.flow.write_paused:
@@ -190,7 +190,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
                 self._close()
 
     def on_message_begin(self) -> None:
-        # Blank lines between requests do not keep a connection open.
+        # Blank lines between requests do not count as activity, so set the time here.
         self.active_at = self.loop.time()
         self.url = b""
         self.headers = []
@@ -211,7 +211,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        """Count a body, and ignore it."""
+        """Count the bytes of the body, which is ignored."""
         self._body_bytes += len(body)
 
     def on_message_complete(self) -> None:
@@ -219,7 +219,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             raise _RefusedError
         self._is_receiving = False
         self._stop_request_timer()
-        # The trailers of a chunked body are no headers.
+        # Remove the trailers of a chunked body: they do not count as headers.
         del self.headers[self._headers_count :]
         self._headers_count = None
         request = self._answer_at_once()
@@ -241,9 +241,9 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         self._is_due = True
 
     def _answer_at_once(self) -> IncomingRequest | None:
-        """Set `_unwritten` if the response needs no task. Return the request, if it is parsed.
+        """Set `_unwritten` if the response needs no task. Return the request if it was created.
 
-        A response that has to be computed needs a task, and one that closes the connection.
+        A response needs a task if it has to be computed, or if it closes the connection.
         """
         parser, dispatcher = self.parser, self._dispatcher
         if (
@@ -267,7 +267,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
                 server_headers = self.server_state.default_headers
                 self._unwritten = dispatcher.render(request, response, server_headers)
         except Exception:
-            # The parser would report an invalid request.
+            # If the exception got through, the parser would report an invalid request.
             log.exception("a request could not be answered at once")
         return request
 
@@ -277,12 +277,12 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
 
     def _write_answer(self) -> None:
         if self._unwritten and not self.transport.is_closing():
-            # Joining them would copy the body.
+            # Joining head and body would copy the body.
             self.transport.writelines(self._unwritten)
         self._unwritten = None
 
     def on_response_complete(self) -> None:
-        """Replaces uvicorn's method, which starts a timer for each response."""
+        """Continue with the next request. uvicorn's own method starts a timer for each response."""
         self.server_state.total_requests += 1
         self._is_due = False
         self.active_at = self.loop.time()
@@ -336,8 +336,8 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         """Read no more requests, and send an error after the responses that are due."""
         self._is_refused = True
         self._refusal = refusal
-        # Release them: the connection stays open for a while, and its scope is not read any more. A
-        # request before this one has its own scope.
+        # Release their memory, because the connection stays open for a while. A request before this
+        # one has its own scope.
         self.headers, self.url, self.scope = [], b"", {}  # type: ignore[typeddict-item]
         self._stop_request_timer()
         self._take_waiting()
@@ -349,7 +349,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
     def _answer_refusal(self) -> None:
         if self.transport.is_closing():
             return
-        self._all_connections.note_refusal(self, self._refusal)
+        self._all_connections.record_refusal(self, self._refusal)
         headers = self._dispatcher.freshness.as_of() if self._dispatcher else []
         self.transport.write(self._refusal.render(headers))
         if self.transport.can_write_eof():

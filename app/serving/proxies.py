@@ -1,4 +1,4 @@
-"""Clients by address, also behind trusted proxies."""
+"""Addresses of clients, also of those behind trusted proxies."""
 
 import re
 from collections.abc import Sequence
@@ -6,10 +6,11 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Network, ip_address, ip_network
 
 PREFIX_PATTERN = r"(?=.{0,200}$)(/[\w.~-]+){0,20}"
-"""Prefixes that are accepted. The documentation pages repeat theirs some 60 times."""
+"""Pattern of valid prefixes. They are short, because the documentation pages repeat them 60 times.
+"""
 
 IPV6_CLIENT_BITS = 64
-"""Length of the network that one IPv6 customer has."""
+"""Prefix length of the network that a provider assigns to one IPv6 customer."""
 
 
 class TrustedProxies:
@@ -71,7 +72,7 @@ def _address(entry: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def client_key(host: str) -> str:
-    """Return the client to count: an address, or the network of one IPv6 customer."""
+    """Return the key under which a client is counted: an IPv4 address, or an IPv6 network."""
     try:
         address = ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Rate limits. slowapi's `Limiter` owns the storages, and the dispatcher counts in them.
+"""Rate limits. slowapi's `Limiter` creates the storages, and the dispatcher counts in them.
 
 Its middlewares are not used: they do not find the routes of included routers, and one check takes
 six times as long as counting.
@@ -42,7 +42,7 @@ BURST_SECONDS = 60
 
 
 class LimitedClient(NamedTuple):
-    """A client whose requests are counted together."""
+    """A client, with the counters of its requests."""
 
     counters: Counters
     badge_counters: Counters
@@ -58,11 +58,11 @@ def _limited(client: str, items: Sequence[limits.RateLimitItem], **flags: bool) 
 
 
 _PROBE = counters_of("probe", parse_limits("1/second"))
-"""Counters of the recovery check."""
+"""Counters that `_reconnect` uses to test whether the shared storage works again."""
 
 
 class RateLimitState(NamedTuple):
-    """A client's state with the limit that it is closest to."""
+    """The state of the limit that a client is closest to exceeding."""
 
     limit: limits.RateLimitItem
     remaining: int
@@ -70,7 +70,7 @@ class RateLimitState(NamedTuple):
     exceeded: bool
 
     def header_lines(self, now: datetime) -> bytes:
-        """Return its headers as bytes on the wire."""
+        """Return the headers that report it, as bytes on the wire."""
         return (
             b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n"
             % (self.limit.amount, self.remaining, ceil(now.timestamp() + self.resets_in_seconds))
@@ -80,8 +80,9 @@ class RateLimitState(NamedTuple):
 class RateLimits:
     """One budget for each client, of one or several limits such as `10/second;300/minute`.
 
-    Some clients have other limits, or none. With the `storage_uri` of a Redis, all processes that
-    use it share the budgets. While it can't be reached, each process counts for itself.
+    `client_limits` gives some clients other limits, or none. With the `storage_uri` of a Redis, all
+    processes that use it share the budgets. While it can't be reached, each process counts its own
+    requests.
     """
 
     def __init__(
@@ -99,9 +100,9 @@ class RateLimits:
             key=lambda one: -one[0].prefixlen,
         )
         self._at_address = lru_cache(maxsize=4096)(self._find_at_address)
-        own = _storage(rate_limits, "memory+bounded://")
-        assert isinstance(own, BoundedMemoryStorage)
-        self._own = own
+        local = _storage(rate_limits, "memory+bounded://")
+        assert isinstance(local, BoundedMemoryStorage)
+        self._local = local
         self._shared: SharedCounters | None = None
         if storage_uri:
             from app.serving import shared_counters  # noqa: PLC0415 - redis is slow to import
@@ -110,15 +111,15 @@ class RateLimits:
             assert isinstance(shared, RedisStorage)
             self._shared = shared_counters.SharedCounters(shared)
             RATE_LIMIT_STORAGE_UP.labels("redis").set(1)
-        self.waits = self._shared is not None
-        """True if counting waits for a shared storage."""
+        self.uses_shared_storage = self._shared is not None
+        """True if there is a shared storage and it can be reached."""
 
         self._recovery: asyncio.Task[None] | None = None
 
     def client(self, address: str, headers: Mapping[bytes, bytes]) -> LimitedClient:
         """Return the client of a request: the owner of its key, or else its address.
 
-        Without keys in the settings all keys are ignored: they are meant for something else.
+        If the settings have no keys, keys in requests are ignored: they are for another service.
         """
         key = _given_key(headers) if self._by_digest else b""
         client = self._at_address(address)
@@ -141,18 +142,18 @@ class RateLimits:
 
     async def count(self, counters: Counters, cost: int = 1) -> RateLimitState | None:
         """Count a request. Return None if nothing limits it."""
-        if self._shared and self.waits and counters:
+        if self._shared and self.uses_shared_storage and counters:
             try:
                 return _state(counters, await self._shared.count(counters, cost))
             except StorageError as error:
-                self._use_own(error)
+                self._use_local(error)
         return self.count_at_once(counters, cost)
 
     def count_at_once(self, counters: Counters, cost: int = 1) -> RateLimitState | None:
         """Count a request in this process. Return None if nothing limits it."""
         if not counters:
             return None
-        count = self._own.count
+        count = self._local.count
         counted = [count(one.key, one.period_seconds, min(cost, one.amount)) for one in counters]
         state = _state(counters, counted)
         if not state.exceeded:
@@ -165,27 +166,27 @@ class RateLimits:
             is_refused = is_refused or counter.requests > amount
         return _state(counters, counted)
 
-    def _use_own(self, error: StorageError) -> None:
-        if self.waits:
-            self.waits = False
+    def _use_local(self, error: StorageError) -> None:
+        if self.uses_shared_storage:
+            self.uses_shared_storage = False
             RATE_LIMIT_STORAGE_UP.labels("redis").set(0)
             log.warning(
-                "the storage of the rate limits can't be reached, so each process counts: %s",
+                "can't reach the storage of the rate limits, so each process counts alone: %s",
                 error,
             )
-            # An own context, because the current one belongs to a request.
+            # The current context belongs to a request, so use a new one.
             self._recovery = asyncio.get_running_loop().create_task(
-                self._return_to_shared(), context=Context()
+                self._reconnect(), context=Context()
             )
 
-    async def _return_to_shared(self) -> None:
+    async def _reconnect(self) -> None:
         assert self._shared
-        while not self.waits:
+        while not self.uses_shared_storage:
             await asyncio.sleep(RETRY_SECONDS)
             with suppress(StorageError):
-                # A storage may respond and yet not be writable.
+                # Test it by counting, because a storage that responds may still be read-only.
                 await self._shared.count(_PROBE, 1)
-                self.waits = True
+                self.uses_shared_storage = True
         RATE_LIMIT_STORAGE_UP.labels("redis").set(1)
         log.info("the storage of the rate limits is back")
 

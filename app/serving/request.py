@@ -20,7 +20,7 @@ NO_ROUTE = "none"
 """Route of a request that has no endpoint, or that was refused before its endpoint was found."""
 
 CANCELLED = 499
-"""Status of a request that got no response, as other servers log it."""
+"""Status logged for a request that got no response. nginx uses the same one."""
 
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
@@ -30,20 +30,20 @@ _ID_PREFIX = token_hex(4)
 
 
 class IncomingRequest:
-    """A request, what the dispatcher has found out about it, and what was sent in response."""
+    """A request, with the results of the dispatcher's steps and figures of the response."""
 
     prefix = ""
-    """Prefix of the service's paths that a proxy has removed, or empty."""
+    """Prefix that a proxy has removed from the path, or empty."""
 
     limited_client: LimitedClient | None = None
-    """The client for which the request counts. None until that is known."""
+    """The client for which the request counts. None before the dispatcher has identified it."""
 
     counters: Counters = ()
-    """Counters in which the request counts."""
+    """Counters that the request increments."""
 
     is_counted = False
     limit_state: RateLimitState | None = None
-    """State of the client's rate limit. None until the request is counted, and without one."""
+    """State of the client's rate limit. None before the request is counted, and without a limit."""
 
     parsed: ParsedRequest | None = None
     route = NO_ROUTE
@@ -109,7 +109,9 @@ class IncomingRequest:
         return chosen
 
     def matching_tag(self, tags: tuple[bytes, ...]) -> bytes | None:
-        """Return the tag of `If-None-Match` that is one of these. Proxies may have made it weak."""
+        """Return the tag of `If-None-Match` that is one of `tags`, or None. It may be weak, because
+        proxies that compress a response make its tag weak.
+        """
         given = self.headers.get(b"if-none-match")
         if not given or given in tags:
             return given or None
@@ -117,8 +119,8 @@ class IncomingRequest:
         return next((tag for tag in opaque if tag in tags), None)
 
     def revalidated_tag(self, tags: tuple[bytes, ...], published_at: datetime) -> bytes | None:
-        """Return the tag for a 304 if the client has the response already, else None. The first of
-        the tags is the response's own.
+        """Return the tag for a 304 if the client has the response already, else None. `tags[0]` is
+        the response's own tag.
 
         A tag takes precedence over a date. The date has to be equal: a publish becomes visible
         after `published_at`, so a later date does not prove that the client received it.
@@ -139,7 +141,7 @@ class IncomingRequest:
 
 
 def _joined(headers: Headers) -> Mapping[bytes, bytes]:
-    """Return headers by name. Repeated ones are joined as a list (RFC 9110)."""
+    """Return headers by name. The values of a repeated header are joined with commas (RFC 9110)."""
     by_name = dict(headers)
     if len(by_name) != len(headers):
         by_name = {}

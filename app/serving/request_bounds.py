@@ -26,7 +26,9 @@ PIECE_BYTES = 2 * 1024
 """Maximum number of bytes that are parsed before the bounds are checked."""
 
 MAX_INCOMPLETE_HEAD_BYTES = MAX_TARGET_BYTES + MAX_HEADERS_BYTES + PIECE_BYTES
-"""Maximum length of an incomplete head. The length of its first piece is not known."""
+"""Maximum length of an incomplete head. It includes one piece, because the first one may also
+contain the end of the request before.
+"""
 
 
 class Refusal(NamedTuple):
@@ -75,7 +77,7 @@ def end_of_piece(data: bytes, start: int, body_bytes_left: int | None) -> int:
 
 
 def find_long_head(url: bytes, headers: Headers, received_bytes: int) -> Refusal | None:
-    """Return the reason to refuse an incomplete head. The first piece is no part of its length."""
+    """Return the reason to refuse an incomplete head. `received_bytes` excludes its first piece."""
     if len(url) > MAX_TARGET_BYTES:
         return LONG_TARGET
     is_long = len(headers) > MAX_HEADERS or received_bytes > MAX_INCOMPLETE_HEAD_BYTES - PIECE_BYTES
@@ -83,10 +85,10 @@ def find_long_head(url: bytes, headers: Headers, received_bytes: int) -> Refusal
 
 
 def find_long_body(received_bytes: int, trailers: int) -> Refusal | None:
-    """Return the reason to refuse an incomplete body, with the trailers of its last piece."""
+    """Return the reason to refuse an incomplete body. `trailers` counts those of its last piece."""
     if trailers > MAX_HEADERS:
         return LONG_HEADERS
-    # The framing of chunks may take some bytes more.
+    # Leave some room for the framing of chunks.
     return LONG_BODY if received_bytes > MAX_BODY_BYTES + PIECE_BYTES else None
 
 
@@ -96,7 +98,7 @@ def find_refusal(url: bytes, headers: Headers, received_bytes: int, version: str
     `received_bytes` is the length of the head without its first piece, and 0 if it has only one.
     """
     long = find_long_head(url, headers, received_bytes)
-    # A single piece is shorter than what is allowed.
+    # A head of a single piece can't exceed the bound.
     if long is None and received_bytes and sum(map(len, chain(*headers))) > MAX_HEADERS_BYTES:
         long = LONG_HEADERS
     if long:

@@ -39,10 +39,11 @@ class RequestLog:
     """Counts requests and logs them in the format of `configure_logging`, or only counts them if
     `log_format` is None.
 
-    A client causes as many lines as its rate limit allows, besides those that `rejections` and
-    `uncounted` admit. `uncounted` is None if there are no rate limits.
+    The rate limit also limits the log lines of a client. `rejections` limits those about rejected
+    requests, and `uncounted` those about requests without a limit. `uncounted` is None if there are
+    no rate limits.
 
-    Of a query only the `known_arguments` are logged. Others may be secrets sent by mistake.
+    Only `known_arguments` of a query are logged, because others may be secrets sent by mistake.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class RequestLog:
         """Requests that are not counted yet, with their seconds and their times."""
 
     def note(self, request: IncomingRequest) -> None:
-        """Count and log a request after its response, a little later."""
+        """Queue a request to be counted and logged. Called after its response."""
         self._noted.append((request, perf_counter() - request.began, self._clock()))
         if len(self._noted) == 1:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
@@ -71,7 +72,7 @@ class RequestLog:
             self.flush()
 
     def flush(self) -> None:
-        """Count and log all requests that are noted."""
+        """Count and log all queued requests."""
         noted, self._noted = self._noted, []
         counts = Counter([(one.route, one.status, one.cache) for one, _, _ in noted])
         for labels, count in counts.items():

@@ -36,12 +36,12 @@ class Response:
 
 
 class ResponseHeaders:
-    """Completes the headers of responses."""
+    """Adds the headers that every response has."""
 
     def __init__(self, freshness: Freshness, clock: Clock) -> None:
         self._freshness = freshness
         self._clock = clock
-        self._shared_for: tuple[object, ...] = ()
+        self._shared_key: tuple[object, ...] = ()
         self._shared = b""
 
     def of(
@@ -77,15 +77,17 @@ class ResponseHeaders:
         freshness = self._freshness
         second = int(now.timestamp())
         key = publication, freshness.publication, freshness.age_seconds, server_headers, second
-        if key != self._shared_for:
+        if key != self._shared_key:
             headers = completed(freshness.headers(publication, now))
-            self._shared_for = key
+            self._shared_key = key
             self._shared = lines([*server_headers, *headers])
         return self._shared
 
 
 def _private(header_lines: bytes) -> bytes:
-    """Forbid shared caches to store a response with the limits of a key."""
+    """Return the headers with `private`. They contain a key's limits, so no shared cache may store
+    the response.
+    """
     return header_lines.replace(b"cache-control: public", b"cache-control: private")
 
 

@@ -1,7 +1,7 @@
 """Rendered responses, stored until the next publish.
 
-Only a publish changes data. Until then a response stays valid, compressed as it was sent, and its
-`ETag` depends on the publication and the request alone.
+Only a publish changes data, so a response is valid until the next one. It is stored as it was sent,
+after compression. Its `ETag` depends only on the publication and the request.
 """
 
 from collections import OrderedDict
@@ -24,7 +24,7 @@ ENTRY_BYTES = 1_200
 """Size of an entry besides its body: the key, the headers and the objects that contain them."""
 
 ARBITRARY_SHARE = 1 / 4
-"""Share of the cache for requests that clients can make up without end. A flood of them evicts
+"""Share of the cache for requests of which a client can invent any number. A flood of them evicts
 only each other.
 """
 
@@ -34,17 +34,18 @@ _VARY_BY_FORMAT = (b"vary", b"Accept, Accept-Encoding")
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response, and what its parts and its revalidation are made of until the next publish."""
+    """A response, with everything that is needed to send a part of it or a 304 instead."""
 
     whole: Response
     not_modified: Response
     route: str
     has_formats: bool
     tags: tuple[bytes, ...]
-    """Tags with which a client may revalidate it. The first one is its own."""
+    """Tags with which a client may revalidate the response. The first one is the response's own."""
 
     def part(self, given_range: bytes, if_range: bytes | None) -> Response | None:
-        """Return the requested part of the body, a 416 if there is none, or None for all of it.
+        """Return the requested part, a 416 if it is outside of the body, or None if the whole
+        response should be sent.
 
         A date in `If-Range` proves nothing, because two publishes may be visible in one second.
         """
@@ -68,14 +69,16 @@ class StoredResponse:
 class Tagger:
     """Computes the tags of responses.
 
-    `rendering` is a version of everything besides publication and request that bodies depend on.
+    `rendering` changes with everything that bodies depend on besides publication and request.
     """
 
     def __init__(self, rendering: str) -> None:
         self._rendering = rendering.encode()
 
     def tags(self, publication: Publication, target: bytes, encoding: str) -> tuple[bytes, ...]:
-        """Return the tags that a response may have: compressed, and uncompressed if it is small."""
+        """Return the tags that a response may have. With an encoding these are two, because small
+        responses are not compressed.
+        """
         identity = b"\n".join([self._rendering, publication.version.encode(), target])
         digest = blake2b(identity, digest_size=12).hexdigest()
         plain = f'"{digest}"'.encode()
@@ -83,7 +86,7 @@ class Tagger:
 
 
 def not_modified(tag: bytes, publication: Publication, *, has_formats: bool) -> Response:
-    """Return a 304."""
+    """Return a 304 response."""
     return Response(304, lines(_tag_headers(tag, has_formats=has_formats)), b"", publication)
 
 
@@ -104,7 +107,7 @@ async def encode(
         body = await offloaded_if(len(body) >= LARGE_BYTES, compressed, body, encoding)
         content_encoding = [(b"content-encoding", encoding.encode())]
     else:
-        # orjson reserves several times as much memory as a body uses.
+        # Copy the body, because orjson reserves several times as much memory as it uses.
         body = bytes(memoryview(body))
         content_encoding = []
         tags = tags[::-1]
@@ -152,8 +155,7 @@ class _Store:
 class ResponseCache:
     """Stored responses by canonical target and by the encoding that the client prefers.
 
-    A request in canonical form is found without being parsed, and there are not more entries than
-    different requests, whatever spellings clients use.
+    All spellings of a request share one entry. A canonical request is found without parsing.
     """
 
     def __init__(self, freshness: Freshness, max_bytes: int) -> None:
@@ -162,7 +164,7 @@ class ResponseCache:
         self._arbitrary = _Store(arbitrary_bytes)
         self._others = _Store(max_bytes - arbitrary_bytes)
         self._current: tuple[str, datetime] | None = None
-        """Version and time of the publication whose responses are stored."""
+        """Version and time of the publication that the stored responses were computed from."""
 
     def get(self, target: bytes, encoding: str) -> StoredResponse | None:
         """Return the response to a target, computed from the current publication."""
@@ -199,7 +201,7 @@ class ResponseCache:
 
 
 def _identity(publication: Publication) -> tuple[str, datetime]:
-    """Equal rows that are published again have the same version, and another time."""
+    """Return version and time: equal rows that are published again have the same version."""
     return publication.version, publication.published_at
 
 

@@ -31,7 +31,7 @@ TASKS_CLOSE_SECONDS = 0.2
 """How long cancelled tasks may take to end."""
 
 WORKERS_CLOSE_SECONDS = 1.0
-"""How long worker processes may take to end after the last request, before they are killed."""
+"""How long worker processes may take to end after the last request. Then they are killed."""
 
 CLOSE_SECONDS = 1.3
 """How long everything may take to close after the last request. With the time that Python needs to
@@ -49,14 +49,14 @@ NOT_STARTED = "the server did not start: its log says why"
 
 
 class StopDeadline:
-    """The time by which everything has to be closed after the signal to stop."""
+    """The time until which requests may run, and the app may close, after the signal to stop."""
 
     def __init__(self, graceful_stop_seconds: float) -> None:
         self._seconds = graceful_stop_seconds
         self._requests_end_at: float | None = None
 
     def start(self) -> None:
-        """Start the time for running requests, unless that was done before."""
+        """Start the time for running requests, unless it has started already."""
         if self._requests_end_at is None:
             self._requests_end_at = monotonic() + self._seconds
 
@@ -68,7 +68,7 @@ class StopDeadline:
 
 
 def check_address(host: str, port: int) -> None:
-    """Raise `SettingsError` if the address can't be listened on, before anything is started."""
+    """Raise `SettingsError` if the server can't listen on this address."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -84,14 +84,14 @@ def check_address(host: str, port: int) -> None:
 
 
 def bound_unread_data(listener: socket.socket) -> None:
-    """Bound what the system buffers for clients that do not read, where it can do so.
+    """Limit what the system buffers for clients that do not read, if it supports that.
 
     Accepted connections inherit these options.
     """
     for name, value in (
-        # The system would hold the rest of a closed connection for minutes.
+        # By default the system buffers the rest of a closed connection for minutes.
         ("TCP_USER_TIMEOUT", int(READ_TIMEOUT_SECONDS * 1000)),
-        # Otherwise it would accept a response of megabytes, and no timer would start.
+        # By default the system buffers a response of megabytes, so that no `ReaderTimer` starts.
         ("TCP_NOTSENT_LOWAT", UNSENT_BYTES),
     ):
         if hasattr(socket, name):
@@ -106,12 +106,12 @@ class Server(uvicorn.Server):
         self._deadline = deadline
 
     def stop(self) -> None:
-        """Stop the server, or if it is still starting, stop it afterwards."""
+        """Stop the server. If it is still starting, it stops afterwards."""
         self._deadline.start()
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called for SIGINT and SIGTERM while the server runs."""
+        """Handle SIGINT or SIGTERM while the server runs."""
         self._deadline.start()
         super().handle_exit(sig, frame)
 
@@ -121,7 +121,8 @@ class Server(uvicorn.Server):
         loop = new_loop()
         asyncio.set_event_loop(loop)
         loop.run_until_complete(self.serve(sockets))
-        # They were cancelled when the app closed. A second time would interrupt their clean-up.
+        # These tasks were cancelled when the app closed. Cancelling them again would interrupt
+        # their clean-up.
         tasks = asyncio.all_tasks(loop)
         if tasks:
             loop.run_until_complete(asyncio.wait(tasks, timeout=TASKS_CLOSE_SECONDS))
@@ -159,7 +160,7 @@ class Workers(Multiprocess):
         self.signal_queue.append(number)
 
     def handle_hup(self) -> None:
-        """Stop, as a single process does. uvicorn would restart all workers without a terminal."""
+        """Stop, as a single process does. Without a terminal, uvicorn would restart all workers."""
         self.handle_term()
 
     def keep_subprocess_alive(self) -> None:
@@ -179,7 +180,7 @@ class Workers(Multiprocess):
                 self.should_exit.set()
                 return
             log.warning(
-                "worker %d ended with status %s: starting another", worker.pid, worker.exitcode
+                "worker %d ended with status %s, starting another", worker.pid, worker.exitcode
             )
             # Gauges of the ended process do not count any more.
             mark_process_dead(worker.pid)
@@ -201,7 +202,7 @@ class Workers(Multiprocess):
 
 
 def metrics_folder() -> TemporaryDirectory[str]:
-    """Create the folder in which workers share their metrics. Raises `SettingsError`."""
+    """Create the folder through which workers share their metrics. Raises `SettingsError`."""
     try:
         return TemporaryDirectory(prefix="pypi-stats-metrics-")
     except OSError as error:
@@ -248,7 +249,7 @@ def run_server(settings: Settings, deadline: StopDeadline) -> None:
     with metrics_folder() as folder:
         os.environ[MULTIPROCESS_FOLDER] = folder
         workers = Workers(config, [listener], deadline)
-        if hang_up is signal.SIG_IGN:  # As under nohup.
+        if hang_up is signal.SIG_IGN:  # nohup ignores the signal.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         workers.run()
         if workers.failed_status == STARTUP_FAILURE:

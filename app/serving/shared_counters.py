@@ -1,4 +1,4 @@
-"""Counters in a Redis that several processes share. Only they need the Redis client."""
+"""Counters in a Redis that several processes share. Importing this imports the Redis client."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ SHARED_OPTIONS: dict[str, Any] = {
 }
 """Options of the Redis client."""
 
-# KEYS are counters. ARGV has four numbers for each of them: 1 if it is the first of a request, the
-# requests that its limit allows, the limit's period in seconds, and how often the request counts. A
-# request that a limit refuses does not count for the limits after it.
+# KEYS are counters. ARGV has four numbers for each of them: 1 for the first counter of a request or
+# else 0, the requests that its limit allows, the limit's period in seconds, and how often the
+# request counts. A request that exceeds a limit does not count for the limits after it.
 #
 # Redis expires keys by its wall clock. A key that would last longer than its limit's period was set
 # before that clock was set back, and gets the period anew.
@@ -60,14 +60,14 @@ return counted
 class SharedCounters:
     """Counters in a Redis storage of limits.
 
-    Requests that arrive while others are counted are counted together after them, in one round trip
-    for any number of requests and limits. By itself limits takes two round trips for each limit.
+    Requests that arrive while a batch is counted form the next batch. A batch takes one round trip
+    for any number of requests and limits. The limits library takes two for each limit of a request.
     """
 
     def __init__(self, storage: RedisStorage) -> None:
         self._prefixed_key = storage.prefixed_key
         self._count_all = storage.get_connection().register_script(_COUNT)
-        # During an outage the thread is blocked most of the time, so nothing else uses it.
+        # An own thread, because it is blocked most of the time during an outage.
         self._thread = ThreadPoolExecutor(1)
         self._counting = asyncio.Lock()
         self._keys: list[str] = []

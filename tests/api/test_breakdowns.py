@@ -126,7 +126,7 @@ async def test_what_is_not_ingested(client: httpx.AsyncClient, queries: list[str
         assert response.status_code == 404
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["detail"] == (
-            f"No day that is held has the {name}: this instance does not ingest it. "
+            f"No published day has the {name}: this instance does not ingest it. "
             f"Its operator can add {name} to the setting INGEST_BREAKDOWNS."
         )
     assert queries == []

@@ -92,7 +92,7 @@ async def test_sample_data_is_obvious(
     await ingest_day(Publisher(engine, FORCED, utc_now), SampleSource(), days_ago(0))
     await until_known(app)
     sample = await client.get(path)
-    notices = ["sample data, to try" in one.text for one in (real, sample)]
+    notices = ["sample data for trying" in one.text for one in (real, sample)]
     if path == "/":
         notices = [one.json()["sample"] for one in (real, sample)]
     assert notices == [False, True]

@@ -184,7 +184,7 @@ async def test_the_index_leads_on(
 async def test_ready_once_migrated(
     unmigrated_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(readiness, "REUSE_SECONDS", 0.0)
     app = create_app(settings, unmigrated_url)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (

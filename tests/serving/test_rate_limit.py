@@ -267,7 +267,7 @@ async def _limits(rate_limits: str, port: int) -> AsyncIterator[RateLimits]:
         shared = RateLimits(rate_limits, "", f"redis://127.0.0.1:{port}/0")
         try:
             yield shared
-            assert shared.waits
+            assert shared.uses_shared_storage
         finally:
             shared.close()
 
@@ -352,10 +352,10 @@ async def test_a_host_that_cannot_be_one_is_one_that_is_away(
     shared = RateLimits("5/hour", "", "redis://a..b:6379/0")
     try:
         assert (await _count(shared, "one")).remaining == 4
-        assert not shared.waits
+        assert not shared.uses_shared_storage
     finally:
         shared.close()
-    assert "each process counts: " in caplog.text
+    assert "each process counts alone: " in caplog.text
 
 
 async def test_without_its_redis_each_counts_for_itself_until_it_is_back(

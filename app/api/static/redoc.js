@@ -1,2 +1,2 @@
-// Addresses are relative to the page, which may stand behind a proxy's prefix.
+// Addresses are relative to the page, so that they work behind a proxy with a prefix.
 Redoc.init("openapi.json", {}, document.getElementById("page"));

@@ -1,12 +1,12 @@
-// Addresses are relative to the page, which may stand behind a proxy's prefix.
+// Addresses are relative to the page, so that they work behind a proxy with a prefix.
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#page",
   deepLinking: true,
   displayRequestDuration: true,
-  // The schemas, below the operations that show them already, are folded up.
+  // Collapse the list of schemas at the end: operations already show their own.
   defaultModelsExpandDepth: 0,
-  // "Try it out" is filled in with a dump that exists, if there is one.
+  // Fill in "Try it out" with the name of an existing dump, if there is one.
   responseInterceptor: async (response) => {
     if (response.url.endsWith("/openapi.json")) {
       const [dump] = (await (await fetch("api/dumps")).json()).data ?? [];
