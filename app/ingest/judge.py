@@ -21,8 +21,8 @@ from app.settings import IngestSource
 WEEKS_AROUND = 4
 
 SETTLED_AFTER = timedelta(hours=6)
-"""How long a held day must stay the same before it can count as complete: a stalled source may
-continue.
+"""How long a held day's data must stay unchanged before the day counts as complete. A source that
+has stalled may continue later.
 """
 
 ENOUGH_NEIGHBOURS = 2
@@ -32,12 +32,14 @@ OTHER_WEEKDAY_RATIO = 0.6
 """Lowest ratio of a weekend day's downloads to those of a working day."""
 
 NEAREST_DAYS = 360
-"""Number of days that determine the normal level around a day. PyPI grows, so that days of other
-years have other levels.
+"""Number of days that determine the normal level around a day. PyPI grows, so the level differs
+from year to year.
 """
 
 HIGHEST_SHARE = 20
-"""One in so many days has at least the highest level, which a few wrong days do not change."""
+"""Defines the highest level: one in so many days has more downloads, so that a few wrong days do
+not change it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Verdict:
     """How the day deviates from its neighbours, or None if it does not."""
 
     is_step: bool = False
-    """True if enough days next to it deviate in the same way to make a new level."""
+    """True if so many adjacent days deviate in the same way that they form a new level."""
 
     @property
     def reason(self) -> str | None:
@@ -60,8 +62,8 @@ class _Neighbours:
 
     name: str
     days: Sequence[DayFigures]
-    room: float
-    """Factor that widens the limits, for days that differ by nature."""
+    tolerance: float
+    """Ratio by which the limits are widened, for days that differ in their weekday."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,11 @@ class _Level:
 
     highest_published: int
     highest_read: int
-    """Downloads of the days with most, published or held."""
+    """Highest levels of downloads: of published days, and of all days that were read."""
 
 
 class KnownDays:
-    """The days that were read so far, to which others are compared."""
+    """The days that were read so far. A day is judged by comparing it with them."""
 
     def __init__(
         self,
@@ -101,7 +103,9 @@ class KnownDays:
         self._thresholds = policy.thresholds
         self._events = policy.events
         self._read: dict[Definition, list[DayFigures]] = defaultdict(list)
-        """Published days and correct held ones, in order. A held day follows its published one."""
+        """Published days and held days without wrong rows, in order. If a day is both published and
+        held, the held one comes last.
+        """
         for figures in sorted([*published.values(), *held.values()], key=lambda one: one.day):
             definition = self._definition(figures)
             is_wrong = isinstance(figures, HeldDay) and figures.wrong_rows
@@ -112,26 +116,26 @@ class KnownDays:
     def judge(self, figures: DayFigures) -> Verdict:
         """Compare a day with its neighbours.
 
-        A real change of level shows in the days next to it, which deviate in the same way: those
-        that are published, and those that are held and have settled.
+        If the level has really changed, adjacent days deviate in the same way. They count if they
+        are published, or held and settled.
         """
         measured = self._measure(figures)
         if measured is None or measured.fault is None:
             return Verdict(None)
         if not measured.can_be_step or self._fault_of_level(figures, only_published=True):
             return Verdict(measured.fault)
-        days_alike = self._count_alike(figures.day, measured)
+        similar_days = self._count_similar(figures.day, measured)
         itself = self._held.get(figures.day)
         if itself and itself.digest == figures.digest and has_settled(itself):
-            days_alike += 1
-        return Verdict(measured.fault, is_step=days_alike >= self._thresholds.step_days)
+            similar_days += 1
+        return Verdict(measured.fault, is_step=similar_days >= self._thresholds.step_days)
 
     def suspects(self, first_day: date) -> dict[date, str]:
         """Return the published days from `first_day` on that deviate, with the reason.
 
-        They include days that were published as a new level, by hand, or before they had
-        neighbours. A day that agrees with its neighbours is suspect too if other days have far more
-        downloads: a source can lose nearly all downloads, but not invent them.
+        Such days were published as a new level, by force, or before they had neighbours. A day that
+        agrees with its neighbours is also suspect if other days have far more downloads, because a
+        source can lose downloads of many days, but not invent them.
         """
         suspects = {}
         for day, figures in self._published.items():
@@ -144,8 +148,9 @@ class KnownDays:
         return suspects
 
     def _fault_of_level(self, figures: DayFigures, *, only_published: bool) -> str | None:
-        """Describe how far a day is below the highest level around it, if no real change takes it
-        there. Each of several changes in a row can be small enough to be real.
+        """Describe how far a day is below the highest level around it, or return None if a real
+        change can explain it. This detects several changes in a row that are each small enough to
+        be real.
         """
         definition = self._definition(figures)
         if definition is None:
@@ -157,7 +162,7 @@ class KnownDays:
         return f"{fault} of the highest days" if fault else None
 
     def _measure(self, figures: DayFigures) -> _Measured | None:
-        """Compare a day with its neighbours; None if it has none."""
+        """Compare a day with its neighbours. Return None if it has none."""
         definition = self._definition(figures)
         if definition is None:
             return None
@@ -168,11 +173,11 @@ class KnownDays:
         return self._measure_across(figures, definition)
 
     def _measure_across(self, figures: DayFigures, own: Definition) -> _Measured | None:
-        """Compare a day with those of other definitions before and after it.
+        """Compare a day with days of other definitions before and after it.
 
-        Such a day was counted partly by each of two definitions, or is the first day of one. So it
-        only has to reach `min_step_ratio` times the lower one of the levels beside it that are
-        known: no real change takes more.
+        Such a day was counted partly by each of two definitions, or is the first day of one. So its
+        figures only have to reach `min_step_ratio` times the lower of the two levels, or the one
+        that is known. A real change is not larger.
         """
         least = self._thresholds.min_step_ratio
         step = (self._thresholds.min_step_ratio, self._thresholds.max_step_ratio)
@@ -185,7 +190,7 @@ class KnownDays:
         return max(sides, key=lambda side: side.fault is None, default=None)
 
     def _definitions_beside(self, day: date, own: Definition) -> Iterator[Definition]:
-        """Yield the other definitions of the nearest published days before and after a day."""
+        """Yield the nearest other definition before a day, and the nearest one after it."""
         days = sorted(self._published)
         before, after = [one for one in days if one < day], [one for one in days if one > day]
         for beside in (before[::-1], after):
@@ -194,27 +199,28 @@ class KnownDays:
             yield from islice((one for one in others if not _is_mixed(one)), 1)
 
     def _neighbours(self, day: date, definition: Definition) -> _Neighbours | None:
-        """Choose the normal days that are most like a day; None if there are none.
+        """Choose the normal days that are most similar to a day. Return None if there are none.
 
-        The same weekday is best: a weekend day has some 0.6 times the downloads of a working day.
-        But more days that are less like it are better than a single one, which can be incomplete.
+        The same weekday is best, because a weekend day has some 0.6 times the downloads of a
+        working day. But several days that are less similar are better than a single one, which can
+        be incomplete.
         """
         normal = self._level(day, definition).normal
         weeks = [day + timedelta(weeks=n) for n in range(-WEEKS_AROUND, WEEKS_AROUND + 1) if n]
         around = [day + timedelta(days=n) for n in range(-6, 7) if n]
-        alike = [one for one in around if _is_weekend(one) == _is_weekend(day)]
+        similar = [one for one in around if _is_weekend(one) == _is_weekend(day)]
         others = [one for one in normal if one != day]
 
         def choices() -> Iterator[_Neighbours]:
             """Yield the choices one by one, because the first ones are usually enough."""
-            for name, days, room in (
+            for name, days, tolerance in (
                 (f"{day:%A}s", weeks, 1.0),
-                ("the days around it", alike, 1.0),
+                ("the days around it", similar, 1.0),
                 ("the days around it", around, OTHER_WEEKDAY_RATIO),
                 (f"{day:%A}s", [one for one in others if one.weekday() == day.weekday()], 1.0),
                 ("all days", others, OTHER_WEEKDAY_RATIO),
             ):
-                yield _Neighbours(name, [normal[one] for one in days if one in normal], room)
+                yield _Neighbours(name, [normal[one] for one in days if one in normal], tolerance)
 
         for enough in range(ENOUGH_NEIGHBOURS, 0, -1):
             for neighbours in choices():
@@ -226,7 +232,7 @@ class KnownDays:
         read = self._read[definition]
         middle = bisect_left(read, day, key=lambda one: one.day)
         first = max(0, min(middle - NEAREST_DAYS // 2, len(read) - NEAREST_DAYS))
-        # The level is nearly the same a few days later, and takes 0.2 ms to compute.
+        # Reuse the level for 30 days: it changes little, and takes 0.2 ms to compute.
         first -= first % 30
         if (definition, first) not in self._levels:
             nearest = read[first : first + NEAREST_DAYS]
@@ -236,9 +242,9 @@ class KnownDays:
     def _describe_level(self, read: Sequence[DayFigures]) -> _Level:
         """Choose the days of normal level among days of one definition.
 
-        Normal is the level of most published days. If most of all known days are held because they
-        have far more than those, the database began with incomplete days, and the level of the
-        held days is normal.
+        The normal level is the median of the published days. If the median of all days that were
+        read is far higher, the database began with incomplete days, and the higher median is the
+        normal level.
         """
         days = {one.day: one for one in read if not isinstance(one, HeldDay)}
         last_read = {one.day: one for one in read}
@@ -256,15 +262,15 @@ class KnownDays:
 
     def _definition(self, figures: DayFigures) -> Definition | None:
         """Return the definition of a download by which a day was counted. Only days of the same
-        one are compared. Sample days have none, and are never judged.
+        definition are compared. Sample days have none, and are never judged.
         """
         if figures.source == IngestSource.SAMPLE:
             return None
         return self._events.definition(figures.day, figures.counted_files)
 
-    def _count_alike(self, day: date, measured: _Measured) -> int:
-        """Count the days on either side, without a break, that deviate to the same degree. They are
-        published, or held and settled.
+    def _count_similar(self, day: date, measured: _Measured) -> int:
+        """Count the consecutive days before and after a day that deviate to the same degree. Only
+        published days, and held days that have settled, count.
         """
         count = 0
         for step in (timedelta(days=-1), timedelta(days=1)):
@@ -280,7 +286,7 @@ class KnownDays:
         return count
 
     def _agree(self, one: _Measured, other: _Measured) -> bool:
-        # Without downloads there is no ratio.
+        # A ratio to 0 downloads does not exist.
         if not other.downloads:
             return not one.downloads
         limits = self._thresholds
@@ -297,17 +303,17 @@ def has_settled(held: HeldDay) -> bool:
 
 
 def _compare(figures: DayFigures, neighbours: _Neighbours, limits: Thresholds) -> _Measured:
-    room, days = neighbours.room, neighbours.days
+    tolerance, days = neighbours.tolerance, neighbours.days
     packages, wrong_packages = _ratio(
         *("packages", figures.packages, [day.packages for day in days]),
-        (limits.min_packages_ratio * room, limits.max_packages_ratio / room),
+        (limits.min_packages_ratio * tolerance, limits.max_packages_ratio / tolerance),
     )
     downloads, wrong_downloads = _ratio(
         *("downloads", figures.downloads, [day.downloads for day in days]),
-        (limits.min_downloads_ratio * room, limits.max_downloads_ratio / room),
+        (limits.min_downloads_ratio * tolerance, limits.max_downloads_ratio / tolerance),
     )
     fault = wrong_packages or wrong_downloads
-    least, most = limits.min_step_ratio / room, limits.max_step_ratio * room
+    least, most = limits.min_step_ratio / tolerance, limits.max_step_ratio * tolerance
     return _Measured(
         packages,
         downloads,
@@ -319,11 +325,11 @@ def _compare(figures: DayFigures, neighbours: _Neighbours, limits: Thresholds) -
 def _ratio(
     name: str, amount: int, others: Sequence[int], limits: tuple[float, float]
 ) -> tuple[float, str | None]:
-    """Return the ratio of a figure to the median of others, and a description if it is outside the
-    limits.
+    """Return the ratio of a figure to the median of others, and a description if the ratio is
+    outside the limits.
 
-    An even number of others has two medians, and anything between them is normal: in the middle of
-    a step one is the old level and one the new.
+    An even number of others has two medians, and all figures between them are normal: in the middle
+    of a step, one is the old level and one is the new level.
     """
     usual = min(max(amount, median_low(others)), median_high(others))
     # The median is 0 if mirrors made all downloads.
@@ -340,7 +346,7 @@ def _highest(days: Collection[DayFigures]) -> int:
 
 
 def _is_mixed(definition: Definition) -> bool:
-    """Return True if a change applies to only a part of the day."""
+    """Return True if a change of the definition applies to only a part of the day."""
     return any(is_partial for _, is_partial in definition)
 
 

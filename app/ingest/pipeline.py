@@ -1,4 +1,4 @@
-"""Ingests a day: copy its rows to a temporary table, judge them, then publish or hold the day."""
+"""Ingests a day: copies its rows to a temporary table, judges them, then publishes or holds it."""
 
 import asyncio
 import logging
@@ -33,10 +33,10 @@ class Progress:
     """Id of the source's query for the day, or None before it is sent."""
 
     partition: Partition | None = None
-    """The source's partition before that query."""
+    """The source's partition, as it was before that query."""
 
     billed_query: str | None = None
-    """Id of the query whose bill is recorded. Reading its result again costs nothing."""
+    """Id of the query whose costs are recorded. Reading its result again costs nothing."""
 
     has_queried: bool = False
     rows: int = 0
@@ -49,9 +49,9 @@ async def ingest_day(
 ) -> PublishedDay | UnchangedDay:
     """Publish a day, and replace it if it was published before.
 
-    All of the day becomes visible at once, or nothing if an exception is raised. A day that does
-    not look plausible is held, and `HeldDayError` is raised. A published day with more downloads
-    stays, and `ShrunkDayError` is raised. Raises an `IngestError`.
+    The whole day becomes visible at once, or nothing if an exception is raised. Raises
+    `HeldDayError` if the day is not plausible and is held, `ShrunkDayError` if the published day
+    has more downloads and stays, or another `IngestError`.
     """
     check_counted(day, publisher.clock())
     progress = progress or Progress()
@@ -82,7 +82,7 @@ async def ingest_day(
         await connection.commit()
         staged = StagedDay(
             figures,
-            # The result of an earlier query is as old as that query.
+            # A reused result is as old as its query.
             read_at=min(read_at, queried_at or read_at),
             wrong_rows=rejected.counts.total(),
             fault=rejected.describe_counts(),
@@ -92,7 +92,7 @@ async def ingest_day(
 
 
 async def is_unchanged(publisher: Publisher, source: Source, day: date) -> bool:
-    """Return True if a check of the day's partition finds that there is nothing to read.
+    """Return True if a check of the day's partition shows that the day need not be read.
 
     Raises an `IngestError`.
     """
@@ -138,7 +138,7 @@ async def _stage(
     day: date,
     progress: Progress,
 ) -> tuple[Rejected, datetime | None]:
-    """Copy the day's rows. Return the rejected ones, and the time of the source's query.
+    """Copy the day's rows to the staging table. Return the rejected rows and the query's time.
 
     Raises an `IngestError` if the source has no rows.
     """
@@ -152,7 +152,7 @@ async def _stage(
     async with aclosing(reading.batches) as batches:
         async for batch in batches:
             check = check or RowCheck(reading.columns, rejected)
-            # Run in a thread, so that the process answers requests meanwhile.
+            # Check in a thread, so that the process answers requests meanwhile.
             rows = await asyncio.to_thread(check.staged, batch)
             enter(Step.STAGE, day)
             if publisher.lock:
@@ -170,7 +170,7 @@ async def _stage(
 
 
 async def _begin(source: Source, day: date, progress: Progress) -> Reading:
-    """Start to read the result of the previous query or, if there is none, of a new one."""
+    """Start to read the result of the previous query, or of a new one if there is none."""
     if progress.query is None:
         progress.has_queried = True
         progress.query = await source.begin(day)

@@ -15,24 +15,21 @@ from app.ingest.publish import check_in_window
 from app.settings import IngestSource, Settings
 
 CLOCK_TOLERANCE = timedelta(hours=1)
-"""How far the clocks of two machines may differ.
-
-A stored time that is further ahead was written while a clock was wrong.
-"""
+"""How far the clocks of two machines may differ. A stored time that is further ahead is wrong."""
 
 LONGEST_WAIT = timedelta(days=30)
-"""Longest time between two readings of a day: each costs as much as the first."""
+"""Longest time between two readings of a day. Each costs as much as the first one."""
 
 LONGEST_WAIT_FOR_CHECK = timedelta(days=7)
-"""Longest time between two checks of a day whose partition was seen: a check costs nothing."""
+"""Longest time between two checks of a day whose partition is known. A check is nearly free."""
 
 MOST_DOUBLINGS = 24
-"""Maximum number of doublings of a wait, so that no `timedelta` overflows. A second grows to half a
-year.
+"""Maximum number of times that a wait is doubled, so that no `timedelta` overflows. Doubled so
+often, a second becomes half a year.
 """
 
 RECHECKED_WITHIN = timedelta(days=7)
-"""How long after it was due a check is still made."""
+"""How long after its due time a missed check is still made."""
 
 SUSPECT_WAIT = timedelta(days=1)
 """Time until a suspect day is first checked. It doubles with each check."""
@@ -59,22 +56,22 @@ def check_counted(day: date, now: datetime) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Days to read now, and when the next one is due. Unread days are listed latest first."""
+    """Days to read now, and when the next one is due. Unread days are in order, latest first."""
 
     new: list[date]
     """Unread days that became due at the same firing of the schedule as the latest day that is due.
     """
 
     again: list[date]
-    """Days that were read and are due again, the longest overdue first. In this order each day gets
-    its turn, even if a run can't read all of them.
+    """Days that were read and are due again, the longest overdue first. In this order every day is
+    read some time, even if one run can't read all of them.
     """
 
     older: list[date]
     """Unread days that became due at earlier firings."""
 
     next_due: datetime | None
-    """Time at which the first of the other days that were read is due again."""
+    """Earliest time at which another day that was read is due again."""
 
     def days(self, *, catch_up: bool) -> list[date]:
         """Return the days in the order in which to read them.
@@ -91,7 +88,7 @@ def plan(
     held: Mapping[date, HeldDay],
     failures: Mapping[date, Failures],
 ) -> Plan:
-    """Plan to read those of the days served that are missing, and those that are due again."""
+    """Plan to read the served days that are missing, and those that are due again."""
 
     def due_at(day: date) -> datetime:
         return settings.ingest_schedule.due_at(day - timedelta(days=1))
@@ -99,7 +96,7 @@ def plan(
     complete = latest_complete_day(now)
     latest = max([complete, *published])
     served = (latest - timedelta(days=passed) for passed in range(settings.retention_days))
-    # A clock that was ahead may have published days that are not over.
+    # While the clock was ahead, days that are not over may have been published.
     days = [day for day in served if FIRST_DAY <= day <= complete]
     due = list(dropwhile(lambda day: due_at(day) > now, days))
     missing = [day for day in due if not (day in published or day in held or day in failures)]
@@ -136,11 +133,11 @@ def _due_again_at(
     elif day in failures:
         due = end_of(day)
     if read_at and read_at > now + CLOCK_TOLERANCE:
-        # The recorded time is wrong, so the day may have been read too soon.
+        # The recorded time is wrong, so the day may have been read too early.
         due = now
     failed = failures.get(day)
     if due and failed and failed.last_started_at <= now + CLOCK_TOLERANCE:
-        # The first interruption does not count: the day need not be its cause.
+        # The first interruption does not count, because the day may not have caused it.
         count = failed.costly - (failed.last_outcome is RunOutcome.INTERRUPTED)
         due = max(due, failed.last_started_at + _wait(settings, count))
     return due
@@ -172,7 +169,7 @@ def _longest_wait(day: DayFigures) -> timedelta:
 
 
 def _wait(settings: Settings, readings: int) -> timedelta:
-    """Return the wait after so many readings or failures of a day. It doubles with each."""
+    """Return the wait after a number of readings or failures of a day. Each of them doubles it."""
     if readings < 1:
         return timedelta(0)
     first = timedelta(minutes=settings.ingest_retry_after_minutes)
@@ -190,22 +187,22 @@ def days_to_backfill(
 ) -> list[date]:
     """Return the unpublished days from `start` to `end`, both included, latest first.
 
-    The default of `start` is the first day that is served once `end` is published. With `again`
-    all days are returned. A day of sample data that is to be replaced counts as not published.
+    `start` defaults to the first day that is served after `end` is published. With `again`, all
+    days are returned. Sample data that will be replaced counts as not published.
     Raises an `IngestError` if a day is not complete, or would be outside the window.
     """
     for day in filter(None, (start, end)):
         check_counted(day, now)
-    kept = {
+    present = {
         day
         for day, one in published.items()
         if not (policy.replace_sample and one.source == IngestSource.SAMPLE)
     }
-    latest = max(kept | {end})
+    latest = max(present | {end})
     start = start or served_days(latest, policy.retention_days).first
     check_in_window(start, latest, policy.retention_days)
     days = [end - timedelta(days=passed) for passed in range((end - start).days + 1)]
-    return [day for day in days if again or day not in kept]
+    return [day for day in days if again or day not in present]
 
 
 def days_to_seed(
@@ -215,15 +212,15 @@ def days_to_seed(
     policy: PublishPolicy,
     columns: Sequence[str],
 ) -> list[date]:
-    """Return the days that a full window of sample data lacks, latest first.
+    """Return the days that are missing from a full window of sample data, latest first.
 
-    They include days that were made with other breakdowns than these columns. The window ends with
-    the latest published day, or in an empty database with the latest complete day.
+    Days with other breakdowns than `columns` count as missing. The window ends with the latest
+    published day, or in an empty database with the latest complete day.
     """
     end = max(published, default=latest_complete_day(now))
-    as_chosen = {
+    matching = {
         day: one
         for day, one in published.items()
         if (*REQUIRED_COLUMNS, *one.breakdowns) == tuple(columns)
     }
-    return days_to_backfill(as_chosen, None, end, now=now, policy=policy)
+    return days_to_backfill(matching, None, end, now=now, policy=policy)

@@ -1,4 +1,4 @@
-"""Rules by which a day that was read is published or held."""
+"""Rules that decide whether a day is published or held."""
 
 from dataclasses import dataclass, fields
 from datetime import date
@@ -9,7 +9,7 @@ from app.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Limits of a day's figures, as ratios to what is normal: the settings of the same names."""
+    """Limits of a day's figures as ratios to normal figures, set by settings of the same names."""
 
     min_packages_ratio: float
     max_packages_ratio: float
@@ -30,14 +30,14 @@ class PublishPolicy:
     """Known events, which determine which days can be compared."""
 
     force: bool = False
-    """True publishes a day whatever its figures are, even if it had more downloads before."""
+    """True publishes a day even if it is not plausible or had more downloads before."""
 
     replace_sample: bool = False
     """True deletes all sample data when the first real day is published."""
 
     only_if_changed: bool = False
-    """True reads a day again only if its partition changed since it was last read, and replaces a
-    published day only if it grew, or was suspect and is no longer.
+    """True reads a day again only if its partition has changed since it was last read, and replaces
+    a published day only if it has more downloads, or if it was suspect and no longer is.
     """
 
     def counts_alike(self, day: date, one: CountedFiles, other: CountedFiles) -> bool:

@@ -51,12 +51,12 @@ class StagedDay:
     """Reason to hold the day whatever its figures are."""
 
     problem: str | None = None
-    """The fault without the figures of the day."""
+    """The fault without the day's figures, so that the same fault of several days is equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnchangedDay:
-    """A published day for which the source has nothing new."""
+    """A published day that stays as it is, because the source has nothing better."""
 
     published: PublishedDay
 
@@ -105,8 +105,8 @@ async def publish_staged(
 ) -> PublishedDay | UnchangedDay:
     """Publish the day, or hold it and raise `HeldDayError`.
 
-    Raises `ShrunkDayError` if the published day has more downloads, unless forced. The staged rows
-    remain if the server ends the transaction, so that it can be retried.
+    Raises `ShrunkDayError` if the published day has more downloads, unless forced. If the server
+    ends the transaction, the staged rows remain, so that the transaction is retried.
     """
 
     async def publish() -> PublishedDay | UnchangedDay:
@@ -137,7 +137,7 @@ async def _publish(
         figures.downloads_with_mirrors > before.downloads_with_mirrors
         # Counts by different definitions can't be compared.
         or not policy.counts_alike(day, figures.counted_files, before.counted_files)
-        # The published day had too many downloads, and the source has corrected it.
+        # The published day was suspect, and the source has corrected it.
         or bool(before.suspect_reason and not (verdict.departure or staged.fault))
     )
     result: PublishedDay | UnchangedDay | IngestError
@@ -184,10 +184,10 @@ async def note_suspects(repository: IngestRepository, policy: PublishPolicy) -> 
 
 
 async def release(publisher: Publisher, day: date) -> PublishedDay | None:
-    """Publish a held day, as it was last read, if it has become plausible or is forced. Record a
+    """Publish a held day as it was last read, if it has become plausible or is forced, and record a
     run.
 
-    Return None if the day is not held, or stays held. Raises an `IngestError`.
+    Return None if the day is not held or stays held. Raises an `IngestError`.
     """
     policy = publisher.policy
     async with connect(publisher.engine) as connection:
@@ -222,7 +222,7 @@ async def release_plausible(publisher: Publisher) -> AsyncIterator[PublishedDay]
         if not plausible:
             return
         day = max(plausible)
-        # A day that stays held is not tried again.
+        # Try each day only once.
         refused.add(day)
         try:
             if released := await release(publisher, day):
@@ -232,7 +232,7 @@ async def release_plausible(publisher: Publisher) -> AsyncIterator[PublishedDay]
 
 
 async def _plausible(repository: IngestRepository, policy: PublishPolicy) -> set[date]:
-    """Return the held days that the days around them make plausible by now."""
+    """Return the held days that have become plausible, because of the days around them."""
     held = await repository.held()
     known = KnownDays(await repository.published(), held, policy)
     return {day for day, one in held.items() if not (one.wrong_rows or known.judge(one).reason)}

@@ -34,9 +34,9 @@ class Expired:
 
 async def expire(engine: AsyncEngine, policy: PublishPolicy, now: datetime) -> Expired:
     """Drop the months before the window, and delete older held days and packages without rows.
-    Record again which days are suspect: the remaining neighbours, events or limits may be others.
 
-    This happens in one transaction. The history of older runs is deleted as well. Responses do not
+    The same transaction records again which days are suspect, because their neighbours, the events
+    or the limits may have changed. The history of older runs is deleted as well. Responses do not
     change, because queries never read outside the window. Raises `TableInUseError` if readers
     blocked every attempt.
     """
@@ -55,14 +55,14 @@ async def _expire(engine: AsyncEngine, policy: PublishPolicy) -> Expired:
         if latest is None:
             return Expired([], 0)
         await repository.lock_publish(latest)
-        # A publish may have committed while this waited for the lock.
+        # A publish may have been committed while this transaction waited for the lock.
         latest = await repository.latest_day() or latest
         first_served = served_days(latest, policy.retention_days).first
         await repository.forget_held_before(first_served)
         await note_suspects(repository, policy)
         first_kept = await first_kept_day(connection, first_served)
         gone = await repository.forget_before(first_kept) if first_kept else 0
-        # This comes last, because readers wait from here to the commit.
+        # Drop the partitions last, because readers have to wait from here to the commit.
         enter(Step.DROP, first_served)
         dropped = await drop_partitions_before(connection, first_served)
         enter(Step.COMMIT_RETENTION, first_served)

@@ -1,4 +1,4 @@
-"""Checks the rows of a source, and prepares the valid ones for staging."""
+"""Checks the rows of a source, and converts the valid ones for staging."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ class Rejected:
     """One row for each fault. The package is the first value."""
 
     values: dict[str, object] = field(default_factory=dict)
-    """The wrong value of that row, by fault."""
+    """The wrong value in that row, by fault."""
 
     @property
     def rows(self) -> int:
@@ -71,7 +71,7 @@ class RowCheck:
         self._check_texts = [_check_of(column) for column in columns]
 
     def staged(self, batch: Batch) -> list[StagedRow]:
-        """Return the valid rows in the form that is staged. Count the others as rejected."""
+        """Return the valid rows, converted for staging. Count the others as rejected."""
         if not batch:
             return []
         given: Sequence[Sequence[object]]
@@ -126,8 +126,8 @@ class RowCheck:
 
 
 class _Checked(NamedTuple):
-    """The result of checking a package's counts of one breakdown: their sum and their stored text,
-    unless there is a fault.
+    """The result of checking a package's counts of one breakdown: a fault, or their sum and their
+    stored text.
     """
 
     fault: Fault | None
@@ -136,7 +136,9 @@ class _Checked(NamedTuple):
 
 
 def _check_of(column: str) -> Callable[[str], _Checked]:
-    """Return the check of a column's texts. It is cached unless each package has its own text."""
+    """Return the function that checks a column's texts. Its results are cached, unless every
+    package has texts of its own.
+    """
     check = partial(_check_text, column)
     return check if column in COLUMNS_OF_ONE_PACKAGE else lru_cache(KNOWN_TEXTS)(check)
 

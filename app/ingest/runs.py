@@ -34,7 +34,8 @@ from app.retries import attempts
 log = logging.getLogger(__name__)
 
 DAY_TIMEOUT_SECONDS = 3600
-"""Time limit of a day, which usually takes minutes, so that a hanging day does not block others."""
+"""Time limit of a day, so that a day that hangs does not block others. A day usually takes minutes.
+"""
 
 MAX_ERROR_CHARACTERS = 500
 """Maximum length of a recorded error. A statement with its arguments can be long."""
@@ -48,7 +49,7 @@ WAIT_SECONDS = 1.0
 
 @asynccontextmanager
 async def ingest_lock(engine: AsyncEngine) -> AsyncIterator[HeldLock]:
-    """Hold the ingest lock, after waiting for the process that holds it."""
+    """Hold the ingest lock. If another process holds it, wait until it is released."""
     is_logged = False
     while True:
         async with try_lock(engine, LockKey.INGEST) as lock:
@@ -74,7 +75,7 @@ class Outcome:
     day: date
     result: PublishedDay | UnchangedDay | IngestError
     was_held: bool = False
-    """True if the held rows of the day were published."""
+    """True if the published rows were held before."""
 
     @property
     def error(self) -> IngestError | None:
@@ -157,7 +158,7 @@ class Run:
                 _is_unavailable(error) and not progress.rows
             )
 
-        # A database that went away during the day before gets time to return.
+        # Wait for a database that became unavailable while the previous day was read.
         started: tuple[IngestRun | None, int] = await attempts(str(day), _is_unavailable)(begin)
         unfinished, run = started
         if unfinished:
@@ -190,7 +191,7 @@ class Run:
             text = _one_line(error)
         elif isinstance(error, Exception):
             text = f"{type(error).__name__}: {_one_line(error)}"
-        # A query that the source refused, or whose result was useless, is not used again.
+        # Do not reuse a query that the source refused, or whose result was useless.
         is_of_source = isinstance(error, IngestError) and not error.may_pass
         try:
             query = None if is_of_source else progress.query

@@ -54,8 +54,8 @@ meanwhile.
 class IngestScheduler:
     """Runs the job at the start, at each firing of the schedule, and at times that it requests.
 
-    The job returns the time at which it wants to run again, or None. At the start and at firings
-    its argument is True, to catch up.
+    The job returns the time at which it should run again, or None. Its argument is True, to catch
+    up, at the start and at firings of the schedule.
     """
 
     def __init__(
@@ -94,12 +94,12 @@ class IngestScheduler:
 
     @property
     def next_run(self) -> datetime | None:
-        """Time of the next run, now at the earliest; None before the start."""
+        """Time of the next run, not earlier than now. None before the start."""
         times = [job.next_run_time for job in self._scheduler.get_jobs()]
         return max(min(times), self._clock()) if times else None
 
     async def _run(self, catch_up: bool) -> None:
-        # A stop also cancels runs that wait.
+        # `stop` also cancels runs that wait for the lock.
         with suppress(asyncio.CancelledError):
             async with self._running:
                 next_due = await self._job(catch_up)
@@ -135,14 +135,14 @@ class IngestScheduler:
 async def run_ingest_job(
     settings: Settings, database_url: str, clock: Clock, catch_up: bool = True
 ) -> datetime | None:
-    """Publish the days that are due, with INGEST_MAX_DAYS_PER_RUN queries at most; then apply
+    """Publish the days that are due, with at most INGEST_MAX_DAYS_PER_RUN queries, and then apply
     retention.
 
     Return when the job should run again, or None to wait for the schedule.
 
-    Only one of the processes that share a database ingests. The others run again a little later
-    without `catch_up`, which skips older missing days: otherwise each process would add days. A
-    failure is logged and retried later.
+    Only one of the processes that share a database ingests. The others run again a little later,
+    with `catch_up` False. Such a run skips older missing days, because otherwise each process would
+    read as many of them as the first one. A failure is logged and retried later.
     """
     async with job_engine(database_url) as engine:
         try:
@@ -177,12 +177,12 @@ async def _ingest_due_days(
     settings: Settings, publisher: Publisher, observed: ObservedRun, catch_up: bool
 ) -> datetime | None:
     runs = RunsRepository(publisher.engine)
-    # If another process was killed, do its work too.
+    # If another process was killed, take over its older days too.
     catch_up = bool(await runs.note_interrupted()) or catch_up
     days = (await _plan(settings, publisher)).days(catch_up=catch_up)
     may_pass, success = False, True
     if days:
-        # This imports Google's client and searches for credentials, which takes long.
+        # Use a thread, because importing Google's client and finding credentials takes long.
         source = await asyncio.to_thread(open_source, settings, settings.source)
         run = Run(publisher, source)
         async for outcome in run.ingest(days, settings.ingest_max_days_per_run):
@@ -200,13 +200,13 @@ async def _ingest_due_days(
                 break
     else:
         log.info("ingest: nothing is due")
-    # While failed days wait, a run without days is neither a success nor a failure.
+    # While failed days wait for a retry, a run without days is neither a success nor a failure.
     observed.success = success if days or not await runs.failures() else None
     async for published in release_plausible(publisher):
         log.warning("ingest: a held day has become plausible: %s", published)
     expired = await expire(publisher.engine, publisher.policy, publisher.clock())
     log.info("ingest: %s", expired)
-    # Days that are still due exceeded the budget, or failed before anything was billed.
+    # Days that are still due exceeded `max_days_per_run`, or failed before anything was billed.
     next_due = (await _plan(settings, publisher)).next_due
     again = publisher.clock() + _retry_after(settings)
     return min(filter(None, (next_due, again if may_pass else None)), default=None)

@@ -1,7 +1,7 @@
 """Compares the stored figures with the rows from which they were computed.
 
 Each step reads one snapshot in a transaction of its own. So a publish during the verification
-causes no differences, and a statement that waits for readers waits for only one step.
+causes no differences, and a statement that has to wait for readers waits for at most one step.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -19,7 +19,7 @@ from app.errors import DayNotPublishedError
 @dataclass(frozen=True, slots=True)
 class Verified:
     day: date | None
-    """The day that was verified; None for figures that span several days."""
+    """The day that was verified, or None for figures that span several days."""
 
     differences: Sequence[Difference]
 
@@ -27,7 +27,7 @@ class Verified:
 async def days_to_verify(engine: AsyncEngine, day: date | None) -> list[date]:
     """Return all published days, oldest first, or only the given one.
 
-    Raises `DayNotPublishedError` if that is not published.
+    Raises `DayNotPublishedError` if the given day is not published.
     """
     async with _reading(engine) as repository:
         days = await repository.published_days()
@@ -43,8 +43,8 @@ async def verify(
 ) -> AsyncIterator[Verified]:
     """Compare each day's rows with its record, and yield the differences.
 
-    With `packages` the figures of packages are compared with the rows of all days as well. A day
-    that retention has dropped since it was listed is left out.
+    With `packages`, the figures of packages are also compared with the rows of all days. A day that
+    retention has dropped meanwhile is skipped.
     """
     for day in days:
         async with _reading(engine) as repository:

@@ -39,7 +39,7 @@ RETRY_SECONDS = 60
 
 REQUEST_TIMEOUT_SECONDS = 60
 QUERY_TIMEOUT_SECONDS = 900
-"""Maximum duration of a day's query, which takes about a minute, and of each page of rows."""
+"""Maximum duration of a day's query, which takes about a minute, and of fetching a page of rows."""
 
 CHECK_TIMEOUT_SECONDS = 30
 """Maximum duration of the query of a partition's metadata, which takes some seconds."""
@@ -58,7 +58,7 @@ BYTES_BILLED_PER_CHECK = 10 * 2**20
 
 
 _unreadable_datasets: set[str] = set()
-"""Datasets whose partitions can't be read, which this process has logged."""
+"""Datasets for which this process has logged that their partitions can't be read."""
 
 
 def cost_usd(bytes_billed: int) -> float:
@@ -115,8 +115,8 @@ class BigQuerySource(Source):
         return day_query(self._table, self._columns, day, self._counted_files)
 
     def _rules(self, day: date) -> str:
-        """Return a hash of the counting rules. It is part of the query's id, so that results by
-        other rules are not reused.
+        """Return a hash of the counting rules. It is part of the query's id, so that no result by
+        other rules is reused.
         """
         rules = self._text(day), self._counted_files, sorted(self._mirror_installers)
         return blake2b(repr(rules).encode(), digest_size=8).hexdigest()
@@ -169,8 +169,8 @@ class BigQuerySource(Source):
         breakdowns: Iterable[Breakdown] | None = None,
         counted_files: CountedFiles | None = None,
     ) -> int:
-        """Return the bytes that the day's query would bill, by a free dry run. `breakdowns` and
-        `counted_files` default to those of the source.
+        """Return the bytes that BigQuery would bill for the day, from a free dry run. `breakdowns`
+        and `counted_files` default to those of the source.
         """
         columns = self._columns if breakdowns is None else columns_with(breakdowns)
         query = day_query(self._table, columns, day, counted_files or self._counted_files)
@@ -206,15 +206,15 @@ class BigQuerySource(Source):
 
 
 def create_source(settings: Settings) -> BigQuerySource:
-    """Return the source that the settings describe, with their credentials or those that Google's
-    library finds. Raises `SettingsError` if credentials or the project to bill are missing.
+    """Create the source from the settings. Raises `SettingsError` if credentials or the project to
+    bill are missing.
     """
     return BigQuerySource(create_client(settings), settings)
 
 
 def _may_pass_soon(error: BaseException) -> bool:
-    """Return True if the failed check is worth a retry. A check that timed out is not: it has used
-    up its time.
+    """Return True if the failed check should be retried. A check that timed out has used up its
+    time, and is not retried.
     """
     return isinstance(error, SourceUnavailableError) and not isinstance(
         error.__cause__, TimeoutError
@@ -228,7 +228,7 @@ def _retry() -> Retry:
 def _next_page(pages: Iterator[Page], columns: int) -> UnparsedDownloads | None:
     """Return the next page, which may be empty, or None after the last.
 
-    It is built from the raw response. Google's client would convert the rows by their schema, which
+    The rows are read from the raw response, because the client converts rows by their schema, which
     takes longer than all other work on them.
     """
     page = next(pages, None)
@@ -242,7 +242,7 @@ def _next_page(pages: Iterator[Page], columns: int) -> UnparsedDownloads | None:
 
 
 def _downloads(lines: Sequence[str], columns: int) -> UnparsedDownloads:
-    # The name comes last and may contain tabs. The pipeline rejects rows without a name.
+    # The name comes last, because it may contain tabs. The pipeline rejects rows without a name.
     values = [line.split("\t", columns + 2) for line in lines]
     if not all(len(row) == columns + 3 for row in values):
         raise ValueError("a row has missing columns")

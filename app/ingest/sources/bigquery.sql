@@ -3,7 +3,7 @@
 -- The counting rules are those of the public service:
 --   * All files that PyPI has logged count, or only artifacts (INGEST_COUNTED_FILES).
 --   * A download counts if its Python version is missing or starts like one (X.Y).
---   * with_mirrors counts all of them. Everything else leaves out known mirrors and downloads
+--   * with_mirrors counts all of them. All other figures exclude known mirrors and downloads
 --     without an installer.
 --   * Packages are keyed by their normalised name (PEP 503).
 --
@@ -19,9 +19,8 @@
 -- A package may have thousands of releases. The most downloaded ones of the day are counted
 -- separately, and the rest as `other`. All other breakdowns have few categories.
 --
--- In braces stands what `app/ingest/sources/day_query.py` fills in: the table, the condition on file names
--- where there is one, and for the breakdowns that are ingested their columns, so that nothing is
--- billed for the others.
+-- `day_query.py` replaces the names in braces: by the table, by the condition on file names if it is
+-- needed, and by the columns of the ingested breakdowns, so that no other columns are billed.
 --
 -- Parameters: the day's bounds, start and end, and mirror_installers.
 SELECT

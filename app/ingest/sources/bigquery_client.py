@@ -1,4 +1,4 @@
-"""Google's BigQuery client: its credentials, its errors, and its blocking calls in threads."""
+"""Google's BigQuery client: creates it, translates its errors, and calls it in threads."""
 
 import asyncio
 import json
@@ -45,8 +45,8 @@ DAY_REASONS = {"bytesBilledLimitExceeded", "resourcesExceeded", "responseTooLarg
 
 
 def create_client(settings: Settings) -> bigquery.Client:
-    """Return a client with the settings' credentials, or those that Google's library finds. Raises
-    `SettingsError` if credentials or the project to bill are missing.
+    """Create a client with the credentials of the settings, or with those that Google's library
+    finds. Raises `SettingsError` if credentials or the project to bill are missing.
     """
     if settings.bigquery_emulator_host:
         log.warning("BIGQUERY_EMULATOR_HOST is set: the downloads come from an emulator")
@@ -86,7 +86,9 @@ def _credentials(settings: Settings) -> tuple[Credentials, str | None]:
 
 
 def parse_by_orjson(client: bigquery.Client) -> None:
-    """Parse responses four times as fast as Python's json, which blocks the process meanwhile."""
+    """Let the client parse responses by orjson. The json module takes four times as long, during
+    which the process answers no requests.
+    """
 
     def replace_parser(response: requests.Response, *_: object, **__: object) -> None:
         response.json = lambda **_: orjson.loads(response.content)  # type: ignore[method-assign]
@@ -96,7 +98,7 @@ def parse_by_orjson(client: bigquery.Client) -> None:
 
 @contextmanager
 def source_errors() -> Iterator[None]:
-    """Translate errors of Google's client to `SourceError`, once."""
+    """Translate errors of Google's client to `SourceError`."""
     try:
         yield
     except (GoogleAPIError, GoogleAuthError, requests.RequestException) as error:
@@ -125,7 +127,7 @@ def _reasons(error: Exception) -> set[str]:
 
 
 def one_line(error: Exception) -> str:
-    # `str(error)` adds the request's address and ids of the job to the message.
+    # `str(error)` would add the request's address and the job's ids to the message.
     message = getattr(error, "message", None) or str(error)
     return str(message).strip().partition("\n")[0]
 
@@ -135,11 +137,11 @@ async def call(
 ) -> Result:
     """Call a blocking function of Google's client in a thread. Raises `SourceError`.
 
-    Unlike with `asyncio.to_thread`, the process does not wait for cancelled calls at its exit, so
-    Ctrl-C and a stop take effect even if the server does not respond.
+    When the process exits, it does not wait for cancelled calls, as it would with
+    `asyncio.to_thread`. So Ctrl-C and a stop take effect even if the server does not respond.
     """
     outcome: Future[Result] = Future()
-    # From here on, cancelling the task does not cancel this future, which the thread sets.
+    # From now on, cancelling the task does not cancel this future, because the thread sets it.
     outcome.set_running_or_notify_cancel()
 
     def run() -> None:

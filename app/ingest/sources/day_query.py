@@ -1,4 +1,4 @@
-"""The query of a day in BigQuery, which reads the columns of the breakdowns that are ingested."""
+"""Builds BigQuery's query for a day. It reads only the columns of the ingested breakdowns."""
 
 import re
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ ONLY_ARTIFACTS = r"REGEXP_CONTAINS(file.filename, r'\.(whl|tar\.gz|zip)$')"
 def day_query(
     table: str, columns: Iterable[str], day: date, counted_files: CountedFiles = CountedFiles.ALL
 ) -> str:
-    """Return the query of a day whose rows have these columns.
+    """Return the query for a day, with one value per row for each of the columns.
 
-    It reads file names, which are billed, only for days on which PyPI also logged other files than
-    artifacts.
+    It reads file names only for days on which PyPI also logged other files than artifacts, because
+    reading them is billed.
     """
     columns = tuple(columns)
     names_decide = counted_files is CountedFiles.ARTIFACTS and day <= ARTIFACTS_SINCE
@@ -41,9 +41,9 @@ def day_query(
 
 
 def _object(column: str) -> str:
-    """Return an expression for the text between the braces of a JSON object of a column's counts.
+    """Return the expression of a column's counts: the text of a JSON object without its braces.
 
-    Categories without downloads are left out. The others are sorted, so that equal counts are equal
+    Categories without downloads are omitted. The others are sorted, so that equal counts have equal
     texts.
     """
     return (

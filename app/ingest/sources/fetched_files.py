@@ -1,4 +1,4 @@
-"""Files on this machine and on other servers, as the file source fetches them."""
+"""Fetches files on this machine and on other servers, for the file source."""
 
 import asyncio
 import hashlib
@@ -37,7 +37,7 @@ PASSING_STATUSES = {408, 425, 429}
 
 NAT64 = ip_network("64:ff9b::/96")
 GLOBAL_UNICAST = ip_network("2000::/3")
-"""All IPv6 addresses that are assigned for the Internet, besides those of NAT64."""
+"""All IPv6 addresses that are assigned for the Internet, except those of NAT64."""
 
 SHOWN_CHARACTERS = 200
 
@@ -59,8 +59,8 @@ class FetchedFile:
 
 class Files(Protocol):
     async def fetch(self, address: str, max_bytes: int, *, only_public: bool) -> FetchedFile:
-        """Fetch a whole file. With `only_public`, connect to no private address, because a server
-        on the Internet has chosen the file's address.
+        """Fetch a whole file. `only_public` forbids private addresses. It is set if a server on the
+        Internet has chosen the file's address.
 
         Raises `SourceError`, and `MissingFileError` if the file does not exist.
         """
@@ -89,7 +89,7 @@ def check_size(size: int, max_bytes: int, address: str) -> None:
 
 
 def shown(address: str) -> str:
-    """Return an address for messages, without the parts that may be secret."""
+    """Return an address for messages, without parts that may be secret."""
     if "://" not in address:
         return address
     try:
@@ -170,11 +170,11 @@ class WebFiles:
 
 
 class _CheckedTransport(httpx.AsyncBaseTransport):
-    """Connects to public addresses only as soon as a server on the Internet has chosen the address,
-    by a list or a redirect.
+    """Refuses private addresses as soon as a server on the Internet has chosen the address, by a
+    list or a redirect.
 
-    It resolves each host once and connects to the address that it has checked, so a name server
-    can't give another one meanwhile.
+    It resolves each host once and connects to the address that it has checked, so that a name
+    server can't return another one in between.
     """
 
     def __init__(self, *, only_public: bool, tls: SSLContext) -> None:
@@ -193,7 +193,7 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
                     f"{shown(str(url))} is in a private network, and a server on the Internet "
                     "has named it"
                 )
-            # A proxy would look for the host in its own network.
+            # Connect directly, because a proxy would look for the host in its own network.
             proxy = None
         elif not addresses and not proxy:
             raise httpx.ConnectError(f"there is no host {url.host}")
@@ -222,14 +222,14 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
 
 
 def _proxy_for(url: httpx.URL) -> str | None:
-    """Return the proxy of the environment for a URL. As for curl, the scheme may be omitted."""
+    """Return the proxy for a URL from the environment. As in curl, its scheme may be omitted."""
     proxies = getproxies()
     proxy = None if proxy_bypass(url.host) else proxies.get(url.scheme, proxies.get("all"))
     return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _directed(request: httpx.Request, address: str) -> httpx.Request:
-    """Return the request with an address in place of the host, whose certificate is expected."""
+    """Return the request with an address as its host. The certificate must be the host's."""
     return httpx.Request(
         request.method,
         request.url.copy_with(host=address),
@@ -251,7 +251,7 @@ async def _resolved(url: httpx.URL) -> list[str]:
 
 
 def is_public(text: str) -> bool:
-    """Return True if an address is on the Internet, and so is an IPv4 address inside it."""
+    """Return True if an address, or the IPv4 address embedded in it, is on the Internet."""
     address = ip_address(text)
     inner: IPv4Address | IPv6Address | None = None
     if isinstance(address, IPv6Address):

@@ -1,4 +1,4 @@
-"""The source that reads one file per day: dumps of another instance, or an operator's own files."""
+"""The source that reads one file per day: another instance's dumps, or files of the operator."""
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from datetime import date
@@ -37,13 +37,13 @@ from app.settings import IngestSource, Settings
 MAX_FILE_BYTES = 2 * 2**30
 """Maximum size of a file. A day of PyPI takes some 10 MB."""
 
-LISTING_LASTS_SECONDS = 60.0
+LISTING_REUSE_SECONDS = 60.0
 """How long a list is reused, so that a backfill does not fetch it for each day."""
 
 
 class FileSource(Source):
-    """Reads files at a location: the address of a list of dumps, or an address that contains
-    `{day}`.
+    """Reads the files of a location, which is the address of a list of dumps, or an address that
+    contains `{day}`.
     """
 
     name = "file"
@@ -63,12 +63,12 @@ class FileSource(Source):
 
     async def origin(self, day: date) -> str:
         if self._is_listed:
-            if monotonic() - self._listed_at > LISTING_LASTS_SECONDS:
+            if monotonic() - self._listed_at > LISTING_REUSE_SECONDS:
                 self._dumps = await self._list()
                 self._listed_at = monotonic()
             dump = self._dump(day)
             if dump and dump.is_sample:
-                # Sample data stays sample data when another instance passes it on.
+                # Sample data of another instance is still sample data.
                 return SAMPLE
         return self.name
 
@@ -91,7 +91,7 @@ class FileSource(Source):
             except ValueError as error:
                 message = f"{shown(self._location)} lists an invalid address for {dump.day}"
                 raise SourceDayError(f"{message}: {error}") from error
-        # Only read files beside the list, whatever path the list contains.
+        # Only read files in the folder of the list, whatever path the list contains.
         return str(Path(self._location).parent / dump.name)
 
     def _dump(self, day: date) -> Dump | None:
@@ -115,7 +115,7 @@ class FileSource(Source):
     ) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         """Yield the day's packages, and fill in `columns` before the first batch.
 
-        Errors are raised here rather than in `read`, so that a failed day counts as queried.
+        This raises the errors, not `read`, so that a failed day counts as queried.
         """
         dump = self._dump(day)
         if dump:
@@ -146,7 +146,7 @@ class FileSource(Source):
             )
 
     async def _fetch(self, day: date, address: str, dump: Dump | None) -> BinaryIO:
-        # The list may state any size.
+        # The list may contain any size.
         max_bytes = min(dump.bytes, MAX_FILE_BYTES) if dump else MAX_FILE_BYTES
         only_public = bool(dump) and self._is_list_public
         try:
@@ -178,7 +178,7 @@ class FileSource(Source):
 def _named(rows: Rows, dump: Dump | None) -> Rows:
     """Return the rows with normalised names.
 
-    Dumps of an instance must already have normalised names: no row may be left out, because the
+    The names in an instance's dumps must be normalised already. No row may be rejected, because the
     published figures have to match the list.
     """
     if all(is_valid(row.package) for row in rows):
@@ -190,8 +190,8 @@ def _named(rows: Rows, dump: Dump | None) -> Rows:
 
 
 def create_source(settings: Settings) -> FileSource:
-    """Return the source that the settings describe. Raises `SettingsError` if `INGEST_FILES` is
-    missing or names a missing folder.
+    """Create the source from the settings. Raises `SettingsError` if `INGEST_FILES` is missing, or
+    if its folder does not exist.
     """
     if settings.ingest_files is None:
         raise SettingsError(
@@ -206,7 +206,7 @@ def create_source(settings: Settings) -> FileSource:
         files = WebFiles(allows_http=urlsplit(location).scheme == "http")
         return FileSource(files, location, breakdowns)
     before, day, _ = location.partition(DAY_FIELD)
-    # Folders whose names contain the day may be created later.
+    # A folder whose name contains the day may be created later, so check only its parent.
     folder = Path(f"{before}-").parent if day else Path(location)
     if not folder.is_dir():
         raise SettingsError(f"INGEST_FILES: there is no folder {folder}")

@@ -1,6 +1,6 @@
-"""Made-up downloads of real packages, to try the service without credentials.
+"""The source of sample data: made-up downloads of real packages, for trying the service.
 
-The figures depend only on the day, so every run makes the same ones.
+The figures depend only on the day, so every run creates the same ones.
 """
 
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
@@ -44,7 +44,7 @@ RELEASE_DAYS = (30, 240)
 """Minimum and maximum number of days from one release of a package to the next."""
 
 RELEASES_IN_USE = 5
-RELEASES_A_SERIES = 6
+RELEASES_PER_SERIES = 6
 """Number of releases with the same first part of the version."""
 
 
@@ -62,7 +62,7 @@ SHARES = {
     },
     **{one.column: one.sample_shares for one in BREAKDOWNS if one.sample_shares},
 }
-"""Shares of the categories, by column. Releases have others."""
+"""Shares of the categories, by column. `_release_shares` computes those of releases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class _Package:
 
 
 def _package(rank: int, name: str) -> _Package:
-    # Each breakdown has random numbers of its own, so that it changes no other.
+    # Each breakdown has its own random numbers, so that a new one does not change the others.
     random = _random(name)
     least, most = RELEASE_DAYS
     return _Package(
@@ -114,7 +114,7 @@ class SampleSource(Source):
         self._columns = columns_with(breakdowns)
 
     def counted_files(self, _: date) -> CountedFiles:
-        """Sample data has no step on the day on which PyPI began to count only artifacts."""
+        """Return `artifacts` for all days, because the sample has no step in August 2026."""
         return CountedFiles.ARTIFACTS
 
     async def read(self, day: date, _: str | None = None) -> Reading:
@@ -151,7 +151,9 @@ def _release_shares(release_days: int, day: date) -> dict[str, float]:
     """
     latest, age = divmod((day - FIRST_RELEASE).days, release_days)
     numbers = range(latest, max(latest - RELEASES_IN_USE, -1), -1)
-    names = [f"{number // RELEASES_A_SERIES}.{number % RELEASES_A_SERIES}.0" for number in numbers]
+    names = [
+        f"{number // RELEASES_PER_SERIES}.{number % RELEASES_PER_SERIES}.0" for number in numbers
+    ]
     shares = {name: 0.55**passed for passed, name in enumerate(names)}
     shares[names[0]] *= min((age + 1) / 14, 1.0)
     return shares
@@ -160,8 +162,8 @@ def _release_shares(release_days: int, day: date) -> dict[str, float]:
 def _divide(
     total: int, categories: Iterable[str], shares: Iterable[float], bend: float = 0.0
 ) -> dict[str, int]:
-    """Divide a total into whole counts that add up to it; none is zero. `bend` moves all bounds
-    between them in one direction.
+    """Divide a total into whole counts that add up to it, and omit those that are 0. `bend` shifts
+    downloads to earlier categories if it is positive, and to later ones if it is negative.
     """
     ends = list(accumulate(shares))
     bounds = [end / ends[-1] for end in ends]

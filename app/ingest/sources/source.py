@@ -24,21 +24,21 @@ class Reading:
 
     bytes_billed: int = 0
     columns: Sequence[str] = REQUIRED_COLUMNS
-    """Columns of the breakdowns that all packages have. Valid after the first batch."""
+    """Columns of the breakdowns of all rows. They are valid after the first batch."""
 
     queried_at: datetime | None = None
     """Time of the query, or None for a source without queries."""
 
 
 class Source(Protocol):
-    """A source of downloads. By default, it has no queries and reading it costs nothing."""
+    """A source of downloads. By default it has no queries, and reading costs nothing."""
 
     name: str
-    """Name that is recorded with each run."""
+    """Name of the source, which is recorded with each run."""
 
     async def origin(self, day: date) -> str:
-        """Return the source that is recorded with the day: the name, or that of the sample if its
-        data is passed on. Nothing is billed. Raises `SourceError`.
+        """Return the source that is recorded with the day: `name`, or `sample` if the day is sample
+        data of another instance. This costs nothing. Raises `SourceError`.
         """
         del day
         return self.name
@@ -49,15 +49,15 @@ class Source(Protocol):
         return CountedFiles.ALL
 
     async def partition(self, day: date) -> Partition | None:
-        """Return metadata of the day's data, which changes if the data does, or None if the source
-        has none or it can't be read. Next to nothing is billed.
+        """Return metadata that changes with the day's data, or None if the source has none or it
+        can't be read. This costs nearly nothing.
         """
         del day
         return None
 
     async def begin(self, day: date) -> str | None:
-        """Start the query for a day, which is billed. Return the query's id, by which its result
-        can be read any number of times at no cost, or None for a source without queries. Raises
+        """Start the query for a day, which is billed. Return the query's id, or None for a source
+        without queries. `read` can return its result any number of times at no cost. Raises
         `SourceError`.
         """
         del day
@@ -70,8 +70,8 @@ class Source(Protocol):
 
 
 def open_source(settings: Settings, kind: IngestSource) -> Source:
-    """Return the source. Raises `SettingsError` if a setting that it needs is missing or wrong."""
-    # The sources import this module, and Google's client takes longer to import than the rest.
+    """Create a source. Raises `SettingsError` if a setting that it needs is missing or wrong."""
+    # Import only the source that is used: importing Google's client takes longer than all others.
     match kind:
         case IngestSource.NONE:
             raise SettingsError(

@@ -328,7 +328,7 @@ async def test_a_list_is_asked_for_once_in_a_while(
         for ago in range(3):
             assert len(await read(source, days_ago(ago))) == 3
         assert asked == 1
-        monkeypatch.setattr(file, "LISTING_LASTS_SECONDS", -1)
+        monkeypatch.setattr(file, "LISTING_REUSE_SECONDS", -1)
         await read(source)
         assert asked == 2
 
