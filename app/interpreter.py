@@ -6,22 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 YOUNG_OBJECTS = 20_000
-"""Number of new objects after which a garbage collection starts; Python's default is 700.
-
-With this number, no collection interrupts the rendering of a response of 2,000 items.
+"""Number of new objects after which a garbage collection starts. Python's default is 700. With this
+number, no collection interrupts the rendering of a response of 2,000 items.
 """
 
-TURN_SECONDS = 0.0005
-"""How long a thread may hold the interpreter lock during an ingest while others wait for it."""
+SWITCH_SECONDS = 0.0005
+"""How long a thread may hold the interpreter lock during an ingest, while other threads wait."""
 
-DEFAULT_TURN_SECONDS = sys.getswitchinterval()
-"""Interval that is restored after an ingest. It is read once, because ingests may overlap."""
+DEFAULT_SWITCH_SECONDS = sys.getswitchinterval()
+"""Interval to restore after an ingest. It is read only once, because ingests may overlap."""
 
 
-def look_for_garbage_less_often() -> None:
+def collect_garbage_less_often() -> None:
     """Exclude all existing objects from garbage collection, and collect less often.
 
-    Requests would wait some 50 ms while the objects created at the start are scanned.
+    Otherwise requests would wait some 50 ms while the objects created at the start are scanned.
     """
     gc.collect()
     gc.freeze()
@@ -29,13 +28,13 @@ def look_for_garbage_less_often() -> None:
 
 
 @contextmanager
-def short_turns() -> Iterator[None]:
+def short_switch_interval() -> Iterator[None]:
     """Switch threads more often, so that work in other threads delays requests less.
 
     A request waits for several switches, of 5 ms each by default.
     """
-    sys.setswitchinterval(TURN_SECONDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         yield
     finally:
-        sys.setswitchinterval(DEFAULT_TURN_SECONDS)
+        sys.setswitchinterval(DEFAULT_SWITCH_SECONDS)

@@ -45,7 +45,7 @@ from app.dumps.stores.folder import DumpFolder
 from app.errors import SettingsError
 from app.ingest.plan import check_again_at, read_again_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
-from app.interpreter import look_for_garbage_less_often
+from app.interpreter import collect_garbage_less_often
 from app.logs import LOG_STREAM, configure_logging
 from app.metrics import LOG_LINES_DROPPED
 from app.serving.client_log import ClientLog, uncounted_requests
@@ -105,7 +105,7 @@ def create_app_from_environment() -> Service:
     if settings.database_url is None:
         raise SettingsError("DATABASE_URL: should be set, or use `pypi-stats serve`")
     app = create_app(settings, settings.database_url.get_secret_value())
-    look_for_garbage_less_often()
+    collect_garbage_less_often()
     return app
 
 

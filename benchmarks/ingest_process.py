@@ -24,7 +24,7 @@ from app.ingest.pipeline import ingest_day
 from app.ingest.policy import policy_of
 from app.ingest.publish import Publisher
 from app.ingest.sources.source import Reading, Source, open_source
-from app.interpreter import look_for_garbage_less_often
+from app.interpreter import collect_garbage_less_often
 from app.settings import IngestSource, load_settings
 
 STAGES = {
@@ -102,7 +102,7 @@ async def ingest(day: date) -> dict[str, object]:
     settings = load_settings()
     assert settings.database_url is not None
     source = TimedSource(open_source(settings, IngestSource.BIGQUERY))
-    look_for_garbage_less_often()
+    collect_garbage_less_often()
     async with job_engine(settings.database_url.get_secret_value()) as engine:
         statements = time_statements(engine)
         published = await ingest_day(Publisher(engine, policy_of(settings), utc_now), source, day)

@@ -47,7 +47,7 @@ def _declare(breakdown: Breakdown) -> None:
         _check_ingested(breakdown, package, statistics.publication)
         window = statistics.publication.window
         found = await statistics.downloads.breakdown(
-            package, window, query.days(window), breakdown, with_known=query.needs_known_days
+            package, window, query.days(window), breakdown, with_days=query.needs_published_days
         )
         if found is None:
             raise not_found(package)

@@ -134,7 +134,7 @@ async def bulk_overall(
     items = len(query.possible) * categories * max(0, (days.last - days.first).days + 1)
     time_series.check_items(items, "package")
     found = await statistics.downloads.overall(
-        query.possible, window, days, with_known=query.needs_known_days
+        query.possible, window, days, with_days=query.needs_published_days
     )
     series, payloads = {}, {}
     for name, one in found.items():

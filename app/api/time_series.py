@@ -91,22 +91,22 @@ class SeriesQuery(TableQuery):
         return window.within(self.start_date, self.end_date)
 
     @property
-    def needs_known_days(self) -> bool:
+    def needs_published_days(self) -> bool:
         """True if the response depends on published days without downloads."""
         return bool(self.fill) or self.interval is not Interval.DAY
 
     def shape(self, found: SeriesResult, category: str | None) -> Series:
         """Select one category or all, then fill and sum. Raises `InvalidArgumentsError`."""
-        series, known = found
+        series, published_days = found
         if category is not None:
             series = {category: series[category]} if category in series else {}
-        counts = [len(known)] * len(series) if self.fill else map(len, series.values())
+        counts = [len(published_days)] * len(series) if self.fill else map(len, series.values())
         check_items(sum(counts), "fill" if self.fill else "start_date")
         if self.fill:
-            series = fill_with_zero(series, known)
+            series = fill_with_zero(series, published_days)
         if self.interval is Interval.DAY:
             return series
-        return sum_by(self.interval, series, known)
+        return sum_by(self.interval, series, published_days)
 
 
 def check_items(count: int, parameter: str) -> None:
@@ -193,7 +193,7 @@ async def overall(
     """Downloads by day, with and without known mirrors."""
     window = statistics.publication.window
     found = await statistics.downloads.overall(
-        [package], window, query.days(window), with_known=query.needs_known_days
+        [package], window, query.days(window), with_days=query.needs_published_days
     )
     if package not in found:
         raise not_found(package)
@@ -217,6 +217,6 @@ async def render(
             is_cacheable=bool(series),
         )
 
-    items = len(found.series) * len(found.known) if query.fill else 0
+    items = len(found.series) * len(found.published_days) if query.fill else 0
     items = max(items, sum(map(len, found.series.values())))
     return await offloaded_if(items >= LARGE_ITEMS, shape_and_render)

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.embedded import STOP_TIMEOUT_SECONDS, embedded_postgres
 from app.db.engine import check_session, job_engine, wait_for_database
 from app.db.migrations import check_migrated, migrate
-from app.interpreter import look_for_garbage_less_often
+from app.interpreter import collect_garbage_less_often
 from app.settings import Settings
 
 Result = TypeVar("Result")
@@ -75,7 +75,7 @@ def _run(work: Callable[[], Coroutine[object, object, Result]]) -> Result:
         assert task
         # An exception raised by a signal handler may surface in code that swallows it.
         loop.add_signal_handler(signal.SIGTERM, task.cancel)
-        look_for_garbage_less_often()
+        collect_garbage_less_often()
         return await work()
 
     try:

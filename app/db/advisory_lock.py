@@ -1,4 +1,4 @@
-"""Postgres advisory locks, by which processes that share a database exclude each other."""
+"""Postgres advisory locks, which let processes that share a database exclude each other."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ class LockKey(IntEnum):
 _HOLDS = text(
     "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted "
     "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-    # 1 is a lock by one key of 64 bits, 2 a lock by two keys of 32 bits.
+    # objsubid is 1 for a key of 64 bits, and 2 for two keys of 32 bits.
     "AND (CAST(classid AS bigint) << 32) + CAST(objid AS bigint) = :key AND objsubid = 1 "
     "AND (pid = :process OR CAST(:process AS integer) IS NULL))"
 )
@@ -54,7 +54,7 @@ class HeldLock:
     connection_ended: bool = False
 
     def check(self) -> None:
-        """Raise `LockLostError` if the connection is known to have ended."""
+        """Raise `LockLostError` if the connection has ended, as far as the driver has noticed."""
         if self.connection_ended:
             raise LockLostError
 
@@ -72,9 +72,9 @@ class HeldLock:
 
 @asynccontextmanager
 async def try_lock(engine: AsyncEngine, key: LockKey) -> AsyncIterator[HeldLock | None]:
-    """Hold the lock on a connection of its own; yield None if another process holds it.
+    """Hold the lock, with a connection of its own. Yield None if another process holds it.
 
-    Postgres also releases the lock if that connection ends early.
+    Postgres also releases the lock when that connection ends.
     """
     async with connect(engine) as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -94,7 +94,8 @@ async def try_lock(engine: AsyncEngine, key: LockKey) -> AsyncIterator[HeldLock 
             yield lock
         finally:
             driver.remove_termination_listener(ended)
-            # If the connection has ended, for example by a cancellation, the lock is already free.
+            # If the connection has ended, for example after a cancellation, the lock is free
+            # already.
             if not lock.connection_ended and not connection.invalidated:
                 await _unlock(connection, key)
 

@@ -1,4 +1,4 @@
-"""Opens connections to Postgres, for the pool of reads, the engines of jobs, and the listener."""
+"""Opens connections to Postgres: those of the read pool, of the engines, and of the listener."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +12,8 @@ from app.addresses import DatabaseAddress
 DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 
 CLOSE_TIMEOUT_SECONDS = 3
-"""How long to wait for a rollback, the release of a lock, or the end of a connection. After that
-the connection is dropped, and Postgres rolls back by itself.
+"""Timeout for a rollback, the release of a lock, and the end of a connection. When it expires, the
+connection is dropped, and Postgres rolls back by itself.
 """
 
 KEEPALIVES = {
@@ -21,16 +21,19 @@ KEEPALIVES = {
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
 }
-"""The server notices within a minute that a client's machine is gone, and frees its locks."""
+"""Session parameters with which the server detects within a minute that a client's machine has
+failed, and releases its locks.
+"""
 
 
-KEEP_MONTHS = "LOCK TABLE ONLY daily_downloads IN ACCESS SHARE MODE"
-"""First statement of a snapshot. It keeps months from being dropped meanwhile, because a dropped
-table is gone at once, even for a transaction that still sees the record of its days.
+LOCK_MONTHS = "LOCK TABLE ONLY daily_downloads IN ACCESS SHARE MODE"
+"""First statement of a snapshot. It prevents that a month is dropped during the snapshot. Without
+it, the rows could be gone while the snapshot still sees the record of their days.
 """
 
 
 _OTHER_HOST = (asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
+"""Errors after which the next host is tried."""
 
 
 async def open_connection(
@@ -42,7 +45,7 @@ async def open_connection(
 ) -> Any:
     """Open a connection with these session parameters and options of asyncpg.
 
-    Session parameters are set after connecting, since poolers such as PgBouncer refuse unknown
+    Session parameters are set after connecting, because poolers such as PgBouncer refuse unknown
     startup parameters.
     """
     connection = await _connect(address, command_timeout=statement_timeout_seconds, **options)
@@ -58,8 +61,8 @@ async def open_connection(
 async def _connect(address: DatabaseAddress, **options: Any) -> Any:
     """Connect to the first host that can be reached and is of the requested kind.
 
-    asyncpg would try several hosts by itself, but with one timeout for all of them. It also reads
-    the variables of libpq, such as PGPORT, for each argument that is missing.
+    asyncpg can try several hosts by itself, but with one timeout for all of them. All arguments are
+    passed, because asyncpg reads missing ones from variables such as PGPORT.
     """
     failure: Exception | None = None
     for attributes in address.session_attributes:
@@ -83,7 +86,7 @@ async def _connect(address: DatabaseAddress, **options: Any) -> Any:
                 except asyncpg.InvalidPasswordError:
                     raise
                 except asyncpg.InvalidAuthorizationSpecificationError as error:
-                    # The server may refuse connections only with TLS, or only without.
+                    # The server may require TLS, or refuse it, so make the next attempt.
                     failure = error
                 except (TimeoutError, *_OTHER_HOST) as error:
                     failure = error

@@ -7,7 +7,7 @@ from app.domain.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 
 
 def describe(rows: str, optional_columns: Sequence[str] = OPTIONAL_COLUMNS) -> str:
-    """Return a query of a day's `packages`, `downloads`, `downloads_with_mirrors`, `digest` and
+    """Return the query for a day's `packages`, `downloads`, `downloads_with_mirrors`, `digest` and
     `breakdowns`. `rows` is a relation with the columns of staged rows, without `__all__`.
     """
     values = [f"CAST({column} AS text)" for column in REQUIRED_COLUMNS]

@@ -1,4 +1,4 @@
-"""Turns staged rows into a day's published rows, in the transaction of the caller.
+"""Converts staged rows to a day's published rows, in the transaction of the caller.
 
 The caller holds the publish lock.
 """
@@ -38,7 +38,7 @@ async def stage_all_packages(connection: AsyncConnection) -> None:
 
 
 async def replace_rows(connection: AsyncConnection, day: date) -> None:
-    """Make the staged rows the day's only rows. The partition of its month exists."""
+    """Replace the day's rows by the staged ones. The partition of its month has to exist."""
     replaced = await connection.scalar(
         select(ingested_days.c.day).where(ingested_days.c.day == day)
     )
@@ -46,7 +46,7 @@ async def replace_rows(connection: AsyncConnection, day: date) -> None:
         enter(Step.REPLACE, day)
         await connection.execute(delete(daily_downloads).where(daily_downloads.c.date == day))
     enter(Step.NAMES, day)
-    # Known names are left out, because ON CONFLICT would use up an id for each of them every day.
+    # Insert only new names, because ON CONFLICT would use up an id for each known name every day.
     # A day's rows are stored in the order of ids. The most downloaded packages get the lowest ids,
     # so that the rows that are read most are stored together.
     await connection.execute(
@@ -59,7 +59,7 @@ async def replace_rows(connection: AsyncConnection, day: date) -> None:
         {"day": day},
     )
     enter(Step.ROWS, day)
-    # Rows are inserted in the order of the primary key, so that its index only grows at its end.
+    # Insert rows in the order of the primary key, so that its index only grows at the end.
     try:
         await connection.execute(
             text(
@@ -80,10 +80,10 @@ async def replace_rows(connection: AsyncConnection, day: date) -> None:
 async def update_packages(
     connection: AsyncConnection, day: date, latest_before: date | None
 ) -> None:
-    """Bring `last_seen`, the figures of packages and the rankings up to date.
+    """Update `last_seen`, the figures of packages and the rankings.
 
-    For the day after the latest one, the periods move on by a day. For any other day they are
-    summed again. A day before all periods changes only `last_seen`.
+    If the day follows the latest one, all periods are moved by a day. Otherwise they are summed
+    again, but a day before all periods changes only `last_seen`.
     """
     if latest_before and day <= latest_before - timedelta(days=RECENT_DAYS):
         await connection.execute(

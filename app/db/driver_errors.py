@@ -1,4 +1,4 @@
-"""Translates the driver's errors, with and without SQLAlchemy around them, into our own."""
+"""Translates errors of the driver and of SQLAlchemy to those of this service."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +22,8 @@ REFUSED = ("28", "3D", "42501")
 """Prefixes of the SQLSTATEs for a wrong user, password or database, and a missing permission."""
 
 POOLED_PER_TRANSACTION = ("42P05", "26000")
-"""SQLSTATEs of a prepared statement that already exists or no longer exists. Only a session that
-other clients share has either.
+"""SQLSTATEs of a prepared statement that already exists or no longer exists. They occur only if
+several clients share a session.
 """
 
 READ_ONLY = "25006"
@@ -32,7 +32,7 @@ READ_ONLY = "25006"
 LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    # asyncpg raises this between the server's shutdown message and the end of the connection.
+    # asyncpg raises it between the server's shutdown message and the end of the connection.
     asyncpg.InternalClientError,
 )
 """Exceptions that asyncpg raises for a dead connection."""
@@ -48,7 +48,7 @@ def is_lost(error: BaseException | None) -> bool:
 
 
 def ended_by_server(error: BaseException) -> bool:
-    """Return True if the server ended the statement and not the connection: it can run again."""
+    """Return True if the server ended the statement but not the connection. It can be retried."""
     return (
         isinstance(error, DBAPIError)
         and not error.connection_invalidated
@@ -80,7 +80,7 @@ def connecting(database: str) -> Iterator[None]:
 
 @contextmanager
 def querying(database: str) -> Iterator[None]:
-    """Raise `DatabaseUnavailableError` if a query fails through no fault of its statement."""
+    """Raise `DatabaseUnavailableError` if a query fails for a reason other than its statement."""
     try:
         yield
     except (DBAPIError, TimeoutError, asyncpg.PostgresError, *LOST) as error:
@@ -94,7 +94,7 @@ def querying(database: str) -> Iterator[None]:
         elif is_lost(error):
             reason = "went away"
         elif _is_temporary(cause):
-            # Postgres adds hints on lines of their own.
+            # Postgres adds hints on separate lines.
             reason = f"gave up: {' '.join(str(cause).split())}"
         else:
             raise

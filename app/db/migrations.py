@@ -1,4 +1,4 @@
-"""Brings a database's schema up to date with this code."""
+"""Migrates a database's schema to the one that this code needs."""
 
 import logging
 from functools import cache
@@ -21,8 +21,8 @@ _APP = Path(__file__).parents[1]
 ALEMBIC_INI = next(
     path for path in (_APP / "alembic.ini", _APP.parent / "alembic.ini") if path.exists()
 )
-"""Configuration of the migrations, beside `app` in a checkout. The wheel has it inside of `app`,
-because a folder named `alembic` beside `app` would be merged with the library's.
+"""Configuration of the migrations. In a checkout it is beside `app`. In the wheel it is inside
+`app`, because a folder named `alembic` beside `app` would be merged with the library's.
 """
 
 _HAS_REVISION = select(func.to_regclass("alembic_version").is_not(None))
@@ -36,8 +36,9 @@ async def migrate(engine: AsyncEngine) -> None:
     continue if this one is killed.
 
     If several processes start together, one migrates and the others wait. Servers may answer
-    requests meanwhile: a migration does its slow work before it takes locks, and starts again if it
-    can't get a lock in time. Raises `OperatorError` if the database is ahead of this code.
+    requests meanwhile, because a migration does its slow work before it takes locks, and is retried
+    if it can't get a lock in time. Raises `OperatorError` if the database has a migration that this
+    code does not have.
     """
     async with connect(engine) as connection:
         is_done = False
@@ -55,9 +56,10 @@ async def migrate(engine: AsyncEngine) -> None:
 
 
 async def check_migrated(source: Source, *, accept_later: bool) -> None:
-    """Raise `OperatorError` unless the database can be reached and has this code's migration.
+    """Raise `OperatorError` unless the database can be reached and has this code's last migration.
 
-    Servers accept later ones, because old and new servers share the database during a rollout.
+    `accept_later` accepts later migrations too. Servers use it, because old and new servers share
+    the database during a rollout.
     """
     ((is_there,),) = await fetch(source, Statement(_HAS_REVISION))
     ((held,),) = await fetch(source, Statement(_REVISION)) if is_there else [(None,)]
@@ -80,19 +82,19 @@ def _database_is_ahead(held: str) -> OperatorError:
 
 @cache
 def _revisions() -> list[str]:
-    """Return the revisions that this code knows, latest last. Names of files begin with them."""
+    """Return the revisions of this code, latest last, from the names of the files."""
     files = (ALEMBIC_INI.parent / "alembic" / "versions").glob("*.py")
     return sorted(file.name.partition("_")[0] for file in files)
 
 
 def _upgrade(connection: Connection) -> bool:
-    """Run the next migration. If none is left, index trigrams and return True."""
+    """Run the next migration and return False. If none is left, index trigrams and return True."""
     known = _revisions()
     held = connection.scalar(_REVISION) if connection.scalar(_HAS_REVISION) else None
     if held and held not in known:
         raise _database_is_ahead(held)
     if held != known[-1]:
-        # Most starts find a migrated database, and the import takes a quarter of a second.
+        # Import Alembic only if it is needed, because that takes a quarter of a second.
         from alembic import command  # noqa: PLC0415
         from alembic.config import Config  # noqa: PLC0415
 
@@ -107,8 +109,8 @@ def _upgrade(connection: Connection) -> bool:
 def _index_trigrams(connection: Connection) -> None:
     """Index names by their trigrams if the server has pg_trgm and allows its use.
 
-    This is no migration, which would run only once: if the extension is installed later, the next
-    start creates the index.
+    This is not a migration, because a migration runs only once. If the extension is installed
+    later, the next start creates the index.
     """
     is_there = select(func.to_regclass(TRIGRAM_INDEX))
     is_available = text("SELECT name FROM pg_available_extensions WHERE name = 'pg_trgm'")
@@ -117,7 +119,7 @@ def _index_trigrams(connection: Connection) -> None:
     try:
         with connection.begin_nested():
             connection.execute(text("CREATE EXTENSION IF NOT EXISTS pg_trgm"))
-            # Every search would have to read the list of pending index entries.
+            # With fastupdate, every search would have to read the list of pending index entries.
             connection.execute(
                 text(
                     f"CREATE INDEX {TRIGRAM_INDEX} ON packages USING gin (name gin_trgm_ops) "
@@ -134,13 +136,13 @@ def _index_trigrams(connection: Connection) -> None:
 def add_breakdown(name: str) -> None:
     """Add the column of an optional breakdown to all tables, in a migration.
 
-    The digests of published and held days stay valid, since they leave out what is NULL. No row is
-    rewritten. The locks are held for milliseconds, and the migration is tried again if reads or a
-    publish keep it from getting them within a second.
+    The digests of published and held days stay valid, because they omit NULLs. No row is rewritten.
+    The locks are held for milliseconds. The migration is retried if it does not get them within a
+    second, because of reads or a publish.
     """
     from alembic import op  # noqa: PLC0415 - slow to import
 
-    # A publish uses both tables. Without it, there can be no deadlock.
+    # Exclude publishes, which use both tables, so that there can be no deadlock.
     op.execute(select(func.pg_advisory_xact_lock(int(LockKey.PUBLISH))))
     for table in ("daily_downloads", "held_downloads"):
         op.add_column(table, Column(name, JSON))

@@ -1,8 +1,8 @@
 """Figures of each package (downloads in the latest periods, and rank), and the rankings by them.
 
-One statement rewrites all figures, each row once: a second version of a row in the same transaction
-would find no room beside the first. Rankings are tables, since no figure is indexed: a publish
-rewrites nearly all of them, and an indexed column can't be rewritten in place.
+One statement rewrites all figures, so that each row is rewritten only once: a page has room for one
+new version of each row. Figures are not indexed, because a publish rewrites nearly all of them, and
+a row with a changed index key can't be rewritten in place. So rankings are tables of their own.
 """
 
 from datetime import date, timedelta
@@ -34,7 +34,7 @@ _SLOW_JOINS = ("enable_nestloop", "enable_hashjoin")
 
 def figures_arguments(latest: date) -> dict[str, object]:
     """Return the arguments of this module's statements, for periods that end with `latest`. `week`,
-    `trend` and `month` are the days before their periods.
+    `trend` and `month` are the last days before the periods of these names.
     """
     return {
         "all_packages": ALL_PACKAGES,
@@ -50,8 +50,8 @@ def figures_arguments(latest: date) -> dict[str, object]:
 
 
 async def update_figures(connection: AsyncConnection, latest: date, *, is_next: bool) -> None:
-    """Move periods that ended a day before `latest` on by a day. Unless `is_next`, sum the figures
-    anew, from the rows of all days of the periods.
+    """Update the figures of all packages. If `is_next`, the stored periods ended a day before
+    `latest` and are moved by a day. Otherwise all days of the periods are summed.
     """
     statement = _MOVE if is_next else _SUM
     # Postgres has no statistics about the rows of a new day yet. It might expect one row and choose
@@ -70,7 +70,7 @@ async def delete_rankings(connection: AsyncConnection) -> None:
 
 
 async def rewrite_rankings(connection: AsyncConnection, latest: date) -> None:
-    """Rewrite the rankings from the figures, which are those of the latest published day."""
+    """Rewrite the rankings from the figures of packages, whose periods end with `latest`."""
     await delete_rankings(connection)
     for columns, rows in (
         ("top_packages (period, name, downloads, rank)", TOP_PACKAGES),

@@ -1,8 +1,8 @@
 """Names, creates and drops the monthly partitions of `daily_downloads`.
 
-A new partition is attached, because that does not block queries; creating it in place would.
-Dropping locks the whole table for a moment, and gives up after `LOCK_TIMEOUT_MILLISECONDS` if a
-reader uses the table.
+A new partition is created as a table and then attached, which does not block queries. Dropping one
+locks the whole table for a moment, and fails after `LOCK_TIMEOUT_MILLISECONDS` if a reader uses the
+table.
 """
 
 import re
@@ -16,11 +16,11 @@ from app.db.driver_errors import waited_for_lock
 from app.errors import TableInUseError
 
 LOCK_TIMEOUT_MILLISECONDS = 100
-"""How long a drop waits for readers. New readers wait behind it for as long."""
+"""How long a drop waits for readers. New readers have to wait as long."""
 
 VACUUMED_SHARE = 0.02
-"""Share of new rows after which a partition is vacuumed. A day is more than that, so each publish
-causes a vacuum. Index-only scans need pages that a vacuum has marked as visible to all.
+"""Share of new rows after which a partition is vacuumed. A day has a larger share, so each publish
+causes a vacuum. Index-only scans need a vacuum, which marks pages as visible to all transactions.
 """
 
 
@@ -51,7 +51,7 @@ async def ensure_partition(connection: AsyncConnection, day: date) -> None:
 
 
 async def first_kept_day(connection: AsyncConnection, first_day: date) -> date | None:
-    """Return the first day that remains after `drop_partitions_before`; None if none remains."""
+    """Return the first day that `drop_partitions_before` leaves, or None if it leaves none."""
     months = await stored_months(connection)
     return next((start for start, end in months if end > first_day), None)
 
@@ -62,9 +62,9 @@ async def stored_months(connection: AsyncConnection) -> list[tuple[date, date]]:
 
 
 async def drop_partitions_before(connection: AsyncConnection, first_day: date) -> list[str]:
-    """Drop every partition that ends before `first_day`, in the caller's transaction, and return
-    their names. Readers wait until the transaction ends. Raises `TableInUseError` if readers use
-    the table.
+    """Drop all partitions that end before `first_day`, in the caller's transaction. Return their
+    names. Readers wait until the transaction ends. Raises `TableInUseError` if readers use the
+    table.
     """
     dropped = [name for name in await _partitions(connection) if _month(name)[1] <= first_day]
     await connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}"))

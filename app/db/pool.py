@@ -1,4 +1,4 @@
-"""The pool of connections for requests. It is asyncpg's, which is faster than SQLAlchemy's."""
+"""The pool of connections for requests. It uses asyncpg's, which is faster than SQLAlchemy's."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -8,7 +8,7 @@ from functools import partial
 import asyncpg
 
 from app.addresses import DatabaseAddress
-from app.db.connection import CLOSE_TIMEOUT_SECONDS, KEEP_MONTHS, open_connection
+from app.db.connection import CLOSE_TIMEOUT_SECONDS, LOCK_MONTHS, open_connection
 from app.db.driver_errors import connecting, is_lost, no_connection_free, querying
 from app.errors import DatabaseUnavailableError, RequestError
 from app.metrics import DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_LIMIT
@@ -23,7 +23,9 @@ READ_TIMEOUT_SECONDS = 10
 """Timeout of a read, which usually takes a millisecond."""
 
 SESSION = {"plan_cache_mode": "force_generic_plan"}
-"""One plan of a statement fits all arguments, and planning takes longer than running it."""
+"""Session parameters. Statements are planned only once, because planning takes longer than running
+them, and one plan fits all arguments.
+"""
 
 _HEALTHY = (RequestError, asyncpg.PostgresError)
 """Errors after which a connection can be used again, unless it is dead."""
@@ -31,11 +33,11 @@ _HEALTHY = (RequestError, asyncpg.PostgresError)
 _UNUSABLE = (
     # The database was emptied or is being restored, or a permission was revoked.
     asyncpg.SyntaxOrAccessError,
-    # Its files are damaged, or can't be read.
+    # The database's files are damaged or can't be read.
     asyncpg.InternalServerError,
     asyncpg.PostgresSystemError,
 )
-"""Errors of statements that succeed in every database of this code."""
+"""Errors that show that the database is unusable, because all statements are valid."""
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types.
@@ -46,7 +48,7 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no ty
 
 
 class ReadPool:
-    """Connections for reads that are one statement, or a few in one snapshot."""
+    """A pool of connections for reads. A read is one statement, or a few of them in a snapshot."""
 
     def __init__(
         self, database_url: str, *, read_timeout_seconds: float = READ_TIMEOUT_SECONDS
@@ -54,8 +56,8 @@ class ReadPool:
         self._address = DatabaseAddress.parse(database_url)
         self._database = str(self._address)
         self._read_timeout_seconds = read_timeout_seconds
-        # asyncpg's queue lets new tasks overtake waiting ones, which may then wait for a second.
-        self._turns = asyncio.Semaphore(POOL_SIZE)
+        # In asyncpg's own queue new tasks overtake waiting ones, which may then wait for a second.
+        self._slots = asyncio.Semaphore(POOL_SIZE)
         self._generation = 0
         """Number of times that all connections were expired."""
 
@@ -78,8 +80,8 @@ class ReadPool:
     async def fetch(self, statement: str, arguments: Sequence[object]) -> list[asyncpg.Record]:
         """Return the rows of a query.
 
-        It is sent again if its connection turns out to be dead: after a restart of the server all
-        connections of the pool are.
+        If its connection is dead, the query is sent again on a new one. After a restart of the
+        server, all connections of the pool are dead.
         """
         try:
             return await self._fetch(statement, arguments)
@@ -98,7 +100,7 @@ class ReadPool:
         """Yield a connection with a transaction that sees one state of the whole database."""
         async with self._connection() as connection:
             await connection.execute(
-                f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {KEEP_MONTHS}"
+                f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {LOCK_MONTHS}"
             )
             try:
                 yield connection
@@ -109,11 +111,11 @@ class ReadPool:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
-        """Yield a connection. Waiting tasks get one in the order in which they arrived.
+        """Yield a connection. Tasks that have to wait get one in the order of their arrival.
 
         Raises `DatabaseUnavailableError`.
         """
-        await self._wait_for_turn()
+        await self._wait_for_slot()
         DATABASE_CONNECTIONS.inc()
         try:
             generation = self._generation
@@ -124,7 +126,7 @@ class ReadPool:
                     try:
                         yield connection
                     except BaseException as error:
-                        await self._give_up(connection, generation, error)
+                        await self._close_unless_usable(connection, generation, error)
                         raise
             except _UNUSABLE as error:
                 reason = " ".join(str(error).split())
@@ -135,16 +137,16 @@ class ReadPool:
                 await self._pool.release(connection)
         finally:
             DATABASE_CONNECTIONS.dec()
-            self._turns.release()
+            self._slots.release()
 
-    async def _give_up(
+    async def _close_unless_usable(
         self, connection: asyncpg.Connection, generation: int, error: BaseException
     ) -> None:
         """Close a connection after an error, unless the error leaves the connection usable."""
         if is_lost(error):
             if generation == self._generation:
-                # Usually the server was restarted, which closed all connections. The driver may not
-                # have noticed yet.
+                # Usually the server was restarted, so expire all connections. The driver may not
+                # have noticed yet that they are closed.
                 self._generation += 1
                 await self._pool.expire_connections()
         elif isinstance(error, _HEALTHY):
@@ -153,18 +155,18 @@ class ReadPool:
         with suppress(asyncpg.InterfaceError):
             connection.terminate()
 
-    async def _wait_for_turn(self) -> None:
-        if not self._turns.locked():
-            await self._turns.acquire()
+    async def _wait_for_slot(self) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()
             return
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                await self._turns.acquire()
+                await self._slots.acquire()
         except TimeoutError as error:
             raise no_connection_free(self._database) from error
 
     async def close(self) -> None:
-        """Close all connections when their reads have ended, or after `CLOSE_TIMEOUT_SECONDS`."""
+        """Close each connection when its read has ended, or after `CLOSE_TIMEOUT_SECONDS`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                 await self._pool.close()

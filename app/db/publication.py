@@ -24,15 +24,15 @@ from app.settings import IngestSource
 CHANNEL = "pypi_stats_published"
 
 LISTENER_TIMEOUT_SECONDS = 3.0
-"""Timeout of the listener's query, after which it opens another connection."""
+"""Timeout of the listener's query. After it, the listener opens another connection."""
 
 
 async def announce(connection: AsyncConnection) -> None:
     """Record the time of a publish, and wake all listeners when the caller's transaction commits.
 
-    Call it last in the transaction, because the publish becomes visible with the commit. Times of
-    publishes are at least a second apart: `Last-Modified` has whole seconds, and the clock may be
-    set back.
+    Call it last in the transaction, because the publish becomes visible with the commit. Publishes
+    get times that are at least a second apart, because `Last-Modified` has whole seconds and the
+    clock may be set back.
     """
     recorded = insert(publication).values(id=1, published_at=func.clock_timestamp())
     after_the_last = publication.c.published_at + timedelta(seconds=1)
@@ -54,7 +54,7 @@ class PublicationListener:
         self._woken = asyncio.Event()
 
     async def listen(self) -> None:
-        # A standby server sends no announcements, so publishes are found only by checking.
+        # A standby server sends no announcements, so only checks find publishes.
         with suppress(asyncpg.ReadOnlySQLTransactionError):
             await self._connection.add_listener(CHANNEL, lambda *_: self._woken.set())
         self._connection.add_termination_listener(lambda _: self._woken.set())
@@ -67,7 +67,7 @@ class PublicationListener:
         self._woken.clear()
 
     async def current(self) -> Publication | None:
-        """Return the current publication; None if nothing is published."""
+        """Return the current publication, or None if nothing is published."""
         return await current_publication(self._connection, self._retention_days)
 
 
@@ -77,7 +77,7 @@ async def publication_listener(
 ) -> AsyncIterator[PublicationListener]:
     """Yield a listener that receives every announcement from now on.
 
-    Raises `DatabaseUnavailableError` if it can't connect, or if its connection is lost.
+    Raises `DatabaseUnavailableError` if it can't connect or loses its connection.
     """
     address = DatabaseAddress.parse(database_url)
     with connecting(str(address)):
@@ -105,7 +105,7 @@ def _statement(retention_days: int) -> Statement:
 
 
 async def current_publication(source: Source, retention_days: int) -> Publication | None:
-    """Return the current publication; None if nothing is published."""
+    """Return the current publication, or None if nothing is published."""
     (row,) = await fetch(source, _statement(retention_days))
     days = row["days"]
     if not days or row["published_at"] is None:

@@ -1,4 +1,4 @@
-"""Reads that are compiled once, and that asyncpg runs."""
+"""Queries that SQLAlchemy compiles once and asyncpg runs."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -31,7 +31,7 @@ class Statement:
         self._order = compiled.positiontup or ()
 
     def in_order(self, arguments: Mapping[str, object]) -> list[object]:
-        """Return the arguments, or defaults for missing ones, in the order of the placeholders."""
+        """Return the values of the placeholders, in order. Missing arguments have defaults."""
         given = self._defaults | arguments
         return [given[name] for name in self._order]
 
@@ -50,25 +50,24 @@ async def fetch(source: Source, statement: Statement, **arguments: object) -> li
 
 
 def published_statement(name: str, *, order: str = "", **parts: object) -> Statement:
-    """Return the statement of a SQL file for `PublishedReads`, with its rows in this order."""
+    """Return the statement of a SQL file for `PublishedReads`, with rows in the given order."""
     query = load_sql(name, **parts)
     return Statement(text(load_sql("published", query=query, order=order and f"ORDER BY {order}")))
 
 
 class PublishedReads:
-    """A repository of published data. Each query also returns which publication it saw."""
+    """A repository of published data. Each query also returns the publication that it saw."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.expected_publish: datetime | None = None
-        """Time of the publish that reads have to see, or None to accept any publish."""
+        """Time of the publish that queries have to see, or None to accept any publish."""
 
     def reading(self, source: Source, expected: Publication | None) -> Self:
-        """Return this repository on another source. If its reads see another publication than the
-        expected one, they raise `OtherPublicationError`.
+        """Return a copy of this repository for another source. Its queries raise
+        `OtherPublicationError` if they see another publication than the expected one.
         """
-        # This runs for each query, and `copy.copy` takes as long as an answer from the response
-        # cache.
+        # Copy by hand, because `copy.copy` takes as long as a response from the response cache.
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.source = source

@@ -1,7 +1,7 @@
 """The steps of an ingest.
 
-Each step is logged at level debug as it begins. If a process is killed in a step, the database is
-either in the state before the step or in the state after it. The tests kill a process in each step.
+Each step is logged at level debug when it begins. If a process is killed in a step, the database is
+in the state before the step or after it. The tests kill a process in each step.
 """
 
 import logging
@@ -34,5 +34,5 @@ class Step(StrEnum):
 
 
 def enter(step: Step, day: date) -> None:
-    """Log that a step begins. In retention, `day` is the first day that stays."""
+    """Log that a step begins. In steps of retention, `day` is the first day that stays."""
     log.debug("%s: %s", day, step, extra={"step": step})

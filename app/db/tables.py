@@ -57,10 +57,11 @@ def _columns(values: type) -> Iterator[Column[Any]]:
 
 
 def _counts() -> Iterator[Column[Any]]:
-    """Yield the downloads of a package on a day, and those by category of each breakdown.
+    """Yield the columns of a package's downloads on a day: the totals, and the counts by category
+    of each breakdown.
 
-    They are stored as the compact text of a JSON object. With its keys in order and without spaces
-    it is a third smaller than `jsonb`, and is sent to clients as it is.
+    Counts are stored as the text of a JSON object, with sorted keys and without spaces. It is a
+    third smaller than `jsonb`.
     """
     yield Column("with_mirrors", BigInteger, nullable=False)
     yield Column("without_mirrors", BigInteger, nullable=False)
@@ -72,9 +73,9 @@ def _sum(name: str) -> Column[Any]:
     return Column(name, BigInteger, nullable=False, server_default=text("0"))
 
 
-# Every publish rewrites the figures of most packages. No figure is indexed and the pages are half
-# empty, so Postgres stores the new version of a row beside the old one and no index grows.
-# `is_popular` may be indexed, because it rarely changes.
+# Every publish rewrites the figures of most packages. Figures are not indexed and the pages are
+# half empty, so that Postgres stores the new version of a row beside the old one and no index
+# grows. `is_popular` can be indexed, because it rarely changes.
 packages = Table(
     "packages",
     metadata,
@@ -89,8 +90,8 @@ packages = Table(
     postgresql_with={"fillfactor": 50},
 )
 
-# The indexes order names by their bytes, whatever the database's collation, so that they find
-# prefixes too.
+# The indexes order names by their bytes, whatever the database's collation, so that they also find
+# prefixes.
 BY_BYTES = 'COLLATE "C"'
 _by_bytes = {"name": BY_BYTES}
 Index("ix_packages_name", packages.c.name, postgresql_ops=_by_bytes)
@@ -102,7 +103,7 @@ Index(
 )
 
 TRIGRAM_INDEX = "ix_packages_popular_trigrams"
-"""Trigram index of the names of popular packages, if the server has pg_trgm."""
+"""Trigram index of the names of popular packages. It exists only if the server has pg_trgm."""
 
 # Each publish rewrites the rankings in its transaction.
 top_packages = Table(
@@ -126,8 +127,8 @@ trending_packages = Table(
 )
 
 # The table has one row per package and day, and one partition per month. Adding or replacing a day
-# touches no other day, and dropping a month leaves nothing to vacuum. There is no foreign key to
-# packages, because checking it would cost a publish one lookup per row, and only publishes and
+# changes no rows of other days, and dropping a month leaves nothing to vacuum. There is no foreign
+# key to packages, because a publish would have to look up each row, and only publishes and
 # retention write here.
 daily_downloads = Table(
     "daily_downloads",
@@ -154,7 +155,7 @@ ingested_days = Table(
     comment="Published days: those with rows in daily_downloads.",
 )
 
-# Every query for a response reads this time, which identifies the publish that the query saw.
+# Every query for a response also reads `published_at`, which identifies the publish that it saw.
 publication = Table(
     "publication",
     metadata,

@@ -16,7 +16,7 @@ from app.ingest.plan import check_counted
 from app.ingest.publish import Publisher, StagedDay, UnchangedDay, check_admissible, publish_staged
 from app.ingest.rows import Rejected, RowCheck
 from app.ingest.sources.source import Reading, Source
-from app.interpreter import short_turns
+from app.interpreter import short_switch_interval
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ async def ingest_day(
                 raise HeldDayError(day, last_read.reason)
             if last_read:
                 return UnchangedDay(last_read)
-        with short_turns():
+        with short_switch_interval():
             rejected, queried_at = await _stage(publisher, repository, source, day, progress)
         figures = await repository.figures_of_staged(day, origin, counted_files, progress.partition)
         await connection.commit()

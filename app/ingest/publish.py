@@ -150,7 +150,7 @@ async def _publish(
         and figures.downloads_with_mirrors < before.downloads_with_mirrors
     ):
         # The held rows are outdated, because the source has other rows now.
-        await repository.forget_held(day)
+        await repository.delete_held(day)
         result = ShrunkDayError(day, figures.downloads_with_mirrors, before.downloads_with_mirrors)
     elif reason and not policy.force:
         await repository.hold(figures, reason, staged.read_at, staged.wrong_rows)

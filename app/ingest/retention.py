@@ -40,7 +40,7 @@ async def expire(engine: AsyncEngine, policy: PublishPolicy, now: datetime) -> E
     change, because queries never read outside the window. Raises `TableInUseError` if readers
     blocked every attempt.
     """
-    await RunsRepository(engine).forget_before(now - timedelta(days=policy.retention_days))
+    await RunsRepository(engine).delete_before(now - timedelta(days=policy.retention_days))
     for _ in range(EXPIRE_TRIES - 1):
         with suppress(TableInUseError):
             return await _expire(engine, policy)
@@ -58,10 +58,10 @@ async def _expire(engine: AsyncEngine, policy: PublishPolicy) -> Expired:
         # A publish may have been committed while this transaction waited for the lock.
         latest = await repository.latest_day() or latest
         first_served = served_days(latest, policy.retention_days).first
-        await repository.forget_held_before(first_served)
+        await repository.delete_held_before(first_served)
         await note_suspects(repository, policy)
         first_kept = await first_kept_day(connection, first_served)
-        gone = await repository.forget_before(first_kept) if first_kept else 0
+        gone = await repository.delete_before(first_kept) if first_kept else 0
         # Drop the partitions last, because readers have to wait from here to the commit.
         enter(Step.DROP, first_served)
         dropped = await drop_partitions_before(connection, first_served)

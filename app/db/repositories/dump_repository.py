@@ -30,7 +30,7 @@ class DumpRepository:
         self, day: date, breakdowns: Sequence[str]
     ) -> AsyncIterator[Sequence[PackageDownloads]]:
         """Yield the day's packages in batches, ordered by name, with these columns."""
-        # By default, Postgres optimises a cursor for its first rows. All rows are read here.
+        # All rows are read. By default, Postgres optimises a cursor for its first rows.
         await self._connection.execute(text("SET LOCAL cursor_tuple_fraction = 1"))
         query = (
             select(
@@ -41,7 +41,7 @@ class DumpRepository:
             )
             .join(packages, packages.c.id == daily_downloads.c.package_id)
             .where(daily_downloads.c.date == day, packages.c.name != ALL_PACKAGES)
-            # The order of bytes does not depend on the database's language.
+            # Sort by bytes, so that the order does not depend on the database's collation.
             .order_by(packages.c.name.collate("C"))
         )
         result = await self._connection.stream(query, execution_options={"yield_per": FETCHED_ROWS})

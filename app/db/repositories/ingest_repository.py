@@ -1,7 +1,7 @@
 """Writes days: rows are staged, then published or held in the transaction of the caller.
 
-Rows are staged in a temporary table, which only its connection sees and which Postgres drops with
-the connection. Until the publish commits, the served data stays as it is, whatever happens.
+Rows are staged in a temporary table, which only its connection sees, and which Postgres drops at
+the end of the connection. The served data does not change before the publish commits.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from app.domain.downloads import Counts, DayFigures, HeldDay, Partition, Publish
 from app.domain.events import CountedFiles
 
 LOCK_TIMEOUT_SECONDS = 60
-"""Lock timeout of a publish. Another publish, which it waits for, takes some seconds."""
+"""Lock timeout of a publish. It may have to wait for another publish, which takes some seconds."""
 
 WORK_MEMORY_MEGABYTES = 128
 """Memory for a statement of a publish. With less, Postgres ranks 700,000 packages on disk, which
@@ -45,24 +45,24 @@ def staged_rows(
     without_mirrors: Iterable[int],
     counts: Iterable[Iterable[str]],
 ) -> Iterator[StagedRow]:
-    """Yield rows from columns of valid names, of totals, and of texts from `counts_text`."""
+    """Yield rows from columns: valid names, totals, and texts that `counts_text` returned."""
     columns = packages, map(str, with_mirrors), map(str, without_mirrors), *counts
     return map("\t".join, zip(*columns, strict=True))
 
 
 def counts_text(counts: Counts) -> str:
-    """Return the stored JSON, escaped for COPY. Equal counts are equal texts."""
+    """Return counts as the stored JSON, escaped for COPY. Equal counts have equal texts."""
     return orjson.dumps(counts, option=orjson.OPT_SORT_KEYS).decode().replace("\\", r"\\")
 
 
 class IngestRepository:
-    """Works on one connection, which nothing else uses meanwhile."""
+    """Works on one connection, which must not be used otherwise at the same time."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def published(self) -> dict[date, PublishedDay]:
-        """Return all published days, also those before the days served."""
+        """Return all published days, including those before the days served."""
         rows = await self._connection.execute(select(ingested_days))
         return {row["day"]: PublishedDay(**row) for row in rows.mappings()}
 
@@ -89,11 +89,11 @@ class IngestRepository:
     async def stage(
         self, rows: Sequence[StagedRow], columns: Sequence[str] = REQUIRED_COLUMNS
     ) -> None:
-        """Add rows to the staged ones, with COPY. All rows of a day have the same columns.
+        """Copy rows to the staging table. All rows of a day have the same columns.
 
         Building COPY's text format takes a third of the time of its binary format.
         """
-        # The driver would take `bytes` for the path of a file.
+        # The driver would interpret `bytes` as the path of a file.
         lines = memoryview("\n".join(rows).encode())
         await driver_of(self._connection).copy_to_table(
             "staged_downloads",
@@ -133,7 +133,7 @@ class IngestRepository:
     async def hold(
         self, figures: DayFigures, reason: str, read_at: datetime, wrong_rows: int
     ) -> None:
-        """Store the staged rows as the day's held rows, in place of those of an earlier reading."""
+        """Store the staged rows as the day's held rows, instead of those of an earlier reading."""
         enter(Step.HOLD, figures.day)
         before = (await self.held()).get(figures.day)
         is_same = before is not None and before.digest == figures.digest
@@ -160,14 +160,14 @@ class IngestRepository:
         )
         await self._record(held_days, held)
 
-    async def forget_held(self, day: date) -> None:
-        await self._forget_held(held_days.c.day == day)
+    async def delete_held(self, day: date) -> None:
+        await self._delete_held(held_days.c.day == day)
 
-    async def forget_held_before(self, first_served: date) -> None:
+    async def delete_held_before(self, first_served: date) -> None:
         """Delete the held days before this one, and their rows."""
-        await self._forget_held(held_days.c.day < first_served)
+        await self._delete_held(held_days.c.day < first_served)
 
-    async def _forget_held(self, *where: ColumnElement[bool]) -> None:
+    async def _delete_held(self, *where: ColumnElement[bool]) -> None:
         gone = delete(held_days).where(*where).returning(held_days.c.day).cte()
         await self._connection.execute(
             delete(held_downloads).where(held_downloads.c.day.in_(select(gone.c.day)))
@@ -179,10 +179,10 @@ class IngestRepository:
         latest: date | None = await self._connection.scalar(select(func.max(ingested_days.c.day)))
         return latest
 
-    async def forget_before(self, first_kept: date) -> int:
-        """Delete the records of the days before `first_kept`, whose rows were dropped, and the
-        packages last seen on them. Return the number of those packages. The caller holds the
-        publish lock.
+    async def delete_before(self, first_kept: date) -> int:
+        """Delete the records of the days before `first_kept`, whose rows are dropped, and the
+        packages that were last seen on these days. Return the number of these packages. The caller
+        holds the publish lock.
         """
         enter(Step.FORGET, first_kept)
         await self._connection.execute(
@@ -196,10 +196,11 @@ class IngestRepository:
     # Publishing
 
     async def lock_publish(self, day: date) -> None:
-        """Exclude other publishes and retention until the transaction ends: figures are summed over
-        several days, and retention must not delete months or packages that a publish uses.
+        """Wait for the publish lock, which excludes other publishes and retention until the
+        transaction ends. Figures are summed over several days, and retention must not delete months
+        or packages that a publish uses.
 
-        From here on the transaction fails if it does not get a lock in time.
+        From now on, the transaction fails if it does not get a lock in time.
         """
         enter(Step.LOCK, day)
         await self._connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
@@ -211,13 +212,14 @@ class IngestRepository:
         for table in (daily_downloads, packages, ingested_days):
             await self._connection.execute(delete(table))
         await delete_rankings(self._connection)
-        await self._forget_held()
+        await self._delete_held()
 
     async def publish(
         self, figures: DayFigures, *, read_at: datetime, published_at: datetime
     ) -> PublishedDay:
-        """Replace the day's rows by the staged ones, and update every figure that depends on them,
-        in the caller's transaction. The caller holds the publish lock, and calls `announce`.
+        """Replace the day's rows by the staged ones, and update all figures that depend on them, in
+        the caller's transaction. The caller holds the publish lock, and calls `announce`
+        afterwards.
         """
         day = figures.day
         published = PublishedDay(**asdict(figures), published_at=published_at, checked_at=read_at)
@@ -229,7 +231,7 @@ class IngestRepository:
         await replace_rows(self._connection, day)
         enter(Step.RECORD, day)
         await self._record(ingested_days, published)
-        await self.forget_held(day)
+        await self.delete_held(day)
         enter(Step.RECENT, day)
         await update_packages(self._connection, day, latest_before)
         await self._connection.execute(text("DROP TABLE pg_temp.staged_downloads"))
@@ -241,10 +243,10 @@ class IngestRepository:
         await announce(self._connection)
 
     async def note_checked(self, figures: DayFigures, read_at: datetime) -> None:
-        """Record that a published day was read again and stays as it is. Its held rows are deleted,
-        because the source has other rows now.
+        """Record that a published day was read again and stays as it is. Its held rows are
+        outdated, because the source has other rows now, so they are deleted.
         """
-        await self.forget_held(figures.day)
+        await self.delete_held(figures.day)
         await self._connection.execute(
             update(ingested_days)
             .where(ingested_days.c.day == figures.day)
@@ -256,7 +258,7 @@ class IngestRepository:
         )
 
     async def note_unchanged(self, day: date, checked_at: datetime) -> None:
-        """Record that the source of a day has not changed since the last reading."""
+        """Record that the source's data of a day has not changed since the last reading."""
         await self._connection.execute(
             update(ingested_days).where(ingested_days.c.day == day).values(checked_at=checked_at)
         )
@@ -271,7 +273,7 @@ class IngestRepository:
         )
 
     async def note_suspects(self, reasons: Mapping[date, str]) -> None:
-        """Record the reasons of suspect days. All other published days are not suspect."""
+        """Record which published days are suspect, and why. All others become unsuspect."""
         reason = case(reasons, value=ingested_days.c.day) if reasons else null()
         await self._connection.execute(
             update(ingested_days)

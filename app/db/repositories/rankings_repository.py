@@ -1,4 +1,4 @@
-"""Reads rankings, search results and summaries, with one query for each response."""
+"""Reads rankings, search results and summaries, with one query per response."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -27,13 +27,13 @@ class Summary:
 
     recent: RecentDownloads
     previous_week: int | None
-    """Downloads in the 7 days before the last 7, or None if one of the 14 is not published."""
+    """Downloads in the 7 days before the latest 7, or None if one of the 14 is not published."""
 
     previous_month: int | None
-    """Downloads in the 30 days before the last 30, or None if one of the 60 is not published."""
+    """Downloads in the 30 days before the latest 30, or None if one of the 60 is not published."""
 
     month_rank: int | None
-    """Rank by `last_month`, or None for `__all__` and for packages without downloads in it."""
+    """Rank by `last_month`, or None for `__all__` and if `last_month` is 0."""
 
     downloads: int
     first_date: date | None
@@ -41,15 +41,15 @@ class Summary:
 
     latest_date: date | None
     peak_date: date | None
-    """First of the days with most downloads."""
+    """Day with most downloads, or the first of several such days."""
 
     peak_downloads: int
 
 
 _BY_TRIGRAMS = "is_popular AND name % :text"
 
-# Without pg_trgm, search finds names that contain the text. The subquery reads names from the index
-# alone, and then only the rows of the names found are read.
+# Without pg_trgm, search finds names that contain the text. The subquery reads only the index, so
+# that only the rows of matching names are read.
 _BY_SUBSTRING = (
     "name = ANY (ARRAY(SELECT name FROM packages WHERE is_popular AND strpos(name, :text) > 0))"
 )
@@ -63,7 +63,7 @@ _TRENDING = published_statement("trending", order="rank")
 
 
 class RankingsRepository(PublishedReads):
-    """Reads the days served: the `retention_days` that end with the latest published one."""
+    """Reads the days served: the `retention_days` days that end with the latest published one."""
 
     def __init__(self, source: Source, retention_days: int) -> None:
         super().__init__(source)
@@ -91,7 +91,7 @@ class RankingsRepository(PublishedReads):
         return [TopPackage(*row) for row in await self._read(_TOP[period], limit=limit)]
 
     async def trending(self, limit: int) -> list[TrendingPackage]:
-        """Return the packages that grew most from week to week."""
+        """Return the packages whose downloads grew most from week to week."""
         return [TrendingPackage(*row) for row in await self._read(_TRENDING, limit=limit)]
 
     async def search(

@@ -1,4 +1,4 @@
-"""Stores the history of ingests: a run for each day that was read, or published after a hold."""
+"""Stores the history of ingests: a run for each reading of a day, and for each released day."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from app.db.statements import Source, Statement, fetch
 from app.db.tables import ingest_runs
 from app.domain.downloads import IngestRun, Partition, RunOutcome
 
-QUERY_LASTS = timedelta(hours=20)
+QUERY_REUSE_TIME = timedelta(hours=20)
 """How long a query's result is reused. BigQuery stores it for 24 hours."""
 
 
 _FAILURES = Statement(text(load_sql("failures")))
 
-_CAME_TO_NOTHING = (RunOutcome.FAILED, RunOutcome.INTERRUPTED, RunOutcome.STOPPED)
+_UNSUCCESSFUL = (RunOutcome.FAILED, RunOutcome.INTERRUPTED, RunOutcome.STOPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Failures:
 
 
 class RunsRepository:
-    """Commits each change by itself, so that the record remains if the run fails."""
+    """Stores runs. Each change is committed at once, so that the record remains if a run fails."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -45,7 +45,7 @@ class RunsRepository:
     async def begin(
         self, day: date, source: str, now: datetime, unfinished: IngestRun | None = None
     ) -> int:
-        """Record that a run begins, with the query of an unfinished one, and return its id."""
+        """Record that a run begins, and return its id. It takes over an unfinished run's query."""
         values = {"day": day, "source": source, "started_at": now, "outcome": RunOutcome.RUNNING}
         if unfinished:
             names = ("query", "partition_rows", "partition_modified_at")
@@ -55,7 +55,7 @@ class RunsRepository:
         return run
 
     async def note_query(self, run: int, query: str | None, partition: Partition | None) -> None:
-        """Record the query and the partition before it, before the query runs."""
+        """Record a run's query, and the partition as it was before the query."""
         await self._change(
             run,
             query=query,
@@ -64,7 +64,7 @@ class RunsRepository:
         )
 
     async def note_billed(self, run: int, bytes_billed: int) -> None:
-        """Add the bytes that a query was billed."""
+        """Add the bytes that were billed for a query."""
         billed = func.coalesce(ingest_runs.c.bytes_billed, 0) + bytes_billed
         await self._change(run, bytes_billed=billed)
 
@@ -89,21 +89,23 @@ class RunsRepository:
             return result
 
     async def unfinished_run(self, day: date, source: str, now: datetime) -> IngestRun | None:
-        """Return the day's last run if it failed, and its query's result can still be read."""
+        """Return the day's last run if it did not succeed and its query can still be reused."""
         query = select(ingest_runs).where(ingest_runs.c.day == day, ingest_runs.c.source == source)
         latest = Statement(query.order_by(ingest_runs.c.id.desc()).limit(1))
         for run in map(_run, await fetch(self._engine, latest)):
-            if run.query and run.outcome in _CAME_TO_NOTHING:
+            if run.query and run.outcome in _UNSUCCESSFUL:
                 # Earlier runs may have used the same query.
                 first = select(func.min(ingest_runs.c.started_at)).where(
                     ingest_runs.c.query == run.query
                 )
                 ((began_at,),) = await fetch(self._engine, Statement(first))
-                return run if began_at > now - QUERY_LASTS else None
+                return run if began_at > now - QUERY_REUSE_TIME else None
         return None
 
     async def note_interrupted(self) -> int:
-        """Record all unfinished runs as interrupted. The caller holds the ingest lock."""
+        """Record all running runs as interrupted, and return their number. The caller holds the
+        ingest lock.
+        """
         running = update(ingest_runs).where(ingest_runs.c.outcome == RunOutcome.RUNNING)
         return (await self._commit(running.values(outcome=RunOutcome.INTERRUPTED))).rowcount
 
@@ -115,7 +117,7 @@ class RunsRepository:
             failures[day] = Failures(before + is_costly, started_at, RunOutcome(outcome))
         return failures
 
-    async def forget_before(self, moment: datetime) -> None:
+    async def delete_before(self, moment: datetime) -> None:
         await self._commit(delete(ingest_runs).where(ingest_runs.c.started_at < moment))
 
 

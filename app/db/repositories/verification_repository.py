@@ -88,7 +88,7 @@ class VerificationRepository:
         self._connection = connection
 
     async def published_days(self) -> list[date]:
-        """Return all published days, oldest first, also those before the days served."""
+        """Return all published days, oldest first, including those before the days served."""
         days = await self._connection.scalars(select(ingested_days.c.day).order_by("day"))
         return list(days)
 
@@ -112,11 +112,11 @@ class VerificationRepository:
         ]
 
     async def differences_of_last_seen(self) -> list[Difference]:
-        """Compare `last_seen` of packages with their rows. A package may have no rows."""
+        """Compare `last_seen` of packages with their rows. A package without rows differs, too."""
         return await self._differences(_LAST_SEEN, {})
 
     async def left_over(self, month: tuple[date, date]) -> list[Difference]:
-        """Return the days of a month that have rows and are not published."""
+        """Return the days of a month that have rows but are not published."""
         first, following = month
         return await self._differences(_LEFT_OVER, {"first": first, "next": following})
 

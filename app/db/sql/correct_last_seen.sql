@@ -1,10 +1,10 @@
--- Corrects packages that were last seen on a day that no longer has them.
+-- Corrects `last_seen` of packages that no longer have a row on that day.
 WITH gone AS (
     SELECT id, (SELECT max(date) FROM daily_downloads WHERE package_id = id) AS seen
     FROM packages
     WHERE last_seen = :day
         AND NOT EXISTS (SELECT FROM daily_downloads WHERE package_id = id AND date = :day)
 ),
--- Packages that no other day has.
+-- Delete packages without a row on any other day.
 deleted AS (DELETE FROM packages USING gone WHERE packages.id = gone.id AND seen IS NULL)
 UPDATE packages SET last_seen = seen FROM gone WHERE packages.id = gone.id AND seen IS NOT NULL

@@ -1,9 +1,9 @@
--- The recorded figures of a day's rows. A publish computes them from staged rows and a verification
--- from stored rows, so that they differ only if the rows do. Each row is hashed as text and the
--- hashes are summed, so that rows need no order. Equal counts are stored as equal texts. Without the
--- OFFSET, Postgres would inline the hash into both sums and compute it twice. concat_ws omits NULLs,
--- and the value of each optional column follows the column's name, so adding an optional column later
--- changes no digest.
+-- The recorded figures of a day's rows. A publish computes them from staged rows, and a
+-- verification from stored rows, so that they differ only if the rows differ. Each row is hashed as
+-- text, and the hashes are summed, so that rows need no order. Equal counts are stored as equal
+-- texts. Without the OFFSET, Postgres would inline the hash into both sums and compute it twice.
+-- concat_ws omits NULLs, and each optional value follows the name of its column, so that a column
+-- that is added later changes no digest.
 SELECT
     count(*) AS packages,
     CAST(coalesce(sum(without_mirrors), 0) AS bigint) AS downloads,

@@ -1,6 +1,6 @@
--- Figures of all packages, computed from the stored ones, whose periods ended a day earlier: each
--- period gains the day at its end and loses the day before its beginning. This reads 4 days instead
--- of 30.
+-- Figures of all packages, computed from the stored ones, whose periods ended a day earlier. The new
+-- last day of each period is added, and the day that leaves the period is subtracted. This reads 4
+-- days instead of 30.
 SELECT id, name,
     CASE WHEN latest.package_id IS NOT NULL THEN CAST(:latest AS date) END AS last_seen,
     coalesce(latest.without_mirrors, 0) AS last_day,

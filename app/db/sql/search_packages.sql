@@ -1,7 +1,8 @@
--- Exact, popular, other and similar names. Each part is limited, and runs only if the parts before it
--- found fewer rows than the limit: popular packages rank before all others. The test for that is
--- outside of the limited subquery, so that Postgres starts no parallel workers for a part that does
--- not run. Names consist of letters, digits and "-", which all sort before "~".
+-- The exact name, then popular packages, other packages, and similar names. Popular packages rank
+-- before all others. Each part is limited, and runs only if the parts before it found fewer rows
+-- than the limit. The condition for that is outside of the limited subquery, so that Postgres
+-- starts no parallel workers for a part that does not run. Names consist of letters, digits and
+-- "-", which all sort before "~".
 WITH popular AS MATERIALIZED (
     SELECT * FROM (
         SELECT 1 AS tier, month_rank AS rank, name {by_bytes} AS name, last_month

@@ -1,8 +1,8 @@
--- One row per package: its name, and the values of its days joined in order, or NULL if it has none
--- of the requested days. Receiving one row per day would take several times as long. The days come in
--- order from the partitions' primary keys, month by month, without a sort. For that, aggregates must
--- not request an order, and the days must not be joined to another table.
-SELECT name, of_package.*{known}
+-- One row per package: its name, and the values of its days joined in order, or NULL if it has no
+-- row on the requested days. Receiving one row per day would take several times as long. Postgres
+-- reads the days in order from the primary keys of the partitions, without a sort, as long as the
+-- aggregates do not request an order and the days are not joined to another table.
+SELECT name, of_package.*{published_days}
 FROM packages CROSS JOIN LATERAL (
     SELECT array_agg(date) AS days, {joined}
     FROM (

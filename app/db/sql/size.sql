@@ -1,4 +1,4 @@
--- The number of packages in the days served, and the size of all tables on disk, with indexes.
+-- The number of packages with downloads in the days served, and the size of all tables with indexes.
 SELECT
     (
         SELECT count(*) FROM packages

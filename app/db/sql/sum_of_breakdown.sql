@@ -7,8 +7,8 @@ CASE WHEN bool_or({column} IS NOT NULL) THEN (
     FROM (
         SELECT key AS category, sum(times * CAST(value AS bigint)) AS downloads
         FROM (
-            -- Most packages have few downloads, and so the same counts as many others. Each text is
-            -- parsed once.
+            -- Parse equal texts only once: most packages have few downloads, and so the same counts
+            -- as many other packages.
             SELECT CAST({column} AS text) AS counts, count(*) AS times
             FROM staged_downloads GROUP BY counts
         ) AS equal_counts, json_each_text(CAST(counts AS json))

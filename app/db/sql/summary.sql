@@ -1,4 +1,5 @@
--- Figures of one package. Those of two periods are NULL if one of their days is not published.
+-- Figures of one package. `previous_week` and `previous_month` are NULL if a day of that period or
+-- of the one after it is not published.
 SELECT last_day, last_week, last_month,
     CASE WHEN trend_days = {trend_days} THEN previous_week END AS previous_week,
     CASE WHEN month_days = 2 * {month_days} THEN previous_month END AS previous_month,

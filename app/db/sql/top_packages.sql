@@ -1,5 +1,5 @@
--- The rows of top_packages. Equal downloads are ranked by the bytes of the names, so that every
--- database ranks alike.
+-- The rows of top_packages. Equal downloads are ranked by the bytes of the names, so that the rank
+-- does not depend on the database's collation.
 SELECT period, name, downloads,
     row_number() OVER (PARTITION BY period ORDER BY downloads DESC, name COLLATE "C") AS rank
 FROM (VALUES ('day'), ('week'), ('month')) AS periods (period)

@@ -1,5 +1,5 @@
--- The rows of trending_packages. There are none while a day of the two weeks is not published,
--- because weeks of different lengths can't be compared.
+-- The rows of trending_packages. There are none if a day of the two weeks is not published, because
+-- weeks with different numbers of days can't be compared.
 SELECT name, last_week, previous_week,
     row_number() OVER (ORDER BY growth DESC, name COLLATE "C") AS rank
 FROM (

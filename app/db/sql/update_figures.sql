@@ -8,7 +8,7 @@ UPDATE packages SET
     month_rank = ranked.month_rank,
     is_popular = coalesce(ranked.month_rank <= :popular, false)
 FROM (
-    -- __all__ and packages without a download have no rank: they come after all others.
+    -- __all__ and packages without a download come after all others, and have no rank.
     SELECT id, last_seen, last_day, last_week, last_month, previous_week,
         CASE WHEN ranked_by > 0 THEN
             row_number() OVER (ORDER BY ranked_by DESC, name COLLATE "C")
@@ -17,7 +17,7 @@ FROM (
         SELECT *, CASE WHEN name <> :all_packages THEN last_month ELSE 0 END AS ranked_by
         FROM ({figures}) AS figures
     ) AS to_rank
-    -- This is nearly the order of the table's pages, so each page is written once.
+    -- The order of ids is nearly the order of the table's pages, so each page is written once.
     ORDER BY id
 ) AS ranked
 WHERE packages.id = ranked.id AND (

@@ -1,6 +1,5 @@
 WITH stored AS MATERIALIZED (
-    -- The day's rows. They are read once for all comparisons, because finding them reads the whole
-    -- month.
+    -- The day's rows. They are read only once, because Postgres reads the whole month to find them.
     SELECT
         packages.id IS NULL AS is_unknown,
         coalesce(name, 'package_id ' || package_id) AS name,
@@ -10,7 +9,7 @@ WITH stored AS MATERIALIZED (
 ),
 of_packages AS (SELECT * FROM stored WHERE name <> :all_packages),
 differing AS (
-    -- Rows whose categories do not add up, and rows without a package.
+    -- Rows whose categories do not add up to their downloads, and rows without a package.
     SELECT CAST(:day AS date) AS day, name, what || ' of a row' AS what,
         CAST(without_mirrors AS text) AS recorded, CAST(found AS text) AS found
     FROM stored CROSS JOIN LATERAL (VALUES {row_sums}) AS sums (what, found)
@@ -18,7 +17,7 @@ differing AS (
     UNION ALL
     SELECT :day, name, 'rows of no package', '0', '1' FROM stored WHERE is_unknown
 )
--- The record of the day against its rows.
+-- Compare the record of the day with its rows.
 SELECT CAST(:day AS date), what, recorded, found, CAST(NULL AS bigint), NULL
 FROM ingested_days AS record
 CROSS JOIN ({description}) AS described
@@ -33,7 +32,7 @@ CROSS JOIN LATERAL (VALUES
 ) AS figures (what, recorded, found)
 WHERE record.day = :day AND recorded <> found
 UNION ALL
--- The row of all packages against the sums of the others.
+-- Compare the row of `__all__` with the sums of the other rows.
 SELECT :day, :all_packages || ' ' || what,
     coalesce(CAST(recorded AS text), 'none'), coalesce(CAST(found AS text), 'none'), NULL, NULL
 FROM ({all_packages_sums}) AS sums

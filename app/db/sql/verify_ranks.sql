@@ -1,5 +1,5 @@
 WITH ranked AS (
-    -- The ranks by the stored figures.
+    -- The ranks that follow from the stored figures.
     SELECT name, month_rank, is_popular,
         CASE WHEN last_month > 0 AND name <> :all_packages THEN row_number() OVER
             (ORDER BY name = :all_packages, last_month DESC, name COLLATE "C") END AS rank

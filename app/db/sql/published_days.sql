@@ -1,4 +1,4 @@
 , (
     SELECT array_agg(day ORDER BY day) FROM ingested_days
     WHERE day BETWEEN :first AND :last{condition}
-) AS known
+) AS published_days
