@@ -222,7 +222,7 @@ class _Server:
             raise OSError(f"did not start (see {log_file}): {' '.join(reason.split())[-500:]}")
 
     def _choose_socket_dir(self) -> Path:
-        """Return the cluster's folder, or a temporary one if its path can't be used for a socket."""
+        """Return the cluster's folder, or a temporary one if a socket can't be in it."""
         path = str(self._cluster)
         short_enough = len(os.fsencode(path)) + len("/.s.PGSQL.5432") <= MAX_SOCKET_PATH_BYTES
         # The option is a list, in which commas and quotes have a special meaning.
