@@ -1,8 +1,8 @@
-"""The program, as `pypi-stats` and as `python -m app`."""
+"""The entry point of `pypi-stats` and of `python -m app`."""
 
 import signal
 
-# Until the command line is loaded, Ctrl-C ends the process without a message: nothing has begun.
+# Until the command line is loaded, Ctrl-C ends the process without a message.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -1,4 +1,4 @@
-"""Parses addresses that may contain a password. No error message repeats a part of them."""
+"""Parses addresses that may contain a password. Error messages never repeat a part of them."""
 
 import getpass
 import re
@@ -11,7 +11,7 @@ from urllib.parse import unquote
 EXAMPLE = "postgresql://user:password@host:5432/database"
 
 DEFAULT_HOSTS = ("/run/postgresql", "/tmp", "localhost")  # noqa: S108 - Postgres's own default
-"""Hosts of a URL that names none: the usual folders of the socket, then this machine."""
+"""Hosts for a URL without a host: the usual folders of the socket, then this machine."""
 
 FILES = ("sslrootcert", "sslcert", "sslkey")
 
@@ -21,7 +21,7 @@ CHOICES = {
         *("any", "primary", "standby", "prefer-standby", "read-write", "read-only"),
     ),
 }
-"""Arguments of a database URL that have one of a few values."""
+"""Arguments of a database URL with a fixed set of values, and these values."""
 
 ARGUMENTS = {
     *("application_name", "connect_timeout", "dbname", "host", "options", "password", "port"),
@@ -35,7 +35,7 @@ IGNORED_ARGUMENTS = {
     *("keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval"),
     *("sslcompression", "sslsni", "tcp_user_timeout"),
 }
-"""Arguments that hosting providers add for libpq and that asyncpg does not have."""
+"""Arguments that hosting providers add for libpq, and that asyncpg does not support."""
 
 CONNECT_TIMEOUT_SECONDS = 5
 
@@ -48,7 +48,7 @@ _HOST = re.compile(r"(\[[^\[\]\s]+\]|[^:\[\]\s]*)(?::(\d*))?")
 
 
 def check_encoding(url: str) -> None:
-    """Raise a `ValueError` if the user name or password has special characters as they are."""
+    """Raise a `ValueError` if the user name or password has special characters without encoding."""
     _, _, rest = url.partition("://")
     authority = re.split("[/?#]", rest)[0]
     if rest.count("@") > ("@" in authority) or re.search("%(?![0-9a-fA-F]{2})", authority):
@@ -91,7 +91,7 @@ class DatabaseAddress:
         return address
 
     def __str__(self) -> str:
-        """Return how error messages name the database."""
+        """Return the database's name for error messages."""
         names = (
             host if host.startswith("/") else f"{f'[{host}]' if ':' in host else host}:{port}"
             for host, port in self.hosts
@@ -105,7 +105,7 @@ class DatabaseAddress:
 
     @property
     def session_attributes(self) -> tuple[str, ...]:
-        """The kinds of server to look for, in this order."""
+        """Kinds of server to connect to, in order of preference."""
         attributes = self.arguments.get("target_session_attrs", "any")
         return ("standby", "any") if attributes == "prefer-standby" else (attributes,)
 
@@ -115,12 +115,12 @@ class DatabaseAddress:
         return {name: self.arguments[name] for name in names if name in self.arguments}
 
     def tls_attempts(self, host: str) -> list[ssl.SSLContext | None]:
-        """Return the TLS contexts to try one after the other. None is a connection without TLS."""
+        """Return the TLS contexts to try, in order. None stands for a connection without TLS."""
         mode = self.arguments.get("sslmode", "prefer")
         if host.startswith("/") or mode == "disable":
             return [None]
         context = self._tls_context(mode)
-        # A certificate is of no use without TLS.
+        # If the URL names certificates, never connect without TLS.
         if mode not in ("allow", "prefer") or not self.arguments.keys().isdisjoint(FILES):
             return [context]
         return [None, context] if mode == "allow" else [context, None]

@@ -1,7 +1,7 @@
 """Errors that are reported to a client of the API or to an operator.
 
 A `RequestError` becomes an RFC 9457 response (`app.api.problem_details`). An `OperatorError`
-becomes one line of the command line or of the log. The database can be unavailable to both.
+becomes one line of the command line or of the log. `DatabaseUnavailableError` is both.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class RequestError(Exception):
     status = 500
 
     data_as_of: date | None = None
-    """Latest published day in the data that the request was answered from."""
+    """Latest published day of the publication that the request was computed from."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -29,7 +29,7 @@ class NotFoundError(RequestError):
 
 @dataclass(frozen=True, slots=True)
 class ArgumentError:
-    """An argument with an invalid value, and a message that says which values are valid."""
+    """An argument with an invalid value, and a message that describes the valid values."""
 
     parameter: str
     message: str
@@ -54,7 +54,7 @@ class UnavailableError(RequestError):
 
 
 class OtherPublicationError(Exception):
-    """A query saw another publication than the expected one, so it has to be repeated."""
+    """A query saw another publication than the expected one, and has to be repeated."""
 
 
 # Errors of commands and jobs
@@ -67,7 +67,7 @@ class OperatorError(Exception):
     """
 
     may_pass = False
-    """True if the same command or job may well succeed a little later."""
+    """True if the same command or job may succeed a little later."""
 
     def __str__(self) -> str:
         text = " ".join(super().__str__().split())
@@ -75,7 +75,7 @@ class OperatorError(Exception):
 
 
 class DatabaseUnavailableError(OperatorError, UnavailableError):
-    """The database can't be reached. Only operators are told which one and why."""
+    """The database can't be reached. Only the message for operators says which one and why."""
 
     may_pass = True
 
@@ -85,7 +85,9 @@ class DatabaseUnavailableError(OperatorError, UnavailableError):
 
 
 class DatabaseRefusedError(DatabaseUnavailableError):
-    """The server knows neither the user nor the database."""
+    """The database can't be used without a change by the operator, for example because the password
+    is wrong or a pooler is in transaction mode.
+    """
 
     may_pass = False
 
@@ -95,7 +97,7 @@ class SettingsError(OperatorError):
 
 
 class TableInUseError(OperatorError):
-    """Readers kept retention from dropping a table."""
+    """Readers prevented retention from dropping a table."""
 
     may_pass = True
 
@@ -113,9 +115,9 @@ class DayNotPublishedError(OperatorError):
 
 
 class IngestError(OperatorError):
-    """A day was not published. The published data stays as it is.
+    """A day was not published. The published data has not changed.
 
-    `problem` describes a fault in the data that other days probably have too.
+    `problem` describes a fault in the data that other days are likely to have too.
     """
 
     def __init__(self, message: str, problem: str | None = None) -> None:
@@ -135,7 +137,7 @@ class MixedDataError(IngestError):
 
 
 class HeldDayError(IngestError):
-    """A day does not look plausible. Its rows are stored and not served."""
+    """A day's figures are not plausible. Its rows are stored, but not served."""
 
     def __init__(self, day: date, reason: str, problem: str | None = None) -> None:
         advice = f"`pypi-stats ingest --date {day} --force` publishes it all the same"
@@ -144,7 +146,7 @@ class HeldDayError(IngestError):
 
 
 class ShrunkDayError(IngestError):
-    """A published day has fewer downloads in the source now, and stays as it is."""
+    """A published day has fewer downloads in the source now, so the published rows stay."""
 
     def __init__(self, day: date, downloads: int, published: int) -> None:
         super().__init__(
@@ -164,7 +166,7 @@ class SourceUnavailableError(SourceError):
 
 
 class QueryLostError(SourceUnavailableError):
-    """The result of a query is gone, so the query has to run again."""
+    """The result of a query can't be read any more, so the query has to run again."""
 
 
 class SourceDayError(SourceError):
@@ -172,7 +174,7 @@ class SourceDayError(SourceError):
 
 
 class SourceDayUnavailableError(SourceDayError, SourceUnavailableError):
-    """The server of one day's file can't be reached. Files of other days are on other servers."""
+    """The server of one day's file can't be reached. Files of other days may be elsewhere."""
 
 
 class RepeatedFaultError(IngestError):

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class LogStream:
     """Standard error, written by a thread.
 
-    If standard error is a pipe that nobody reads, lines are dropped, and the service goes on.
+    If standard error is a pipe that is not read, lines are dropped and the service continues.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class LogStream:
         self._thread: Thread | None = None
         self._dropped_lines = 0
         self.count_dropped: Callable[[int], object] = int
-        """Called with the number of lines of each write that is dropped."""
+        """Function that is called with the number of lines of each dropped write."""
 
     def write(self, lines: str) -> None:
         self.write_bytes(lines.encode())
@@ -59,7 +59,7 @@ class LogStream:
         """Do nothing, because logging flushes after each line."""
 
     def drain(self) -> None:
-        """Wait for the thread to write all lines, but not for long."""
+        """Wait until the thread has written all lines, for `DRAIN_SECONDS` at most."""
         with self._queue.all_tasks_done:
             self._queue.all_tasks_done.wait_for(
                 lambda: not self._queue.unfinished_tasks, DRAIN_SECONDS
@@ -68,7 +68,7 @@ class LogStream:
     def _write_queued(self) -> None:
         while True:
             lines = self._queue.get()
-            # Nothing can be done about a closed pipe or a full disk.
+            # Ignore a closed pipe and a full disk.
             with suppress(OSError):
                 while lines:
                     lines = lines[os.write(2, lines) :]
@@ -91,10 +91,10 @@ def _is_not_cancelled(record: logging.LogRecord) -> bool:
 
 
 def configure_logging(level: str, log_format: str, stream: LogStream | None = None) -> None:
-    """Send the lines of all loggers, also those of libraries, to standard error.
+    """Write the lines of all loggers, including those of libraries, to standard error.
 
-    `level` is a level's name in lower case, `log_format` is `console` or `json`. A service passes a
-    stream, which does not block.
+    `level` is a level's name in lower case, and `log_format` is `console` or `json`. The service
+    passes a `LogStream`, which does not block.
     """
     shared: list[structlog.typing.Processor] = [
         _add_request_id,
@@ -102,7 +102,7 @@ def configure_logging(level: str, log_format: str, stream: LogStream | None = No
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # Tracebacks do not show the values of variables, because some are passwords.
+    # Do not show the values of variables in tracebacks, because some are passwords.
     renderers: list[structlog.typing.Processor] = (
         [
             structlog.processors.ExceptionRenderer(
@@ -148,7 +148,7 @@ def configure_logging(level: str, log_format: str, stream: LogStream | None = No
             },
             "root": {"handlers": ["stderr"], "level": level.upper()},
             "loggers": {
-                # The service itself logs what matters of the info lines of these libraries.
+                # The service logs itself what is important of these libraries' info lines.
                 "alembic": {"level": "WARNING"},
                 "apscheduler": {"level": "WARNING"},
                 "google.auth": {"level": "ERROR"},

@@ -58,12 +58,12 @@ from app.serving.request_log import RequestLog
 from app.serving.response_cache import ResponseCache, Tagger
 from app.settings import IngestSource, Settings, load_settings
 
-# In the order of the documentation.
+# The documentation lists the endpoints in this order.
 _ENDPOINT_MODULES = (recent, time_series, breakdown_series, summary, bulk, rankings, search, badges)
 
 ENDPOINTS = Endpoints(one for module in _ENDPOINT_MODULES for one in module.router.endpoints)
 
-# FastAPI analyses the routes once for all services of the process.
+# All services of the process share the routes, because FastAPI takes long to analyse them.
 _ROUTER = APIRouter(dependencies=[Depends(require_json)])
 for _module in (*_ENDPOINT_MODULES, events, dumps, status):
     _ROUTER.include_router(_module.router)
@@ -76,8 +76,8 @@ CLOSE_SECONDS = 0.6
 class Service:
     """The ASGI application.
 
-    The dispatcher answers data requests itself. As a middleware of FastAPI it would take twice as
-    long for a cache hit.
+    The dispatcher is in front of FastAPI. As a middleware of FastAPI, it would take twice as long
+    for a cache hit.
     """
 
     api: API
@@ -93,7 +93,7 @@ class Service:
         return self.api.openapi()
 
     def running(self) -> AbstractAsyncContextManager[object]:
-        """Run the service's background work. A server does so by itself."""
+        """Return a context in which the background work runs. A server enters it by itself."""
         return self.api.router.lifespan_context(self.api)
 
 
@@ -174,7 +174,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         watch.cancel()
         dispatcher.close()
         closed = asyncio.create_task(pool.close())
-        # A silent database does not keep the service from stopping.
+        # Stop in time even if the database does not respond.
         await asyncio.wait([watch, closed], timeout=CLOSE_SECONDS)
         rejections.summarise()
         uncounted.summarise()
@@ -208,17 +208,17 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
 
 
 def _create_api(settings: Settings, state: State, lifespan: Lifespan[FastAPI]) -> API:
-    """Create the part of the service that FastAPI answers, and the OpenAPI document of it all."""
+    """Create the FastAPI application, with the OpenAPI document of the whole service."""
     api = API(
         state,
         title="PyPI Stats API",
         version=version("pypi-stats-api"),
         lifespan=lifespan,
-        # A client that does not follow redirects gets a 404 it can understand.
+        # Return a 404 in the usual format for a path with a trailing slash, instead of a redirect.
         redirect_slashes=False,
         routes=_ROUTER.routes,
-        # FastAPI creates the document for each request, and its pages load scripts from other
-        # servers: `docs_page` has the service's own.
+        # `docs_page` replaces FastAPI's document, which is created for each request, and its pages,
+        # which load scripts from other servers.
         openapi_url=None,
     )
     docs_page.install(api)

@@ -1,7 +1,7 @@
 """The metrics. The table in `docs/operations.md` is generated from this file.
 
-Server processes store their figures in files in one folder, `PROMETHEUS_MULTIPROC_DIR`, so that
-each process can return the figures of all.
+Several server processes store their figures in one folder, `PROMETHEUS_MULTIPROC_DIR`, so that each
+process can return the figures of all.
 """
 
 import os
@@ -53,9 +53,9 @@ CONNECTIONS = Gauge(
 )
 CONNECTIONS_CLOSED = Counter(
     "pypi_stats_connections_closed",
-    "Connections closed by the service before their time: client and total (the bounds on "
-    "open connections), stalled (a client does not read), unread (responses that clients do not "
-    "read take too much memory).",
+    "Connections that the service has aborted, by reason: client and total (the limits of open "
+    "connections), stalled (the client does not read), unread (responses that clients do not read "
+    "take too much memory).",
     ["reason"],
 )
 LOG_LINES_DROPPED = Counter(
@@ -101,12 +101,12 @@ INGEST_TIMESTAMP = Gauge(
 
 class ObservedRun:
     success: bool | None = False
-    """None if there was nothing to do, which does not count as a run."""
+    """None if there was nothing to do. Then the run is not recorded."""
 
 
 @contextmanager
 def observe_ingest(source: str, clock: Clock) -> Iterator[ObservedRun]:
-    """Record a run of the ingest job. It failed unless the caller sets `success`."""
+    """Record a run of the ingest job. It counts as failed unless the caller sets `success`."""
     run = ObservedRun()
     began = monotonic()
     try:
@@ -128,7 +128,7 @@ class PublishedData(Collector):
     suspect_dates: float
 
     def collect(self) -> Iterator[Metric]:
-        # Prometheus's naming rules accept no unit of time but seconds, so days are called dates.
+        # Prometheus's naming rules allow no other unit of time than seconds, so days are "dates".
         for name, meaning in (
             (
                 "data_age_seconds",
@@ -136,16 +136,18 @@ class PublishedData(Collector):
             ),
             (
                 "missing_dates",
-                "Days before the latest published one that should be served and are not published.",
+                "Days before the latest published one that should be served but are not published.",
             ),
-            ("held_dates", "Days that are held because they do not look plausible."),
-            ("suspect_dates", "Published days that deviate from their neighbours."),
+            ("held_dates", "Days that are held because their figures are not plausible."),
+            ("suspect_dates", "Published days whose figures deviate from those of neighbours."),
         ):
             yield GaugeMetricFamily(f"pypi_stats_{name}", meaning, getattr(self, name))
 
 
 def exposition(data: PublishedData, accept: str) -> tuple[bytes, str]:
-    """Return all metrics as OpenMetrics if the client accepts it, or else as Prometheus's text."""
+    """Return all metrics and their media type: OpenMetrics if the client accepts it, or else the
+    text format of Prometheus.
+    """
     registry = CollectorRegistry()
     registry.register(data)
     folder = os.environ.get(MULTIPROCESS_FOLDER)
@@ -153,7 +155,7 @@ def exposition(data: PublishedData, accept: str) -> tuple[bytes, str]:
         MultiProcessCollector(registry, folder)
     else:
         registry.register(REGISTRY)
-    # The library's own negotiation raises for versions that are no numbers.
+    # The library's own negotiation raises an exception if a version is not a number.
     if any(_is_open_metrics(one) for one in accept.lower().split(",")):
         return openmetrics.generate_latest(registry), openmetrics.CONTENT_TYPE_LATEST
     return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4

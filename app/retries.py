@@ -1,4 +1,4 @@
-"""Retries of work that failed with an error that may pass by itself."""
+"""Retries after temporary errors."""
 
 import logging
 from collections.abc import Callable
@@ -19,21 +19,22 @@ FIRST_PAUSE_SECONDS = 1.0
 """Pause before the second attempt. Each further pause is twice as long."""
 
 JITTER_SECONDS = 1.0
-"""Maximum random addition to each pause. Processes that fail together retry separately."""
+"""Maximum random addition to each pause, so that processes that fail together retry separately."""
 
 LONGEST_PAUSE_SECONDS = 60.0
 
 
-def attempts(what: str, may_pass: Callable[[BaseException], bool]) -> AsyncRetrying:
-    """Return attempts that repeat a block while it raises an error that may pass.
+def attempts(subject: str, may_pass: Callable[[BaseException], bool]) -> AsyncRetrying:
+    """Return attempts that repeat a block while it raises a temporary error, up to `ATTEMPTS`
+    times.
 
-    The last error is raised after `ATTEMPTS` attempts.
+    The last error is raised. `subject` is the beginning of the log lines.
     """
 
     def log_failure(state: RetryCallState) -> None:
         assert state.outcome
         error = state.outcome.exception()
-        log.warning("%s: trying again in %.1f s: %s", what, state.upcoming_sleep, error)
+        log.warning("%s: trying again in %.1f s: %s", subject, state.upcoming_sleep, error)
 
     return AsyncRetrying(
         stop=stop_after_attempt(ATTEMPTS),

@@ -1,6 +1,6 @@
-"""Types of settings for which pydantic has none. Each validates its text when settings are loaded.
+"""Types of settings that pydantic lacks. Each validates its text when settings are loaded.
 
-A failed check raises a `ValueError`. Its message follows the setting's name, describes the valid
+A failed check raises a `ValueError`. Its message continues the setting's name, describes the valid
 values, and never repeats the value, because any variable may contain a secret by mistake.
 """
 
@@ -28,17 +28,17 @@ from app.domain.schedule import Schedule
 _PLATFORM = re.compile(
     r"(x86_64|i\d86|aarch64|arm64|armv\d\w*|ppc64\w*|powerpc\w*|s390x|riscv64)(-|$)"
 )
-"""Beginning of the name of a platform, such as `x86_64-conda-linux-gnu`."""
+"""Pattern of the beginning of a platform's name, such as `x86_64-conda-linux-gnu`."""
 
 DAY_FIELD = "{day}"
-"""Placeholder of the day in `INGEST_FILES`."""
+"""Placeholder for the day in `INGEST_FILES`."""
 
 FILE_SUFFIXES = (".parquet", ".csv", ".csv.gz", ".ndjson", ".ndjson.gz")
 """Endings of the names of files that can be ingested."""
 
 
 def is_secure(address: str) -> bool:
-    """Return True if the address uses TLS or is on this machine, so that data can't be changed."""
+    """Return True if data can't be changed on its way: the address uses TLS or is this machine."""
     try:
         parts = urlsplit(address)
         host = parts.hostname or ""
@@ -51,8 +51,8 @@ def is_secure(address: str) -> bool:
 
 
 def is_path(text: str) -> bool:
-    """Return True unless the text looks like an address, or a part of one: messages contain paths,
-    and an address may contain a password.
+    """Return False if the text looks like an address or a part of one. Messages contain paths, but
+    must not contain addresses, which may have a password.
     """
     return not re.search(r":/|:.*@|\?.*=|\{\s*\"", text)
 
@@ -179,7 +179,7 @@ def _checked(check: Callable[[str], object]) -> AfterValidator:
 
 
 def _shaped(pattern: str, example: str) -> AfterValidator:
-    """Require a text that matches the pattern; the error shows the example."""
+    """Require a text that matches the pattern. The error contains the example."""
 
     def check(text: str) -> None:
         if not re.fullmatch(pattern, text):
@@ -189,14 +189,14 @@ def _shaped(pattern: str, example: str) -> AfterValidator:
 
 
 CASE_INSENSITIVE = _parsed(str.lower)
-"""For settings that have one of a few values."""
+"""Conversion to lower case, for settings with a fixed set of values."""
 
 _PORT = r"(?!0+\b)([0-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 PostgresUrl = Annotated[SecretStr, _checked(DatabaseAddress.parse)]
 RedisUri = Annotated[
     SecretStr,
     _checked(check_encoding),
-    # redis-py would take options from a query.
+    # Forbid a query, from which redis-py would read options.
     _shaped(
         rf"rediss?://([^@/?#]*@)?([\w.-]+|\[[\w:.%]+\])(:{_PORT})?(/\d*)?"
         r"|redis\+unix://([^@/?#]*@)?/[^?#]+",

@@ -26,7 +26,7 @@ from app.domain.schedule import Schedule
 from app.errors import SettingsError
 
 LOOPBACK_HOSTS = "localhost,127.0.0.1,::1,127.0.0.0/8"
-"""Hosts that are reached without a proxy."""
+"""Hosts that clients connect to without a proxy."""
 
 
 class IngestSource(StrEnum):
@@ -50,12 +50,12 @@ class Settings(BaseSettings):
     )
 
     database_url: types.PostgresUrl | None = None
-    """Postgres 14 or later, `postgresql://user:password@host:5432/database`, in libpq's form. If
-    omitted, an embedded Postgres runs under `DATA_DIR`.
+    """URL of a Postgres 14 or later, in libpq's form: `postgresql://user:password@host:5432/database`.
+    By default an embedded Postgres runs under `DATA_DIR`.
     """
 
     database_wait_seconds: float = Field(30.0, ge=0, le=3600)
-    """How long `serve` waits at its start for an unreachable database."""
+    """How long `serve` waits at its start for a database that can't be reached."""
 
     data_dir: types.Folder = Path(".data")
     """Folder of the embedded Postgres and its data."""
@@ -70,28 +70,33 @@ class Settings(BaseSettings):
     """Number of server processes."""
 
     graceful_stop_seconds: int = Field(8, ge=0, le=3600)
-    """How long a stop waits for running requests and downloads. It ends within 2 seconds more."""
+    """How long a stop waits for running requests and downloads. Closing takes up to 2 seconds more.
+    """
 
     keep_alive_seconds: int = Field(75, ge=1, le=3600)
-    """How long an idle connection stays open. A proxy in front should close its own earlier."""
+    """How long an idle connection stays open. A proxy in front should close idle ones earlier."""
 
     max_connections: int = Field(1000, ge=1)
-    """Maximum number of open connections per process. Beyond it, the longest idle one is closed."""
+    """Maximum number of open connections per process. Beyond it, the one idle for longest is
+    closed.
+    """
 
     max_connections_per_client: int = Field(256, ge=1)
-    """The same for one client address, and per process. `TRUSTED_PROXIES` are exempt."""
+    """Maximum number of open connections per client address and process. `TRUSTED_PROXIES` are
+    exempt.
+    """
 
     retention_days: int = Field(180, ge=30, le=3660)
     """Number of days served, ending with the latest published one: 30 or more."""
 
     ingest_schedule: types.CronSchedule = Schedule("0 1 * * *")
-    """Time of the daily job, UTC: the five fields of cron(5)."""
+    """Time of the daily ingest job, in UTC: the five fields of cron(5)."""
 
     ingest_source: Annotated[IngestSource, types.CASE_INSENSITIVE] = IngestSource.AUTO
     """Source of downloads: `bigquery`, `file`, `sample`, or `auto`, which is `bigquery` if
     `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_SERVICE_ACCOUNT_JSON` or `BIGQUERY_EMULATOR_HOST` is
-    set, else `file` if `INGEST_FILES` is, else `sample`. With `none` the process only serves, and
-    another one ingests.
+    set, else `file` if `INGEST_FILES` is set, else `sample`. With `none` the process only serves,
+    and another one has to ingest.
     """
 
     ingest_files: types.FileLocation | None = None
@@ -111,19 +116,19 @@ class Settings(BaseSettings):
     ingest_counted_files: Annotated[CountedFiles, types.CASE_INSENSITIVE] = CountedFiles.ALL
     """Downloads that BigQuery counts on days until 24 August 2026: `all`, like the public service,
     or `artifacts`, which are files that end in `.whl`, `.tar.gz` or `.zip`. PyPI counts only these
-    since then, so `artifacts` makes earlier days comparable with later ones. It reads one more
-    column of earlier days.
+    since then, so `artifacts` makes earlier days comparable with later ones. For earlier days, it
+    reads one more column, which is billed.
     """
 
     ingest_events_file: types.EventsFile = ()
-    """TOML file of known breaks in the figures, which `/api/events` lists besides PyPI's own."""
+    """TOML file with known breaks in the figures, which `/api/events` lists besides PyPI's own."""
 
     ingest_max_days_per_run: int = Field(7, ge=1)
     """Maximum number of days that a run of the job reads, latest first. Each costs a query."""
 
     ingest_retry_after_minutes: float = Field(30.0, gt=0, le=7 * 24 * 60)
-    """How long after a day was held, or failed, it is read again. The interval doubles each time:
-    up to a week for a held day with partition metadata, else up to a month.
+    """Time after which a day that was held or failed is read again. It doubles each time, up to a
+    week for a held day with partition metadata, or else up to 30 days.
     """
 
     ingest_recheck_after_hours: float = Field(24.0, ge=0, le=30 * 24)
@@ -140,13 +145,15 @@ class Settings(BaseSettings):
     """Maximum number of packages, as a ratio to the same median."""
 
     ingest_min_downloads_ratio: float = Field(0.6, ge=0, le=1)
-    """Minimum number of downloads, as a ratio in the same way."""
+    """Minimum number of downloads, as a ratio to the median of the same days."""
 
     ingest_max_downloads_ratio: float = Field(2.0, ge=1)
-    """Maximum number of downloads, as a ratio in the same way."""
+    """Maximum number of downloads, as a ratio to the same median."""
 
     ingest_step_days: int = Field(3, ge=1, le=30)
-    """Days in a row that make a new level if they deviate alike and are unchanged for six hours."""
+    """Number of consecutive days that form a new level, if they deviate in the same way and have
+    not changed for six hours.
+    """
 
     ingest_min_step_ratio: float = Field(0.2, ge=0, le=1)
     """Minimum ratio of packages and downloads for a day to be part of a new level. A day below it
@@ -160,25 +167,29 @@ class Settings(BaseSettings):
     """File with the key of a Google service account."""
 
     google_service_account_json: types.ServiceAccountKey | None = None
-    """The same key as a JSON document, for hosts that only have variables."""
+    """The key itself, as a JSON document, for platforms where a file is not possible."""
 
     bigquery_project: types.BigQueryProject | None = None
-    """Google Cloud project that is billed. The default is the credentials' own."""
+    """Google Cloud project that is billed. By default it is the project of the credentials."""
 
     bigquery_table: types.BigQueryTable = "bigquery-public-data.pypi.file_downloads"
     """Table of raw downloads, `project.dataset.table`."""
 
     bigquery_max_bytes_billed: int = Field(500 * 2**30, ge=10 * 2**20)
-    """Bytes that a day's query may bill, by default 500 GiB. A larger one is refused at no cost."""
+    """Maximum bytes billed for a day's query, by default 500 GiB. A larger query is refused for
+    free.
+    """
 
     bigquery_emulator_host: types.EmulatorAddress | None = None
-    """Address of a BigQuery emulator, `http://127.0.0.1:9050`. It gets no credentials."""
+    """Address of a BigQuery emulator, such as `http://127.0.0.1:9050`. It gets no credentials."""
 
     mirror_installers: types.Installers = ("bandersnatch", "z3c.pypimirror", "Artifactory", "devpi")
-    """Mirrors, separated by commas. Downloads of these installers count only in `with_mirrors`."""
+    """Installers that are mirrors, separated by commas. Their downloads count only in
+    `with_mirrors`.
+    """
 
     dumps_dir: types.Folder = Path(".data/dumps")
-    """Folder of dumps: the default destination of `export`, and what `/api/dumps` lists."""
+    """Folder of dumps. `export` writes there by default, and `/api/dumps` lists the files."""
 
     dumps_url: types.BaseUrl | None = None
     """Address where another server offers the same files, such as `https://bucket.example/dumps/`.
@@ -196,7 +207,7 @@ class Settings(BaseSettings):
     """
 
     rate_limits: types.Limits = "10/second;300/minute"
-    """Requests that one client address may make: limits separated by `;`. Empty means no limit."""
+    """Limits of requests per client address, separated by `;`. Empty means no limit."""
 
     client_rate_limits: types.ClientRateLimits | None = None
     """Limits of known clients, separated by commas: `203.0.113.0/24=1000/minute` for each address
@@ -206,15 +217,15 @@ class Settings(BaseSettings):
     """
 
     rate_limit_storage_uri: types.RedisUri | None = None
-    """Redis server, not a cluster, in which all processes count together:
-    `redis://:password@host:6379/0`. By default each process counts for itself.
+    """Redis server (not a cluster) in which all processes count requests together, such as
+    `redis://:password@host:6379/0`. By default each process counts its own requests.
     """
 
     response_cache_max_bytes: int = Field(64 * 2**20, ge=0)
     """Memory per process for cached responses, by default 64 MiB. 0 disables the cache."""
 
     request_timeout_seconds: float = Field(15.0, gt=0, le=600)
-    """Time after which a request without a response gets status 503."""
+    """Time after which a request that has no response yet gets status 503."""
 
     request_log: bool = True
     """`true` logs each request."""
@@ -243,7 +254,7 @@ class Settings(BaseSettings):
         return IngestSource.FILE if self.ingest_files else IngestSource.SAMPLE
 
     def breakdowns_of(self, source: IngestSource) -> tuple[Breakdown, ...]:
-        """The optional breakdowns that are ingested from a source."""
+        """Return the optional breakdowns that are ingested from a source."""
         names = self.ingest_breakdowns
         if names is None:
             is_free = source in {IngestSource.SAMPLE, IngestSource.FILE}
@@ -252,9 +263,9 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Return the settings of this process's environment and `.env` file.
+    """Return the settings from this process's environment and `.env` file.
 
-    Raises `SettingsError`, in one line that names each wrong variable and what would be right.
+    Raises `SettingsError`, whose single line names each wrong variable and describes valid values.
     """
     _check_env_file(Path(str(Settings.model_config["env_file"])))
     try:
@@ -265,7 +276,7 @@ def load_settings() -> Settings:
         # Google's library reads only the environment, not the `.env` file.
         os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(settings.google_application_credentials)
     _check_proxies()
-    # All HTTP libraries read these, and some read only one of them.
+    # Set both variables, because some HTTP libraries read only one of them.
     exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
     if exempt != "*" and not exempt.endswith(LOOPBACK_HOSTS):
         exempt = f"{exempt},{LOOPBACK_HOSTS}".lstrip(",")
@@ -294,7 +305,7 @@ def _check_proxies() -> None:
 def _check_env_file(path: Path) -> None:
     """Raise `SettingsError` if the file can't be read, or if one of its lines sets nothing.
 
-    Messages contain no part of the file: a line may be one of a key that was pasted.
+    Messages contain no part of the file, because a line may belong to a key that was pasted.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -305,7 +316,7 @@ def _check_env_file(path: Path) -> None:
         reason = getattr(error, "strerror", None) or "it is not encoded in UTF-8"
         raise SettingsError(f"{path} can't be read: {reason}") from None
     for line in lines:
-        # A line begins with the blank lines before it.
+        # The parser's line includes the blank lines before it.
         text = line.original.string
         number = line.original.line + text[: -len(text.lstrip())].count("\n")
         name = (line.key or "").lower()

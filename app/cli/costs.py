@@ -21,8 +21,9 @@ the service account may read partitions, this bills 10 MB; otherwise the day is 
 
 
 def cost_report(settings: Settings, day: date) -> str:
-    """Ask BigQuery what the query of a day would bill, which is free, and extrapolate. Each column
-    is billed once, so the parts of a query add up.
+    """Return the costs of these settings, extrapolated from one day. Dry runs of that day's query,
+    which are free, return the bytes to bill. Each column is billed once, so parts of a query add
+    up.
     """
     source = create_source(settings)
     billed = source.bytes_billed(day)
@@ -31,7 +32,7 @@ def cost_report(settings: Settings, day: date) -> str:
         one.name: source.bytes_billed(day, (one,), CountedFiles.ALL) - required
         for one in OPTIONAL_BREAKDOWNS
     }
-    # Only days until the change read the names of files.
+    # The query reads file names only for days until the change.
     named_day = min(day, ARTIFACTS_SINCE)
     names = source.bytes_billed(named_day, (), CountedFiles.ARTIFACTS)
     names -= source.bytes_billed(named_day, (), CountedFiles.ALL)

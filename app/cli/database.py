@@ -1,4 +1,4 @@
-"""Runs a command's work on its database, which it starts, migrates or checks first."""
+"""Runs the work of commands on their database, after starting, migrating or checking it."""
 
 import asyncio
 import signal
@@ -28,8 +28,8 @@ def database_url(
     create: bool = True,
     stop_seconds: Callable[[], float] = lambda: STOP_TIMEOUT_SECONDS,
 ) -> Iterator[str]:
-    """Yield the URL of the database: the one that the settings name, or the embedded one, which
-    stops with the context. `embedded_postgres` describes the other arguments.
+    """Yield the URL of the database that the settings name, or else of the embedded one, which is
+    stopped when the context ends. `embedded_postgres` describes the other arguments.
     """
     if settings.database_url:
         yield settings.database_url.get_secret_value()
@@ -54,7 +54,7 @@ def run(url: str, work: Work[Result], *, wait_seconds: float = 0.0) -> Result:
 def read(settings: Settings, work: Work[Result]) -> Result:
     """Run work that only reads. Nothing is created or migrated, and Postgres refuses to write.
 
-    Raises `OperatorError` when the database is empty, or its schema is not that of this code.
+    Raises `OperatorError` if the database is empty or has another schema than this code.
     """
 
     async def check_and_work() -> Result:
@@ -73,7 +73,8 @@ def _run(work: Callable[[], Coroutine[object, object, Result]]) -> Result:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task
-        # An exception raised by a signal handler may surface in code that swallows it.
+        # Cancel the task: an exception from a signal handler could be raised in code that ignores
+        # it.
         loop.add_signal_handler(signal.SIGTERM, task.cancel)
         collect_garbage_less_often()
         return await work()
@@ -87,5 +88,5 @@ def _run(work: Callable[[], Coroutine[object, object, Result]]) -> Result:
 
 
 def exit_on_signal(number: int, _: FrameType | None) -> None:
-    """Exit through an exception, so that contexts stop what they have started."""
+    """Exit by an exception, so that contexts stop what they have started."""
     sys.exit(128 + number)

@@ -58,8 +58,8 @@ def export(
     """Write each published day to a file, and list the files.
 
     Days whose file is current are skipped. Files that a new one replaces are removed, and so are
-    files of days that are neither served nor in the database any more: each is one line. If the
-    command is stopped, run it again to continue.
+    files of days that are neither served nor in the database any more. Each written or removed file
+    is one line. If the command is stopped, run it again to continue.
 
     Example: pypi-stats export --to /srv/dumps
     """
@@ -104,8 +104,8 @@ async def _report(
     days: Sequence[date],
     removed: Sequence[str],
 ) -> None:
-    """Show each file as it is written or removed, then a summary. `removed` names the files that
-    were removed before.
+    """Show each file when it is written or removed, then a summary. `removed` contains the names of
+    files that were removed before.
     """
     done: list[Exported] = []
     removals = list(removed)

@@ -34,12 +34,12 @@ log = logging.getLogger(__name__)
 @click.option(
     "--force",
     is_flag=True,
-    help="Publish the day even if it is not plausible: its held rows, or else the source's.",
+    help="Publish the day even if it is not plausible, from its held rows or else from the source.",
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Only print the cost per day, per month and of the first backfill, for free.",
+    help="Only print the costs per day, per month and of the first backfill. This is free.",
 )
 @with_settings
 def ingest(
@@ -66,7 +66,7 @@ def ingest(
         click.echo(cost_report(settings, day))
         return
     if not force:
-        # A source that is not set up fails before a database is started.
+        # Fail before a database is started if the source is not set up.
         open_source(settings, kind)
     if dry_run:
         click.echo(f"{day}: {kind} data bills nothing")
@@ -94,10 +94,12 @@ async def _release_plausible(publisher: Publisher) -> None:
 
 @click.command(short_help="Publish the days that are missing.")
 @click.option(
-    "--start", type=Day(), help="First UTC day. Default: the first of RETENTION_DAYS to --end."
+    "--start",
+    type=Day(),
+    help="First UTC day. Default: the first of the RETENTION_DAYS days that end with --end.",
 )
 @click.option("--end", type=Day(), help="Last UTC day. Default: the latest complete one.")
-@click.option("--force", is_flag=True, help="Read days again that are published already.")
+@click.option("--force", is_flag=True, help="Also read days that are published already.")
 @source_option
 @replace_sample_option
 @with_settings
@@ -127,7 +129,7 @@ def backfill(
                 policy_of(settings), replace_sample=replace_sample, only_if_changed=not force
             )
             publisher = Publisher(engine, policy, utc_now, lock)
-            # A held day may have become plausible, even if its source is unchanged.
+            # A held day may have become plausible even if its source has not changed.
             await _release_plausible(publisher)
             days = days_to_backfill(
                 await published_days(engine), start, end, now=utc_now(), policy=policy, again=force
@@ -141,7 +143,7 @@ def backfill(
 
 
 async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date], unit: str) -> bool:
-    """Show each outcome as it comes, then a summary. Return True if no day failed."""
+    """Show the outcome of each day, then a summary. Return True if no day failed."""
     last: dict[date, Outcome] = {}
     try:
         with progress_of(days) as progress:
@@ -169,7 +171,7 @@ async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date], unit: 
 @click.command(short_help="Drop months that are not served any more.")
 @with_settings
 def expire(settings: Settings) -> None:
-    """Drop months that end before the first day served, and packages without downloads."""
+    """Drop months that end before the first day served, and packages without downloads since."""
     with database_url(settings) as url:
         expired = run(url, partial(drop_expired, policy=policy_of(settings), now=utc_now()))
         click.echo(str(expired))
@@ -194,7 +196,7 @@ async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
             columns=columns_with(settings.breakdowns_of(IngestSource.SAMPLE)),
         )
         if days:
-            log.info("making %d days of sample data", len(days))
+            log.info("creating sample data of %d days", len(days))
         run = Run(Publisher(engine, policy, utc_now, lock), source)
         with progress_of(days) as progress:
             for day in days:

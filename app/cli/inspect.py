@@ -81,8 +81,8 @@ def verify(settings: Settings, *, day: date | None) -> None:
     """Compare the recorded figures of published days with the stored rows.
 
     The digest, the totals and the figures of __all__ are computed again for each day. Without
-    --date, the figures of the packages are checked too, and whether rows are left over. Each
-    difference is one line. The exit status is 1 if there is a difference, or no published day.
+    --date, the figures of the packages are checked too, and rows of unpublished days are reported.
+    Each difference is one line. The exit status is 1 if there is a difference or no published day.
 
     Example: pypi-stats verify --date 2026-11-20
     """
@@ -100,9 +100,9 @@ def verify(settings: Settings, *, day: date | None) -> None:
 
 
 async def _report(steps: AsyncIterator[verification.Verified]) -> bool:
-    """Show differences as they are found, then a summary. Return True if there are none.
+    """Show each difference, then a summary. Return True if there are none.
 
-    Raises `OperatorError` if there was nothing to compare, as after a failed restore.
+    Raises `OperatorError` if there is nothing to compare, for example after a failed restore.
     """
     verified, differences = 0, list[Difference]()
     async for step in steps:
@@ -211,7 +211,7 @@ def _moment(moment: datetime) -> str:
 
 
 def _partition(seen: PartitionSeen) -> tuple[str, str]:
-    """Return the rows of the source's partition, and when it was modified."""
+    """Return the number of rows of the source's partition, and when it was modified."""
     partition = seen.partition
     return (f"{partition.rows:,}", _moment(partition.modified_at)) if partition else ("-", "-")
 

@@ -46,7 +46,7 @@ class Destination(click.Path):
     ) -> str | Path:
         if isinstance(value, str) and ("://" in value or not is_path(value)):
             if not BUCKET_ADDRESS.fullmatch(value):
-                # The message does not repeat the address, which may contain a password.
+                # Do not repeat the address in the message, because it may contain a password.
                 self.fail(
                     "should be a folder, s3://bucket/prefix or gs://bucket/prefix", param, ctx
                 )
@@ -55,7 +55,7 @@ class Destination(click.Path):
 
 
 def with_settings(command: Command) -> Command:
-    """Load the settings when the command runs: its help needs none."""
+    """Load the settings when the command runs, so that its help works without them."""
 
     @wraps(command)
     def run(**arguments: object) -> None:

@@ -54,7 +54,7 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line. An error becomes one line and an exit status."""
+    """Run the command line. An error is printed as one line, and sets the exit status."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, exit_on_signal)
     # A closed terminal stops the program like SIGTERM, except under nohup.

@@ -1,4 +1,4 @@
-"""Progress of commands that work through days: a bar in a terminal, lines elsewhere."""
+"""Progress of commands that process days: a bar in a terminal, or else lines."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ class Progress:
         self.bar.write(str(line), file=file or sys.stderr)
 
     def advance(self, line: object = None) -> None:
-        """Count a day. The line is shown where there is no bar that shows the same."""
+        """Count a day. Show the line only if there is no bar."""
         if line is not None and self.bar.disable:
             self.write(line)
         self.bar.update()
@@ -29,7 +29,7 @@ class Progress:
 @contextmanager
 def progress_of(days: Sequence[date]) -> Iterator[Progress]:
     interactive = sys.stderr.isatty()
-    # tqdm's monitor would be a thread for the rest of the process, which may become the service.
+    # Disable tqdm's monitor, a thread that would run until the process ends, even in the service.
     tqdm.monitor_interval = 0
     with (
         logging_redirect_tqdm() if interactive else nullcontext(),

@@ -1,4 +1,4 @@
-"""The commands that serve the API, migrate the database and print the API's document."""
+"""The commands that serve the API, migrate the database, and print the OpenAPI document."""
 
 import json
 import logging
@@ -27,8 +27,8 @@ def serve(settings: Settings) -> None:
     """Migrate the database and serve the API until stopped.
 
     If the source of downloads is the sample, an empty database is filled with it first. After
-    SIGTERM or Ctrl-C, running requests have GRACEFUL_STOP_SECONDS to finish, and all other
-    connections are closed within 2 seconds after that. The exit status is 0.
+    SIGTERM or Ctrl-C, running requests have GRACEFUL_STOP_SECONDS to finish, and the process exits
+    within 2 seconds after that. The exit status is 0.
     """
     # The other commands start a third faster without the server.
     from app.serving.server import (  # noqa: PLC0415 - slow to import
@@ -39,14 +39,15 @@ def serve(settings: Settings) -> None:
 
     check_address(settings.host, settings.port)
     if settings.source is not IngestSource.NONE:
-        # A source that is not set up fails now, and not at night.
+        # Fail now, and not at night, if the source is not set up.
         open_source(settings, settings.source)
     deadline = StopDeadline(settings.graceful_stop_seconds)
     with database_url(settings, stop_seconds=deadline.seconds_left) as url:
         run(url, partial(_prepare, settings), wait_seconds=settings.database_wait_seconds)
         os.environ["DATABASE_URL"] = url
         run_server(settings, deadline)
-    # Python would wait for threads that hang, such as in a read from a network disk.
+    # Exit at once. Python would wait for threads that hang, for example in a read from a network
+    # disk.
     LOG_STREAM.drain()
     sys.stderr.flush()
     os._exit(0)
@@ -59,15 +60,15 @@ async def _prepare(settings: Settings, engine: AsyncEngine) -> None:
     days = await repository.published_days()
     holds_sample = any(day.source == IngestSource.SAMPLE for day in days)
     if settings.source is IngestSource.SAMPLE and (holds_sample or not days):
-        # A sample that was stopped before is completed.
+        # This also completes a sample whose creation was stopped.
         await fill_with_samples(settings, engine)
         holds_sample = True
     if holds_sample:
         log.warning("the database holds SAMPLE data: the figures are made up")
     elif not days:
         log.warning(
-            "the database is empty: each run of the ingest job adds up to %d days, "
-            "`pypi-stats backfill` all of them",
+            "the database is empty: each run of the ingest job adds up to %d days, and "
+            "`pypi-stats backfill` adds all of them",
             settings.ingest_max_days_per_run,
         )
 

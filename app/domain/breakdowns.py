@@ -19,7 +19,7 @@ class Breakdown:
     """Last segment of the path. The payload's type is the name followed by `_downloads`."""
 
     by: str
-    """Subject of the categories, as it follows "Downloads by day and"."""
+    """Subject of the categories. It completes the text "Downloads by day and ..."."""
 
     column: str
     """Column of `daily_downloads` that contains a JSON object of downloads by stored category."""
@@ -63,20 +63,20 @@ class Breakdown:
     """Function from the stored category to the served one, or None if they are equal."""
 
     is_optional: bool = False
-    """True if only days that are ingested with it have it. Its column is NULL on other days."""
+    """True if an instance need not ingest it. Its column is NULL on days without it."""
 
     shown_categories: int | None = None
-    """Number of categories, by downloads, in a response unless all are requested."""
+    """Number of categories in a response, those with most downloads, unless all are requested."""
 
     max_categories: int | None = None
     """Maximum number of categories per row, for breakdowns with open categories."""
 
     is_of_one_package: bool = False
-    """True if the categories mean nothing across packages, so that `__all__` has none."""
+    """True if categories of different packages can't be summed, so that `__all__` has none."""
 
     @property
     def title(self) -> str:
-        """Prefix of the names of its models in the OpenAPI document."""
+        """Prefix of the names of the breakdown's models in the OpenAPI document."""
         return self.name.title().replace("_", "")
 
     @property
@@ -92,25 +92,25 @@ class Breakdown:
 
 
 def _known(column: str, names: Iterable[str]) -> str:
-    """Return the expression of a column in lower case, or `other` if it is not one of the names."""
+    """Return an expression for a column in lower case, or `other` for values not in `names`."""
     listed = ", ".join(f"'{name}'" for name in names if name not in {OTHER_CATEGORY, NULL_CATEGORY})
     return f"IF({column} IS NULL OR LOWER({column}) IN ({listed}), LOWER({column}), 'other')"
 
 
-# Clients send any version. At most two digits after the dot bound the number of categories.
+# Clients can send any version. A limit of two digits after the dot bounds the number of categories.
 _PYTHON_MINOR = re.compile(r"[0-9]\.[0-9]{1,2}|null")
 _PYTHON_MINOR_EXPRESSION = r"REGEXP_EXTRACT(details.python, r'^([0-9]\.[0-9]{1,2})(?:[^0-9]|$)')"
 
 
 def _bounded_minor(version: str) -> str:
-    """Apply the rule of `_PYTHON_MINOR_EXPRESSION` to a version that counts at all."""
+    """Apply the rule of `_PYTHON_MINOR_EXPRESSION` to a version. Return other texts unchanged."""
     if not re.match(r"[0-9]\.[0-9]", version):
         return version
     minor = re.match(r"[0-9]\.[0-9]{1,2}(?![0-9])", version)
     return minor[0] if minor else NULL_CATEGORY
 
 
-# Releases are served as CSV, so none may begin like a formula of a spreadsheet.
+# Releases are served as CSV, so they must not begin like a formula of a spreadsheet.
 _RELEASE = "[0-9A-Za-z][0-9A-Za-z.!+_-]{0,63}"
 
 # PyPI recognises these installers by their user agents. It stores the names that pip, uv and hatch
@@ -121,7 +121,7 @@ _INSTALLERS = (
     *("poetry", "requests", "setuptools", "twine", "uv", "uv-pip", "z3c.pypimirror"),
     OTHER_CATEGORY,
 )
-# Clients send the name of the implementation too, so any other name counts as `other`.
+# Clients can send any name of an implementation, so all names not listed count as `other`.
 _IMPLEMENTATIONS = (
     *("cpython", "graalpy", "graalvm", "ironpython", "jython", "micropython", "pypy", "pyston"),
     *("rustpython", OTHER_CATEGORY, NULL_CATEGORY),
@@ -138,7 +138,7 @@ _CPUS = (
 )
 
 MAX_VERSIONS = 100
-"""Maximum number of releases stored per package and day. Others count as `OTHER_CATEGORY`."""
+"""Maximum number of releases stored per package and day. The others count as `OTHER_CATEGORY`."""
 
 PYTHON_MAJOR = Breakdown(
     name="python_major",
@@ -147,7 +147,7 @@ PYTHON_MAJOR = Breakdown(
     source_column="details.python",
     expression=_PYTHON_MINOR_EXPRESSION,
     argument="version",
-    filter_help="One major version, or `null`. All when left out.",
+    filter_help="One major version, or `null`. All by default.",
     filter_example="3",
     categories=_PYTHON_MINOR,
     respell=_bounded_minor,
@@ -158,7 +158,7 @@ PYTHON_MINOR = replace(
     PYTHON_MAJOR,
     name="python_minor",
     by="minor Python version",
-    filter_help="One minor version, or `null`. All when left out.",
+    filter_help="One minor version, or `null`. All by default.",
     filter_example="3.12",
     examples=("3.13", "3.9", "null"),
     category_of=None,
@@ -172,7 +172,7 @@ SYSTEM = Breakdown(
     "THEN LOWER(details.system.name) "
     "WHEN details.system.name IS NOT NULL THEN 'other' END",
     argument="os",
-    filter_help="One operating system. All when left out.",
+    filter_help="One operating system. All by default.",
     categories=("windows", "linux", "darwin", OTHER_CATEGORY, NULL_CATEGORY),
     respell=str.lower,
     examples=("darwin", "linux", "windows"),
@@ -183,10 +183,10 @@ INSTALLER = Breakdown(
     by="installer",
     column="installer",
     source_column="details.installer.name",
-    # Every query reads the installer's name to exclude mirrors.
+    # The column is not billed, because every query reads it to exclude mirrors.
     expression=_known("details.installer.name", _INSTALLERS),
     argument="installer",
-    filter_help="One installer. All when left out.",
+    filter_help="One installer. All by default.",
     categories=_INSTALLERS,
     examples=("other", "pip", "uv"),
     sample_shares={
@@ -201,13 +201,14 @@ INSTALLER = Breakdown(
 )
 CI = Breakdown(
     name="ci",
-    by="whether continuous integration made them",
+    by="use of continuous integration",
     column="ci",
     source_column="details.ci",
     billed_bytes=1,
     expression="CAST(details.ci AS STRING)",
     argument="ci",
-    filter_help="True if continuous integration made them, `null` if unknown. All when left out.",
+    filter_help="`true` for downloads by continuous integration, `null` for those of unknown "
+    "origin. All by default.",
     categories=("true", "false", NULL_CATEGORY),
     examples=("null", "true"),
     sample_shares={"true": 0.24, "null": 0.76},
@@ -221,7 +222,7 @@ COUNTRY = Breakdown(
     billed_bytes=4,
     expression="REGEXP_EXTRACT(country_code, r'^[A-Z]{2}$')",
     argument="country",
-    filter_help="One country, by its two letters of ISO 3166, or `null`. All when left out.",
+    filter_help="One country, by its two letters of ISO 3166, or `null`. All by default.",
     filter_example="US",
     filter_pattern="[A-Z]{2}|null",
     categories=re.compile(r"[A-Z]{2}|null"),
@@ -245,13 +246,13 @@ VERSION = Breakdown(
     column="version",
     source_column="file.version",
     billed_bytes=7,
-    # No version of PEP 440 has other characters.
+    # PEP 440 allows no other characters in a version.
     expression=f"IF(file.version IS NULL OR REGEXP_CONTAINS(file.version, r'^{_RELEASE}$'), "
     "file.version, 'other')",
     argument="version",
-    filter_help=f"One release; `all` that are stored, which are the {MAX_VERSIONS} with most "
-    "downloads of each day, or `other` for the rest. When left out, the 20 with most downloads in "
-    "the range, and all others as `other`.",
+    filter_help="One release, `all` or `other`. By default, the 20 releases with most downloads in "
+    f"the range, and the rest as `other`. With `all`, the {MAX_VERSIONS} releases with most "
+    "downloads on each day, which are all that are stored, and the rest as `other`.",
     filter_example="2.31.0",
     categories=re.compile(_RELEASE),
     examples=("2.31.0", "2.32.3", "other"),
@@ -268,7 +269,7 @@ IMPLEMENTATION = Breakdown(
     billed_bytes=9,
     expression=_known("details.implementation.name", _IMPLEMENTATIONS),
     argument="implementation",
-    filter_help="One implementation. All when left out.",
+    filter_help="One implementation. All by default.",
     categories=_IMPLEMENTATIONS,
     examples=("cpython", "null", "pypy"),
     sample_shares={"cpython": 0.96, "null": 0.03, "pypy": 0.003},
@@ -282,7 +283,7 @@ FILE_TYPE = Breakdown(
     billed_bytes=13,
     expression=_known("file.type", _FILE_TYPES),
     argument="file_type",
-    filter_help="One type of file, such as wheels or source archives. All when left out.",
+    filter_help="One type of file, such as wheels or source archives. All by default.",
     categories=_FILE_TYPES,
     examples=("bdist_egg", "bdist_wheel", "sdist"),
     sample_shares={"bdist_wheel": 0.93, "sdist": 0.065, "bdist_egg": 0.004, "other": 0.001},
@@ -333,6 +334,6 @@ EXPRESSIONS = {breakdown.column: breakdown.expression for breakdown in BREAKDOWN
 
 
 def columns_with(optional: Iterable[Breakdown]) -> tuple[str, ...]:
-    """Return the columns of a day that is ingested with these optional breakdowns, in order."""
+    """Return the columns of a day with these optional breakdowns, in order."""
     chosen = {breakdown.column for breakdown in optional}
     return REQUIRED_COLUMNS + tuple(column for column in OPTIONAL_COLUMNS if column in chosen)

@@ -1,4 +1,4 @@
-"""Enumerations whose values clients and operators choose."""
+"""Enumerations from which clients and operators choose a value."""
 
 from enum import StrEnum
 from typing import Self

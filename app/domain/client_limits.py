@@ -12,13 +12,13 @@ _KEY = re.compile(r"key:([0-9a-f]{64})")
 
 
 class ClientLimits(NamedTuple):
-    """A client that has limits of its own: each address of a network, or the owner of a key."""
+    """Limits of a known client, which is each address of a network, or the owner of a key."""
 
     client: IPv4Network | IPv6Network | bytes
     """A network, or the SHA-256 digest of a key."""
 
     items: tuple[RateLimitItem, ...]
-    """The limits. Empty if the client has none."""
+    """The limits. Empty if the client is not limited."""
 
 
 class HostBitsError(ValueError):
@@ -34,7 +34,9 @@ def parse_network(text: str) -> IPv4Network | IPv6Network:
 
 
 def parse_limits(text: str) -> tuple[RateLimitItem, ...]:
-    """Return limits such as `10/second;300/minute`, shortest period first. Raises `ValueError`."""
+    """Parse limits such as `10/second;300/minute`. Return the shortest period first. Raises
+    `ValueError`.
+    """
     items = sorted(parse_many(text), key=RateLimitItem.get_expiry) if text else []
     if any(item.amount <= 0 for item in items):
         raise ValueError("a limit should allow some requests")
@@ -42,8 +44,8 @@ def parse_limits(text: str) -> tuple[RateLimitItem, ...]:
 
 
 def parse_client_limits(text: str) -> list[ClientLimits]:
-    """Return the clients of a text such as `EXAMPLE`. Raises a `ValueError` that contains no part
-    of the text, because someone may have written a key instead of its hash.
+    """Parse a text such as `EXAMPLE`. Raises a `ValueError` that contains no part of the text,
+    because the operator may have written a key instead of its hash.
     """
     clients = []
     for number, entry in enumerate(text.lower().split(","), 1):

@@ -1,10 +1,10 @@
-"""The clock, which code takes as an argument so that tests choose the time."""
+"""The clock. Code takes it as an argument, so that tests can choose the time."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 Clock = Callable[[], datetime]
-"""Returns the current time in UTC."""
+"""A function that returns the current time in UTC."""
 
 
 def utc_now() -> datetime:

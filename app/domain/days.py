@@ -12,7 +12,7 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 def parse_day(text: str) -> date:
     """Parse a day such as 2026-11-20. Raises a `ValueError` that describes the format."""
-    # `fromisoformat` accepts other spellings too.
+    # `fromisoformat` would also accept other spellings.
     if _DAY.fullmatch(text):
         with suppress(ValueError):
             return date.fromisoformat(text)
@@ -22,7 +22,7 @@ def parse_day(text: str) -> date:
 Day = Annotated[
     date, BeforeValidator(lambda value: parse_day(value) if isinstance(value, str) else value)
 ]
-"""A day in a model, which `parse_day` reads."""
+"""A day in a model. `parse_day` parses texts."""
 
 
 def end_of(day: date) -> datetime:

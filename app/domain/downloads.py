@@ -1,4 +1,4 @@
-"""Values that the layers exchange: downloads of a package, and days that were read or published."""
+"""Values that the layers exchange: downloads of packages, and days that were read or published."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class PackageDownloads(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UnparsedDownloads:
-    """Several packages' downloads of one day, column by column, from a source that sends counts as
-    text. Most packages have few downloads, and so the same text as many others.
+    """Several packages' downloads of one day, as columns. The counts are texts, which need to be
+    parsed only once if they are equal: most packages have few downloads, and so equal texts.
     """
 
     packages: Sequence[str]
@@ -37,8 +37,8 @@ class UnparsedDownloads:
     without_mirrors: Sequence[int]
 
     breakdowns: Sequence[Sequence[str]]
-    """One sequence per column of the reading. It contains, for each package, the text between the
-    braces of a JSON object of downloads by category.
+    """One sequence per column of the reading. For each package it contains the text between the
+    braces of a JSON object, which has the downloads by category.
     """
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ Batch = Sequence[PackageDownloads] | UnparsedDownloads
 
 @dataclass(frozen=True, slots=True)
 class RecentDownloads:
-    """Downloads in the 1, 7 and 30 days that end with the latest published one, without mirrors."""
+    """Downloads in the 1, 7 and 30 days up to the latest published day, mirrors excluded."""
 
     last_day: int
     last_week: int
@@ -81,7 +81,7 @@ def served_days(latest: date, retention_days: int) -> Window:
 
 
 class Partition(NamedTuple):
-    """Metadata of a source's data of a day, which the source reports without reading the data."""
+    """Metadata of a day's data, which the source reports without reading the data."""
 
     rows: int
     modified_at: datetime
@@ -96,7 +96,7 @@ class PartitionSeen:
 
     @property
     def partition(self) -> Partition | None:
-        """The partition, or None if the source has none or it was not readable."""
+        """The partition, or None if the source has none or it could not be read."""
         if self.partition_rows is None or self.partition_modified_at is None:
             return None
         return Partition(self.partition_rows, self.partition_modified_at)
@@ -114,7 +114,7 @@ class DayFigures(PartitionSeen):
 
     downloads_with_mirrors: int
     digest: str
-    """Hash of the day's rows: equal rows have an equal digest in any database."""
+    """Hash of the day's rows. Equal rows have equal digests in all databases."""
 
     breakdowns: Sequence[str] = ()
     """Columns of the optional breakdowns that the rows have."""
@@ -132,7 +132,7 @@ class PublishedDay(DayFigures):
     """When the source was last read or checked for this day, even if it had not changed."""
 
     suspect_reason: str | None = None
-    """How the day deviates from its present neighbours, or None if it does not."""
+    """How the day deviates from its current neighbours, or None if it does not."""
 
     def __str__(self) -> str:
         return f"published {self.day} from {self.source}: {DayFigures.__str__(self)}"
@@ -144,31 +144,31 @@ RECENT_STATUS_DAYS = 14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldDay(DayFigures):
-    """A day that was read and is not published, because it does not look plausible."""
+    """A day that was read but is not published, because its figures are not plausible."""
 
     reason: str
     held_since: datetime
     read_at: datetime
-    """When it was last read, or checked and unchanged."""
+    """When the day was last read, or was checked and had not changed."""
 
     readings: int
     same_since: datetime
     """When these rows were first read."""
 
     wrong_rows: int
-    """Number of rows that were left out because of wrong counts."""
+    """Number of rows that were rejected because of wrong counts."""
 
 
 class RunOutcome(StrEnum):
     RUNNING = "running"
     PUBLISHED = "published"
     UNCHANGED = "unchanged"
-    """The day was published before, and the source has nothing new."""
+    """The day stays as it was published, because the source has nothing better."""
 
     HELD = "held"
     FAILED = "failed"
     STOPPED = "stopped"
-    """The process was stopped."""
+    """The run was cancelled, because the process was stopped."""
 
     INTERRUPTED = "interrupted"
     """The process was killed, or its connection to the database was lost."""
@@ -176,7 +176,7 @@ class RunOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestRun(PartitionSeen):
-    """A run: a day was read from a source, or published after it was held."""
+    """The record of a run, which read a day from a source, or published a held day."""
 
     id: int
     day: date
@@ -197,7 +197,7 @@ class IngestRun(PartitionSeen):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """The published data of the days served, as of one publish."""
+    """A state of the published data, which each publish replaces by a new one."""
 
     days: tuple[date, ...]
     """The published days among the days served, in order."""
@@ -212,10 +212,10 @@ class Publication:
     """The days served."""
 
     published_at: datetime
-    """Time of the latest publish. Each publish has its own."""
+    """Time of the latest publish. No two publishes have the same time."""
 
     version: str
-    """Hash of everything that responses depend on: equal versions give equal responses."""
+    """Hash of all data that responses depend on. Equal versions have equal responses."""
 
     held_days: int
     suspect_days: int = 0
@@ -223,10 +223,10 @@ class Publication:
     """True if search can find misspelt names."""
 
     is_sample: bool = False
-    """True if the figures are made up. They are never mixed with real ones."""
+    """True if the figures are sample data. They are never mixed with real figures."""
 
     def has(self, breakdown: Breakdown) -> bool:
-        """Return True if some day has the breakdown."""
+        """Return True if at least one day has the breakdown."""
         return not breakdown.is_optional or breakdown.column in self.breakdowns
 
     @property
@@ -240,7 +240,7 @@ class Publication:
 
     @property
     def is_complete(self) -> bool:
-        """True if no day is missing, held or suspect: the next change is the next day."""
+        """True if no day is missing, held or suspect, so that the next change is a new day."""
         return not (self.missing_days or self.held_days or self.suspect_days)
 
 
@@ -255,7 +255,7 @@ def gaps(days: Sequence[PublishedDay]) -> list[date]:
 
 
 def date_ranges(days: Iterable[date]) -> str:
-    """Return the days in order as text, with consecutive ones as one range."""
+    """Return the days as text, in order. Consecutive days are shown as a range."""
     ranges: list[list[date]] = []
     for day in sorted(days):
         if ranges and day - ranges[-1][-1] == timedelta(days=1):

@@ -1,7 +1,7 @@
 """Known breaks in PyPI's figures: outages, and changes of what is counted.
 
-Only days that are counted by the same definition can be compared. `KnownEvents.definition` is the
-one place that decides which days these are.
+Days can be compared only if they were counted by the same definition of a download.
+`KnownEvents.definition` decides which days these are.
 """
 
 import datetime as dt
@@ -22,10 +22,10 @@ ARTIFACTS_SINCE = dt.date(2026, 8, 24)
 
 
 class CountedFiles(StrEnum):
-    """Which files' downloads count."""
+    """Rule that decides which files' downloads count."""
 
     ALL = "all"
-    """Every file that PyPI has logged."""
+    """All files that PyPI logged."""
 
     ARTIFACTS = "artifacts"
     """Files that end in .whl, .tar.gz or .zip. PyPI logs only these since `ARTIFACTS_SINCE`."""
@@ -52,8 +52,8 @@ class Event(BaseModel):
         "definition that is permanent.",
     )
     kind: EventKind = Field(
-        description="`definition`: something else is counted from this day on, so that days before "
-        "and after it are not comparable. `outage`: downloads were lost."
+        description="`definition`: PyPI counts something else as a download from this day on, so "
+        "that days before and after it are not comparable. `outage`: downloads were lost."
     )
     summary: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
         description="What happened, for readers of a chart."
@@ -69,7 +69,9 @@ class Event(BaseModel):
         return self
 
     def is_within(self, first: dt.date, last: dt.date) -> bool:
-        """Return True if a chart of the days shows it. A permanent definition is a step."""
+        """Return True if a chart of these days shows the event. A permanent definition is shown
+        only on its first day.
+        """
         is_step = self.kind is EventKind.DEFINITION and self.end_date is None
         end = self.date if is_step else self.end_date or dt.date.max
         return self.date <= last and first <= end
@@ -108,7 +110,7 @@ Definition = frozenset[tuple[tuple[dt.date, dt.date | None], bool]]
 
 
 class KnownEvents:
-    """PyPI's events, and an operator's own."""
+    """The known events of PyPI and of the operator."""
 
     def __init__(self, own: Iterable[Event] = ()) -> None:
         events = {*_BUILT_IN, *own}
@@ -128,10 +130,10 @@ class KnownEvents:
         return len({self.definition(day, rule) for day, rule in days.items()}) <= 1
 
     def definition(self, day: dt.date, counted_files: CountedFiles) -> Definition:
-        """Return the definition of a download on a day. Days are comparable if it is equal.
+        """Return the definition of a download on a day. Days with equal definitions are comparable.
 
-        The first and the last day of a change are counted partly by each definition, so they have a
-        definition of their own.
+        On the first and the last day of a change, both definitions apply to a part of the day, so
+        these days have a definition of their own.
         """
         changes = {
             (event.date, event.end_date): day in (event.date, event.end_date)
@@ -140,7 +142,7 @@ class KnownEvents:
             and event.date <= day <= (event.end_date or dt.date.max)
         }
         if counted_files == CountedFiles.ARTIFACTS:
-            # PyPI's change has no effect on such a day, whether it is before or after it.
+            # Such a day is not affected by PyPI's change, whether it is before or after the change.
             changes[ARTIFACTS_SINCE, None] = False
         return frozenset(changes.items())
 

@@ -14,8 +14,8 @@ _NORMALISED = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 def normalise(name: str) -> str:
     """Return the spelling that is stored: `Zope.Interface` becomes `zope-interface`."""
     if name == ALL_PACKAGES or not name.isascii():
-        # Names are ASCII. Lower-casing other text could make it ASCII: the lower case of the Kelvin
-        # sign is the letter k.
+        # All names are ASCII. lower() could turn another text into ASCII, for example the Kelvin
+        # sign into the letter k.
         return name
     return _SEPARATORS.sub("-", name).lower()
 

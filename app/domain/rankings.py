@@ -16,12 +16,12 @@ TREND_DAYS = 14
 """Number of days that a trend compares: a week, and the week before it."""
 
 TREND_FLOOR_DOWNLOADS = 10_000
-"""Minimum downloads of a trending package in each week. Below, one build job makes a trend."""
+"""Minimum downloads of a trending package in each week. Below it, one build job makes a trend."""
 
 POPULAR_PACKAGES = 20_000
-"""Number of packages, by last month's downloads, that search reads first and in which it finds
-misspelt names. They are some 3% of PyPI's packages and have nearly all of its downloads. Comparing
-them with any text takes a few milliseconds.
+"""Number of packages with most downloads last month that count as popular. Search reads them first,
+and finds misspelt names only among them. They are some 3% of PyPI's packages and have nearly all of
+its downloads. Comparing their names with a text takes a few milliseconds.
 """
 
 
@@ -52,7 +52,7 @@ class Tier(IntEnum):
 
 
 class SearchPosition(NamedTuple):
-    """Position of a match among all matches of a search, which are sorted by it."""
+    """Position of a match in the results of a search, which are sorted by these values."""
 
     tier: Tier
     rank: int

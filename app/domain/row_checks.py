@@ -1,4 +1,4 @@
-"""Checks of a package's downloads of one day, the same for every source."""
+"""Checks of a package's downloads of one day, which are the same for all sources."""
 
 from collections.abc import Mapping, Sequence
 from operator import le
@@ -21,8 +21,8 @@ _INTEGERS = frozenset({int})
 _BREAKDOWNS: Mapping[str, Breakdown] = {one.column: one for one in BREAKDOWNS}
 
 _seen: Mapping[str, set[str]] = {column: set() for column in _BREAKDOWNS}
-"""Valid categories by column. Nearly all rows have only these, and a comparison of sets takes a
-fraction of the time of checking each category.
+"""Categories by column that were found to be valid. Nearly all rows have only these, and comparing
+sets takes a fraction of the time of checking each category.
 """
 
 
@@ -36,7 +36,7 @@ class Fault(NamedTuple):
 
 
 def are_possible(with_mirrors: Sequence[int], without_mirrors: Sequence[int]) -> bool:
-    """Return True if these can be the totals of packages."""
+    """Return True if the totals of all these packages are possible."""
     return (
         min(without_mirrors) >= 0
         and min(with_mirrors) >= 1
@@ -64,7 +64,7 @@ def fault_of_counts(column: str, counts: Counts | None) -> Fault | None:
 
 
 def respelled(column: str, counts: Mapping[str, int]) -> Counts:
-    """Return the counts of a file by the categories that are stored."""
+    """Return counts from a file by the stored categories."""
     breakdown = _BREAKDOWNS[column]
     if breakdown.respell is None:
         return counts

@@ -14,8 +14,8 @@ _FIELDS = {
     "weekday": "0 to 7 or sun to sat",
 }
 
-# Without what cron(5) lacks, such as `L` and `mon#2`, and without forms in which implementations
-# differ, such as `5/15` and `1,*`.
+# The pattern excludes forms that cron(5) lacks, such as `L` and `mon#2`, and forms that
+# implementations interpret differently, such as `5/15` and `1,*`.
 _VALUE = "([0-9]+|[a-z]{3})"
 _FIELD = re.compile(
     rf"\*(/[0-9]+)?|{_VALUE}(-{_VALUE}(/[0-9]+)?)?(,{_VALUE}(-{_VALUE}(/[0-9]+)?)?)*"
@@ -59,7 +59,7 @@ class Schedule(BaseTrigger):  # type: ignore[misc] # APScheduler has no types
         return hash(self.expression)
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """Return the first firing from now on. Firings that were missed count as one."""
+        """Return the first firing from now on. All missed firings together cause one run."""
         after = now.astimezone(UTC) - timedelta.resolution
         if previous_fire_time:
             after = max(after, previous_fire_time)

@@ -18,7 +18,7 @@ class Interval(Choice):
 
 
 def fill_with_zero(series: Series, days: Sequence[date]) -> Series:
-    """Add an item of zero to each category for each of the published days without one."""
+    """Add an item of 0 to each category for each published day without an item."""
     filled = {}
     for category, items in series.items():
         downloads = dict(items)
@@ -28,8 +28,8 @@ def fill_with_zero(series: Series, days: Sequence[date]) -> Series:
 
 def sum_by(interval: Interval, series: Series, days: Sequence[date]) -> Series:
     """Sum weeks or months, each dated by its first day. `days` are the published days, including
-    all days of the series. Weeks and months with an unpublished day are left out, because their
-    sums would be too small.
+    all days of the series. Weeks and months with an unpublished day are omitted, because their sums
+    would be too small.
     """
     first_days = {day: _first_day(interval, day) for day in days}
     published = Counter(first_days.values())

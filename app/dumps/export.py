@@ -25,7 +25,7 @@ from app.errors import DumpsError
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The outcome of one day."""
+    """The result of exporting one day."""
 
     dump: Dump
     is_new: bool
@@ -57,9 +57,9 @@ def prepare(
     """Remove files of days that are neither served nor in the database any more, and files that a
     killed export left behind. Return the names of the removed files.
 
-    Files of other days stay, even if the database does not have the day: it may be new, or have a
-    gap. With `replace_sample`, real data replaces the sample in the store. Raises `DumpsError`, and
-    removes nothing, if real and sample data, or `dump_format` and another one, would be mixed.
+    Files of other days stay, even if the database does not have the day, because the database may
+    be new or have a gap. With `replace_sample`, real data replaces the sample in the store. Raises
+    `DumpsError`, and removes nothing, if real and sample data or two formats would be mixed.
     """
     dumps, latest, is_sample = store.dumps(), published[0], published[0].source == SAMPLE
     formats = {dump.format for dump in dumps.data}
@@ -82,7 +82,7 @@ def prepare(
             f"{store} holds dumps of sample data, and the database holds real data: "
             "--replace-sample removes those of the sample"
         )
-    # The service may serve more days than this process's setting: it drops the others.
+    # Keep days of the database, because RETENTION_DAYS of the service may be larger than here.
     first_kept = min(published[-1].day, served_days(latest.day, retention_days).first)
     kept = Dumps.listed(
         dump for dump in dumps.data if dump.day >= first_kept and dump.name not in others
@@ -117,7 +117,7 @@ async def export(
     and prepared the store.
 
     The list is written after each day, so a stopped export loses at most one day's work. A day that
-    was dropped from the database meanwhile is left out.
+    was dropped from the database meanwhile is skipped.
     """
     sizes = {file.name: file.size for file in store.files()}
     for day in days:

@@ -1,7 +1,7 @@
 """The list of dumps: one file per published day, with its figures and checksum.
 
-`_index.json` beside the files and the response of `/api/dumps` are the same document. An instance
-that ingests another's dumps reads either.
+`_index.json` beside the files and the response of `/api/dumps` have the same format. An instance
+that ingests another instance's dumps can read either.
 """
 
 import datetime as dt
@@ -38,7 +38,7 @@ DAY_COLUMN = "day"
 TOTAL_COLUMNS = ("package", "with_mirrors", "without_mirrors")
 
 SAMPLE = "sample"
-"""Source of made-up figures, and prefix of the names of their files."""
+"""Source of sample data, whose figures are made up, and prefix of the names of its files."""
 
 NAMED_DIGEST_CHARACTERS = 12
 
@@ -56,7 +56,7 @@ class DumpFormat(StrEnum):
 
     @property
     def suffix(self) -> str:
-        """Ending of the names of written files."""
+        """Ending of the names of files that an export writes."""
         return ".parquet" if self is DumpFormat.PARQUET else f".{self}.gz"
 
     @classmethod
@@ -66,7 +66,7 @@ class DumpFormat(StrEnum):
 
 
 class Dump(BaseModel):
-    """One published day as a file."""
+    """A file with one published day."""
 
     model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
@@ -76,15 +76,19 @@ class Dump(BaseModel):
         "name never changes."
     )
     url: str = Field(
-        description="Address of the file, relative to the address of this list unless absolute."
+        description="Address of the file, absolute or relative to the address of this list."
     )
     format: DumpFormat
     bytes: int = Field(description="Size of the file.", ge=1)
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] = Field(
         description="Checksum of the file, in hexadecimal."
     )
-    source: str = Field(description="Source of the day; `sample` is made up.", min_length=1)
-    packages: int = Field(description="Rows of the file: packages downloaded that day.", ge=1)
+    source: str = Field(
+        description="Source of the day. The figures of `sample` are made up.", min_length=1
+    )
+    packages: int = Field(
+        description="Number of rows of the file: packages downloaded that day.", ge=1
+    )
     downloads: int = Field(description="Downloads of all packages, without known mirrors.", ge=0)
     downloads_with_mirrors: int = Field(
         description="Downloads of all packages, with known mirrors.", ge=1
@@ -95,8 +99,8 @@ class Dump(BaseModel):
     )
     counted_files: CountedFiles = Field(
         default=CountedFiles.ALL,
-        description="Files whose downloads were counted: `all` that PyPI has logged, or "
-        "`artifacts`. A list without this field means `all`.",
+        description="Files whose downloads were counted: `all` that PyPI logged, or `artifacts`. A "
+        "list without this field means `all`.",
     )
 
     @property
@@ -105,7 +109,7 @@ class Dump(BaseModel):
 
     @model_validator(mode="after")
     def _check_name(self) -> "Dump":
-        """Require the name that these figures have: it describes a file that is moved elsewhere."""
+        """Require that the name matches the other fields, because it identifies the content."""
         name = _name(self.source, self.day, self.digest, self.format)
         if self.name != name:
             raise ValueError(f"the name should be {name[:100]}, by the other fields")
@@ -117,7 +121,7 @@ class Dumps(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    # Pydantic would report each fault of a list, which takes some 600 bytes per byte of it.
+    # Report only the first fault. Reporting all takes some 600 bytes of memory per byte of a list.
     data: Annotated[tuple[Dump, ...], FailFast()]
     type: Literal["dumps"]
 
@@ -137,7 +141,7 @@ class Dumps(BaseModel):
 
 
 def parse(text: bytes) -> Dumps:
-    """Parse a list. Raises `MalformedDumpError` with the first thing that is wrong."""
+    """Parse a list. Raises `MalformedDumpError` for its first fault."""
     if len(text) > MAX_LISTING_BYTES:
         raise MalformedDumpError(f"it has more than {MAX_LISTING_BYTES:,} bytes")
     try:

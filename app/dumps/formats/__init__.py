@@ -1,7 +1,7 @@
 """Files of a day with one row per package, in Parquet, CSV or NDJSON.
 
-Files may come from other programs. A malformed row ends the reading with an error of one line that
-names the row, its package, the column and the value.
+Files may come from other programs. A malformed row ends the reading with an error, whose single
+line names the row, its package, the column and the value.
 """
 
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ _FORMATS = {
 def writer(
     file: BinaryIO, dump_format: DumpFormat, figures: DayFigures
 ) -> AbstractContextManager[Write]:
-    """Return a context whose value writes rows of a day. The file is complete when the context
-    ends. Equal rows make equal bytes.
+    """Return a context whose value is a function that writes rows of a day. The file is complete
+    when the context ends. Equal rows produce equal bytes.
     """
     return _FORMATS[dump_format][0](file, figures)
 

@@ -1,4 +1,4 @@
-"""Limits of dumps. Files may come from anybody, so they are read in bounded pieces."""
+"""Limits for reading dumps. Files may come from anywhere, so they are read in bounded pieces."""
 
 BATCH_ROWS = 2_000  # rows that are written, or read, at a time
 MAX_BATCH_CATEGORIES = 500_000  # per batch that is read; 2,000 rows of PyPI have about 100,000

@@ -16,9 +16,9 @@ from app.dumps.listing import breakdowns_of, columns_of
 from app.errors import MalformedDumpError
 
 ROW_GROUP_ROWS = 50_000
-"""Rows per row group, which stay in memory until it is written."""
+"""Number of rows per row group. They stay in memory until the group is written."""
 
-# The reader's allocations count against its limit. Other allocators reserve memory for later.
+# Use the system's allocator. Others reserve memory, which would count against the reader's limit.
 READER_ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -65,7 +65,7 @@ def writer(file: BinaryIO, figures: DayFigures) -> Iterator[Write]:
 
 
 def read_rows(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each row's place and its values by column."""
+    """Yield the place of each row, for messages, and its values by column."""
     for number, line in enumerate(lines_of(file), 1):
         place = f"row {number}"
         if len(line) > MAX_LINE_BYTES:
@@ -77,7 +77,7 @@ def read_rows(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def lines_of(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines that `parquet_reader` writes in a process with limited memory."""
+    """Run `parquet_reader` in a process with limited memory, and yield its lines."""
     with Popen(
         # Without -P, modules of the current folder would be imported.
         [sys.executable, "-P", "-m", "app.dumps.formats.parquet_reader"],

@@ -1,8 +1,8 @@
 """Converts the Parquet file on standard input to lines of JSON, in a process of its own.
 
-The sizes that a Parquet file states may be wrong, and libraries allocate memory by them. So the
-process has a limit of CPU time, and one of memory, which only Linux enforces. Each line is a row,
-or a text that says why the file can't be read further.
+A Parquet file may contain wrong sizes, by which libraries allocate memory. So the process has a
+limit of CPU time, and a limit of memory, which only Linux enforces. Each line is a row, or a text
+with the reason why the file can't be read further.
 """
 
 import resource
@@ -50,14 +50,14 @@ def json_lines(file: BinaryIO) -> Iterator[bytes]:
         mebibytes = MAX_READER_BYTES // 2**20
         yield orjson.dumps(f"reading the file takes more than {mebibytes:,} MiB of memory")
     except (pa.ArrowException, OSError, ValueError, ArithmeticError) as error:
-        # Arrow's message may have several lines, and a dump of memory.
+        # Arrow's message may have several lines and contain a dump of memory.
         yield orjson.dumps(f"not readable as Parquet: {first_line(error)}")
 
 
 def _rows(file: BinaryIO) -> Iterator[dict[str, Any]]:
     source = parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False)
     columns = _columns(source.schema_arrow)
-    # Arrow does not merge the dictionaries of row groups within maps.
+    # Read one row group at a time, because Arrow does not merge their dictionaries within maps.
     for group in range(source.num_row_groups):
         for batch in source.iter_batches(
             BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False
@@ -67,7 +67,7 @@ def _rows(file: BinaryIO) -> Iterator[dict[str, Any]]:
 
 
 def _columns(schema: Any) -> list[str]:
-    """Return the columns to read, with their types checked. Other columns may have any type."""
+    """Check the types of the columns that are read, and return the names of these columns."""
     optional = (DAY_COLUMN, *BREAKDOWN_COLUMNS)
     columns = [*TOTAL_COLUMNS, *(name for name in optional if name in schema.names)]
     for name in columns:
@@ -95,14 +95,14 @@ def _is_text(kind: Any) -> bool:
 def _is_number(kind: Any) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    # Programs write sums, and integers beside nulls, as floats or decimals.
+    # Some programs write sums, and integers in columns with nulls, as floats or decimals.
     checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
     return any(check(kind) for check in checks)
 
 
 def _pair_types(kind: Any) -> list[Any]:
-    """Return the fields of a breakdown's type: a key and a value in lists of pairs, or one per
-    category in structs. Return an empty list for other types.
+    """Return the fields of a breakdown's type: the key and the value of a map or of a list of
+    pairs, or one field per category of a struct. Return an empty list for other types.
     """
     if pa.types.is_struct(kind):
         is_right = all(_is_number(one.type) or pa.types.is_null(one.type) for one in kind)
@@ -117,7 +117,7 @@ def _pair_types(kind: Any) -> list[Any]:
 
 
 def _values(array: Any, name: str) -> list[Any]:
-    """Return the values of a column as JSON has them."""
+    """Return the values of a column, converted for JSON."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     kind = array.type
@@ -143,8 +143,8 @@ def _values(array: Any, name: str) -> list[Any]:
 
 
 def _cast(array: Any, kind: Any) -> list[Any]:
-    """Return the values as this type, or all as they are if one does not fit: it is reported with
-    its row.
+    """Return the values, cast to this type if all of them fit. Otherwise return them unchanged, so
+    that the wrong value is reported with its row.
     """
     with suppress(pa.ArrowInvalid):
         array = array.cast(kind)

@@ -1,4 +1,4 @@
-"""Rows of dumps: the checks that are the same in every format."""
+"""Checks of the rows of dumps, which are the same for all formats."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +25,8 @@ Write = Callable[[Rows], None]
 
 
 def checked_row(place: str, values: Mapping[str, Any], day: date) -> PackageDownloads:
-    """Return the row of a file from its values by column. A null or empty breakdown counts as
-    missing, and a text is JSON.
+    """Convert a row of a file, given as values by column. A null or empty breakdown counts as
+    missing, and a text is parsed as JSON.
 
     Raises `MalformedDumpError`.
     """
@@ -38,10 +38,10 @@ def checked_row(place: str, values: Mapping[str, Any], day: date) -> PackageDown
             value=package,
         )
     place = f"{place}, package {package!r:.100}"
-    # Programs may add a time to a date.
-    of_file = values.get(DAY_COLUMN)
-    if of_file is not None and str(of_file)[:10] != str(day):
-        raise MalformedDumpError(f"{DAY_COLUMN} differs from {day}", place=place, value=of_file)
+    # Some programs add a time to a date.
+    given_day = values.get(DAY_COLUMN)
+    if given_day is not None and str(given_day)[:10] != str(day):
+        raise MalformedDumpError(f"{DAY_COLUMN} differs from {day}", place=place, value=given_day)
     for column in TOTAL_COLUMNS[1:]:
         if type(count := values.get(column)) is not int:
             raise MalformedDumpError(f"{column} should be an integer", place=place, value=count)
@@ -65,7 +65,7 @@ def checked_row(place: str, values: Mapping[str, Any], day: date) -> PackageDown
 def _checked_counts(place: str, column: str, given: object, downloads: int) -> Counts:
     counts: Mapping[str, Any] = given if type(given) is dict else _merged(place, column, given)
     if None in counts.values():
-        # Programs fill the fields of other rows with null.
+        # Some programs write null for categories that only other rows have.
         counts = {category: count for category, count in counts.items() if count is not None}
     fault = fault_of_counts(column, counts)
     if fault and all(type(count) is int for count in counts.values()):
@@ -82,7 +82,7 @@ def _checked_counts(place: str, column: str, given: object, downloads: int) -> C
 
 
 def _merged(place: str, column: str, pairs: object) -> dict[str, Any]:
-    """Return counts from a list of pairs, which are objects or lists of two values."""
+    """Convert a list of pairs to counts. Each pair is an object or a list with two values."""
     counts: dict[str, Any] = {}
     for pair in pairs if isinstance(pairs, list) else [pairs]:
         values = list(pair.values()) if isinstance(pair, dict) else pair
@@ -111,8 +111,8 @@ def parse_json(place: str, text: bytes) -> Any:
 
     try:
         value = orjson.loads(text)
-        # Compact text has the length of its value unless a key was dropped. Python's parser, which
-        # reports all keys, takes ten times as long.
+        # If rendering the value gives a text of the same length, no key was dropped. Otherwise use
+        # Python's parser, which reports all keys, but takes ten times as long.
         if len(orjson.dumps(value)) != len(text):
             json.loads(text, object_pairs_hook=unique, parse_int=str)
     except (ValueError, RecursionError) as error:

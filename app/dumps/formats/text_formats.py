@@ -50,7 +50,7 @@ def ndjson_writer(file: BinaryIO, figures: DayFigures) -> Iterator[Write]:
 
 
 def _packed(file: BinaryIO) -> gzip.GzipFile:
-    # Leave out the time, so that equal rows produce equal bytes.
+    # Omit the time, so that equal rows produce equal bytes.
     return gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0)
 
 
@@ -63,7 +63,7 @@ def _values(figures: DayFigures, rows: Rows) -> Iterator[tuple[Any, ...]]:
 
 
 def ndjson_rows(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each row's place and its values by column."""
+    """Yield the place of each row, for messages, and its values by column."""
     for number, line in _lines(file):
         if text := line.strip():
             place = f"line {number}"
@@ -74,7 +74,7 @@ def ndjson_rows(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def csv_rows(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each row's place and its values by column."""
+    """Yield the place of each row, for messages, and its values by column."""
     number = size = 0
 
     def lines() -> Iterator[str]:
@@ -88,14 +88,14 @@ def csv_rows(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
                 )
             yield line.decode()
 
-    # The limit is global, and no other code reads CSV.
+    # This limit is global, but no other code reads CSV.
     csv.field_size_limit(limits.MAX_LINE_BYTES)
     head: list[str] = []
     try:
         for row in csv.reader(lines(), strict=True):
             size = 0
             place = f"line {number}"
-            # Spreadsheets write blank rows with commas.
+            # Skip blank rows, which spreadsheets write as commas.
             if not any(map(str.strip, row)):
                 continue
             if not head:
@@ -128,7 +128,7 @@ def _parsed(texts: dict[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for column in TOTAL_COLUMNS[1:]:
         text = texts[column]
-        # No count is longer, and Python takes long to parse longer ones.
+        # Valid counts are not longer, and parsing longer numbers takes long.
         is_number = len(text) <= 20 and text.isascii() and text.isdecimal()
         values[column] = int(text) if is_number else text
     return texts | values

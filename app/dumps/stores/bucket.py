@@ -2,9 +2,9 @@
 
 Importing this module imports pyarrow, which takes longer than the rest of a command.
 
-An object appears when it is complete, so nothing has to be renamed. There is no lock: two exports
-at once write the same bytes under the same names. One of their lists replaces the other, and the
-next export completes it.
+An object appears only when it is complete, so no object has to be renamed. There is no lock,
+because two concurrent exports write the same bytes under the same names. The list of one of them
+replaces the list of the other, and the next export completes it.
 """
 
 import tempfile
@@ -26,16 +26,16 @@ from app.dumps.stores.store import DumpStore, NewFile
 from app.errors import DumpsError
 
 RECENT = timedelta(hours=1)
-"""Age up to which another export may be about to list a file."""
+"""Maximum age of an unlisted file that another export may still be about to list."""
 
 GOOGLE_RETRY_SECONDS = 60
-"""How long Google's library retries. Its default is a quarter of an hour."""
+"""How long Google's library retries a call. Its default is 15 minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class DumpBucket(DumpStore):
     filesystem: Any
-    """Arrow's file system, which finds credentials where the cloud's own tools do."""
+    """Arrow's file system. It finds credentials in the same places as the cloud's own tools."""
 
     scheme: str
     path: str
@@ -76,7 +76,7 @@ class DumpBucket(DumpStore):
             yield new
             file.flush()
             new.measure(Path(file.name))
-            # A signal can't interrupt this call. Otherwise half an object could appear as complete.
+            # No signal can interrupt this call, so that an incomplete object never appears.
             copy_files(
                 file.name,
                 self._path_of(name),
@@ -100,7 +100,7 @@ class DumpBucket(DumpStore):
     def _entries(self) -> Iterable[tuple[str, int, bool]]:
         recent_from = self.clock() - RECENT
         with self._errors():
-            # A prefix without objects does not exist.
+            # Without objects, the prefix does not exist.
             found = self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True))
         return [(one.base_name, one.size, one.mtime > recent_from) for one in found if one.is_file]
 

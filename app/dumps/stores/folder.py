@@ -16,8 +16,8 @@ from app.errors import DumpsError
 
 
 def open_regular(path: Path, *, follows_links: bool = False) -> BufferedReader:
-    """Open a regular file. Raises `OSError` for a link unless it should be followed, and for a pipe
-    without waiting for it.
+    """Open a regular file. Raises `OSError` for a link, unless `follows_links`, and for a pipe,
+    without waiting for its writer.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follows_links else os.O_NOFOLLOW)
     file = os.fdopen(os.open(path, flags), "rb")
@@ -46,7 +46,7 @@ class DumpFolder(DumpStore):
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[NewFile]:
-        """Write beside the name, flush to the disk, and rename."""
+        """Write under a temporary name, flush to the disk, and rename."""
         unfinished = self.path / f"{UNFINISHED_PREFIX}{name}"
         try:
             with self._errors():
@@ -77,7 +77,7 @@ class DumpFolder(DumpStore):
         return None
 
     def _entries(self) -> Iterable[tuple[str, int, bool]]:
-        # The lock excludes other exports, so no file belongs to one of them.
+        # Because of the lock, no file belongs to another export.
         entries = []
         with self._errors():
             for path in filter(Path.is_file, self.path.iterdir()):

@@ -1,8 +1,8 @@
 """The folder or bucket that dumps are written to.
 
-Each file appears complete, under a name that identifies its content, and the list of files is
-replaced last: a client finds the listed files at any moment. Files that a killed export leaves
-behind are not listed, and a later export removes them.
+Each file appears only when it is complete, under a name that identifies its content. The list of
+files is replaced last, so that clients find all listed files at any time. Files that a killed
+export leaves behind are not listed, and a later export removes them.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class StoredFile:
 
 @dataclass(slots=True)
 class NewFile:
-    """A file that is being written; size and checksum are set when it is complete."""
+    """A file that is being written. Its size and checksum are set when it is complete."""
 
     file: BinaryIO
     bytes: int = 0
@@ -50,21 +50,21 @@ class NewFile:
 
 
 class DumpStore(ABC):
-    """A place for dumps, which `str` names in messages. All methods raise `DumpsError`."""
+    """A folder or bucket of dumps. `str` returns its name. All methods raise `DumpsError`."""
 
     __slots__ = ()
 
     @abstractmethod
     def opened(self) -> AbstractContextManager[None]:
-        """Create the place, and lock out other exports if the place allows it."""
+        """Create the store and lock it against other exports, if it is a folder."""
 
     @abstractmethod
     def new_file(self, name: str) -> AbstractContextManager[NewFile]:
-        """Create or replace a file, which appears when the context ends without an error."""
+        """Create or replace a file. It appears when the context ends without an error."""
 
     @abstractmethod
     def remove(self, names: Iterable[str]) -> None:
-        """Remove the files that still exist."""
+        """Remove these files. Missing files are ignored."""
 
     @abstractmethod
     def _read_list(self) -> bytes | None:
@@ -72,7 +72,7 @@ class DumpStore(ABC):
 
     @abstractmethod
     def _entries(self) -> Iterable[tuple[str, int, bool]]:
-        """Return the name and size of each file, and True if it may be another export's."""
+        """Return the name and size of each file, and True if it may belong to another export."""
 
     def dumps(self) -> Dumps:
         """Return the listed dumps."""
