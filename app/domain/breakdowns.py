@@ -300,7 +300,7 @@ CPU = Breakdown(
     "WHEN LOWER(details.cpu) IN ('i386', 'i586', 'x86') THEN 'i686' "
     f"ELSE {_known('details.cpu', _CPUS)} END",
     argument="cpu",
-    filter_help="One type of processor. All when left out.",
+    filter_help="One type of processor. All by default.",
     categories=_CPUS,
     examples=("arm64", "null", "x86_64"),
     sample_shares={"x86_64": 0.83, "arm64": 0.14, "null": 0.02, "armv7l": 0.006, "other": 0.001},
