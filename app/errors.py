@@ -66,7 +66,7 @@ class OperatorError(Exception):
     The text is one line without control characters, because it may quote a file or another server.
     """
 
-    may_pass = False
+    is_temporary = False
     """True if the same command or job may succeed a little later."""
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class OperatorError(Exception):
 class DatabaseUnavailableError(OperatorError, UnavailableError):
     """The database can't be reached. Only the message for operators says which one and why."""
 
-    may_pass = True
+    is_temporary = True
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -89,7 +89,7 @@ class DatabaseRefusedError(DatabaseUnavailableError):
     is wrong or a pooler is in transaction mode.
     """
 
-    may_pass = False
+    is_temporary = False
 
 
 class SettingsError(OperatorError):
@@ -99,11 +99,11 @@ class SettingsError(OperatorError):
 class TableInUseError(OperatorError):
     """Readers prevented retention from dropping a table."""
 
-    may_pass = True
+    is_temporary = True
 
 
 class LockLostError(OperatorError):
-    may_pass = True
+    is_temporary = True
 
     def __init__(self) -> None:
         super().__init__("the connection of the ingest lock was lost: nothing more was published")
@@ -126,7 +126,7 @@ class IngestError(OperatorError):
 
 
 class DayTimeoutError(IngestError):
-    may_pass = True
+    is_temporary = True
 
     def __init__(self, day: date, seconds: float) -> None:
         super().__init__(f"{day} took more than {seconds:g} seconds")
@@ -162,7 +162,7 @@ class SourceError(IngestError):
 class SourceUnavailableError(SourceError):
     """The source of downloads can't be reached, or its response is incomplete."""
 
-    may_pass = True
+    is_temporary = True
 
 
 class QueryLostError(SourceUnavailableError):

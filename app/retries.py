@@ -24,7 +24,7 @@ JITTER_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 
 
-def attempts(subject: str, may_pass: Callable[[BaseException], bool]) -> AsyncRetrying:
+def attempts(subject: str, is_temporary: Callable[[BaseException], bool]) -> AsyncRetrying:
     """Return attempts that repeat a block while it raises a temporary error, up to `ATTEMPTS`
     times.
 
@@ -41,7 +41,7 @@ def attempts(subject: str, may_pass: Callable[[BaseException], bool]) -> AsyncRe
         wait=wait_exponential_jitter(
             multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS, jitter=JITTER_SECONDS
         ),
-        retry=retry_if_exception(may_pass),
+        retry=retry_if_exception(is_temporary),
         before_sleep=log_failure,
         reraise=True,
     )

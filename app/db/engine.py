@@ -169,7 +169,7 @@ async def wait_for_database(engine: AsyncEngine, seconds: float) -> None:
             async with connect(engine):
                 return
         except DatabaseUnavailableError as error:
-            if not error.may_pass or monotonic() >= deadline:
+            if not error.is_temporary or monotonic() >= deadline:
                 raise
             if not is_waiting:
                 log.warning("waiting up to %g s: %s", seconds, error)

@@ -152,7 +152,7 @@ class Run:
             progress.rows = 0
             return await ingest_day(self.publisher, self.source, day, progress)
 
-        def may_pass(error: BaseException) -> bool:
+        def is_temporary(error: BaseException) -> bool:
             # Errors of the database after the last row were already retried by `publish_staged`.
             return isinstance(error, SourceUnavailableError) or (
                 _is_unavailable(error) and not progress.rows
@@ -170,7 +170,7 @@ class Run:
         try:
             try:
                 async with asyncio.timeout(DAY_TIMEOUT_SECONDS):
-                    result = await attempts(str(day), may_pass)(attempt)
+                    result = await attempts(str(day), is_temporary)(attempt)
             except TimeoutError as error:
                 raise DayTimeoutError(day, DAY_TIMEOUT_SECONDS) from error
         except BaseException as error:
@@ -192,7 +192,7 @@ class Run:
         elif isinstance(error, Exception):
             text = f"{type(error).__name__}: {_one_line(error)}"
         # Do not reuse a query that the source refused, or whose result was useless.
-        is_of_source = isinstance(error, IngestError) and not error.may_pass
+        is_of_source = isinstance(error, IngestError) and not error.is_temporary
         try:
             query = None if is_of_source else progress.query
             await runs.note_query(run, query, progress.partition)

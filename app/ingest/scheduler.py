@@ -159,14 +159,14 @@ async def run_ingest_job(
             return None
         except TableInUseError as error:
             log.warning("ingest: %s", error)
-            may_pass = True
+            should_retry = True
         except OperatorError as error:
             log.error("ingest failed: %s", error)
-            may_pass = error.may_pass
+            should_retry = error.is_temporary
         except Exception:
             log.exception("ingest failed")
-            may_pass = True
-    return clock() + _retry_after(settings) if may_pass else None
+            should_retry = True
+    return clock() + _retry_after(settings) if should_retry else None
 
 
 def _retry_after(settings: Settings) -> timedelta:
@@ -180,7 +180,7 @@ async def _ingest_due_days(
     # If another process was killed, take over its older days too.
     catch_up = bool(await runs.note_interrupted()) or catch_up
     days = (await _plan(settings, publisher)).days(catch_up=catch_up)
-    may_pass, success = False, True
+    should_retry, success = False, True
     if days:
         # Use a thread, because importing Google's client and finding credentials takes long.
         source = await asyncio.to_thread(open_source, settings, settings.source)
@@ -194,7 +194,7 @@ async def _ingest_due_days(
             else:
                 log.error("ingest: %s", outcome)
                 success = False
-                may_pass = may_pass or error.may_pass
+                should_retry = should_retry or error.is_temporary
             if isinstance(error, SourceError) and not isinstance(error, SourceDayError):
                 # The other days would fail in the same way.
                 break
@@ -209,7 +209,7 @@ async def _ingest_due_days(
     # Days that are still due exceeded `max_days_per_run`, or failed before anything was billed.
     next_due = (await _plan(settings, publisher)).next_due
     again = publisher.clock() + _retry_after(settings)
-    return min(filter(None, (next_due, again if may_pass else None)), default=None)
+    return min(filter(None, (next_due, again if should_retry else None)), default=None)
 
 
 async def _plan(settings: Settings, publisher: Publisher) -> Plan:

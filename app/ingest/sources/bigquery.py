@@ -19,7 +19,7 @@ from app.errors import QueryLostError, SourceError, SourceUnavailableError
 from app.ingest.sources.bigquery_client import (
     call,
     create_client,
-    may_pass,
+    is_temporary,
     one_line,
     parse_by_orjson,
     source_errors,
@@ -84,7 +84,9 @@ class BigQuerySource(Source):
         dataset, _, table = self._table.rpartition(".")
         check = partial(call, CHECK_TIMEOUT_SECONDS, self._partition, dataset, table, day)
         try:
-            partition: Partition | None = await attempts(f"{day}: partition", _may_pass_soon)(check)
+            partition: Partition | None = await attempts(f"{day}: partition", _is_worth_retry)(
+                check
+            )
         except SourceError as error:
             # A check only saves money, so its failure must not fail the day.
             if dataset not in _unreadable_datasets:
@@ -158,7 +160,7 @@ class BigQuerySource(Source):
         try:
             rows = job.result(page_size=PAGE_ROWS, retry=_retry(), timeout=QUERY_TIMEOUT_SECONDS)
         except GoogleAPIError as error:
-            if job.error_result and may_pass(error):
+            if job.error_result and is_temporary(error):
                 raise QueryLostError(f"BigQuery: {one_line(error)}") from error
             raise
         return job, rows
@@ -212,7 +214,7 @@ def create_source(settings: Settings) -> BigQuerySource:
     return BigQuerySource(create_client(settings), settings)
 
 
-def _may_pass_soon(error: BaseException) -> bool:
+def _is_worth_retry(error: BaseException) -> bool:
     """Return True if the failed check should be retried. A check that timed out has used up its
     time, and is not retried.
     """

@@ -103,7 +103,7 @@ def source_errors() -> Iterator[None]:
         yield
     except (GoogleAPIError, GoogleAuthError, requests.RequestException) as error:
         kind = SourceDayError if _reasons(error) & DAY_REASONS else SourceError
-        raise (SourceUnavailableError if may_pass(error) else kind)(
+        raise (SourceUnavailableError if is_temporary(error) else kind)(
             f"BigQuery: {one_line(error)}"
         ) from error
     except TimeoutError as error:
@@ -113,7 +113,7 @@ def source_errors() -> Iterator[None]:
         raise SourceUnavailableError(f"BigQuery: malformed response: {error}") from error
 
 
-def may_pass(error: Exception) -> bool:
+def is_temporary(error: Exception) -> bool:
     """Return True if the failure is temporary, because Google or the network caused it."""
     if isinstance(error, (ServerError, TooManyRequests, RetryError, requests.RequestException)):
         return True

@@ -157,7 +157,7 @@ class FileSource(Source):
             # The list names an address for each day, which may be on another server.
             if dump is None or urlsplit(address).netloc == urlsplit(self._location).netloc:
                 raise
-            kind = SourceDayUnavailableError if error.may_pass else SourceDayError
+            kind = SourceDayUnavailableError if error.is_temporary else SourceDayError
             raise kind(str(error)) from error
         except MissingFileError:
             if dump:

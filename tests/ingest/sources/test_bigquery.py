@@ -719,7 +719,7 @@ def _refusal(status: int, reason: str) -> GoogleAPICallError:
 
 
 @pytest.mark.parametrize(
-    ("error", "may_pass"),
+    ("error", "is_temporary"),
     [
         (_refusal(503, "backendError"), True),
         (_refusal(500, "internalError"), True),
@@ -744,10 +744,10 @@ def _refusal(status: int, reason: str) -> GoogleAPICallError:
     ],
     ids=repr,
 )
-def test_what_may_pass_is_told_from_what_cannot(error: Exception, may_pass: bool) -> None:
+def test_what_may_pass_is_told_from_what_cannot(error: Exception, is_temporary: bool) -> None:
     with pytest.raises(SourceError) as caught, bigquery_client.source_errors():
         raise error
-    assert caught.value.may_pass == may_pass
+    assert caught.value.is_temporary == is_temporary
     assert str(caught.value).startswith("BigQuery: ")
 
 
