@@ -48,7 +48,7 @@ from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.interpreter import collect_garbage_less_often
 from app.logs import LOG_STREAM, configure_logging
 from app.metrics import LOG_LINES_DROPPED
-from app.serving.client_log import ClientLog, uncounted_requests
+from app.serving.client_log import ClientLog
 from app.serving.connections import Connections, allowed_connections
 from app.serving.dispatch import Dispatcher
 from app.serving.freshness import Freshness
@@ -145,7 +145,8 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         else None
     )
     proxies = TrustedProxies(settings.trusted_proxies)
-    rejections, uncounted = ClientLog(), uncounted_requests()
+    rejections = ClientLog()
+    uncounted = ClientLog("requests without a limit", max_lines=600, max_clients=10_000)
     connections = Connections(
         settings.max_connections, settings.max_connections_per_client, proxies, rejections
     )

@@ -46,8 +46,3 @@ class ClientLog:
             if count > self._max_lines:
                 log.info("%s: %d more %s", client, count - self._max_lines, self._subject)
         self._counts.clear()
-
-
-def uncounted_requests() -> ClientLog:
-    """Return a `ClientLog` for requests that count for no rate limit."""
-    return ClientLog("requests without a limit", max_lines=600, max_clients=10_000)

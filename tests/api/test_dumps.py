@@ -1,5 +1,6 @@
 """The list of dumps, and the files."""
 
+import asyncio
 import gzip
 import os
 import shutil
@@ -12,9 +13,10 @@ import httpx
 import pytest
 import zstandard
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.types import Message
 
 from app.api import prepared
-from app.api.dumps import Dumps
+from app.api.dumps import DumpResponse, Dumps
 from app.api.negotiation import compressed
 from app.db.engine import create_engine
 from app.dumps.export import export, published_days
@@ -266,6 +268,39 @@ async def test_only_regular_files_of_the_listed_size_are_sent(
     for method in ("GET", "HEAD"):
         response = await client.request(method, f"/api/dumps/{dumps[0].name}")
         assert (response.status_code, response.headers["retry-after"]) == (503, "60")
+
+
+async def _receive() -> Message:
+    """Wait for a client that stays connected."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+@pytest.mark.parametrize("kind", ["cut", "grown", "overwritten", "replaced"])
+async def test_a_file_that_changes_while_it_is_sent(tmp_path: Path, kind: str) -> None:
+    """Only a file that is replaced is sent as a whole, because the old one stays open."""
+    path = tmp_path / "dump"
+    content = b"a" * 2**20
+    path.write_bytes(content)
+    os.utime(path, (0, 0))
+    response = DumpResponse(path.open("rb"), "dump", {})
+    received = b""
+
+    async def send(message: Message) -> None:
+        nonlocal received
+        body = message.get("body", b"")
+        if body and not received:
+            if kind == "replaced":
+                path.unlink()
+                path.write_bytes(b"b")
+            else:
+                size = {"cut": 10, "grown": 2 * 2**20, "overwritten": 2**20}[kind]
+                path.write_bytes(b"b" * size)
+        received += body
+
+    await response({"type": "http", "method": "GET", "headers": []}, _receive, send)
+    assert content.startswith(received)
+    assert (received == content) == (kind == "replaced")
 
 
 async def test_a_list_that_is_a_pipe_is_not_waited_for(
