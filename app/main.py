@@ -27,6 +27,7 @@ from app.api import (
     status,
     summary,
     time_series,
+    totals,
 )
 from app.api.endpoints import RENDERING, Endpoints
 from app.api.listed_dumps import SERVED_URL, ListedDumps
@@ -59,7 +60,17 @@ from app.serving.response_cache import ResponseCache, Tagger
 from app.settings import IngestSource, Settings, load_settings
 
 # The documentation lists the endpoints in this order.
-_ENDPOINT_MODULES = (recent, time_series, breakdown_series, summary, bulk, rankings, search, badges)
+_ENDPOINT_MODULES = (
+    recent,
+    time_series,
+    breakdown_series,
+    totals,
+    summary,
+    bulk,
+    rankings,
+    search,
+    badges,
+)
 
 ENDPOINTS = Endpoints(one for module in _ENDPOINT_MODULES for one in module.router.endpoints)
 

@@ -96,8 +96,10 @@ def endpoints_table() -> str:
     for path, operations in document["paths"].items():
         operation = operations["get"]
         names = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
-        shown = [f"`{name}`" for name in names if name not in SERIES_ARGUMENTS]
-        if SERIES_ARGUMENTS[0] in names:
+        is_series = set(SERIES_ARGUMENTS) <= set(names)
+        hidden = SERIES_ARGUMENTS if is_series else ("format",)
+        shown = [f"`{name}`" for name in names if name not in hidden]
+        if is_series:
             shown.append("series arguments")
         rows.append((f"`{path}`", ", ".join(shown), operation["summary"]))
     return _table(("path", "arguments", "response"), rows)

@@ -52,7 +52,7 @@ def _shape(value: object) -> object:
         }
     if isinstance(value, list):
         return [_shape(item) for item in value]
-    return int if isinstance(value, int) else value
+    return type(value) if isinstance(value, int | float) else value
 
 
 def test_make_run_and_the_first_answers(data_dir: Path, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_make_run_and_the_first_answers(data_dir: Path, tmp_path: Path) -> None:
         wait_for(port, process)
         shown = [(kind, block) for kind, block in BLOCKS if kind in ("json", "csv")]
         called = [shlex.split(command)[1] for command in COMMANDS if command.startswith("curl ")]
-        assert len(shown) == len(called) == 5
+        assert len(shown) == len(called) == 6
         for url, (kind, answer) in zip(called, shown, strict=True):
             assert urlsplit(url).netloc == "127.0.0.1:8000"
             here = url.replace("127.0.0.1:8000", f"127.0.0.1:{port}")

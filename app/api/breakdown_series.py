@@ -13,14 +13,16 @@ from app.api.statistics import Statistics
 from app.api.time_series import (
     CSV_TOO,
     MAX_CATEGORIES,
+    RangeQuery,
     SeriesPayload,
     SeriesQuery,
     render,
     series_example,
 )
+from app.db.repositories.downloads_repository import SeriesResult
 from app.domain.breakdowns import BREAKDOWNS, NULL_CATEGORY, OTHER_CATEGORY, Breakdown
 from app.domain.choice import Choice
-from app.domain.downloads import Publication
+from app.domain.downloads import Publication, Series
 from app.domain.package_name import ALL_PACKAGES
 from app.domain.series import most_downloaded
 from app.errors import NotFoundError
@@ -44,30 +46,18 @@ def _declare(breakdown: Breakdown) -> None:
     payload_model.model_rebuild(force=True)
 
     async def series(package: Package, query: SeriesQuery, statistics: Statistics) -> Rendered:
-        _check_ingested(breakdown, package, statistics.publication)
-        window = statistics.publication.window
-        found = await statistics.downloads.breakdown(
-            package, window, query.days(window), breakdown, with_days=query.needs_published_days
+        found = await read(
+            breakdown, package, query, statistics, with_days=query.needs_published_days
         )
-        if found is None:
-            raise not_found(package)
         category: str | None = getattr(query, breakdown.argument)
-        if breakdown.shown_categories:
-            if category is None:
-                shown = most_downloaded(found.series, breakdown.shown_categories)
-                found = found._replace(series=shown)
-            elif category == ALL_CATEGORIES:
-                category = None
-        elif category is None and len(found.series) > MAX_CATEGORIES:
-            has_other = breakdown.is_category(OTHER_CATEGORY)
-            rest = OTHER_CATEGORY if has_other else NULL_CATEGORY
-            found = found._replace(series=most_downloaded(found.series, MAX_CATEGORIES - 1, rest))
+        if category is None:
+            found = found._replace(series=shown(breakdown, found.series))
+        elif breakdown.shown_categories and category == ALL_CATEGORIES:
+            category = None
         return await render(query, breakdown.payload_type, package, found, category)
 
     series.__annotations__["query"] = Annotated[query_model, Query()]
-    if breakdown.is_optional:
-        also = f", and for `{ALL_PACKAGES}`" if breakdown.is_of_one_package else ""
-        described += f"\n\nReturns 404 also if this instance does not ingest the breakdown{also}."
+    described += availability(breakdown)
     router.endpoint(
         f"/{breakdown.name}",
         payload_model,
@@ -77,6 +67,44 @@ def _declare(breakdown: Breakdown) -> None:
         ok=CSV_TOO,
         tags=["details" if breakdown.is_optional else "packages"],
     )(series)
+
+
+def availability(breakdown: Breakdown) -> str:
+    """Return the part of a description that says where the breakdown is missing."""
+    if not breakdown.is_optional:
+        return ""
+    also = f", and for `{ALL_PACKAGES}`" if breakdown.is_of_one_package else ""
+    return f"\n\nReturns 404 also if this instance does not ingest the breakdown{also}."
+
+
+async def read(
+    breakdown: Breakdown,
+    package: str,
+    query: RangeQuery,
+    statistics: Statistics,
+    *,
+    with_days: bool = False,
+) -> SeriesResult:
+    """Read all categories of the requested days. Raises `NotFoundError`."""
+    _check_ingested(breakdown, package, statistics.publication)
+    window = statistics.publication.window
+    found = await statistics.downloads.breakdown(
+        package, window, query.days(window), breakdown, with_days=with_days
+    )
+    if found is None:
+        raise not_found(package)
+    return found
+
+
+def shown(breakdown: Breakdown, series: Series) -> Series:
+    """Return the categories that a response contains by default, and the sum of the others."""
+    if breakdown.shown_categories:
+        return most_downloaded(series, breakdown.shown_categories)
+    if len(series) <= MAX_CATEGORIES:
+        return series
+    has_other = breakdown.is_category(OTHER_CATEGORY)
+    rest = OTHER_CATEGORY if has_other else NULL_CATEGORY
+    return most_downloaded(series, MAX_CATEGORIES - 1, rest)
 
 
 def _filter(breakdown: Breakdown) -> tuple[Any, Any]:

@@ -42,8 +42,8 @@ class Mirrors(Choice):
     FALSE = "false"
 
 
-class SeriesQuery(TableQuery):
-    """Arguments of every series."""
+class RangeQuery(TableQuery):
+    """Arguments that select a range of days."""
 
     arbitrary: ClassVar = frozenset({"start_date", "end_date"})
 
@@ -52,17 +52,6 @@ class SeriesQuery(TableQuery):
     )
     end_date: Day | None = Field(
         None, description="Last day (UTC), included. By default the latest published day."
-    )
-    fill: Fill | None = Field(
-        None,
-        description="`zero` adds an item of 0 for each published day without a download, to each "
-        "category with downloads in the range.",
-    )
-    interval: Interval = Field(
-        Interval.DAY,
-        description="Period of each item. An ISO week is dated by its Monday, and a calendar month "
-        "by its first day. A week or month is omitted if one of its days is outside the range or "
-        "not published.",
     )
 
     @field_validator("end_date")
@@ -89,6 +78,22 @@ class SeriesQuery(TableQuery):
     def days(self, window: Window) -> Window:
         """Return the requested days of the window."""
         return window.within(self.start_date, self.end_date)
+
+
+class SeriesQuery(RangeQuery):
+    """Arguments of every series."""
+
+    fill: Fill | None = Field(
+        None,
+        description="`zero` adds an item of 0 for each published day without a download, to each "
+        "category with downloads in the range.",
+    )
+    interval: Interval = Field(
+        Interval.DAY,
+        description="Period of each item. An ISO week is dated by its Monday, and a calendar month "
+        "by its first day. A week or month is omitted if one of its days is outside the range or "
+        "not published.",
+    )
 
     @property
     def needs_published_days(self) -> bool:

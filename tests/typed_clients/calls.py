@@ -14,6 +14,7 @@ from pypi_stats_client.api.details import (
     get_bulk_overall,
     get_bulk_recent,
     get_country,
+    get_overall_total,
     get_summary,
 )
 from pypi_stats_client.api.dumps import get_dump, get_dumps
@@ -39,6 +40,7 @@ from pypi_stats_client.models import (
     Mirrors,
     OverallDownloads,
     OverallDownloadsOfMany,
+    OverallTotal,
     PackageSummary,
     Period,
     Problem,
@@ -88,6 +90,11 @@ def call_packages(client: Client) -> None:
     without = get_overall.sync("requests", client=client, mirrors=Mirrors.FALSE)
     assert isinstance(without, OverallDownloads)
     assert _sum(without.data) == recent.data.last_month
+
+    total = get_overall_total.sync("requests", client=client)
+    assert isinstance(total, OverallTotal)
+    assert total.data[1].downloads == recent.data.last_month
+    assert total.data[0].share == 1
 
 
 def call_many_packages(client: Client) -> None:
