@@ -21,15 +21,16 @@ class ClientLimits(NamedTuple):
     """The limits. Empty if the client is not limited."""
 
 
-class HostBitsError(ValueError):
-    """A network is written with an address that is not its first one."""
-
-
 def parse_network(text: str) -> IPv4Network | IPv6Network:
-    """Return a network. Raises `HostBitsError`, or a `ValueError` if the text is no network."""
-    network, address = ip_network(text, strict=False), text.partition("/")[0]
+    """Return a network. Raises a `ValueError` that describes the valid ones."""
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        example = "10.0.0.1,192.168.0.0/16,fd00::/8"
+        raise ValueError(f"should be addresses and networks such as {example}") from None
+    address = text.partition("/")[0]
     if ip_address(address) != network.network_address:
-        raise HostBitsError(f"should have {network} for that network, or {address} for one address")
+        raise ValueError(f"should have {network} for that network, or {address} for one address")
     return network
 
 
@@ -52,13 +53,11 @@ def parse_client_limits(text: str) -> list[ClientLimits]:
         name, _, limits = (part.strip() for part in entry.partition("="))
         try:
             key = _KEY.fullmatch(name)
-            client = bytes.fromhex(key[1]) if key else parse_network(name)
+            client = bytes.fromhex(key[1]) if key else ip_network(name, strict=False)
             items = parse_limits("" if limits == "none" else limits or "missing")
-        except HostBitsError:
-            raise
         except ValueError:
             raise ValueError(
                 f"should look like {EXAMPLE}, separated by commas, which entry {number} does not"
             ) from None
-        clients.append(ClientLimits(client, items))
+        clients.append(ClientLimits(client if key else parse_network(name), items))
     return clients
