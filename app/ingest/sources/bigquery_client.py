@@ -72,11 +72,14 @@ def _credentials(settings: Settings) -> tuple[Credentials, str | None]:
             credentials = service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
             return credentials, credentials.project_id
         return google.auth.default(scopes=SCOPES)
-    except ValueError as error:
-        # A field of the key is missing, or the private key is invalid.
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        # A field of the key is missing or has another type, or the private key is invalid. Google's
+        # library describes some faults by a ValueError, and does not check for others.
         has_key = settings.google_service_account_json
         name = "GOOGLE_SERVICE_ACCOUNT_JSON" if has_key else "GOOGLE_APPLICATION_CREDENTIALS"
-        raise SettingsError(f"{name}: {one_line(error)}") from error
+        is_described = isinstance(error, ValueError)
+        reason = one_line(error) if is_described else "should contain a service account's key"
+        raise SettingsError(f"{name}: {reason}") from error
     except GoogleAuthError as error:
         raise SettingsError(
             "BigQuery needs credentials: set GOOGLE_APPLICATION_CREDENTIALS to the file of a "

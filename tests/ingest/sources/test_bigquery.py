@@ -813,7 +813,16 @@ def test_a_key_without_a_project_is_not_enough(service_account: str) -> None:
         create_source(Settings(google_service_account_json=SecretStr(json.dumps(key))))
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"type": "service_account"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "{",
+        *("[]", '"key"', "5", "null"),
+        *('{"type": "service_account"}', '{"type": ["service_account"]}'),
+        SERVICE_ACCOUNT.replace('"type"', '"token_uri": 5, "type"'),
+    ],
+)
 def test_a_file_that_holds_no_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
