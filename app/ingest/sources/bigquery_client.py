@@ -110,7 +110,7 @@ def source_errors() -> Iterator[None]:
             f"BigQuery: {one_line(error)}"
         ) from error
     except TimeoutError as error:
-        raise SourceUnavailableError(f"BigQuery: {error}") from error
+        raise SourceUnavailableError(f"BigQuery: {str(error) or 'no response in time'}") from error
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         # The response was truncated or malformed, which Google's client does not check.
         raise SourceUnavailableError(f"BigQuery: malformed response: {error}") from error
