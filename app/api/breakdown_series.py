@@ -70,7 +70,7 @@ def _declare(breakdown: Breakdown) -> None:
 
 
 def availability(breakdown: Breakdown) -> str:
-    """Return the part of a description that says where the breakdown is missing."""
+    """Return the sentence of a description about instances without the breakdown."""
     if not breakdown.is_optional:
         return ""
     also = f", and for `{ALL_PACKAGES}`" if breakdown.is_of_one_package else ""

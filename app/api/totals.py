@@ -28,7 +28,7 @@ CSV_TOO = csv_too("category,downloads,share\nlinux,1498027,0.9871\n")
 class CategoryTotal(BaseModel):
     """Downloads of one category on all published days of the range."""
 
-    category: str = Field(description="A category of the breakdown; `null` where it is unknown.")
+    category: str = Field(description="A category of the breakdown. `null` if it is unknown.")
     downloads: int = Field(description="Number of downloads.", ge=1)
     share: float = Field(
         description=f"Ratio to the downloads of all categories, rounded to {SHARE_DECIMALS} "
@@ -40,8 +40,8 @@ class CategoryTotal(BaseModel):
 
 class Total(Payload):
     data: list[CategoryTotal] = Field(
-        description="Ordered by downloads, most first, and then by category. Empty when a known "
-        "package has no downloads in the range."
+        description="Ordered by downloads, most first, and then by category. Empty if the package "
+        "exists and has no downloads in the range."
     )
     package: PackageField
 

@@ -27,7 +27,7 @@ several clients share a session.
 """
 
 READ_ONLY = "25006"
-"""SQLSTATE of a change to a database that accepts none."""
+"""SQLSTATE of a statement that would change a read-only database."""
 
 LOST = (
     asyncpg.PostgresConnectionError,

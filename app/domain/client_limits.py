@@ -22,7 +22,7 @@ class ClientLimits(NamedTuple):
 
 
 def parse_network(text: str) -> IPv4Network | IPv6Network:
-    """Return a network. Raises a `ValueError` that describes the valid ones."""
+    """Parse a network. Raises a `ValueError` that describes valid networks."""
     try:
         network = ip_network(text, strict=False)
     except ValueError:

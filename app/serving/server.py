@@ -43,7 +43,7 @@ UNSENT_BYTES = 128 * 1024
 """Maximum length of the part of a response that the system holds and has not sent yet."""
 
 MIN_WORKER_SECONDS = 10.0
-"""A worker that exits by itself sooner than this could not start."""
+"""Time after the start of a worker. If it exits earlier by itself, it could not start."""
 
 NOT_STARTED = "the server did not start: its log says why"
 
