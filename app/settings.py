@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     """
 
     retention_days: int = Field(180, ge=30, le=3660)
-    """Number of days served, ending with the latest published one: 30 or more."""
+    """Number of days served, at least 30. The last one is the latest published day."""
 
     ingest_schedule: types.CronSchedule = Schedule("0 1 * * *")
     """Time of the daily ingest job, in UTC: the five fields of cron(5)."""

@@ -42,7 +42,7 @@ _COMMON_HEADERS = {
 }
 _LIMIT_HEADERS = {
     "X-RateLimit-Limit": (
-        "Number of requests that the limit allows to which the client is closest.",
+        "Number of requests allowed by the limit that the client is closest to.",
         _NUMBER,
     ),
     "X-RateLimit-Remaining": ("Number of these requests that are left.", _NUMBER),

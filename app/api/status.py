@@ -91,7 +91,7 @@ class Status(BaseModel):
     """The published, held and missing days."""
 
     sample: bool = Field(description="True if the figures are made up: sample data.")
-    sources: list[str] = Field(description="Where the days came from.", examples=[["bigquery"]])
+    sources: list[str] = Field(description="Sources of the days.", examples=[["bigquery"]])
     counted_files: list[CountedFiles] = Field(
         description="Files whose downloads were counted: `all` that PyPI logged, or `artifacts`. "
         "If both are listed, the days until 24 August 2026 are not all comparable.",

@@ -59,7 +59,7 @@ class Event(BaseModel):
         description="What happened, for readers of a chart."
     )
     url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] = Field(
-        description="Where to read more."
+        description="Address with more information."
     )
 
     @model_validator(mode="after")
