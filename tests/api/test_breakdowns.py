@@ -97,7 +97,7 @@ async def test_payloads(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.usefixtures("some_days")
-async def test_of_all_packages(client: httpx.AsyncClient) -> None:
+async def test_breakdowns_of_all_packages(client: httpx.AsyncClient) -> None:
     for name in NAMES:
         response = await client.get(f"/api/packages/__all__/{name}?start_date={D1}&end_date={D1}")
         if name == VERSION.name:
@@ -132,7 +132,7 @@ async def test_what_is_not_ingested(client: httpx.AsyncClient, queries: list[str
     assert queries == []
 
 
-async def test_it_is_there_as_soon_as_one_day_has_it(
+async def test_a_breakdown_exists_once_a_day_has_it(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     await publish(engine, days_ago(0), downloads("flask", 3))
@@ -145,7 +145,7 @@ async def test_it_is_there_as_soon_as_one_day_has_it(
     assert response.text == _payload("ci", ("true", D0, 3))
 
 
-async def test_a_week_with_a_day_that_is_not_known_is_left_out(
+async def test_a_week_with_a_day_without_the_breakdown_is_omitted(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     """By installer, and not by Python version, which each day has."""
@@ -163,7 +163,7 @@ async def test_a_week_with_a_day_that_is_not_known_is_left_out(
     assert [item["date"] for item in response.json()["data"]] == mondays
 
 
-async def test_releases_with_most_downloads_are_told_apart(
+async def test_releases_with_most_downloads_are_listed_separately(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     """Over the range that is asked for; of those with as many, the first as text."""
@@ -204,7 +204,7 @@ async def test_releases_with_most_downloads_are_told_apart(
     assert await shown("version=other") == {"other": {D1: 1, D0: 1}}
 
 
-async def test_what_was_made_up_is_not_filled(
+async def test_filling_beyond_the_item_limit_is_a_422(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The number of items of a response is bounded, with and without zeros."""

@@ -44,7 +44,7 @@ async def test_payload(client: httpx.AsyncClient, queries: list[str], path: str)
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_each_is_as_if_asked_alone(client: httpx.AsyncClient) -> None:
+async def test_each_package_has_its_usual_payload(client: httpx.AsyncClient) -> None:
     names = ["__all__", "mirrored-only", "requests", "zope-interface"]
     asked = "&".join(f"package={name}" for name in names)
     ranges = (f"start_date={D0}", f"end_date={D1}&fill=zero", "fill=zero", "interval=week")
@@ -62,7 +62,7 @@ async def test_each_is_as_if_asked_alone(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.usefixtures("known_days")
 @pytest.mark.parametrize("endpoint", ["recent", "overall"])
-async def test_what_is_no_name_is_missing(
+async def test_invalid_names_are_missing(
     client: httpx.AsyncClient, queries: list[str], endpoint: str
 ) -> None:
     odd = ["-", "a\0b", "ü", "x" * 500, "a,b"]
@@ -91,7 +91,7 @@ async def test_a_hundred_of_the_longest_names(client: httpx.AsyncClient, endpoin
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_order_and_spelling_make_no_other_answer(
+async def test_order_and_spelling_of_names_do_not_matter(
     app: Service, client: httpx.AsyncClient, queries: list[str]
 ) -> None:
     tags = set()

@@ -201,18 +201,18 @@ async def _days_with_everything(app: Service, engine: AsyncEngine) -> None:
     await until(lambda: known.publication and known.publication.latest_day == days_ago(0))
 
 
-def test_each_row_has_a_case() -> None:
+def test_each_documented_difference_has_a_test() -> None:
     assert [row[0] for row in ROWS] == [*CASES]
     assert {len(row) for row in ROWS} == {3}
 
 
 @pytest.mark.usefixtures("_days_with_everything")
 @pytest.mark.parametrize("row", [row[0] for row in ROWS])
-async def test_a_row_is_true(client: httpx.AsyncClient, row: str) -> None:
+async def test_a_documented_difference_is_true(client: httpx.AsyncClient, row: str) -> None:
     await CASES[row](client)
 
 
 @pytest.mark.parametrize("row", ["caching", "web pages of other origins", "documentation"])
-async def test_a_row_is_true_of_a_running_service(address: str, row: str) -> None:
+async def test_a_documented_difference_is_true_of_a_running_service(address: str, row: str) -> None:
     async with httpx.AsyncClient(base_url=address) as client:
         await CASES[row](client)

@@ -31,7 +31,7 @@ async def _assets(client: httpx.AsyncClient, page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_pages_are_asked_for_anew(client: httpx.AsyncClient, page: str) -> None:
+async def test_pages_are_revalidated(client: httpx.AsyncClient, page: str) -> None:
     """They name the assets of the release that runs."""
     response = await client.get(page)
     assert response.status_code == 200
@@ -102,7 +102,7 @@ async def test_sample_data_is_obvious(
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_pages_may_do_little(client: httpx.AsyncClient, page: str) -> None:
+async def test_pages_have_a_strict_policy(client: httpx.AsyncClient, page: str) -> None:
     headers = (await client.get(page)).headers
     policy = dict(
         directive.split(maxsplit=1) for directive in headers["content-security-policy"].split("; ")
@@ -122,7 +122,7 @@ async def test_pages_may_do_little(client: httpx.AsyncClient, page: str) -> None
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_pages_name_nothing_elsewhere_and_hold_no_script(
+async def test_pages_load_no_foreign_files_and_have_no_inline_script(
     client: httpx.AsyncClient, page: str
 ) -> None:
     html = (await client.get(page)).text
@@ -131,7 +131,7 @@ async def test_pages_name_nothing_elsewhere_and_hold_no_script(
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_assets_are_kept_for_ever(client: httpx.AsyncClient, page: str) -> None:
+async def test_assets_are_immutable(client: httpx.AsyncClient, page: str) -> None:
     """Since their addresses change with their content."""
     types = {
         "js": "text/javascript; charset=utf-8",
@@ -148,7 +148,7 @@ async def test_assets_are_kept_for_ever(client: httpx.AsyncClient, page: str) ->
         assert (await client.head(address)).headers["content-length"] == length
 
 
-async def test_redoc_asks_its_maker_for_no_picture(client: httpx.AsyncClient) -> None:
+async def test_redoc_loads_no_foreign_logo(client: httpx.AsyncClient) -> None:
     (script,) = [address for address in await _assets(client, "/redoc") if "standalone" in address]
     assert "cdn." not in (await client.get(script)).text
 
@@ -165,7 +165,7 @@ async def test_pages_work_below_a_prefix(app: Service, page: str, root_path: str
         assert (await client.get(urljoin(root_path + page, "openapi.json"))).status_code == 200
 
 
-async def test_assets_lead_to_nothing_else(client: httpx.AsyncClient) -> None:
+async def test_the_path_of_assets_serves_nothing_else(client: httpx.AsyncClient) -> None:
     outside = ("..%2Fdocs_page.py", "%2E%2E/docs_page.py", "%2Fetc%2Fpasswd", "%00")
     above = ("..%2F" * 9 + "etc%2Fpasswd", "..%5C..%5Cpyproject.toml")
     for name in ("", "swagger.js", "redoc-0000000000000000.js", *outside, *above):

@@ -123,7 +123,7 @@ async def test_a_list_is_compressed_in_a_thread(
     assert thread is not main_thread()
 
 
-async def test_files_are_what_is_listed(client: httpx.AsyncClient, dumps: list[Dump]) -> None:
+async def test_files_match_the_list(client: httpx.AsyncClient, dumps: list[Dump]) -> None:
     """By the addresses that the list gives, relative to its own."""
     listed = await client.get("/api/dumps")
     for entry, dump in zip(listed.json()["data"], dumps, strict=True):
@@ -138,12 +138,12 @@ async def test_files_are_what_is_listed(client: httpx.AsyncClient, dumps: list[D
         assert gzip.decompress(response.content).count(b"\n") == entry["packages"]
 
 
-async def test_nothing_was_exported_yet(client: httpx.AsyncClient) -> None:
+async def test_the_list_is_empty_before_the_first_export(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/dumps")
     assert (response.status_code, response.content) == (200, EMPTY)
 
 
-async def test_the_list_is_asked_for_again_by_its_tag(
+async def test_the_list_is_revalidated_by_its_tag(
     client: httpx.AsyncClient, engine: AsyncEngine, folder: DumpFolder, dumps: list[Dump]
 ) -> None:
     for number, encoding in enumerate(("identity", "zstd", "gzip"), 1):
@@ -303,7 +303,7 @@ async def test_a_file_that_changes_while_it_is_sent(tmp_path: Path, kind: str) -
     assert (received == content) == (kind == "replaced")
 
 
-async def test_a_list_that_is_a_pipe_is_not_waited_for(
+async def test_a_pipe_instead_of_a_list_does_not_block(
     client: httpx.AsyncClient, folder: DumpFolder, dumps: list[Dump]
 ) -> None:
     (folder.path / INDEX_NAME).unlink()
@@ -325,6 +325,6 @@ async def test_files_elsewhere(
 @pytest.mark.parametrize(
     "settings", [Settings(rate_limits="2/hour", ingest_source=IngestSource.NONE)]
 )
-async def test_they_are_limited_like_the_rest(client: httpx.AsyncClient) -> None:
+async def test_dumps_count_against_the_rate_limit(client: httpx.AsyncClient) -> None:
     paths = ("/api/dumps", "/api/dumps/x", "/api/dumps")
     assert [(await client.get(path)).status_code for path in paths] == [200, 404, 429]

@@ -191,7 +191,7 @@ def test_a_parsed_range_belongs_to_its_window(endpoints: Endpoints) -> None:
         ("bulk/overall?package=a", True),
     ],
 )
-def test_requests_that_clients_can_make_up(
+def test_requests_with_arbitrary_arguments_are_recognised(
     endpoints: Endpoints, target: str, is_arbitrary: bool
 ) -> None:
     assert _parse(endpoints, f"/api/{target}").is_arbitrary is is_arbitrary

@@ -58,13 +58,13 @@ async def test_events_are_newest_first(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_they_may_be_cached(client: httpx.AsyncClient, queries: list[str]) -> None:
+async def test_events_may_be_cached(client: httpx.AsyncClient, queries: list[str]) -> None:
     response = await client.get("/api/events")
     assert response.headers["cache-control"] == "public, max-age=3600"
     assert queries == []
 
 
-async def test_those_in_the_window_are_in_the_status_and_in_summaries(
+async def test_status_and_summaries_list_events_in_the_window(
     client: httpx.AsyncClient, app: Service, engine: AsyncEngine
 ) -> None:
     assert (await client.get("/api/status")).json()["events"] == []
@@ -86,9 +86,7 @@ async def test_those_in_the_window_are_in_the_status_and_in_summaries(
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_an_answer_without_an_event_has_another_tag(
-    client: httpx.AsyncClient, database_url: str
-) -> None:
+async def test_events_are_part_of_the_tag(client: httpx.AsyncClient, database_url: str) -> None:
     """After a restart with other events, a client's copy is not confirmed."""
     other = create_app(Settings(rate_limits="", ingest_source=IngestSource.NONE), database_url)
     async with other.running():

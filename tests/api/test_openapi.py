@@ -50,7 +50,7 @@ def test_operations_have_short_names(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("endpoint", SERIES)
-def test_each_answer_has_its_schema(document: dict[str, Any], endpoint: str) -> None:
+def test_each_response_has_a_schema(document: dict[str, Any], endpoint: str) -> None:
     operation = document["paths"][f"/api/packages/{{package}}/{endpoint}"]["get"]
     answers = operation["responses"]
     errors = {"404", "416", "422", "429", "500", "503"}
@@ -94,7 +94,7 @@ def test_arguments_are_enumerated(document: dict[str, Any], name: str, values: l
     assert document["components"]["schemas"][name]["enum"] == values
 
 
-def test_arguments_are_left_out_and_never_null(document: dict[str, Any]) -> None:
+def test_optional_arguments_are_not_nullable(document: dict[str, Any]) -> None:
     parameters = [
         parameter
         for operations in document["paths"].values()
@@ -110,14 +110,14 @@ def test_arguments_are_left_out_and_never_null(document: dict[str, Any]) -> None
         assert "anyOf" not in parameter["schema"]
 
 
-def test_components_have_names_of_ours(document: dict[str, Any]) -> None:
+def test_components_have_our_own_names(document: dict[str, Any]) -> None:
     schemas = set(document["components"]["schemas"])
     assert {*SERIES.values(), "Problem", "Fault", "SystemCategory"} < schemas
     assert all(re.fullmatch("([A-Z][a-z0-9]+)+", name) for name in schemas)
     assert not schemas & {"HTTPValidationError", "ValidationError"}
 
 
-def test_examples_are_what_they_are_examples_of(document: dict[str, Any]) -> None:
+def test_examples_match_their_schemas(document: dict[str, Any]) -> None:
     models: list[type[BaseModel]] = [*PAYLOADS.values(), Dumps]
     for model in models:
         (example,) = document["components"]["schemas"][model.__name__]["examples"]
@@ -147,7 +147,7 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
             assert not re.search(r"\\[zZA]", pattern)
 
 
-def test_recent_counts_are_left_out_and_never_null(document: dict[str, Any]) -> None:
+def test_recent_counts_are_optional_and_not_nullable(document: dict[str, Any]) -> None:
     counts = document["components"]["schemas"]["RecentCounts"]
     assert "required" not in counts
     for key in ("last_day", "last_week", "last_month"):
@@ -165,7 +165,7 @@ def _description(**settings: str) -> str:
     return description
 
 
-def test_users_are_told_what_is_set() -> None:
+def test_the_guide_contains_the_settings() -> None:
     description = _description(
         retention_days="90",
         mirror_installers="first,second",
@@ -182,12 +182,12 @@ def test_users_are_told_what_is_set() -> None:
     assert "{" not in description
 
 
-def test_no_limit_is_told_where_there_is_none() -> None:
+def test_the_guide_mentions_no_limit_if_there_is_none() -> None:
     assert "429" in _description()
     assert "limit" not in _description(rate_limits="").lower()
 
 
-async def test_headers_that_users_are_told_of_are_sent(database_url: str) -> None:
+async def test_documented_headers_are_sent(database_url: str) -> None:
     app = create_app(Settings(rate_limits="1/hour"), database_url)
     told = set(re.findall(r"`(X-[A-Za-z-]+|Retry-After)`", app.openapi()["info"]["description"]))
     # The first is sent while there is data, and clients send the other.
@@ -202,7 +202,7 @@ async def test_headers_that_users_are_told_of_are_sent(database_url: str) -> Non
 
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="100/hour")])
-async def test_answers_have_the_headers_that_are_documented(
+async def test_responses_have_the_documented_headers(
     app: Service,
     document: dict[str, Any],
     client: httpx.AsyncClient,
@@ -245,7 +245,7 @@ async def test_answers_have_the_headers_that_are_documented(
                 assert is_optional or name in response.headers, (path, response.status_code, name)
 
 
-def test_a_dump_that_is_not_there_is_told_in_words_of_its_own(document: dict[str, Any]) -> None:
+def test_the_404_of_a_dump_has_its_own_description(document: dict[str, Any]) -> None:
     missing = document["paths"]["/api/dumps/{name}"]["get"]["responses"]["404"]
     assert missing["description"].startswith("There is no such dump")
     example = missing["content"]["application/problem+json"]["example"]

@@ -71,7 +71,7 @@ async def test_payloads(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_head_is_get_without_the_body(client: httpx.AsyncClient) -> None:
+async def test_head_returns_the_headers_of_get(client: httpx.AsyncClient) -> None:
     for path in (*ENDPOINTS, "recent?period=year", "nothing"):
         got = await client.get(f"/api/packages/zope-interface/{path}")
         response = await client.head(f"/api/packages/zope-interface/{path}")
@@ -146,7 +146,7 @@ async def test_unknown_path(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.usefixtures("two_days")
-async def test_a_version_that_nothing_has_matches_nothing(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_version_matches_nothing(client: httpx.AsyncClient) -> None:
     versions = ("%00", "%FF", "x" * 10_000, "3.12' OR '1'='1")
     for version, endpoint in product(versions, ("python_major", "python_minor")):
         response = await client.get(f"/api/packages/requests/{endpoint}?version={version}")

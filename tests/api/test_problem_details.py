@@ -116,7 +116,7 @@ def repository_does(
     return replace
 
 
-async def test_what_nobody_thought_of_tells_nothing(
+async def test_an_unexpected_error_discloses_nothing(
     client: httpx.AsyncClient,
     repository_does: Callable[[Callable[[], Awaitable[None]]], None],
     caplog: pytest.LogCaptureFixture,
@@ -132,7 +132,7 @@ async def test_what_nobody_thought_of_tells_nothing(
 
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="", request_timeout_seconds=0.05)])
-async def test_what_takes_too_long(
+async def test_a_request_that_takes_too_long_is_a_503(
     client: httpx.AsyncClient, repository_does: Callable[[Callable[[], Awaitable[None]]], None]
 ) -> None:
     async def hang() -> None:
@@ -144,7 +144,7 @@ async def test_what_takes_too_long(
         assert problem.detail == "The answer took more than 0.05 s."
 
 
-async def test_a_stop_ends_what_takes_too_long(
+async def test_a_stop_cancels_computations_that_timed_out(
     settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if its client has gone."""
@@ -172,7 +172,7 @@ async def test_an_empty_database(client: httpx.AsyncClient) -> None:
         assert problem.detail == "No day has been published yet."
 
 
-async def test_a_database_that_goes_away(
+async def test_a_database_that_becomes_unavailable(
     client: httpx.AsyncClient, repository_does: Callable[[Callable[[], Awaitable[None]]], None]
 ) -> None:
     async def fail() -> None:
@@ -188,7 +188,7 @@ def nowhere() -> str:
     return f"postgresql://somebody:secret@127.0.0.1:{free_port()}/stats"
 
 
-async def test_a_database_that_is_not_there(
+async def test_a_database_that_can_not_be_reached(
     settings: Settings, nowhere: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = create_app(settings, nowhere)

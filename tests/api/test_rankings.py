@@ -140,7 +140,7 @@ async def test_all_packages_together(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.usefixtures("ranked")
-async def test_a_trend_has_all_of_its_days(
+async def test_a_trend_needs_all_days_to_be_published(
     client: httpx.AsyncClient, app: Service, engine: AsyncEngine
 ) -> None:
     """Nothing is told of two weeks of which a day is missing: a later day, and not the one after
@@ -186,7 +186,7 @@ async def test_pages(client: httpx.AsyncClient, app: Service, engine: AsyncEngin
 
 
 @pytest.mark.usefixtures("ranked")
-async def test_spellings_of_a_question_are_one(
+async def test_spellings_of_a_search_share_a_response(
     client: httpx.AsyncClient, queries: list[str]
 ) -> None:
     for paths in (
@@ -202,7 +202,7 @@ async def test_spellings_of_a_question_are_one(
 
 
 @pytest.mark.usefixtures("ranked")
-async def test_what_can_be_asked_without_end_is_not_kept(
+async def test_arbitrary_searches_are_not_cached(
     client: httpx.AsyncClient, queries: list[str]
 ) -> None:
     await client.get("/api/search?q=warm")
@@ -218,7 +218,7 @@ async def test_what_can_be_asked_without_end_is_not_kept(
 
 
 @given(st.text(min_size=1, max_size=200))
-def test_a_text_is_brought_to_the_spelling_of_names(text: str) -> None:
+def test_the_text_of_a_search_is_normalised(text: str) -> None:
     try:
         beginning = beginning_of_name(text)
     except ValueError:
@@ -230,7 +230,7 @@ def test_a_text_is_brought_to_the_spelling_of_names(text: str) -> None:
 
 
 @given(st.from_regex(r"[a-zA-Z0-9]([a-zA-Z0-9._-]{0,30}[a-zA-Z0-9])?", fullmatch=True))
-def test_a_name_is_its_own_beginning(name: str) -> None:
+def test_a_normalised_name_stays_as_it_is(name: str) -> None:
     assert beginning_of_name(name) == normalise(name)
     assert is_valid(normalise(name))
 
@@ -251,7 +251,7 @@ def _value(short: str) -> float:
 
 
 @given(_COUNTS)
-def test_a_count_in_short_is_near_it(count: int) -> None:
+def test_a_shortened_count_is_close_to_the_count(count: int) -> None:
     short = in_short(count)
     assert re.fullmatch(r"\d\.[1-9][kMBT]|\d{1,3}[kMB]?|\d{1,5}T", short)
     unit = max(one for one in (1, 10**3, 10**6, 10**9, 10**12) if one == 1 or count >= one)
@@ -260,12 +260,12 @@ def test_a_count_in_short_is_near_it(count: int) -> None:
 
 
 @given(_COUNTS, _COUNTS)
-def test_more_is_not_less_in_short(one: int, other: int) -> None:
+def test_shortened_counts_increase_with_the_count(one: int, other: int) -> None:
     less, more = sorted([one, other])
     assert _value(in_short(less)) <= _value(in_short(more))
 
 
-def test_counts_in_short() -> None:
+def test_shortened_counts() -> None:
     expected = {0: "0", 999: "999", 1000: "1k", 1049: "1k", 1250: "1.3k", 9949: "9.9k"}
     expected |= {9950: "10k", 10_500: "11k", 999_499: "999k", 999_500: "1M"}
     expected |= {1_940_000_000: "1.9B", 12_300_000_000_000: "12T"}
@@ -278,7 +278,7 @@ def test_the_color_of_a_badge() -> None:
     assert {count: color_of(count) for count in expected} == expected
 
 
-def test_a_character_that_names_lack_ends_a_name() -> None:
+def test_a_character_outside_of_names_ends_the_text() -> None:
     expected = {"requests ": "requests", "requests!": "requests", " Requests\t": "requests"}
     expected |= {"requests-": "requests-", "requests_ ": "requests-"}
     expected |= {"scikit learn": "scikit-learn"}

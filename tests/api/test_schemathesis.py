@@ -74,7 +74,7 @@ def address(
     assert log.read_text() == ""
 
 
-def test_every_answer_is_as_documented(address: str, dumps: DumpFolder, tmp_path: Path) -> None:
+def test_all_responses_match_the_document(address: str, dumps: DumpFolder, tmp_path: Path) -> None:
     """By its own command, which runs every phase and counts what it did."""
     report_path = tmp_path / "report.json"
     configuration = tmp_path / CONFIGURATION.name

@@ -41,7 +41,7 @@ async def test_status_of_an_empty_database(client: httpx.AsyncClient) -> None:
     }
 
 
-async def test_status_tells_what_is_held(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
+async def test_status_lists_published_days(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
     await publish(engine, days_ago(4), downloads("flask", 1))
     await publish(engine, days_ago(1), downloads("flask", 2))
     await publish(engine, days_ago(0), downloads("flask", 3, mirrors=9), downloads("numpy", 4))
@@ -100,7 +100,7 @@ async def test_status_lists_the_suspect_days(
     assert (await client.get("/api/status")).json()["suspect"] == []
 
 
-async def test_status_tells_what_is_held_back_and_why(
+async def test_status_lists_held_days_with_the_reason(
     client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     await publish(engine, days_ago(7), downloads("flask", 100))
@@ -131,7 +131,7 @@ async def test_status_tells_what_is_held_back_and_why(
     assert str(days_ago(0)) not in answer.text, "what is held is not served"
 
 
-async def test_the_figures_of_what_is_published(
+async def test_metrics_describe_the_published_days(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     await publish(engine, days_ago(1), downloads("flask", 100))
@@ -148,9 +148,7 @@ async def test_the_figures_of_what_is_published(
     assert f"pypi_stats_missing_dates {RETENTION_DAYS - 2}.0" in figures
 
 
-async def test_status_says_that_the_sample_is_one(
-    client: httpx.AsyncClient, engine: AsyncEngine
-) -> None:
+async def test_status_marks_sample_data(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
     await ingest(engine, SampleSource(), days_ago(0))
     status = (await client.get("/api/status")).json()
     assert (status["sample"], status["sources"]) == (True, ["sample"])
@@ -161,7 +159,7 @@ async def test_health_needs_no_database(client: httpx.AsyncClient) -> None:
     assert (await client.get("/health")).json() == {"status": "ok"}
 
 
-async def test_the_index_leads_on(
+async def test_the_index_lists_addresses(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     index = (await client.get("/")).json()
@@ -207,7 +205,7 @@ async def test_ready_once_migrated(
         await engine.dispose()
 
 
-async def test_asking_often_whether_it_is_ready_asks_the_database_seldom(
+async def test_readiness_checks_are_reused_for_a_second(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[ReadPool] = []
@@ -223,7 +221,7 @@ async def test_asking_often_whether_it_is_ready_asks_the_database_seldom(
     assert len(asked) == 1
 
 
-async def test_the_job_leaves_its_figures(
+async def test_the_job_sets_its_metrics(
     database_url: str, engine: AsyncEngine, client: httpx.AsyncClient
 ) -> None:
     def figure(name: str, source: str) -> float | None:
@@ -243,7 +241,7 @@ async def test_the_job_leaves_its_figures(
     assert 0 < (figure("seconds", "sample") or 0) < 60
 
 
-async def test_status_and_its_header_are_of_one_state(
+async def test_status_and_its_header_see_one_state(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A publish is committed between its queries, and heard of before it is sent."""

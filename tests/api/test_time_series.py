@@ -47,7 +47,7 @@ async def _items(client: httpx.AsyncClient, path: str) -> list[tuple[str, date, 
 
 
 @pytest.mark.usefixtures("_days")
-async def test_a_range_has_its_days(client: httpx.AsyncClient) -> None:
+async def test_a_range_contains_its_days(client: httpx.AsyncClient) -> None:
     start, end = days_ago(9), days_ago(2)
     range_ = f"start_date={start}&end_date={end}"
     assert await _items(client, f"python_major?version=3&{range_}") == [
@@ -85,7 +85,7 @@ async def test_any_split_of_a_range_adds_up_to_the_whole(client: httpx.AsyncClie
 
 
 @pytest.mark.usefixtures("_days")
-async def test_a_range_is_clamped_to_what_is_held(
+async def test_a_range_is_clamped_to_the_days_served(
     client: httpx.AsyncClient, queries: list[str]
 ) -> None:
     """And what is clamped to the same is one answer."""
@@ -104,7 +104,7 @@ async def test_a_range_is_clamped_to_what_is_held(
 
 
 @pytest.mark.usefixtures("_days")
-async def test_nothing_in_a_range_is_no_unknown_package(client: httpx.AsyncClient) -> None:
+async def test_a_range_without_downloads_is_no_404(client: httpx.AsyncClient) -> None:
     for endpoint in ENDPOINTS:
         path = f"{endpoint}?start_date={days_ago(8)}&end_date={days_ago(6)}"
         assert await _items(client, path) == []
@@ -119,7 +119,7 @@ async def test_every_wrong_argument_is_listed(client: httpx.AsyncClient) -> None
 
 
 @pytest.mark.usefixtures("_days")
-async def test_zero_where_nothing_was_downloaded_and_nothing_where_nothing_is_known(
+async def test_fill_adds_zeros_only_on_published_days(
     client: httpx.AsyncClient,
 ) -> None:
     range_ = f"start_date={days_ago(9)}"
@@ -189,7 +189,7 @@ async def test_csv(client: httpx.AsyncClient, query: str, headers: dict[str, str
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_an_argument_says_more_than_a_header(client: httpx.AsyncClient) -> None:
+async def test_the_format_argument_takes_precedence_over_accept(client: httpx.AsyncClient) -> None:
     response = await client.get(
         "/api/packages/requests/system?format=json", headers={"Accept": "text/csv"}
     )

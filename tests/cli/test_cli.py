@@ -79,7 +79,7 @@ def test_a_wrong_setting_is_named() -> None:
     "command",
     ["serve", "migrate", "ingest", "expire", "seed", "status", "history", "verify", "export"],
 )
-def test_a_database_that_is_not_there(command: str) -> None:
+def test_a_database_that_can_not_be_reached(command: str) -> None:
     port = free_port()
     url = f"postgresql://somebody:secret@127.0.0.1:{port}/stats"
     result = run(command, DATABASE_URL=url, DATABASE_WAIT_SECONDS="0")

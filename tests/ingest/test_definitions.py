@@ -63,7 +63,9 @@ def _held(
 @pytest.mark.parametrize("mixed", [1.0, 0.4, 0.0])
 @pytest.mark.parametrize("order", [DAYS, BACKFILL], ids=["daily", "backfill"])
 @pytest.mark.parametrize("after", [*LEVELS, 2.5])
-def test_no_day_is_held_for_the_change(after: float, order: list[date], mixed: float) -> None:
+def test_no_day_is_held_because_of_the_change(
+    after: float, order: list[date], mixed: float
+) -> None:
     days = [figures(day, _level(day, after, mixed)) for day in order]
     assert _held(days, KnownEvents()) == []
 
@@ -80,7 +82,7 @@ def test_a_day_that_is_half_missing_is_held(after: float, order: list[date], day
 
 
 @pytest.mark.parametrize("after", LEVELS)
-def test_the_first_day_of_a_definition_is_suspect_once_there_are_others(after: float) -> None:
+def test_an_incomplete_first_day_of_a_definition_becomes_suspect(after: float) -> None:
     """Nothing speaks against a day that has none to be compared with."""
     half = ARTIFACTS_SINCE - timedelta(days=1)
     shares = {half: 0.4}

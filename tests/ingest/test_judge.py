@@ -90,12 +90,12 @@ def test_a_half_day_and_a_double_one_are_held(
     assert f"of {day:%A}s" in reason
 
 
-def test_an_empty_database_has_nothing_to_measure_by() -> None:
+def test_an_empty_database_has_no_neighbours_to_compare_with() -> None:
     assert judge(figures(FRIDAY, 0.001), {}) is None
 
 
 @pytest.mark.parametrize("days", range(1, 7))
-def test_in_the_first_week_other_weekdays_have_to_do(days: int) -> None:
+def test_in_the_first_week_other_weekdays_are_neighbours(days: int) -> None:
     """The limits are wider: ordinary days pass, and days with few downloads do not."""
     for weekday in range(7):
         day = FRIDAY + timedelta(days=weekday)
@@ -104,7 +104,7 @@ def test_in_the_first_week_other_weekdays_have_to_do(days: int) -> None:
         assert judge(figures(day, 6), before(day, days))
 
 
-def test_days_after_it_measure_as_well_as_days_before() -> None:
+def test_later_days_are_neighbours_too() -> None:
     """A backfill begins with the latest day."""
     fridays = (FRIDAY + timedelta(weeks=week) for week in (1, 2))
     later = {day: figures(day) for day in fridays}
@@ -112,7 +112,7 @@ def test_days_after_it_measure_as_well_as_days_before() -> None:
     assert judge(figures(FRIDAY, 0.5), later)
 
 
-def test_one_odd_week_does_not_move_the_measure() -> None:
+def test_one_odd_week_does_not_change_the_median() -> None:
     published = before(FRIDAY)
     published[FRIDAY - timedelta(days=7)] = figures(FRIDAY, 0.3)
     assert judge(figures(FRIDAY), published) is None
@@ -154,7 +154,7 @@ def days_held(
 
 @pytest.mark.parametrize("level", [0.21, 0.4, 3.0, 4.9])
 @pytest.mark.parametrize("first", [FRIDAY + timedelta(days=passed) for passed in range(7)])
-def test_a_step_is_taken_when_it_has_lasted(level: float, first: date) -> None:
+def test_a_step_is_accepted_when_it_has_lasted(level: float, first: date) -> None:
     """The first three days wait for each other."""
     held_days, published = days_held(first, level, 60)
     assert held_days == [0, 1, 2]
@@ -164,9 +164,7 @@ def test_a_step_is_taken_when_it_has_lasted(level: float, first: date) -> None:
 @pytest.mark.parametrize("level", [0.0, 0.001, 0.19, 5.1, 1000])
 @pytest.mark.parametrize("first", [FRIDAY + timedelta(days=passed) for passed in range(7)])
 @pytest.mark.parametrize("step_days", [1, 3])
-def test_what_no_real_change_produces_is_never_a_step(
-    level: float, first: date, step_days: int
-) -> None:
+def test_an_implausible_change_is_never_a_step(level: float, first: date, step_days: int) -> None:
     """It lasts longer than the weeks that a day is compared with."""
     thresholds = replace(POLICY.thresholds, step_days=step_days)
     held_days, published = days_held(first, level, 50, thresholds)
@@ -174,14 +172,14 @@ def test_what_no_real_change_produces_is_never_a_step(
     assert published == before(first)
 
 
-def test_the_limits_of_a_step_are_the_operators() -> None:
+def test_settings_limit_a_step() -> None:
     thresholds = replace(POLICY.thresholds, min_step_ratio=0.5, max_step_ratio=2.5)
     assert len(days_held(FRIDAY, 0.45, 10, thresholds)[0]) == 10
     assert len(days_held(FRIDAY, 0.55, 10, thresholds)[0]) == 3
     assert len(days_held(FRIDAY, 2.6, 10, thresholds)[0]) == 10
 
 
-def test_a_new_level_is_suspect_until_it_is_the_usual_one() -> None:
+def test_a_new_level_is_suspect_until_it_is_normal() -> None:
     step = [FRIDAY + timedelta(days=passed) for passed in range(40)]
     published = before(FRIDAY)
     counts = []
@@ -227,7 +225,7 @@ def test_a_database_that_begins_in_an_outage_finds_its_level(outage: int, days: 
     assert waiting.keys() | suspects == lossy
 
 
-def test_days_that_are_read_again_after_an_outage_show_the_level() -> None:
+def test_the_level_is_found_when_days_are_read_again_after_an_outage() -> None:
     """All that is published is lossy, and each day is held as it is read again."""
     span = [FRIDAY - timedelta(days=passed) for passed in range(15)]
     published = {day: figures(day, 0.001) for day in span}
@@ -293,7 +291,7 @@ def test_sample_days_are_never_judged() -> None:
     assert KnownDays(published, {}, POLICY).suspects(date.min) == {}
 
 
-def test_days_of_the_same_kind_leave_no_room_for_half_a_day() -> None:
+def test_half_a_day_is_held_among_similar_days() -> None:
     """The first week of a new definition is like this."""
     monday = FRIDAY - timedelta(days=4)
     published = {monday: figures(monday)}
@@ -306,13 +304,13 @@ def test_days_of_the_same_kind_leave_no_room_for_half_a_day() -> None:
     assert judge(figures(saturday, 0.5), published)
 
 
-def test_a_day_far_from_all_others_is_compared_with_them_too() -> None:
+def test_a_distant_day_is_compared_with_all_others() -> None:
     long_ago = before(FRIDAY - timedelta(days=40), days=40)
     assert judge(figures(FRIDAY, 1.3), long_ago) is None
     assert judge(figures(FRIDAY, 0.01), long_ago)
 
 
-def test_days_that_still_change_make_no_step() -> None:
+def test_unsettled_days_form_no_step() -> None:
     waiting = {
         day: held(figures(day, 0.4), settled=False)
         for day in (FRIDAY + timedelta(days=passed) for passed in range(5))
@@ -330,7 +328,7 @@ def test_a_part_of_a_day_is_held_in_a_step_too() -> None:
     assert judge(figures(day, 0.25, packages=0.5), published)
 
 
-def test_thresholds_are_the_operators() -> None:
+def test_settings_set_the_thresholds() -> None:
     wide = Thresholds(0, 1e9, 0, 1e9, 0, 1e9, 1)
     assert judge(figures(FRIDAY, 0.01), before(FRIDAY), thresholds=wide) is None
     narrow = Thresholds(0.99, 1.01, 0.99, 1.01, 0.2, 5, 30)

@@ -202,7 +202,7 @@ async def test_recent_is_what_the_days_add_up_to(engine: AsyncEngine, seed: int)
             assert await repository.differences_of_last_seen() == []
 
 
-async def test_the_day_is_seen_whole_or_not_at_all(engine: AsyncEngine) -> None:
+async def test_a_publish_becomes_visible_at_once(engine: AsyncEngine) -> None:
     """Readers that ask all along see the figures of before, then those of after."""
     counts = (2, 10, 100, 1000)
     read = repository(engine)
@@ -231,7 +231,7 @@ async def test_the_day_is_seen_whole_or_not_at_all(engine: AsyncEngine) -> None:
     assert {2, 1000} <= seen <= set(counts)
 
 
-async def test_rows_are_staged_as_they_come(
+async def test_rows_are_staged_batch_by_batch(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The source is asked for the next batch when one is staged."""
@@ -257,7 +257,7 @@ async def test_rows_are_staged_as_they_come(
     assert steps == ["asked", "staged"] * 4
 
 
-async def test_a_source_that_breaks_off_publishes_nothing(engine: AsyncEngine) -> None:
+async def test_an_interrupted_source_publishes_nothing(engine: AsyncEngine) -> None:
     await publish(engine, days_ago(0), downloads("flask", 1))
     before = await everything(engine)
     source = GivenSource({days_ago(0): [downloads("flask", 9), SourceError("broke off")]})
@@ -300,7 +300,7 @@ async def test_a_day_without_rows_is_an_error(engine: AsyncEngine) -> None:
 
 
 @pytest.mark.parametrize("day", [days_ago(-1), days_ago(-1000), date(2015, 12, 31), date.min])
-async def test_a_day_that_has_no_downloads_is_refused_before_the_source_is_asked(
+async def test_an_impossible_day_is_refused_before_the_source_is_queried(
     engine: AsyncEngine, day: date
 ) -> None:
     source = GivenSource({})
@@ -340,7 +340,7 @@ def _broken(**changes: Any) -> PackageDownloads:
         ),
     ],
 )
-async def test_a_malformed_row_is_rejected_and_told(
+async def test_a_malformed_row_is_rejected_and_logged(
     engine: AsyncEngine, caplog: pytest.LogCaptureFixture, row: PackageDownloads, fault: str
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -385,7 +385,7 @@ async def test_replacing_the_sample_fails_without_loss(engine: AsyncEngine) -> N
         assert await everything(engine) == before
 
 
-async def test_sample_and_real_data_that_race_are_not_mixed(engine: AsyncEngine) -> None:
+async def test_concurrent_sample_and_real_data_are_not_mixed(engine: AsyncEngine) -> None:
     """Both find an empty database, and one of them finds it no longer so."""
     sources: list[Source] = [
         SampleSource(),
@@ -400,7 +400,7 @@ async def test_sample_and_real_data_that_race_are_not_mixed(engine: AsyncEngine)
     assert len((await everything(engine))["packages"]) in (2, 201)
 
 
-async def test_days_that_are_published_at_the_same_time_all_count(engine: AsyncEngine) -> None:
+async def test_concurrent_publishes_all_count(engine: AsyncEngine) -> None:
     await asyncio.gather(
         *(publish(engine, days_ago(ago), downloads("flask", 2**ago)) for ago in range(8))
     )
@@ -470,7 +470,7 @@ async def test_a_day_that_looks_wrong_is_held_with_its_rows(
     assert await read.recent("flask") == RecentDownloads(90, 90, 190)
 
 
-async def test_a_held_day_is_the_same_since_a_time_that_has_passed(engine: AsyncEngine) -> None:
+async def test_a_held_day_is_never_unchanged_since_a_future_time(engine: AsyncEngine) -> None:
     """Otherwise a day that was read while a clock was ahead could not settle."""
     await publish(engine, days_ago(7), downloads("flask", 100))
     for clock in (ManualClock(NOW + timedelta(days=400)), ManualClock(NOW)):
@@ -484,7 +484,7 @@ async def release(engine: AsyncEngine, day: date, *, force: bool = False) -> Pub
     return await release_held(Publisher(engine, replace(POLICY, force=force), lambda: NOW), day)
 
 
-async def test_what_is_held_is_published_when_the_operator_says_so(engine: AsyncEngine) -> None:
+async def test_force_publishes_held_rows(engine: AsyncEngine) -> None:
     await publish(engine, days_ago(7), downloads("flask", 100))
     rows = [downloads("flask", {"3.9": 1, "null": 2}, mirrors=1), downloads("new", 4)]
     with pytest.raises(HeldDayError):
@@ -507,7 +507,7 @@ async def test_what_is_held_is_published_when_the_operator_says_so(engine: Async
     assert again.digest == forced.digest
 
 
-async def test_a_day_with_rows_that_are_wrong_is_held_without_them(engine: AsyncEngine) -> None:
+async def test_a_day_with_wrong_rows_is_held_without_them(engine: AsyncEngine) -> None:
     rows = [downloads(f"p{number}", 1) for number in range(9)]
     wrong = [_broken(without_mirrors=4), _broken(without_mirrors=3)]
     message = r"2 rows are wrong: python_minor does not add up to the downloads \(5\), such as that"
@@ -523,7 +523,7 @@ async def test_a_day_with_rows_that_are_wrong_is_held_without_them(engine: Async
     assert isinstance(published, PublishedDay)
 
 
-async def test_what_was_held_beside_a_published_day_goes_when_the_source_thinks_better(
+async def test_held_rows_of_a_published_day_are_deleted_when_the_source_is_corrected(
     engine: AsyncEngine,
 ) -> None:
     """It had three times as much for a while."""
@@ -541,7 +541,7 @@ async def test_what_was_held_beside_a_published_day_goes_when_the_source_thinks_
         assert await everything(engine) == before
 
 
-async def test_a_published_day_is_not_replaced_by_less(engine: AsyncEngine) -> None:
+async def test_a_published_day_is_not_replaced_by_fewer_downloads(engine: AsyncEngine) -> None:
     await publish(engine, days_ago(0), downloads("flask", 100, mirrors=10))
     before = await everything(engine)
     with pytest.raises(ShrunkDayError, match="109 downloads with mirrors now, and 110 are publ"):
@@ -559,7 +559,7 @@ async def test_a_published_day_is_not_replaced_by_less(engine: AsyncEngine) -> N
     assert forced.downloads == 5
 
 
-async def test_the_sample_is_no_measure_for_real_data(engine: AsyncEngine) -> None:
+async def test_real_days_are_not_compared_with_the_sample(engine: AsyncEngine) -> None:
     for ago in (0, 7):
         await ingest(engine, SampleSource(), days_ago(ago))
     source = GivenSource({days_ago(0): [downloads("flask", 1)]})
@@ -661,7 +661,7 @@ class _AsksWhoWaits(GivenSource):
         return await GivenSource.partition(self, day)
 
 
-async def test_no_transaction_is_open_while_the_source_is_asked_for_a_partition(
+async def test_no_transaction_is_open_while_a_partition_is_checked(
     engine: AsyncEngine,
 ) -> None:
     day = days_ago(0)
@@ -700,7 +700,7 @@ async def test_a_forced_day_has_the_partition_that_was_seen_when_it_was_read(
     assert source.asked_days == [day]
 
 
-async def test_a_suspect_day_is_replaced_by_less_if_that_is_plausible(
+async def test_a_suspect_day_is_replaced_by_fewer_downloads_if_these_are_plausible(
     engine: AsyncEngine,
 ) -> None:
     """The source had counted everything three times."""
@@ -719,7 +719,7 @@ async def test_a_suspect_day_is_replaced_by_less_if_that_is_plausible(
         assert (corrected.downloads, corrected.suspect_reason) == (101, None)
 
 
-async def test_each_reading_decides_anew_which_days_are_suspect(engine: AsyncEngine) -> None:
+async def test_each_reading_updates_the_suspect_days(engine: AsyncEngine) -> None:
     """The first day of an empty database has nothing to be compared with."""
 
     async def suspects() -> list[date]:
@@ -772,7 +772,7 @@ async def test_a_backfill_that_begins_in_an_outage_publishes_the_normal_days(
 # Who is in whose way
 
 
-async def test_a_new_month_keeps_nobody_waiting_and_waits_for_nobody(
+async def test_creating_a_month_blocks_no_reader_and_waits_for_none(
     engine: AsyncEngine, connection: AsyncConnection
 ) -> None:
     """One reader began before and does not end, another begins before the commit."""
@@ -786,7 +786,7 @@ async def test_a_new_month_keeps_nobody_waiting_and_waits_for_nobody(
             await publish(engine, days_ago(70), downloads("flask", 1))
 
 
-async def test_a_lock_that_is_not_to_be_had_is_tried_for_again(
+async def test_a_lock_timeout_is_retried(
     engine: AsyncEngine,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -842,7 +842,7 @@ async def _stored(engine: AsyncEngine, *columns: str) -> dict[str, tuple[object,
         return {name: tuple(values) for name, *values in rows}
 
 
-async def test_a_day_has_the_breakdowns_that_its_source_gives(engine: AsyncEngine) -> None:
+async def test_a_day_has_the_breakdowns_of_its_source(engine: AsyncEngine) -> None:
     published = await publish(engine, days_ago(0), _with_all("flask", 3), _with_all("numpy", 5))
     assert list(published.breakdowns) == list(OPTIONAL_COLUMNS)
     # Releases of different packages are not summed.
@@ -854,7 +854,7 @@ async def test_a_day_has_the_breakdowns_that_its_source_gives(engine: AsyncEngin
     }
 
 
-async def test_what_is_not_ingested_is_unknown(engine: AsyncEngine) -> None:
+async def test_a_breakdown_that_is_not_ingested_is_null(engine: AsyncEngine) -> None:
     only_mirrors = downloads("mirrored", 0, mirrors=1, installer={})
     published = await publish(
         engine, days_ago(0), downloads("flask", 3, installer={"pip": 3}), only_mirrors
@@ -867,7 +867,7 @@ async def test_what_is_not_ingested_is_unknown(engine: AsyncEngine) -> None:
     }
 
 
-async def test_breakdowns_come_and_go_with_the_day(engine: AsyncEngine) -> None:
+async def test_replacing_a_day_replaces_its_breakdowns(engine: AsyncEngine) -> None:
     """A day has the breakdowns of its last ingest, and the same state each time."""
     states = []
     for _ in range(2):
@@ -883,7 +883,7 @@ async def test_breakdowns_come_and_go_with_the_day(engine: AsyncEngine) -> None:
     assert states[:6] == states[6:]
 
 
-async def test_which_breakdowns_there_are_is_in_the_digest_and_no_more(engine: AsyncEngine) -> None:
+async def test_the_digest_depends_only_on_breakdowns_that_exist(engine: AsyncEngine) -> None:
     rows = [
         downloads("flask", {"3.9": 1, "null": 2}, {"linux": 3}, mirrors=4),
         downloads("numpy", 5),
@@ -898,7 +898,7 @@ async def test_which_breakdowns_there_are_is_in_the_digest_and_no_more(engine: A
     assert len(digests) == 1 + len(OPTIONAL_COLUMNS)
 
 
-async def test_what_is_held_keeps_its_breakdowns(engine: AsyncEngine) -> None:
+async def test_a_held_day_keeps_its_breakdowns(engine: AsyncEngine) -> None:
     await publish(engine, days_ago(7), _with_all("flask", 100))
     rows = [_with_all("flask", 3), _with_all("new", 1)]
     without = [downloads("flask", 3), downloads("new", 1)]
@@ -930,7 +930,7 @@ async def test_what_is_held_keeps_its_breakdowns(engine: AsyncEngine) -> None:
         ),
     ],
 )
-async def test_a_row_without_what_its_day_has_is_wrong(
+async def test_a_row_without_a_breakdown_of_its_day_is_wrong(
     engine: AsyncEngine, row: PackageDownloads, fault: str
 ) -> None:
     right = downloads("numpy", 3, installer={"pip": 3})
@@ -958,9 +958,7 @@ async def test_a_row_without_what_its_day_has_is_wrong(
         ("implementation", ["cpython", "pypy", "other", "null"], ["CPython", "mine"]),
     ],
 )
-def test_categories_are_those_that_there_can_be(
-    column: str, right: list[str], wrong: list[str]
-) -> None:
+def test_unknown_categories_are_rejected(column: str, right: list[str], wrong: list[str]) -> None:
     columns = [*REQUIRED_COLUMNS, column]
 
     def fault(categories: list[str]) -> str | None:
@@ -975,7 +973,7 @@ def test_categories_are_those_that_there_can_be(
             assert fault([right[0], category]) == f"{column} has an unknown category"
 
 
-def test_a_row_has_the_versions_that_are_kept_apart_and_no_more() -> None:
+def test_a_row_with_too_many_versions_is_rejected() -> None:
     def fault(count: int) -> str | None:
         versions = {f"1.{number}": 1 for number in range(count)} | {"other": 1}
         row = downloads("flask", count + 1, version=versions)
@@ -989,7 +987,7 @@ def _unparsed(package: str, total: int, *breakdowns: str) -> UnparsedDownloads:
     return UnparsedDownloads([package], [total], [total], [[inside] for inside in breakdowns])
 
 
-def test_a_text_that_was_seen_is_looked_at_with_the_row_that_has_it() -> None:
+def test_a_cached_text_is_checked_against_the_totals_of_its_row() -> None:
     rejected = Rejected()
     check = RowCheck(["python_minor", "system"], rejected)
     inside, system = '"3.9":1,"3.10":2', '"linux":3'
@@ -1012,7 +1010,7 @@ def test_a_text_that_was_seen_is_looked_at_with_the_row_that_has_it() -> None:
     }
 
 
-def test_of_a_page_with_wrong_rows_the_right_ones_are_staged() -> None:
+def test_valid_rows_of_a_page_with_wrong_ones_are_staged() -> None:
     rejected = Rejected()
     names = ["a", "no name!", "b", "c", "d"]
     totals = [3, 3, 3, 3, 5]
@@ -1044,7 +1042,7 @@ def test_of_a_page_with_wrong_rows_the_right_ones_are_staged() -> None:
         ('"linux"', "system is not an object"),
     ],
 )
-def test_counts_as_text_are_as_strictly_looked_at(inside: str, fault: str | None) -> None:
+def test_counts_as_text_are_checked_as_strictly(inside: str, fault: str | None) -> None:
     assert fault_of(_unparsed("flask", 3, inside), ["system"]) == fault
 
 
@@ -1052,7 +1050,7 @@ def test_counts_are_escaped_for_copy() -> None:
     assert counts_text({r"1\2": 1}) == r'{"1\\\\2":1}'
 
 
-async def test_a_source_lets_go_of_what_it_reads_when_staging_fails(
+async def test_a_source_is_closed_when_staging_fails(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = []
@@ -1075,7 +1073,7 @@ async def test_a_source_lets_go_of_what_it_reads_when_staging_fails(
     assert ended == [days_ago(0)]
 
 
-async def test_what_is_downloaded_most_is_numbered_first(engine: AsyncEngine) -> None:
+async def test_most_downloaded_packages_get_the_lowest_ids(engine: AsyncEngine) -> None:
     """Later days do not change the numbers."""
     first = [downloads("a", 1), downloads("b", 3), downloads("c", 2, mirrors=9)]
     await publish(engine, days_ago(1), *first)
@@ -1085,7 +1083,7 @@ async def test_what_is_downloaded_most_is_numbered_first(engine: AsyncEngine) ->
     assert list(names) == [ALL_PACKAGES, "b", "c", "a", "e", "d"]
 
 
-async def test_while_rows_are_read_threads_take_short_turns(engine: AsyncEngine) -> None:
+async def test_the_switch_interval_is_short_while_rows_are_read(engine: AsyncEngine) -> None:
     turns: list[float] = []
 
     class Watching(GivenSource):

@@ -117,7 +117,7 @@ EVERY = _settings(days=365)
 NOTHING = Plan([], [], [], None)
 
 
-def test_what_is_missing_is_due_latest_first() -> None:
+def test_missing_days_are_due_latest_first() -> None:
     made = planned(at(2), all_but(ago(20), ago(1), ago(3)))
     assert made.days(catch_up=True) == [ago(1), ago(3), ago(20)]
     assert planned(at(2)) == NOTHING
@@ -156,12 +156,12 @@ def test_a_day_is_not_due_before_the_schedule_says_so() -> None:
     assert weekly.ingest_schedule.due_at(ago(7)) == at(1, TODAY + timedelta(days=1))
 
 
-def test_a_schedule_that_hardly_ever_fires_asks_for_nothing_before_the_days_served() -> None:
+def test_a_rare_schedule_plans_no_day_before_the_window() -> None:
     leap = _settings("0 0 29 2 *")
     assert planned(at(2), all_but(ago(1), last=ago(2)), settings=leap) == NOTHING
 
 
-def test_the_window_ends_with_the_latest_day_that_there_can_be() -> None:
+def test_the_window_ends_with_the_latest_complete_day() -> None:
     assert due(at(2), {ago(1): published(ago(1))})[-1] == ago(30)
     long_ago = {ago(90): published(ago(90))}
     assert due(at(2), long_ago) == [ago(days) for days in range(1, 31)]
@@ -177,7 +177,7 @@ def test_the_window_ends_with_the_latest_day_that_there_can_be() -> None:
         (24, 100, False, None),
     ],
 )
-def test_a_day_that_was_read_young_is_read_once_more(
+def test_a_day_that_was_read_soon_after_its_end_is_checked_once_more(
     checked_after_hours: float,
     now_after_hours: float,
     is_due: bool,
@@ -200,7 +200,7 @@ def test_a_day_that_was_read_young_is_read_once_more(
     ("readings", "hours"),
     [(1, 0.5), (2, 1), (3, 2), (8, 64), (11, 512), (12, 30 * 24), (1000, 30 * 24)],
 )
-def test_a_held_day_is_read_again_less_and_less_often(readings: int, hours: float) -> None:
+def test_a_held_day_is_read_again_at_growing_intervals(readings: int, hours: float) -> None:
     day = ago(25)
     read_at = at(30, day)
     waiting = held(day, read_at, readings)
@@ -215,7 +215,7 @@ def test_a_held_day_is_read_again_less_and_less_often(readings: int, hours: floa
 
 
 @pytest.mark.parametrize("retry_after", [timedelta(seconds=1), timedelta(days=7)])
-def test_no_wait_is_too_long_to_be_told(retry_after: timedelta) -> None:
+def test_long_waits_do_not_overflow(retry_after: timedelta) -> None:
     settings = _settings(retry_after=retry_after)
     waits = [
         read_again_at(settings, held(ago(1), at(0), readings)) - at(0) for readings in range(1, 200)
@@ -235,7 +235,9 @@ def test_no_wait_is_too_long_to_be_told(retry_after: timedelta) -> None:
         (50, RunOutcome.FAILED, 30 * 24),
     ],
 )
-def test_a_day_that_costs_and_fails_waits(count: int, outcome: RunOutcome, hours: float) -> None:
+def test_a_day_that_fails_after_its_query_waits(
+    count: int, outcome: RunOutcome, hours: float
+) -> None:
     day = ago(2)
     started = at(2, ago(1))
     failures = {day: Failures(count, started, outcome)}
@@ -248,7 +250,7 @@ def test_a_day_that_costs_and_fails_waits(count: int, outcome: RunOutcome, hours
         assert made.next_due == due_again
 
 
-def test_what_was_read_by_a_wrong_clock_is_read_again() -> None:
+def test_a_day_that_was_read_by_a_wrong_clock_is_read_again() -> None:
     """A clock that was years ahead stored times that do not come, so their ages are unknown."""
     day = ago(9)
     ahead = at(0) + timedelta(days=800)
@@ -270,7 +272,7 @@ def test_what_was_read_by_a_wrong_clock_is_read_again() -> None:
     assert planned(at(2), all_but(day), held(day, a_little)).again == []
 
 
-def test_what_was_read_before_comes_after_the_latest_day_and_before_the_others() -> None:
+def test_days_that_were_read_come_after_new_days_and_before_older_ones() -> None:
     """A long list of missing days does not delay the check of a day."""
     waiting = held(ago(9), at(0, ago(5)))
     days = all_but(ago(1), ago(4), ago(9), ago(20))
@@ -280,7 +282,7 @@ def test_what_was_read_before_comes_after_the_latest_day_and_before_the_others()
     assert made.again == [ago(9), ago(2)], "the longest overdue comes first"
 
 
-def test_what_could_not_be_checked_for_long_is_left_as_it_is() -> None:
+def test_a_check_that_is_overdue_for_a_week_is_skipped() -> None:
     """Else all days would be read again where the setting, or the version, is new."""
     days = {day: published(day, at(25, day)) for day in all_but()}
     assert planned(at(2), days, settings=RECHECKING).again == [
@@ -295,7 +297,7 @@ PARTITION = Partition(1, at(0))
     ("partition", "expected"),
     [(PARTITION, [1, 2, 4, 8, 15, 22, 29, 36, 43]), (None, [1, 2, 4, 8, 16, 32])],
 )
-def test_a_suspect_day_is_checked_less_and_less_often(
+def test_a_suspect_day_is_checked_at_growing_intervals(
     partition: Partition | None, expected: list[int]
 ) -> None:
     """A suspect day is checked at least once a week if a check is free."""
@@ -311,7 +313,7 @@ def test_a_suspect_day_is_checked_less_and_less_often(
             assert day not in plan(EVERY, checked - timedelta(seconds=1), known, {}, {}).again
 
 
-def test_a_suspect_day_is_checked_even_if_young_days_are_not() -> None:
+def test_a_suspect_day_is_checked_even_if_rechecks_are_disabled() -> None:
     without = _settings(days=5)
     day = ago(5)
     known = {day: published(day, at(34, day), at(34, day), suspect_reason="few")}

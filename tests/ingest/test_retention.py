@@ -63,7 +63,7 @@ async def test_exactly_the_window_is_served(engine: AsyncEngine) -> None:
         await expire_now(engine)
 
 
-async def test_retention_drops_what_lies_wholly_outside(
+async def test_retention_drops_months_outside_of_the_window(
     engine: AsyncEngine, connection: AsyncConnection
 ) -> None:
     old = days_ago(RETENTION_DAYS + 31)
@@ -93,7 +93,7 @@ async def test_retention_drops_what_lies_wholly_outside(
         (date(2025, 12, 31), []),
     ],
 )
-async def test_a_month_goes_with_the_last_of_its_days(
+async def test_a_month_is_dropped_with_its_last_day(
     engine: AsyncEngine, latest: date, dropped: list[str]
 ) -> None:
     for day in (date(2025, 12, 31), latest):
@@ -106,7 +106,7 @@ async def test_a_month_goes_with_the_last_of_its_days(
     )
 
 
-async def test_no_package_goes_while_a_month_with_its_rows_stays(engine: AsyncEngine) -> None:
+async def test_a_package_stays_while_a_month_with_its_rows_stays(engine: AsyncEngine) -> None:
     """It is outside the window, so nobody sees it, but its rows are there."""
     await publish(engine, date(2025, 12, 30), downloads("outside", 1))
     await publish(engine, date(2026, 1, 29), downloads("flask", 1))
@@ -116,7 +116,7 @@ async def test_no_package_goes_while_a_month_with_its_rows_stays(engine: AsyncEn
     assert await DownloadsRepository(engine, 30).recent("outside") is None
 
 
-async def test_what_is_held_and_what_was_run_goes_too(engine: AsyncEngine) -> None:
+async def test_retention_deletes_held_days_and_runs(engine: AsyncEngine) -> None:
     """Held days outside the window are deleted, and runs that are older than the window."""
     for ago in (10, 3):
         await publish(engine, days_ago(ago), downloads("flask", 100))
@@ -161,7 +161,7 @@ async def test_several_retentions_at_once(engine: AsyncEngine) -> None:
     assert sum(len(one.partitions) for one in expired) == 1
 
 
-async def test_a_long_reader_delays_retention_and_nobody_else(
+async def test_a_long_reader_delays_only_retention(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "EXPIRE_TRIES", 2)

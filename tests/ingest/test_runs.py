@@ -92,7 +92,7 @@ async def _backfill(
     return await ingest(engine, source, days, policy=policy)
 
 
-async def test_backfill_publishes_what_is_missing_latest_first(engine: AsyncEngine) -> None:
+async def test_backfill_publishes_missing_days_latest_first(engine: AsyncEngine) -> None:
     source = GivenSource({days_ago(ago): [downloads("flask", 1)] for ago in range(5)})
     await publish(engine, days_ago(2), downloads("flask", 7))
     outcomes = await _backfill(engine, source, days_ago(4))
@@ -106,7 +106,7 @@ async def test_backfill_publishes_what_is_missing_latest_first(engine: AsyncEngi
     assert await repository(engine).recent("flask") == RecentDownloads(1, 5, 5)
 
 
-async def test_a_day_that_fails_does_not_keep_the_others(engine: AsyncEngine) -> None:
+async def test_a_day_that_fails_does_not_stop_a_backfill(engine: AsyncEngine) -> None:
     source = GivenSource(
         {
             days_ago(0): [downloads("flask", 1)],
@@ -139,7 +139,7 @@ async def test_backfill_can_replace_the_sample(engine: AsyncEngine) -> None:
     assert {day.source for day in await repository(engine).published_days()} == {"given"}
 
 
-async def test_days_that_a_backfill_makes_plausible_are_published_in_the_end(
+async def test_a_backfill_publishes_held_days_that_become_plausible(
     engine: AsyncEngine,
 ) -> None:
     """The first ones are held beside a lossy day, until there are enough to show the level."""
@@ -169,7 +169,7 @@ async def test_seeding_fills_the_window(engine: AsyncEngine) -> None:
 # One at a time
 
 
-async def test_who_comes_second_waits(
+async def test_a_second_process_waits_for_the_lock(
     engine: AsyncEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "WAIT_SECONDS", 0.02)
@@ -200,7 +200,7 @@ async def _end_lock_connection(engine: AsyncEngine) -> None:
 
 
 @pytest.mark.parametrize("is_heard_of", [True, False])
-async def test_who_loses_the_lock_publishes_nothing(
+async def test_a_process_that_loses_the_lock_publishes_nothing(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, is_heard_of: bool
 ) -> None:
     """In the middle of a day, and whether or not the loss was heard of."""
@@ -247,7 +247,7 @@ class FailingSource(GivenSource):
         return Reading(self._batches(day), bytes_billed=7)
 
 
-async def test_what_may_pass_is_tried_again(
+async def test_temporary_errors_are_retried(
     engine: AsyncEngine, caplog: pytest.LogCaptureFixture, quick_retries: None
 ) -> None:
     source = FailingSource({days_ago(0): [downloads("flask", 1)]}, times=retries.ATTEMPTS - 1)
@@ -259,7 +259,7 @@ async def test_what_may_pass_is_tried_again(
     assert (told.outcome, told.rows, told.bytes_billed) == (RunOutcome.PUBLISHED, 1, 7)
 
 
-async def test_what_does_not_pass_is_given_up(engine: AsyncEngine, quick_retries: None) -> None:
+async def test_retries_end_after_the_last_attempt(engine: AsyncEngine, quick_retries: None) -> None:
     source = FailingSource({}, times=retries.ATTEMPTS)
     (outcome,) = await ingest(engine, source, [days_ago(0)])
     assert isinstance(outcome.error, SourceUnavailableError)
@@ -268,7 +268,7 @@ async def test_what_does_not_pass_is_given_up(engine: AsyncEngine, quick_retries
     assert (told.outcome, told.error, told.bytes_billed) == (RunOutcome.FAILED, "away", None)
 
 
-async def test_what_cannot_pass_is_not_tried_again(engine: AsyncEngine) -> None:
+async def test_permanent_errors_are_not_retried(engine: AsyncEngine) -> None:
     source = FailingSource({}, error=SourceError("bad credentials"))
     (outcome,) = await ingest(engine, source, [days_ago(0)])
     assert str(outcome) == f"{days_ago(0)} failed: bad credentials"
@@ -276,7 +276,7 @@ async def test_what_cannot_pass_is_not_tried_again(engine: AsyncEngine) -> None:
 
 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "53100"])
-async def test_what_passes_in_the_database_costs_no_second_reading(
+async def test_a_temporary_database_error_causes_no_second_reading(
     engine: AsyncEngine, quick_retries: None, sqlstate: str
 ) -> None:
     """A serialization failure, a deadlock, a lock that was not to be had, a disk that was full."""
@@ -334,7 +334,7 @@ class HangingSource(GivenSource):
 
 
 @pytest.mark.parametrize("is_recorded", [True, False])
-async def test_a_day_that_hangs_makes_room(
+async def test_a_day_that_hangs_times_out(
     engine: AsyncEngine,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -363,7 +363,7 @@ async def test_a_day_that_hangs_makes_room(
 # What is not paid for twice
 
 
-async def test_a_reading_that_breaks_off_goes_on_with_the_same_query(
+async def test_an_interrupted_reading_reuses_its_query(
     engine: AsyncEngine, quick_retries: None
 ) -> None:
     class BreakingSource(GivenSource):
@@ -399,7 +399,7 @@ async def test_a_reading_that_breaks_off_goes_on_with_the_same_query(
     assert source.queries[-1] == "query 2"
 
 
-async def test_a_query_is_used_again_after_each_of_several_kills(
+async def test_a_query_is_reused_after_several_kills(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class KilledError(BaseException):
@@ -427,7 +427,7 @@ async def test_a_query_is_used_again_after_each_of_several_kills(
     assert source.asked_days == [days_ago(0)]
 
 
-async def test_a_query_that_is_lost_is_asked_anew(engine: AsyncEngine, quick_retries: None) -> None:
+async def test_a_lost_query_is_sent_again(engine: AsyncEngine, quick_retries: None) -> None:
     class LosingSource(GivenSource):
         async def read(self, day: date, query: str | None) -> Reading:
             if query == "query 1":
@@ -440,7 +440,7 @@ async def test_a_query_that_is_lost_is_asked_anew(engine: AsyncEngine, quick_ret
     assert len(source.asked_days) == 2
 
 
-async def test_what_a_source_gave_to_no_good_is_asked_anew(engine: AsyncEngine) -> None:
+async def test_a_query_with_a_useless_result_is_sent_again(engine: AsyncEngine) -> None:
     """No rows, as of a day that has not landed, and rows that are wrong."""
     twice = [downloads("flask", 1), downloads("flask", 1)]
     for rows in ([], twice):
@@ -450,7 +450,7 @@ async def test_what_a_source_gave_to_no_good_is_asked_anew(engine: AsyncEngine) 
         assert len(source.asked_days) == 2
 
 
-async def test_a_query_is_kept_no_longer_than_its_result(
+async def test_a_query_is_not_reused_after_its_result_expired(
     engine: AsyncEngine, clock: ManualClock
 ) -> None:
     told = RunsRepository(engine)
@@ -486,7 +486,7 @@ async def _released(engine: AsyncEngine) -> list[PublishedDay]:
         ]
 
 
-async def test_what_has_become_plausible_is_published_as_it_was_read(engine: AsyncEngine) -> None:
+async def test_a_plausible_held_day_is_published_as_it_was_read(engine: AsyncEngine) -> None:
     """A day that was published since makes it plausible."""
     await publish(engine, days_ago(14), downloads("flask", 1000))
     await _hold(engine, days_ago(7), downloads("flask", 300))
@@ -509,7 +509,7 @@ async def test_a_day_with_wrong_rows_is_not_released(engine: AsyncEngine) -> Non
     assert await _released(engine) == []
 
 
-async def test_what_cannot_be_released_keeps_nothing_from_it(
+async def test_a_day_that_can_not_be_released_does_not_block_others(
     engine: AsyncEngine, connection: AsyncConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A held day that is no longer in the window."""
@@ -531,7 +531,7 @@ async def test_what_cannot_be_released_keeps_nothing_from_it(
 # The history
 
 
-async def test_each_run_is_kept(engine: AsyncEngine) -> None:
+async def test_each_run_is_recorded(engine: AsyncEngine) -> None:
     source = GivenSource(
         {
             days_ago(0): [downloads("flask", 100), downloads("numpy", 100)],
@@ -554,7 +554,7 @@ async def test_each_run_is_kept(engine: AsyncEngine) -> None:
         assert timedelta(0) <= run.ended_at - run.started_at < timedelta(minutes=1)
 
 
-async def test_a_run_that_is_stopped_says_so(engine: AsyncEngine) -> None:
+async def test_a_stopped_run_is_recorded_as_stopped(engine: AsyncEngine) -> None:
     waiting = asyncio.Event()
 
     class WaitingSource(GivenSource):
@@ -575,7 +575,7 @@ async def test_a_run_that_is_stopped_says_so(engine: AsyncEngine) -> None:
     assert told.ended_at
 
 
-async def test_a_run_without_an_end_was_interrupted(engine: AsyncEngine) -> None:
+async def test_a_run_without_an_end_is_recorded_as_interrupted(engine: AsyncEngine) -> None:
     await RunsRepository(engine).begin(days_ago(0), "given", NOW)
     (told,) = await history(engine)
     assert (told.outcome, told.ended_at) == (RunOutcome.INTERRUPTED, None)

@@ -85,7 +85,7 @@ def impatient_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "LOOK_SECONDS", 0.02)
 
 
-def test_the_wall_clock_is_looked_at_often_enough() -> None:
+def test_the_wall_clock_is_checked_often_enough() -> None:
     """The job starts within two minutes after the wall clock has passed its time."""
     assert scheduler.LOOK_SECONDS <= 120
 
@@ -127,7 +127,7 @@ async def test_it_runs_at_the_start_and_at_one_utc_by_default(
     tzlocal.reload_localzone()
 
 
-async def test_it_runs_again_when_it_said_that_something_is_due() -> None:
+async def test_the_job_runs_again_at_the_time_it_returned() -> None:
     with time_machine.travel(datetime(2026, 11, 28, 12, tzinfo=UTC), tick=True):
         job = RecordedJob([utc_now() + timedelta(seconds=0.3), utc_now() + timedelta(seconds=0.6)])
         first, second = job.answers
@@ -151,7 +151,9 @@ async def test_the_earliest_due_time_wins(earlier_first: bool) -> None:
             assert ingests.next_run == times[0]
 
 
-async def test_it_runs_after_the_wall_clock_jumped_past_its_time(impatient_looks: None) -> None:
+async def test_the_job_runs_after_the_wall_clock_jumped_past_its_time(
+    impatient_looks: None,
+) -> None:
     """The wall clock jumps and the monotonic clock does not, as after a sleep of the machine."""
     with time_machine.travel(datetime(2026, 11, 28, tzinfo=UTC), tick=True) as clock:
         job = RecordedJob()
@@ -177,7 +179,7 @@ async def test_a_follow_up_runs_after_the_wall_clock_jumped_past_its_time(
             await until(lambda: len(job.ran) == 2)
 
 
-async def test_it_runs_by_the_new_time_after_the_clock_was_set_back(impatient_looks: None) -> None:
+async def test_the_job_follows_the_clock_after_it_was_set_back(impatient_looks: None) -> None:
     right = datetime(2026, 11, 28, tzinfo=UTC)
     with time_machine.travel(right + timedelta(days=400), tick=True) as clock:
         job = RecordedJob([utc_now() + timedelta(hours=2)])
@@ -257,7 +259,9 @@ async def test_it_runs_inside_the_service(
             assert next_run > utc_now()
 
 
-async def test_a_process_that_only_serves_has_none(database_url: str, engine: AsyncEngine) -> None:
+async def test_a_process_that_only_serves_has_no_job(
+    database_url: str, engine: AsyncEngine
+) -> None:
     app = create_app(Settings(ingest_source=IngestSource.NONE), database_url)
     async with app.running():
         assert app.state.next_run() is None
@@ -267,7 +271,7 @@ async def test_a_process_that_only_serves_has_none(database_url: str, engine: As
 # What it does
 
 
-async def test_it_catches_up_latest_first_within_its_budget(
+async def test_the_job_catches_up_latest_first_within_its_budget(
     database_url: str, engine: AsyncEngine, settings: Settings
 ) -> None:
     sample = SampleSource()
@@ -334,7 +338,7 @@ async def test_a_partition_that_changes_after_its_check_does_not_lift_the_budget
     assert source.asked_days == [first, second]
 
 
-async def test_what_is_published_is_left_as_it_is(database_url: str, engine: AsyncEngine) -> None:
+async def test_published_days_are_not_read_again(database_url: str, engine: AsyncEngine) -> None:
     settings = settings_with(retention_days=30, ingest_max_days_per_run=30)
     await run_ingest_job(settings, database_url, lambda: NOW)
     first = await DownloadsRepository(engine, 30).published_days()
@@ -344,7 +348,7 @@ async def test_what_is_published_is_left_as_it_is(database_url: str, engine: Asy
     assert len(await history(engine)) == 30
 
 
-async def test_a_young_day_is_read_again_and_replaced_when_it_grew(
+async def test_a_recent_day_is_replaced_if_it_grew(
     database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_with(ingest_max_days_per_run=2, retention_days=30)
@@ -436,7 +440,7 @@ async def test_late_data_that_arrives_in_three_parts(
     assert [run.outcome for run in await history(engine)] == ["published", "held", "held"]
 
 
-async def test_a_new_level_is_taken_once_it_has_held_for_some_days(
+async def test_a_new_level_is_published_after_some_days(
     database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three times as much from one day on: held, read again, and then all of it is published."""
@@ -468,7 +472,7 @@ async def test_a_new_level_is_taken_once_it_has_held_for_some_days(
     ]
 
 
-async def test_processes_that_find_another_at_it_add_no_days_of_their_own(
+async def test_waiting_processes_read_no_additional_days(
     database_url: str, engine: AsyncEngine, settings: Settings
 ) -> None:
     await run_ingest_job(settings, database_url, lambda: NOW)
@@ -481,7 +485,7 @@ async def test_processes_that_find_another_at_it_add_no_days_of_their_own(
     assert len(await published(engine)) == 2 * settings.ingest_max_days_per_run
 
 
-async def test_a_day_that_the_source_refuses_does_not_keep_the_others(
+async def test_a_day_that_the_source_refuses_does_not_stop_the_job(
     database_url: str, engine: AsyncEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class RefusingSource(GivenSource):
@@ -518,7 +522,7 @@ async def test_a_run_without_work_does_not_hide_that_days_fail(
     assert _success() == 1
 
 
-async def test_what_fails_and_may_pass_is_tried_again_soon(
+async def test_temporary_failures_are_retried_soon(
     database_url: str,
     engine: AsyncEngine,
     settings: Settings,
@@ -538,7 +542,7 @@ async def test_what_fails_and_may_pass_is_tried_again_soon(
     assert record.getMessage() == f"ingest: {days_ago(0)} failed: broke off"
 
 
-async def test_what_cannot_pass_waits_for_the_schedule(
+async def test_permanent_failures_wait_for_the_schedule(
     database_url: str,
     settings: Settings,
     caplog: pytest.LogCaptureFixture,
@@ -558,7 +562,7 @@ async def test_what_cannot_pass_waits_for_the_schedule(
     assert record.exc_info is None
 
 
-async def test_a_day_that_costs_and_fails_is_asked_for_less_and_less_often(
+async def test_a_day_that_fails_after_its_query_is_retried_at_growing_intervals(
     database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process is restarted often. Earlier days are ingested meanwhile."""
@@ -591,7 +595,7 @@ async def test_a_process_that_finds_another_one_ingesting_reads_the_latest_day_l
     assert await published(engine) == [days_ago(0)]
 
 
-async def test_the_latest_day_is_read_soon_after_the_database_was_away(
+async def test_the_latest_day_is_read_soon_after_a_database_outage(
     database_url: str, engine: AsyncEngine, settings: Settings
 ) -> None:
     away = f"postgresql://u@127.0.0.1:{free_port()}/d"
@@ -614,7 +618,7 @@ async def test_a_failure_is_one_line_and_the_next_run_is_free(
         assert record.exc_info is None
 
 
-async def test_a_database_that_is_not_there_is_one_line(
+async def test_an_unreachable_database_is_one_log_line(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await run_ingest_job(settings, f"postgresql://u@127.0.0.1:{free_port()}/d", lambda: NOW)
@@ -623,9 +627,7 @@ async def test_a_database_that_is_not_there_is_one_line(
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
-def test_what_nobody_thought_of_is_logged_without_secrets(
-    database_url: str, log_format: str
-) -> None:
+def test_an_unexpected_error_is_logged_without_secrets(database_url: str, log_format: str) -> None:
     """In a process of its own, since logging is set up once in each."""
     script = """
 import asyncio
@@ -655,7 +657,7 @@ asyncio.run(scheduler.run_ingest_job(settings, settings.database_url.get_secret_
     assert "TopSecret" not in result.stderr
 
 
-async def test_a_job_that_is_stopped_says_so(
+async def test_a_stopped_job_is_logged(
     database_url: str,
     engine: AsyncEngine,
     settings: Settings,

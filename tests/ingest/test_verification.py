@@ -37,7 +37,7 @@ async def corrupt(engine: AsyncEngine, statement: str) -> None:
         await connection.exec_driver_sql(statement)
 
 
-async def test_what_was_published_is_as_published(engine: AsyncEngine) -> None:
+async def test_published_days_have_no_differences(engine: AsyncEngine) -> None:
     """In any order, published again with other packages, and after retention."""
     random = Random(1)
     # The oldest goes first: later it would be outside the window.
@@ -51,7 +51,7 @@ async def test_what_was_published_is_as_published(engine: AsyncEngine) -> None:
         assert await differences(engine) == []
 
 
-async def test_sample_data_is_as_published(engine: AsyncEngine) -> None:
+async def test_sample_data_has_no_differences(engine: AsyncEngine) -> None:
     for day in (LATEST, BEFORE):
         await ingest(engine, SampleSource(), day)
     assert await differences(engine) == []
@@ -81,7 +81,9 @@ _CHANGES = dict(case.split(": ", 1) for case in re.split(r"\n(?! )", _CASES.stri
 
 
 @pytest.mark.parametrize("change", _CHANGES)
-async def test_what_differs_is_said_and_nothing_else(engine: AsyncEngine, change: str) -> None:
+async def test_verification_reports_exactly_the_differences(
+    engine: AsyncEngine, change: str
+) -> None:
     counts: dict[str, dict[str, dict[str, int]]] = {"flask": {}, "numpy": {}}
     if change.startswith("optional"):
         counts["flask"] = {"installer": {"pip": 4}, "version": {"1.0": 4}}
@@ -98,7 +100,7 @@ async def test_what_differs_is_said_and_nothing_else(engine: AsyncEngine, change
     assert await differences(engine, BEFORE) == []
 
 
-async def test_a_package_that_is_gone(engine: AsyncEngine) -> None:
+async def test_a_missing_package_is_a_difference(engine: AsyncEngine) -> None:
     """Its rows count still, and are not the same without their name."""
     await publish(engine, LATEST, downloads("flask", 10), downloads("numpy", 20))
     await corrupt(engine, "DELETE FROM packages WHERE name = 'flask'")

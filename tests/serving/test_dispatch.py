@@ -94,7 +94,7 @@ async def _respond(
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip", "gzip, br, zstd"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_both_ways_send_the_same(
+async def test_protocol_and_asgi_send_the_same_response(
     app: Service,
     client: httpx.AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
@@ -260,7 +260,7 @@ async def test_trusted_proxies_name_the_client(
     assert shown == ["203.0.113.1"] * 3 + ["203.0.113.2", "127.0.0.1", "192.0.2.1"]
 
 
-async def test_shared_limits_are_waited_for(database_url: str) -> None:
+async def test_the_dispatcher_waits_for_shared_limits(database_url: str) -> None:
     uri = SecretStr(f"redis://127.0.0.1:{free_port()}/0")
     app = create_app(Settings(rate_limits="9/hour", rate_limit_storage_uri=uri), database_url)
     transport = httpx.ASGITransport(app)

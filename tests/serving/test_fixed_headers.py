@@ -28,7 +28,7 @@ def settings() -> Settings:
 
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="6/hour")])
-async def test_every_answer_is_for_every_page(
+async def test_pages_of_all_origins_may_read_responses(
     app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With an Origin and without, so that a cache in front keeps one answer for all."""
@@ -50,7 +50,7 @@ async def test_every_answer_is_for_every_page(
     assert response.headers["access-control-allow-origin"] == "*"
 
 
-async def test_browsers_do_nothing_else_with_an_answer(client: httpx.AsyncClient) -> None:
+async def test_responses_have_security_headers(client: httpx.AsyncClient) -> None:
     for path in ("/", "/api/status", "/api/nothing", "/openapi.json", "/metrics"):
         headers = (await client.get(path)).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -90,7 +90,7 @@ async def test_preflights_are_answered_and_not_counted(client: httpx.AsyncClient
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_every_answer_tells_the_latest_day(client: httpx.AsyncClient) -> None:
+async def test_every_response_has_the_latest_day(client: httpx.AsyncClient) -> None:
     for path, status in (
         ("/api/packages/requests/recent", 200),
         ("/api/packages/reqeusts/recent", 404),

@@ -53,7 +53,7 @@ async def _listeners(engine: AsyncEngine) -> list[int]:
         return list(await connection.scalars(text(query)))
 
 
-async def test_a_publish_is_heard_of_at_once(
+async def test_a_publish_is_announced_at_once(
     watched: Freshness, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHECK_SECONDS", 3600.0)
@@ -64,7 +64,7 @@ async def test_a_publish_is_heard_of_at_once(
     await until(lambda: _latest(watched) == days_ago(0))
 
 
-async def test_what_was_not_heard_is_found(
+async def test_a_check_finds_a_publish_without_announcement(
     watched: Freshness, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As behind a pooler that passes no announcement on."""
@@ -78,7 +78,7 @@ async def test_what_was_not_heard_is_found(
     await until(lambda: watched.publication != known)
 
 
-async def test_a_lost_connection_is_made_anew(
+async def test_a_lost_connection_is_replaced(
     watched: Freshness,
     engine: AsyncEngine,
     monkeypatch: pytest.MonkeyPatch,
@@ -102,7 +102,7 @@ async def test_a_lost_connection_is_made_anew(
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_what_can_not_be_confirmed_is_served_as_stale(
+async def test_an_unconfirmed_publication_is_served_as_stale(
     app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is away: what is known is still answered, and says how old it may be."""
@@ -164,7 +164,7 @@ def _max_age(headers: dict[bytes, bytes]) -> int:
         (timedelta(hours=-3), 60),
     ],
 )
-def test_how_long_an_answer_can_be_kept(due_in: timedelta, max_age: int) -> None:
+def test_max_age_lasts_until_the_next_day_is_due(due_in: timedelta, max_age: int) -> None:
     headers = _headers(due_in, _published(), _published())
     assert _max_age(headers) == max_age
     assert headers[b"last-modified"] == b"Sun, 22 Nov 2026 02:00:00 GMT"
@@ -176,7 +176,7 @@ def test_how_long_an_answer_can_be_kept(due_in: timedelta, max_age: int) -> None
     ("recheck_after_hours", "max_age"),
     [(0, 5 * 3600), (6, 5 * 3600), (12, 60), (14, 2 * 3600), (24 + 15, 3 * 3600), (48, 5 * 3600)],
 )
-def test_it_ends_when_a_day_is_read_again(recheck_after_hours: float, max_age: int) -> None:
+def test_max_age_ends_when_a_day_is_checked_again(recheck_after_hours: float, max_age: int) -> None:
     recheck_after = timedelta(hours=recheck_after_hours)
     due_at = NOON + timedelta(hours=5)
     freshness = Freshness("", 30, lambda _: due_at, lambda: NOON, recheck_after)
@@ -193,12 +193,12 @@ def test_it_ends_when_a_day_is_read_again(recheck_after_hours: float, max_age: i
         {"days": _published().days[-1:]},
     ],
 )
-def test_it_is_short_while_days_are_held_suspect_or_missing(changes: dict[str, Any]) -> None:
+def test_max_age_is_short_while_days_are_held_suspect_or_missing(changes: dict[str, Any]) -> None:
     changed = _published(**changes)
     assert _max_age(_headers(timedelta(hours=5), changed, changed)) == 60
 
 
-def test_it_is_short_for_what_is_no_longer_published() -> None:
+def test_max_age_is_short_for_another_publication() -> None:
     """Or not yet known to be published."""
     other = _published(version="other", published_at=NOON)
     headers = _headers(timedelta(hours=5), _published(), other)
@@ -257,7 +257,7 @@ async def test_a_database_that_is_unusable_is_logged_once(
     assert [record.message for record in caplog.records[1:]] == ["the database is back"]
 
 
-async def test_a_database_that_comes_later_is_found(
+async def test_a_database_that_starts_later_is_found(
     database_url: str,
     engine: AsyncEngine,
     monkeypatch: pytest.MonkeyPatch,

@@ -128,7 +128,7 @@ async def test_a_current_tag_costs_no_query(
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_other_tags_and_other_questions_are_answered(client: httpx.AsyncClient) -> None:
+async def test_other_tags_and_other_requests_get_a_body(client: httpx.AsyncClient) -> None:
     tag = (await client.get(_path("recent"))).headers["etag"]
     for path, given in (
         ("recent", '"other"'),
@@ -197,7 +197,7 @@ async def test_dates(client: httpx.AsyncClient, queries: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_equal_questions_are_asked_once(
+async def test_equal_requests_share_a_cached_response(
     client: httpx.AsyncClient, queries: list[str]
 ) -> None:
     first = await client.get(_path("overall?mirrors=true"))
@@ -214,7 +214,7 @@ async def test_equal_questions_are_asked_once(
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_many_who_ask_at_once_are_one_query(
+async def test_concurrent_equal_requests_share_one_query(
     client: httpx.AsyncClient, queries: list[str]
 ) -> None:
     responses = await asyncio.gather(*(client.get(_path("recent")) for _ in range(20)))
@@ -229,7 +229,7 @@ async def test_many_who_ask_at_once_are_one_query(
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_a_publish_ends_what_was_kept(
+async def test_a_publish_empties_the_cache(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     before = await client.get(_path("recent"))
@@ -284,7 +284,7 @@ def held_after_its_query(
 
 
 @pytest.mark.parametrize("path", ["recent", "unknown/recent", "overall", "python_minor"])
-async def test_headers_are_of_what_was_published_when_the_query_ran(
+async def test_headers_describe_the_publication_that_the_query_saw(
     app: Service,
     client: httpx.AsyncClient,
     engine: AsyncEngine,
@@ -333,7 +333,7 @@ def _max_age(response: httpx.Response) -> int:
 
 @pytest.mark.usefixtures("known_days")
 @pytest.mark.parametrize("is_ahead", [True, False])
-async def test_the_state_that_is_read_need_not_be_the_one_that_was_heard_of(
+async def test_a_query_may_see_another_publication_than_the_listener(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine, is_ahead: bool
 ) -> None:
     """With several replicas behind one address, each connection may have another one. Here the
@@ -373,7 +373,7 @@ async def _scalar(engine: AsyncEngine, value: ColumnElement[datetime]) -> dateti
         return (await connection.scalars(select(value))).one()
 
 
-async def test_a_publish_gets_its_time_last(engine: AsyncEngine) -> None:
+async def test_the_time_of_a_publish_is_taken_last(engine: AsyncEngine) -> None:
     """Responses before and after its commit have different `Last-Modified`."""
     times: list[datetime] = []
     steps: dict[Step, datetime] = {}
@@ -392,7 +392,7 @@ async def test_a_publish_gets_its_time_last(engine: AsyncEngine) -> None:
 
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="", response_cache_max_bytes=0)])
-async def test_without_a_cache_each_answer_is_a_query(
+async def test_without_a_cache_each_response_needs_a_query(
     client: httpx.AsyncClient, known_days: None, queries: list[str]
 ) -> None:
     for _ in range(3):
@@ -406,7 +406,7 @@ async def test_without_a_cache_each_answer_is_a_query(
 
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="", response_cache_max_bytes=10_000)])
-async def test_the_cache_is_bounded_and_drops_what_was_not_asked_for_longest(
+async def test_the_cache_is_bounded_and_evicts_the_least_recently_used(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine, queries: list[str]
 ) -> None:
     names = [f"package-{number}" for number in range(30)]
@@ -427,7 +427,7 @@ async def test_the_cache_is_bounded_and_drops_what_was_not_asked_for_longest(
     ("endpoint", "encoding"),
     [("recent", "identity"), *(("python_minor", encoding) for encoding in ("gzip", "br", "zstd"))],
 )
-async def test_entries_take_the_memory_that_is_told(
+async def test_cache_entries_take_the_memory_that_the_metric_reports(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine, endpoint: str, encoding: str
 ) -> None:
     names = [f"package-{number}" for number in range(200)]
@@ -451,7 +451,7 @@ async def test_entries_take_the_memory_that_is_told(
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_a_flood_of_questions_without_an_answer_is_not_kept(
+async def test_errors_and_empty_results_are_not_cached(
     client: httpx.AsyncClient,
 ) -> None:
     await client.get(_path("system"))
@@ -468,7 +468,7 @@ async def test_a_flood_of_questions_without_an_answer_is_not_kept(
 
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="", response_cache_max_bytes=40_000)])
-async def test_days_and_sets_that_clients_make_up_push_nothing_else_out(
+async def test_a_flood_of_ranges_and_sets_evicts_only_its_own_entries(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine, queries: list[str]
 ) -> None:
     names = [f"package-{number}" for number in range(8)]
@@ -528,7 +528,7 @@ async def test_bodies_are_compressed_once(client: httpx.AsyncClient, long_series
 
 @pytest.mark.parametrize("is_large", [True, False])
 @pytest.mark.parametrize("query", ["", "?format=csv", "?fill=zero"])
-async def test_large_bodies_are_made_in_a_thread(
+async def test_large_bodies_are_rendered_in_a_thread(
     client: httpx.AsyncClient,
     long_series: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -658,11 +658,11 @@ async def test_ranges(client: httpx.AsyncClient, long_series: str, encoding: str
         ("br;q=1;x=1", "br"),
     ],
 )
-def test_what_a_client_accepts(accept_encoding: str, preferred: str) -> None:
+def test_accept_encoding_selects_the_compression(accept_encoding: str, preferred: str) -> None:
     assert preferred_encoding(accept_encoding.encode()) == preferred
 
 
-def test_another_rendering_has_another_name() -> None:
+def test_another_rendering_has_another_tag() -> None:
     """Tags tell the rendering by its name: where bytes change, the name has to."""
     texts = sorted(text for goldens in ALL_GOLDENS for text in goldens.values())
     undated = re.sub(r"\d{4}-\d\d-\d\d", "DAY", "".join([*texts, CSV]))
@@ -671,7 +671,7 @@ def test_another_rendering_has_another_name() -> None:
 
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="", request_timeout_seconds=0.3)])
-async def test_nobody_waits_longer_for_another_who_asks_the_same(
+async def test_a_request_that_shares_a_computation_has_its_own_timeout(
     app: Service, client: httpx.AsyncClient, known_days: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -689,7 +689,7 @@ async def test_nobody_waits_longer_for_another_who_asks_the_same(
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_a_newline_after_a_path_leads_nowhere(client: httpx.AsyncClient) -> None:
+async def test_a_path_with_a_trailing_newline_is_not_found(client: httpx.AsyncClient) -> None:
     """A proxy that guards a path would not know this one for it."""
     for path in (_path("recent"), "/metrics", "/health", "/openapi.json"):
         assert (await client.get(f"{path}%0A")).status_code == 404

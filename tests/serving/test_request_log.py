@@ -18,7 +18,7 @@ from tests.waiting import wait_until
 ENDPOINT = "/api/packages/{package}/recent"
 
 
-async def test_an_id_leads_from_an_answer_to_the_log(client: httpx.AsyncClient) -> None:
+async def test_response_and_log_have_the_same_request_id(client: httpx.AsyncClient) -> None:
     first, second = [await client.get("/nothing") for _ in range(2)]
     ids = [answer.headers["x-request-id"] for answer in (first, second)]
     assert len(set(ids)) == 2
@@ -31,7 +31,7 @@ async def test_an_id_leads_from_an_answer_to_the_log(client: httpx.AsyncClient) 
         assert re.fullmatch("[0-9a-f]{16}", response.headers["x-request-id"])
 
 
-async def test_what_is_logged_meanwhile_has_the_id(
+async def test_log_lines_of_a_request_have_its_id(
     app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
@@ -66,7 +66,7 @@ QUESTIONS = {
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-async def test_one_line_a_request(
+async def test_each_request_is_one_log_line(
     database_url: str, capfd: pytest.CaptureFixture[str], log_format: str
 ) -> None:
     settings = Settings(rate_limits="", log_format=log_format, log_level="info")
@@ -108,7 +108,7 @@ async def test_one_line_a_request(
 @pytest.mark.parametrize(
     "settings", [Settings(request_log=False), Settings(log_level="warning", request_log=True)]
 )
-async def test_requests_are_not_logged_where_nobody_wants_it(
+async def test_the_request_log_can_be_disabled(
     client: httpx.AsyncClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
     await client.get("/health")
@@ -151,7 +151,9 @@ async def test_requests_are_counted_by_route_and_status(client: httpx.AsyncClien
 
 @pytest.mark.usefixtures("known_days")
 @pytest.mark.parametrize("settings", [Settings(rate_limits="3/hour")])
-async def test_answers_are_counted_by_what_they_cost(client: httpx.AsyncClient) -> None:
+async def test_requests_are_counted_by_result_of_the_cache_lookup(
+    client: httpx.AsyncClient,
+) -> None:
     before = _figures((await client.get("/metrics")).text)
     path = "/api/packages/requests/recent"
     tag = (await client.get(path)).headers["etag"]
@@ -174,7 +176,7 @@ async def test_answers_are_counted_by_what_they_cost(client: httpx.AsyncClient) 
     assert after[in_use,] == before[in_use,]
 
 
-def test_one_of_several_processes_answers_for_all(sample_url: str, tmp_path: Path) -> None:
+def test_each_process_returns_the_metrics_of_all(sample_url: str, tmp_path: Path) -> None:
     environment = {"DATABASE_URL": sample_url, "WORKERS": "2", "LOG_FORMAT": "json"}
     log = tmp_path / "log"
     with served(tmp_path, log, (), **environment) as (address, process):

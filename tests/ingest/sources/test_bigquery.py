@@ -163,7 +163,7 @@ async def test_every_rule(table: Table) -> None:
     assert rows == {}
 
 
-async def test_answers_are_read_by_what_is_fast(
+async def test_responses_are_parsed_by_orjson(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table.insert(Event(project="requests"))
@@ -298,7 +298,7 @@ def _dashed(breakdown: Breakdown) -> str:
     return breakdown.name.replace("_", "-")
 
 
-async def test_what_is_made_up_grows_no_row(table: Table) -> None:
+async def test_invented_values_add_no_categories(table: Table) -> None:
     """3,000 releases, some of them more than once, and as many installers."""
     releases = [f"1.{number}" for number in range(3_000)]
     often = releases[50:2_000:50]
@@ -314,7 +314,7 @@ async def test_what_is_made_up_grows_no_row(table: Table) -> None:
     assert row.breakdowns["version"] == kept | {"other": total - sum(kept.values())}
 
 
-async def test_a_release_named_other_is_one_of_the_others(table: Table) -> None:
+async def test_a_release_named_other_counts_as_other(table: Table) -> None:
     """This is so whether or not it is among the most downloaded releases."""
     releases = [f"1.{number}" for number in range(MAX_VERSIONS)]
     table.insert(
@@ -331,7 +331,7 @@ async def test_a_release_named_other_is_one_of_the_others(table: Table) -> None:
     assert rows["often"].breakdowns["version"] == kept
 
 
-def test_what_is_not_ingested_is_not_mentioned() -> None:
+def test_the_query_reads_no_columns_of_other_breakdowns() -> None:
     for chosen in (*((one,) for one in OPTIONAL_BREAKDOWNS), OPTIONAL_BREAKDOWNS, ()):
         query = day_query("a.b.c", columns_with(chosen), DAY)
         for breakdown in OPTIONAL_BREAKDOWNS:
@@ -377,7 +377,7 @@ async def test_which_files_count_until_pypi_counts_only_artifacts(table: Table, 
     assert source.counted_files(day) is CountedFiles.ARTIFACTS
 
 
-def test_names_of_files_are_read_only_where_they_decide() -> None:
+def test_file_names_are_read_only_if_they_decide() -> None:
     for day, counted_files in product(
         (ARTIFACTS_SINCE - timedelta(1), ARTIFACTS_SINCE, ARTIFACTS_SINCE + timedelta(1)),
         CountedFiles,
@@ -387,7 +387,7 @@ def test_names_of_files_are_read_only_where_they_decide() -> None:
         assert ("filename" in query) == decide
 
 
-async def test_a_query_by_another_rule_is_another(table: Table) -> None:
+async def test_a_query_by_another_rule_has_another_id(table: Table) -> None:
     """It differs even for a day on which both count the same, because the day records its rule."""
     table.insert(Event())
     query = await table.source().begin(DAY)
@@ -440,7 +440,7 @@ async def test_a_day_of_the_same_rows_is_replaced_for_its_rule(
     assert versions[0] != versions[1], "what is compared changes"
 
 
-async def test_a_query_with_other_breakdowns_is_another(table: Table) -> None:
+async def test_a_query_with_other_breakdowns_has_another_id(table: Table) -> None:
     table.insert(Event())
     query = await table.source(breakdowns=[CI]).begin(DAY)
     with pytest.raises(QueryLostError, match="other counting rules"):
@@ -486,13 +486,13 @@ async def test_a_day_without_events_is_an_error(table: Table, engine: AsyncEngin
         await ingest(engine, table.source(), DAY)
 
 
-async def test_a_table_that_is_not_there(table: Table) -> None:
+async def test_a_missing_table(table: Table) -> None:
     with pytest.raises(SourceError, match=r"^BigQuery: .*nothing") as caught:
         await table.read(table.source(table="emulator.pypi.nothing"))
     assert "\n" not in str(caught.value)
 
 
-async def test_a_dry_run_asks_for_the_same_query(
+async def test_a_dry_run_sends_the_same_query(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -621,9 +621,7 @@ def silent_host(listener: socket.socket) -> str:
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-async def test_a_silent_server_is_given_up(
-    silent_host: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_silent_server_times_out(silent_host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bigquery_source, "REQUEST_TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.1)
     source = create_source(Settings(bigquery_emulator_host=silent_host))
@@ -696,7 +694,7 @@ async def test_a_query_that_never_ends_fails_its_day_and_no_other(
         assert "no answer within 1 s" in str(outcome.result)
 
 
-async def test_nothing_waits_for_a_server_that_was_given_up(
+async def test_the_process_does_not_wait_for_calls_that_timed_out(
     silent_host: str, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 1)
@@ -744,7 +742,7 @@ def _refusal(status: int, reason: str) -> GoogleAPICallError:
     ],
     ids=repr,
 )
-def test_what_may_pass_is_told_from_what_cannot(error: Exception, is_temporary: bool) -> None:
+def test_temporary_errors_are_recognised(error: Exception, is_temporary: bool) -> None:
     with pytest.raises(SourceError) as caught, bigquery_client.source_errors():
         raise error
     assert caught.value.is_temporary == is_temporary
@@ -769,7 +767,7 @@ def test_the_emulator_needs_no_credentials(
     assert "BIGQUERY_EMULATOR_HOST is set" in caplog.text
 
 
-def test_without_credentials_the_error_says_which_there_are() -> None:
+def test_the_error_without_credentials_lists_the_settings() -> None:
     with pytest.raises(SettingsError) as caught:
         create_source(Settings())
     for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT_JSON", "INGEST_SOURCE"):
@@ -823,7 +821,7 @@ def test_a_key_without_a_project_is_not_enough(service_account: str) -> None:
         SERVICE_ACCOUNT.replace('"type"', '"token_uri": 5, "type"'),
     ],
 )
-def test_a_file_that_holds_no_key(
+def test_a_file_without_a_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
     path = tmp_path / "key.json"
@@ -834,13 +832,13 @@ def test_a_file_that_holds_no_key(
         create_source(load_settings())
 
 
-def test_a_key_that_is_none_is_named_and_not_shown() -> None:
+def test_the_error_of_an_invalid_key_does_not_contain_it() -> None:
     with pytest.raises(SettingsError, match="GOOGLE_SERVICE_ACCOUNT_JSON") as caught:
         create_source(Settings(google_service_account_json=SecretStr(SERVICE_ACCOUNT)))
     assert "nonsense" not in str(caught.value)
 
 
-async def test_a_server_that_is_not_there_is_one_line(
+async def test_an_unreachable_server_is_one_line(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = f"http://127.0.0.1:{free_port()}"
@@ -854,7 +852,7 @@ async def test_a_server_that_is_not_there_is_one_line(
 # Partitions
 
 
-async def test_a_partition_is_told_by_its_rows(table: Table) -> None:
+async def test_a_partition_has_rows_and_a_time(table: Table) -> None:
     source = table.source()
     assert await source.partition(DAY) is None
     table.insert(Event(), Event(python="x"), Event(at=NOON - timedelta(days=1)))
@@ -1013,9 +1011,7 @@ async def test_a_check_of_partitions_is_retried_before_a_day_is_billed_again(
     assert [len(logged) for logged in lines] == [1, 0, 1]
 
 
-async def test_a_query_that_is_used_again_counts_as_read_when_it_ran(
-    table: Table, engine: AsyncEngine
-) -> None:
+async def test_a_reused_query_counts_as_read_when_it_ran(table: Table, engine: AsyncEngine) -> None:
     """The result is read much later, and the partition has changed meanwhile."""
     table.insert(Event())
     source = table.source()

@@ -65,7 +65,7 @@ from tests.ingest.sources.file_server import (
 
 
 @pytest.mark.parametrize("dump_format", DumpFormat)
-async def test_exported_and_ingested_it_is_the_same(
+async def test_an_exported_and_ingested_day_is_unchanged(
     engine: AsyncEngine, folder: DumpFolder, dump_format: DumpFormat
 ) -> None:
     await publish(engine, days_ago(3), downloads("flask", 1))
@@ -89,7 +89,7 @@ async def test_exported_and_ingested_it_is_the_same(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(day=DAYS, dump_format=st.sampled_from(DumpFormat))
-async def test_any_day_exported_and_ingested_is_the_same(
+async def test_any_exported_and_ingested_day_is_unchanged(
     day: list[PackageDownloads],
     dump_format: DumpFormat,
     engine: AsyncEngine,
@@ -105,7 +105,9 @@ async def test_any_day_exported_and_ingested_is_the_same(
 
 
 @pytest.mark.usefixtures("in_this_process")
-async def test_the_breakdowns_that_are_wanted(engine: AsyncEngine, folder: DumpFolder) -> None:
+async def test_only_selected_breakdowns_are_ingested(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
     """All that a file has, unless a setting says which."""
     row = downloads("flask", 5, ci={"null": 5}, country={"US": 3, "null": 2})
     published = await publish(engine, DAY, row)
@@ -185,7 +187,7 @@ async def test_names_are_normalised(engine: AsyncEngine, tmp_path: Path) -> None
         assert (await figures.recent(package)) is not None
 
 
-async def test_a_day_that_is_not_there_yet(
+async def test_a_day_without_a_file_yet(
     engine: AsyncEngine, folder: DumpFolder, tmp_path: Path
 ) -> None:
     """Others may be, so the job goes on to them and comes back to it."""
@@ -254,7 +256,7 @@ async def test_a_backfill_stops_after_three_days_with_the_same_fault(
 @pytest.mark.parametrize(
     ("create", "told"), [(os.mkfifo, "not a regular file"), (os.mkdir, "Is a directory")]
 )
-async def test_what_is_no_file_is_not_waited_for(
+async def test_a_pipe_instead_of_a_file_does_not_block(
     tmp_path: Path, create: Callable[[Path], None], told: str
 ) -> None:
     create(tmp_path / f"{DAY}.ndjson")
@@ -262,7 +264,7 @@ async def test_what_is_no_file_is_not_waited_for(
         await read(source_of(tmp_path / "{day}.ndjson"))
 
 
-async def test_a_file_that_is_not_what_is_listed(engine: AsyncEngine, folder: DumpFolder) -> None:
+async def test_a_file_that_differs_from_the_list(engine: AsyncEngine, folder: DumpFolder) -> None:
     await publish(engine, DAY, *ROWS)
     await export_all(engine, folder, DumpFormat.NDJSON)
     (dump,) = folder.dumps().data
@@ -300,7 +302,7 @@ async def test_a_list_that_counts_otherwise(
     assert await everything(engine) == before
 
 
-async def test_a_listed_file_with_a_name_that_is_none(
+async def test_a_listed_file_with_an_invalid_package_name(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     """Its row would be left out, and the rest would not be what is listed."""
@@ -335,7 +337,7 @@ async def test_a_list_that_contradicts_itself(
         await read(source_of(folder.path))
 
 
-async def test_a_list_that_claims_too_much(
+async def test_a_list_with_excessive_sizes(
     engine: AsyncEngine, folder: DumpFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No list makes a file larger than any may be."""
@@ -347,7 +349,9 @@ async def test_a_list_that_claims_too_much(
         await read(source_of(folder.path))
 
 
-async def test_a_list_names_no_file_elsewhere(engine: AsyncEngine, folder: DumpFolder) -> None:
+async def test_a_list_can_not_name_files_in_other_folders(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
     await _list_as(engine, folder, url="/etc/passwd")
     assert len(await read(source_of(folder.path))) == 3
     (folder.path / INDEX_NAME).unlink()
@@ -368,12 +372,12 @@ async def test_a_folder_without_a_list(folder: DumpFolder) -> None:
         await read(source_of(folder.path))
 
 
-def test_where_the_files_are_has_to_be_set() -> None:
+def test_the_location_of_files_must_be_set() -> None:
     with pytest.raises(SettingsError, match="INGEST_FILES: should be set"):
         create_source(Settings())
 
 
-async def test_stopped_while_it_reads(tmp_path: Path) -> None:
+async def test_a_stop_while_a_file_is_read(tmp_path: Path) -> None:
     lines = b"".join(line_of(f"p{number}") for number in range(20_000))
     (tmp_path / f"{DAY}.ndjson").write_bytes(lines)
     reading = await source_of(tmp_path / "{day}.ndjson").read(DAY)
@@ -385,7 +389,7 @@ async def test_stopped_while_it_reads(tmp_path: Path) -> None:
     assert limits.BATCH_ROWS < 20_000
 
 
-async def test_the_job_comes_back_to_a_day_that_is_not_there_yet(
+async def test_the_job_retries_a_day_without_a_file(
     database_url: str, engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     """The days that are there are published meanwhile, and it is when it comes."""

@@ -43,7 +43,7 @@ async def test_a_day_is_always_the_same() -> None:
     assert await _rows(MONDAY) != await _rows(MONDAY - timedelta(days=7))
 
 
-async def test_what_else_is_asked_for_changes_no_figure() -> None:
+async def test_other_breakdowns_do_not_change_figures() -> None:
     every = await _rows(MONDAY)
     for breakdowns in ((), (INSTALLER,), (VERSION, CI)):
         columns = columns_with(breakdowns)

@@ -61,7 +61,7 @@ async def test_a_file_over_http() -> None:
     assert [row.package for row in rows] == ["flask", "numpy"]
 
 
-async def test_a_public_server_leads_to_no_private_address(tmp_path: Path) -> None:
+async def test_a_public_server_can_not_redirect_to_a_private_address(tmp_path: Path) -> None:
     """A server on the Internet can't make the service connect to a private address."""
     async with server({OWN: response_of(200, line_of())}) as address:
         for files, error in (
@@ -140,7 +140,7 @@ def _first_address_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_first_address_is_public")
-async def test_a_server_on_the_internet_names_no_private_address() -> None:
+async def test_a_server_on_the_internet_can_not_name_a_private_address() -> None:
     async with server({OWN: response_of(200, line_of())}, "127.0.0.2") as private:
         # The operator may name a private address.
         assert len(await read(source_of(f"{private}/{{day}}.ndjson"))) == 1
@@ -152,7 +152,7 @@ async def test_a_server_on_the_internet_names_no_private_address() -> None:
 
 @pytest.mark.usefixtures("_first_address_is_public")
 @pytest.mark.parametrize("is_rebound", [False, True])
-async def test_a_list_on_the_internet_names_no_private_address(
+async def test_a_list_on_the_internet_can_not_name_a_private_address(
     engine: AsyncEngine, folder: DumpFolder, monkeypatch: pytest.MonkeyPatch, is_rebound: bool
 ) -> None:
     """It makes no difference that the name of its own host resolves to one later."""
@@ -182,7 +182,7 @@ async def test_a_list_on_the_internet_names_no_private_address(
                 await read(source)
 
 
-async def test_a_file_to_which_one_is_sent_on() -> None:
+async def test_a_redirect_to_a_file() -> None:
     answers = {
         OWN: response_of(302, b"", "Location: /there"),
         "/there": response_of(200, line_of()),
@@ -223,14 +223,14 @@ async def test_a_file_to_which_one_is_sent_on() -> None:
     ],
     ids=lambda value: value[9:12].decode() if isinstance(value, bytes) else "",
 )
-async def test_a_server_at_fault(answer: bytes, error: type[SourceError], told: str) -> None:
+async def test_errors_of_a_server(answer: bytes, error: type[SourceError], told: str) -> None:
     with pytest.raises(error, match=told) as caught:
         await _read_from({OWN: answer})
     assert type(caught.value) is error
     assert "\n" not in str(caught.value)
 
 
-async def test_a_server_that_is_away() -> None:
+async def test_a_server_that_can_not_be_reached() -> None:
     async with server({}) as address:
         pass
     with pytest.raises(SourceUnavailableError, match="connection"):
@@ -255,13 +255,13 @@ async def test_a_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     running.close()
 
 
-async def test_more_than_a_file_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_beyond_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file, "MAX_FILE_BYTES", 100)
     with pytest.raises(SourceDayError, match="has more than 100 bytes"):
         await _read_from({OWN: response_of(200, line_of() * 2)})
 
 
-async def test_secrets_of_an_address_are_not_told() -> None:
+async def test_secrets_in_an_address_are_not_logged() -> None:
     async with server({}) as address:
         host = address.removeprefix("http://")
         source = source_of(f"http://user:secret@{host}/{{day}}.csv?token=secret")
@@ -271,7 +271,7 @@ async def test_secrets_of_an_address_are_not_told() -> None:
     assert f"http://{host}/{DAY}.csv" in str(caught.value)
 
 
-async def test_what_passes_is_tried_again(
+async def test_temporary_errors_of_a_server_are_retried(
     engine: AsyncEngine, folder: DumpFolder, quick_retries: None
 ) -> None:
     """A list that is a moment old, a server that asks to wait, and one that breaks off."""
@@ -307,7 +307,7 @@ async def test_what_passes_is_tried_again(
     assert (await everything(engine))["rows"] == before["rows"]
 
 
-async def test_a_list_is_asked_for_once_in_a_while(
+async def test_a_list_is_reused_for_a_minute(
     engine: AsyncEngine, folder: DumpFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for ago in range(3):
@@ -333,7 +333,7 @@ async def test_a_list_is_asked_for_once_in_a_while(
         assert asked == 2
 
 
-async def test_the_job_tries_again_what_is_away(
+async def test_the_job_retries_an_unreachable_server(
     database_url: str, engine: AsyncEngine, quick_retries: None
 ) -> None:
     async with server({}) as address:
