@@ -24,12 +24,12 @@ class Breakdown:
     column: str
     """Column of `daily_downloads` that contains a JSON object of downloads by stored category."""
 
-    source_column: str
-    """Column of PyPI's table that the expression reads."""
+    source_columns: tuple[str, ...]
+    """Columns of PyPI's table that the expression reads."""
 
     billed_bytes: int = 0
-    """Average bytes per download that BigQuery bills for the source column, or 0 if every query
-    reads the column anyway. A text is billed as its bytes in UTF-8 and 2 more, a truth value as 1,
+    """Average bytes per download that BigQuery bills for the source columns, without those that
+    every query reads anyway. A text is billed as its bytes in UTF-8 and 2 more, a truth value as 1,
     and a missing value as 0."""
 
     expression: str
@@ -144,7 +144,7 @@ PYTHON_MAJOR = Breakdown(
     name="python_major",
     by="major Python version",
     column="python_minor",
-    source_column="details.python",
+    source_columns=("details.python",),
     expression=_PYTHON_MINOR_EXPRESSION,
     argument="version",
     filter_help="One major version, or `null`. All by default.",
@@ -167,7 +167,7 @@ SYSTEM = Breakdown(
     name="system",
     by="operating system",
     column="system",
-    source_column="details.system.name",
+    source_columns=("details.system.name",),
     expression="CASE WHEN details.system.name IN ('Windows', 'Linux', 'Darwin') "
     "THEN LOWER(details.system.name) "
     "WHEN details.system.name IS NOT NULL THEN 'other' END",
@@ -182,7 +182,7 @@ INSTALLER = Breakdown(
     name="installer",
     by="installer",
     column="installer",
-    source_column="details.installer.name",
+    source_columns=("details.installer.name",),
     # The column is not billed, because every query reads it to exclude mirrors.
     expression=_known("details.installer.name", _INSTALLERS),
     argument="installer",
@@ -203,7 +203,7 @@ CI = Breakdown(
     name="ci",
     by="use of continuous integration",
     column="ci",
-    source_column="details.ci",
+    source_columns=("details.ci",),
     billed_bytes=1,
     expression="CAST(details.ci AS STRING)",
     argument="ci",
@@ -218,7 +218,7 @@ COUNTRY = Breakdown(
     name="country",
     by="country",
     column="country",
-    source_column="country_code",
+    source_columns=("country_code",),
     billed_bytes=4,
     expression="REGEXP_EXTRACT(country_code, r'^[A-Z]{2}$')",
     argument="country",
@@ -244,7 +244,7 @@ VERSION = Breakdown(
     name="version",
     by="release of the package",
     column="version",
-    source_column="file.version",
+    source_columns=("file.version",),
     billed_bytes=7,
     # PEP 440 allows no other characters in a version.
     expression=f"IF(file.version IS NULL OR REGEXP_CONTAINS(file.version, r'^{_RELEASE}$'), "
@@ -265,7 +265,7 @@ IMPLEMENTATION = Breakdown(
     name="implementation",
     by="implementation of Python",
     column="implementation",
-    source_column="details.implementation.name",
+    source_columns=("details.implementation.name",),
     billed_bytes=9,
     expression=_known("details.implementation.name", _IMPLEMENTATIONS),
     argument="implementation",
@@ -279,7 +279,7 @@ FILE_TYPE = Breakdown(
     name="file_type",
     by="type of file",
     column="file_type",
-    source_column="file.type",
+    source_columns=("file.type",),
     billed_bytes=13,
     expression=_known("file.type", _FILE_TYPES),
     argument="file_type",
@@ -293,7 +293,7 @@ CPU = Breakdown(
     name="cpu",
     by="type of processor",
     column="cpu",
-    source_column="details.cpu",
+    source_columns=("details.cpu",),
     billed_bytes=7,
     expression="CASE WHEN LOWER(details.cpu) = 'amd64' THEN 'x86_64' "
     "WHEN LOWER(details.cpu) = 'aarch64' THEN 'arm64' "

@@ -168,7 +168,9 @@ def billing_host() -> Iterator[str]:
         "file.filename": 50 * 10**9,
     }
     for one in OPTIONAL_BREAKDOWNS:
-        billed.setdefault(one.source_column, one.billed_bytes * 10**9)
+        first = next((column for column in one.source_columns if column not in billed), None)
+        if first:
+            billed[first] = one.billed_bytes * 10**9
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -30,7 +30,7 @@ BY_NAME = pytest.mark.parametrize("breakdown", BREAKDOWNS, ids=lambda one: one.n
 @BY_NAME
 def test_entry(breakdown: Breakdown) -> None:
     assert re.fullmatch("[a-z]+(_[a-z]+)*", breakdown.name)
-    assert breakdown.source_column in breakdown.expression
+    assert all(column in breakdown.expression for column in breakdown.source_columns)
     assert list(breakdown.examples) == sorted(breakdown.examples)
     assert len(breakdown.examples) > 1
     if isinstance(breakdown.categories, tuple):

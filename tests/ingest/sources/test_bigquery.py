@@ -193,7 +193,8 @@ async def test_sums_over_everything_at_once(table: Table) -> None:
         assert row.breakdowns[column] == {name: categories.count(name) for name in categories}
 
 
-# Values of each optional breakdown's column in raw downloads, and the categories they count in.
+# Values of each optional breakdown's column in raw downloads, and the categories they count in. A
+# breakdown that reads several columns has a tuple of their values.
 OPTIONAL_RULES: dict[Breakdown, list[tuple[object, str]]] = {
     INSTALLER: [
         *((name, name) for name in ("pip", "uv", "poetry", "requests", "hatch")),
@@ -262,7 +263,7 @@ async def test_every_rule_of_the_optional_breakdowns(table: Table) -> None:
     """
     table.insert(
         *(
-            Event(project=project, values={breakdown.source_column: value})
+            Event(project=project, values=_by_column(breakdown, value))
             for breakdown, rules in OPTIONAL_RULES.items()
             for number, (value, _) in enumerate(rules)
             for project in (f"{_dashed(breakdown)}-{number}", f"{_dashed(breakdown)}-all")
@@ -291,6 +292,11 @@ async def test_every_rule_of_the_optional_breakdowns(table: Table) -> None:
             assert row[1:3] == together[name][1:3]
             assert row.breakdowns == {one: together[name].breakdowns[one] for one in columns}
         assert alone.keys() == together.keys()
+
+
+def _by_column(breakdown: Breakdown, value: object) -> dict[str, object]:
+    values = value if isinstance(value, tuple) else (value,)
+    return dict(zip(breakdown.source_columns, values, strict=True))
 
 
 def _dashed(breakdown: Breakdown) -> str:
@@ -332,11 +338,14 @@ async def test_a_release_named_other_counts_as_other(table: Table) -> None:
 
 
 def test_the_query_reads_no_columns_of_other_breakdowns() -> None:
+    always = day_query("a.b.c", columns_with(()), DAY)
     for chosen in (*((one,) for one in OPTIONAL_BREAKDOWNS), OPTIONAL_BREAKDOWNS, ()):
         query = day_query("a.b.c", columns_with(chosen), DAY)
         for breakdown in OPTIONAL_BREAKDOWNS:
-            if breakdown.billed_bytes:
-                assert (breakdown.source_column in query) == (breakdown in chosen)
+            own = [column for column in breakdown.source_columns if column not in always]
+            assert bool(own) == bool(breakdown.billed_bytes)
+            for column in own:
+                assert (column in query) == (breakdown in chosen)
         assert query.count("FROM `a.b.c`") == 1, "the table is scanned once"
         assert not re.search(r"\{[a-z_]+\}", query)
 
