@@ -139,7 +139,9 @@ def _category(breakdown: Breakdown, value: str) -> str:
 def _check_ingested(breakdown: Breakdown, package: str, publication: Publication) -> None:
     """Raise `NotFoundError` if no published day has figures of the breakdown."""
     if breakdown.is_of_one_package and package == ALL_PACKAGES:
-        raise NotFoundError(f"{ALL_PACKAGES} has no {breakdown.name}: it belongs to one package.")
+        raise NotFoundError(
+            f"{ALL_PACKAGES} has no {breakdown.name}: it is counted for single packages only."
+        )
     if not publication.has(breakdown):
         raise NotFoundError(
             f"No published day has the {breakdown.name}: this instance does not ingest it. "

@@ -69,10 +69,12 @@ class Breakdown:
     """Number of categories in a response, those with most downloads, unless all are requested."""
 
     max_categories: int | None = None
-    """Maximum number of categories per row, for breakdowns with open categories."""
+    """Maximum number of categories per row besides `other`, for breakdowns with open categories.
+    Downloads in less frequent categories count as `other`."""
 
     is_of_one_package: bool = False
-    """True if categories of different packages can't be summed, so that `__all__` has none."""
+    """True if `__all__` has none, because categories of different packages can't be summed, or
+    because nothing limits their number in a sum."""
 
     @property
     def title(self) -> str:
@@ -137,8 +139,22 @@ _CPUS = (
     *(OTHER_CATEGORY, NULL_CATEGORY),
 )
 
-MAX_VERSIONS = 100
-"""Maximum number of releases stored per package and day. The others count as `OTHER_CATEGORY`."""
+MAX_OPEN_CATEGORIES = 100
+"""Value of `max_categories` of all breakdowns with open categories."""
+
+SHOWN_CATEGORIES = 20
+"""Value of `shown_categories` of all breakdowns with open categories."""
+
+
+def _open_help(category: str) -> str:
+    """Return the help of the argument of a breakdown with open categories."""
+    return (
+        f"{category}, `all` or `other`. By default, the {SHOWN_CATEGORIES} with most downloads in "
+        f"the range, and the rest as `other`. With `all`, the {MAX_OPEN_CATEGORIES} with most "
+        "downloads on each day, which are all that are stored, and the rest as `other`."
+    )
+
+
 
 PYTHON_MAJOR = Breakdown(
     name="python_major",
@@ -250,15 +266,13 @@ VERSION = Breakdown(
     expression=f"IF(file.version IS NULL OR REGEXP_CONTAINS(file.version, r'^{_RELEASE}$'), "
     "file.version, 'other')",
     argument="version",
-    filter_help="One release, `all` or `other`. By default, the 20 releases with most downloads in "
-    f"the range, and the rest as `other`. With `all`, the {MAX_VERSIONS} releases with most "
-    "downloads on each day, which are all that are stored, and the rest as `other`.",
+    filter_help=_open_help("One release"),
     filter_example="2.31.0",
     categories=re.compile(_RELEASE),
     examples=("2.31.0", "2.32.3", "other"),
-    max_categories=MAX_VERSIONS + 1,
+    max_categories=MAX_OPEN_CATEGORIES,
     is_optional=True,
-    shown_categories=20,
+    shown_categories=SHOWN_CATEGORIES,
     is_of_one_package=True,
 )
 IMPLEMENTATION = Breakdown(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from operator import le
 from typing import NamedTuple
 
-from app.domain.breakdowns import BREAKDOWNS, Breakdown
+from app.domain.breakdowns import BREAKDOWNS, OTHER_CATEGORY, Breakdown
 from app.domain.downloads import Counts
 
 MAX_DAILY_DOWNLOADS = 10**11
@@ -50,7 +50,8 @@ def fault_of_counts(column: str, counts: Counts | None) -> Fault | None:
     if counts is None:
         return Fault(f"{column} is missing")
     breakdown = _BREAKDOWNS[column]
-    if breakdown.max_categories and len(counts) > breakdown.max_categories:
+    limit = breakdown.max_categories
+    if limit and len(counts) - (OTHER_CATEGORY in counts) > limit:
         return Fault(f"{column} has too many categories", len(counts))
     if not _seen[column].issuperset(counts):
         for category in counts:

@@ -25,7 +25,8 @@ from app.db.repositories.ingest_repository import IngestRepository, StagedRow, c
 from app.db.repositories.verification_repository import VerificationRepository
 from app.db.tables import daily_downloads, packages
 from app.domain.breakdowns import (
-    MAX_VERSIONS,
+    COLUMNS_OF_ONE_PACKAGE,
+    MAX_OPEN_CATEGORIES,
     OPTIONAL_COLUMNS,
     PYTHON_MAJOR,
     PYTHON_MINOR,
@@ -845,8 +846,9 @@ async def _stored(engine: AsyncEngine, *columns: str) -> dict[str, tuple[object,
 async def test_a_day_has_the_breakdowns_of_its_source(engine: AsyncEngine) -> None:
     published = await publish(engine, days_ago(0), _with_all("flask", 3), _with_all("numpy", 5))
     assert list(published.breakdowns) == list(OPTIONAL_COLUMNS)
-    # Releases of different packages are not summed.
-    of_all = optional_counts(8, installer={"pip": 6, "uv": 2}) | {"version": None}
+    # Releases of different packages are not summed, and neither are other open categories.
+    sums = optional_counts(8, installer={"pip": 6, "uv": 2})
+    of_all = sums | dict.fromkeys(COLUMNS_OF_ONE_PACKAGE, None)
     assert await _stored(engine, *OPTIONAL_COLUMNS) == {
         "flask": tuple(optional_counts(3, installer={"pip": 2, "uv": 1}).values()),
         "numpy": tuple(optional_counts(5, installer={"pip": 4, "uv": 1}).values()),
@@ -979,8 +981,8 @@ def test_a_row_with_too_many_versions_is_rejected() -> None:
         row = downloads("flask", count + 1, version=versions)
         return fault_of(row, list(row.breakdowns))
 
-    assert fault(MAX_VERSIONS) is None
-    assert fault(MAX_VERSIONS + 1) == "version has too many categories"
+    assert fault(MAX_OPEN_CATEGORIES) is None
+    assert fault(MAX_OPEN_CATEGORIES + 1) == "version has too many categories"
 
 
 def _unparsed(package: str, total: int, *breakdowns: str) -> UnparsedDownloads:

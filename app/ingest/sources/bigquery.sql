@@ -17,10 +17,11 @@
 -- tabs, so they come last.
 --
 -- A package may have thousands of releases. The most downloaded ones of the day are counted
--- separately, and the rest as `other`. All other breakdowns have few categories.
+-- separately, and the rest as `other`, and so are the categories of all breakdowns with a limit.
 --
 -- `day_query.py` replaces the names in braces: by the table, by the condition on file names if it is
--- needed, and by the columns of the ingested breakdowns, so that no other columns are billed.
+-- needed, by the limits, and by the columns of the ingested breakdowns, so that no other columns are
+-- billed.
 --
 -- Parameters: the day's bounds, start and end, and mirror_installers.
 SELECT
@@ -34,7 +35,7 @@ FROM (
   SELECT
     package,
     breakdown,
-    IF(breakdown = 'version' AND place > {max_versions}, 'other', value) AS category,
+    IF(place > CASE breakdown {limits} END, 'other', value) AS category,
     SUM(with_mirrors) AS with_mirrors,
     SUM(without_mirrors) AS without_mirrors
   FROM (

@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 
-from app.domain.breakdowns import EXPRESSIONS, MAX_VERSIONS
+from app.domain.breakdowns import BREAKDOWNS, EXPRESSIONS
 from app.domain.events import ARTIFACTS_SINCE, CountedFiles
 
 TEMPLATE = (Path(__file__).parent / "bigquery.sql").read_text()
 
+LIMITS = {one.column: one.max_categories for one in BREAKDOWNS if one.max_categories}
+"""Maximum number of categories per package besides `other`, by column."""
 
 ONLY_ARTIFACTS = r"REGEXP_CONTAINS(file.filename, r'\.(whl|tar\.gz|zip)$')"
 """Condition that selects artifacts, the only files that PyPI logs since `ARTIFACTS_SINCE`."""
@@ -28,7 +30,7 @@ def day_query(
     parts = {
         "table": table,
         "files": f"\n          AND {ONLY_ARTIFACTS}" if names_decide else "",
-        "max_versions": str(MAX_VERSIONS),
+        "limits": " ".join(f"WHEN '{column}' THEN {limit}" for column, limit in LIMITS.items()),
         "columns": ", ".join(columns),
         "sets": ", ".join(f"(package, {column})" for column in columns),
         "categories": _lines(10, (f"{EXPRESSIONS[column]} AS {column}" for column in columns), ","),

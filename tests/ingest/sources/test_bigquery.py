@@ -39,7 +39,7 @@ from app.domain.breakdowns import (
     FILE_TYPE,
     IMPLEMENTATION,
     INSTALLER,
-    MAX_VERSIONS,
+    MAX_OPEN_CATEGORIES,
     OPTIONAL_BREAKDOWNS,
     PYTHON_MINOR,
     VERSION,
@@ -315,14 +315,14 @@ async def test_invented_values_add_no_categories(table: Table) -> None:
     assert row.breakdowns["installer"] == {"pip": total - 3_000, "other": 3_000}
     # Of those with as many downloads, the first ones as text. One is the 3,000 events' own.
     kept = {"3.1.0": 3_000} | dict.fromkeys(often, 2)
-    once = sorted(set(releases) - set(often))[: MAX_VERSIONS - len(kept)]
+    once = sorted(set(releases) - set(often))[: MAX_OPEN_CATEGORIES - len(kept)]
     kept |= dict.fromkeys(once, 1)
     assert row.breakdowns["version"] == kept | {"other": total - sum(kept.values())}
 
 
 async def test_a_release_named_other_counts_as_other(table: Table) -> None:
     """This is so whether or not it is among the most downloaded releases."""
-    releases = [f"1.{number}" for number in range(MAX_VERSIONS)]
+    releases = [f"1.{number}" for number in range(MAX_OPEN_CATEGORIES)]
     table.insert(
         *(Event(version=version) for version in [*releases, *releases]),
         *(Event(project="often", version=version) for version in [*releases, "other", "other"]),
@@ -578,7 +578,7 @@ def test_a_query_is_named_by_all_of_its_text(monkeypatch: pytest.MonkeyPatch) ->
         False,
         True,
     ]
-    monkeypatch.setattr(day_query_parts, "MAX_VERSIONS", MAX_VERSIONS + 1)
+    monkeypatch.setitem(day_query_parts.LIMITS, VERSION.column, MAX_OPEN_CATEGORIES + 1)
     assert source._rules(days[1]) != names[1]
 
 
