@@ -138,6 +138,12 @@ _CPUS = (
     *("x86_64", "arm64", "i686", "armv6l", "armv7l", "ppc64le", "riscv64", "s390x"),
     *(OTHER_CATEGORY, NULL_CATEGORY),
 )
+# A limit of two digits after the dot bounds the number of categories.
+_LIBC_VERSION = r"[0-9]\.[0-9]{1,2}"
+_LIBC = re.compile(f"(glibc|musl) {_LIBC_VERSION}|other|null")
+# Distributions are served as CSV, so they must not begin like a formula of a spreadsheet.
+_DISTRO = "[0-9A-Za-z][0-9A-Za-z !()+./_-]{0,63}"
+_INSTALLER_VERSION = r"[0-9]{1,4}\.[0-9]{1,3}"
 
 MAX_OPEN_CATEGORIES = 100
 """Value of `max_categories` of all breakdowns with open categories."""
@@ -153,7 +159,6 @@ def _open_help(category: str) -> str:
         f"the range, and the rest as `other`. With `all`, the {MAX_OPEN_CATEGORIES} with most "
         "downloads on each day, which are all that are stored, and the rest as `other`."
     )
-
 
 
 PYTHON_MAJOR = Breakdown(
@@ -320,10 +325,98 @@ CPU = Breakdown(
     sample_shares={"x86_64": 0.83, "arm64": 0.14, "null": 0.02, "armv7l": 0.006, "other": 0.001},
     is_optional=True,
 )
+LIBC = Breakdown(
+    name="libc",
+    by="version of the C library",
+    column="libc",
+    source_columns=("details.distro.libc.lib", "details.distro.libc.version"),
+    billed_bytes=11,
+    expression="CASE WHEN details.distro.libc.lib IS NULL OR details.distro.libc.version IS NULL "
+    "THEN NULL WHEN LOWER(details.distro.libc.lib) IN ('glibc', 'musl') "
+    f"AND REGEXP_CONTAINS(details.distro.libc.version, r'^{_LIBC_VERSION}(?:[^0-9]|$)') "
+    "THEN CONCAT(LOWER(details.distro.libc.lib), ' ', "
+    f"REGEXP_EXTRACT(details.distro.libc.version, r'^{_LIBC_VERSION}')) ELSE 'other' END",
+    argument="libc",
+    filter_help="One C library and its minor version, `other` or `null`. All by default.",
+    filter_example="glibc 2.31",
+    categories=_LIBC,
+    examples=("glibc 2.31", "musl 1.2", "null"),
+    sample_shares={
+        "glibc 2.31": 0.15,
+        "glibc 2.35": 0.21,
+        "glibc 2.36": 0.33,
+        "glibc 2.39": 0.17,
+        "musl 1.2": 0.05,
+        "other": 0.001,
+        "null": 0.08,
+    },
+    is_optional=True,
+)
+DISTRO = Breakdown(
+    name="distro",
+    by="distribution of the operating system",
+    column="distro",
+    source_columns=("details.distro.name", "details.distro.version"),
+    billed_bytes=16,
+    # Rolling distributions have no version.
+    expression="CASE WHEN details.distro.name IS NULL THEN NULL WHEN REGEXP_CONTAINS("
+    "RTRIM(CONCAT(details.distro.name, ' ', IFNULL(details.distro.version, ''))), "
+    f"r'^{_DISTRO}$') "
+    "THEN RTRIM(CONCAT(details.distro.name, ' ', IFNULL(details.distro.version, ''))) "
+    "ELSE 'other' END",
+    argument="distro",
+    filter_help=_open_help("One distribution and its version, `null`"),
+    filter_example="Ubuntu 24.04",
+    categories=re.compile(_DISTRO),
+    examples=("Debian GNU/Linux 12", "Ubuntu 24.04", "null"),
+    sample_shares={
+        "Debian GNU/Linux 12": 0.36,
+        "Ubuntu 22.04": 0.2,
+        "Ubuntu 24.04": 0.17,
+        "Amazon Linux 2023": 0.07,
+        "Alpine Linux 3.20.3": 0.05,
+        "macOS 14.5": 0.04,
+        "null": 0.1,
+    },
+    max_categories=MAX_OPEN_CATEGORIES,
+    is_optional=True,
+    shown_categories=SHOWN_CATEGORIES,
+    is_of_one_package=True,
+)
+INSTALLER_VERSION = Breakdown(
+    name="installer_version",
+    by="version of the installer",
+    column="installer_version",
+    source_columns=("details.installer.name", "details.installer.version"),
+    # The name is not billed, because every query reads it to exclude mirrors.
+    billed_bytes=7,
+    expression=f"IF({_known('details.installer.name', _INSTALLERS)} = 'other', 'other', "
+    "CONCAT(LOWER(details.installer.name), IFNULL(CONCAT(' ', REGEXP_EXTRACT("
+    f"details.installer.version, r'^({_INSTALLER_VERSION})(?:[^0-9]|$)')), '')))",
+    argument="installer_version",
+    filter_help=_open_help("One installer and its minor version"),
+    filter_example="pip 25.1",
+    categories=re.compile(rf"({'|'.join(map(re.escape, _INSTALLERS))})( {_INSTALLER_VERSION})?"),
+    examples=("other", "pip 25.1", "uv 0.8"),
+    sample_shares={
+        "pip 25.1": 0.33,
+        "pip 24.0": 0.28,
+        "pip 23.0": 0.19,
+        "uv 0.8": 0.16,
+        "poetry 2.1": 0.02,
+        "browser": 0.002,
+        "other": 0.001,
+    },
+    max_categories=MAX_OPEN_CATEGORIES,
+    is_optional=True,
+    shown_categories=SHOWN_CATEGORIES,
+    is_of_one_package=True,
+)
 
 BREAKDOWNS = (
     *(PYTHON_MAJOR, PYTHON_MINOR, SYSTEM),
     *(INSTALLER, CI, COUNTRY, VERSION, IMPLEMENTATION, FILE_TYPE, CPU),
+    *(LIBC, DISTRO, INSTALLER_VERSION),
 )
 
 OPTIONAL_BREAKDOWNS = tuple(breakdown for breakdown in BREAKDOWNS if breakdown.is_optional)
