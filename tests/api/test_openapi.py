@@ -201,7 +201,7 @@ async def test_documented_headers_are_sent(database_url: str) -> None:
     assert [header for header in told if header not in response.headers] == []
 
 
-@pytest.mark.parametrize("settings", [Settings(rate_limits="100/hour")])
+@pytest.mark.parametrize("settings", [Settings(rate_limits="10000/hour")])
 async def test_responses_have_the_documented_headers(
     app: Service,
     document: dict[str, Any],
