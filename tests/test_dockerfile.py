@@ -32,7 +32,7 @@ def _copied() -> list[str]:
     ]
 
 
-def test_every_copied_path_is_there_and_in_the_context() -> None:
+def test_every_copied_path_exists_and_is_in_the_context() -> None:
     allowed = [
         line.removeprefix("!")
         for line in (ROOT / ".dockerignore").read_text().splitlines()

@@ -220,7 +220,7 @@ def _assert_answers_are_equal(first: str, second: str) -> None:
             assert (one.content, one.headers["etag"]) == (two.content, two.headers["etag"])
 
 
-def test_make_targets_of_the_readme_are_there() -> None:
+def test_make_targets_of_the_readme_exist() -> None:
     targets = set(re.findall(r"`make ([a-z-]+)`", README))
     assert {"run", "test", "check", "constraints"} <= targets
     makefile = (ROOT / "Makefile").read_text()
@@ -250,7 +250,7 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
         assert not anchor or anchor in _anchors(linked), f"{target}#{anchor}"
 
 
-def test_paths_of_the_architecture_are_there() -> None:
+def test_paths_of_the_architecture_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     table = text.partition("| folder | contains |")[2].partition("\n\n")[0]
     folders = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
@@ -260,7 +260,7 @@ def test_paths_of_the_architecture_are_there() -> None:
     assert all((ROOT / folder).is_dir() for folder in folders)
 
 
-def test_generated_references_are_what_the_code_says(
+def test_generated_references_match_the_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["docs/reference.py", "--check"])

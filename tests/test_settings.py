@@ -100,7 +100,7 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("LOG_FORMAT", "xml", "'console' or 'json'"),
     ],
 )
-def test_a_bad_value_is_named_with_what_is_right(
+def test_the_error_of_an_invalid_value_describes_valid_ones(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, right: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -113,14 +113,16 @@ def test_a_bad_value_is_named_with_what_is_right(
     assert "\n" not in message
 
 
-def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_values_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "0")
     monkeypatch.setenv("LOG_LEVEL", "loud")
     with pytest.raises(SettingsError, match=r"PORT: .*; LOG_LEVEL: "):
         load_settings()
 
 
-def test_empty_means_left_out_except_for_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_setting_counts_as_omitted_except_for_the_limits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in Settings.model_fields:
         monkeypatch.setenv(name.upper(), "")
     settings = load_settings()
@@ -312,7 +314,7 @@ def test_credentials_decide_the_source(
     assert load_settings().source is IngestSource.SAMPLE
 
 
-def test_files_are_the_source_where_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_the_source_if_no_credentials_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for location in (
         "dumps",
         "/srv/{day}.ndjson.gz",

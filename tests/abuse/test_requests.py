@@ -48,7 +48,7 @@ def _flood(
         "1,{}" + "2," * 1000,
     ],
 )
-def test_addresses_that_are_none(service: AttackedService, form: str) -> None:
+def test_invalid_forwarded_addresses(service: AttackedService, form: str) -> None:
     """A trusted proxy forwards any text as the address of its client."""
     headers = [
         f"X-Forwarded-For: {form.format(str(number).ljust(7_000, 'x'))}\r\n"
@@ -59,7 +59,7 @@ def test_addresses_that_are_none(service: AttackedService, form: str) -> None:
     assert f"client={PROXY} " in service.log.read_text()
 
 
-def test_addresses_without_number(service: AttackedService) -> None:
+def test_many_forwarded_addresses(service: AttackedService) -> None:
     headers = [
         f"X-Forwarded-For: 2001:db8:{number:x}::{number:x}\r\n".encode() for number in range(3_000)
     ]

@@ -143,7 +143,7 @@ def test_swagger_ui_tries_an_endpoint_below_a_prefix(
     assert f"{prefixed}/health" in requests
 
 
-def test_swagger_ui_unfolds_all_there_is(
+def test_all_operations_and_schemas_of_swagger_ui_expand(
     page: Page, address: str, complaints: list[str], requests: list[str]
 ) -> None:
     page.goto(f"{address}/docs")

@@ -87,7 +87,7 @@ def test_a_database_that_can_not_be_reached(command: str) -> None:
     assert "secret" not in result.stderr
 
 
-def test_a_start_waits_for_its_database_as_long_as_it_is_told() -> None:
+def test_a_start_waits_for_its_database() -> None:
     url = f"postgresql://somebody@127.0.0.1:{free_port()}/stats"
     result = run("serve", DATABASE_URL=url, DATABASE_WAIT_SECONDS="1.5")
     waiting, failed = result.stderr.strip().splitlines()
@@ -100,9 +100,7 @@ def test_a_start_does_not_wait_for_a_database_that_refuses(server_url: str) -> N
     assert_fails(run("serve", DATABASE_URL=url), 1, 'database "nothing" does not exist')
 
 
-async def test_a_database_that_is_further_than_the_code(
-    database_url: str, engine: AsyncEngine
-) -> None:
+async def test_a_database_with_later_migrations(database_url: str, engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     for command in ("serve", "status"):
@@ -272,7 +270,7 @@ def test_a_dry_run_adds_names_of_files_to_the_days_that_need_them(
     assert costs[f"names of files{chosen}"][:3] == ["50,000,000,000", "0.28", "0.00"]
 
 
-def test_what_looks_wrong_is_held_until_it_is_forced(database_url: str, tmp_path: Path) -> None:
+def test_an_implausible_day_is_held_until_it_is_forced(database_url: str, tmp_path: Path) -> None:
     """Half of the downloads of the same weekday a week before."""
     before, day = str(days_ago(7)), str(days_ago(0))
     for name, count in ((before, 2_000_000), (day, 1_000_000)):
@@ -320,13 +318,13 @@ def test_without_a_run_there_is_no_history(database_url: str) -> None:
     assert run("history", DATABASE_URL=database_url).stdout == "no day has been ingested yet\n"
 
 
-def test_a_process_that_only_serves_names_no_source(database_url: str) -> None:
+def test_ingesting_without_a_source_requires_the_option(database_url: str) -> None:
     for command in ("ingest", "backfill"):
         result = run(command, DATABASE_URL=database_url, INGEST_SOURCE="none")
         assert_fails(result, 1, "INGEST_SOURCE=none", "--source")
 
 
-async def test_backfill_does_what_is_missing(database_url: str, engine: AsyncEngine) -> None:
+async def test_backfill_publishes_missing_days(database_url: str, engine: AsyncEngine) -> None:
     arguments = ("backfill", "--start", str(days_ago(3)), "--end", str(days_ago(1)))
     run("ingest", "--date", str(days_ago(2)), DATABASE_URL=database_url)
     result = run(*arguments, DATABASE_URL=database_url)
@@ -343,7 +341,7 @@ async def test_backfill_does_what_is_missing(database_url: str, engine: AsyncEng
     assert result.stdout == "3 of 3 days published, 0 failed\n"
 
 
-async def test_backfill_first_publishes_what_is_plausible_by_now(
+async def test_backfill_first_publishes_held_days_that_became_plausible(
     database_url: str, engine: AsyncEngine
 ) -> None:
     """Without asking the source, which has nothing else."""
@@ -392,7 +390,7 @@ def _stopped(
     return subprocess.CompletedProcess(command, status, output.read_text(), errors.read_text())
 
 
-async def test_backfill_goes_on_where_it_was_stopped(
+async def test_backfill_continues_after_a_stop(
     database_url: str, engine: AsyncEngine, tmp_path: Path
 ) -> None:
     missing = 30
@@ -424,15 +422,13 @@ def test_days_are_utc_days() -> None:
         assert run("ingest", "--dry-run", TZ=zone).stdout.startswith(f"{days_ago(0)}: ")
 
 
-def test_a_database_that_is_named_is_the_one_that_is_used(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_the_database_of_the_setting_is_used(database_url: str, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     assert run("status", DATABASE_URL=database_url, DATA_DIR=str(data_dir)).returncode == 0
     assert not data_dir.exists()
 
 
-def test_a_file_of_settings_is_read_and_the_environment_goes_before_it(
+def test_the_environment_takes_precedence_over_the_env_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the tests run there may be one, and it must not reach them."""
@@ -574,7 +570,7 @@ async def test_export_to_a_full_disk(database_url: str, engine: AsyncEngine) -> 
         assert _names(Path(folder)) == []
 
 
-async def test_export_goes_on_where_it_was_stopped(
+async def test_export_continues_after_a_stop(
     database_url: str, engine: AsyncEngine, tmp_path: Path
 ) -> None:
     for ago in range(20):
@@ -595,7 +591,7 @@ async def test_export_goes_on_where_it_was_stopped(
     assert len(_names(tmp_path / "dumps")) == 21
 
 
-def test_a_source_of_files_has_to_say_where(database_url: str, tmp_path: Path) -> None:
+def test_a_source_of_files_needs_a_location(database_url: str, tmp_path: Path) -> None:
     for command in ("serve", "ingest", "backfill"):
         result = run(command, DATABASE_URL=database_url, INGEST_SOURCE="file")
         assert_fails(result, 1, "INGEST_FILES: should be set")
@@ -635,7 +631,7 @@ def file_host() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])
-def test_secrets_of_where_files_are_stay_out_of_the_log(
+def test_secrets_in_the_location_of_files_are_not_logged(
     database_url: str, file_host: str, level: str
 ) -> None:
     location = f"http://user:secret-1@{file_host}/{{day}}.ndjson?token=secret-2"

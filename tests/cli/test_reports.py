@@ -34,7 +34,7 @@ def published(day: date, *breakdowns: str) -> PublishedDay:
     )
 
 
-def test_gaps_are_told_by_their_ends() -> None:
+def test_gaps_are_shown_as_ranges() -> None:
     days = [published(date(2026, 11, day)) for day in (1, 2, 4, 8, 9)]
     report = status_report(
         SETTINGS, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
@@ -47,7 +47,7 @@ def test_gaps_are_told_by_their_ends() -> None:
     )
 
 
-def test_breakdowns_are_told_by_the_days_that_have_them() -> None:
+def test_status_counts_the_days_of_each_breakdown() -> None:
     days = [
         published(date(2026, 11, 1)),
         published(date(2026, 11, 2), "installer"),
@@ -59,7 +59,7 @@ def test_breakdowns_are_told_by_the_days_that_have_them() -> None:
     assert "breakdowns   installer on 2 days, version on 1 days\n" in report
 
 
-def test_the_rules_by_which_files_were_counted_are_told() -> None:
+def test_status_shows_the_rules_by_which_files_were_counted() -> None:
     days = [published(date(2026, 8, day)) for day in (21, 22, 23)]
 
     def report() -> str:
@@ -72,7 +72,7 @@ def test_the_rules_by_which_files_were_counted_are_told() -> None:
     assert "counted      only .whl, .tar.gz and .zip on 1 days, all files on 2 days\n" in report()
 
 
-def test_nothing_is_told_of_an_empty_database() -> None:
+def test_status_of_an_empty_database_shows_none() -> None:
     report = status_report(
         SETTINGS, next_run=None, days=[], held=[], last_run=None, size=Size(0, 0)
     )
@@ -101,7 +101,7 @@ def test_a_run_that_does_not_end_has_no_duration() -> None:
     ]
 
 
-def test_what_was_seen_of_the_partition_is_told() -> None:
+def test_status_and_history_show_the_partition() -> None:
     day = replace(
         published(date(2026, 11, 19)), partition_rows=5_000_000_000, partition_modified_at=NOON
     )

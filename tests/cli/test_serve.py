@@ -87,7 +87,7 @@ def first_start() -> Iterator[FirstStart]:
         yield FirstStart(data_dir, log.read_text(), earliest_day, status, answers)
 
 
-def test_an_empty_folder_becomes_a_service(first_start: FirstStart) -> None:
+def test_serving_from_an_empty_folder(first_start: FirstStart) -> None:
     status = first_start.status
     assert status["sample"] is True
     assert (status["days"], status["gaps"]) == (30, [])
@@ -100,7 +100,7 @@ def test_an_empty_folder_becomes_a_service(first_start: FirstStart) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_second_start_finds_the_data_as_it_was(
+def test_a_second_start_keeps_the_data(
     first_start: FirstStart, tmp_path: Path, stop: signal.Signals
 ) -> None:
     folder, log = first_start.folder, tmp_path / "log"
@@ -231,9 +231,7 @@ async def test_workers_share_a_socket_for_both_kinds_of_addresses_and_learn_of_p
     assert clients == ["203.0.113.9", "::1"]
 
 
-def test_a_client_cannot_say_who_it_is_except_through_a_proxy(
-    sample_url: str, tmp_path: Path
-) -> None:
+def test_forwarded_addresses_are_trusted_only_from_a_proxy(sample_url: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     environment = {"DATABASE_URL": sample_url, "HOST": "::", "LOG_FORMAT": "json"}
     with served(
@@ -284,7 +282,7 @@ def test_head_over_the_wire(address: str) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_silent_source_does_not_keep_it_from_stopping(
+def test_the_service_stops_while_a_source_is_silent(
     first_start: FirstStart, tmp_path: Path, stop: signal.Signals
 ) -> None:
     log = tmp_path / "log"
@@ -304,7 +302,7 @@ def test_a_silent_source_does_not_keep_it_from_stopping(
     assert "Traceback" not in log.read_text()
 
 
-def test_ctrl_c_before_anything_has_begun() -> None:
+def test_ctrl_c_while_the_program_is_loaded() -> None:
     """While it still imports what it needs."""
 
     def has_imported(library: str, process: int) -> bool:
@@ -324,7 +322,7 @@ def test_ctrl_c_before_anything_has_begun() -> None:
         assert "Traceback" not in told
 
 
-def test_a_port_that_is_taken_is_told(address: str, sample_url: str) -> None:
+def test_a_port_in_use_is_an_error(address: str, sample_url: str) -> None:
     port = address.rpartition(":")[2]
     result = run("serve", DATABASE_URL=sample_url, PORT=port)
     assert_fails(result, 1, f"PORT={port}", "in use")

@@ -94,7 +94,7 @@ def _assert_stops(process: Program | psutil.Popen, at_least: float = 0.0) -> Non
     assert process.returncode == 0
 
 
-def test_the_defaults_add_up() -> None:
+def test_the_default_stop_fits_into_docker_stop() -> None:
     assert CLOSE_SECONDS < 2
     assert Settings().graceful_stop_seconds + 2 <= STOP_SECONDS
 
@@ -144,7 +144,7 @@ def _host(listener: socket.socket) -> str:
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_a_download_goes_on_to_its_end_and_the_ingest_job_does_not(
+def test_a_stop_finishes_downloads_and_cancels_the_ingest_job(
     database_url: str, data_dir: Path, tmp_path: Path, workers: str, silent_source: socket.socket
 ) -> None:
     name = _write_large_dump(data_dir / "dumps")

@@ -17,7 +17,7 @@ from tests.waiting import PATIENCE_SECONDS, until
 
 
 @pytest.mark.parametrize("error", [None, ZeroDivisionError])
-async def test_a_lock_that_can_not_be_given_back_ends_with_its_connection(
+async def test_a_lock_that_can_not_be_released_ends_with_its_connection(
     database_url: str, engine: AsyncEngine, error: type[Exception] | None
 ) -> None:
     """What was done while it was held is done."""

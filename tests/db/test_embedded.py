@@ -68,7 +68,7 @@ def cluster_dir() -> Iterator[Path]:
         yield folder / "data"
 
 
-async def test_data_is_there_again_after_a_restart(data_dir: Path) -> None:
+async def test_data_survives_a_restart(data_dir: Path) -> None:
     """An unfinished creation is done again."""
     (data_dir / "postgres.unfinished").mkdir()
     (data_dir / "postgres.unfinished" / "PG_VERSION").write_text("18\n")
@@ -79,7 +79,7 @@ async def test_data_is_there_again_after_a_restart(data_dir: Path) -> None:
         assert not (data_dir / "postgres.unfinished").exists()
 
 
-def test_the_last_one_stops_it(cluster_dir: Path) -> None:
+def test_the_last_process_stops_the_server(cluster_dir: Path) -> None:
     with hold(cluster_dir):
         with embedded_postgres(cluster_dir):
             (server,) = servers(cluster_dir)
@@ -87,7 +87,7 @@ def test_the_last_one_stops_it(cluster_dir: Path) -> None:
     assert servers(cluster_dir) == []
 
 
-def test_one_that_was_killed_does_not_count(cluster_dir: Path) -> None:
+def test_a_killed_process_does_not_keep_the_server_running(cluster_dir: Path) -> None:
     with hold(cluster_dir) as other:
         other.kill()
     (server,) = servers(cluster_dir)
@@ -112,7 +112,7 @@ async def test_a_long_and_odd_path(data_dir: Path, length: int) -> None:
     assert servers(odd) == []
 
 
-def test_data_that_is_broken_is_one_line(cluster_dir: Path) -> None:
+def test_damaged_data_is_one_line(cluster_dir: Path) -> None:
     control = cluster_dir / "postgres" / "global" / "pg_control"
     saved = control.rename(cluster_dir / "saved")
     with pytest.raises(OperatorError) as caught, embedded_postgres(cluster_dir):
@@ -139,7 +139,7 @@ def test_nobody_else_can_connect(cluster_dir: Path) -> None:
         assert stat.S_IMODE(mode) == 0o700
 
 
-def test_a_process_that_got_the_number_of_a_killed_server_is_left_alone(cluster_dir: Path) -> None:
+def test_a_process_with_the_id_of_a_killed_server_is_not_stopped(cluster_dir: Path) -> None:
     _kill(cluster_dir)
     pid_file = cluster_dir / "postgres" / "postmaster.pid"
     with subprocess.Popen(["sleep", "60"]) as innocent:
@@ -177,7 +177,7 @@ async def test_permissions_of_folders_never_change(
     assert len(list(place.iterdir())) == (os.geteuid() == 0)
 
 
-def test_data_that_root_has_closed_is_refused(cluster_dir: Path) -> None:
+def test_data_in_a_folder_that_only_root_can_enter_is_refused(cluster_dir: Path) -> None:
     cluster_dir.chmod(0o700)
     refused = pytest.raises(OperatorError, match=r"can't enter .*: let other users enter it")
     with refused if os.geteuid() == 0 else nullcontext(), embedded_postgres(cluster_dir):

@@ -94,7 +94,7 @@ async def test_startup_parameters_are_sent(server_url: str) -> None:
         assert await connection.scalar(text("SHOW work_mem")) == "7MB"
 
 
-async def test_a_connection_that_is_cut_is_unavailable_and_the_next_one_works(
+async def test_a_lost_connection_is_unavailable_and_the_next_one_works(
     engine: AsyncEngine,
 ) -> None:
     with pytest.raises(DatabaseUnavailableError, match="went away"):
@@ -105,7 +105,7 @@ async def test_a_connection_that_is_cut_is_unavailable_and_the_next_one_works(
 
 
 @pytest.mark.parametrize("is_noticed", [False, True])
-async def test_one_that_is_cut_while_nothing_is_asked_of_it_hides_nothing(
+async def test_a_connection_that_is_lost_while_idle_masks_no_exception(
     database_url: str, engine: AsyncEngine, is_noticed: bool
 ) -> None:
     """As while an ingest reads its source: there is nothing to roll back any more."""
@@ -144,7 +144,7 @@ async def _is_closed(driver: asyncpg.Connection) -> bool:
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
-async def test_a_server_that_is_silent_hides_nothing(database_url: str, is_cancelled: bool) -> None:
+async def test_a_silent_server_masks_no_exception(database_url: str, is_cancelled: bool) -> None:
     """A rollback would be waited for as long as a job's statement may take."""
     async with job_engine(database_url) as own:
         begun = asyncio.get_running_loop().create_future()
@@ -176,13 +176,13 @@ async def test_a_server_that_is_silent_hides_nothing(database_url: str, is_cance
         assert pool.checkedout() == 0
 
 
-async def test_what_is_wrong_with_a_statement_stays_what_it_is(engine: AsyncEngine) -> None:
+async def test_errors_of_a_statement_are_not_translated(engine: AsyncEngine) -> None:
     with pytest.raises(DBAPIError, match="nothing"):
         async with connect(engine) as connection:
             await connection.execute(text("SELECT * FROM nothing"))
 
 
-async def test_a_statement_that_waits_too_long_gives_its_place_away(database_url: str) -> None:
+async def test_a_statement_that_times_out_frees_its_connection(database_url: str) -> None:
     engine = create_engine(database_url, statement_timeout_seconds=1.0)
     with pytest.raises(DatabaseUnavailableError, match="too long"):
         async with connect(engine) as connection:
@@ -221,7 +221,7 @@ async def test_a_statement_that_the_server_ends_can_be_tried_later(
             await asking
 
 
-async def test_a_connection_is_waited_for_only_so_long(
+async def test_waiting_for_a_connection_times_out(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.db.engine.POOL_TIMEOUT_SECONDS", 0.01)

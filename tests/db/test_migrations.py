@@ -102,7 +102,7 @@ async def test_no_drift_with_data_in_place(engine: AsyncEngine) -> None:
         await connection.run_sync(check)
 
 
-async def test_what_drift_does_not_show_is_there(
+async def test_schema_parts_that_alembic_does_not_compare_exist(
     engine: AsyncEngine, connection: AsyncConnection
 ) -> None:
     """Alembic compares neither checks nor storage, and a partition gets its checks from us."""
@@ -258,7 +258,7 @@ async def test_migrating_again_changes_nothing(engine: AsyncEngine) -> None:
     assert await _tables(engine) == before
 
 
-async def test_of_several_that_start_together_one_migrates(unmigrated_url: str) -> None:
+async def test_only_one_of_several_processes_migrates(unmigrated_url: str) -> None:
     engines = [create_engine(unmigrated_url) for _ in range(4)]
     await asyncio.gather(*(migrate(engine) for engine in engines))
     assert await _tables(engines[0]) == TABLES
@@ -266,7 +266,7 @@ async def test_of_several_that_start_together_one_migrates(unmigrated_url: str) 
         await engine.dispose()
 
 
-async def test_a_database_that_is_further_than_the_code(engine: AsyncEngine) -> None:
+async def test_a_database_with_later_migrations(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(OperatorError, match="at migration 9999, and this code knows only"):

@@ -58,7 +58,7 @@ async def _are_others(engine: AsyncEngine, count: int) -> bool:
         return bool(await connection.scalar(OTHERS) == count)
 
 
-async def test_a_restart_of_the_server_is_not_seen(pool: ReadPool, engine: AsyncEngine) -> None:
+async def test_reads_survive_a_restart_of_the_server(pool: ReadPool, engine: AsyncEngine) -> None:
     repository = DownloadsRepository(pool, 180)
     await _read_with_all(pool)
     async with connect(engine) as connection:
@@ -274,7 +274,7 @@ async def test_connections_in_use_are_counted(pool: ReadPool, engine: AsyncEngin
     assert in_use() == 0
 
 
-async def test_connections_are_given_in_the_order_of_asking(pool: ReadPool) -> None:
+async def test_connections_are_assigned_in_order_of_arrival(pool: ReadPool) -> None:
     """A newcomer does not overtake those who wait."""
     order: list[str] = []
 
@@ -291,7 +291,7 @@ async def test_connections_are_given_in_the_order_of_asking(pool: ReadPool) -> N
     assert order == ["first", "second", "third"]
 
 
-async def test_a_read_waits_only_so_long_for_a_connection(
+async def test_a_read_times_out_waiting_for_a_connection(
     pool: ReadPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.db.pool.WAIT_SECONDS", 0.01)
@@ -301,7 +301,7 @@ async def test_a_read_waits_only_so_long_for_a_connection(
     await fetch(pool, PROCESS)
 
 
-async def test_failed_and_cancelled_reads_free_their_place(pool: ReadPool) -> None:
+async def test_failed_and_cancelled_reads_free_their_slot(pool: ReadPool) -> None:
     nowhere = ReadPool("postgresql://u@127.0.0.1:1/d")
     await nowhere.open()
     for _ in range(POOL_SIZE + 1):

@@ -101,7 +101,7 @@ NAMES = ["a", "a-b", "b", "b2", "c", "flask", "numpy", "zope-interface"]
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_they_are_those_of_the_daily_rows(engine: AsyncEngine, seed: int) -> None:
+async def test_figures_and_rankings_match_the_daily_rows(engine: AsyncEngine, seed: int) -> None:
     """After days in any order, some of them replaced, with packages that tie, grow and go."""
     random = Random(seed)
     # The oldest goes first: later it would be outside the window.
@@ -132,7 +132,7 @@ async def test_two_whole_months(engine: AsyncEngine) -> None:
     assert short == replace(shorter, previous_month=None)
 
 
-async def test_what_retention_forgets_is_in_no_ranking(engine: AsyncEngine) -> None:
+async def test_packages_deleted_by_retention_are_in_no_ranking(engine: AsyncEngine) -> None:
     await publish(engine, days_ago(RETENTION_DAYS + 31), downloads("gone", 9), downloads("kept", 1))
     await publish(engine, days_ago(0), downloads("kept", 2), downloads("new", 1))
     read = repository(engine)
@@ -200,7 +200,9 @@ def popular(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return count
 
 
-async def test_the_name_then_what_begins_so_by_downloads(either: AsyncEngine, popular: int) -> None:
+async def test_the_exact_name_precedes_names_that_begin_with_it(
+    either: AsyncEngine, popular: int
+) -> None:
     names = ("requests-oauthlib", "requests", "numpy", "requests2", "request", "requests-toolbelt")
     await publish(
         either, days_ago(0), *_ranked(*names), downloads("requests-mirrored", 0, mirrors=1)
@@ -218,7 +220,7 @@ async def test_the_name_then_what_begins_so_by_downloads(either: AsyncEngine, po
     ]
 
 
-async def test_what_is_misspelt(engine: AsyncEngine) -> None:
+async def test_misspelt_names_are_found(engine: AsyncEngine) -> None:
     await publish(
         engine, days_ago(0), *_ranked("pandas", "requests", "scikit-learn", "requests-oauthlib")
     )
@@ -227,7 +229,7 @@ async def test_what_is_misspelt(engine: AsyncEngine) -> None:
     assert (await _found(engine, "pandsa"))[0] == "pandas"
 
 
-async def test_without_trigrams_what_contains_it(engine: AsyncEngine) -> None:
+async def test_without_trigrams_names_that_contain_the_text_are_found(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("DROP EXTENSION pg_trgm CASCADE"))
     await publish(engine, days_ago(0), *_ranked("types-requests", "requests", "requests-mock"))
@@ -241,7 +243,7 @@ async def test_all_packages_together_are_never_found(either: AsyncEngine) -> Non
         assert ALL_PACKAGES not in await _found(either, name)
 
 
-async def test_pages_add_up_to_the_whole(either: AsyncEngine, popular: int) -> None:
+async def test_pages_together_contain_all_results(either: AsyncEngine, popular: int) -> None:
     names = ["flask", "flask-sqlalchemy", "flask2", "flasq", "pyflask", "flaskr", "flas", "fl"]
     await publish(either, days_ago(40), downloads("flask-old", 1), downloads("flask-older", 1))
     await publish(either, days_ago(0), *_ranked(*Random(popular).sample(names, len(names))))
@@ -257,7 +259,7 @@ async def test_pages_add_up_to_the_whole(either: AsyncEngine, popular: int) -> N
         assert pages == whole, limit
 
 
-async def test_an_extension_that_comes_later(engine: AsyncEngine) -> None:
+async def test_an_extension_that_is_installed_later(engine: AsyncEngine) -> None:
     """It is used from then on, and makes answers that have other tags."""
     read = DownloadsRepository(engine, RETENTION_DAYS)
     await publish(engine, days_ago(0), *_ranked("requests"))

@@ -86,7 +86,7 @@ def test_an_operator_adds_events(own: KnownEvents) -> None:
         (OWN.replace('kind = "outage"\n', ""), "number 2, kind: Field required"),
     ],
 )
-def test_a_wrong_file_is_told_in_one_line(
+def test_the_error_of_an_events_file_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, right: str
 ) -> None:
     file = tmp_path / "events.toml"
@@ -131,7 +131,7 @@ def test_which_charts_show_an_event(
     assert event.is_within(start + 10 * DAY, start + 99 * DAY) == shown_later
 
 
-def test_changes_that_begin_together_are_told_apart_by_their_ends() -> None:
+def test_changes_that_begin_together_differ_by_their_ends() -> None:
     start = date(2026, 3, 1)
     events = KnownEvents(_event("definition", start, start + days * DAY) for days in (5, 15))
     one, other = (events.definition(start + days * DAY, CountedFiles.ALL) for days in (3, 10))

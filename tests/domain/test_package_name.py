@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from app.domain.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
 
 
-def test_every_spelling_becomes_one() -> None:
+def test_all_spellings_are_normalised() -> None:
     expected = {"Flask": "flask", "zope__.-interface": "zope-interface"}
     expected |= {"zope.interface": "zope-interface", ALL_PACKAGES: ALL_PACKAGES}
     assert {name: normalise(name) for name in expected} == expected
@@ -19,7 +19,7 @@ def test_every_spelling_becomes_one() -> None:
         "a" * (MAX_NAME_CHARACTERS + 1),
     ],
 )
-def test_what_can_be_no_name(name: str) -> None:
+def test_invalid_names(name: str) -> None:
     assert not is_valid(normalise(name))
 
 

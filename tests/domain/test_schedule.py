@@ -49,11 +49,11 @@ def firings(expression: str, count: int, start: datetime = SUNDAY) -> list[str]:
         ("0 0 29 2 */7", ["Sun 02-29 00:00"]),
     ],
 )
-def test_it_fires_as_cron_does(expression: str, expected: list[str]) -> None:
+def test_a_schedule_fires_as_cron_does(expression: str, expected: list[str]) -> None:
     assert firings(expression, len(expected)) == expected
 
 
-def test_a_firing_may_be_the_moment_itself() -> None:
+def test_a_firing_at_the_moment_itself_counts() -> None:
     schedule = Schedule("0 1 * * *")
     one = SUNDAY.replace(hour=1)
     assert schedule.next_firing(one) == one

@@ -86,7 +86,7 @@ def _check_sums(
 
 
 @given(published_series())
-def test_a_day_is_its_own_sum(example: tuple[Series, list[date]]) -> None:
+def test_summing_by_day_changes_nothing(example: tuple[Series, list[date]]) -> None:
     series, days = example
     assert sum_by(Interval.DAY, series, days) == series
 
@@ -106,7 +106,7 @@ def test_edges_of_the_calendar(interval: Interval, day: date, first: date) -> No
 
 
 @given(published_series(), st.integers(1, 4), st.booleans())
-def test_the_most_downloaded_and_the_rest_are_the_whole(
+def test_the_most_downloaded_and_the_rest_add_up(
     example: tuple[Series, list[date]], count: int, has_other: bool
 ) -> None:
     """Day by day, whether or not there were others before."""
@@ -135,7 +135,7 @@ def _by_day(series: Series) -> Counter[date]:
     )
 
 
-def test_of_releases_with_as_many_the_first_ones_are_told_apart() -> None:
+def test_equal_categories_are_chosen_by_name() -> None:
     series = {name: [(FIRST, 5)] for name in ("1.9", "1.10", "2.0")}
     assert most_downloaded(series, 2) == {
         "1.10": [(FIRST, 5)],

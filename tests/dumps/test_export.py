@@ -124,7 +124,7 @@ async def test_a_day_has_the_breakdowns_that_were_ingested(
     assert again.columns[4:] == ("python_minor", "system", "installer")
 
 
-async def test_twice_is_once(engine: AsyncEngine, folder: DumpFolder) -> None:
+async def test_a_second_export_changes_nothing(engine: AsyncEngine, folder: DumpFolder) -> None:
     await publish(engine, days_ago(1), downloads("flask", 5))
     await publish(engine, days_ago(0), *ROWS)
     assert len(await _export(engine, folder)) == 2
@@ -142,9 +142,7 @@ async def test_the_same_rows_are_not_written_again(engine: AsyncEngine, folder: 
     assert _state(folder) == state
 
 
-async def test_a_day_that_changed_takes_the_place_of_its_file(
-    engine: AsyncEngine, folder: DumpFolder
-) -> None:
+async def test_a_changed_day_replaces_its_file(engine: AsyncEngine, folder: DumpFolder) -> None:
     await publish(engine, days_ago(1), downloads("flask", 5))
     await publish(engine, days_ago(0), *ROWS)
     before = await _export(engine, folder)
@@ -176,7 +174,7 @@ async def _drop(engine: AsyncEngine, day: date) -> None:
         await connection.execute(text("DELETE FROM ingested_days WHERE day = :day"), {"day": day})
 
 
-async def test_a_shorter_window_than_the_services_removes_nothing_that_is_published(
+async def test_an_export_with_a_shorter_window_removes_no_published_day(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     for ago in (40, 0):
@@ -187,7 +185,7 @@ async def test_a_shorter_window_than_the_services_removes_nothing_that_is_publis
     assert _state(folder) == state
 
 
-async def test_what_is_not_served_any_more_goes_and_nothing_else(
+async def test_only_days_that_are_no_longer_served_are_removed(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     for ago in (40, 29, 0):
@@ -208,7 +206,7 @@ async def test_what_is_not_served_any_more_goes_and_nothing_else(
     _assert_whole(folder)
 
 
-async def test_a_new_database_leaves_the_days_that_it_does_not_have(
+async def test_an_export_from_a_new_database_removes_no_other_days(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     """Of 30 files, those inside the window stay, listed or not."""
@@ -231,7 +229,7 @@ async def test_a_new_database_leaves_the_days_that_it_does_not_have(
     }
 
 
-async def test_only_real_data_replaces_the_other_kind(
+async def test_real_data_replaces_the_sample_only_on_request(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     """Also where the list was lost: the names of files tell which kind they are."""
@@ -290,7 +288,7 @@ async def test_removed_files_are_named(engine: AsyncEngine, folder: DumpFolder) 
     _assert_whole(folder)
 
 
-async def test_an_empty_database_leaves_what_is_there(
+async def test_an_export_of_an_empty_database_removes_nothing(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     with pytest.raises(DumpsError, match="nothing is published"):
@@ -298,7 +296,9 @@ async def test_an_empty_database_leaves_what_is_there(
     assert not folder.path.exists()
 
 
-async def test_samples_are_named_so(engine: AsyncEngine, folder: DumpFolder) -> None:
+async def test_files_of_sample_data_are_named_sample(
+    engine: AsyncEngine, folder: DumpFolder
+) -> None:
     await ingest(engine, SampleSource(), days_ago(0))
     (dump,) = await _export(engine, folder)
     assert dump.is_sample
@@ -306,7 +306,7 @@ async def test_samples_are_named_so(engine: AsyncEngine, folder: DumpFolder) -> 
     assert len(_content(folder, dump)) == 200
 
 
-async def test_a_publish_meanwhile_does_no_harm(
+async def test_a_publish_during_an_export_is_harmless(
     engine: AsyncEngine, folder: DumpFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file has the rows that its digest is of, and the next export those after."""
@@ -350,7 +350,7 @@ STEPS: list[tuple[Any, str]] = [
 ]
 
 
-async def test_killed_at_any_step_a_second_run_mends_it(
+async def test_a_second_export_completes_a_killed_one(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     """Of every call that changes the folder: before it, and after it. What was listed stays whole
@@ -422,7 +422,7 @@ async def _killed_at(
     return False
 
 
-async def test_a_file_that_was_lost_or_cut_is_written_again(
+async def test_a_missing_or_truncated_file_is_written_again(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     await publish(engine, days_ago(1), downloads("flask", 5))
@@ -441,7 +441,7 @@ async def test_one_export_at_a_time(engine: AsyncEngine, folder: DumpFolder) -> 
     assert len(await _export(engine, folder)) == 1
 
 
-async def test_a_list_that_is_none_of_ours_stays(engine: AsyncEngine, folder: DumpFolder) -> None:
+async def test_a_foreign_list_is_not_overwritten(engine: AsyncEngine, folder: DumpFolder) -> None:
     await publish(engine, days_ago(0), *ROWS)
     folder.path.mkdir(parents=True)
     for content in (b"{}", b"[]", b"not json", b'{"data":[{"day":"x"}],"type":"dumps"}'):
@@ -451,7 +451,7 @@ async def test_a_list_that_is_none_of_ours_stays(engine: AsyncEngine, folder: Du
         assert (folder.path / INDEX_NAME).read_bytes() == content
 
 
-async def test_a_day_that_retention_dropped_meanwhile_is_left_out(
+async def test_a_day_that_retention_dropped_meanwhile_is_skipped(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
     gone: PublishedDay = await publish(engine, days_ago(40), downloads("flask", 5))

@@ -38,7 +38,7 @@ from tests.dumps.rows import DAYS
 
 @settings(max_examples=50)
 @given(day=DAYS)
-def test_what_is_written_is_read(day: Sequence[PackageDownloads]) -> None:
+def test_written_files_are_read_unchanged(day: Sequence[PackageDownloads]) -> None:
     half = len(day) // 2
     parts = [part for part in (day[:half], day[half:]) if part]
     for dump_format in (DumpFormat.CSV, DumpFormat.NDJSON):
@@ -69,7 +69,7 @@ def test_a_batch_has_a_bounded_number_of_categories(monkeypatch: pytest.MonkeyPa
     assert [len(batch) for batch in batches] == [2, 1]
 
 
-def test_files_have_their_day_and_its_origin() -> None:
+def test_parquet_files_contain_rows_day_and_source() -> None:
     rows = [
         downloads("a", {"3.12": 2, "3.9": 1}, {"linux": 3}, mirrors=4),
         downloads("b", 0, mirrors=1),

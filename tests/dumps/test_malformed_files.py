@@ -305,7 +305,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 @pytest.mark.parametrize("kind", LISTS)
-def test_lists_take_little_memory(kind: str) -> None:
+def test_parsing_a_list_takes_little_memory(kind: str) -> None:
     text = orjson.dumps({"type": "dumps", "data": LISTS[kind]})
     assert MAX_LISTING_BYTES * 0.9 < len(text) <= MAX_LISTING_BYTES
     command = [sys.executable, "-c", PEAK_OF_LIST]

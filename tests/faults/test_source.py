@@ -242,7 +242,7 @@ LASTING = [
 
 
 @pytest.mark.parametrize("case", [*PASSING, *LASTING], ids=str)
-async def test_a_day_comes_right_or_not_at_all(
+async def test_a_day_is_published_correctly_or_not_at_all(
     case: Case,
     server_url: str,
     settled: Settled,

@@ -116,7 +116,7 @@ def _changes(server: S3Server, since: int) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("dump_format", DumpFormat)
-async def test_it_holds_what_a_folder_would(
+async def test_a_bucket_contains_the_same_files_as_a_folder(
     engine: AsyncEngine, store: DumpBucket, tmp_path: Path, dump_format: DumpFormat
 ) -> None:
     await publish(engine, days_ago(1), downloads("flask", 5, ci={"true": 5}))
@@ -144,7 +144,7 @@ async def test_in_google_cloud_storage(
     _assert_whole(google_store)
 
 
-async def test_a_bucket_of_google_that_is_none(
+async def test_a_missing_bucket_in_google_cloud_storage(
     engine: AsyncEngine, google_store: DumpBucket
 ) -> None:
     await publish(engine, days_ago(0), downloads("flask", 5))
@@ -163,7 +163,9 @@ async def test_a_bucket_without_a_prefix(engine: AsyncEngine, server: S3Server) 
         _assert_whole(store)
 
 
-async def test_twice_is_once(engine: AsyncEngine, store: DumpBucket, server: S3Server) -> None:
+async def test_a_second_export_changes_nothing(
+    engine: AsyncEngine, store: DumpBucket, server: S3Server
+) -> None:
     await publish(engine, days_ago(1), downloads("flask", 5))
     await publish(engine, days_ago(0), downloads("flask", 6))
     assert len(await _export(engine, store)) == 2
@@ -174,9 +176,7 @@ async def test_twice_is_once(engine: AsyncEngine, store: DumpBucket, server: S3S
 
 
 @pytest.mark.usefixtures("_nothing_is_recent")
-async def test_a_day_that_changed_takes_the_place_of_its_file(
-    engine: AsyncEngine, store: DumpBucket
-) -> None:
+async def test_a_changed_day_replaces_its_file(engine: AsyncEngine, store: DumpBucket) -> None:
     await publish(engine, days_ago(1), downloads("flask", 5))
     await publish(engine, days_ago(0), downloads("flask", 6))
     await _export(engine, store)
@@ -192,7 +192,7 @@ async def test_a_day_that_changed_takes_the_place_of_its_file(
     _assert_whole(store)
 
 
-async def test_what_is_not_listed_stays_for_a_while(
+async def test_recent_unlisted_objects_stay(
     engine: AsyncEngine, store: DumpBucket, clock: ManualClock
 ) -> None:
     """It may be what another export is about to list."""
@@ -206,7 +206,7 @@ async def test_what_is_not_listed_stays_for_a_while(
     _assert_whole(store)
 
 
-async def test_an_object_that_was_lost_or_cut_is_written_again(
+async def test_a_missing_or_truncated_object_is_written_again(
     engine: AsyncEngine, store: DumpBucket
 ) -> None:
     await publish(engine, days_ago(1), downloads("flask", 5))
@@ -237,7 +237,7 @@ async def test_two_exports_at_once(engine: AsyncEngine, store: DumpBucket) -> No
     _assert_whole(store)
 
 
-async def test_a_list_of_a_moment_ago_goes_over_a_later_one(
+async def test_days_missing_in_an_outdated_list_are_exported_again(
     engine: AsyncEngine, store: DumpBucket
 ) -> None:
     for ago in (1, 0):
@@ -259,7 +259,7 @@ def test_a_file_of_several_parts(store: DumpBucket, server: S3Server) -> None:
     assert _objects(store) == {"large": content}
 
 
-def test_what_fails_on_the_way_leaves_nothing(store: DumpBucket, server: S3Server) -> None:
+def test_a_failed_upload_leaves_nothing(store: DumpBucket, server: S3Server) -> None:
     since = len(server.requests)
     with suppress(KeyboardInterrupt), store.new_file("one") as new:
         new.file.write(b"half")
@@ -268,7 +268,7 @@ def test_what_fails_on_the_way_leaves_nothing(store: DumpBucket, server: S3Serve
 
 
 @pytest.mark.usefixtures("_nothing_is_recent")
-async def test_refused_at_any_request_a_second_run_mends_it(
+async def test_a_second_export_completes_one_with_a_refused_request(
     engine: AsyncEngine, store: DumpBucket, server: S3Server
 ) -> None:
     """Of every request that changes the bucket: before it, and after it. What was listed stays
@@ -306,7 +306,7 @@ async def test_refused_at_any_request_a_second_run_mends_it(
     assert refusals >= 2 * 3
 
 
-async def test_a_list_that_is_none_of_ours_stays(engine: AsyncEngine, store: DumpBucket) -> None:
+async def test_a_foreign_list_is_not_overwritten(engine: AsyncEngine, store: DumpBucket) -> None:
     await publish(engine, days_ago(0), downloads("flask", 5))
     with store.new_file(INDEX_NAME) as new:
         new.file.write(b"[]")
@@ -315,7 +315,7 @@ async def test_a_list_that_is_none_of_ours_stays(engine: AsyncEngine, store: Dum
     assert _objects(store) == {INDEX_NAME: b"[]"}
 
 
-async def test_a_bucket_that_is_none(engine: AsyncEngine, server: S3Server) -> None:
+async def test_a_missing_bucket(engine: AsyncEngine, server: S3Server) -> None:
     await publish(engine, days_ago(0), downloads("flask", 5))
     for path in ("no-such-bucket", "no-such-bucket/dumps"):
         with pytest.raises(DumpsError, match=f"the dumps in s3://{path}: .*NO_SUCH_BUCKET"):
@@ -326,7 +326,7 @@ async def test_a_bucket_that_is_none(engine: AsyncEngine, server: S3Server) -> N
     "address",
     ["s3://key:sec/ret@bucket/prefix", "s3://key:secret@bucket/pre fix", "s3://bucket/?secret=1"],
 )
-def test_an_address_that_is_none(address: str) -> None:
+def test_an_invalid_address(address: str) -> None:
     with pytest.raises(DumpsError, match="should look like s3://bucket/prefix") as caught:
         DumpBucket.at(address, ManualClock(utc_now()))
     assert "secret" not in str(caught.value)
@@ -354,7 +354,7 @@ async def test_the_command(database_url: str, engine: AsyncEngine, server: S3Ser
         assert any(f"Credential={key}/" in shown for shown in server.authorizations)
 
 
-async def test_the_command_tells_what_is_wrong(
+async def test_errors_of_the_command(
     database_url: str, engine: AsyncEngine, server: S3Server
 ) -> None:
     await publish(engine, days_ago(0), downloads("flask", 5))
@@ -379,7 +379,7 @@ async def test_the_command_tells_what_is_wrong(
         assert KEY not in result.stderr
 
 
-async def test_what_is_in_a_bucket_is_ingested_by_its_public_address(
+async def test_a_public_bucket_can_be_ingested(
     engine: AsyncEngine, store: DumpBucket, server: S3Server
 ) -> None:
     """The list's addresses are relative to its own."""
