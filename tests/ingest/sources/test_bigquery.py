@@ -353,6 +353,28 @@ async def test_invented_values_add_no_categories(table: Table) -> None:
     assert row.breakdowns["version"] == kept | {"other": total - sum(kept.values())}
 
 
+async def test_every_breakdown_with_open_categories_is_limited(table: Table) -> None:
+    many = 2 * MAX_OPEN_CATEGORIES
+    table.insert(
+        *(
+            Event(
+                version=f"1.{number}",
+                values={
+                    "details.distro.name": f"Linux {number}",
+                    "details.installer.version": f"1.{number}",
+                },
+            )
+            for number in range(many)
+        )
+    )
+    opened = [one for one in OPTIONAL_BREAKDOWNS if one.max_categories]
+    row = (await table.read(table.source(breakdowns=opened)))["flask"]
+    for breakdown in opened:
+        counts = row.breakdowns[breakdown.column]
+        assert len(counts) == MAX_OPEN_CATEGORIES + 1
+        assert counts["other"] == many - MAX_OPEN_CATEGORIES
+
+
 async def test_a_release_named_other_counts_as_other(table: Table) -> None:
     """This is so whether or not it is among the most downloaded releases."""
     releases = [f"1.{number}" for number in range(MAX_OPEN_CATEGORIES)]
