@@ -225,7 +225,7 @@ def test_errors_are_errors_to_the_client(
     assert not cache.exists()
 
 
-def test_what_the_client_keeps_is_what_it_was_told(ask: Ask, cache: Path) -> None:
+def test_the_cache_of_the_client_contains_the_response(ask: Ask, cache: Path) -> None:
     told = ask("system", "Flask", format="json", total="daily")
     (kept,) = cache.iterdir()
     assert json.loads(kept.read_text()) == json.loads(told)

@@ -112,7 +112,7 @@ def running(job: RecordedJob, schedule: Schedule = DAILY) -> Iterator[IngestSche
         ingests.stop()
 
 
-async def test_it_runs_at_the_start_and_at_one_utc_by_default(
+async def test_the_job_runs_at_the_start_and_at_one_utc_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
@@ -239,7 +239,7 @@ async def test_a_run_that_waits_is_stopped_quietly(caplog: pytest.LogCaptureFixt
     assert caplog.records == []
 
 
-async def test_it_runs_inside_the_service(
+async def test_the_job_runs_inside_the_service(
     settings: Settings, database_url: str, engine: AsyncEngine
 ) -> None:
     """Retention drops one of the days."""
