@@ -37,8 +37,8 @@ from year to year.
 """
 
 HIGHEST_SHARE = 20
-"""Defines the highest level: one in so many days has more downloads, so that a few wrong days do
-not change it.
+"""The highest level is the number of downloads that one day in `HIGHEST_SHARE` exceeds. A few wrong
+days do not change it.
 """
 
 

@@ -64,7 +64,7 @@ class Plan:
 
     again: list[date]
     """Days that were read and are due again, the longest overdue first. In this order every day is
-    read some time, even if one run can't read all of them.
+    eventually read, even if one run can't read all of them.
     """
 
     older: list[date]

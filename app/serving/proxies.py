@@ -6,8 +6,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Network, ip_address, ip_network
 
 PREFIX_PATTERN = r"(?=.{0,200}$)(/[\w.~-]+){0,20}"
-"""Pattern of valid prefixes. They are short, because the documentation pages repeat them 60 times.
-"""
+"""Pattern of valid prefixes. Their length is limited, because pages repeat the prefix 60 times."""
 
 IPV6_CLIENT_BITS = 64
 """Prefix length of the network that a provider assigns to one IPv6 customer."""

@@ -120,7 +120,9 @@ async def test_a_package_of_other_days_has_no_item(client: httpx.AsyncClient) ->
 
 
 @pytest.mark.usefixtures("known_days")
-async def test_a_breakdown_that_is_not_ingested_is_a_404(client: httpx.AsyncClient, queries: list[str]) -> None:
+async def test_a_breakdown_that_is_not_ingested_is_a_404(
+    client: httpx.AsyncClient, queries: list[str]
+) -> None:
     for package, name in product(("requests", "never"), NAMES):
         response = await client.get(f"/api/packages/{package}/{name}")
         assert response.status_code == 404

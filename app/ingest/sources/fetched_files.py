@@ -229,7 +229,7 @@ def _proxy_for(url: httpx.URL) -> str | None:
 
 
 def _directed(request: httpx.Request, address: str) -> httpx.Request:
-    """Return the request with an address as its host. The certificate must be the host's."""
+    """Return the request with an address as host. The certificate must be of the original host."""
     return httpx.Request(
         request.method,
         request.url.copy_with(host=address),
@@ -251,7 +251,7 @@ async def _resolved(url: httpx.URL) -> list[str]:
 
 
 def is_public(text: str) -> bool:
-    """Return True if an address, or the IPv4 address embedded in it, is on the Internet."""
+    """Return True if an address is on the Internet. An IPv4 address embedded in it decides."""
     address = ip_address(text)
     inner: IPv4Address | IPv6Address | None = None
     if isinstance(address, IPv6Address):

@@ -115,7 +115,7 @@ class FileSource(Source):
     ) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         """Yield the day's packages, and fill in `columns` before the first batch.
 
-        This raises the errors, not `read`, so that a failed day counts as queried.
+        This generator raises the errors, and not `read`, so that a failed day counts as queried.
         """
         dump = self._dump(day)
         if dump:
