@@ -150,7 +150,7 @@ async def test_a_breakdown_exists_once_a_day_has_it(
 async def test_a_week_with_a_day_without_the_breakdown_is_omitted(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
-    """By installer, and not by Python version, which each day has."""
+    """Weeks by installer need days with that breakdown. All days have Python versions."""
     monday = next(days_ago(ago) for ago in range(14, 21) if days_ago(ago).weekday() == 0)
     for passed in range(14):
         day = monday + timedelta(days=passed)

@@ -32,7 +32,7 @@ async def _assets(client: httpx.AsyncClient, page: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 async def test_pages_are_revalidated(client: httpx.AsyncClient, page: str) -> None:
-    """They name the assets of the release that runs."""
+    """Pages contain the addresses of the running release's assets."""
     response = await client.get(page)
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/html; charset=utf-8"
@@ -156,7 +156,7 @@ async def test_redoc_loads_no_foreign_logo(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("root_path", ["", "/stats"])
 async def test_pages_work_below_a_prefix(app: Service, page: str, root_path: str) -> None:
-    """Which a proxy leaves in the path, and tells the service of, or takes away."""
+    """The proxy leaves the prefix in the path, or removes it and sends a header."""
     transport = httpx.ASGITransport(app, root_path=root_path)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         for address in await _assets(client, root_path + page):

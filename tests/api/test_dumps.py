@@ -124,7 +124,7 @@ async def test_a_list_is_compressed_in_a_thread(
 
 
 async def test_files_match_the_list(client: httpx.AsyncClient, dumps: list[Dump]) -> None:
-    """By the addresses that the list gives, relative to its own."""
+    """Each file is fetched by its address in the list, which is relative to the list's."""
     listed = await client.get("/api/dumps")
     for entry, dump in zip(listed.json()["data"], dumps, strict=True):
         response = await client.get(listed.url.join(entry["url"]))

@@ -39,7 +39,7 @@ def _dumped(event: Event) -> dict[str, Any]:
 
 
 async def test_events_are_newest_first(client: httpx.AsyncClient) -> None:
-    """Also while nothing is published."""
+    """Events are listed even if nothing is published."""
     response = await client.get("/api/events")
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"

@@ -147,7 +147,7 @@ async def test_a_request_that_takes_too_long_is_a_503(
 async def test_a_stop_cancels_computations_that_timed_out(
     settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if its client has gone."""
+    """The client of the computation has already received its 503."""
     ended = asyncio.Event()
 
     async def hang(*_: object) -> None:

@@ -130,7 +130,7 @@ async def test_payloads(client: httpx.AsyncClient, queries: list[str]) -> None:
 
 @pytest.mark.usefixtures("ranked")
 async def test_all_packages_together(client: httpx.AsyncClient) -> None:
-    """They can be asked for by their name, and are nowhere else."""
+    """All packages together have no rank and are in no ranking, but can be requested by name."""
     summary = (await client.get(f"/api/packages/{ALL_PACKAGES}")).json()["data"]
     assert (summary["rank"], summary["recent"]["last_day"]) == (None, 8120)
     badge = (await client.get(f"/api/badges/{ALL_PACKAGES}/day")).json()
@@ -161,7 +161,7 @@ async def test_a_trend_needs_all_days_to_be_published(
 
 @pytest.mark.usefixtures("known_days")
 async def test_pages(client: httpx.AsyncClient, app: Service, engine: AsyncEngine) -> None:
-    """They add up to the whole, and a cursor from before a publish goes on."""
+    """All pages together are complete, and a cursor from before a publish is still valid."""
     names = [f"page-{number}" for number in range(7)]
     latest = published(app).version
     await publish(engine, D0, *(downloads(name, 100 - place) for place, name in enumerate(names)))

@@ -75,7 +75,7 @@ def address(
 
 
 def test_all_responses_match_the_document(address: str, dumps: DumpFolder, tmp_path: Path) -> None:
-    """By its own command, which runs every phase and counts what it did."""
+    """Schemathesis's own command runs all phases and counts its cases."""
     report_path = tmp_path / "report.json"
     configuration = tmp_path / CONFIGURATION.name
     dump = dumps.dumps().data[0].name

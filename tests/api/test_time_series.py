@@ -88,7 +88,7 @@ async def test_any_split_of_a_range_adds_up_to_the_whole(client: httpx.AsyncClie
 async def test_a_range_is_clamped_to_the_days_served(
     client: httpx.AsyncClient, queries: list[str]
 ) -> None:
-    """And what is clamped to the same is one answer."""
+    """Ranges that are clamped to the same days share a response."""
     wide = "system?start_date=0001-01-01&end_date=9999-12-31"
     assert await _items(client, wide) == await _items(client, "system")
     assert len(queries) == 1

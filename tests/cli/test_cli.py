@@ -344,7 +344,7 @@ async def test_backfill_publishes_missing_days(database_url: str, engine: AsyncE
 async def test_backfill_first_publishes_held_days_that_became_plausible(
     database_url: str, engine: AsyncEngine
 ) -> None:
-    """Without asking the source, which has nothing else."""
+    """The source is not queried, because it has no other rows."""
     day, neighbour = days_ago(0), days_ago(7)
     await publish(engine, neighbour, downloads("flask", 100))
     with pytest.raises(HeldDayError):
@@ -417,7 +417,7 @@ async def test_backfill_continues_after_a_stop(
 
 
 def test_days_are_utc_days() -> None:
-    """Wherever the machine is: here where the date is another one for most of the day."""
+    """The machine's time zone does not matter, even if its date usually differs from UTC's."""
     for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
         assert run("ingest", "--dry-run", TZ=zone).stdout.startswith(f"{days_ago(0)}: ")
 
@@ -431,7 +431,7 @@ def test_the_database_of_the_setting_is_used(database_url: str, tmp_path: Path) 
 def test_the_environment_takes_precedence_over_the_env_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the tests run there may be one, and it must not reach them."""
+    """A `.env` file on the machine must not affect the tests."""
     (tmp_path / ".env").write_text("RETENTION_DAYS=many\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETENTION_DAYS", "")
@@ -469,7 +469,7 @@ async def test_expire(database_url: str, engine: AsyncEngine) -> None:
 
 
 async def test_verify_notes_suspect_days(database_url: str, engine: AsyncEngine) -> None:
-    """They are as they were published, which is what it verifies."""
+    """Suspect days are stored as published, so verification succeeds and only notes them."""
     for ago in (0, 7, 14):
         await publish(engine, days_ago(ago), downloads("flask", 100))
     day = days_ago(21)

@@ -125,7 +125,7 @@ def test_commands_use_the_server_of_a_running_service(
 
 
 async def test_a_start_catches_up(database_url: str, engine: AsyncEngine, tmp_path: Path) -> None:
-    """Of two processes one does, with the day that was missed while nothing ran."""
+    """One of two processes reads the day that was missed while no process was running."""
     missed = latest_complete_day()
     row = downloads("flask", 1)
     before = missed - timedelta(days=1)
@@ -204,7 +204,7 @@ async def test_workers_share_a_socket_for_both_kinds_of_addresses_and_learn_of_p
     ) as (address, _):
 
         async def answers() -> list[int]:
-            """By connections at once, which both workers take."""
+            """Open connections at the same time, so that both workers accept some."""
             url = f"{address}/api/packages/requests/recent"
             responses = await asyncio.gather(*(_get(url) for _ in range(20)))
             return [response.json()["data"]["last_day"] for response in responses]
@@ -303,7 +303,7 @@ def test_the_service_stops_while_a_source_is_silent(
 
 
 def test_ctrl_c_while_the_program_is_loaded() -> None:
-    """While it still imports what it needs."""
+    """The signal arrives while the process still imports modules."""
 
     def has_imported(library: str, process: int) -> bool:
         return library in Path(f"/proc/{process}/maps").read_text()

@@ -100,7 +100,7 @@ def test_the_default_stop_fits_into_docker_stop() -> None:
 
 
 def test_clients_that_read_nothing_or_slowly(data_dir: Path, tmp_path: Path, workers: str) -> None:
-    """Both are disconnected when their time is over. The embedded Postgres is stopped as well."""
+    """Both clients are disconnected when the time is over, and the embedded Postgres is stopped."""
     name = _write_large_dump(data_dir / "dumps")
     log = tmp_path / "log"
     ended = threading.Event()

@@ -20,7 +20,7 @@ from tests.waiting import PATIENCE_SECONDS, until
 async def test_a_lock_that_can_not_be_released_ends_with_its_connection(
     database_url: str, engine: AsyncEngine, error: type[Exception] | None
 ) -> None:
-    """What was done while it was held is done."""
+    """The work that was done under the lock stays committed."""
     async with job_engine(database_url) as own:
 
         async def work() -> None:

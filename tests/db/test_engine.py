@@ -108,7 +108,7 @@ async def test_a_lost_connection_is_unavailable_and_the_next_one_works(
 async def test_a_connection_that_is_lost_while_idle_masks_no_exception(
     database_url: str, engine: AsyncEngine, is_noticed: bool
 ) -> None:
-    """As while an ingest reads its source: there is nothing to roll back any more."""
+    """The connection is idle, as while an ingest reads its source."""
     own = create_engine(database_url)
 
     async def cut(connection: AsyncConnection) -> None:

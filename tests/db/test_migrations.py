@@ -65,7 +65,7 @@ async def test_builds_all_tables(unmigrated_url: str) -> None:
 async def test_a_server_without_trigrams(
     unmigrated_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who may not use the extension goes without, and has it once it is there."""
+    """A user that may not create the extension gets the index once the extension exists."""
     admin = create_engine(unmigrated_url)
     async with admin.begin() as connection:
         role = "test_without_trigrams"
@@ -274,5 +274,5 @@ async def test_a_database_with_later_migrations(engine: AsyncEngine) -> None:
 
 
 def test_the_migrations_folder_is_no_package() -> None:
-    """It would shadow the library of the same name."""
+    """A package would shadow the library of the same name."""
     assert not (Path(ALEMBIC_INI).parent / "alembic" / "__init__.py").exists()

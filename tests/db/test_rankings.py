@@ -177,7 +177,7 @@ async def _found(engine: AsyncEngine, name: str, limit: int = 100) -> list[str]:
 async def _search(
     engine: AsyncEngine, name: str, limit: int, after: SearchPosition = START
 ) -> list[Match]:
-    """As a service that knows of the index that is there."""
+    """Search as a service does, which uses the trigram index if it exists."""
     publication = await DownloadsRepository(engine, RETENTION_DAYS).publication()
     by_trigrams = publication is not None and publication.has_trigrams
     return await repository(engine).search(name, limit, after, by_trigrams=by_trigrams)
@@ -260,7 +260,7 @@ async def test_pages_together_contain_all_results(either: AsyncEngine, popular: 
 
 
 async def test_an_extension_that_is_installed_later(engine: AsyncEngine) -> None:
-    """It is used from then on, and makes answers that have other tags."""
+    """Search uses the index from then on, and responses get other tags."""
     read = DownloadsRepository(engine, RETENTION_DAYS)
     await publish(engine, days_ago(0), *_ranked("requests"))
     before = await read.publication()

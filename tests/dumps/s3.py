@@ -56,7 +56,7 @@ class S3Server:
         return name
 
     def url_of(self, path: str) -> str:
-        """As `--to` takes it."""
+        """Address for the option `--to`."""
         return (
             f"s3://{KEY_ID}:{KEY}@{path}?endpoint_override={self.address}&scheme=http"
             "&region=us-east-1"

@@ -67,7 +67,7 @@ def _state(folder: DumpFolder) -> dict[str, tuple[int, int]]:
 
 
 def _assert_whole(folder: DumpFolder) -> None:
-    """What is listed is there, and nothing else is."""
+    """Assert that exactly the listed files exist, with the listed content."""
     dumps = folder.dumps().data
     for dump in dumps:
         content = (folder.path / dump.name).read_bytes()
@@ -209,7 +209,7 @@ async def test_only_days_that_are_no_longer_served_are_removed(
 async def test_an_export_from_a_new_database_removes_no_other_days(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
-    """Of 30 files, those inside the window stay, listed or not."""
+    """Files of days inside the window stay, whether they are listed or not."""
     for ago in range(30):
         await publish(engine, days_ago(ago), downloads("flask", 5))
     before = await _export(engine, folder)
@@ -232,7 +232,7 @@ async def test_an_export_from_a_new_database_removes_no_other_days(
 async def test_real_data_replaces_the_sample_only_on_request(
     engine: AsyncEngine, folder: DumpFolder
 ) -> None:
-    """Also where the list was lost: the names of files tell which kind they are."""
+    """The names of files show their kind, even if the list is missing."""
     await ingest(engine, SampleSource(), days_ago(3))
     (sample,) = await _export(engine, folder)
     await publish(engine, days_ago(0), downloads("flask", 5), replace_sample=True)
@@ -386,7 +386,7 @@ async def test_a_second_export_completes_a_killed_one(
 async def _killed_at(
     engine: AsyncEngine, folder: DumpFolder, owner: Any, name: str, number: int, *, after: bool
 ) -> bool:
-    """Whether the export came so far."""
+    """Return True if the export has reached this step."""
     original: Callable[..., Any] = getattr(owner, name)
     calls = 0
     is_dead = False

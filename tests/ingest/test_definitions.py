@@ -83,7 +83,7 @@ def test_a_day_that_is_half_missing_is_held(after: float, order: list[date], day
 
 @pytest.mark.parametrize("after", LEVELS)
 def test_an_incomplete_first_day_of_a_definition_becomes_suspect(after: float) -> None:
-    """Nothing speaks against a day that has none to be compared with."""
+    """A day is published if there is no day to compare it with."""
     half = ARTIFACTS_SINCE - timedelta(days=1)
     shares = {half: 0.4}
     in_order = [figures(day, _level(day, after) * shares.get(day, 1)) for day in BACKFILL]
@@ -92,7 +92,7 @@ def test_an_incomplete_first_day_of_a_definition_becomes_suspect(after: float) -
 
 @pytest.mark.parametrize("after", LEVELS)
 def test_a_lossy_day_of_the_change_is_held_or_suspect(after: float) -> None:
-    """It can't be compared with its neighbours, but no change takes that much."""
+    """The day can't be compared with its neighbours, but no change is that large."""
     lossy = {ARTIFACTS_SINCE: 0.001}
     events = KnownEvents()
     daily, backfill = (

@@ -165,7 +165,7 @@ def test_a_step_is_accepted_when_it_has_lasted(level: float, first: date) -> Non
 @pytest.mark.parametrize("first", [FRIDAY + timedelta(days=passed) for passed in range(7)])
 @pytest.mark.parametrize("step_days", [1, 3])
 def test_an_implausible_change_is_never_a_step(level: float, first: date, step_days: int) -> None:
-    """It lasts longer than the weeks that a day is compared with."""
+    """The outage is longer than the weeks with which a day is compared."""
     thresholds = replace(POLICY.thresholds, step_days=step_days)
     held_days, published = days_held(first, level, 50, thresholds)
     assert held_days == list(range(50))

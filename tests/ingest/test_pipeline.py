@@ -387,7 +387,7 @@ async def test_replacing_the_sample_fails_without_loss(engine: AsyncEngine) -> N
 
 
 async def test_concurrent_sample_and_real_data_are_not_mixed(engine: AsyncEngine) -> None:
-    """Both find an empty database, and one of them finds it no longer so."""
+    """Both find an empty database first, and one of them has to notice the other's publish."""
     sources: list[Source] = [
         SampleSource(),
         GivenSource({days_ago(0): [downloads("flask", 1)]}),
@@ -527,7 +527,7 @@ async def test_a_day_with_wrong_rows_is_held_without_them(engine: AsyncEngine) -
 async def test_held_rows_of_a_published_day_are_deleted_when_the_source_is_corrected(
     engine: AsyncEngine,
 ) -> None:
-    """It had three times as much for a while."""
+    """For a while, the source had three times as many downloads."""
     for ago in (0, 7):
         await publish(engine, days_ago(ago), downloads("flask", 100))
     before = await everything(engine)

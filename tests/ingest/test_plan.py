@@ -283,7 +283,7 @@ def test_days_that_were_read_come_after_new_days_and_before_older_ones() -> None
 
 
 def test_a_check_that_is_overdue_for_a_week_is_skipped() -> None:
-    """Else all days would be read again where the setting, or the version, is new."""
+    """Otherwise a new setting or version would check all days again."""
     days = {day: published(day, at(25, day)) for day in all_but()}
     assert planned(at(2), days, settings=RECHECKING).again == [
         ago(back) for back in range(8, 1, -1)

@@ -107,7 +107,7 @@ async def test_a_month_is_dropped_with_its_last_day(
 
 
 async def test_a_package_stays_while_a_month_with_its_rows_stays(engine: AsyncEngine) -> None:
-    """It is outside the window, so nobody sees it, but its rows are there."""
+    """The day is outside the window and not served, but its rows still exist."""
     await publish(engine, date(2025, 12, 30), downloads("outside", 1))
     await publish(engine, date(2026, 1, 29), downloads("flask", 1))
     before = await everything(engine)

@@ -141,7 +141,7 @@ async def test_days_that_are_published_meanwhile_are_no_difference(engine: Async
 async def test_a_day_that_is_published_in_the_middle_of_a_step_is_no_difference(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not wait for the step either."""
+    """The publish does not wait for the step either."""
     await publish(engine, LATEST, downloads("flask", 1))
     compare = VerificationRepository.differences_of_day
 

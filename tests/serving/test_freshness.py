@@ -32,7 +32,7 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def watched(database_url: str) -> AsyncIterator[Freshness]:
-    """Of another process than the one that publishes."""
+    """The freshness of a process that does not publish itself."""
     freshness = Freshness(database_url, 180, lambda _: NOON, utc_now)
     watch = asyncio.create_task(freshness.watch())
     yield freshness
@@ -67,7 +67,7 @@ async def test_a_publish_is_announced_at_once(
 async def test_a_check_finds_a_publish_without_announcement(
     watched: Freshness, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As behind a pooler that passes no announcement on."""
+    """A pooler in front of the database may drop announcements."""
     monkeypatch.setattr(module, "CHECK_SECONDS", 0.2)
     await publish(engine, days_ago(1), downloads("flask", 1))
     await until(lambda: _latest(watched))
@@ -199,7 +199,7 @@ def test_max_age_is_short_while_days_are_held_suspect_or_missing(changes: dict[s
 
 
 def test_max_age_is_short_for_another_publication() -> None:
-    """Or not yet known to be published."""
+    """The publication of the response may be older or newer than that of the process."""
     other = _published(version="other", published_at=NOON)
     headers = _headers(timedelta(hours=5), _published(), other)
     assert _max_age(headers) == 60
@@ -227,7 +227,7 @@ async def test_a_database_that_is_unusable_is_logged_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It can be reached, and every query fails."""
+    """The database can be reached, but every query fails."""
     monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.01)
     caplog.set_level("INFO", "app")
     tries = 0

@@ -535,7 +535,7 @@ async def test_large_bodies_are_rendered_in_a_thread(
     is_large: bool,
     query: str,
 ) -> None:
-    """So that other requests are answered meanwhile."""
+    """Other requests are answered meanwhile."""
     threads = []
 
     def noting(function: Callable[..., Any]) -> Callable[..., Any]:

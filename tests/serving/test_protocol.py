@@ -40,7 +40,7 @@ RECENT = b"GET /api/packages/requests/recent HTTP/1.1\r\nHost: test\r\n"
 
 @pytest.fixture(scope="session")
 def address(address: str) -> tuple[str, int]:
-    """As sockets take it."""
+    """Return the server's address for a socket."""
     return "127.0.0.1", int(address.rpartition(":")[2])
 
 
@@ -301,7 +301,7 @@ async def test_a_client_that_reads_slowly_is_not_aborted(impatient: uvicorn.Serv
 async def test_a_closing_connection_is_aborted_if_the_client_does_not_read(
     monkeypatch: pytest.MonkeyPatch, header: bytes
 ) -> None:
-    """Whatever is left of the answer when the system takes no more."""
+    """The connection closes with any part of the response unread."""
     monkeypatch.setattr(connection_timers, "READ_TIMEOUT_SECONDS", 0.5)
 
     async def sized(scope: Scope, receive: Receive, send: Send) -> None:

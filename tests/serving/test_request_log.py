@@ -229,7 +229,7 @@ async def test_requests_without_a_limit_are_summarised(
     caplog: pytest.LogCaptureFixture,
     rate_limits: str,
 ) -> None:
-    """They are all logged if there are no limits at all."""
+    """Without any rate limit, all requests are logged."""
     caplog.set_level("INFO")
     app = create_app(Settings(rate_limits=rate_limits), database_url)
     transport = httpx.ASGITransport(app)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """It begins at the time of the machine, by which the servers date objects."""
+    """The clock starts at the machine's time, which the servers use for objects."""
     return ManualClock(utc_now())
 
 
@@ -77,7 +77,7 @@ def _nothing_is_recent(clock: ManualClock) -> None:
 async def _export(
     engine: AsyncEngine, store: DumpStore, dump_format: DumpFormat = DumpFormat.PARQUET
 ) -> list[Dump]:
-    """As the command does. Those that were written."""
+    """Export as the command does, and return the files that were written."""
     days = await published_days(engine)
     with store.opened():
         prepare(store, days, retention_days=RETENTION_DAYS)
@@ -106,7 +106,7 @@ def _assert_listed_is_whole(store: DumpBucket) -> None:
 
 
 def _assert_whole(store: DumpBucket) -> None:
-    """What is listed is there, and nothing else is."""
+    """Assert that exactly the listed files exist, with the listed content."""
     _assert_listed_is_whole(store)
     assert _objects(store).keys() == {*(dump.name for dump in store.dumps().data), INDEX_NAME}
 
@@ -195,7 +195,7 @@ async def test_a_changed_day_replaces_its_file(engine: AsyncEngine, store: DumpB
 async def test_recent_unlisted_objects_stay(
     engine: AsyncEngine, store: DumpBucket, clock: ManualClock
 ) -> None:
-    """It may be what another export is about to list."""
+    """Another export may be about to list such an object."""
     await publish(engine, days_ago(0), downloads("flask", 5))
     (old,) = await _export(engine, store)
     await publish(engine, days_ago(0), downloads("flask", 6))

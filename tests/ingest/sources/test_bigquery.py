@@ -452,7 +452,7 @@ def test_file_names_are_read_only_if_they_decide() -> None:
 
 
 async def test_a_query_by_another_rule_has_another_id(table: Table) -> None:
-    """It differs even for a day on which both count the same, because the day records its rule."""
+    """The ids differ even if both rules count the same files, because a day records its rule."""
     table.insert(Event())
     query = await table.source().begin(DAY)
     with pytest.raises(QueryLostError, match="other counting rules"):
@@ -1012,7 +1012,7 @@ async def test_without_access_to_partitions_days_are_read_as_they_are(
     caplog: pytest.LogCaptureFixture,
     status: int,
 ) -> None:
-    """It is one line in the log of a process."""
+    """A process logs the missing access in one line."""
     table.insert(Event())
     query = table.client.query
     jobs = count()

@@ -294,7 +294,7 @@ async def _list_as(engine: AsyncEngine, folder: DumpFolder, **changes: object) -
 async def test_a_list_that_counts_otherwise(
     engine: AsyncEngine, folder: DumpFolder, figure: str
 ) -> None:
-    """Not one row of it is published."""
+    """No row of the file is published."""
     await _list_as(engine, folder, **{figure: 17})
     before = await everything(engine)
     with pytest.raises(SourceDayError, match="but the list has"):

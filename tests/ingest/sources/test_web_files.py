@@ -155,7 +155,7 @@ async def test_a_server_on_the_internet_can_not_name_a_private_address() -> None
 async def test_a_list_on_the_internet_can_not_name_a_private_address(
     engine: AsyncEngine, folder: DumpFolder, monkeypatch: pytest.MonkeyPatch, is_rebound: bool
 ) -> None:
-    """It makes no difference that the name of its own host resolves to one later."""
+    """A host name that resolves to a private address later makes no difference."""
     await publish(engine, DAY, *ROWS)
     await export_all(engine, folder)
     listed = orjson.loads((folder.path / INDEX_NAME).read_bytes())
