@@ -148,9 +148,10 @@ async def test_a_stop_cancels_computations_that_timed_out(
     settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client of the computation has already received its 503."""
-    ended = asyncio.Event()
+    began, ended = asyncio.Event(), asyncio.Event()
 
     async def hang(*_: object) -> None:
+        began.set()
         try:
             await asyncio.sleep(3600)
         finally:
@@ -162,6 +163,7 @@ async def test_a_stop_cancels_computations_that_timed_out(
     transport = httpx.ASGITransport(app)
     async with app.running(), httpx.AsyncClient(transport=transport, base_url="http://test") as one:
         _check(await one.get("/api/packages/requests/recent"), 503, title="Service Unavailable")
+        await began.wait()
         assert not ended.is_set()
     assert ended.is_set()
 
