@@ -164,7 +164,9 @@ def _system_user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        raise ValueError("should name a user, because the system has no name for its own") from None
+        raise ValueError(
+            "should name a user, because the user of this process has no name"
+        ) from None
 
 
 def _arguments(query: str) -> dict[str, str]:

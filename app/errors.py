@@ -151,7 +151,7 @@ class ShrunkDayError(IngestError):
     def __init__(self, day: date, downloads: int, published: int) -> None:
         super().__init__(
             f"{day} has {downloads:,} downloads with mirrors now, and {published:,} are published: "
-            f"it stays (`pypi-stats ingest --date {day} --force` replaces it)"
+            f"the published day stays (`pypi-stats ingest --date {day} --force` replaces it)"
         )
 
 

@@ -101,7 +101,7 @@ INGEST_TIMESTAMP = Gauge(
 
 class ObservedRun:
     success: bool | None = False
-    """None if there was nothing to do. Then the run is not recorded."""
+    """None if no day was due while failed days wait for a retry. Such a run is not recorded."""
 
 
 @contextmanager

@@ -70,7 +70,8 @@ class Settings(BaseSettings):
     """Number of server processes."""
 
     graceful_stop_seconds: int = Field(8, ge=0, le=3600)
-    """How long a stop waits for running requests and downloads. Closing takes up to 2 seconds more.
+    """How long a stop waits for running requests, including dump files that are being sent. Closing
+    takes up to 2 seconds more.
     """
 
     keep_alive_seconds: int = Field(75, ge=1, le=3600)
@@ -116,8 +117,8 @@ class Settings(BaseSettings):
     ingest_counted_files: Annotated[CountedFiles, types.CASE_INSENSITIVE] = CountedFiles.ALL
     """Downloads that BigQuery counts on days until 24 August 2026: `all`, like the public service,
     or `artifacts`, which are files that end in `.whl`, `.tar.gz` or `.zip`. PyPI counts only these
-    since then, so `artifacts` makes earlier days comparable with later ones. For earlier days, it
-    reads one more column, which is billed.
+    since then, so `artifacts` makes earlier days comparable with later ones. For earlier days,
+    `artifacts` reads one more column, which is billed.
     """
 
     ingest_events_file: types.EventsFile = ()
@@ -132,8 +133,9 @@ class Settings(BaseSettings):
     """
 
     ingest_recheck_after_hours: float = Field(24.0, ge=0, le=30 * 24)
-    """A day that was read sooner than this after its end is checked once more, and replaced if late
-    downloads have arrived. Only a changed partition is read and billed again. 0 disables the check.
+    """Hours after the end of a day at which it is checked once more, if it was last read before
+    that. It is replaced if late downloads have arrived. Only a changed partition is read and billed
+    again. 0 disables the check.
     """
 
     ingest_min_packages_ratio: float = Field(0.75, ge=0, le=1)

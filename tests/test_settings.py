@@ -44,7 +44,7 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("RETENTION_DAYS", "7", "greater than or equal to 30"),
         ("INGEST_SCHEDULE", "at one", "five cron fields"),
         ("INGEST_SCHEDULE", "99 * * * *", "0 to 59 in the field of the minute"),
-        ("INGEST_SCHEDULE", "0 0 31 2 *", "no month that it names has such a day"),
+        ("INGEST_SCHEDULE", "0 0 31 2 *", "none of its months has the given day"),
         ("INGEST_SOURCE", "csv", "'auto', 'bigquery', 'sample', 'file' or 'none'"),
         ("INGEST_BREAKDOWNS", "installer,os", "installer, ci, country, version"),
         ("INGEST_BREAKDOWNS", "none,ci", "installer, ci, country, version"),

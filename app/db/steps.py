@@ -1,7 +1,7 @@
 """The steps of an ingest.
 
-Each step is logged at level debug when it begins. If a process is killed in a step, the database is
-in the state before the step or after it. The tests kill a process in each step.
+Each step is logged at level debug when it begins. If a process is killed in any step, each day is
+either unchanged or completely published. The tests kill a process in each step.
 """
 
 import logging

@@ -163,7 +163,7 @@ class RunOutcome(StrEnum):
     RUNNING = "running"
     PUBLISHED = "published"
     UNCHANGED = "unchanged"
-    """The day stays as it was published, because the source has nothing better."""
+    """The published day stays: the source's data has not changed, or is no reason to replace it."""
 
     HELD = "held"
     FAILED = "failed"

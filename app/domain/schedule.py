@@ -47,7 +47,7 @@ class Schedule(BaseTrigger):  # type: ignore[misc] # APScheduler has no types
                 )
         self.expression = " ".join(fields)
         if not _fires(self.expression):
-            raise ValueError("should fire: no month that it names has such a day")
+            raise ValueError("should match a date: none of its months has the given day")
 
     def __str__(self) -> str:
         return self.expression

@@ -176,8 +176,8 @@ class KnownDays:
         """Compare a day with days of other definitions before and after it.
 
         Such a day was counted partly by each of two definitions, or is the first day of one. So its
-        figures only have to reach `min_step_ratio` times the lower of the two levels, or the one
-        that is known. A real change is not larger.
+        figures only have to reach `min_step_ratio` times the lower of the two levels, or times the
+        only level if there are days on one side only. No real change lowers the figures further.
         """
         least = self._thresholds.min_step_ratio
         step = (self._thresholds.min_step_ratio, self._thresholds.max_step_ratio)
@@ -337,8 +337,8 @@ def _ratio(
     least, most = limits
     if least <= ratio <= most:
         return ratio, None
-    bound = f"less than {least:.2f}" if ratio < least else f"more than {most:.2f}"
-    return ratio, f"{amount:,} {name} are {bound} times ({ratio:.2f}) the {usual:,}"
+    bound = f"minimum {least:.2f}" if ratio < least else f"maximum {most:.2f}"
+    return ratio, f"{amount:,} {name} are {ratio:.2f} times ({bound}) the usual {usual:,}"
 
 
 def _highest(days: Collection[DayFigures]) -> int:

@@ -45,11 +45,11 @@ def latest_complete_day(now: datetime) -> date:
 
 
 def check_counted(day: date, now: datetime) -> None:
-    """Raise `IngestError` if the day can have no downloads."""
+    """Raise `IngestError` if the day is before the first day of PyPI's table, or is not over."""
     latest = latest_complete_day(now)
     if not FIRST_DAY <= day <= latest:
         raise IngestError(
-            f"{day} has no downloads: the first day is {FIRST_DAY}, and the latest complete UTC "
+            f"{day} can't be ingested: the first day is {FIRST_DAY}, and the latest complete UTC "
             f"day is {latest}"
         )
 
@@ -59,12 +59,11 @@ class Plan:
     """Days to read now, and when the next one is due. Unread days are in order, latest first."""
 
     new: list[date]
-    """Unread days that became due at the same firing of the schedule as the latest day that is due.
-    """
+    """Unread days that the latest firing of the schedule made due: one day, if it is daily."""
 
     again: list[date]
-    """Days that were read and are due again, the longest overdue first. In this order every day is
-    eventually read, even if one run can't read all of them.
+    """Days that were read or failed before and are due again, the longest overdue first. In this
+    order every day is eventually read, even if one run can't read all of them.
     """
 
     older: list[date]
@@ -137,7 +136,7 @@ def _due_again_at(
         due = now
     failed = failures.get(day)
     if due and failed and failed.last_started_at <= now + CLOCK_TOLERANCE:
-        # The first interruption does not count, because the day may not have caused it.
+        # If the last run was interrupted, it does not count: the day may not have caused that.
         count = failed.costly - (failed.last_outcome is RunOutcome.INTERRUPTED)
         due = max(due, failed.last_started_at + _wait(settings, count))
     return due

@@ -36,8 +36,9 @@ class PublishPolicy:
     """True deletes all sample data when the first real day is published."""
 
     only_if_changed: bool = False
-    """True reads a day again only if its partition has changed since it was last read, and replaces
-    a published day only if it has more downloads, or if it was suspect and no longer is.
+    """True if a day is read again only when its partition has changed since the last reading. A
+    published day is then replaced only if the new rows have more downloads, were counted by another
+    rule, or are plausible while the published day is suspect.
     """
 
     def counts_alike(self, day: date, one: CountedFiles, other: CountedFiles) -> bool:

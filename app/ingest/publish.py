@@ -56,7 +56,9 @@ class StagedDay:
 
 @dataclass(frozen=True, slots=True)
 class UnchangedDay:
-    """A published day that stays as it is, because the source has nothing better."""
+    """A published day that stays, because the source's data has not changed or is no reason to
+    replace it.
+    """
 
     published: PublishedDay
 

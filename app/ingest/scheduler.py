@@ -52,10 +52,11 @@ meanwhile.
 
 
 class IngestScheduler:
-    """Runs the job at the start, at each firing of the schedule, and at times that it requests.
+    """Runs the job at the start, at each firing of the schedule, and at the time that its last run
+    returned, if any.
 
-    The job returns the time at which it should run again, or None. Its argument is True, to catch
-    up, at the start and at firings of the schedule.
+    The job's argument is `catch_up`. It is True at the start and at firings of the schedule, and
+    False at times that the job returned.
     """
 
     def __init__(

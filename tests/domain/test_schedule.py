@@ -110,7 +110,7 @@ def test_a_wrong_value_is_refused_with_the_right_ones(
 
 @pytest.mark.parametrize("days", ["31 2 *", "30,31 feb *", "31 2,4,6,9,11 */2"])
 def test_a_schedule_that_never_fires_is_refused(days: str) -> None:
-    with pytest.raises(ValueError, match="no month that it names has such a day"):
+    with pytest.raises(ValueError, match="none of its months has the given day"):
         Schedule(f"0 0 {days}")
 
 

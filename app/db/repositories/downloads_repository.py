@@ -136,10 +136,8 @@ class DownloadsRepository(PublishedReads):
 
     async def published_days(self) -> list[PublishedDay]:
         """Return the published days of the window, oldest first."""
-        before_window = select(func.max(ingested_days.c.day)).scalar_subquery()
-        query = select(ingested_days).where(
-            ingested_days.c.day > before_window - self._retention_days
-        )
+        latest_day = select(func.max(ingested_days.c.day)).scalar_subquery()
+        query = select(ingested_days).where(ingested_days.c.day > latest_day - self._retention_days)
         rows = await fetch(self.source, Statement(query.order_by(ingested_days.c.day)))
         return [PublishedDay(**row) for row in rows]
 
