@@ -1,6 +1,7 @@
 # The first stage builds the wheel and installs it. Only the environment is copied to the image.
-ARG PYTHON=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
-FROM ${PYTHON} AS build
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS base
+
+FROM base AS build
 ENV PIP_NO_CACHE_DIR=1
 WORKDIR /build
 COPY requirements ./requirements
@@ -13,7 +14,7 @@ COPY app ./app
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && pip --python /srv/venv/bin/python install --no-deps --no-index dist/*.whl
 
-FROM ${PYTHON}
+FROM base
 RUN pip uninstall --yes pip \
     && rm -r /usr/local/lib/python3.13/ensurepip \
     && install --directory --owner 10001 --group 10001 /srv/.data

@@ -4,6 +4,7 @@ A failed check raises a `ValueError`. Its message continues the setting's name, 
 values, and never repeats the value, because any variable may contain a secret by mistake.
 """
 
+import errno
 import json
 import re
 from collections.abc import Callable
@@ -85,6 +86,9 @@ def _check_credentials_file(path: str) -> None:
             "should be the path of a key file: set GOOGLE_SERVICE_ACCOUNT_JSON to the key itself"
         )
     try:
+        # Opening a pipe would wait for its writer.
+        if Path(path).is_fifo():
+            raise OSError(errno.EINVAL, "It is a pipe")  # noqa: TRY301 - reported like the others
         with Path(path).open("rb"):
             pass
     except OSError as error:

@@ -54,9 +54,10 @@ def test_the_image_runs_the_service_as_a_numeric_user() -> None:
 
 
 def test_the_base_image_is_pinned_and_pip_is_removed() -> None:
-    (base,) = _instructions("ARG")
-    assert re.fullmatch(r"PYTHON=python:[\w.-]+@sha256:[0-9a-f]{64}", base)
-    assert {one.split()[0] for one in _instructions("FROM")} == {"${PYTHON}"}
+    # Dependabot updates the image that a FROM names.
+    pinned, *stages = _instructions("FROM")
+    assert re.fullmatch(r"python:[\w.-]+@sha256:[0-9a-f]{64} AS base", pinned)
+    assert [one.split()[0] for one in stages] == ["base", "base"]
     assert "pip uninstall --yes pip" in FINAL
     assert "--without-pip" in DOCKERFILE
 

@@ -84,6 +84,7 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("TRUSTED_PROXIES", "10.0.0.1/8", "should have 10.0.0.0/8 for that network"),
         ("TRUSTED_PROXIES", "fd00::1/8", "fd00::/8 for that network, or fd00::1 for one address"),
         ("TRUSTED_PROXIES", "*", "192.168.0.0/16"),
+        ("TRUSTED_PROXIES", "::ffff:10.0.0.1", "should have the IPv4 form, such as 10.0.0.1"),
         ("CLIENT_RATE_LIMITS", "10.0.0.1/8=none", "should have 10.0.0.0/8 for that network"),
         ("RATE_LIMIT_STORAGE_URI", "memcached://secret", "redis://:password@host:6379/0"),
         ("RATE_LIMIT_STORAGE_URI", "secret:6379", "redis://:password@host:6379/0"),
@@ -352,3 +353,12 @@ def test_no_proxy_is_used_for_loopback(monkeypatch: pytest.MonkeyPatch, given: s
         server.shutdown()
         thread.join()
     assert statuses == [404, 404]
+
+
+def test_a_pipe_is_no_key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening it would wait for a writer."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(pipe))
+    with pytest.raises(SettingsError, match="It is a pipe"):
+        load_settings()

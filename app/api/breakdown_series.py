@@ -54,6 +54,8 @@ def _declare(breakdown: Breakdown) -> None:
             found = found._replace(series=shown(breakdown, found.series))
         elif breakdown.shown_categories and category == ALL_CATEGORIES:
             category = None
+        else:
+            category = _in_any_case(category, found.series)
         return await render(query, breakdown.payload_type, package, found, category)
 
     series.__annotations__["query"] = Annotated[query_model, Query()]
@@ -136,6 +138,15 @@ def _category(breakdown: Breakdown, value: str) -> str:
     return value
 
 
+def _in_any_case(category: str, series: Series) -> str:
+    """Return the category of the series that differs from this one at most in the case of letters,
+    or this one. Open categories are not known before they are read.
+    """
+    if category in series or not category.isascii():
+        return category
+    return next((one for one in series if one.lower() == category.lower()), category)
+
+
 def _check_ingested(breakdown: Breakdown, package: str, publication: Publication) -> None:
     """Raise `NotFoundError` if no published day has figures of the breakdown."""
     if breakdown.is_of_one_package and package == ALL_PACKAGES:
@@ -144,8 +155,8 @@ def _check_ingested(breakdown: Breakdown, package: str, publication: Publication
         )
     if not publication.has(breakdown):
         raise NotFoundError(
-            f"No published day has the {breakdown.name}: this instance does not ingest it. "
-            f"Its operator can add {breakdown.name} to the setting INGEST_BREAKDOWNS."
+            f"No published day has the {breakdown.name}. It is ingested if the operator adds "
+            f"{breakdown.name} to the setting INGEST_BREAKDOWNS, for days that are read after that."
         )
 
 

@@ -1,7 +1,7 @@
 """Downloads of a package by category, summed over a range of days, with shares."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import orjson
 from fastapi import Query
@@ -22,11 +22,9 @@ COLUMNS = ("category", "downloads", "share")
 
 SHARE_DECIMALS = 4
 
-CSV_TOO = csv_too("category,downloads,share\nlinux,1498027,0.9871\n")
-
 
 class CategoryTotal(BaseModel):
-    """Downloads of one category on all published days of the range."""
+    """Downloads of one category on the published days of the range that have the breakdown."""
 
     category: str = Field(description="A category of the breakdown. `null` if it is unknown.")
     downloads: int = Field(description="Number of downloads.", ge=1)
@@ -72,6 +70,15 @@ def _example(payload_type: str, sums: Mapping[str, int], whole: int) -> ConfigDi
     return example(_payload(payload_type, "requests", sums, whole))
 
 
+def _csv_too(model: type[Total]) -> Mapping[str, Any]:
+    """Document CSV with the first item of the model's example."""
+    extra = model.model_config["json_schema_extra"]
+    assert isinstance(extra, dict)
+    (payload,) = cast("list[dict[str, Any]]", extra["examples"])
+    lines = (COLUMNS, payload["data"][0].values())
+    return csv_too("".join(f"{','.join(map(str, line))}\n" for line in lines))
+
+
 class OverallTotal(Total):
     """Downloads in a range of days, with and without known mirrors."""
 
@@ -83,7 +90,10 @@ class OverallTotal(Total):
 
 
 @router.endpoint(
-    "/overall/total", OverallTotal, summary="Sum, with and without mirrors", ok=CSV_TOO
+    "/overall/total",
+    OverallTotal,
+    summary="Sum, with and without mirrors",
+    ok=_csv_too(OverallTotal),
 )
 async def overall_total(
     package: Package, query: Annotated[RangeQuery, Query()], statistics: Statistics
@@ -123,7 +133,7 @@ def _declare(breakdown: Breakdown) -> None:
         operation_id=f"get_{payload_type}",
         summary=f"Sum by {breakdown.by}",
         description=described + breakdown_series.availability(breakdown),
-        ok=CSV_TOO,
+        ok=_csv_too(model),
     )(total)
 
 

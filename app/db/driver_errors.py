@@ -88,7 +88,8 @@ def querying(database: str) -> Iterator[None]:
             raise pooled_per_transaction(database) from error
         cause = _driver_error(error)
         if _sqlstate(cause) == READ_ONLY:
-            raise read_only(database) from error
+            # After a failover it may be writable again soon.
+            raise DatabaseUnavailableError(read_only(database)) from error
         if isinstance(error, TimeoutError):
             reason = "takes too long to answer"
         elif is_lost(error):
@@ -113,8 +114,9 @@ def pooled_per_transaction(database: str) -> DatabaseRefusedError:
     )
 
 
-def read_only(database: str) -> DatabaseRefusedError:
-    return DatabaseRefusedError(
+def read_only(database: str) -> str:
+    """Return the message for a database that accepts no changes."""
+    return (
         f"{database} is read-only, as a replica is: set INGEST_SOURCE=none to only serve, or "
         "DATABASE_URL to the primary"
     )

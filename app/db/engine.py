@@ -23,7 +23,7 @@ from app.db.driver_errors import (
     querying,
     read_only,
 )
-from app.errors import DatabaseUnavailableError
+from app.errors import DatabaseRefusedError, DatabaseUnavailableError
 
 STATEMENT_TIMEOUT_SECONDS = 10
 
@@ -154,7 +154,7 @@ async def check_writable(engine: AsyncEngine) -> None:
     """Raise `DatabaseRefusedError` if the database accepts no changes."""
     async with connect(engine) as connection:
         if await connection.scalar(text("SHOW transaction_read_only")) == "on":
-            raise read_only(str(engine.url.host))
+            raise DatabaseRefusedError(read_only(str(engine.url.host)))
 
 
 async def wait_for_database(engine: AsyncEngine, seconds: float) -> None:

@@ -28,6 +28,9 @@ def parse_network(text: str) -> IPv4Network | IPv6Network:
     except ValueError:
         example = "10.0.0.1,192.168.0.0/16,fd00::/8"
         raise ValueError(f"should be addresses and networks such as {example}") from None
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped:
+        raise ValueError(f"should have the IPv4 form, such as {mapped}, for {network}")
     address = text.partition("/")[0]
     if ip_address(address) != network.network_address:
         raise ValueError(f"should have {network} for that network, or {address} for one address")

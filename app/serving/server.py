@@ -142,8 +142,8 @@ class Workers(Multiprocess):
     ) -> None:
         super().__init__(config, sockets)
         self._deadline = deadline
-        self._started_at = monotonic()
-        """Time at which the latest worker was started."""
+        self._started_at = [monotonic()] * config.workers
+        """Times at which the workers were started."""
 
         self.failed_status: int | None = None
         """Exit status of a worker that could not start."""
@@ -173,7 +173,7 @@ class Workers(Multiprocess):
             if self.should_exit.is_set() or worker.process.is_alive():
                 continue
             status = worker.exitcode or 0
-            is_new = monotonic() - self._started_at < MIN_WORKER_SECONDS
+            is_new = monotonic() - self._started_at[number] < MIN_WORKER_SECONDS
             # After Ctrl-C, a worker that still imports modules ends with a status above 0.
             if status == STARTUP_FAILURE or (status > 0 and is_new and not self.signal_queue):
                 self.failed_status = status
@@ -186,7 +186,7 @@ class Workers(Multiprocess):
             mark_process_dead(worker.pid)
             self.processes[number] = Process(self.config, self.sockets)
             self.processes[number].start()
-            self._started_at = monotonic()
+            self._started_at[number] = monotonic()
 
     def join_all(self) -> None:
         """Wait for the processes to end, and kill those that do not end in time."""

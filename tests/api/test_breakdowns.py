@@ -76,6 +76,7 @@ GOLDENS = {
     "version": [("3.0.3", D1, 5), ("3.1.0", D2, 7), ("3.1.0", D1, 4), ("other", D1, 1)],
     "version?version=3.0.3": [("3.0.3", D1, 5)],
     "version?version=4.0": [],
+    "installer?installer=UV": [("uv", D2, 3)],
     "version?version=other": [("other", D1, 1)],
     "version?version=all": [("3.0.3", D1, 5), ("3.1.0", D2, 7), ("3.1.0", D1, 4), ("other", D1, 1)],
     "implementation": [
@@ -128,8 +129,8 @@ async def test_a_breakdown_that_is_not_ingested_is_a_404(
         assert response.status_code == 404
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["detail"] == (
-            f"No published day has the {name}: this instance does not ingest it. "
-            f"Its operator can add {name} to the setting INGEST_BREAKDOWNS."
+            f"No published day has the {name}. It is ingested if the operator adds {name} to the "
+            "setting INGEST_BREAKDOWNS, for days that are read after that."
         )
     assert queries == []
 

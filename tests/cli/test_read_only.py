@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import connect, job_engine
-from app.errors import DatabaseRefusedError
+from app.errors import DatabaseUnavailableError
 from tests.days import days_ago, downloads, publish
 from tests.processes import ROOT, assert_fails, free_port, run
 
@@ -124,9 +124,11 @@ def test_the_document_needs_no_folder(tmp_path: Path) -> None:
 
 async def test_postgres_refuses_to_write(database_url: str) -> None:
     async with job_engine(database_url, read_only=True) as engine:
-        with pytest.raises(DatabaseRefusedError, match="is read-only"):
+        with pytest.raises(DatabaseUnavailableError, match="is read-only") as caught:
             async with connect(engine) as connection:
                 await connection.execute(text("DELETE FROM packages"))
+    # After a failover, the job tries again.
+    assert caught.value.is_temporary
 
 
 def test_a_service_that_ingests_needs_a_database_that_accepts_changes(database_url: str) -> None:
