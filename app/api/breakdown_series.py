@@ -59,7 +59,9 @@ def _declare(breakdown: Breakdown) -> None:
         return await render(query, breakdown.payload_type, package, found, category)
 
     series.__annotations__["query"] = Annotated[query_model, Query()]
-    described += availability(breakdown)
+    if breakdown.is_optional:
+        also = f", and for `{ALL_PACKAGES}`" if breakdown.is_of_one_package else ""
+        described += f"\n\nReturns 404 also if this instance does not ingest the breakdown{also}."
     router.endpoint(
         f"/{breakdown.name}",
         payload_model,
@@ -69,14 +71,6 @@ def _declare(breakdown: Breakdown) -> None:
         ok=CSV_TOO,
         tags=["details" if breakdown.is_optional else "packages"],
     )(series)
-
-
-def availability(breakdown: Breakdown) -> str:
-    """Return the sentence of a description about instances without the breakdown."""
-    if not breakdown.is_optional:
-        return ""
-    also = f", and for `{ALL_PACKAGES}`" if breakdown.is_of_one_package else ""
-    return f"\n\nReturns 404 also if this instance does not ingest the breakdown{also}."
 
 
 async def read(

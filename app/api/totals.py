@@ -1,22 +1,31 @@
 """Downloads of a package by category, summed over a range of days, with shares."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, cast
+from enum import StrEnum
+from typing import Annotated, Any, cast
 
 import orjson
-from fastapi import Query
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from fastapi import Path, Query
+from pydantic import BaseModel, Field, create_model
 
 from app.api import breakdown_series
 from app.api.endpoints import EndpointRouter, Package, not_found
 from app.api.payloads import PackageField, Payload, Rendered, csv_too, example
 from app.api.statistics import Statistics
 from app.api.time_series import RangeQuery
-from app.db.repositories.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS
-from app.domain.breakdowns import BREAKDOWNS, Breakdown
+from app.db.repositories.downloads_repository import WITH_MIRRORS
+from app.domain.breakdowns import BREAKDOWNS
+from app.domain.choice import Choice
 from app.domain.downloads import Series
 
 router = EndpointRouter("/api/packages/{package}", "details")
+
+OVERALL = "overall"
+
+_BREAKDOWNS = {one.name: one for one in BREAKDOWNS}
+
+SummedSeries = cast("Any", Choice)("SummedSeries", {n.upper(): n for n in (OVERALL, *_BREAKDOWNS)})
+"""Names of the series that can be summed."""
 
 COLUMNS = ("category", "downloads", "share")
 
@@ -36,106 +45,75 @@ class CategoryTotal(BaseModel):
     )
 
 
+def _payload(name: str, package: str, sums: Mapping[str, int], whole: int) -> dict[str, Any]:
+    """Return the payload of one package. Shares are ratios to `whole`."""
+    data = [
+        {"category": category, "downloads": count, "share": round(count / whole, SHARE_DECIMALS)}
+        for category, count in sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return {"data": data, "package": package, "type": f"{name}_total"}
+
+
+_EXAMPLE_SUMS = {"linux": 1340027, "windows": 102377, "darwin": 55623}
+_EXAMPLE = _payload("system", "requests", _EXAMPLE_SUMS, sum(_EXAMPLE_SUMS.values()))
+
+
 class Total(Payload):
+    """Downloads of a package by category in a range of days."""
+
+    model_config = example(_EXAMPLE)
+
     data: list[CategoryTotal] = Field(
-        description="Ordered by downloads, most first, and then by category. Empty if the package "
-        "exists and has no downloads in the range."
+        description="Ordered by downloads, most first, and then by category. Empty if a known "
+        "package has no downloads in the range."
     )
     package: PackageField
 
 
+_types = {f"{name}_TOTAL".upper(): f"{name}_total" for name in SummedSeries}
+_fields: dict[str, Any] = {"type": (StrEnum("TotalType", _types), ...)}
+SeriesTotal = create_model("SeriesTotal", __base__=Total, __doc__=Total.__doc__, **_fields)
+
+
+async def total(
+    package: Package,
+    breakdown: str,
+    query: Annotated[RangeQuery, Query()],
+    statistics: Statistics,
+) -> Rendered:
+    """Sum of each category that the series shows by default, over the published days of the range
+    that have the breakdown. Known mirrors are excluded, except in `overall`, whose shares are
+    ratios to the downloads with mirrors.
+
+    Returns 404 also if this instance does not ingest the breakdown.
+    """
+    if breakdown == OVERALL:
+        window = statistics.publication.window
+        found = await statistics.downloads.overall([package], window, query.days(window))
+        if package not in found:
+            raise not_found(package)
+        sums = _sums(found[package].series)
+        whole = sums.get(WITH_MIRRORS, 0)
+    else:
+        one = _BREAKDOWNS[breakdown]
+        series = (await breakdown_series.read(one, package, query, statistics)).series
+        sums = _sums(breakdown_series.shown(one, series))
+        whole = sum(sums.values())
+    payload = _payload(breakdown, package, sums, whole)
+    rows = (item.values() for item in payload["data"])
+    return query.render_table(lambda: orjson.dumps(payload), COLUMNS, rows, is_cacheable=bool(sums))
+
+
+total.__annotations__["breakdown"] = Annotated[
+    SummedSeries, Path(description="Name of the series.", examples=["system"])
+]
+router.endpoint(
+    "/{breakdown}/total",
+    SeriesTotal,
+    summary="Sums of a series, with shares",
+    ok=csv_too("category,downloads,share\nlinux,1340027,0.8945\nwindows,102377,0.0683\n"),
+)(total)
+
+
 def _sums(series: Series) -> dict[str, int]:
     return {name: sum(downloads for _, downloads in items) for name, items in series.items()}
-
-
-def _payload(
-    payload_type: str, package: str, sums: Mapping[str, int], whole: int
-) -> dict[str, Any]:
-    """Return the payload of one package. Shares are ratios to `whole`."""
-    data = [
-        {"category": name, "downloads": count, "share": round(count / whole, SHARE_DECIMALS)}
-        for name, count in sorted(sums.items(), key=lambda item: (-item[1], item[0]))
-    ]
-    return {"data": data, "package": package, "type": payload_type}
-
-
-def _render(query: RangeQuery, payload: dict[str, Any]) -> Rendered:
-    rows = (one.values() for one in payload["data"])
-    return query.render_table(
-        lambda: orjson.dumps(payload), COLUMNS, rows, is_cacheable=bool(payload["data"])
-    )
-
-
-def _example(payload_type: str, sums: Mapping[str, int], whole: int) -> ConfigDict:
-    return example(_payload(payload_type, "requests", sums, whole))
-
-
-def _csv_too(model: type[Total]) -> Mapping[str, Any]:
-    """Document CSV with the first item of the model's example."""
-    extra = model.model_config["json_schema_extra"]
-    assert isinstance(extra, dict)
-    (payload,) = cast("list[dict[str, Any]]", extra["examples"])
-    lines = (COLUMNS, payload["data"][0].values())
-    return csv_too("".join(f"{','.join(map(str, line))}\n" for line in lines))
-
-
-class OverallTotal(Total):
-    """Downloads in a range of days, with and without known mirrors."""
-
-    model_config = _example(
-        "overall_total", {WITH_MIRRORS: 1520331, WITHOUT_MIRRORS: 1498027}, whole=1520331
-    )
-
-    type: Literal["overall_total"]
-
-
-@router.endpoint(
-    "/overall/total",
-    OverallTotal,
-    summary="Sum, with and without mirrors",
-    ok=_csv_too(OverallTotal),
-)
-async def overall_total(
-    package: Package, query: Annotated[RangeQuery, Query()], statistics: Statistics
-) -> Rendered:
-    """Downloads in a range of days, with and without known mirrors. Shares are ratios to those with
-    mirrors.
-    """
-    window = statistics.publication.window
-    found = await statistics.downloads.overall([package], window, query.days(window))
-    if package not in found:
-        raise not_found(package)
-    sums = _sums(found[package].series)
-    whole = sums.get(WITH_MIRRORS, 0)
-    return _render(query, _payload("overall_total", package, sums, whole))
-
-
-def _declare(breakdown: Breakdown) -> None:
-    """Declare the endpoint of a breakdown."""
-    payload_type = f"{breakdown.name}_total"
-    described = f"Downloads in a range of days by {breakdown.by}, known mirrors excluded."
-    fields: dict[str, Any] = {"type": (Literal[payload_type], ...)}
-    model = create_model(f"{breakdown.title}Total", __base__=Total, __doc__=described, **fields)
-    sums = {name: 1498027 // 2**place for place, name in enumerate(breakdown.examples)}
-    model.model_config = _example(payload_type, sums, sum(sums.values()))
-    model.model_rebuild(force=True)
-
-    async def total(
-        package: Package, query: Annotated[RangeQuery, Query()], statistics: Statistics
-    ) -> Rendered:
-        found = await breakdown_series.read(breakdown, package, query, statistics)
-        sums = _sums(breakdown_series.shown(breakdown, found.series))
-        return _render(query, _payload(payload_type, package, sums, sum(sums.values())))
-
-    router.endpoint(
-        f"/{breakdown.name}/total",
-        model,
-        operation_id=f"get_{payload_type}",
-        summary=f"Sum by {breakdown.by}",
-        description=described + breakdown_series.availability(breakdown),
-        ok=_csv_too(model),
-    )(total)
-
-
-for _breakdown in BREAKDOWNS:
-    _declare(_breakdown)

@@ -23,7 +23,7 @@ REQUIRED = {"q": "requests", "package": "requests"}
 
 
 def _filled(template: str) -> str:
-    return template.format(package="requests", period="month", name="x.parquet")
+    return template.format(package="requests", period="month", breakdown="system", name="x.parquet")
 
 
 ROUTES = list(map(_filled, TEMPLATES))

@@ -8,9 +8,9 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.api.totals import SeriesTotal
 from app.domain.breakdowns import BREAKDOWNS, COLUMNS_OF_ONE_PACKAGE
 from app.main import Service
-from tests.api.payloads import SERIES_PAYLOADS
 from tests.days import days_ago, downloads, optional_counts, publish
 from tests.waiting import until_known
 
@@ -67,8 +67,7 @@ async def test_totals_are_the_sums_of_the_series(
         for item in await _data(client, f"{package}/{name}{days}"):
             sums[item["category"]] += item["downloads"]
         response = await client.get(f"/api/packages/{package}/{name}/total{days}")
-        model = SERIES_PAYLOADS[f"{name}/total"]
-        model.model_validate_json(response.content, strict=True, extra="forbid")
+        SeriesTotal.model_validate_json(response.content, strict=True, extra="forbid")
         data = response.json()["data"]
         assert {one["category"]: one["downloads"] for one in data} == sums
         assert data == sorted(data, key=lambda one: (-one["downloads"], one["category"]))

@@ -150,8 +150,9 @@ def test_all_operations_and_schemas_of_swagger_ui_expand(
     document = get(f"{address}/openapi.json").json()
     closed = page.locator(".opblock-summary-control[aria-expanded=false]")
     expect(closed).to_have_count(len(document["paths"]))
-    while closed.count():
-        closed.first.click()
+    # Together, because each operation that is open makes the next click slower.
+    closed.evaluate_all("controls => controls.forEach(control => control.click())")
+    expect(closed).to_have_count(0)
     page.locator(".models-control").click()
     expect(page.locator(".opblock-body")).to_have_count(len(document["paths"]))
     expect(page.locator(".models article")).to_have_count(len(document["components"]["schemas"]))

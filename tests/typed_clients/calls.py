@@ -14,8 +14,8 @@ from pypi_stats_client.api.details import (
     get_bulk_overall,
     get_bulk_recent,
     get_country,
-    get_overall_total,
     get_summary,
+    get_total,
 )
 from pypi_stats_client.api.dumps import get_dump, get_dumps
 from pypi_stats_client.api.packages import get_overall, get_recent
@@ -40,7 +40,6 @@ from pypi_stats_client.models import (
     Mirrors,
     OverallDownloads,
     OverallDownloadsOfMany,
-    OverallTotal,
     PackageSummary,
     Period,
     Problem,
@@ -48,7 +47,9 @@ from pypi_stats_client.models import (
     RecentDownloads,
     RecentDownloadsOfMany,
     SearchResults,
+    SeriesTotal,
     Status,
+    SummedSeries,
     TopPackages,
     TrendingPackages,
 )
@@ -91,8 +92,8 @@ def call_packages(client: Client) -> None:
     assert isinstance(without, OverallDownloads)
     assert _sum(without.data) == recent.data.last_month
 
-    total = get_overall_total.sync("requests", client=client)
-    assert isinstance(total, OverallTotal)
+    total = get_total.sync("requests", SummedSeries.OVERALL, client=client)
+    assert isinstance(total, SeriesTotal)
     assert total.data[1].downloads == recent.data.last_month
     assert total.data[0].share == 1
 

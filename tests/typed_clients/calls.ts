@@ -64,7 +64,11 @@ async function callPackages(): Promise<void> {
 
   const overall = given(await client.GET("/api/packages/{package}/overall", { params }));
   assert.equal(overall.data.length, 2 * DAYS);
-  const total = given(await client.GET("/api/packages/{package}/overall/total", { params }));
+  const total = given(
+    await client.GET("/api/packages/{package}/{breakdown}/total", {
+      params: { path: { package: "requests", breakdown: "overall" } },
+    }),
+  );
   assert.deepEqual(total.data.map((one) => one.category), ["with_mirrors", "without_mirrors"]);
   const without = given(
     await client.GET("/api/packages/{package}/overall", {

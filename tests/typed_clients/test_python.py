@@ -32,14 +32,10 @@ COMMENT = "    # The test inserts calls here, for each breakdown of the registry
 CALL = """
     from pypi_stats_client import models
     from pypi_stats_client.api.{tag} import get_{name}
-    from pypi_stats_client.api.details import get_{name}_total
 
     {name} = get_{name}.sync("requests", client=client{everything})
     assert isinstance({name}, models.{title}Downloads)
     assert _sum({name}.data) == recent.data.last_month
-    {name}_total = get_{name}_total.sync("requests", client=client)
-    assert isinstance({name}_total, models.{title}Total)
-    assert sum(one.downloads for one in {name}_total.data) == recent.data.last_month
     {name}_part = get_{name}.sync("requests", client=client, {argument}={value})
     assert isinstance({name}_part, models.{title}Downloads)
     assert {name}_part.data == [item for item in {name}.data if item.category == "{category}"]

@@ -29,10 +29,6 @@ CALL = """
     }}),
   );
   assert.equal(sum({name}.data), recent.data.last_month);
-  const {name}Total = given(
-    await client.GET("/api/packages/{{package}}/{name}/total", {{ params }}),
-  );
-  assert.equal(sum({name}Total.data), recent.data.last_month);
   const {name}Part = given(
     await client.GET("/api/packages/{{package}}/{name}", {{
       params: {{ ...params, query: {{ {argument}: {value} }} }},
