@@ -148,7 +148,7 @@ def configure_logging(level: str, log_format: str, stream: LogStream | None = No
             },
             "root": {"handlers": ["stderr"], "level": level.upper()},
             "loggers": {
-                # The service logs itself what is important of these libraries' info lines.
+                # The service has its own log lines for the important events of these libraries.
                 "alembic": {"level": "WARNING"},
                 "apscheduler": {"level": "WARNING"},
                 "google.auth": {"level": "ERROR"},

@@ -213,9 +213,9 @@ class Settings(BaseSettings):
 
     client_rate_limits: types.ClientRateLimits | None = None
     """Limits of known clients, separated by commas: `203.0.113.0/24=1000/minute` for each address
-    of a network (the smallest one counts), `key:` and the SHA-256 of a key in hexadecimal digits
-    for the owner of a key, and `none` for no limit. Clients send keys as `Authorization: Bearer` or
-    `X-API-Key`.
+    of a network (of several, the smallest network decides), `key:` and the SHA-256 of a key in
+    hexadecimal digits for the owner of a key, and `none` for no limit. Clients send keys as
+    `Authorization: Bearer` or `X-API-Key`.
     """
 
     rate_limit_storage_uri: types.RedisUri | None = None
@@ -289,7 +289,7 @@ def load_settings() -> Settings:
 def _check_proxies() -> None:
     """Raise `SettingsError` if a proxy's address can't be parsed.
 
-    The HTTP libraries would repeat a part of it, which may be of its password.
+    The error of the HTTP library would contain a part of the address, perhaps of its password.
     """
     for name in ("http", "https", "all"):
         proxy = getproxies().get(name, "")

@@ -207,7 +207,8 @@ async def _ingest_due_days(
         log.warning("ingest: a held day has become plausible: %s", published)
     expired = await expire(publisher.engine, publisher.policy, publisher.clock())
     log.info("ingest: %s", expired)
-    # Days that are still due exceeded `max_days_per_run`, or failed before anything was billed.
+    # Some days may still be due: those beyond INGEST_MAX_DAYS_PER_RUN, and those that failed before
+    # anything was billed.
     next_due = (await _plan(settings, publisher)).next_due
     again = publisher.clock() + _retry_after(settings)
     return min(filter(None, (next_due, again if should_retry else None)), default=None)

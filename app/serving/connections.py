@@ -145,8 +145,8 @@ class Connections:
         callback()
 
     def add_unread(self, connection: Connection) -> None:
-        """Record that a client has data to read. Abort the longest waiting connections if all have
-        too much.
+        """Record that a client has data to read. Abort the longest waiting connections while all
+        of them together have more than `MAX_UNREAD_BYTES`.
         """
         self._unread[connection] = None
         unread = sum(one.transport.get_write_buffer_size() for one in self._unread)

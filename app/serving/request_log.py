@@ -64,7 +64,7 @@ class RequestLog:
         """Requests that are not counted yet, with their seconds and their times."""
 
     def note(self, request: IncomingRequest) -> None:
-        """Queue a request to be counted and logged. Called after its response."""
+        """Queue a request with a response to be counted and logged."""
         self._noted.append((request, perf_counter() - request.began, self._clock()))
         if len(self._noted) == 1:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)

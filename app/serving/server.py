@@ -40,10 +40,10 @@ exit, this stays below 2 s.
 
 
 UNSENT_BYTES = 128 * 1024
-"""Maximum length of the part of a response that the system holds and has not sent yet."""
+"""Maximum length of a response's unsent part in the buffers of the operating system."""
 
 MIN_WORKER_SECONDS = 10.0
-"""Time after the start of a worker. If it exits earlier by itself, it could not start."""
+"""A worker that exits by itself within this time after its start could not start."""
 
 NOT_STARTED = "the server did not start: its log says why"
 
