@@ -196,13 +196,21 @@ async def overall(
     package: Package, query: Annotated[OverallQuery, Query()], statistics: Statistics
 ) -> Rendered:
     """Downloads by day, with and without known mirrors."""
+    found = await read_overall(package, query, statistics, with_days=query.needs_published_days)
+    return await render(query, "overall_downloads", package, found, query.category)
+
+
+async def read_overall(
+    package: str, query: RangeQuery, statistics: Statistics, *, with_days: bool = False
+) -> SeriesResult:
+    """Read both categories of the requested days. Raises `NotFoundError`."""
     window = statistics.publication.window
     found = await statistics.downloads.overall(
-        [package], window, query.days(window), with_days=query.needs_published_days
+        [package], window, query.days(window), with_days=with_days
     )
     if package not in found:
         raise not_found(package)
-    return await render(query, "overall_downloads", package, found[package], query.category)
+    return found[package]
 
 
 async def render(

@@ -9,10 +9,10 @@ from fastapi import Path, Query
 from pydantic import BaseModel, Field, create_model
 
 from app.api import breakdown_series
-from app.api.endpoints import EndpointRouter, Package, not_found
+from app.api.endpoints import EndpointRouter, Package
 from app.api.payloads import PackageField, Payload, Rendered, csv_too, example
 from app.api.statistics import Statistics
-from app.api.time_series import RangeQuery
+from app.api.time_series import RangeQuery, read_overall
 from app.db.repositories.downloads_repository import WITH_MIRRORS
 from app.domain.breakdowns import BREAKDOWNS
 from app.domain.choice import Choice
@@ -38,8 +38,8 @@ class CategoryTotal(BaseModel):
     category: str = Field(description="A category of the breakdown. `null` if it is unknown.")
     downloads: int = Field(description="Number of downloads.", ge=1)
     share: float = Field(
-        description=f"Ratio to the downloads of all categories, rounded to {SHARE_DECIMALS} "
-        "decimals.",
+        description="Ratio to the downloads of all categories, or in `overall` to those with "
+        f"mirrors, rounded to {SHARE_DECIMALS} decimals.",
         ge=0,
         le=1,
     )
@@ -88,11 +88,7 @@ async def total(
     Returns 404 also if this instance does not ingest the breakdown.
     """
     if breakdown == OVERALL:
-        window = statistics.publication.window
-        found = await statistics.downloads.overall([package], window, query.days(window))
-        if package not in found:
-            raise not_found(package)
-        sums = _sums(found[package].series)
+        sums = _sums((await read_overall(package, query, statistics)).series)
         whole = sums.get(WITH_MIRRORS, 0)
     else:
         one = _BREAKDOWNS[breakdown]

@@ -201,7 +201,7 @@ async def _serving(
     app: ASGIApp, proxies: Sequence[str] = (), **options: Any
 ) -> AsyncIterator[uvicorn.Server]:
     port = free_port()
-    # The protocol finds the bounds in the application.
+    # The protocol finds the bounds in the application, and functions declare no attributes.
     app.connections = Connections(1000, 1000, TrustedProxies(proxies), ClientLog())  # type: ignore[attr-defined]
     config = uvicorn.Config(
         app,
