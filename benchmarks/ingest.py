@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engine import connect, job_engine
-from app.db.partitions import stored_months
+from app.db.partitions import partition_months
 from app.db.repositories.ingest_repository import IngestRepository
 from app.domain.clock import utc_now
 from app.ingest.policy import policy_of
@@ -275,7 +275,7 @@ async def _retain(url: str) -> tuple[Retention, float]:
 async def _wait_for_locks(engine: AsyncEngine) -> float:
     """Wait until the month is dropped and a publish need not wait, and return the time."""
     async with connect(engine) as connection:
-        while len(await stored_months(connection)) > 1:
+        while len(await partition_months(connection)) > 1:
             await connection.rollback()
             await asyncio.sleep(POLL_SECONDS)
         await IngestRepository(connection).lock_publish(LAST_DAY)

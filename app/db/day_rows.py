@@ -89,7 +89,8 @@ async def update_packages(
         await connection.execute(
             text(
                 "UPDATE packages SET last_seen = :day FROM staged_downloads AS staged "
-                "WHERE packages.name = staged.name AND packages.last_seen < :day"
+                "WHERE packages.name = staged.name "
+                "AND coalesce(packages.last_seen, '-infinity') < :day"
             ),
             {"day": day},
         )

@@ -4,7 +4,7 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import JSON, Column, Connection, func, select, text
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -136,7 +136,7 @@ def _index_trigrams(connection: Connection) -> None:
 def add_breakdown(name: str) -> None:
     """Add the column of an optional breakdown to all tables, in a migration.
 
-    The digests of published and held days stay valid, because they omit NULLs. No row is rewritten.
+    The digests of days and months stay valid, because they omit NULLs. No row is rewritten.
     The locks are held for milliseconds. The migration is retried if it does not get them within a
     second, because of reads or a publish.
     """
@@ -144,5 +144,6 @@ def add_breakdown(name: str) -> None:
 
     # Exclude publishes, which use both tables, so that there can be no deadlock.
     op.execute(select(func.pg_advisory_xact_lock(int(LockKey.PUBLISH))))
-    for table in ("daily_downloads", "held_downloads"):
-        op.add_column(table, Column(name, JSON))
+    for table in ("daily_downloads", "held_downloads", "monthly_downloads"):
+        # The first migrations run before there are months.
+        op.execute(f"ALTER TABLE IF EXISTS {table} ADD COLUMN {name} JSON")

@@ -52,11 +52,11 @@ async def ensure_partition(connection: AsyncConnection, day: date) -> None:
 
 async def first_kept_day(connection: AsyncConnection, first_day: date) -> date | None:
     """Return the first day that `drop_partitions_before` leaves, or None if it leaves none."""
-    months = await stored_months(connection)
+    months = await partition_months(connection)
     return next((start for start, end in months if end > first_day), None)
 
 
-async def stored_months(connection: AsyncConnection) -> list[tuple[date, date]]:
+async def partition_months(connection: AsyncConnection) -> list[tuple[date, date]]:
     """Return the first day of each partition's month and of the month after it, oldest first."""
     return [_month(partition) for partition in await _partitions(connection)]
 

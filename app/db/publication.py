@@ -7,6 +7,7 @@ from datetime import timedelta
 from functools import cache
 
 import asyncpg
+from pydantic import TypeAdapter
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,7 +20,10 @@ from app.db.statements import Source, Statement, fetch
 from app.db.tables import TRIGRAM_INDEX, publication
 from app.domain.downloads import Publication, served_days
 from app.domain.events import CountedFiles
+from app.domain.months import StoredMonth
 from app.settings import IngestSource
+
+_MONTHS = TypeAdapter(tuple[StoredMonth, ...])
 
 CHANNEL = "pypi_stats_published"
 
@@ -115,6 +119,7 @@ async def current_publication(source: Source, retention_days: int) -> Publicatio
         breakdowns=frozenset(row["breakdowns"].split()),
         counted_files=dict(zip(days, map(CountedFiles, row["counted_files"]), strict=True)),
         window=served_days(days[-1], retention_days),
+        months=_MONTHS.validate_json(row["months"]),
         published_at=row["published_at"],
         version=f"{row['digest']}{' trigrams' if row['has_trigrams'] else ''}",
         held_days=row["held_days"],

@@ -27,6 +27,8 @@ from sqlalchemy.types import TypeEngine
 from app.domain.breakdowns import BREAKDOWN_COLUMNS, OPTIONAL_COLUMNS
 from app.domain.downloads import HeldDay, IngestRun, PublishedDay, RunOutcome
 from app.domain.events import CountedFiles
+from app.domain.months import StoredMonth
+from app.domain.rankings import RANKED_PACKAGES
 
 metadata = MetaData(
     naming_convention={
@@ -46,6 +48,7 @@ _SQL_TYPES: Mapping[object, TypeEngine[Any]] = {
     CountedFiles: Text(),
     RunOutcome: Text(),
     Sequence[str]: ARRAY(Text),
+    Sequence[date]: ARRAY(Date),
 }
 
 
@@ -56,22 +59,26 @@ def _columns(values: type) -> Iterator[Column[Any]]:
         yield Column(name, _SQL_TYPES[type_], nullable=bool(others))
 
 
-def _counts() -> Iterator[Column[Any]]:
-    """Yield the columns of a package's downloads on a day: the totals, and the counts by category
-    of each breakdown.
+def _totals() -> Iterator[Column[Any]]:
+    yield Column("with_mirrors", BigInteger, nullable=False)
+    yield Column("without_mirrors", BigInteger, nullable=False)
+
+
+def _breakdowns(nullable: Sequence[str]) -> Iterator[Column[Any]]:
+    """Yield a column for the counts by category of each breakdown.
 
     Counts are stored as the text of a JSON object, with sorted keys and without spaces. It is a
     third smaller than `jsonb`.
     """
-    yield Column("with_mirrors", BigInteger, nullable=False)
-    yield Column("without_mirrors", BigInteger, nullable=False)
     for name in BREAKDOWN_COLUMNS:
-        yield Column(name, JSON, nullable=name in OPTIONAL_COLUMNS)
+        yield Column(name, JSON, nullable=name in nullable)
 
 
 def _sum(name: str) -> Column[Any]:
     return Column(name, BigInteger, nullable=False, server_default=text("0"))
 
+
+_RANK = "1 has most. NULL for __all__ and without downloads."
 
 # Every publish rewrites the figures of most packages. Figures are not indexed and the pages are
 # half empty, so that Postgres stores the new version of a row beside the old one and no index
@@ -81,12 +88,16 @@ packages = Table(
     metadata,
     Column("id", Integer, Identity(always=True), primary_key=True),
     Column("name", Text, nullable=False, unique=True),
-    Column("last_seen", Date, nullable=False, comment="Latest day with a row in daily_downloads."),
+    Column(
+        "last_seen",
+        Date,
+        comment="Latest day with a row in daily_downloads. NULL without such rows.",
+    ),
     *map(_sum, ("last_day", "last_week", "last_month", "previous_week")),
-    Column("month_rank", Integer, comment="1 has most. NULL for __all__ and without downloads."),
+    Column("month_rank", Integer, comment=_RANK),
     Column("is_popular", Boolean, nullable=False, server_default=text("false")),
-    comment="Packages with a row in daily_downloads, and their downloads, mirrors excluded, in the "
-    "1, 7 and 30 days that end with the latest published one.",
+    comment="Packages with a row in daily_downloads or monthly_downloads, and their downloads, "
+    "mirrors excluded, in the 1, 7 and 30 days that end with the latest published one.",
     postgresql_with={"fillfactor": 50},
 )
 
@@ -109,7 +120,7 @@ TRIGRAM_INDEX = "ix_packages_popular_trigrams"
 top_packages = Table(
     "top_packages",
     metadata,
-    Column("period", Text, primary_key=True, comment="day, week or month."),
+    Column("period", Text, primary_key=True, comment="day, week, month or all."),
     Column("rank", Integer, primary_key=True, autoincrement=False),
     Column("name", Text, nullable=False),
     Column("downloads", BigInteger, nullable=False),
@@ -126,6 +137,8 @@ trending_packages = Table(
     comment="The packages whose downloads grew most from week to week, mirrors excluded.",
 )
 
+_POSSIBLE = "0 <= without_mirrors AND without_mirrors <= with_mirrors"
+
 # The table has one row per package and day, and one partition per month. Adding or replacing a day
 # changes no rows of other days, and dropping a month leaves nothing to vacuum. There is no foreign
 # key to packages, because a publish would have to look up each row, and only publishes and
@@ -135,13 +148,14 @@ daily_downloads = Table(
     metadata,
     Column("package_id", Integer, autoincrement=False),
     Column("date", Date),
-    *_counts(),
+    *_totals(),
+    *_breakdowns(nullable=OPTIONAL_COLUMNS),
     # The key includes the totals, so that reading them touches a few index pages instead of one
     # table page per day.
     PrimaryKeyConstraint(
         "package_id", "date", postgresql_include=["with_mirrors", "without_mirrors"]
     ),
-    CheckConstraint("0 <= without_mirrors AND without_mirrors <= with_mirrors", "counts"),
+    CheckConstraint(_POSSIBLE, "counts"),
     # A day's rows are stored next to each other, so a tiny index of page ranges finds them.
     Index(None, "date", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     postgresql_partition_by="RANGE (date)",
@@ -153,6 +167,37 @@ ingested_days = Table(
     *_columns(PublishedDay),
     PrimaryKeyConstraint("day"),
     comment="Published days: those with rows in daily_downloads.",
+)
+
+# Retention drops days and keeps months. Most months have rows of nearly the same packages, so that
+# all rows of a package are found by its id. There are no partitions, because months are kept.
+monthly_downloads = Table(
+    "monthly_downloads",
+    metadata,
+    Column("package_id", Integer, autoincrement=False),
+    Column("month", Date),
+    *_totals(),
+    Column("rank", Integer, comment=_RANK),
+    *_breakdowns(nullable=BREAKDOWN_COLUMNS),
+    # Reading the totals and ranks of all months touches only index pages.
+    PrimaryKeyConstraint(
+        "package_id", "month", postgresql_include=["with_mirrors", "without_mirrors", "rank"]
+    ),
+    CheckConstraint(_POSSIBLE, "counts"),
+)
+Index(
+    "ix_monthly_downloads_top",
+    monthly_downloads.c.month,
+    monthly_downloads.c.rank,
+    postgresql_where=monthly_downloads.c.rank <= RANKED_PACKAGES,
+)
+
+stored_months = Table(
+    "stored_months",
+    metadata,
+    *_columns(StoredMonth),
+    PrimaryKeyConstraint("month"),
+    comment="Stored months: those with rows in monthly_downloads.",
 )
 
 # Every query for a response also reads `published_at`, which identifies the publish that it saw.
@@ -179,7 +224,8 @@ held_downloads = Table(
     metadata,
     Column("day", Date, nullable=False),
     Column("name", Text, nullable=False),
-    *_counts(),
+    *_totals(),
+    *_breakdowns(nullable=OPTIONAL_COLUMNS),
     comment="Rows of held days, which are not served.",
 )
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from app.domain.breakdowns import Breakdown
 from app.domain.events import CountedFiles
+from app.domain.months import StoredMonth
 
 Counts = Mapping[str, int]
 """Downloads by category."""
@@ -210,6 +211,9 @@ class Publication:
 
     window: Window
     """The days served."""
+
+    months: tuple[StoredMonth, ...] = ()
+    """All stored months, in order. Some of their days may still be served."""
 
     published_at: datetime
     """Time of the latest publish. No two publishes have the same time."""

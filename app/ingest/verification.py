@@ -59,7 +59,7 @@ async def verify(
     yield Verified(None, differences)
     async with _reading(engine) as repository:
         differences = await repository.differences_of_last_seen()
-        months = await repository.stored_months()
+        months = await repository.partition_months()
     yield Verified(None, differences)
     for month in months:
         async with _reading(engine) as repository:

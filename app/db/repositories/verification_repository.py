@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.day_digest import describe
 from app.db.package_figures import TOP_PACKAGES, TRENDING_PACKAGES, figures_arguments
-from app.db.partitions import stored_months
+from app.db.partitions import partition_months
 from app.db.sql import load_sql
 from app.db.tables import ingested_days
 from app.domain.breakdowns import BREAKDOWN_COLUMNS, COLUMNS_OF_ONE_PACKAGE
@@ -92,8 +92,8 @@ class VerificationRepository:
         days = await self._connection.scalars(select(ingested_days.c.day).order_by("day"))
         return list(days)
 
-    async def stored_months(self) -> list[tuple[date, date]]:
-        return await stored_months(self._connection)
+    async def partition_months(self) -> list[tuple[date, date]]:
+        return await partition_months(self._connection)
 
     async def differences_of_day(self, day: date) -> list[Difference]:
         """Compare a day's rows with its record, with the row of `__all__`, and with each other."""

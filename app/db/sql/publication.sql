@@ -5,8 +5,17 @@ SELECT
     array_agg(counted_files ORDER BY day) AS counted_files,
     (SELECT published_at FROM publication) AS published_at,
     encode(sha256(convert_to(
-        string_agg(concat_ws(' ', day, digest, counted_files), ',' ORDER BY day), 'UTF8'
+        concat_ws(';',
+            string_agg(concat_ws(' ', day, digest, counted_files), ',' ORDER BY day),
+            (
+                SELECT string_agg(
+                    concat_ws(' ', month, digest, counted_files, missing_days), ',' ORDER BY month
+                )
+                FROM stored_months
+            )
+        ), 'UTF8'
     )), 'hex') AS digest,
+    (SELECT coalesce(json_agg(stored_months ORDER BY month), '[]') FROM stored_months) AS months,
     (SELECT count(*) FROM held_days) AS held_days,
     count(suspect_reason) AS suspect_days,
     to_regclass('{trigram_index}') IS NOT NULL AS has_trigrams,

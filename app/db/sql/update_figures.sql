@@ -21,7 +21,7 @@ FROM (
     ORDER BY id
 ) AS ranked
 WHERE packages.id = ranked.id AND (
-    packages.last_seen < ranked.last_seen
+    ranked.last_seen > coalesce(packages.last_seen, '-infinity')
     OR (packages.last_day, packages.last_week, packages.last_month, packages.previous_week,
         packages.month_rank)
     IS DISTINCT FROM (ranked.last_day, ranked.last_week, ranked.last_month, ranked.previous_week,
