@@ -15,7 +15,10 @@ SELECT
             )
         ), 'UTF8'
     )), 'hex') AS digest,
-    (SELECT coalesce(json_agg(stored_months ORDER BY month), '[]') FROM stored_months) AS months,
+    (
+        SELECT coalesce(CAST(json_agg(stored_months ORDER BY month) AS text), '[]')
+        FROM stored_months
+    ) AS months,
     (SELECT count(*) FROM held_days) AS held_days,
     count(suspect_reason) AS suspect_days,
     to_regclass('{trigram_index}') IS NOT NULL AS has_trigrams,

@@ -1,7 +1,8 @@
 WITH differing AS (
     SELECT coalesce(last_seen, found, (SELECT max(day) FROM ingested_days)) AS day, name,
         CASE WHEN found IS NULL THEN 'last_seen, without a row' ELSE 'last_seen' END AS what,
-        coalesce(CAST(last_seen AS text), 'none') AS recorded, coalesce(CAST(found AS text), 'none') AS found
+        coalesce(CAST(last_seen AS text), 'none') AS recorded,
+        coalesce(CAST(found AS text), 'none') AS found
     FROM packages CROSS JOIN LATERAL (
         SELECT max(date) AS found FROM daily_downloads WHERE package_id = id
     ) AS latest
