@@ -31,7 +31,7 @@ ENV_EXAMPLE_HEAD = """\
 USD_PER_MONTH_OF_A_BYTE = cost_usd(5_000_000_000 * 30)
 """Cost of a column with one byte per download."""
 
-SERIES_ARGUMENTS = ("start_date", "end_date", "fill", "interval", "format")
+SERIES_ARGUMENTS = ("start_date", "end_date", "fill", "interval", "rolling", "format")
 
 
 def _settings() -> Iterator[tuple[str, str, str]]:

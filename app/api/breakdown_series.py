@@ -56,7 +56,8 @@ def _declare(breakdown: Breakdown) -> None:
             category = None
         else:
             category = _in_any_case(category, found.series)
-        return await render(query, breakdown.payload_type, package, found, category)
+        payload_type = breakdown.payload_type
+        return await render(query, payload_type, package, found, category, statistics)
 
     series.__annotations__["query"] = Annotated[query_model, Query()]
     if breakdown.is_optional:
@@ -85,7 +86,7 @@ async def read(
     _check_ingested(breakdown, package, statistics.publication)
     window = statistics.publication.window
     found = await statistics.downloads.breakdown(
-        package, window, query.days(window), breakdown, with_days=with_days
+        package, window, query.days_read(window), breakdown, with_days=with_days
     )
     if found is None:
         raise not_found(package)

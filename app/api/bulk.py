@@ -134,12 +134,13 @@ async def bulk_overall(
     items = len(query.possible) * categories * max(0, (days.last - days.first).days + 1)
     time_series.check_items(items, "package")
     found = await statistics.downloads.overall(
-        query.possible, window, days, with_days=query.needs_published_days
+        query.possible, window, query.days_read(window), with_days=query.needs_published_days
     )
+    events = query.events(statistics)
     series, payloads = {}, {}
     for name, one in found.items():
-        series[name] = query.shape(one, query.category)
-        payload = time_series.payload("overall_downloads", name, series[name])
+        series[name] = query.shape(one, query.category, window)
+        payload = time_series.payload("overall_downloads", name, series[name], events)
         payloads[name] = orjson.Fragment(orjson.dumps(payload))
         # A hundred packages take some 50 ms, so let other requests run after each of them.
         await asyncio.sleep(0)

@@ -20,13 +20,13 @@ FORMAT = "format"
 """Argument that selects the format. It takes precedence over the `Accept` header."""
 
 
-def _check_digits(value: object) -> object:
+def check_digits(value: object) -> object:
     if isinstance(value, str) and not re.fullmatch("[0-9]{1,18}", value):
         raise ValueError("should be a whole number, in digits")
     return value
 
 
-WholeNumber = Annotated[int, BeforeValidator(_check_digits)]
+WholeNumber = Annotated[int, BeforeValidator(check_digits)]
 """A number in ASCII digits. `int` would also accept signs, spaces, `1_0` and other scripts' digits.
 """
 

@@ -7,18 +7,26 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import orjson
 from fastapi import Query
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from app.api.endpoints import EndpointRouter, Package, not_found
 from app.api.offloading import LARGE_ITEMS, offloaded_if
-from app.api.payloads import PackageField, Payload, Rendered, csv_too, example
-from app.api.queries import TableQuery
+from app.api.payloads import (
+    PackageField,
+    Payload,
+    Rendered,
+    csv_too,
+    example,
+    without_default,
+)
+from app.api.queries import TableQuery, check_digits
 from app.api.statistics import Statistics
 from app.db.repositories.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS, SeriesResult
 from app.domain.choice import Choice
 from app.domain.days import Day
-from app.domain.downloads import Series, Window
-from app.domain.series import Interval, fill_with_zero, sum_by
+from app.domain.downloads import Series, Window, stored_days
+from app.domain.events import Event, EventKind
+from app.domain.series import Interval, fill_with_zero, rolling_means, sum_by
 from app.errors import ArgumentError, InvalidArgumentsError
 
 router = EndpointRouter("/api/packages/{package}", "packages")
@@ -79,6 +87,10 @@ class RangeQuery(TableQuery):
         """Return the requested days of the window."""
         return window.within(self.start_date, self.end_date)
 
+    def days_read(self, window: Window) -> Window:
+        """Return the days whose downloads the response depends on."""
+        return self.days(window)
+
 
 class SeriesQuery(RangeQuery):
     """Arguments of every series."""
@@ -94,21 +106,59 @@ class SeriesQuery(RangeQuery):
         "by its first day. A week or month is omitted if one of its days is outside the range or "
         "not published.",
     )
+    rolling: Annotated[int, Field(ge=2, le=90), BeforeValidator(check_digits)] | None = Field(
+        None,
+        description="Number of days of a rolling mean. Each item is then the rounded mean of its "
+        "day and the days before it, over published days only. A day without downloads counts as "
+        "0. An item is omitted if fewer than half of these days are published. Not allowed with "
+        "`interval=week` or `month`.",
+        examples=[7],
+    )
+
+    @field_validator("rolling")
+    @classmethod
+    def _check_interval(cls, rolling: int | None, info: ValidationInfo) -> int | None:
+        if rolling and info.data.get("interval", Interval.DAY) is not Interval.DAY:
+            raise ValueError("can only be combined with interval=day")
+        return rolling
 
     @property
     def needs_published_days(self) -> bool:
         """True if the response depends on published days without downloads."""
-        return bool(self.fill) or self.interval is not Interval.DAY
+        return bool(self.fill or self.rolling) or self.interval is not Interval.DAY
 
-    def shape(self, found: SeriesResult, category: str | None) -> Series:
-        """Select one category or all, then fill and sum. Raises `InvalidArgumentsError`."""
+    def days_read(self, window: Window) -> Window:
+        """Return the requested days, and the stored ones before them that the first mean covers."""
+        first, last = self.days(window)
+        if self.rolling and first <= last:
+            first = max(first - timedelta(days=self.rolling - 1), stored_days(window).first)
+        return Window(first, last)
+
+    def events(self, statistics: Statistics) -> list[Event] | None:
+        """Return the changes of the definition on the days that means cover, or None if the request
+        is not for means.
+        """
+        if not self.rolling:
+            return None
+        within = statistics.events.within(*self.days_read(statistics.publication.window))
+        return [event for event in within if event.kind is EventKind.DEFINITION]
+
+    def shape(self, found: SeriesResult, category: str | None, window: Window) -> Series:
+        """Select one category or all, then fill, and sum or average. Raises
+        `InvalidArgumentsError`.
+        """
         series, published_days = found
         if category is not None:
             series = {category: series[category]} if category in series else {}
-        counts = [len(published_days)] * len(series) if self.fill else map(len, series.values())
-        check_items(sum(counts), "fill" if self.fill else "start_date")
+        first = self.days(window).first
+        items = sum(map(len, series.values()))
+        if self.fill or self.rolling:
+            items = len(series) * sum(day >= first for day in published_days)
+        check_items(items, "fill" if self.fill else "start_date")
         if self.fill:
             series = fill_with_zero(series, published_days)
+        if self.rolling:
+            return rolling_means(series, published_days, self.rolling, first)
         if self.interval is Interval.DAY:
             return series
         return sum_by(self.interval, series, published_days)
@@ -137,8 +187,8 @@ class OverallQuery(SeriesQuery):
 
 
 class DailyDownloads(BaseModel):
-    """Downloads of one category on one day, or with `interval`, in one week or month. Without
-    `fill`, a day without downloads has no item.
+    """Downloads of one category on one day, or with `interval`, in one week or month, or with
+    `rolling`, their mean. Without `fill`, a day without downloads has no item.
     """
 
     category: str = Field(description="A category of the breakdown. `null` if it is unknown.")
@@ -150,6 +200,12 @@ class SeriesPayload(Payload):
     data: list[DailyDownloads] = Field(
         description="Ordered by category, as text, and then by date. Empty if the package exists "
         "and no download matches the arguments."
+    )
+    events: list[Event] = Field(
+        [],
+        description="Present only with `rolling`: events of the kind `definition` on the days that "
+        "the means cover, newest first. Days before and after such an event are not comparable.",
+        json_schema_extra=without_default,
     )
     package: PackageField
 
@@ -164,13 +220,16 @@ def rows_of(series: Series) -> Iterator[tuple[str, date, int]]:
             yield category, day, downloads
 
 
-def payload(payload_type: str, package: str, series: Series) -> dict[str, object]:
-    """Return the payload of one package's series."""
+def payload(
+    payload_type: str, package: str, series: Series, events: list[Event] | None = None
+) -> dict[str, object]:
+    """Return the payload of one package's series, with events unless they are None."""
     data = [
         {"category": category, "date": day, "downloads": downloads}
         for category, day, downloads in rows_of(series)
     ]
-    return {"data": data, "package": package, "type": payload_type}
+    reported = {} if events is None else {"events": [one.model_dump(mode="json") for one in events]}
+    return {"data": data, **reported, "package": package, "type": payload_type}
 
 
 def series_example(payload_type: str, *categories: str) -> ConfigDict:
@@ -197,16 +256,16 @@ async def overall(
 ) -> Rendered:
     """Downloads by day, with and without known mirrors."""
     found = await read_overall(package, query, statistics, with_days=query.needs_published_days)
-    return await render(query, "overall_downloads", package, found, query.category)
+    return await render(query, "overall_downloads", package, found, query.category, statistics)
 
 
 async def read_overall(
     package: str, query: RangeQuery, statistics: Statistics, *, with_days: bool = False
 ) -> SeriesResult:
-    """Read both categories of the requested days. Raises `NotFoundError`."""
+    """Read both categories of the days that the query needs. Raises `NotFoundError`."""
     window = statistics.publication.window
     found = await statistics.downloads.overall(
-        [package], window, query.days(window), with_days=with_days
+        [package], window, query.days_read(window), with_days=with_days
     )
     if package not in found:
         raise not_found(package)
@@ -214,7 +273,12 @@ async def read_overall(
 
 
 async def render(
-    query: SeriesQuery, payload_type: str, package: str, found: SeriesResult, category: str | None
+    query: SeriesQuery,
+    payload_type: str,
+    package: str,
+    found: SeriesResult,
+    category: str | None,
+    statistics: Statistics,
 ) -> Rendered:
     """Render one category or all as JSON or CSV, in a thread if there are many items.
 
@@ -222,14 +286,14 @@ async def render(
     """
 
     def shape_and_render() -> Rendered:
-        series = query.shape(found, category)
+        series = query.shape(found, category, statistics.publication.window)
         return query.render_table(
-            lambda: orjson.dumps(payload(payload_type, package, series)),
+            lambda: orjson.dumps(payload(payload_type, package, series, query.events(statistics))),
             ITEM_COLUMNS,
             rows_of(series),
             is_cacheable=bool(series),
         )
 
-    items = len(found.series) * len(found.published_days) if query.fill else 0
+    items = len(found.series) * len(found.published_days) if query.fill or query.rolling else 0
     items = max(items, sum(map(len, found.series.values())))
     return await offloaded_if(items >= LARGE_ITEMS, shape_and_render)

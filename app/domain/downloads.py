@@ -81,6 +81,11 @@ def served_days(latest: date, retention_days: int) -> Window:
     return Window(latest - timedelta(days=retention_days - 1), latest)
 
 
+def stored_days(served: Window) -> Window:
+    """Return the days that are certainly stored: retention drops whole months before the window."""
+    return Window(served.first.replace(day=1), served.last)
+
+
 class Partition(NamedTuple):
     """Metadata of a day's data, which the source reports without reading the data."""
 

@@ -1,8 +1,10 @@
-"""Operations on time series: fill with zeros, sum weeks or months, select categories."""
+"""Operations on time series: fill with zeros, sum, average, select categories."""
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date, timedelta
+from itertools import accumulate
 
 from app.domain.breakdowns import OTHER_CATEGORY
 from app.domain.choice import Choice
@@ -45,6 +47,33 @@ def sum_by(interval: Interval, series: Series, days: Sequence[date]) -> Series:
         if within:
             summed[category] = within
     return summed
+
+
+def rolling_means(series: Series, days: Sequence[date], span_days: int, first: date) -> Series:
+    """Return the rounded mean of each published day from `first` on and the days before it, which
+    together are `span_days` days. `days` are the published days, including those before `first`.
+
+    A mean is that of the published days of the span, on which days without an item count as 0. It
+    is omitted if fewer than half of the span is published, or if no day of the span has an item.
+    """
+    spans = [
+        (day, bisect_left(days, day - timedelta(days=span_days - 1)), end)
+        for end, day in enumerate(days, start=1)
+        if day >= first
+    ]
+    spans = [(day, start, end) for day, start, end in spans if 2 * (end - start) >= span_days]
+    averaged = {}
+    for category, items in series.items():
+        downloads = dict(items)
+        sums = list(accumulate((downloads.get(day, 0) for day in days), initial=0))
+        means = [
+            (day, round((sums[end] - sums[start]) / (end - start)))
+            for day, start, end in spans
+            if sums[end] > sums[start] or day in downloads
+        ]
+        if means:
+            averaged[category] = means
+    return averaged
 
 
 def most_downloaded(series: Series, count: int, other: str = OTHER_CATEGORY) -> Series:

@@ -47,7 +47,13 @@ async def test_payload(client: httpx.AsyncClient, queries: list[str], path: str)
 async def test_each_package_has_its_usual_payload(client: httpx.AsyncClient) -> None:
     names = ["__all__", "mirrored-only", "requests", "zope-interface"]
     asked = "&".join(f"package={name}" for name in names)
-    ranges = (f"start_date={D0}", f"end_date={D1}&fill=zero", "fill=zero", "interval=week")
+    ranges = (
+        f"start_date={D0}",
+        f"end_date={D1}&fill=zero",
+        "fill=zero",
+        "interval=week",
+        "rolling=2",
+    )
     for endpoint, query in (
         *product(["recent"], ("", "period=week")),
         *product(["overall"], ("", "mirrors=false", *ranges)),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.negotiation import accepted_format
+from app.domain.events import Event, EventKind
 from app.main import Service
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 from tests.waiting import until
@@ -157,6 +158,93 @@ async def test_weeks_and_months(
     assert await _items(client, f"system?interval=week&start_date={start}") == whole[1:]
     assert await _items(client, f"system?interval=month&start_date={start}") == []
     assert await _items(client, "system?interval=day") == await _items(client, "system")
+
+
+@pytest.mark.usefixtures("_days")
+async def test_rolling_means(client: httpx.AsyncClient) -> None:
+    # Of the days 9, 10 and 11 days ago, there is a download on two.
+    means = {11: None, 10: 6, 9: 7, 5: None, 4: 6, 2: 4, 1: 2, 0: 1}
+    expected = [("3", days_ago(ago), mean) for ago, mean in means.items() if mean is not None]
+    assert await _items(client, "python_major?version=3&rolling=3") == expected
+    # The mean of the first day of a range includes the days before it.
+    ranged = f"python_major?version=3&rolling=3&start_date={days_ago(4)}"
+    assert await _items(client, ranged) == expected[2:]
+    assert await _items(client, f"{ranged}&end_date={days_ago(2)}") == expected[2:4]
+    assert await _items(client, f"python_major?rolling=3&start_date={days_ago(-1)}") == []
+    # Half of the days are enough.
+    twos = await _items(client, "python_major?version=3&rolling=2&fill=zero")
+    assert [day for _, day, _ in twos] == [days_ago(ago) for ago in reversed(DAYS_AGO)]
+    for endpoint in ENDPOINTS:
+        response = await client.get(f"/api/packages/requests/{endpoint}?rolling=3&format=csv")
+        items = await _items(client, f"{endpoint}?rolling=3")
+        rows = [",".join(map(str, item)) for item in items]
+        assert response.text.splitlines() == [CSV.strip(), *rows]
+
+
+async def test_stored_days_before_the_window_count_in_means(
+    app: Service, client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    """The latest day ends a window whose first day is in the middle of a month."""
+    first = days_ago(RETENTION_DAYS - 1)
+    month = first.replace(day=1)
+    before = [first - timedelta(days=1), month, month - timedelta(days=1)]
+    for day, count in zip([*reversed(before), first], (1000, 100, 10, 1), strict=True):
+        await publish(engine, day, downloads("requests", count))
+    await publish(engine, days_ago(0), downloads("requests", 1))
+    await _until_known(app)
+    assert await _items(client, "system?rolling=2") == [
+        ("linux", first, round(11 / 2)),
+        ("linux", days_ago(0), 1),
+    ]
+    span = (first - month).days + 1
+    assert await _items(client, f"system?rolling={span + 1}&end_date={first}") == []
+    assert span > 6, "the clock of the tests has changed"
+
+
+@pytest.mark.usefixtures("_days")
+async def test_a_mean_reports_changes_of_the_definition(
+    app: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = Event(
+        date=days_ago(6),
+        kind=EventKind.DEFINITION,
+        summary="PyPI counts less.",
+        url="https://stats.example/event",
+    )
+    outage = event.model_copy(update={"kind": EventKind.OUTAGE, "end_date": days_ago(5)})
+    monkeypatch.setattr(app.state.events, "newest_first", [event, outage])
+
+    async def reported(query: str) -> object:
+        response = await client.get(f"/api/packages/requests/overall?{query}")
+        content = response.json()
+        assert list(content) == sorted(content)
+        return content.get("events")
+
+    told = [event.model_dump(mode="json")]
+    assert await reported("rolling=2") == told
+    assert await reported(f"rolling=3&start_date={days_ago(4)}") == told
+    assert await reported(f"rolling=2&start_date={days_ago(4)}") == []
+    assert await reported(f"rolling=2&end_date={days_ago(7)}") == []
+    assert await reported("") is None
+
+
+@pytest.mark.parametrize("path", ["packages/requests/overall?", "packages/requests/system?"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("rolling=1", "Input should be greater than or equal to 2"),
+        ("rolling=91", "Input should be less than or equal to 90"),
+        ("rolling=7.5", "should be a whole number, in digits"),
+        ("rolling=7&interval=week", "can only be combined with interval=day"),
+        ("interval=Month&rolling=7", "can only be combined with interval=day"),
+    ],
+)
+async def test_wrong_spans_of_means(
+    client: httpx.AsyncClient, path: str, arguments: str, message: str
+) -> None:
+    response = await client.get(f"/api/{path}{arguments}")
+    assert response.status_code == 422
+    assert response.json()["errors"] == [{"parameter": "rolling", "message": message}]
 
 
 CSV = "category,date,downloads\r\n"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.downloads import Series
-from app.domain.series import Interval, fill_with_zero, most_downloaded, sum_by
+from app.domain.series import Interval, fill_with_zero, most_downloaded, rolling_means, sum_by
 
 FIRST = date(2026, 1, 28)
 
@@ -103,6 +103,28 @@ def test_summing_by_day_changes_nothing(example: tuple[Series, list[date]]) -> N
 def test_edges_of_the_calendar(interval: Interval, day: date, first: date) -> None:
     days = [first + timedelta(days=passed) for passed in range(31)]
     assert sum_by(interval, {"all": [(day, 5)]}, days) == {"all": [(first, 5)]}
+
+
+@given(published_series(), st.integers(2, 90), st.integers(0, 100))
+def test_rolling_means_equal_a_naive_implementation(
+    example: tuple[Series, list[date]], span: int, skipped: int
+) -> None:
+    series, days = example
+    first = FIRST + timedelta(days=skipped)
+    means = rolling_means(series, days, span, first)
+    filled = rolling_means(fill_with_zero(series, days), days, span, first)
+    for category, items in series.items():
+        downloads = dict(items)
+        expected = []
+        for day in days:
+            within = [day - timedelta(days=ago) for ago in range(span)]
+            published = [one for one in within if one in days]
+            if day >= first and len(published) >= span / 2:
+                counts = [downloads.get(one, 0) for one in published]
+                expected.append((day, round(sum(counts) / len(counts)), sum(counts)))
+        assert filled.get(category, []) == [item[:2] for item in expected]
+        assert means.get(category, []) == [item[:2] for item in expected if item[2]]
+    assert all(means.values())
 
 
 @given(published_series(), st.integers(1, 4), st.booleans())
