@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("counted_files", sa.Text()),
         sa.Column("breakdowns", postgresql.ARRAY(sa.Text()), nullable=False),
+        sa.Column("categories", postgresql.JSON(), nullable=False),
         sa.Column("packages", sa.BigInteger(), nullable=False),
         sa.Column("downloads", sa.BigInteger(), nullable=False),
         sa.Column("downloads_with_mirrors", sa.BigInteger(), nullable=False),
@@ -54,7 +55,7 @@ def upgrade() -> None:
             "package_id",
             "month",
             name=op.f("pk_monthly_downloads"),
-            postgresql_include=["with_mirrors", "without_mirrors", "rank"],
+            postgresql_include=["without_mirrors"],
         ),
     )
     op.create_index(

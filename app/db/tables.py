@@ -49,6 +49,7 @@ _SQL_TYPES: Mapping[object, TypeEngine[Any]] = {
     RunOutcome: Text(),
     Sequence[str]: ARRAY(Text),
     Sequence[date]: ARRAY(Date),
+    Mapping[str, Sequence[str]]: JSON(),
 }
 
 
@@ -169,8 +170,8 @@ ingested_days = Table(
     comment="Published days: those with rows in daily_downloads.",
 )
 
-# Retention drops days and keeps months. Most months have rows of nearly the same packages, so that
-# all rows of a package are found by its id. There are no partitions, because months are kept.
+# The table has one row per package and month. It has no partitions, because retention keeps months.
+# `app/domain/months.py` describes the form of the counts.
 monthly_downloads = Table(
     "monthly_downloads",
     metadata,
@@ -179,10 +180,9 @@ monthly_downloads = Table(
     *_totals(),
     Column("rank", Integer, comment=_RANK),
     *_breakdowns(nullable=BREAKDOWN_COLUMNS),
-    # Reading the totals and ranks of all months touches only index pages.
-    PrimaryKeyConstraint(
-        "package_id", "month", postgresql_include=["with_mirrors", "without_mirrors", "rank"]
-    ),
+    # Summing the downloads of all months reads only index pages. Further columns would add a
+    # twentieth to the size of a month.
+    PrimaryKeyConstraint("package_id", "month", postgresql_include=["without_mirrors"]),
     CheckConstraint(_POSSIBLE, "counts"),
 )
 Index(

@@ -1,8 +1,16 @@
-"""Calendar months, each identified by its first day, and the record of a stored month."""
+"""Calendar months, each identified by its first day, and the form in which they are stored.
 
-from collections.abc import Sequence
+A month's counts are stored as JSON, like those of a day, but with fewer bytes: as a list of the
+counts in the order of the month's categories, without the zeros at its end. For example, with the
+categories `3.12`, `3.13` and `2.7`, the list `[5,0,1]` stands for `{"2.7":1,"3.12":5}`. If the
+object is shorter, for example because only rare categories have downloads, it is stored instead.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+
+import orjson
 
 from app.domain.events import CountedFiles
 
@@ -44,6 +52,11 @@ class StoredMonth:
     breakdowns: Sequence[str]
     """Columns of the breakdowns that all days have, including the required ones."""
 
+    categories: Mapping[str, Sequence[str]]
+    """Categories by column, in the order of the counts in the rows. Breakdowns that `__all__` has
+    not got have none, so their counts are stored as objects.
+    """
+
     packages: int
     downloads: int
     """Downloads of all packages, mirrors excluded."""
@@ -63,3 +76,29 @@ class StoredMonth:
             f"{self.month:%Y-%m} of {self.days} days: {self.packages:,} packages, "
             f"{self.downloads:,} downloads"
         )
+
+
+def ordered_categories(all_packages: Mapping[str, int]) -> list[str]:
+    """Return the categories of all packages, those with most downloads first."""
+    return sorted(all_packages, key=lambda category: (-all_packages[category], category))
+
+
+def pack(counts: Mapping[str, int], positions: Mapping[str, int]) -> str:
+    """Return the stored text of counts. `positions` are those of the month's categories."""
+    text = orjson.dumps(counts, option=orjson.OPT_SORT_KEYS)
+    if positions.keys() >= counts.keys():
+        values = [0] * (1 + max(map(positions.__getitem__, counts), default=-1))
+        for category, downloads in counts.items():
+            values[positions[category]] = downloads
+        text = min(orjson.dumps(values), text, key=len)
+    return text.decode()
+
+
+def unpack(
+    stored: Mapping[str, int] | Sequence[int], categories: Sequence[str]
+) -> Mapping[str, int]:
+    """Return the counts by category, from the parsed text of a row. No count is zero."""
+    if isinstance(stored, Mapping):
+        return stored
+    pairs = zip(categories, stored, strict=False)
+    return {category: downloads for category, downloads in pairs if downloads}
