@@ -44,7 +44,7 @@ from app.metrics import RATE_LIMITED
 from app.serving.freshness import Freshness
 from app.serving.proxies import TrustedProxies
 from app.serving.rate_limits import RateLimits
-from app.serving.request import CANCELLED, IncomingRequest
+from app.serving.request import CANCELLED, NOT_LOOKED_UP, IncomingRequest
 from app.serving.request_log import RequestLog
 from app.serving.response import STATUS_LINES, Response, ResponseHeaders
 from app.serving.response_cache import ResponseCache, StoredResponse, Tagger, encode, not_modified
@@ -137,21 +137,22 @@ class Dispatcher:
         """Return the response if it needs no waiting, else None."""
         if request.is_preflight:
             return _PREFLIGHT
+        response = None
         if self.rate_limits and not request.is_counted and is_limited(request.path):
             client = self.rate_limits.client(request.client, request.headers)
             request.limited_client = client
             is_badge = request.path.startswith(BADGES_PATH)
             request.counters = client.badge_counters if is_badge else client.counters
             if (is_badge or request.is_conditional) and not client.has_wrong_key:
-                # A 304 and a stored badge do not count.
                 response = self._look_up(request)
-                if response and response.publication:
+                # A 304 and a stored badge do not count.
+                if response and (response.status == 304 or (is_badge and response.publication)):
                     return response
             if self.rate_limits.uses_shared_storage:
                 return None
             request.limit_state = self.rate_limits.count_at_once(request.counters, request.cost)
             request.is_counted = True
-        return self._refuse(request) or self._look_up(request)
+        return self._refuse(request) or response or self._look_up(request)
 
     def render(
         self, request: IncomingRequest, response: Response, server_headers: Headers
@@ -183,6 +184,8 @@ class Dispatcher:
         is_wrong = client is not None and client.has_wrong_key
         if not (is_wrong or (state and state.exceeded)):
             return None
+        # The response may have been looked up already, but is not sent.
+        request.cache = NOT_LOOKED_UP
         with _logged_as(request):
             if state and state.exceeded:
                 RATE_LIMITED.inc()

@@ -19,6 +19,9 @@ from app.serving.rate_limits import LimitedClient, RateLimitState
 NO_ROUTE = "none"
 """Route of a request that has no endpoint, or that was refused before its endpoint was found."""
 
+NOT_LOOKED_UP = "none"
+"""Value of `IncomingRequest.cache` for a request that was not looked up or that was refused."""
+
 CANCELLED = 499
 """Status logged for a request that got no response. nginx uses the same one."""
 
@@ -49,7 +52,7 @@ class IncomingRequest:
     route = NO_ROUTE
     """Path template, for metrics."""
 
-    cache = "none"
+    cache = NOT_LOOKED_UP
     """Result of the lookup in the response cache, for metrics."""
 
     status = 0

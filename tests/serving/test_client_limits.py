@@ -79,6 +79,33 @@ async def test_sixteen_badges_of_one_page(
         assert "x-ratelimit-limit" not in response.headers
 
 
+async def test_only_a_304_makes_a_conditional_request_free(
+    database_url: str, engine: AsyncEngine, storage_uri: SecretStr | None
+) -> None:
+    settings = Settings(rate_limits="7/hour", rate_limit_storage_uri=storage_uri)
+    async with _served(database_url, engine, settings) as client:
+        first = await client.get(RECENT)
+        assert first.headers["x-ratelimit-remaining"] == "6"
+        other = {"If-None-Match": '"other"'}
+        conditions = (
+            ("GET", RECENT, other, 200),
+            ("HEAD", RECENT, other, 200),
+            ("GET", RECENT, {"If-Modified-Since": "Thu, 01 Jan 2026 00:00:00 GMT"}, 200),
+            ("GET", RECENT, {**other, "Range": "bytes=0-9"}, 206),
+            ("GET", RECENT, {**other, "Range": "bytes=9999-"}, 416),
+            ("GET", f"{RECENT}?period=year", other, 422),
+            ("GET", RECENT, other, 429),
+        )
+        for left, (method, path, headers, status) in zip("5432100", conditions, strict=True):
+            response = await client.request(method, path, headers=headers)
+            assert response.status_code == status
+            assert response.headers["x-ratelimit-remaining"] == left
+        # A client without any requests left can still revalidate what it has.
+        unchanged = await client.get(RECENT, headers={"If-None-Match": first.headers["etag"]})
+        assert unchanged.status_code == 304
+        assert "x-ratelimit-remaining" not in unchanged.headers
+
+
 @pytest.mark.parametrize("settings", [Settings(rate_limits="40/hour")])
 async def test_a_request_for_many_packages_counts_more_than_once(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine
