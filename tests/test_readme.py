@@ -31,11 +31,21 @@ from tests.processes import ROOT, free_port, get, run, served, servers, wait_for
 from tests.waiting import PATIENCE_SECONDS
 
 DOCUMENTS = ("README.md", "docs/api.md", "docs/http.md", "docs/ingest.md", "CONTRIBUTING.md")
-README = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
-BLOCKS = re.findall(r"^ *```(\w+)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    line.strip() for kind, block in BLOCKS if kind == "sh" for line in block.strip().splitlines()
-]
+
+
+def _blocks(*names: str) -> list[tuple[str, str]]:
+    """Return the language and the text of each code block of the documents."""
+    text = "\n".join((ROOT / name).read_text() for name in names)
+    return re.findall(r"^ *```(\w+)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+
+
+def _commands(*names: str) -> list[str]:
+    """Return the shell commands of the documents, each of them in one line."""
+    blocks = (block for kind, block in _blocks(*names) if kind == "sh")
+    return [line.strip() for block in blocks for line in block.strip().splitlines()]
+
+
+COMMANDS = _commands(*DOCUMENTS)
 
 
 def _arguments(command: str) -> list[str]:
@@ -70,7 +80,7 @@ def test_make_run_and_the_first_answers(data_dir: Path, tmp_path: Path) -> None:
         )
     try:
         wait_for(port, process)
-        shown = [(kind, block) for kind, block in BLOCKS if kind in ("json", "csv")]
+        shown = [(kind, block) for kind, block in _blocks(*DOCUMENTS) if kind in ("json", "csv")]
         called = [shlex.split(command)[1] for command in COMMANDS if command.startswith("curl ")]
         assert shown
         for url, (kind, answer) in zip(called, shown, strict=True):
@@ -112,7 +122,8 @@ def test_make_test_runs_all_tests() -> None:
 
 
 def test_commands_have_the_options_that_the_readme_uses() -> None:
-    calls = [command for command in COMMANDS if f"bin/{PROGRAM} " in command]
+    commands = COMMANDS + _commands("docs/dumps.md")
+    calls = [command for command in commands if f"bin/{PROGRAM} " in command]
     assert calls
     for call in calls:
         name, *arguments = _arguments(call)
@@ -221,7 +232,8 @@ def _assert_answers_are_equal(first: str, second: str) -> None:
 
 
 def test_make_targets_of_the_readme_exist() -> None:
-    targets = set(re.findall(r"`make ([a-z-]+)`", README))
+    text = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
+    targets = set(re.findall(r"`make ([a-z-]+)`", text))
     assert {"run", "test", "check", "constraints"} <= targets
     makefile = (ROOT / "Makefile").read_text()
     for target in targets:
