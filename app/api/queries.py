@@ -43,8 +43,9 @@ class EndpointQuery(BaseModel):
     def parse(cls, query: bytes, accepted_format: str | None) -> Self:
         """Validate a query string.
 
-        An empty argument counts as omitted, and the first value of a repeated argument counts.
-        `accepted_format` applies if the query has no format. Raises `InvalidArgumentsError`.
+        An empty argument counts as omitted. If an argument with a single value is repeated, its
+        first value counts. `accepted_format` applies if the query has no format.
+        Raises `InvalidArgumentsError`.
         """
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True) if query else []
         values: dict[str, Any] = {}
@@ -139,7 +140,7 @@ def invalid_arguments(error: ValidationError, name: str = "") -> InvalidArgument
 
 async def require_json(request: Request) -> None:
     """Reject other formats than JSON. All routes that FastAPI answers depend on this function."""
-    check_json_format(request.query_params.get(FORMAT))
+    check_json_format(next(iter(request.query_params.getlist(FORMAT)), None))
 
 
 def check_json_format(value: str | None) -> None:

@@ -96,3 +96,8 @@ async def test_events_are_part_of_the_tag(client: httpx.AsyncClient, database_ur
             path = "/api/packages/requests"
             tag = (await its.get(path)).headers["etag"]
             assert (await client.get(path, headers={"If-None-Match": tag})).status_code == 200
+
+
+async def test_the_first_value_of_a_repeated_argument_counts(client: httpx.AsyncClient) -> None:
+    for query, status in (("format=json&format=csv", 200), ("format=csv&format=json", 422)):
+        assert (await client.get(f"/api/events?{query}")).status_code == status
