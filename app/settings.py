@@ -50,8 +50,9 @@ class Settings(BaseSettings):
     )
 
     database_url: types.PostgresUrl | None = None
-    """URL of a Postgres 14 or later, in libpq's form: `postgresql://user:password@host:5432/database`.
-    By default an embedded Postgres runs under `DATA_DIR`.
+    """URL of a Postgres 14 or later, in libpq's form:
+    `postgresql://user:password@host:5432/database`. By default an embedded Postgres runs under
+    `DATA_DIR`.
     """
 
     database_wait_seconds: float = Field(30.0, ge=0, le=3600)
@@ -78,8 +79,8 @@ class Settings(BaseSettings):
     """How long an idle connection stays open. A proxy in front should close idle ones earlier."""
 
     max_connections: int = Field(1000, ge=1)
-    """Maximum number of open connections per process. Beyond it, the one idle for longest is
-    closed.
+    """Maximum number of open connections per process. A new one beyond it closes the one that has
+    been idle longest, or if none is idle, the one without activity for longest.
     """
 
     max_connections_per_client: int = Field(256, ge=1)
@@ -125,7 +126,9 @@ class Settings(BaseSettings):
     """TOML file with known breaks in the figures, which `/api/events` lists besides PyPI's own."""
 
     ingest_max_days_per_run: int = Field(7, ge=1)
-    """Maximum number of days that a run of the job reads, latest first. Each costs a query."""
+    """Maximum number of days that one run of the job reads. Each costs a query. The other days wait
+    for later runs.
+    """
 
     ingest_retry_after_minutes: float = Field(30.0, gt=0, le=7 * 24 * 60)
     """Time after which a day that was held or failed is read again. It doubles each time, up to a

@@ -59,7 +59,8 @@ class Fault(BaseModel):
 
     parameter: str = Field(description="Name of the argument.", examples=["period"])
     message: str = Field(
-        description="The valid values.", examples=["Input should be 'day', 'week' or 'month'"]
+        description="What is wrong with the value, or which values are valid.",
+        examples=["Input should be 'day', 'week' or 'month'"],
     )
 
 
@@ -126,7 +127,7 @@ def error_answer(error: RequestError) -> Response:
 
 
 def timed_out(seconds: float) -> UnavailableError:
-    return UnavailableError(f"The answer took more than {seconds:g} s.")
+    return UnavailableError(f"The response took more than {seconds:g} s.")
 
 
 def unexpected_answer() -> Response:

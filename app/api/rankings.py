@@ -108,8 +108,8 @@ class TrendingPackages(Payload):
     )
 
     data: list[TrendingPackage] = Field(
-        description="Ordered by rank. Empty if the two weeks can't be compared, because one of "
-        "the 14 days is not published or has an event of the kind `definition`."
+        description="Ordered by rank. Empty if the two weeks can't be compared: one of the 14 days "
+        "is not published, or the days were counted by different definitions (`/api/events`)."
     )
     type: Literal["trending_packages"]
 
@@ -135,9 +135,7 @@ async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Re
     summary="Packages that grow most",
     description="The packages whose downloads grew most from the previous 7 days to the latest 7 "
     f"days. Only packages with at least {TREND_FLOOR_DOWNLOADS:,} downloads in each week are "
-    "ranked, because below that a single build job makes a trend. The list is empty if PyPI's "
-    "definition of a download changed within the two weeks (`/api/events`), unless all of these "
-    "days are counted by the same rule.",
+    "ranked. With fewer downloads, a single build job can look like a trend.",
     ok=csv_too("growth,last_week,package,previous_week,rank\n1.5312,253120,requests,100000,1\n"),
 )
 async def trending(query: Annotated[LimitQuery, Query()], statistics: Statistics) -> Rendered:

@@ -57,7 +57,9 @@ class DoubtfulDay(StoredValue):
     reason: str = Field(description="How the figures deviate from plausible ones.")
     packages: int = Field(description="Packages downloaded on that day, as read from the source.")
     downloads: int = Field(description="Downloads of that day, known mirrors excluded.")
-    partition: Partition | None = Field(description="Null if the source has no partitions.")
+    partition: Partition | None = Field(
+        description="Null if the source has no partitions, or if this one could not be read."
+    )
 
 
 class HeldDay(DoubtfulDay):

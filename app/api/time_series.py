@@ -32,12 +32,14 @@ from app.errors import ArgumentError, InvalidArgumentsError
 router = EndpointRouter("/api/packages/{package}", "packages")
 
 MAX_ITEMS = 50_000
-"""Maximum number of items in a response. Without arguments, all endpoints return fewer."""
+"""Maximum number of items in a response. With the default `RETENTION_DAYS`, no endpoint exceeds it
+without arguments.
+"""
 
 MAX_CATEGORIES = 250
-"""Maximum number of categories in a response: installers can report a thousand Python versions. The
-categories with most downloads are shown. The others count as `other`, or as `null` if the breakdown
-has no `other`.
+"""Maximum number of categories in a series, unless all are requested: installers can report a
+thousand Python versions. The categories with the most downloads are shown. The others count as
+`other`, or as `null` if the breakdown has no `other`.
 """
 
 

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 @click.option(
     "--force",
     is_flag=True,
-    help="Publish the day even if it is not plausible, from its held rows or else from the source.",
+    help="Publish the day even if it is not plausible, or if its published rows have more "
+    "downloads. If the day is held, its held rows are published, and the source is not read.",
 )
 @click.option(
     "--dry-run",
@@ -51,7 +52,7 @@ def ingest(
     force: bool,
     dry_run: bool,
 ) -> None:
-    """Publish one day, and replace it if it was published before.
+    """Publish one day. A published day is replaced, unless the source has fewer downloads now.
 
     A day that is not plausible is held: stored, but not served.
 
@@ -171,7 +172,7 @@ async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date], unit: 
 @click.command(short_help="Drop months that are not served any more.")
 @with_settings
 def expire(settings: Settings) -> None:
-    """Drop months that end before the first day served, and packages without downloads since."""
+    """Drop months that end before the first day served, and packages without later downloads."""
     with database_url(settings) as url:
         expired = run(url, partial(drop_expired, policy=policy_of(settings), now=utc_now()))
         click.echo(str(expired))

@@ -156,12 +156,12 @@ def status_report(
     lines = [_line(*row) for row in rows.items()]
     for one in held:
         again = _moment(read_again_at(settings, one))
-        checks = f"read {one.readings} times, again from {again}"
+        checks = f"tried {one.readings} times, next at {again}"
         lines.append(f"  {one.day} {one.reason}; {checks}; {_seen(one)}")
     lines.append(_line("suspect", date_ranges(suspect)))
     for day in suspect.values():
         again = _moment(check_again_at(day))
-        lines.append(f"  {day.day} {day.suspect_reason}; checked again from {again}; {_seen(day)}")
+        lines.append(f"  {day.day} {day.suspect_reason}; next check at {again}; {_seen(day)}")
     if days:
         head = ("day", "packages", "downloads", "published", "partition rows", "modified")
         figures = []

@@ -43,13 +43,14 @@ def cli() -> None:
     """Self-hosted PyPI download statistics.
 
     Settings are environment variables or lines of a .env file; docs/configuration.md lists them.
-    Without DATABASE_URL, every command uses the embedded Postgres under DATA_DIR and starts it when
-    needed.
+    Without DATABASE_URL, commands that need a database use the embedded Postgres under DATA_DIR,
+    and start it if it is not running.
 
     status, history, verify, export and openapi never change the database.
 
     The exit status is 0 after success, 1 after a failure, 2 after a wrong argument, 130 after
-    Ctrl-C and 143 after SIGTERM. The reason is one line on standard error.
+    Ctrl-C and 143 after SIGTERM, but serve ends with 0 after both. The reason of a failure is one
+    line on standard error.
     """
 
 

@@ -56,7 +56,11 @@ def published_statement(name: str, *, order: str = "", **parts: object) -> State
 
 
 class PublishedReads:
-    """A repository of published data. Each query also returns the publication that it saw."""
+    """Base of the repositories of published data.
+
+    Each query also reads the time of the publish that it sees, and raises `OtherPublicationError`
+    if that is not the expected one.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source

@@ -1,4 +1,4 @@
-"""Enumerations from which clients and operators choose a value."""
+"""The base of the enumerations that query arguments use."""
 
 from enum import StrEnum
 from typing import Self

@@ -158,6 +158,8 @@ class HeldDay(DayFigures):
     """When the day was last read, or was checked and had not changed."""
 
     readings: int
+    """Number of times that the day was read, or was checked and had not changed."""
+
     same_since: datetime
     """When these rows were first read."""
 
@@ -224,7 +226,9 @@ class Publication:
     """Time of the latest publish. No two publishes have the same time."""
 
     version: str
-    """Hash of all data that responses depend on. Equal versions have equal responses."""
+    """Hash of the published data. Responses also depend on the known events and on the code that
+    renders them, which `Tagger` adds.
+    """
 
     held_days: int
     suspect_days: int = 0

@@ -63,7 +63,9 @@ class _Neighbours:
     name: str
     days: Sequence[DayFigures]
     tolerance: float
-    """Ratio by which the limits are widened, for days that differ in their weekday."""
+    """Factor from 0 to 1 that allows for other weekdays. Lower limits are multiplied by it, and
+    upper limits divided by it. For the limits of a step it is the reverse, so they become narrower.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +300,9 @@ class KnownDays:
 
 
 def has_settled(held: HeldDay) -> bool:
-    """Return True if the source's data has not changed for `SETTLED_AFTER`."""
+    """Return True if no row was wrong, and the source's data has not changed for
+    `SETTLED_AFTER`.
+    """
     return held.read_at - held.same_since >= SETTLED_AFTER and not held.wrong_rows
 
 

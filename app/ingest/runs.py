@@ -153,7 +153,8 @@ class Run:
             return await ingest_day(self.publisher, self.source, day, progress)
 
         def is_temporary(error: BaseException) -> bool:
-            # Errors of the database after the last row were already retried by `publish_staged`.
+            # An unavailable database is retried only before the first row. After that the day
+            # fails, and the next run of the job reads it again.
             return isinstance(error, SourceUnavailableError) or (
                 _is_unavailable(error) and not progress.rows
             )

@@ -75,7 +75,7 @@ def allowed_connections(wanted: int) -> int:
 
 
 class Connections:
-    """Closes connections beyond the bounds: idle ones first, then the one that waits the longest.
+    """Counts the open connections, and aborts one when a new one exceeds a bound.
 
     The connections of trusted proxies count only in total, because they have many clients.
     """

@@ -68,7 +68,7 @@ _Pending = tuple[str, bytes, str]
 
 @dataclass(kw_only=True)
 class Dispatcher:
-    """The service's ASGI application."""
+    """Answers all HTTP requests. `Service` in `app/main.py` calls it."""
 
     app: ASGIApp
     """FastAPI, for all paths that are not data endpoints."""

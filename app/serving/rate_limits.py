@@ -37,7 +37,8 @@ RETRY_SECONDS = 2.0
 """Time between two attempts to reach a shared storage that failed."""
 
 BURST_SECONDS = 60
-"""Period of the shortest limit for which badges count. All badges of a page are requested at once.
+"""Badges do not count for limits with a shorter period, because all badges of a page are requested
+at once. They count if all limits of a client are shorter.
 """
 
 

@@ -47,7 +47,7 @@ class StoredResponse:
         """Return the requested part, a 416 if it is outside of the body, or None if the whole
         response should be sent.
 
-        A date in `If-Range` proves nothing, because two publishes may be visible in one second.
+        A date in `If-Range` is ignored, so that the whole response is sent.
         """
         body = self.whole.body
         positions = byte_range(given_range, len(body))

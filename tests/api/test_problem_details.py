@@ -141,7 +141,7 @@ async def test_a_request_that_takes_too_long_is_a_503(
     repository_does(hang)
     for path in QUERYING_ROUTES:
         problem = _check(await client.get(path), 503, title="Service Unavailable")
-        assert problem.detail == "The answer took more than 0.05 s."
+        assert problem.detail == "The response took more than 0.05 s."
 
 
 async def test_a_stop_cancels_computations_that_timed_out(

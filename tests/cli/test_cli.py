@@ -293,7 +293,7 @@ def test_an_implausible_day_is_held_until_it_is_forced(database_url: str, tmp_pa
     shown = run("status", **environment).stdout
     assert re.search(rf"^latest day +{before}$", shown, re.MULTILINE)
     assert re.search(rf"^held +{day}$", shown, re.MULTILINE)
-    assert re.search(rf"\n  {day} .* downloads are .*; read 1 times, again from ", shown)
+    assert re.search(rf"\n  {day} .* downloads are .*; tried 1 times, next at ", shown)
     assert re.search(rf"^last run +.*: {day} held: .* downloads are ", shown, re.MULTILINE)
 
     result = run("ingest", "--date", day, "--force", **environment)
@@ -482,7 +482,7 @@ async def test_verify_notes_suspect_days(database_url: str, engine: AsyncEngine)
         f"note: {day} is suspect: {reason}",
     ]
     result = run("status", DATABASE_URL=database_url)
-    assert f"suspect      {day}\n  {day} {reason}; checked again from " in result.stdout
+    assert f"suspect      {day}\n  {day} {reason}; next check at " in result.stdout
 
 
 async def test_verify(database_url: str, engine: AsyncEngine) -> None:

@@ -126,11 +126,9 @@ def test_status_and_history_show_the_partition() -> None:
         size=Size(5, 2**20),
     )
     seen = "partition of 5,000,000,000 rows, modified 2026-11-20 12:00 UTC"
-    assert (
-        f"\n  2026-11-18 few; read 1 times, again from 2026-11-20 12:30 UTC; {seen}\n" in doubtful
-    )
+    assert f"\n  2026-11-18 few; tried 1 times, next at 2026-11-20 12:30 UTC; {seen}\n" in doubtful
     assert "UTC; no partition seen\n" in doubtful
-    assert f"\n  2026-11-19 few; checked again from 2026-11-21 12:00 UTC; {seen}\n" in doubtful
+    assert f"\n  2026-11-19 few; next check at 2026-11-21 12:00 UTC; {seen}\n" in doubtful
     head, line = report.splitlines()[-2:]
     assert head.split()[-3:] == ["partition", "rows", "modified"]
     assert line.endswith("  2026-11-20 12:00 UTC   5,000,000,000  2026-11-20 12:00 UTC")
