@@ -25,6 +25,11 @@ Day = Annotated[
 """A day in a model. `parse_day` parses texts."""
 
 
+def start_of(day: date) -> datetime:
+    """Return the moment at which a day begins."""
+    return datetime.combine(day, time(), UTC)
+
+
 def end_of(day: date) -> datetime:
     """Return the moment at which a day ends."""
-    return datetime.combine(day + timedelta(days=1), time(), UTC)
+    return start_of(day + timedelta(days=1))

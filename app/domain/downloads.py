@@ -127,6 +127,10 @@ class DayFigures(PartitionSeen):
 
     counted_files: CountedFiles = CountedFiles.ALL
 
+    @property
+    def period(self) -> date:
+        return self.day
+
     def __str__(self) -> str:
         return f"{self.packages:,} packages, {self.downloads:,} downloads"
 

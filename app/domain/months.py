@@ -6,13 +6,17 @@ categories `3.12`, `3.13` and `2.7`, the list `[5,0,1]` stands for `{"2.7":1,"3.
 object is shorter, for example because only rare categories have downloads, it is stored instead.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 import orjson
 
 from app.domain.events import CountedFiles
+
+_MONTH = re.compile(r"\d{4}-\d{2}", re.ASCII)
 
 
 def month_of(day: date) -> date:
@@ -28,6 +32,55 @@ def days_of_month(month: date) -> list[date]:
     """Return all days of a month, in order."""
     length = (following_month(month) - month).days
     return [month + timedelta(days=passed) for passed in range(length)]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Month:
+    """A calendar month as a period, unlike a `date`, which is a day. `str` returns 2026-05."""
+
+    first: date
+    """First day of the month."""
+
+    def __str__(self) -> str:
+        return f"{self.first:%Y-%m}"
+
+    @property
+    def last(self) -> date:
+        return following_month(self.first) - timedelta(days=1)
+
+
+Period = date | Month
+"""What one query counts and one file contains: a day or a month."""
+
+
+def first_day(period: Period) -> date:
+    return period.first if isinstance(period, Month) else period
+
+
+def last_day(period: Period) -> date:
+    return period.last if isinstance(period, Month) else period
+
+
+def days_of(period: Period) -> list[date]:
+    """Return all days of a period, in order."""
+    return days_of_month(period.first) if isinstance(period, Month) else [period]
+
+
+def parse_month(text: str) -> Month:
+    """Parse a month such as 2026-05. Raises a `ValueError` that describes the format."""
+    if _MONTH.fullmatch(text):
+        with suppress(ValueError):
+            return Month(date.fromisoformat(f"{text}-01"))
+    raise ValueError("should be a month such as 2026-05")
+
+
+def months_between(first: Month, last: Month) -> list[Month]:
+    """Return the months from `first` to `last`, both included, latest first."""
+    months = []
+    while first <= last:
+        months.append(last)
+        last = Month(month_of(last.first - timedelta(days=1)))
+    return months
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +124,13 @@ class StoredMonth:
     rolled_up_at: datetime
     """When the days were summed, or when the month was imported."""
 
+    @property
+    def period(self) -> Month:
+        return Month(self.month)
+
     def __str__(self) -> str:
         return (
-            f"{self.month:%Y-%m} of {self.days} days: {self.packages:,} packages, "
+            f"{self.period} of {self.days} days: {self.packages:,} packages, "
             f"{self.downloads:,} downloads"
         )
 

@@ -17,7 +17,7 @@ from app.db.repositories.dump_repository import DumpRepository
 from app.domain.downloads import PackageDownloads, PublishedDay
 from app.dumps import formats
 from app.dumps.export import export, prepare, published_days
-from app.dumps.listing import INDEX_NAME, Dump, DumpFormat, parse
+from app.dumps.listing import INDEX_NAME, Dump, DumpFile, DumpFormat, parse
 from app.dumps.stores.folder import DumpFolder
 from app.dumps.stores.store import UNFINISHED_PREFIX
 from app.errors import DumpsError
@@ -51,12 +51,13 @@ async def _export(
     with folder.opened():
         prepare(folder, days, retention_days=retention_days, replace_sample=replace_sample)
         exported = export(engine, folder, days, dump_format)
-        return [one.dump async for one in exported if one.is_new]
+        done = [one.dump async for one in exported if one.is_new]
+        return [dump for dump in done if isinstance(dump, Dump)]
 
 
-def _content(folder: DumpFolder, dump: Dump) -> list[PackageDownloads]:
+def _content(folder: DumpFolder, dump: DumpFile) -> list[PackageDownloads]:
     with (folder.path / dump.name).open("rb") as file:
-        return [row for rows in formats.read(file, dump.format, dump.day) for row in rows]
+        return [row for rows in formats.read(file, dump.format, dump.period) for row in rows]
 
 
 def _state(folder: DumpFolder) -> dict[str, tuple[int, int]]:
@@ -68,7 +69,7 @@ def _state(folder: DumpFolder) -> dict[str, tuple[int, int]]:
 
 def _assert_whole(folder: DumpFolder) -> None:
     """Assert that exactly the listed files exist, with the listed content."""
-    dumps = folder.dumps().data
+    dumps = folder.dumps().files
     for dump in dumps:
         content = (folder.path / dump.name).read_bytes()
         assert (dump.bytes, dump.sha256) == (len(content), hashlib.sha256(content).hexdigest())

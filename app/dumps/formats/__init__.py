@@ -1,4 +1,4 @@
-"""Files of a day with one row per package, in Parquet, CSV or NDJSON.
+"""Files of a day or a month with one row per package, in Parquet, CSV or NDJSON.
 
 Files may come from other programs. A malformed row ends the reading with an error, whose single
 line names the row, its package, the column and the value.
@@ -6,13 +6,13 @@ line names the row, its package, the column and the value.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from datetime import date
 from typing import BinaryIO
 
-from app.domain.downloads import DayFigures, PackageDownloads
+from app.domain.downloads import PackageDownloads
+from app.domain.months import Period
 from app.dumps.formats import limits, parquet_format, text_formats
 from app.dumps.formats.rows import Rows, Write, checked_row
-from app.dumps.listing import DumpFormat
+from app.dumps.listing import DumpFormat, Figures
 from app.errors import MalformedDumpError
 
 _FORMATS = {
@@ -23,16 +23,16 @@ _FORMATS = {
 
 
 def writer(
-    file: BinaryIO, dump_format: DumpFormat, figures: DayFigures
+    file: BinaryIO, dump_format: DumpFormat, figures: Figures
 ) -> AbstractContextManager[Write]:
-    """Return a context whose value is a function that writes rows of a day. The file is complete
+    """Return a context whose value is a function that writes rows. The file is complete
     when the context ends. Equal rows produce equal bytes.
     """
     return _FORMATS[dump_format][0](file, figures)
 
 
-def read(file: BinaryIO, dump_format: DumpFormat, day: date) -> Iterator[Rows]:
-    """Yield the rows of a day's file in batches, all with the same breakdowns.
+def read(file: BinaryIO, dump_format: DumpFormat, period: Period) -> Iterator[Rows]:
+    """Yield the rows of a period's file in batches, all with the same breakdowns.
 
     Raises `MalformedDumpError`.
     """
@@ -41,7 +41,7 @@ def read(file: BinaryIO, dump_format: DumpFormat, day: date) -> Iterator[Rows]:
     for number, (place, values) in enumerate(_FORMATS[dump_format][1](file), 1):
         if number > limits.MAX_ROWS:
             raise MalformedDumpError(f"there are more than {limits.MAX_ROWS:,} rows")
-        row = checked_row(place, values, day)
+        row = checked_row(place, values, period)
         breakdowns = breakdowns or row.breakdowns.keys()
         if row.breakdowns.keys() != breakdowns:
             raise MalformedDumpError(

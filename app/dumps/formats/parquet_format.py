@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from app.domain.downloads import DayFigures
+from app.domain.months import first_day
 from app.dumps.formats.limits import MAX_LINE_BYTES, MAX_READER_BYTES, MAX_READER_SECONDS
 from app.dumps.formats.rows import Rows, Write
-from app.dumps.listing import breakdowns_of, columns_of
+from app.dumps.listing import Figures, breakdowns_of, columns_of
 from app.errors import MalformedDumpError
 
 ROW_GROUP_ROWS = 50_000
@@ -23,22 +23,20 @@ READER_ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREA
 
 
 @contextmanager
-def writer(file: BinaryIO, figures: DayFigures) -> Iterator[Write]:
+def writer(file: BinaryIO, figures: Figures) -> Iterator[Write]:
     import pyarrow as pa  # noqa: PLC0415 - slow to import
     from pyarrow import parquet  # noqa: PLC0415 - slow to import
 
-    breakdowns = breakdowns_of(figures)
+    columns, breakdowns = columns_of(figures), breakdowns_of(figures)
+    day = first_day(figures.period)
     counts = pa.map_(pa.string(), pa.int64())
     types = [pa.date32(), pa.string(), pa.int64(), pa.int64(), *(counts for _ in breakdowns)]
     schema = pa.schema(
-        (
-            pa.field(name, kind, nullable=False)
-            for name, kind in zip(columns_of(figures), types, strict=True)
-        ),
+        (pa.field(name, kind, nullable=False) for name, kind in zip(columns, types, strict=True)),
         {
-            "pypi_stats_day": str(figures.day),
+            f"pypi_stats_{columns[0]}": str(figures.period),
             "pypi_stats_source": figures.source,
-            "pypi_stats_counted_files": figures.counted_files,
+            "pypi_stats_counted_files": figures.counted_files or "",
         },
     )
     group: list[Any] = []
@@ -49,12 +47,12 @@ def writer(file: BinaryIO, figures: DayFigures) -> Iterator[Write]:
 
     def write(rows: Rows) -> None:
         arrays = [
-            [figures.day] * len(rows),
+            [day] * len(rows),
             *list(zip(*rows, strict=True))[:3],
             *([sorted(row.breakdowns[column].items()) for row in rows] for column in breakdowns),
         ]
-        columns = [pa.array(one, kind) for one, kind in zip(arrays, types, strict=True)]
-        group.append(pa.record_batch(columns, schema=schema))
+        values = [pa.array(one, kind) for one, kind in zip(arrays, types, strict=True)]
+        group.append(pa.record_batch(values, schema=schema))
         if sum(batch.num_rows for batch in group) >= ROW_GROUP_ROWS:
             write_group()
 

@@ -19,8 +19,10 @@ from pyarrow import parquet
 from app.domain.breakdowns import BREAKDOWN_COLUMNS
 from app.dumps.formats.limits import BATCH_ROWS, MAX_READER_BYTES, MAX_READER_SECONDS
 from app.dumps.formats.rows import first_line
-from app.dumps.listing import DAY_COLUMN, TOTAL_COLUMNS
+from app.dumps.listing import DAY_COLUMN, MONTH_COLUMN, TOTAL_COLUMNS
 from app.errors import MalformedDumpError
+
+DATE_COLUMNS = (DAY_COLUMN, MONTH_COLUMN)
 
 TEXTS = {
     pa.null(),
@@ -68,7 +70,7 @@ def _rows(file: BinaryIO) -> Iterator[dict[str, Any]]:
 
 def _columns(schema: Any) -> list[str]:
     """Check the types of the columns that are read, and return the names of these columns."""
-    optional = (DAY_COLUMN, *BREAKDOWN_COLUMNS)
+    optional = (*DATE_COLUMNS, *BREAKDOWN_COLUMNS)
     columns = [*TOTAL_COLUMNS, *(name for name in optional if name in schema.names)]
     for name in columns:
         if (count := schema.names.count(name)) != 1:
@@ -81,7 +83,7 @@ def _columns(schema: Any) -> list[str]:
         elif name in TOTAL_COLUMNS:
             is_right, wanted = _is_number(kind), "integers"
         else:
-            is_right = name == DAY_COLUMN or _is_text(kind) or bool(_pair_types(kind))
+            is_right = name in DATE_COLUMNS or _is_text(kind) or bool(_pair_types(kind))
             wanted = "maps of texts to integers"
         if not is_right:
             raise MalformedDumpError(f"column {name} should hold {wanted}, and holds {kind!s:.100}")
@@ -121,7 +123,7 @@ def _values(array: Any, name: str) -> list[Any]:
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     kind = array.type
-    if name == DAY_COLUMN or _is_text(kind):
+    if name in DATE_COLUMNS or _is_text(kind):
         return _cast(array, pa.large_string())
     if name in TOTAL_COLUMNS:
         return _cast(array, pa.int64())

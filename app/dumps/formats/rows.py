@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
 from typing import Any
 
 import orjson
 
 from app.domain.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
 from app.domain.downloads import Counts, PackageDownloads
+from app.domain.months import Month, Period
 from app.domain.row_checks import (
     IMPOSSIBLE_TOTALS,
     NO_SUM,
@@ -17,14 +17,14 @@ from app.domain.row_checks import (
     respelled,
 )
 from app.dumps.formats import limits
-from app.dumps.listing import DAY_COLUMN, TOTAL_COLUMNS
+from app.dumps.listing import DAY_COLUMN, MONTH_COLUMN, TOTAL_COLUMNS
 from app.errors import MalformedDumpError
 
 Rows = Sequence[PackageDownloads]
 Write = Callable[[Rows], None]
 
 
-def checked_row(place: str, values: Mapping[str, Any], day: date) -> PackageDownloads:
+def checked_row(place: str, values: Mapping[str, Any], period: Period) -> PackageDownloads:
     """Convert a row of a file, given as values by column. A null or empty breakdown counts as
     missing, and a text is parsed as JSON.
 
@@ -38,10 +38,7 @@ def checked_row(place: str, values: Mapping[str, Any], day: date) -> PackageDown
             value=package,
         )
     place = f"{place}, package {package!r:.100}"
-    # Some programs add a time to a date.
-    given_day = values.get(DAY_COLUMN)
-    if given_day is not None and str(given_day)[:10] != str(day):
-        raise MalformedDumpError(f"{DAY_COLUMN} differs from {day}", place=place, value=given_day)
+    _check_period(place, values, period)
     for column in TOTAL_COLUMNS[1:]:
         if type(count := values.get(column)) is not int:
             raise MalformedDumpError(f"{column} should be an integer", place=place, value=count)
@@ -60,6 +57,20 @@ def checked_row(place: str, values: Mapping[str, Any], day: date) -> PackageDown
         if given not in (None, "") or column in REQUIRED_COLUMNS:
             breakdowns[column] = _checked_counts(place, column, given, without_mirrors)
     return PackageDownloads(package, with_mirrors, without_mirrors, breakdowns)
+
+
+def _check_period(place: str, values: Mapping[str, Any], period: Period) -> None:
+    column, given_day = DAY_COLUMN, values.get(DAY_COLUMN)
+    if isinstance(period, Month):
+        if given_day is not None:
+            raise MalformedDumpError(
+                f"the file of {period} has a day", place=place, value=given_day
+            )
+        column = MONTH_COLUMN
+    given, wanted = values.get(column), str(period)
+    # Some programs add a time to a date, and the date of a month is its first day.
+    if given is not None and str(given)[: len(wanted)] != wanted:
+        raise MalformedDumpError(f"{column} differs from {period}", place=place, value=given)
 
 
 def _checked_counts(place: str, column: str, given: object, downloads: int) -> Counts:

@@ -11,10 +11,10 @@ from typing import Any, BinaryIO
 import orjson
 
 from app.domain.breakdowns import BREAKDOWN_COLUMNS
-from app.domain.downloads import DayFigures
+from app.domain.months import first_day
 from app.dumps.formats import limits
 from app.dumps.formats.rows import Rows, Write, first_line, parse_json
-from app.dumps.listing import TOTAL_COLUMNS, breakdowns_of, columns_of
+from app.dumps.listing import TOTAL_COLUMNS, Figures, breakdowns_of, columns_of
 from app.errors import MalformedDumpError
 
 GZIP_LEVEL = 6
@@ -23,7 +23,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @contextmanager
-def csv_writer(file: BinaryIO, figures: DayFigures) -> Iterator[Write]:
+def csv_writer(file: BinaryIO, figures: Figures) -> Iterator[Write]:
     def write(rows: Rows) -> None:
         buffer = io.StringIO()
         lines = csv.writer(buffer, lineterminator="\n")
@@ -37,7 +37,7 @@ def csv_writer(file: BinaryIO, figures: DayFigures) -> Iterator[Write]:
 
 
 @contextmanager
-def ndjson_writer(file: BinaryIO, figures: DayFigures) -> Iterator[Write]:
+def ndjson_writer(file: BinaryIO, figures: Figures) -> Iterator[Write]:
     columns = columns_of(figures)
 
     def write(rows: Rows) -> None:
@@ -54,12 +54,12 @@ def _packed(file: BinaryIO) -> gzip.GzipFile:
     return gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0)
 
 
-def _values(figures: DayFigures, rows: Rows) -> Iterator[tuple[Any, ...]]:
-    """Yield each row's day, package, totals, and counts in the order of the columns."""
-    breakdowns = breakdowns_of(figures)
+def _values(figures: Figures, rows: Rows) -> Iterator[tuple[Any, ...]]:
+    """Yield each row's first day, package, totals, and counts in the order of the columns."""
+    day, breakdowns = first_day(figures.period), breakdowns_of(figures)
     for row in rows:
         counts = [dict(sorted(row.breakdowns[column].items())) for column in breakdowns]
-        yield figures.day, *row[:3], counts
+        yield day, *row[:3], counts
 
 
 def ndjson_rows(file: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:

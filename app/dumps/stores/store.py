@@ -10,10 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import BinaryIO
 
+from app.domain.months import Period
 from app.dumps.listing import INDEX_NAME, Dumps, parse, read_name
 from app.errors import DumpsError, MalformedDumpError
 
@@ -29,8 +29,8 @@ class StoredFile:
     is_recent: bool
     """True if another export may be about to list the file."""
 
-    day: date | None
-    """Day of the file, or None for an unfinished file."""
+    period: Period | None
+    """Day or month of the file, or None for an unfinished file."""
 
     is_sample: bool
 
@@ -94,9 +94,9 @@ class DumpStore(ABC):
         files = []
         for name, size, is_recent in self._entries():
             finished = name.removeprefix(UNFINISHED_PREFIX)
-            day_and_kind = read_name(finished)
-            if finished != name and (day_and_kind or finished == INDEX_NAME):
-                files.append(StoredFile(name, size, is_recent, day=None, is_sample=False))
-            elif finished == name and day_and_kind:
-                files.append(StoredFile(name, size, is_recent, *day_and_kind))
+            period_and_kind = read_name(finished)
+            if finished != name and (period_and_kind or finished == INDEX_NAME):
+                files.append(StoredFile(name, size, is_recent, period=None, is_sample=False))
+            elif finished == name and period_and_kind:
+                files.append(StoredFile(name, size, is_recent, *period_and_kind))
         return files

@@ -82,7 +82,8 @@ async def _export(
     with store.opened():
         prepare(store, days, retention_days=RETENTION_DAYS)
         exported = export(engine, store, days, dump_format)
-        return [one.dump async for one in exported if one.is_new]
+        done = [one.dump async for one in exported if one.is_new]
+        return [dump for dump in done if isinstance(dump, Dump)]
 
 
 def _objects(store: DumpBucket) -> dict[str, bytes]:
