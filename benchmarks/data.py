@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.downloads import PackageDownloads
-from app.domain.events import CountedFiles
-from app.ingest.sources.source import Reading
+from app.domain.months import Period, first_day
+from app.ingest.sources.source import Reading, Source
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -86,29 +86,17 @@ def days_before(last: date, count: int) -> list[date]:
     return [last - timedelta(days=passed) for passed in reversed(range(count))]
 
 
-class SyntheticSource:
+class SyntheticSource(Source):
     name = "synthetic"
 
     def __init__(self, packages: int) -> None:
         self._packages = packages
 
-    async def origin(self, _: date) -> str:
-        return self.name
-
-    def counted_files(self, _: date) -> CountedFiles:
-        return CountedFiles.ALL
-
-    async def partition(self, _: date) -> None:
-        """Return nothing: every day is read once."""
-
-    async def begin(self, _: date) -> None:
-        """Return nothing: no query is needed."""
-
-    async def read(self, day: date, _: str | None) -> Reading:
+    async def read(self, day: Period, _: str | None) -> Reading:
         return Reading(self._batches(day))
 
-    async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
-        for batch in batches(self._packages, day):
+    async def _batches(self, period: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+        for batch in batches(self._packages, first_day(period)):
             yield batch
 
 

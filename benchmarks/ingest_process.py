@@ -20,6 +20,7 @@ from app.db.engine import job_engine
 from app.domain.clock import utc_now
 from app.domain.downloads import Batch, Partition, PublishedDay
 from app.domain.events import CountedFiles
+from app.domain.months import Period
 from app.ingest.pipeline import ingest_day
 from app.ingest.policy import policy_of
 from app.ingest.publish import Publisher
@@ -40,7 +41,7 @@ STAGES = {
 """Names of the stages, by the beginnings of their statements. Other statements are short."""
 
 
-class TimedSource:
+class TimedSource(Source):
     """Measures the time that a source needs, and the time between its batches."""
 
     def __init__(self, source: Source) -> None:
@@ -50,7 +51,7 @@ class TimedSource:
         self.waited_seconds = 0.0
         self.taken_seconds = 0.0
 
-    async def origin(self, day: date) -> str:
+    async def origin(self, day: Period) -> str:
         return await self._source.origin(day)
 
     def counted_files(self, day: date) -> CountedFiles:
@@ -59,10 +60,10 @@ class TimedSource:
     async def partition(self, day: date) -> Partition | None:
         return await self._source.partition(day)
 
-    async def begin(self, day: date) -> str | None:
+    async def begin(self, day: Period) -> str | None:
         return await self._source.begin(day)
 
-    async def read(self, day: date, query: str | None) -> Reading:
+    async def read(self, day: Period, query: str | None) -> Reading:
         reading = await self._source.read(day, query)
         return replace(reading, batches=self._timed(reading.batches))
 

@@ -18,6 +18,7 @@ from app.db.engine import connect
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.domain.clock import utc_now
 from app.domain.downloads import PackageDownloads
+from app.domain.months import Period
 from app.ingest.pipeline import ingest_day
 from app.ingest.publish import Publisher
 from benchmarks.command_line import (
@@ -166,7 +167,7 @@ class _PreparedDay(SyntheticSource):
         super().__init__(packages)
         self._rows = list(batches(packages, day))
 
-    async def _batches(self, _: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+    async def _batches(self, _: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         for batch in self._rows:
             yield batch
 

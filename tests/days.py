@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from typing import Any
 
 import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -23,7 +24,7 @@ from app.domain.downloads import (
     Series,
     UnparsedDownloads,
 )
-from app.domain.events import CountedFiles
+from app.domain.months import Period
 from app.ingest import pipeline
 from app.ingest.policy import PublishPolicy, policy_of
 from app.ingest.publish import Publisher, UnchangedDay
@@ -109,42 +110,38 @@ def fault_of(
 
 
 @dataclass
-class GivenSource:
+class GivenSource(Source):
     """Gives the rows it was given. An exception among them is raised in their place."""
 
-    days: Mapping[date, Sequence[PackageDownloads | Exception]]
+    days: Mapping[Any, Sequence[PackageDownloads | Exception]]
+    """Rows by day or month."""
+
     name: str = "given"
-    asked_days: list[date] = field(default_factory=list)
+    asked_days: list[Period] = field(default_factory=list)
     """What would be billed."""
 
     partitions: Mapping[date, Partition] = field(default_factory=dict)
 
-    async def origin(self, day: date) -> str:
-        return self.name
-
-    def counted_files(self, _: date) -> CountedFiles:
-        return CountedFiles.ALL
-
     async def partition(self, day: date) -> Partition | None:
         return self.partitions.get(day)
 
-    async def begin(self, day: date) -> str | None:
-        self.asked_days.append(day)
+    async def begin(self, period: Period) -> str | None:
+        self.asked_days.append(period)
         return f"query {len(self.asked_days)}"
 
-    async def read(self, day: date, query: str | None) -> Reading:
+    async def read(self, period: Period, query: str | None) -> Reading:
         columns = {
             column
-            for row in self.days.get(day, ())
+            for row in self.days.get(period, ())
             if not isinstance(row, Exception)
             for column in row.breakdowns
         }
         ordered = [column for column in BREAKDOWN_COLUMNS if column in columns]
-        return Reading(self._batches(day), columns=ordered or REQUIRED_COLUMNS)
+        return Reading(self._batches(period), columns=ordered or REQUIRED_COLUMNS)
 
-    async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+    async def _batches(self, period: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         rows: list[PackageDownloads] = []
-        for row in self.days.get(day, ()):
+        for row in self.days.get(period, ()):
             if isinstance(row, Exception):
                 if rows:
                     yield rows

@@ -16,6 +16,7 @@ from time import monotonic
 from unittest.mock import patch
 
 from app.domain import clock
+from app.domain.months import Period
 from tests.clock import NOW
 
 SOURCE = "FAULTS_SOURCE"
@@ -42,7 +43,7 @@ BATCH_SECONDS = 0.03
 
 
 class SlowSource(GivenSource):
-    async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+    async def _batches(self, day: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         async for batch in super()._batches(day):
             await asyncio.sleep(BATCH_SECONDS)
             yield batch

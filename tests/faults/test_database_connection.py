@@ -4,13 +4,14 @@ was not committed is gone, nothing more is published, and the next run does the 
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import date, timedelta
+from datetime import timedelta
 from random import Random
 
 import pytest
 
 from app.db.engine import job_engine
 from app.db.steps import Step
+from app.domain.months import Period
 from app.errors import DayTimeoutError
 from app.ingest import runs, scheduler
 from app.ingest.policy import policy_of
@@ -98,7 +99,7 @@ async def test_a_day_times_out_while_postgres_is_away(
     hanging, latest = days_ago(RETENTION_DAYS - 1), days_ago(0)
 
     class HangingSource(GivenSource):
-        async def begin(self, day: date) -> str | None:
+        async def begin(self, day: Period) -> str | None:
             if day == hanging:
                 for passage in proxy.open_passages[1:]:
                     passage.cut()

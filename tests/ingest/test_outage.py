@@ -14,6 +14,7 @@ from app.db.repositories.downloads_repository import DownloadsRepository
 from app.domain.clock import Clock
 from app.domain.downloads import PackageDownloads, Partition
 from app.domain.events import CountedFiles
+from app.domain.months import Period, first_day
 from app.ingest import scheduler
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.sources.source import Reading
@@ -57,13 +58,14 @@ class Source2021:
     clock: Clock
     completed_at: datetime
     name: str = "given"
-    billed: Counter[date] = field(default_factory=Counter)
+    billed: Counter[Period] = field(default_factory=Counter)
     checks: int = 0
 
-    def _downloads(self, day: date) -> int:
+    def _downloads(self, period: Period) -> int:
+        day = first_day(period)
         return complete(day) if self.clock() >= self.completed_at else lossy(day)
 
-    async def origin(self, _: date) -> str:
+    async def origin(self, _: Period) -> str:
         return self.name
 
     def counted_files(self, _: date) -> CountedFiles:
@@ -76,14 +78,14 @@ class Source2021:
             modified_at = self.completed_at
         return Partition(self._downloads(day), modified_at)
 
-    async def begin(self, day: date) -> str:
+    async def begin(self, day: Period) -> str:
         self.billed[day] += 1
         return f"query {self.billed.total()}"
 
-    async def read(self, day: date, _: str | None) -> Reading:
+    async def read(self, day: Period, _: str | None) -> Reading:
         return Reading(self._batches(day))
 
-    async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+    async def _batches(self, day: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         left = self._downloads(day)
         popular = min(left, max(left - 3, 1))
         rows = [downloads("flask", popular)]

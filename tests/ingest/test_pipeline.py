@@ -42,6 +42,7 @@ from app.domain.downloads import (
     UnparsedDownloads,
 )
 from app.domain.events import ARTIFACTS_SINCE, CountedFiles
+from app.domain.months import Period
 from app.domain.package_name import ALL_PACKAGES
 from app.errors import (
     DatabaseUnavailableError,
@@ -246,7 +247,7 @@ async def test_rows_are_staged_batch_by_batch(
         steps.append("staged")
 
     class TellingSource(GivenSource):
-        async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+        async def _batches(self, day: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
             for row in self.days[day]:
                 assert isinstance(row, PackageDownloads)
                 steps.append("asked")
@@ -1058,7 +1059,7 @@ async def test_a_source_is_closed_when_staging_fails(
     ended = []
 
     class OpenSource(GivenSource):
-        async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+        async def _batches(self, day: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
             try:
                 yield [downloads("flask", 1)]
             finally:
@@ -1089,7 +1090,7 @@ async def test_the_switch_interval_is_short_while_rows_are_read(engine: AsyncEng
     turns: list[float] = []
 
     class Watching(GivenSource):
-        async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+        async def _batches(self, day: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
             async for batch in super()._batches(day):
                 turns.append(sys.getswitchinterval())
                 yield batch

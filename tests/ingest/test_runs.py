@@ -26,6 +26,7 @@ from app.domain.downloads import (
     RecentDownloads,
     RunOutcome,
 )
+from app.domain.months import Period
 from app.errors import (
     DatabaseUnavailableError,
     DayTimeoutError,
@@ -208,7 +209,7 @@ async def test_a_process_that_loses_the_lock_publishes_nothing(
     before = await everything(engine)
 
     class LosingSource(GivenSource):
-        async def _batches(self, _: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+        async def _batches(self, _: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
             yield [downloads("flask", 1)]
             await _end_lock_connection(engine)
             if is_heard_of:
@@ -237,13 +238,13 @@ class FailingSource(GivenSource):
     error: Exception = field(default_factory=lambda: SourceUnavailableError("away"))
     times: int = 1
 
-    async def begin(self, day: date) -> str | None:
+    async def begin(self, day: Period) -> str | None:
         query = await super().begin(day)
         if len(self.asked_days) <= self.times:
             raise self.error
         return query
 
-    async def read(self, day: date, query: str | None) -> Reading:
+    async def read(self, day: Period, query: str | None) -> Reading:
         return Reading(self._batches(day), bytes_billed=7)
 
 
@@ -327,7 +328,7 @@ async def _refuse(
 
 
 class HangingSource(GivenSource):
-    async def begin(self, day: date) -> str | None:
+    async def begin(self, day: Period) -> str | None:
         if day == days_ago(0):
             await asyncio.Event().wait()
         return await super().begin(day)
@@ -369,11 +370,11 @@ async def test_an_interrupted_reading_reuses_its_query(
     class BreakingSource(GivenSource):
         queries: ClassVar[list[str | None]] = []
 
-        async def read(self, day: date, query: str | None) -> Reading:
+        async def read(self, day: Period, query: str | None) -> Reading:
             self.queries.append(query)
             return Reading(self._batches(day), bytes_billed=200)
 
-        async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+        async def _batches(self, day: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
             yield [downloads("flask", 1)]
             if len(self.queries) < 3:
                 raise SourceUnavailableError("broke off")
@@ -408,7 +409,7 @@ async def test_a_query_is_reused_after_several_kills(
     class KillingSource(GivenSource):
         kills = 2
 
-        async def read(self, day: date, query: str | None) -> Reading:
+        async def read(self, day: Period, query: str | None) -> Reading:
             if self.kills:
                 self.kills -= 1
                 raise KilledError
@@ -429,7 +430,7 @@ async def test_a_query_is_reused_after_several_kills(
 
 async def test_a_lost_query_is_sent_again(engine: AsyncEngine, quick_retries: None) -> None:
     class LosingSource(GivenSource):
-        async def read(self, day: date, query: str | None) -> Reading:
+        async def read(self, day: Period, query: str | None) -> Reading:
             if query == "query 1":
                 raise QueryLostError("gone")
             return await super().read(day, query)
@@ -558,7 +559,7 @@ async def test_a_stopped_run_is_recorded_as_stopped(engine: AsyncEngine) -> None
     waiting = asyncio.Event()
 
     class WaitingSource(GivenSource):
-        async def _batches(self, _: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+        async def _batches(self, _: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
             yield [downloads("flask", 1)]
             waiting.set()
             await asyncio.sleep(3600)

@@ -26,6 +26,7 @@ from app.db.repositories.runs_repository import RunsRepository, latest_runs
 from app.db.tables import held_days, ingested_days
 from app.domain.clock import Clock, utc_now
 from app.domain.downloads import IngestRun, PackageDownloads, Partition, RunOutcome
+from app.domain.months import Period
 from app.domain.schedule import Schedule
 from app.errors import HeldDayError, SourceDayError, SourceError, SourceUnavailableError
 from app.ingest import scheduler
@@ -489,7 +490,7 @@ async def test_a_day_that_the_source_refuses_does_not_stop_the_job(
     database_url: str, engine: AsyncEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class RefusingSource(GivenSource):
-        async def begin(self, day: date) -> str | None:
+        async def begin(self, day: Period) -> str | None:
             await super().begin(day)
             if day == days_ago(0):
                 raise SourceDayError("BigQuery: Query exceeded limit for bytes billed")
@@ -549,7 +550,7 @@ async def test_permanent_failures_wait_for_the_schedule(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class RefusingSource(GivenSource):
-        async def begin(self, day: date) -> str | None:
+        async def begin(self, day: Period) -> str | None:
             await super().begin(day)
             raise SourceError("BigQuery: Access Denied")
 
@@ -667,7 +668,7 @@ async def test_a_stopped_job_is_logged(
     begun = asyncio.Event()
 
     class HangingSource(GivenSource):
-        async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+        async def _batches(self, day: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
             begun.set()
             await asyncio.sleep(3600)
             yield [downloads(str(day), 1)]

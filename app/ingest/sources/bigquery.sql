@@ -1,4 +1,4 @@
--- Counts one UTC day of raw downloads, with one row per package.
+-- Counts the raw downloads of a day or a month, with one row per package. Days are UTC days.
 --
 -- The counting rules are those of the public service:
 --   * All files that PyPI has logged count, or only artifacts (INGEST_COUNTED_FILES).
@@ -7,23 +7,24 @@
 --     without an installer.
 --   * Packages are keyed by their normalised name (PEP 503).
 --
--- The query scans one partition of the table once: GROUPING SETS counts each package in total and by
--- each breakdown. A breakdown is returned as the text between the braces of a JSON object, which is
--- far shorter than an array of structs.
+-- The query scans the partitions of these days once: GROUPING SETS counts each package in total and
+-- by each breakdown. A breakdown is returned as the text between the braces of a JSON object, which
+-- is far shorter than an array of structs.
 --
 -- A row is returned as one text with values separated by tabs: with_mirrors, without_mirrors, each
 -- breakdown in the order of the columns, package. BigQuery wraps each value of a response in an
 -- object, which takes longer to parse than the value. TO_JSON_STRING escapes tabs. Names may contain
 -- tabs, so they come last.
 --
--- A package may have thousands of releases. The most downloaded ones of the day are counted
+-- A package may have thousands of releases. The most downloaded ones of the period are counted
 -- separately, and the rest as `other`, and so are the categories of all breakdowns with a limit.
 --
--- `day_query.py` replaces the names in braces: by the table, by the condition on file names if it is
--- needed, by the limits, and by the columns of the ingested breakdowns, so that no other columns are
--- billed.
+-- `downloads_query.py` replaces the names in braces: by the table, by the condition on file names if
+-- it is needed, by the limits, and by the columns of the ingested breakdowns, so that no other
+-- columns are billed.
 --
--- Parameters: the day's bounds, start and end, and mirror_installers.
+-- Parameters: start and end, the moments between which downloads are counted, and
+-- mirror_installers.
 SELECT
   CONCAT(
     CAST(SUM(IF(breakdown IS NULL, with_mirrors, 0)) AS STRING), '\t',

@@ -1,4 +1,4 @@
-"""The source that reads one file per day: another instance's dumps, or files of the operator."""
+"""The source that reads files: another instance's dumps, or files of the operator."""
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from datetime import date
@@ -10,10 +10,21 @@ from urllib.parse import urljoin, urlsplit
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS, Breakdown, columns_with
 from app.domain.downloads import PackageDownloads
 from app.domain.events import CountedFiles
+from app.domain.months import Month, Period
 from app.domain.package_name import is_valid, normalise
 from app.dumps import formats
 from app.dumps.formats.rows import Rows
-from app.dumps.listing import INDEX_NAME, MAX_LISTING_BYTES, SAMPLE, Dump, DumpFormat, Dumps, parse
+from app.dumps.listing import (
+    INDEX_NAME,
+    MAX_LISTING_BYTES,
+    SAMPLE,
+    Dump,
+    DumpFile,
+    DumpFormat,
+    Dumps,
+    MonthDump,
+    parse,
+)
 from app.errors import (
     MalformedDumpError,
     SettingsError,
@@ -30,7 +41,7 @@ from app.ingest.sources.fetched_files import (
     in_thread,
     shown,
 )
-from app.ingest.sources.source import Reading, Source
+from app.ingest.sources.source import Coverage, Reading, Source
 from app.setting_types import DAY_FIELD
 from app.settings import IngestSource, Settings
 
@@ -61,12 +72,12 @@ class FileSource(Source):
         self._listed_at = float("-inf")
         self._is_list_public = False
 
-    async def origin(self, day: date) -> str:
+    async def origin(self, period: Period) -> str:
         if self._is_listed:
             if monotonic() - self._listed_at > LISTING_REUSE_SECONDS:
                 self._dumps = await self._list()
                 self._listed_at = monotonic()
-            dump = self._dump(day)
+            dump = self._dump(period)
             if dump and dump.is_sample:
                 # Sample data of another instance is still sample data.
                 return SAMPLE
@@ -74,28 +85,34 @@ class FileSource(Source):
 
     def counted_files(self, day: date) -> CountedFiles:
         dump = self._dump(day)
-        return dump.counted_files if dump else CountedFiles.ALL
+        return (dump and dump.counted_files) or CountedFiles.ALL
 
-    async def read(self, day: date, _: str | None = None) -> Reading:
+    def coverage(self, month: Month) -> Coverage:
+        dump = self._dump(month)
+        if isinstance(dump, MonthDump):
+            return Coverage(dump.counted_files, dump.missing_days)
+        return Coverage(CountedFiles.ALL)
+
+    async def read(self, period: Period, _: str | None = None) -> Reading:
         columns: list[str] = []
-        return Reading(self._batches(day, columns), columns=columns)
+        return Reading(self._batches(period, columns), columns=columns)
 
     @property
     def _is_listed(self) -> bool:
         return DAY_FIELD not in self._location
 
-    def _address_of(self, dump: Dump) -> str:
+    def _address_of(self, dump: DumpFile) -> str:
         if "://" in self._location:
             try:
                 return urljoin(self._location, dump.url)
             except ValueError as error:
-                message = f"{shown(self._location)} lists an invalid address for {dump.day}"
+                message = f"{shown(self._location)} lists an invalid address for {dump.period}"
                 raise SourceDayError(f"{message}: {error}") from error
         # Only read files in the folder of the list, whatever path the list contains.
         return str(Path(self._location).parent / dump.name)
 
-    def _dump(self, day: date) -> Dump | None:
-        return self._dumps.of(day) if self._dumps else None
+    def _dump(self, period: Period) -> Dump | MonthDump | None:
+        return self._dumps.of(period) if self._dumps else None
 
     async def _list(self) -> Dumps:
         place = shown(self._location)
@@ -111,23 +128,23 @@ class FileSource(Source):
                 raise SourceError(f"{place} is not a list of dumps: {error}") from error
 
     async def _batches(
-        self, day: date, columns: list[str]
+        self, period: Period, columns: list[str]
     ) -> AsyncGenerator[Sequence[PackageDownloads], None]:
-        """Yield the day's packages, and fill in `columns` before the first batch.
+        """Yield the period's packages, and fill in `columns` before the first batch.
 
         This generator raises the errors, and not `read`, so that a failed day counts as queried.
         """
-        dump = self._dump(day)
+        dump = self._dump(period)
         if dump:
             address, dump_format = self._address_of(dump), dump.format
         elif self._is_listed:
-            raise SourceDayError(f"{shown(self._location)} lists no file of {day} yet")
+            raise SourceDayError(f"{shown(self._location)} lists no file of {period} yet")
         else:
-            address = self._location.replace(DAY_FIELD, str(day))
+            address = self._location.replace(DAY_FIELD, str(period))
             dump_format = DumpFormat.of(urlsplit(address).path if "://" in address else address)
         packages = downloads = downloads_with_mirrors = 0
-        with await self._fetch(day, address, dump) as file:
-            batches = formats.read(file, dump_format, day)
+        with await self._fetch(period, address, dump) as file:
+            batches = formats.read(file, dump_format, period)
             try:
                 while rows := await in_thread(lambda: _named(next(batches, ()), dump)):
                     packages += len(rows)
@@ -145,7 +162,7 @@ class FileSource(Source):
                 f"but the list has {dump.packages:,} and {dump.downloads:,}"
             )
 
-    async def _fetch(self, day: date, address: str, dump: Dump | None) -> BinaryIO:
+    async def _fetch(self, period: Period, address: str, dump: DumpFile | None) -> BinaryIO:
         # The list may contain any size.
         max_bytes = min(dump.bytes, MAX_FILE_BYTES) if dump else MAX_FILE_BYTES
         only_public = bool(dump) and self._is_list_public
@@ -154,7 +171,7 @@ class FileSource(Source):
         except SourceDayError:
             raise
         except SourceError as error:
-            # The list names an address for each day, which may be on another server.
+            # The list names an address for each period, which may be on another server.
             if dump is None or urlsplit(address).netloc == urlsplit(self._location).netloc:
                 raise
             kind = SourceDayUnavailableError if error.is_temporary else SourceDayError
@@ -164,7 +181,7 @@ class FileSource(Source):
                 # The list may be outdated, so it is fetched again for the next day.
                 self._listed_at = float("-inf")
                 raise SourceUnavailableError(f"{shown(address)} is listed but missing") from None
-            raise SourceDayError(f"there is no file of {day} yet at {shown(address)}") from None
+            raise SourceDayError(f"there is no file of {period} yet at {shown(address)}") from None
         if dump and (fetched.bytes, fetched.sha256) != (dump.bytes, dump.sha256):
             fetched.file.close()
             self._listed_at = float("-inf")
@@ -175,7 +192,7 @@ class FileSource(Source):
         return fetched.file
 
 
-def _named(rows: Rows, dump: Dump | None) -> Rows:
+def _named(rows: Rows, dump: DumpFile | None) -> Rows:
     """Return the rows with normalised names.
 
     The names in an instance's dumps must be normalised already. No row may be rejected, because the

@@ -3,6 +3,7 @@
 The figures depend only on the day, so every run creates the same ones.
 """
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -23,6 +24,7 @@ from app.domain.breakdowns import (
 )
 from app.domain.downloads import PackageDownloads
 from app.domain.events import CountedFiles
+from app.domain.months import Period, days_of
 from app.ingest.sources.source import Reading, Source
 
 PACKAGES = tuple((Path(__file__).parent / "sample_packages.txt").read_text().split())
@@ -117,11 +119,28 @@ class SampleSource(Source):
         """Return `artifacts` for all days, because the sample has no step in August 2026."""
         return CountedFiles.ARTIFACTS
 
-    async def read(self, day: date, _: str | None = None) -> Reading:
-        return Reading(self._batches(day), columns=self._columns)
+    async def read(self, period: Period, _: str | None = None) -> Reading:
+        return Reading(self._batches(period), columns=self._columns)
 
-    async def _batches(self, day: date) -> AsyncGenerator[Sequence[PackageDownloads], None]:
-        yield [_downloads(package, day, self._columns) for package in _PACKAGES]
+    async def _batches(self, period: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
+        days = days_of(period)
+        yield [
+            _sum([_downloads(package, day, self._columns) for day in days]) for package in _PACKAGES
+        ]
+
+
+def _sum(days: Sequence[PackageDownloads]) -> PackageDownloads:
+    """Return the sum of one package's downloads on several days."""
+    breakdowns: dict[str, Counter[str]] = {column: Counter() for column in days[0].breakdowns}
+    for day in days:
+        for column, counts in day.breakdowns.items():
+            breakdowns[column].update(counts)
+    return PackageDownloads(
+        days[0].package,
+        sum(day.with_mirrors for day in days),
+        sum(day.without_mirrors for day in days),
+        breakdowns,
+    )
 
 
 def _downloads(package: _Package, day: date, columns: Collection[str]) -> PackageDownloads:

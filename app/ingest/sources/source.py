@@ -8,16 +8,17 @@ from typing import Protocol
 from app.domain.breakdowns import REQUIRED_COLUMNS
 from app.domain.downloads import Batch, Partition
 from app.domain.events import CountedFiles
+from app.domain.months import Month, Period
 from app.errors import SettingsError
 from app.settings import IngestSource, Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The result of a source's query for a day."""
+    """The result of a source's query for a period."""
 
     batches: AsyncGenerator[Batch, None]
-    """The day's packages, each once, in batches of any size and in any order.
+    """The period's packages, each once, in batches of any size and in any order.
 
     Raises `SourceError` if the result is incomplete.
     """
@@ -30,23 +31,37 @@ class Reading:
     """Time of the query, or None for a source without queries."""
 
 
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The downloads that a month's figures contain."""
+
+    counted_files: CountedFiles | None
+    """Rule by which all days are counted, or None if they have different rules."""
+
+    missing_days: Sequence[date] = ()
+
+
 class Source(Protocol):
     """A source of downloads. By default it has no queries, and reading costs nothing."""
 
     name: str
     """Name of the source, which is recorded with each run."""
 
-    async def origin(self, day: date) -> str:
-        """Return the source that is recorded with the day: `name`, or `sample` if the day is sample
+    async def origin(self, period: Period) -> str:
+        """Return the source that is recorded with the period: `name`, or `sample` if it is sample
         data of another instance. This costs nothing. Raises `SourceError`.
         """
-        del day
+        del period
         return self.name
 
     def counted_files(self, day: date) -> CountedFiles:
         """Return the rule by which the day's downloads are counted. Call `origin` first."""
         del day
         return CountedFiles.ALL
+
+    def coverage(self, month: Month) -> Coverage:
+        """Return which downloads the month's figures contain. Call `origin` first."""
+        return Coverage(self.counted_files(month.first))
 
     async def partition(self, day: date) -> Partition | None:
         """Return metadata that changes with the day's data, or None if the source has none or it
@@ -55,15 +70,15 @@ class Source(Protocol):
         del day
         return None
 
-    async def begin(self, day: date) -> str | None:
-        """Start the query for a day, which is billed. Return the query's id, or None for a source
-        without queries. `read` can return its result any number of times at no cost. Raises
+    async def begin(self, period: Period) -> str | None:
+        """Start the query for a period, which is billed. Return the query's id, or None for a
+        source without queries. `read` can return its result any number of times at no cost. Raises
         `SourceError`.
         """
-        del day
+        del period
         return None
 
-    async def read(self, day: date, query: str | None) -> Reading:
+    async def read(self, period: Period, query: str | None) -> Reading:
         """Start to read a query's result. Raises `SourceError`, and `QueryLostError` if the query
         has to be repeated.
         """

@@ -52,6 +52,7 @@ from app.domain.breakdowns import (
 from app.domain.clock import utc_now
 from app.domain.downloads import PublishedDay, RunOutcome, UnparsedDownloads
 from app.domain.events import ARTIFACTS_SINCE, CountedFiles
+from app.domain.months import Period
 from app.errors import (
     IngestError,
     QueryLostError,
@@ -63,9 +64,9 @@ from app.ingest.publish import Publisher, UnchangedDay
 from app.ingest.runs import Run, ingest_lock
 from app.ingest.sources import bigquery as bigquery_source
 from app.ingest.sources import bigquery_client
-from app.ingest.sources import day_query as day_query_parts
+from app.ingest.sources import downloads_query as query_parts
 from app.ingest.sources.bigquery import BigQuerySource, create_source
-from app.ingest.sources.day_query import day_query
+from app.ingest.sources.downloads_query import downloads_query
 from app.ingest.sources.source import open_source
 from app.settings import IngestSource, Settings, load_settings
 from tests.bigquery_table import DAY, NOON, Event, Table
@@ -393,9 +394,9 @@ async def test_a_release_named_other_counts_as_other(table: Table) -> None:
 
 
 def test_the_query_reads_no_columns_of_other_breakdowns() -> None:
-    always = day_query("a.b.c", columns_with(()), DAY)
+    always = downloads_query("a.b.c", columns_with(()), DAY)
     for chosen in (*((one,) for one in OPTIONAL_BREAKDOWNS), OPTIONAL_BREAKDOWNS, ()):
-        query = day_query("a.b.c", columns_with(chosen), DAY)
+        query = downloads_query("a.b.c", columns_with(chosen), DAY)
         for breakdown in OPTIONAL_BREAKDOWNS:
             own = [column for column in breakdown.source_columns if column not in always]
             assert bool(own) == bool(breakdown.billed_bytes)
@@ -446,7 +447,7 @@ def test_file_names_are_read_only_if_they_decide() -> None:
         (ARTIFACTS_SINCE - timedelta(1), ARTIFACTS_SINCE, ARTIFACTS_SINCE + timedelta(1)),
         CountedFiles,
     ):
-        query = day_query("a.b.c", columns_with(OPTIONAL_BREAKDOWNS), day, counted_files)
+        query = downloads_query("a.b.c", columns_with(OPTIONAL_BREAKDOWNS), day, counted_files)
         decide = counted_files is CountedFiles.ARTIFACTS and day <= ARTIFACTS_SINCE
         assert ("filename" in query) == decide
 
@@ -628,12 +629,12 @@ def test_a_query_is_named_by_all_of_its_text(monkeypatch: pytest.MonkeyPatch) ->
     days = [ARTIFACTS_SINCE, ARTIFACTS_SINCE + timedelta(days=1)]
     names = [source._rules(day) for day in days]
     assert [source._rules(day) for day in days] == names
-    monkeypatch.setattr(day_query_parts, "ONLY_ARTIFACTS", "TRUE")
+    monkeypatch.setattr(query_parts, "ONLY_ARTIFACTS", "TRUE")
     assert [source._rules(day) == name for day, name in zip(days, names, strict=True)] == [
         False,
         True,
     ]
-    monkeypatch.setitem(day_query_parts.LIMITS, VERSION.column, MAX_OPEN_CATEGORIES + 1)
+    monkeypatch.setitem(query_parts.LIMITS, VERSION.column, MAX_OPEN_CATEGORIES + 1)
     assert source._rules(days[1]) != names[1]
 
 
@@ -965,14 +966,14 @@ async def test_a_day_is_billed_again_only_if_its_partition_has_changed(
     assert len(submitted) == 3
 
 
-def _submitted(source: BigQuerySource) -> list[date]:
+def _submitted(source: BigQuerySource) -> list[Period]:
     """Record the days whose query is submitted from now on."""
-    days: list[date] = []
+    days: list[Period] = []
     begin = source.begin
 
-    async def record(day: date) -> str:
-        days.append(day)
-        return await begin(day)
+    async def record(period: Period) -> str:
+        days.append(period)
+        return await begin(period)
 
     source.begin = record  # type: ignore[method-assign]
     return days

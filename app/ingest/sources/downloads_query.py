@@ -1,12 +1,12 @@
-"""Builds BigQuery's query for a day. It reads only the columns of the ingested breakdowns."""
+"""Builds BigQuery's query for a period. It reads only the columns of the ingested breakdowns."""
 
 import re
 from collections.abc import Iterable
-from datetime import date
 from pathlib import Path
 
 from app.domain.breakdowns import BREAKDOWNS, EXPRESSIONS
 from app.domain.events import ARTIFACTS_SINCE, CountedFiles
+from app.domain.months import Period, first_day
 
 TEMPLATE = (Path(__file__).parent / "bigquery.sql").read_text()
 
@@ -17,16 +17,19 @@ ONLY_ARTIFACTS = r"REGEXP_CONTAINS(file.filename, r'\.(whl|tar\.gz|zip)$')"
 """Condition that selects artifacts, the only files that PyPI logs since `ARTIFACTS_SINCE`."""
 
 
-def day_query(
-    table: str, columns: Iterable[str], day: date, counted_files: CountedFiles = CountedFiles.ALL
+def downloads_query(
+    table: str,
+    columns: Iterable[str],
+    period: Period,
+    counted_files: CountedFiles = CountedFiles.ALL,
 ) -> str:
-    """Return the query for a day, with one value per row for each of the columns.
+    """Return the query for a period, with one value per row for each of the columns.
 
-    It reads file names only for days on which PyPI also logged other files than artifacts, because
-    reading them is billed.
+    It reads file names only for periods in which PyPI also logged other files than artifacts,
+    because reading them is billed.
     """
     columns = tuple(columns)
-    names_decide = counted_files is CountedFiles.ARTIFACTS and day <= ARTIFACTS_SINCE
+    names_decide = counted_files is CountedFiles.ARTIFACTS and first_day(period) <= ARTIFACTS_SINCE
     parts = {
         "table": table,
         "files": f"\n          AND {ONLY_ARTIFACTS}" if names_decide else "",
