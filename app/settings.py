@@ -91,6 +91,11 @@ class Settings(BaseSettings):
     retention_days: int = Field(180, ge=30, le=3660)
     """Number of days served, at least 30. The last one is the latest published day."""
 
+    keep_months: int | None = Field(None, ge=0, le=1200)
+    """Maximum number of complete months whose monthly downloads are stored, counted back from the
+    latest one. All by default. 0 stores none, and deletes those that are stored.
+    """
+
     ingest_schedule: types.CronSchedule = Schedule("0 1 * * *")
     """Time of the daily ingest job, in UTC: the five fields of cron(5)."""
 

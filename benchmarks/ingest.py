@@ -252,7 +252,7 @@ async def _retain(url: str) -> tuple[Retention, float]:
             await connection.commit()
         await in_autocommit(engine, "VACUUM")
         before = await _dead_tuples(engine)
-        policy = replace(policy_of(Settings()), retention_days=1)
+        policy = replace(policy_of(Settings()), retention_days=1, keep_months=0)
         began = time.perf_counter()
         others = asyncio.create_task(_wait_for_locks(engine))
         expired = await expire(engine, policy, utc_now())

@@ -8,7 +8,9 @@ from app.db.tables import (
     held_days,
     held_downloads,
     ingested_days,
+    monthly_downloads,
     packages,
+    stored_months,
     top_packages,
     trending_packages,
 )
@@ -42,7 +44,17 @@ async def everything(engine: AsyncEngine) -> Everything:
         trending = await connection.execute(
             select(trending_packages).order_by(trending_packages.c.rank)
         )
+        by_month = (monthly_downloads.c.month, packages.c.name)
+        monthly = await connection.execute(
+            select(packages.c.name, *monthly_downloads.c[1:])
+            .join(packages, packages.c.id == monthly_downloads.c.package_id)
+            .order_by(*by_month)
+        )
+        figures = (column for column in stored_months.c if column.name != "rolled_up_at")
+        months = await connection.execute(select(*figures).order_by(stored_months.c.month))
         return {
+            "monthly rows": [tuple(row) for row in monthly],
+            "months": [tuple(row) for row in months],
             "rows": [tuple(row) for row in rows],
             "packages": [tuple(row) for row in known],
             "top": [tuple(row) for row in top],

@@ -1,19 +1,28 @@
 """Days of downloads to ingest, and a source that hands them out."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
 
 import orjson
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.db.day_rows import replace_rows, stage_all_packages
+from app.db.engine import connect
+from app.db.package_figures import rewrite_rankings, update_figures
+from app.db.partitions import ensure_partition
+from app.db.publication import announce
 from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.ingest_repository import IngestRepository
+from app.db.tables import daily_downloads, ingested_days, packages
 from app.domain.breakdowns import (
     BREAKDOWN_COLUMNS,
     OPTIONAL_BREAKDOWNS,
     REQUIRED_COLUMNS,
     Breakdown,
+    columns_with,
 )
 from app.domain.clock import Clock
 from app.domain.downloads import (
@@ -24,6 +33,7 @@ from app.domain.downloads import (
     Series,
     UnparsedDownloads,
 )
+from app.domain.events import CountedFiles
 from app.domain.months import Period
 from app.ingest import pipeline
 from app.ingest.policy import PublishPolicy, policy_of
@@ -194,3 +204,35 @@ async def publish(
     published = await ingest(engine, GivenSource({day: rows}), day, policy)
     assert isinstance(published, PublishedDay)
     return published
+
+
+async def store_days(
+    engine: AsyncEngine, days: Mapping[date, Sequence[PackageDownloads]], *, name: str = "given"
+) -> None:
+    """Publish many days at once, without judging them. That takes a tenth of the time of `publish`
+    for each, because the figures of packages are updated only once.
+    """
+    async with connect(engine) as connection:
+        repository = IngestRepository(connection)
+        for day, rows in days.items():
+            columns = columns_with(
+                one for one in OPTIONAL_BREAKDOWNS if one.column in rows[0].breakdowns
+            )
+            await repository.begin_staging()
+            await repository.stage(RowCheck(columns, Rejected()).staged(rows), columns)
+            figures = await repository.figures_of_staged(day, name, CountedFiles.ALL, None)
+            await stage_all_packages(connection)
+            await ensure_partition(connection, day)
+            await replace_rows(connection, day)
+            record = PublishedDay(**asdict(figures), published_at=NOW, checked_at=NOW)
+            await connection.execute(delete(ingested_days).where(ingested_days.c.day == day))
+            await connection.execute(insert(ingested_days).values(asdict(record)))
+        latest = select(func.max(daily_downloads.c.date))
+        seen = latest.where(daily_downloads.c.package_id == packages.c.id)
+        await connection.execute(update(packages).values(last_seen=seen.scalar_subquery()))
+        latest_day = await repository.latest_day()
+        assert latest_day
+        await update_figures(connection, latest_day, is_next=False)
+        await rewrite_rankings(connection, latest_day)
+        await announce(connection)
+        await connection.commit()

@@ -20,6 +20,7 @@ from app.ingest.plan import check_counted, days_to_backfill, days_to_seed, lates
 from app.ingest.policy import policy_of
 from app.ingest.publish import Publisher, release, release_plausible
 from app.ingest.retention import expire as drop_expired
+from app.ingest.rollup import roll_up_due
 from app.ingest.runs import Outcome, Run, ingest_lock, published_days
 from app.ingest.sources.source import open_source
 from app.settings import IngestSource, Settings
@@ -79,10 +80,11 @@ def ingest(
             publisher = Publisher(engine, policy, utc_now, lock)
             if force and (released := await release(publisher, day)):
                 click.echo(str(released))
-                return
-            run = Run(publisher, open_source(settings, kind))
-            click.echo(str(await run.ingest_day(day)))
-            await _release_plausible(publisher)
+            else:
+                run = Run(publisher, open_source(settings, kind))
+                click.echo(str(await run.ingest_day(day)))
+                await _release_plausible(publisher)
+            await _roll_up(publisher, settings)
 
     with database_url(settings) as url:
         run(url, work)
@@ -91,6 +93,11 @@ def ingest(
 async def _release_plausible(publisher: Publisher) -> None:
     async for published in release_plausible(publisher):
         click.echo(f"{published}, which was held", err=True)
+
+
+async def _roll_up(publisher: Publisher, settings: Settings) -> None:
+    async for month in roll_up_due(publisher, settings):
+        click.echo(f"rolled up {month}", err=True)
 
 
 @click.command(short_help="Publish the days that are missing.")
@@ -136,7 +143,9 @@ def backfill(
                 await published_days(engine), start, end, now=utc_now(), policy=policy, again=force
             )
             unit = "days" if force else "missing days"
-            return await _report(Run(publisher, opened).backfill(days), days, unit)
+            succeeded = await _report(Run(publisher, opened).backfill(days), days, unit)
+            await _roll_up(publisher, settings)
+            return succeeded
 
     with database_url(settings) as url:
         if not run(url, work):
@@ -169,13 +178,23 @@ async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date], unit: 
     return not failed
 
 
-@click.command(short_help="Drop months that are not served any more.")
+@click.command(short_help="Drop days that are not served any more.")
 @with_settings
 def expire(settings: Settings) -> None:
-    """Drop months that end before the first day served, and packages without later downloads."""
+    """Drop the days of months that end before the first day served.
+
+    Their months are rolled up before. Stored months beyond KEEP_MONTHS are deleted, and so are
+    packages without downloads in a day or month that stays.
+    """
+
+    async def work(engine: AsyncEngine) -> None:
+        async with ingest_lock(engine) as lock:
+            publisher = Publisher(engine, policy_of(settings), utc_now, lock)
+            await _roll_up(publisher, settings)
+            click.echo(str(await drop_expired(engine, publisher.policy, utc_now())))
+
     with database_url(settings) as url:
-        expired = run(url, partial(drop_expired, policy=policy_of(settings), now=utc_now()))
-        click.echo(str(expired))
+        run(url, work)
 
 
 @click.command(short_help="Fill the database with sample data.")
@@ -198,8 +217,10 @@ async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
         )
         if days:
             log.info("creating sample data of %d days", len(days))
-        run = Run(Publisher(engine, policy, utc_now, lock), source)
+        publisher = Publisher(engine, policy, utc_now, lock)
+        run = Run(publisher, source)
         with progress_of(days) as progress:
             for day in days:
                 await run.ingest_day(day)
                 progress.advance()
+        await _roll_up(publisher, settings)

@@ -1,4 +1,4 @@
-"""The recorded figures of a day: its packages, their downloads, and a digest of its rows."""
+"""The recorded figures of a day or month: packages, their downloads, and a digest of the rows."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,16 @@ from app.db.sql import load_sql
 from app.domain.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 
 
-def describe(rows: str, optional_columns: Sequence[str] = OPTIONAL_COLUMNS) -> str:
-    """Return the query for a day's `packages`, `downloads`, `downloads_with_mirrors`, `digest` and
-    `breakdowns`. `rows` is a relation with the columns of staged rows, without `__all__`.
+def describe(
+    rows: str,
+    optional_columns: Sequence[str] = OPTIONAL_COLUMNS,
+    required_columns: Sequence[str] = REQUIRED_COLUMNS,
+) -> str:
+    """Return the query for `packages`, `downloads`, `downloads_with_mirrors`, `digest` and
+    `breakdowns`: those of the optional columns that some rows have. `rows` is a relation with the
+    columns of staged rows, without `__all__`.
     """
-    values = [f"CAST({column} AS text)" for column in REQUIRED_COLUMNS]
+    values = [f"CAST({column} AS text)" for column in required_columns]
     values += [f"'{column} ' || CAST({column} AS text)" for column in optional_columns]
     breakdowns = (
         f"CASE WHEN bool_or({one} IS NOT NULL) THEN '{one}' END" for one in optional_columns

@@ -14,6 +14,7 @@ from app.db.sql import load_sql
 from app.db.tables import top_packages, trending_packages
 from app.domain.package_name import ALL_PACKAGES
 from app.domain.rankings import (
+    ALL_MONTHS,
     POPULAR_PACKAGES,
     RANKED_PACKAGES,
     TREND_DAYS,
@@ -27,6 +28,7 @@ _SUM = load_sql("update_figures", figures=load_sql("sum_figures"))
 _MOVE = load_sql("update_figures", figures=load_sql("move_figures"))
 
 TOP_PACKAGES = load_sql("top_packages")
+TOP_OF_MONTHS = load_sql("top_of_months", all_months=ALL_MONTHS)
 TRENDING_PACKAGES = load_sql("trending_packages")
 
 _SLOW_JOINS = ("enable_nestloop", "enable_hashjoin")
@@ -64,14 +66,28 @@ async def update_figures(connection: AsyncConnection, latest: date, *, is_next: 
         await connection.execute(text(f"SET LOCAL {joins} = DEFAULT"))
 
 
+async def forget_packages(connection: AsyncConnection) -> int:
+    """Delete the packages without a row in any day or month, and return their number."""
+    return (await connection.execute(text(load_sql("forget_packages")))).rowcount
+
+
 async def delete_rankings(connection: AsyncConnection) -> None:
     for table in (top_packages, trending_packages):
         await connection.execute(delete(table))
 
 
+async def rewrite_top_of_months(connection: AsyncConnection) -> None:
+    """Rewrite the ranking by the downloads of all stored months."""
+    await connection.execute(delete(top_packages).where(top_packages.c.period == ALL_MONTHS))
+    arguments = {"all_packages": ALL_PACKAGES, "ranked": RANKED_PACKAGES}
+    insert = f"INSERT INTO top_packages (period, name, downloads, rank) {TOP_OF_MONTHS}"
+    await connection.execute(text(insert), arguments)
+
+
 async def rewrite_rankings(connection: AsyncConnection, latest: date) -> None:
     """Rewrite the rankings from the figures of packages, whose periods end with `latest`."""
-    await delete_rankings(connection)
+    await connection.execute(delete(top_packages).where(top_packages.c.period != ALL_MONTHS))
+    await connection.execute(delete(trending_packages))
     for columns, rows in (
         ("top_packages (period, name, downloads, rank)", TOP_PACKAGES),
         ("trending_packages (name, last_week, previous_week, rank)", TRENDING_PACKAGES),

@@ -28,11 +28,18 @@ class Step(StrEnum):
     RANK = "ranking packages"
     ANNOUNCE = "announcing the publish"
     COMMIT = "committing"
+    SUM = "summing the days of a month"
+    MONTH_ROWS = "adding the rows of a month"
+    TOTALS = "ranking packages by all months"
+    COMMIT_MONTH = "committing a month"
+    EXPIRE_MONTHS = "deleting months"
     FORGET = "deleting packages"
-    DROP = "dropping months"
+    DROP = "dropping the days of months"
     COMMIT_RETENTION = "committing retention"
 
 
 def enter(step: Step, day: date) -> None:
-    """Log that a step begins. In steps of retention, `day` is the first day that stays."""
+    """Log that a step begins. In steps of a month, `day` is its first day, and in steps of
+    retention the first day that stays.
+    """
     log.debug("%s: %s", day, step, extra={"step": step})

@@ -28,6 +28,12 @@ def following_month(month: date) -> date:
     return month_of(month + timedelta(days=31))
 
 
+def months_before(month: date, count: int) -> date:
+    """Return the month that is `count` months earlier."""
+    years, months = divmod(month.year * 12 + month.month - 1 - count, 12)
+    return date(years, months + 1, 1)
+
+
 def days_of_month(month: date) -> list[date]:
     """Return all days of a month, in order."""
     length = (following_month(month) - month).days
@@ -129,10 +135,8 @@ class StoredMonth:
         return Month(self.month)
 
     def __str__(self) -> str:
-        return (
-            f"{self.period} of {self.days} days: {self.packages:,} packages, "
-            f"{self.downloads:,} downloads"
-        )
+        figures = f"{self.packages:,} packages, {self.downloads:,} downloads"
+        return f"{self.period}: {figures} on {self.days} days"
 
 
 def ordered_categories(all_packages: Mapping[str, int]) -> list[str]:

@@ -12,6 +12,9 @@ RANKED_PACKAGES = 1_000
 PERIODS = ("day", "week", "month")
 """Periods with a ranking by downloads: the latest day, 7 days and 30 days."""
 
+ALL_MONTHS = "all"
+"""Period of the ranking by the downloads of all stored months."""
+
 TREND_DAYS = 14
 """Number of days that a trend compares: a week, and the week before it."""
 

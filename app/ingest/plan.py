@@ -128,7 +128,7 @@ def _due_again_at(
     if day in held:
         due, read_at = read_again_at(settings, held[day]), held[day].read_at
     elif day in published:
-        due, read_at = _recheck_at(settings, now, published[day]), published[day].checked_at
+        due, read_at = recheck_at(settings, now, published[day]), published[day].checked_at
     elif day in failures:
         due = end_of(day)
     if read_at and read_at > now + CLOCK_TOLERANCE:
@@ -142,7 +142,8 @@ def _due_again_at(
     return due
 
 
-def _recheck_at(settings: Settings, now: datetime, published: PublishedDay) -> datetime | None:
+def recheck_at(settings: Settings, now: datetime, published: PublishedDay) -> datetime | None:
+    """Return when a published day is checked again, or None if that is not planned."""
     if published.suspect_reason:
         return check_again_at(published)
     if not settings.ingest_recheck_after_hours:

@@ -26,6 +26,9 @@ class PublishPolicy:
 
     retention_days: int
     thresholds: Thresholds
+    keep_months: int | None
+    """Maximum number of stored months, or None for all."""
+
     events: KnownEvents
     """Known events, which determine which days can be compared."""
 
@@ -49,4 +52,6 @@ class PublishPolicy:
 def policy_of(settings: Settings) -> PublishPolicy:
     limits = {one.name: getattr(settings, f"ingest_{one.name}") for one in fields(Thresholds)}
     events = KnownEvents(settings.ingest_events_file)
-    return PublishPolicy(settings.retention_days, Thresholds(**limits), events)
+    return PublishPolicy(
+        settings.retention_days, Thresholds(**limits), settings.keep_months, events
+    )

@@ -27,6 +27,7 @@ from app.ingest.plan import Plan, plan
 from app.ingest.policy import policy_of
 from app.ingest.publish import Publisher, release_plausible
 from app.ingest.retention import expire
+from app.ingest.rollup import roll_up_due
 from app.ingest.runs import Run
 from app.ingest.sources.source import open_source
 from app.metrics import ObservedRun, observe_ingest
@@ -136,8 +137,8 @@ class IngestScheduler:
 async def run_ingest_job(
     settings: Settings, database_url: str, clock: Clock, catch_up: bool = True
 ) -> datetime | None:
-    """Publish the days that are due, with at most INGEST_MAX_DAYS_PER_RUN queries, and then apply
-    retention.
+    """Publish the days that are due, with at most INGEST_MAX_DAYS_PER_RUN queries. Then roll up the
+    months that are due, and apply retention.
 
     Return when the job should run again, or None to wait for the schedule.
 
@@ -205,6 +206,8 @@ async def _ingest_due_days(
     observed.success = success if days or not await runs.failures() else None
     async for published in release_plausible(publisher):
         log.warning("ingest: a held day has become plausible: %s", published)
+    async for month in roll_up_due(publisher, settings):
+        log.info("ingest: rolled up %s", month)
     expired = await expire(publisher.engine, publisher.policy, publisher.clock())
     log.info("ingest: %s", expired)
     # Some days may still be due: those beyond INGEST_MAX_DAYS_PER_RUN, and those that failed before

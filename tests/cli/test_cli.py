@@ -465,7 +465,11 @@ async def test_expire(database_url: str, engine: AsyncEngine) -> None:
     result = run("expire", DATABASE_URL=database_url)
     assert result.returncode == 0
     dropped = f"daily_downloads_{old:%Y_%m}"
-    assert result.stdout == f"retention: dropped {dropped}, deleted 1 packages\n"
+    assert result.stderr == f"rolled up {old:%Y-%m}: 1 packages, 1 downloads on 1 days\n"
+    assert result.stdout == f"retention: dropped {dropped}, deleted 0 packages\n"
+    result = run("expire", DATABASE_URL=database_url, KEEP_MONTHS="0")
+    deleted = "1 stored months and 1 packages"
+    assert result.stdout == f"retention: dropped no month, deleted {deleted}\n"
 
 
 async def test_verify_notes_suspect_days(database_url: str, engine: AsyncEngine) -> None:

@@ -9,6 +9,7 @@ import httpx
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.domain.months import month_of, unpack
 from app.ingest.verification import days_to_verify, verify
 from app.main import create_app
 from app.settings import IngestSource, Settings
@@ -59,6 +60,37 @@ async def audit_stored(tally: Tally, engine: AsyncEngine, days: Days) -> None:
     assert published == days.keys()
     async for step in verify(engine, await days_to_verify(engine, None), packages=True):
         assert list(step.differences) == []
+
+
+async def audit_months(tally: Tally, engine: AsyncEngine, days: Days) -> None:
+    """Compare the stored months with the sums of these days."""
+    truth: Counter[Figure] = Counter()
+    for (package, day, series, category), downloads in figures(days).items():
+        if series != "python_major":
+            truth[package, month_of(day), series, category] += downloads
+    found: Counter[Figure] = Counter()
+    query = (
+        "SELECT name, month, with_mirrors, without_mirrors, python_minor, system, categories "
+        "FROM monthly_downloads JOIN packages ON packages.id = package_id "
+        "JOIN stored_months USING (month)"
+    )
+    async with engine.connect() as connection:
+        for name, month, *totals, versions, systems, categories in await connection.execute(
+            text(query)
+        ):
+            overall = dict(zip(("with_mirrors", "without_mirrors"), totals, strict=True))
+            minor = unpack(versions, categories["python_minor"])
+            system = unpack(systems, categories["system"])
+            for series, counts in (
+                ("overall", overall),
+                ("python_minor", minor),
+                ("system", system),
+            ):
+                for category, downloads in counts.items():
+                    found[name, month, series, category] += downloads
+    tally.double_counts += len(found - truth)
+    tally.days_lost += len(truth - found)
+    assert +found == +truth
 
 
 async def audit_served(

@@ -17,7 +17,7 @@ from app.domain.downloads import RunOutcome
 from app.ingest import scheduler
 from app.ingest.scheduler import run_ingest_job
 from tests.clock import NOW
-from tests.faults.audit import audit, audit_served
+from tests.faults.audit import audit, audit_months, audit_served
 from tests.faults.child import At, running_job
 from tests.faults.databases import copied, is_alone, state
 from tests.faults.tally import Tally
@@ -91,6 +91,7 @@ async def finish(
     await run_ingest_job(SETTINGS, url, lambda: NOW)
     assert await state(engine) == world.states[-1]
     await audit(tally, engine, url, world.published[-1], absent=[GONE])
+    await audit_months(tally, engine, world.in_months)
     told = [run.outcome for run in await latest_runs(engine, 100)]
     assert RunOutcome.RUNNING not in told
     assert told.count(RunOutcome.INTERRUPTED) <= 1

@@ -1,5 +1,6 @@
 """A database in which one run of the ingest job comes through every step there is: a day to hold,
-one to publish, one to replace, a month to drop and a package to forget.
+one to publish, one to replace, months to roll up and to delete, the days of a month to drop and a
+package to forget.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -19,7 +20,8 @@ from app.ingest import scheduler
 from app.ingest.policy import policy_of
 from app.ingest.publish import Publisher
 from app.ingest.retention import expire
-from app.ingest.runs import Run, ingest_lock
+from app.ingest.rollup import months_of, roll_up, roll_up_due
+from app.ingest.runs import Run, ingest_lock, published_days
 from app.ingest.scheduler import run_ingest_job
 from app.settings import IngestSource, Settings
 from tests.bigquery_table import Event
@@ -31,11 +33,15 @@ from tests.faults.databases import State, copied, database_of, state
 from tests.faults.steps import Entered, each_step
 from tests.faults.truth import Days, made_up, rows
 
+KEEP_MONTHS = 2
+"""The job stores September and October, and deletes August."""
+
 SETTINGS = Settings(
     ingest_source=IngestSource.SAMPLE,
     ingest_schedule="0 0 * * *",
     ingest_retry_after_minutes=24 * 60,
     retention_days=RETENTION_DAYS,
+    keep_months=KEEP_MONTHS,
     rate_limits="",
 )
 """The schedule fires at midnight, so that the day before is always due."""
@@ -44,9 +50,9 @@ IMPATIENT = SETTINGS.model_copy(update={"ingest_retry_after_minutes": 1e-6})
 """Failed and held days are due again at once."""
 
 GONE = "left-pad"
-"""A package that was downloaded once, long ago."""
+"""A package that was downloaded once, in a month that is not kept."""
 
-COMMITS = (Step.COMMIT, Step.COMMIT_RETENTION)
+COMMITS = (Step.COMMIT, Step.COMMIT_MONTH, Step.COMMIT_RETENTION)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,9 @@ class World:
 
     published: Sequence[Days]
     """The published days before the run, and after each of its commits."""
+
+    in_months: Days
+    """The downloads in the stored months after the run."""
 
     states: Sequence[State]
     """The content of the database at each of these times."""
@@ -113,18 +122,22 @@ async def made(server_url: str, random: Random) -> AsyncIterator[World]:
     """Publishes what is published before the run, and does what the run does to a copy of that, one
     commit after the other.
     """
-    old = days_ago(80)
+    gone, old = days_ago(100), days_ago(80)
     days = settled_days(random, range(1, 30))
     grown = days[days_ago(2)]
     events = days | {days_ago(0): made_up(random, days_ago(0), 2)}
     source = GivenSource({day: rows(events[day]) for day in sorted(events)})
     before = {
-        old: [Event(project=GONE), *made_up(random, old, 12)],
+        gone: [Event(project=GONE)],
+        old: made_up(random, old, 12),
         **{day: days[day] for day in days if day != days_ago(1)},
         days_ago(2): [event for number, event in enumerate(grown) if number % 12 < 10],
     }
     async with copied(server_url, TEMPLATE) as (url, engine):
         await publish_all(engine, before)
+        publisher = Publisher(engine, policy_of(SETTINGS), lambda: NOW)
+        august = months_of(await published_days(engine))[0]
+        assert await roll_up(publisher, august)
         async with engine.begin() as connection:
             # As if it had been read before it was over.
             await connection.execute(
@@ -142,9 +155,14 @@ async def made(server_url: str, random: Random) -> AsyncIterator[World]:
         for day in order:
             # The latest one is held.
             published.append({**published[-1], **({day: days[day]} if day in days else {})})
+        # September and October are rolled up, which leave the window.
+        published += [published[-1]] * 2
         published.append(days)
         states = await _states(server_url, database, source, order)
-        yield World(database, source, published, states, [one.step for one in entered])
+        october = {day: events for day, events in days.items() if day.month == old.month + 1}
+        in_months = {old: before[old], **october}
+        steps = [one.step for one in entered]
+        yield World(database, source, published, in_months, states, steps)
 
 
 async def _followed(server_url: str, database: str, source: GivenSource) -> list[Entered]:
@@ -170,6 +188,8 @@ async def _states(
             run = Run(Publisher(job, policy, lambda: NOW, lock), source)
             async for _ in run.ingest(days):
                 states.append(await state(engine))  # noqa: PERF401 - one after each day
+            async for _ in roll_up_due(run.publisher, SETTINGS):
+                states.append(await state(engine))  # noqa: PERF401 - one after each month
             await expire(job, policy, NOW)
             states.append(await state(engine))
     # A run's own staging goes with its connection.

@@ -36,7 +36,9 @@ from tests.waiting import PATIENCE_SECONDS, until_blocked
 
 
 async def expire_now(engine: AsyncEngine, retention_days: int = RETENTION_DAYS) -> Expired:
-    return await expire(engine, replace(POLICY, retention_days=retention_days), NOW)
+    """Apply retention without stored months, which `test_rollup.py` tests."""
+    policy = replace(POLICY, retention_days=retention_days, keep_months=0)
+    return await expire(engine, policy, NOW)
 
 
 def repository(engine: AsyncEngine) -> DownloadsRepository:

@@ -17,11 +17,19 @@ from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.day_digest import describe
 from app.db.day_rows import STAGED_COLUMNS, replace_rows, stage_all_packages, update_packages
 from app.db.engine import driver_of
-from app.db.package_figures import delete_rankings
+from app.db.package_figures import delete_rankings, forget_packages
 from app.db.partitions import ensure_partition
 from app.db.publication import announce
 from app.db.steps import Step, enter
-from app.db.tables import daily_downloads, held_days, held_downloads, ingested_days, packages
+from app.db.tables import (
+    daily_downloads,
+    held_days,
+    held_downloads,
+    ingested_days,
+    monthly_downloads,
+    packages,
+    stored_months,
+)
 from app.domain.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
 from app.domain.downloads import Counts, DayFigures, HeldDay, Partition, PublishedDay
 from app.domain.events import CountedFiles
@@ -181,17 +189,17 @@ class IngestRepository:
 
     async def delete_before(self, first_kept: date) -> int:
         """Delete the records of the days before `first_kept`, whose rows are dropped, and the
-        packages that were last seen on these days. Return the number of these packages. The caller
-        holds the publish lock.
+        packages without a row in a later day or in a month. Return the number of these packages.
+        The caller holds the publish lock.
         """
         enter(Step.FORGET, first_kept)
         await self._connection.execute(
             delete(ingested_days).where(ingested_days.c.day < first_kept)
         )
-        gone = await self._connection.execute(
-            delete(packages).where(packages.c.last_seen < first_kept)
+        await self._connection.execute(
+            update(packages).where(packages.c.last_seen < first_kept).values(last_seen=None)
         )
-        return gone.rowcount
+        return await forget_packages(self._connection)
 
     # Publishing
 
@@ -208,8 +216,9 @@ class IngestRepository:
         await self._connection.execute(text(f"SET LOCAL work_mem = '{WORK_MEMORY_MEGABYTES}MB'"))
 
     async def delete_everything(self) -> None:
-        """Delete all days and packages. Readers see them until the transaction commits."""
-        for table in (daily_downloads, packages, ingested_days):
+        """Delete all days, months and packages. Readers see them until the transaction commits."""
+        tables = (daily_downloads, monthly_downloads, packages, ingested_days, stored_months)
+        for table in tables:
             await self._connection.execute(delete(table))
         await delete_rankings(self._connection)
         await self._delete_held()

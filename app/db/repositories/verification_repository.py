@@ -11,7 +11,12 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.day_digest import describe
-from app.db.package_figures import TOP_PACKAGES, TRENDING_PACKAGES, figures_arguments
+from app.db.package_figures import (
+    TOP_OF_MONTHS,
+    TOP_PACKAGES,
+    TRENDING_PACKAGES,
+    figures_arguments,
+)
 from app.db.partitions import partition_months
 from app.db.sql import load_sql
 from app.db.tables import ingested_days
@@ -74,7 +79,10 @@ _DAY = load_sql(
 _RECENT = load_sql("verify_recent", sum_figures=load_sql("sum_figures"), one_of_many=_ONE_OF_MANY)
 _RANKS = load_sql("verify_ranks", one_of_many=_ONE_OF_MANY)
 _RANKINGS = load_sql(
-    "verify_rankings", top_packages=TOP_PACKAGES, trending_packages=TRENDING_PACKAGES
+    "verify_rankings",
+    top_packages=TOP_PACKAGES,
+    top_of_months=TOP_OF_MONTHS,
+    trending_packages=TRENDING_PACKAGES,
 )
 _LAST_SEEN = load_sql("verify_last_seen", one_of_many=_ONE_OF_MANY)
 

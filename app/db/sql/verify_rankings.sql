@@ -7,7 +7,7 @@ WITH recorded AS (
 ),
 found AS (
     SELECT 'top of ' || period AS what, rank, name, concat_ws(' ', name, downloads) AS entry
-    FROM ({top_packages}) AS top
+    FROM (SELECT * FROM ({top_packages}) AS top UNION ALL {top_of_months}) AS top
     UNION ALL
     SELECT 'trending', rank, name, concat_ws(' ', name, last_week, previous_week)
     FROM ({trending_packages}) AS trending

@@ -1,0 +1,195 @@
+"""Stores months: rows are staged, then replace those of the month in the caller's transaction."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from hashlib import sha256
+
+import asyncpg
+import orjson
+from sqlalchemy import Text, cast, delete, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.day_digest import describe
+from app.db.engine import driver_of
+from app.db.package_figures import forget_packages, rewrite_top_of_months
+from app.db.sql import load_sql
+from app.db.statements import Statement, fetch
+from app.db.steps import Step, enter
+from app.db.tables import monthly_downloads, packages, stored_months
+from app.domain.breakdowns import BREAKDOWN_COLUMNS
+from app.domain.months import StoredMonth, following_month
+from app.domain.package_name import ALL_PACKAGES
+
+COLUMNS = ("name", "with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS)
+"""Columns of staged rows."""
+
+MonthRow = tuple[str | int | None, ...]
+"""The values of `COLUMNS` for a package. The counts are texts, or None."""
+
+_MISSING = r"\N"
+"""NULL in COPY's text format."""
+
+
+@dataclass(frozen=True, slots=True)
+class MonthFigures:
+    """Figures of a month's rows, which are the fields of `StoredMonth` with these names."""
+
+    packages: int
+    downloads: int
+    downloads_with_mirrors: int
+    digest: str
+    breakdowns: Sequence[str]
+
+
+class MonthsRepository:
+    """Works on one connection, which must not be used otherwise at the same time."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def stored(self) -> dict[date, StoredMonth]:
+        rows = await self._connection.execute(select(stored_months))
+        return {row["month"]: StoredMonth(**row) for row in rows.mappings()}
+
+    # Reading days and months
+
+    async def all_packages_id(self) -> int | None:
+        query = select(packages.c.id).where(packages.c.name == ALL_PACKAGES)
+        found: int | None = await self._connection.scalar(query)
+        return found
+
+    async def last_id(self) -> int:
+        return await self._connection.scalar(select(func.max(packages.c.id))) or 0
+
+    async def joined_days(
+        self, month: date, first_id: int, last_id: int, columns: Sequence[str]
+    ) -> list[asyncpg.Record]:
+        """Return one row per package with these ids: its name, the sums of its totals, and for each
+        of the columns the counts of its days, joined by commas.
+        """
+        query = load_sql(
+            "joined_days",
+            columns=", ".join(columns),
+            joined=", ".join(f"string_agg(CAST({one} AS text), ',') AS {one}" for one in columns),
+        )
+        return await fetch(
+            self._connection,
+            Statement(text(query)),
+            first_id=first_id,
+            last_id=last_id,
+            month=month,
+            next=following_month(month),
+        )
+
+    async def rows(self, month: date, first_id: int, last_id: int) -> list[MonthRow]:
+        """Return the stored rows of the packages with these ids, in order."""
+        query = (
+            select(
+                packages.c.name,
+                *monthly_downloads.c["with_mirrors", "without_mirrors"],
+                *(cast(monthly_downloads.c[one], Text) for one in BREAKDOWN_COLUMNS),
+            )
+            .join(packages, packages.c.id == monthly_downloads.c.package_id)
+            .where(
+                monthly_downloads.c.month == month,
+                monthly_downloads.c.package_id.between(first_id, last_id),
+            )
+            .order_by(monthly_downloads.c.package_id)
+        )
+        return [tuple(row) for row in await self._connection.execute(query)]
+
+    # Staging
+
+    async def begin_staging(self) -> None:
+        breakdowns = ", ".join(f"{column} json" for column in BREAKDOWN_COLUMNS)
+        await self._connection.execute(text("DROP TABLE IF EXISTS pg_temp.staged_month"))
+        await self._connection.execute(
+            text(
+                "CREATE TEMPORARY TABLE staged_month (name text NOT NULL, "
+                f"with_mirrors bigint NOT NULL, without_mirrors bigint NOT NULL, {breakdowns})"
+            )
+        )
+        await self._connection.commit()
+
+    async def stage(self, lines: Sequence[str]) -> None:
+        """Copy rows to the staging table, which are lines from `staged_line`."""
+        await driver_of(self._connection).copy_to_table(
+            "staged_month",
+            schema_name="pg_temp",
+            columns=COLUMNS,
+            # The driver would interpret `bytes` as the path of a file.
+            source=memoryview("\n".join(lines).encode()),
+        )
+
+    async def figures_of_staged(self, categories: dict[str, list[str]]) -> MonthFigures:
+        """Return the figures of the staged rows, whose counts are in the order of `categories`."""
+        await self._connection.execute(text("ANALYZE staged_month"))
+        return await self._figures("staged_month", categories)
+
+    async def figures_of_stored(self, month: StoredMonth) -> MonthFigures:
+        """Return the figures of a stored month's rows."""
+        rows = f"monthly_downloads JOIN packages ON id = package_id AND month = '{month.month}'"
+        return await self._figures(rows, month.categories)
+
+    async def _figures(self, rows: str, categories: object) -> MonthFigures:
+        of_packages = f"(SELECT * FROM {rows} WHERE name <> '{ALL_PACKAGES}') AS of_packages"
+        query = text(describe(of_packages, BREAKDOWN_COLUMNS, ()))
+        row = (await self._connection.execute(query)).one()
+        # Without the categories, the rows have no meaning.
+        order = orjson.dumps(categories, option=orjson.OPT_SORT_KEYS)
+        digest = sha256(row.digest.encode() + order).hexdigest()
+        return MonthFigures(
+            packages=row.packages,
+            downloads=row.downloads,
+            downloads_with_mirrors=row.downloads_with_mirrors,
+            digest=digest,
+            breakdowns=row.breakdowns,
+        )
+
+    # Storing
+
+    async def replace(self, month: StoredMonth) -> None:
+        """Replace the month's rows by the staged ones, rank packages, and record the month.
+
+        Packages that have no rows any more are deleted. The caller holds the publish lock.
+        """
+        enter(Step.MONTH_ROWS, month.month)
+        await self._delete(month.month)
+        columns = ", ".join(column.name for column in monthly_downloads.c)
+        rows = load_sql("month_rows", columns=", ".join(BREAKDOWN_COLUMNS))
+        await self._connection.execute(
+            text(f"INSERT INTO monthly_downloads ({columns}) {rows}"),
+            {"month": month.month, "all_packages": ALL_PACKAGES},
+        )
+        values = asdict(month)
+        await self._connection.execute(insert(stored_months).values(values))
+        await forget_packages(self._connection)
+        await self._rank(month.month)
+        await self._connection.execute(text("DROP TABLE pg_temp.staged_month"))
+
+    async def delete_before(self, first_kept: date) -> list[date]:
+        """Delete the months before `first_kept`, and return them. The caller holds the publish
+        lock.
+        """
+        enter(Step.EXPIRE_MONTHS, first_kept)
+        deleted = [month for month in sorted(await self.stored()) if month < first_kept]
+        for month in deleted:
+            await self._delete(month)
+        if deleted:
+            await self._rank(first_kept)
+        return deleted
+
+    async def _delete(self, month: date) -> None:
+        for table in (monthly_downloads, stored_months):
+            await self._connection.execute(delete(table).where(table.c.month == month))
+
+    async def _rank(self, month: date) -> None:
+        enter(Step.TOTALS, month)
+        await rewrite_top_of_months(self._connection)
+
+
+def staged_line(row: MonthRow) -> str:
+    """Return a row in COPY's text format."""
+    return "\t".join([_MISSING if one is None else str(one).replace("\\", r"\\") for one in row])

@@ -1,0 +1,325 @@
+"""Rolls up months: sums the days of a month to one row per package, which stays when the days are
+dropped.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime, timedelta
+from functools import partial
+from hashlib import sha256
+from itertools import groupby
+
+import asyncpg
+import orjson
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.driver_errors import ended_by_server
+from app.db.engine import connect
+from app.db.repositories.ingest_repository import IngestRepository
+from app.db.repositories.months_repository import MonthRow, MonthsRepository, staged_line
+from app.db.steps import Step, enter
+from app.domain.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS, OTHER_CATEGORY, REQUIRED_COLUMNS
+from app.domain.downloads import HeldDay, PublishedDay, served_days
+from app.domain.months import (
+    StoredMonth,
+    days_of_month,
+    month_of,
+    months_before,
+    ordered_categories,
+    pack,
+)
+from app.ingest.plan import recheck_at
+from app.ingest.policy import PublishPolicy
+from app.ingest.publish import Publisher
+from app.interpreter import short_switch_interval
+from app.retries import attempts
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STEP_PACKAGES = 2_000
+"""Number of packages whose days are read at a time. Their texts take some 10 MB."""
+
+_LIMITS = {one.column: one.max_categories for one in BREAKDOWNS}
+
+Published = Mapping[date, PublishedDay]
+Stored = Mapping[date, StoredMonth]
+
+
+@dataclass(frozen=True, slots=True)
+class MonthOfDays:
+    """A month and its published days, in order."""
+
+    month: date
+    days: Sequence[PublishedDay]
+
+    @property
+    def missing_days(self) -> list[date]:
+        published = {one.day for one in self.days}
+        return [day for day in days_of_month(self.month) if day not in published]
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the breakdowns that all days have."""
+        common = set(BREAKDOWN_COLUMNS).intersection(
+            *({*REQUIRED_COLUMNS, *one.breakdowns} for one in self.days)
+        )
+        return [column for column in BREAKDOWN_COLUMNS if column in common]
+
+    @property
+    def digest(self) -> str:
+        """Hash of what the month is computed from."""
+        records = [
+            f"{one.day} {one.digest} {one.source} {one.counted_files} {' '.join(one.breakdowns)}"
+            for one in self.days
+        ]
+        return sha256("\n".join(records).encode()).hexdigest()
+
+    def record(
+        self, figures: Mapping[str, object], categories: Mapping[str, Sequence[str]], now: datetime
+    ) -> StoredMonth:
+        rules = {one.counted_files for one in self.days}
+        return StoredMonth(
+            **{**figures, "breakdowns": self.columns},  # type: ignore[arg-type]
+            month=self.month,
+            days=len(self.days),
+            missing_days=self.missing_days,
+            source=", ".join(sorted({one.source for one in self.days})),
+            counted_files=rules.pop() if len(rules) == 1 else None,
+            categories=categories,
+            days_digest=self.digest,
+            rolled_up_at=now,
+        )
+
+
+def months_of(published: Published) -> list[MonthOfDays]:
+    """Return the months with published days, oldest first."""
+    days = sorted(published.values(), key=lambda one: one.day)
+    by_month = groupby(days, key=lambda one: month_of(one.day))
+    return [MonthOfDays(month, list(of_month)) for month, of_month in by_month]
+
+
+def first_kept_month(latest: date, policy: PublishPolicy) -> date:
+    """Return the first month that KEEP_MONTHS allows to store: it counts complete months."""
+    if policy.keep_months is None:
+        return date.min
+    return months_before(month_of(latest + timedelta(days=1)), policy.keep_months)
+
+
+def due_months(
+    published: Published,
+    stored: Stored,
+    policy: PublishPolicy,
+    is_final: Callable[[PublishedDay], bool] = lambda _: False,
+) -> list[MonthOfDays]:
+    """Return the months to roll up, oldest first.
+
+    A month is due when all its days are published and final, or when its first day has left the
+    window, whatever it lacks. It is due again when one of its days has changed. An imported month
+    is due if as many of its days are published.
+    """
+    if not published:
+        return []
+    latest = max(published)
+    first_served = served_days(latest, policy.retention_days).first
+    first_kept = first_kept_month(latest, policy)
+
+    def is_due(one: MonthOfDays) -> bool:
+        record = stored.get(one.month)
+        if record and record.days_digest:
+            return record.days_digest != one.digest
+        if record and len(one.days) < record.days:
+            return False
+        return one.month < first_served or (not one.missing_days and all(map(is_final, one.days)))
+
+    return [one for one in months_of(published) if one.month >= first_kept and is_due(one)]
+
+
+def final_days(
+    settings: Settings, now: datetime, held: Mapping[date, HeldDay]
+) -> Callable[[PublishedDay], bool]:
+    """Return the function that returns True for a day that is not expected to change."""
+    return lambda one: one.day not in held and recheck_at(settings, now, one) is None
+
+
+async def roll_up_due(publisher: Publisher, settings: Settings) -> AsyncIterator[StoredMonth]:
+    """Roll up the months that are due, oldest first. The caller holds the ingest lock."""
+    async with connect(publisher.engine) as connection:
+        repository = IngestRepository(connection)
+        is_final = final_days(settings, publisher.clock(), await repository.held())
+        published = await repository.published()
+        stored = await MonthsRepository(connection).stored()
+    for month in due_months(published, stored, publisher.policy, is_final):
+        if record := await roll_up(publisher, month):
+            yield record
+
+
+async def roll_up(publisher: Publisher, month: MonthOfDays) -> StoredMonth | None:
+    """Sum the month's days and store the sums, instead of those from before.
+
+    Return None if a day has changed meanwhile. The next run of the job tries again.
+    """
+    async with connect(publisher.engine) as reading, connect(publisher.engine) as connection:
+        staging = MonthsRepository(connection)
+        await staging.begin_staging()
+        with short_switch_interval():
+            enter(Step.SUM, month.month)
+            sums = await sums_of(reading, month)
+            async for rows in sums.all_rows():
+                if publisher.lock:
+                    publisher.lock.check()
+                await staging.stage(list(map(staged_line, rows)))
+        figures = asdict(await staging.figures_of_staged(sums.categories))
+        await connection.commit()
+        record = month.record(figures, sums.categories, publisher.clock())
+
+        def is_unchanged(published: Published, _: Stored) -> bool:
+            seen = [(one.day, one.digest, one.published_at) for one in month.days]
+            days = [one for one in published.values() if month_of(one.day) == month.month]
+            return seen == sorted((one.day, one.digest, one.published_at) for one in days)
+
+        return record if await store_month(publisher, connection, record, is_unchanged) else None
+
+
+async def store_month(
+    publisher: Publisher,
+    connection: AsyncConnection,
+    record: StoredMonth,
+    is_valid: Callable[[Published, Stored], bool],
+) -> bool:
+    """Store the staged rows as those of a month, and announce it, in one transaction.
+
+    Return False, and store nothing, unless `is_valid` returns True for the published days and the
+    stored months at that time. If the server ends the transaction, it is retried.
+    """
+
+    async def store() -> bool:
+        try:
+            return await _store(publisher, connection, record, is_valid)
+        except BaseException:
+            await connection.rollback()
+            raise
+
+    return await attempts(f"{record.month:%Y-%m}", ended_by_server)(store)
+
+
+async def _store(
+    publisher: Publisher,
+    connection: AsyncConnection,
+    record: StoredMonth,
+    is_valid: Callable[[Published, Stored], bool],
+) -> bool:
+    repository, months = IngestRepository(connection), MonthsRepository(connection)
+    await repository.lock_publish(record.month)
+    if not is_valid(await repository.published(), await months.stored()):
+        await connection.rollback()
+        return False
+    await months.replace(record)
+    await repository.announce(record.month)
+    await publisher.check_lock(connection)
+    enter(Step.COMMIT_MONTH, record.month)
+    await connection.commit()
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class MonthSums:
+    """Computes the rows of a month from its days, a number of packages at a time."""
+
+    connection: AsyncConnection
+    month: date
+    columns: Sequence[str]
+    """Columns of the breakdowns to sum."""
+
+    categories: dict[str, list[str]]
+    last_id: int
+
+    @property
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """Ranges of ids, both included."""
+        for first in range(1, self.last_id + 1, STEP_PACKAGES):
+            yield first, min(first + STEP_PACKAGES - 1, self.last_id)
+
+    async def rows(self, first_id: int, last_id: int) -> list[MonthRow]:
+        """Return the rows of the packages with these ids, in order."""
+        days = await _joined_days(self.connection, self.month, first_id, last_id, self.columns)
+        return await asyncio.to_thread(self._sum, days)
+
+    async def all_rows(self) -> AsyncIterator[list[MonthRow]]:
+        """Yield the rows of each step. Postgres reads the next days while this process sums."""
+        read = partial(_joined_days, self.connection, self.month, columns=self.columns)
+        reading: asyncio.Task[list[asyncpg.Record]] | None = None
+        try:
+            for first_id, last_id in [*self.steps, (0, 0)]:
+                days = await reading if reading else []
+                reading = asyncio.create_task(read(first_id, last_id)) if first_id else None
+                yield await asyncio.to_thread(self._sum, days)
+        finally:
+            if reading:
+                reading.cancel()
+                await asyncio.wait([reading])
+
+    def _sum(self, days: Sequence[asyncpg.Record]) -> list[MonthRow]:
+        positions = {
+            column: {category: position for position, category in enumerate(categories)}
+            for column, categories in self.categories.items()
+        }
+        places = [
+            self.columns.index(one) + 3 if one in self.columns else None
+            for one in BREAKDOWN_COLUMNS
+        ]
+        return [
+            (
+                *row[:3],
+                *(
+                    None
+                    if place is None or row[place] is None
+                    else pack(_sum_counts(column, row[place]), positions[column])
+                    for column, place in zip(BREAKDOWN_COLUMNS, places, strict=True)
+                ),
+            )
+            for row in days
+        ]
+
+
+async def sums_of(connection: AsyncConnection, month: MonthOfDays) -> MonthSums:
+    repository = MonthsRepository(connection)
+    all_packages = await repository.all_packages_id() or 0
+    last_id = await repository.last_id()
+    columns = month.columns
+    (total,) = await _joined_days(connection, month.month, all_packages, all_packages, columns)
+    categories = {
+        column: ordered_categories(_sum_counts(column, total[column])) if total[column] else []
+        for column in columns
+    }
+    return MonthSums(connection, month.month, columns, categories, last_id)
+
+
+async def _joined_days(
+    connection: AsyncConnection, month: date, first_id: int, last_id: int, columns: Sequence[str]
+) -> list[asyncpg.Record]:
+    rows = await MonthsRepository(connection).joined_days(month, first_id, last_id, columns)
+    # No transaction stays open during the roll-up, because it would delay vacuums.
+    await connection.commit()
+    return rows
+
+
+def _sum_counts(column: str, joined: str) -> Mapping[str, int]:
+    """Return the sums of the counts of several days."""
+    sums: dict[str, int] = {}
+    for counts in orjson.loads(f"[{joined}]"):
+        for category, downloads in counts.items():
+            sums[category] = sums.get(category, 0) + downloads
+    limit = _LIMITS[column]
+    return sums if limit is None or len(sums) <= limit else _most(sums, limit)
+
+
+def _most(counts: dict[str, int], limit: int) -> Mapping[str, int]:
+    """Return the `limit` categories with most downloads, and the sum of the rest as `other`."""
+    rest = counts.pop(OTHER_CATEGORY, 0)
+    kept = ordered_categories(counts)[:limit]
+    rest += sum(counts.values()) - sum(counts[category] for category in kept)
+    most = {category: counts[category] for category in kept}
+    return most | {OTHER_CATEGORY: rest} if rest else most
