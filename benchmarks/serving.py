@@ -81,10 +81,13 @@ OVERALL = "/api/packages/{}/overall"
 PYTHON_MINOR = "/api/packages/{}/python_minor"
 # All other breakdowns with few categories are read and rendered in the same way.
 SYSTEM = "/api/packages/{}/system"
+ROLLING = f"{OVERALL}?rolling=7"
 MONTHS_AS_CSV = f"{OVERALL}?interval=month&format=csv"
 TWENTY = "&".join(["package={}"] * 20)
 RECENT_OF_20 = f"/api/bulk/recent?{TWENTY}"
 OVERALL_OF_20 = f"/api/bulk/overall?{TWENTY}"
+SYSTEM_OF_20 = f"/api/bulk/system?{TWENTY}"
+SUM_OF_20 = f"/api/bulk/overall?{TWENTY}&sum=true"
 SUMMARY = "/api/packages/{}"
 BADGE = "/api/badges/{}/month"
 TOP = "/api/top?limit=100"
@@ -101,9 +104,12 @@ HOT = (
     Case("python_minor, gzip", PYTHON_MINOR, least=0.6, headers={"accept-encoding": "gzip"}),
     Case("python_minor, zstd", PYTHON_MINOR, least=0.6, headers={"accept-encoding": "zstd"}),
     Case("system", SYSTEM),
+    Case("overall, rolling", ROLLING),
     Case("overall, months as CSV", MONTHS_AS_CSV),
     Case("recent of 20", RECENT_OF_20),
     Case("overall of 20", OVERALL_OF_20),
+    Case("overall of 20, sum", SUM_OF_20),
+    Case("system of 20", SYSTEM_OF_20),
     Case("summary", SUMMARY),
     Case("badge", BADGE),
     Case("top 100", TOP),
@@ -117,9 +123,12 @@ COLD = (
     Case("overall, cold", OVERALL, least=0.05),
     Case("python_minor, cold", PYTHON_MINOR, least=0.02),
     Case("system, cold", SYSTEM),
+    Case("overall, rolling, cold", ROLLING),
     Case("overall, months as CSV, cold", MONTHS_AS_CSV),
     Case("recent of 20, cold", RECENT_OF_20),
     Case("overall of 20, cold", OVERALL_OF_20),
+    Case("overall of 20, sum, cold", SUM_OF_20),
+    Case("system of 20, cold", SYSTEM_OF_20),
     Case("summary, cold", SUMMARY),
     Case("badge, cold", BADGE),
     Case("top 100, cold", TOP),

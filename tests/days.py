@@ -83,7 +83,7 @@ def downloads(
 
 def optional_counts(count: int, **chosen: Mapping[str, int]) -> dict[str, Mapping[str, int]]:
     """Return counts by every optional breakdown: the chosen ones, and else of one category."""
-    counts = {one.column: {one.examples[0]: count} for one in OPTIONAL_BREAKDOWNS}
+    counts = {one.column: {one.examples[0]: count} if count else {} for one in OPTIONAL_BREAKDOWNS}
     return {**counts, **chosen}
 
 

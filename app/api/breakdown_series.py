@@ -1,14 +1,15 @@
 """Downloads of a package by day and category: an endpoint for each breakdown of the registry."""
 
 import re
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any, Literal, cast
 
 from fastapi import Query
-from pydantic import AfterValidator, Field, create_model
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, create_model
 
 from app.api.endpoints import EndpointRouter, Package, not_found
 from app.api.payloads import Rendered
+from app.api.queries import invalid_arguments
 from app.api.statistics import Statistics
 from app.api.time_series import (
     CSV_TOO,
@@ -16,6 +17,7 @@ from app.api.time_series import (
     RangeQuery,
     SeriesPayload,
     SeriesQuery,
+    only,
     render,
     series_example,
 )
@@ -50,14 +52,8 @@ def _declare(breakdown: Breakdown) -> None:
             breakdown, package, query, statistics, with_days=query.needs_published_days
         )
         category: str | None = getattr(query, breakdown.argument)
-        if category is None:
-            found = found._replace(series=shown(breakdown, found.series))
-        elif breakdown.shown_categories and category == ALL_CATEGORIES:
-            category = None
-        else:
-            category = _in_any_case(category, found.series)
-        payload_type = breakdown.payload_type
-        return await render(query, payload_type, package, found, category, statistics)
+        found = found._replace(series=selected(breakdown, category, found.series))
+        return await render(query, breakdown.payload_type, package, found, statistics)
 
     series.__annotations__["query"] = Annotated[query_model, Query()]
     if breakdown.is_optional:
@@ -83,7 +79,11 @@ async def read(
     with_days: bool = False,
 ) -> SeriesResult:
     """Read all categories of the requested days. Raises `NotFoundError`."""
-    _check_ingested(breakdown, package, statistics.publication)
+    if breakdown.is_of_one_package and package == ALL_PACKAGES:
+        raise NotFoundError(
+            f"{ALL_PACKAGES} has no {breakdown.name}: it is counted for single packages only."
+        )
+    check_ingested(breakdown, statistics.publication)
     window = statistics.publication.window
     found = await statistics.downloads.breakdown(
         package, window, query.days_read(window), breakdown, with_days=with_days
@@ -91,6 +91,29 @@ async def read(
     if found is None:
         raise not_found(package)
     return found
+
+
+def selected(breakdown: Breakdown, category: str | None, series: Series) -> Series:
+    """Return the categories that an argument selects."""
+    if category is None:
+        return shown(breakdown, series)
+    if breakdown.shown_categories and category == ALL_CATEGORIES:
+        return series
+    return only(series, _in_any_case(category, series))
+
+
+def parse_category(breakdown: Breakdown, value: str | None) -> str | None:
+    """Validate a value of the argument that selects a category. Raises `InvalidArgumentsError`."""
+    try:
+        category: str | None = _category_type(breakdown).validate_python(value)
+    except ValidationError as error:
+        raise invalid_arguments(error, breakdown.argument) from None
+    return category
+
+
+@cache
+def _category_type(breakdown: Breakdown) -> TypeAdapter[Any]:
+    return TypeAdapter(_filter(breakdown)[0])
 
 
 def shown(breakdown: Breakdown, series: Series) -> Series:
@@ -104,6 +127,7 @@ def shown(breakdown: Breakdown, series: Series) -> Series:
     return most_downloaded(series, MAX_CATEGORIES - 1, rest)
 
 
+@cache
 def _filter(breakdown: Breakdown) -> tuple[Any, Any]:
     """Return the type and the field of the argument that selects a category."""
     if isinstance(breakdown.categories, tuple):
@@ -142,12 +166,8 @@ def _in_any_case(category: str, series: Series) -> str:
     return next((one for one in series if one.lower() == category.lower()), category)
 
 
-def _check_ingested(breakdown: Breakdown, package: str, publication: Publication) -> None:
+def check_ingested(breakdown: Breakdown, publication: Publication) -> None:
     """Raise `NotFoundError` if no published day has figures of the breakdown."""
-    if breakdown.is_of_one_package and package == ALL_PACKAGES:
-        raise NotFoundError(
-            f"{ALL_PACKAGES} has no {breakdown.name}: it is counted for single packages only."
-        )
     if not publication.has(breakdown):
         raise NotFoundError(
             f"No published day has the {breakdown.name}. It is ingested if the operator adds "

@@ -1,28 +1,55 @@
 """Downloads of many packages in one response."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple
+from datetime import date
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import orjson
-from fastapi import Query
-from pydantic import AfterValidator, ConfigDict, Field
+from fastapi import Path, Query
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model
 
-from app.api import recent, time_series
+from app.api import breakdown_series, recent, time_series
 from app.api.endpoints import EndpointRouter
+from app.api.offloading import offloaded_if
 from app.api.payloads import Payload, Rendered, csv_too, example
 from app.api.queries import TableQuery
 from app.api.statistics import Statistics
+from app.db.repositories.downloads_repository import SeriesResult
+from app.domain.breakdowns import BREAKDOWNS
+from app.domain.choice import Choice, Truth
+from app.domain.downloads import RecentDownloads, Series
 from app.domain.package_name import ALL_PACKAGES, is_valid, normalise
+from app.domain.series import SeriesSum
 
 MAX_PACKAGES = 100
+
+MAX_SUMMED_ITEMS = 500_000
+"""Maximum number of items of a sum before it is limited to the categories with most downloads. They
+take about 50 MB.
+"""
+
+SUM = "__sum__"
+"""Name of the sum of all requested packages in a payload. No real name normalises to it."""
 
 router = EndpointRouter("/api/bulk", "details")
 
 
+def _split(values: Sequence[str]) -> list[str]:
+    names = [name for value in values for name in map(str.strip, value.split(",")) if name]
+    if not names:
+        raise ValueError("should name at least one package")
+    return names
+
+
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[
-    tuple[Name, ...], AfterValidator(lambda names: tuple(sorted(set(map(normalise, names)))))
+    tuple[Name, ...],
+    Field(min_length=1, max_length=MAX_PACKAGES),
+    AfterValidator(lambda names: tuple(sorted(set(map(normalise, names))))),
+    BeforeValidator(_split),
 ]
 
 
@@ -30,11 +57,17 @@ class PackagesQuery(TableQuery):
     arbitrary: ClassVar = frozenset({"package"})
 
     package: Names = Field(
-        description="Names in any spelling, one in each `package=`.",
+        description="Names in any spelling, separated by commas or each in its own `package=`.",
         examples=[["requests", "flask"]],
-        min_length=1,
-        max_length=MAX_PACKAGES,
     )
+    sum: Truth = Field(
+        Truth.FALSE,
+        description=f"`true` returns the sum of all packages, as that of the package `{SUM}`.",
+    )
+
+    @property
+    def is_sum(self) -> bool:
+        return self.sum is Truth.TRUE
 
     @property
     def possible(self) -> list[str]:
@@ -45,14 +78,15 @@ class PackagesQuery(TableQuery):
         self,
         payload_type: str,
         payloads: Mapping[str, object],
+        found: Collection[str],
         head: Sequence[str],
         rows: Iterable[Iterable[object]],
     ) -> Rendered:
-        """Render payloads in the order of the requested names, and list names without a payload as
-        missing. A CSV contains only the rows.
+        """Render payloads in the order of the names, and list requested names that were not found
+        as missing. A CSV contains only the rows.
         """
-        missing = [name for name in self.package if name not in payloads]
-        data = [payloads[name] for name in self.package if name in payloads]
+        missing = [name for name in self.package if name not in found]
+        data = [payloads[name] for name in sorted(payloads)]
         result = {"data": data, "missing": missing, "type": payload_type}
         # Clients can request any text as a name.
         return self.render_table(lambda: orjson.dumps(result), head, rows, is_cacheable=not missing)
@@ -62,10 +96,14 @@ class BulkRecentQuery(recent.RecentQuery, PackagesQuery):
     """Arguments of `recent` for many packages."""
 
 
-class BulkOverallQuery(time_series.OverallQuery, PackagesQuery):
-    """Arguments of `overall` for many packages."""
+class BulkSeriesQuery(time_series.SeriesQuery, PackagesQuery):
+    """Arguments of every series for many packages."""
 
     arbitrary: ClassVar = time_series.SeriesQuery.arbitrary | PackagesQuery.arbitrary
+
+
+class BulkOverallQuery(time_series.OverallQuery, BulkSeriesQuery):
+    """Arguments of `overall` for many packages."""
 
 
 def _bulk_example(payload_type: str, payload: type[Payload]) -> ConfigDict:
@@ -81,12 +119,15 @@ class BulkPayload(Payload):
     )
 
 
+_DATA = Field(description=f"Ordered by package. With `sum`, only that of `{SUM}`.")
+
+
 class RecentDownloadsOfMany(BulkPayload):
     """Downloads of the latest day, week and month of several packages."""
 
     model_config = _bulk_example("recent_downloads_of_many", recent.RecentDownloads)
 
-    data: list[recent.RecentDownloads] = Field(description="Ordered by package.")
+    data: list[recent.RecentDownloads] = _DATA
     type: Literal["recent_downloads_of_many"]
 
 
@@ -95,7 +136,7 @@ class OverallDownloadsOfMany(BulkPayload):
 
     model_config = _bulk_example("overall_downloads_of_many", time_series.OverallDownloads)
 
-    data: list[time_series.OverallDownloads] = Field(description="Ordered by package.")
+    data: list[time_series.OverallDownloads] = _DATA
     type: Literal["overall_downloads_of_many"]
 
 
@@ -110,11 +151,14 @@ async def bulk_recent(
     query: Annotated[BulkRecentQuery, Query()], statistics: Statistics
 ) -> Rendered:
     """The response of `recent` for each package. Unknown packages are listed as missing."""
-    counts = await statistics.downloads.recent_of_many(query.possible)
+    found = await statistics.downloads.recent_of_many(query.possible)
+    counts: Mapping[str, RecentDownloads] = found
+    if query.is_sum and found:
+        counts = {SUM: RecentDownloads(*map(sum, zip(*map(astuple, found.values()), strict=True)))}
     payloads = {name: recent.payload(name, one, query.period) for name, one in counts.items()}
     rows = ((name, *payloads[name]["data"].values()) for name in sorted(payloads))
     head = recent.columns(query.period)
-    return query.render_many("recent_downloads_of_many", payloads, head, rows)
+    return query.render_many("recent_downloads_of_many", payloads, found, head, rows)
 
 
 @router.endpoint(
@@ -129,21 +173,148 @@ async def bulk_overall(
 ) -> Rendered:
     """The response of `overall` for each package. Unknown packages are listed as missing."""
     window = statistics.publication.window
-    days = query.days(window)
-    categories = 1 if query.category else 2
-    items = len(query.possible) * categories * max(0, (days.last - days.first).days + 1)
-    time_series.check_items(items, "package")
     found = await statistics.downloads.overall(
         query.possible, window, query.days_read(window), with_days=query.needs_published_days
     )
-    events = query.events(statistics)
-    series, payloads = {}, {}
-    for name, one in found.items():
-        series[name] = query.shape(one, query.category, window)
-        payload = time_series.payload("overall_downloads", name, series[name], events)
+
+    def select(series: Series) -> Series:
+        return time_series.only(series, query.category)
+
+    return await _render(query, "overall_downloads", found.items(), select, statistics)
+
+
+_BREAKDOWNS = {one.name: one for one in BREAKDOWNS}
+
+BreakdownName = cast("Any", Choice)("BreakdownName", {name.upper(): name for name in _BREAKDOWNS})
+"""Names of the breakdowns."""
+
+
+def _filters() -> dict[str, Any]:
+    """Return the argument of each breakdown as an optional text. The handler validates it, because
+    the breakdown depends on the path.
+    """
+    names: dict[str, list[str]] = {}
+    for one in BREAKDOWNS:
+        names.setdefault(one.argument, []).append(f"`{one.name}`")
+    return {
+        argument: (
+            str | None,
+            Field(None, description=f"One category of {' or '.join(of)}, as for one package."),
+        )
+        for argument, of in names.items()
+    }
+
+
+BulkBreakdownQuery = create_model(
+    "BulkBreakdownQuery", __base__=BulkSeriesQuery, **cast("Any", _filters())
+)
+
+
+def _one_of(name: str, suffix: str) -> dict[str, Any]:
+    """Return the field `type` of a payload, an enumeration with this name."""
+    return {"type": (StrEnum(name, {n.upper(): f"{n}_{suffix}" for n in _BREAKDOWNS}), ...)}
+
+
+BreakdownDownloads = create_model(
+    "BreakdownDownloads",
+    __base__=time_series.SeriesPayload,
+    __doc__="Downloads by day and category, known mirrors excluded.",
+    **_one_of("BreakdownType", "downloads"),
+)
+BreakdownDownloads.model_config = time_series.series_example("system_downloads", "linux")
+
+
+class _OfMany(BulkPayload):
+    data: list[BreakdownDownloads] = _DATA
+
+
+BreakdownDownloadsOfMany = create_model(
+    "BreakdownDownloadsOfMany",
+    __base__=_OfMany,
+    __doc__="Downloads by day and category of several packages, known mirrors excluded.",
+    **_one_of("BulkBreakdownType", "downloads_of_many"),
+)
+BreakdownDownloadsOfMany.model_config = _bulk_example(
+    "system_downloads_of_many", BreakdownDownloads
+)
+
+
+async def bulk_breakdown(
+    breakdown: str, query: Annotated[BulkBreakdownQuery, Query()], statistics: Statistics
+) -> Rendered:
+    """The response of a breakdown for each package. Unknown packages are listed as missing, and so
+    is `__all__` if it does not have the breakdown.
+
+    Returns 404 if this instance does not ingest the breakdown.
+    """
+    one = _BREAKDOWNS[breakdown]
+    category = breakdown_series.parse_category(one, getattr(query, one.argument))
+    breakdown_series.check_ingested(one, statistics.publication)
+    window = statistics.publication.window
+    found = await statistics.downloads.breakdown_of_many(
+        [name for name in query.possible if not (one.is_of_one_package and name == ALL_PACKAGES)],
+        window,
+        query.days_read(window),
+        one,
+        with_days=query.needs_published_days,
+    )
+
+    def select(series: Series) -> Series:
+        return breakdown_series.selected(one, category, series)
+
+    return await _render(query, one.payload_type, found, select, statistics)
+
+
+bulk_breakdown.__annotations__["breakdown"] = Annotated[
+    BreakdownName, Path(description="Name of the breakdown.", examples=["system"])
+]
+router.endpoint(
+    "/{breakdown}",
+    BreakdownDownloadsOfMany,
+    summary="By day and category, of many packages",
+    ok=csv_too("package,category,date,downloads\nrequests,linux,2026-11-20,1498027\n"),
+    errors=[404, 414],
+)(bulk_breakdown)
+
+
+async def _render(
+    query: BulkSeriesQuery,
+    payload_type: str,
+    results: Iterable[tuple[str, SeriesResult]],
+    select: Callable[[Series], Series],
+    statistics: Statistics,
+) -> Rendered:
+    """Render the selected categories of each package, or of the sum of all packages.
+
+    Raises `InvalidArgumentsError`.
+    """
+    window, events = statistics.publication.window, query.events(statistics)
+    series: dict[str, Series] = {}
+    payloads: dict[str, orjson.Fragment] = {}
+
+    def add(name: str, found: SeriesResult) -> None:
+        series[name] = query.shape(found, window)
+        payload = time_series.payload(payload_type, name, series[name], events)
         payloads[name] = orjson.Fragment(orjson.dumps(payload))
+
+    names, items, total = [], 0, SeriesSum()
+    published_days: Sequence[date] = ()
+    for name, one in results:
+        names.append(name)
+        if query.is_sum:
+            total.add(one.series)
+            published_days = one.published_days
+            time_series.check_items(total.items, "package", MAX_SUMMED_ITEMS)
+        else:
+            shown = one._replace(series=select(one.series))
+            await offloaded_if(time_series.is_large(query, shown), add, name, shown)
+            items += sum(map(len, series[name].values()))
+            time_series.check_items(items, "package")
         # A hundred packages take some 50 ms, so let other requests run after each of them.
         await asyncio.sleep(0)
+    if query.is_sum and names:
+        shown = SeriesResult(select(total.series), published_days)
+        await offloaded_if(time_series.is_large(query, shown), add, SUM, shown)
     rows = ((name, *row) for name in sorted(series) for row in time_series.rows_of(series[name]))
     head = ("package", *time_series.ITEM_COLUMNS)
-    return query.render_many("overall_downloads_of_many", payloads, head, rows)
+    return query.render_many(f"{payload_type}_of_many", payloads, names, head, rows)

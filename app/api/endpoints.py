@@ -180,7 +180,8 @@ class Endpoints:
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
         self._all = tuple(endpoints)
-        self._by_positions: dict[tuple[int, ...], dict[tuple[str, ...], Endpoint]] = {}
+        # A path without arguments takes precedence over a template that matches it, too.
+        self._by_positions: dict[tuple[int, ...], dict[tuple[str, ...], Endpoint]] = {(): {}}
         for endpoint in self._all:
             segments = endpoint.path.split("/")
             positions = tuple(

@@ -9,8 +9,8 @@ BADGES_PATH = "/api/badges/"
 """Prefix of the paths of badges. A badge from the response cache does not count."""
 
 ARGUMENTS_PER_REQUEST = 10
-"""Number of query arguments that count as one request. A request for a hundred packages takes about
-as long as ten others.
+"""Number of query arguments, or of names separated by commas, that count as one request. A request
+for a hundred packages takes about as long as ten others.
 """
 
 _UNLIMITED_PATHS = frozenset({"/health", "/ready", "/metrics"})

@@ -145,13 +145,9 @@ class SeriesQuery(RangeQuery):
         within = statistics.events.within(*self.days_read(statistics.publication.window))
         return [event for event in within if event.kind is EventKind.DEFINITION]
 
-    def shape(self, found: SeriesResult, category: str | None, window: Window) -> Series:
-        """Select one category or all, then fill, and sum or average. Raises
-        `InvalidArgumentsError`.
-        """
+    def shape(self, found: SeriesResult, window: Window) -> Series:
+        """Fill, and sum or average. Raises `InvalidArgumentsError`."""
         series, published_days = found
-        if category is not None:
-            series = {category: series[category]} if category in series else {}
         first = self.days(window).first
         items = sum(map(len, series.values()))
         if self.fill or self.rolling:
@@ -166,12 +162,22 @@ class SeriesQuery(RangeQuery):
         return sum_by(self.interval, series, published_days)
 
 
-def check_items(count: int, parameter: str) -> None:
-    """Raise `InvalidArgumentsError` if a response would have too many items."""
-    if count > MAX_ITEMS:
-        message = f"would make {count:,} items, and a response has at most {MAX_ITEMS:,}: "
+def check_items(count: int, parameter: str, limit: int | None = None) -> None:
+    """Raise `InvalidArgumentsError` if there would be more than `limit` items, which by default is
+    the maximum of a response.
+    """
+    limit = limit or MAX_ITEMS
+    if count > limit:
+        message = f"would make {count:,} items, more than the maximum of {limit:,}: "
         message += "request one category, or fewer days or packages"
         raise InvalidArgumentsError([ArgumentError(parameter, message)])
+
+
+def only(series: Series, category: str | None) -> Series:
+    """Return one category, or all if it is None."""
+    if category is None:
+        return series
+    return {category: series[category]} if category in series else {}
 
 
 class OverallQuery(SeriesQuery):
@@ -258,7 +264,8 @@ async def overall(
 ) -> Rendered:
     """Downloads by day, with and without known mirrors."""
     found = await read_overall(package, query, statistics, with_days=query.needs_published_days)
-    return await render(query, "overall_downloads", package, found, query.category, statistics)
+    found = found._replace(series=only(found.series, query.category))
+    return await render(query, "overall_downloads", package, found, statistics)
 
 
 async def read_overall(
@@ -279,16 +286,15 @@ async def render(
     payload_type: str,
     package: str,
     found: SeriesResult,
-    category: str | None,
     statistics: Statistics,
 ) -> Rendered:
-    """Render one category or all as JSON or CSV, in a thread if there are many items.
+    """Render the categories as JSON or CSV, in a thread if there are many items.
 
     Raises `InvalidArgumentsError`.
     """
 
     def shape_and_render() -> Rendered:
-        series = query.shape(found, category, statistics.publication.window)
+        series = query.shape(found, statistics.publication.window)
         return query.render_table(
             lambda: orjson.dumps(payload(payload_type, package, series, query.events(statistics))),
             ITEM_COLUMNS,
@@ -296,6 +302,10 @@ async def render(
             is_cacheable=bool(series),
         )
 
+    return await offloaded_if(is_large(query, found), shape_and_render)
+
+
+def is_large(query: SeriesQuery, found: SeriesResult) -> bool:
+    """Return True if it takes long to shape and render a series."""
     items = len(found.series) * len(found.published_days) if query.fill or query.rolling else 0
-    items = max(items, sum(map(len, found.series.values())))
-    return await offloaded_if(items >= LARGE_ITEMS, shape_and_render)
+    return max(items, sum(map(len, found.series.values()))) >= LARGE_ITEMS

@@ -13,3 +13,10 @@ class Choice(StrEnum):
         text = str(value)
         lower = text.lower() if text.isascii() else text
         return next((member for member in cls if member.value == lower), None)
+
+
+class Truth(Choice):
+    """The values of an argument that turns something on or off."""
+
+    TRUE = "true"
+    FALSE = "false"

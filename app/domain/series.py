@@ -1,7 +1,7 @@
 """Operations on time series: fill with zeros, sum, average, select categories."""
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import date, timedelta
 from itertools import accumulate
@@ -74,6 +74,26 @@ def rolling_means(series: Series, days: Sequence[date], span_days: int, first: d
         if means:
             averaged[category] = means
     return averaged
+
+
+class SeriesSum:
+    """Sum of several series, to which they are added one by one."""
+
+    def __init__(self) -> None:
+        self._sums: defaultdict[str, Counter[date]] = defaultdict(Counter)
+
+    def add(self, series: Series) -> None:
+        for category, items in series.items():
+            self._sums[category].update(dict(items))
+
+    @property
+    def items(self) -> int:
+        """Number of items of the sum."""
+        return sum(map(len, self._sums.values()))
+
+    @property
+    def series(self) -> Series:
+        return {category: sorted(sums.items()) for category, sums in self._sums.items()}
 
 
 def most_downloaded(series: Series, count: int, other: str = OTHER_CATEGORY) -> Series:

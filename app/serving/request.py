@@ -84,7 +84,8 @@ class IncomingRequest:
     @property
     def cost(self) -> int:
         """How often the request counts for rate limits."""
-        return 1 + self.query.count(b"&") // ARGUMENTS_PER_REQUEST
+        separators = map(self.query.count, (b"&", b",", b"%2C", b"%2c"))
+        return 1 + sum(separators) // ARGUMENTS_PER_REQUEST
 
     @property
     def is_conditional(self) -> bool:

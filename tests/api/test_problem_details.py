@@ -57,10 +57,12 @@ def _check(response: httpx.Response, status: int, *, title: str) -> Problem:
 async def test_unknown_paths(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
     # A path may be that of a package, and so an unknown one that of an unknown package.
     await publish(engine, days_ago(0), downloads("flask", 1))
-    no_period = "/api/badges/requests/monthx"
+    # Paths with a wrong argument are a 422.
+    wrong = {"/api/badges/requests/monthx"}
+    wrong |= {f"/api/bulk/{name}x" for name in ("overall", "recent", "system")}
     for path in ROUTES:
         for unknown in ("/nothing", "x", "/"):
-            if path + unknown not in ("//", no_period):
+            if path + unknown not in {"//", *wrong}:
                 _check(await client.get(path.rstrip("/") + unknown), 404, title="Not Found")
 
 

@@ -12,18 +12,13 @@ from typing import Any
 import pytest
 
 from app.db.engine import create_engine
-from app.domain.breakdowns import OPTIONAL_COLUMNS
 from app.dumps.export import export, published_days
 from app.dumps.listing import DumpFormat
 from app.dumps.stores.folder import DumpFolder
-from tests.days import RETENTION_DAYS, days_ago, downloads, publish
+from tests.days import RETENTION_DAYS, days_ago, downloads, optional_counts, publish
 from tests.processes import served
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
-
-
-def _by_all_else(count: int) -> dict[str, dict[str, int]]:
-    return {column: {"other": count} if count else {} for column in OPTIONAL_COLUMNS}
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +36,9 @@ async def _days(module_database_url: str, dumps: DumpFolder) -> None:
         await publish(
             engine,
             days_ago(ago),
-            downloads("requests", minors, systems, mirrors=50, **_by_all_else(4321)),
-            downloads("zope-interface", ago, mirrors=1, **_by_all_else(ago)),
-            downloads("mirrored-only", 0, mirrors=3, **_by_all_else(0)),
+            downloads("requests", minors, systems, mirrors=50, **optional_counts(4321)),
+            downloads("zope-interface", ago, mirrors=1, **optional_counts(ago)),
+            downloads("mirrored-only", 0, mirrors=3, **optional_counts(0)),
         )
     published = await published_days(engine)
     with dumps.opened():

@@ -15,6 +15,7 @@ from app.db import package_figures
 from app.db.engine import connect, create_engine, driver_of
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.repositories.rankings_repository import RankingsRepository
+from app.domain.breakdowns import SYSTEM
 from app.domain.downloads import served_days
 from app.domain.rankings import START
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
@@ -106,15 +107,20 @@ async def test_indexes_find_it(
 
 
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("method", ["recent_of_many", "overall"])
+@pytest.mark.parametrize("method", ["recent_of_many", "overall", "breakdown_of_many"])
 async def test_indexes_find_many_packages(
     many: AsyncEngine, sent: list[tuple[Any, ...]], method: str, plan: str
 ) -> None:
     names = [md5(str(number).encode()).hexdigest() for number in range(1, MAX_PACKAGES + 1)]
     read = DownloadsRepository(many, RETENTION_DAYS)
     window = served_days(days_ago(0), RETENTION_DAYS)
-    windows = (window, window) if method == "overall" else ()
-    assert (await getattr(read, method)(names, *windows)).keys() == set(names)
+    arguments_of = {
+        "recent_of_many": (),
+        "overall": (window, window),
+        "breakdown_of_many": (window, window, SYSTEM),
+    }
+    found = await getattr(read, method)(names, *arguments_of[method])
+    assert dict(found).keys() == set(names)
     ((statement, *arguments),) = sent
     lines = await _explain(many, plan, statement, arguments)
     assert "uq_packages_name" in _indexes(lines), lines

@@ -119,6 +119,11 @@ async def test_a_request_for_many_packages_counts_more_than_once(
         assert response.status_code == 200
         left.append(int(response.headers["x-ratelimit-remaining"]))
     assert left == [39, 38, 36, 26]
+    for count, comma in ((10, ","), (11, "%2C"), (40, "%2c")):
+        names = comma.join(f"package-{number}" for number in range(count))
+        response = await client.get(f"/api/bulk/recent?package={names}")
+        left.append(int(response.headers["x-ratelimit-remaining"]))
+    assert left[4:] == [25, 23, 19]
 
 
 async def test_known_clients(

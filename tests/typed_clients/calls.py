@@ -11,6 +11,7 @@ import httpx
 from pypi_stats_client import Client
 from pypi_stats_client.api.badges import get_badge
 from pypi_stats_client.api.details import (
+    get_bulk_breakdown,
     get_bulk_overall,
     get_bulk_recent,
     get_country,
@@ -30,6 +31,8 @@ from pypi_stats_client.api.status import (
 )
 from pypi_stats_client.models import (
     Badge,
+    BreakdownDownloadsOfMany,
+    BreakdownName,
     DailyDownloads,
     DumpFormat,
     Dumps,
@@ -52,6 +55,7 @@ from pypi_stats_client.models import (
     SummedSeries,
     TopPackages,
     TrendingPackages,
+    Truth,
 )
 from pypi_stats_client.types import UNSET, File
 
@@ -111,6 +115,21 @@ def call_many_packages(client: Client) -> None:
     assert isinstance(overall, OverallDownloadsOfMany)
     assert [series.package for series in overall.data] == ["flask", "requests"]
     assert {item.date for series in overall.data for item in series.data} == {day}
+
+    systems = get_bulk_breakdown.sync(
+        BreakdownName.SYSTEM, client=client, package=["requests,flask"], sum_=Truth.TRUE
+    )
+    assert isinstance(systems, BreakdownDownloadsOfMany)
+    (summed,) = systems.data
+    both = get_bulk_recent.sync(client=client, package=["requests", "flask"], sum_=Truth.TRUE)
+    assert isinstance(both, RecentDownloadsOfMany)
+    assert _sum(summed.data) == both.data[0].data.last_month
+    means = get_bulk_breakdown.sync(
+        BreakdownName.SYSTEM, client=client, package=["flask"], os="linux", rolling=7
+    )
+    assert isinstance(means, BreakdownDownloadsOfMany)
+    assert len(means.data[0].data) == DAYS - 3
+    assert means.data[0].events == []
 
 
 def call_breakdowns(client: Client) -> None:

@@ -45,6 +45,17 @@ async function callManyPackages(): Promise<void> {
   );
   assert.deepEqual(overall.data.map((series) => series.package), ["flask", "requests"]);
   assert.equal(sum(overall.data[1].data), recent.data[0].data.last_month);
+
+  const systems = given(
+    await client.GET("/api/bulk/{breakdown}", {
+      params: {
+        path: { breakdown: "system" },
+        query: { package: ["requests", "reqeusts"], sum: "true" },
+      },
+    }),
+  );
+  assert.deepEqual(systems.missing, ["reqeusts"]);
+  assert.equal(sum(systems.data[0].data), recent.data[0].data.last_month);
 }
 
 async function callPackages(): Promise<void> {
