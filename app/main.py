@@ -29,9 +29,9 @@ from app.api import (
     time_series,
     totals,
 )
-from app.api.endpoints import RENDERING, Endpoints
-from app.api.listed_dumps import SERVED_URL, ListedDumps
-from app.api.openapi import describe
+from app.api.dump_list_cache import SERVED_URL, DumpListCache
+from app.api.endpoints import RENDERING_VERSION, Endpoints
+from app.api.openapi import install_document
 from app.api.queries import require_json
 from app.api.readiness import ReadinessCheck
 from app.api.request_guard import RequestGuardMiddleware
@@ -44,16 +44,16 @@ from app.domain.clock import Clock, utc_now
 from app.domain.events import KnownEvents
 from app.dumps.stores.folder import DumpFolder
 from app.errors import SettingsError
-from app.ingest.plan import check_again_at, read_again_at
+from app.ingest.plan import held_due_at, suspect_due_at
 from app.ingest.scheduler import IngestScheduler, run_ingest_job
 from app.interpreter import collect_garbage_less_often
 from app.logs import LOG_STREAM, configure_logging
 from app.metrics import LOG_LINES_DROPPED
-from app.serving.client_log import ClientLog
 from app.serving.connections import Connections, allowed_connections
 from app.serving.dispatch import Dispatcher
-from app.serving.freshness import Freshness
+from app.serving.log_line_limit import LogLineLimit
 from app.serving.proxies import TrustedProxies
+from app.serving.publication_watch import PublicationWatch
 from app.serving.rate_limits import RateLimits
 from app.serving.request_log import RequestLog
 from app.serving.response_cache import ResponseCache, Tagger
@@ -79,7 +79,7 @@ _ROUTER = APIRouter(dependencies=[Depends(require_json)])
 for _module in (*_ENDPOINT_MODULES, events, dumps, status):
     _ROUTER.include_router(_module.router)
 
-CLOSE_SECONDS = 0.6
+LIFESPAN_CLOSE_SECONDS = 0.6
 """How long the lifespan waits for connections to close."""
 
 
@@ -130,10 +130,10 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         RankingsRepository(pool, settings.retention_days),
         known_events,
     )
-    freshness = Freshness(
+    publication_watch = PublicationWatch(
         database_url,
         settings.retention_days,
-        settings.ingest_schedule.due_at,
+        settings.ingest_schedule.next_day_due_at,
         clock,
         recheck_after=timedelta(hours=settings.ingest_recheck_after_hours),
     )
@@ -156,8 +156,8 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         else None
     )
     proxies = TrustedProxies(settings.trusted_proxies)
-    rejections = ClientLog()
-    uncounted = ClientLog("requests without a limit", max_lines=600, max_clients=10_000)
+    rejections = LogLineLimit()
+    uncounted = LogLineLimit("requests without a limit", max_lines=600, max_clients=10_000)
     connections = Connections(
         settings.max_connections, settings.max_connections_per_client, proxies, rejections
     )
@@ -176,8 +176,8 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         await pool.open()
         if scheduler:
             scheduler.start()
-        watch = asyncio.create_task(freshness.watch())
-        await freshness.first_check_done.wait()
+        watch = asyncio.create_task(publication_watch.watch())
+        await publication_watch.first_check_done.wait()
         yield
         if scheduler:
             scheduler.stop()
@@ -187,7 +187,7 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         dispatcher.close()
         closed = asyncio.create_task(pool.close())
         # Stop in time even if the database does not respond.
-        await asyncio.wait([watch, closed], timeout=CLOSE_SECONDS)
+        await asyncio.wait([watch, closed], timeout=LIFESPAN_CLOSE_SECONDS)
         rejections.summarise()
         uncounted.summarise()
 
@@ -195,21 +195,21 @@ def create_app(settings: Settings, database_url: str, clock: Clock = utc_now) ->
         statistics=statistics,
         readiness=ReadinessCheck(pool),
         events=known_events,
-        dumps=ListedDumps(DumpFolder(settings.dumps_dir), settings.dumps_url or SERVED_URL),
-        publication=lambda: freshness.publication,
-        published_data=freshness.figures,
+        dumps=DumpListCache(DumpFolder(settings.dumps_dir), settings.dumps_url or SERVED_URL),
+        publication=lambda: publication_watch.publication,
+        publication_metrics=publication_watch.publication_metrics,
         next_run=lambda: scheduler.next_run if scheduler else None,
-        next_reading=partial(read_again_at, settings),
-        next_check=check_again_at,
+        next_reading=partial(held_due_at, settings),
+        next_check=suspect_due_at,
     )
     api = _create_api(settings, state, lifespan)
     dispatcher = Dispatcher(
         app=api,
         endpoints=ENDPOINTS,
         statistics=statistics,
-        cache=ResponseCache(freshness, settings.response_cache_max_bytes),
-        tagger=Tagger(f"{RENDERING} {known_events.digest}"),
-        freshness=freshness,
+        cache=ResponseCache(publication_watch, settings.response_cache_max_bytes),
+        tagger=Tagger(f"{RENDERING_VERSION} {known_events.digest}"),
+        publication_watch=publication_watch,
         rate_limits=rate_limits,
         proxies=proxies,
         log=request_log,
@@ -234,7 +234,7 @@ def _create_api(settings: Settings, state: State, lifespan: Lifespan[FastAPI]) -
         openapi_url=None,
     )
     docs_page.install(api)
-    describe(api, settings, ENDPOINTS, state.events)
+    install_document(api, settings, ENDPOINTS, state.events)
     problem_details.install(api)
     api.add_middleware(RequestGuardMiddleware, timeout_seconds=settings.request_timeout_seconds)
     api.add_middleware(CompressMiddleware)

@@ -99,15 +99,15 @@ INGEST_TIMESTAMP = Gauge(
 )
 
 
-class ObservedRun:
+class JobRun:
     success: bool | None = False
     """None if no day was due while failed days wait for a retry. Such a run is not recorded."""
 
 
 @contextmanager
-def observe_ingest(source: str, clock: Clock) -> Iterator[ObservedRun]:
+def observe_ingest(source: str, clock: Clock) -> Iterator[JobRun]:
     """Record a run of the ingest job. It counts as failed unless the caller sets `success`."""
-    run = ObservedRun()
+    run = JobRun()
     began = monotonic()
     try:
         yield run
@@ -119,7 +119,7 @@ def observe_ingest(source: str, clock: Clock) -> Iterator[ObservedRun]:
 
 
 @dataclass(frozen=True, slots=True)
-class PublishedData(Collector):
+class PublicationMetrics(Collector):
     """Figures of the publication that all processes share. NaN if nothing is published."""
 
     data_age_seconds: float
@@ -144,7 +144,7 @@ class PublishedData(Collector):
             yield GaugeMetricFamily(f"pypi_stats_{name}", meaning, getattr(self, name))
 
 
-def exposition(data: PublishedData, accept: str) -> tuple[bytes, str]:
+def exposition(data: PublicationMetrics, accept: str) -> tuple[bytes, str]:
     """Return all metrics and their media type: OpenMetrics if the client accepts it, or else the
     text format of Prometheus.
     """

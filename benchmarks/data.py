@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from app.domain.downloads import PackageDownloads
 from app.domain.months import Period, first_day
-from app.ingest.sources.source import Reading, Source
+from app.ingest.sources.source import DayRows, Source
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -92,8 +92,8 @@ class SyntheticSource(Source):
     def __init__(self, packages: int) -> None:
         self._packages = packages
 
-    async def read(self, day: Period, _: str | None) -> Reading:
-        return Reading(self._batches(day))
+    async def read(self, day: Period, _: str | None) -> DayRows:
+        return DayRows(self._batches(day))
 
     async def _batches(self, period: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         for batch in batches(self._packages, first_day(period)):

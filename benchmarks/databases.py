@@ -18,9 +18,9 @@ from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.repositories.ingest_repository import IngestRepository
 from app.db.tables import ingested_days
 from app.domain.clock import utc_now
-from app.ingest.pipeline import ingest_day
+from app.ingest.pipeline import read_and_publish
 from app.ingest.policy import policy_of
-from app.ingest.publish import Publisher
+from app.ingest.publish import PublishContext
 from app.settings import Settings
 from benchmarks.command_line import bench_dir, progress
 from benchmarks.data import LAST_DAY, SyntheticSource, days_before
@@ -124,7 +124,7 @@ async def fill(engine: AsyncEngine, packages: int, days: list[date]) -> int:
     for number, day in enumerate(reversed(missing)):
         if number % 30 == 0:
             progress(f"publishing {packages:,} packages: {len(missing) - number} days to go")
-        await ingest_day(Publisher(engine, FORCED, utc_now), source, day)
+        await read_and_publish(PublishContext(engine, FORCED, utc_now), source, day)
     return len(missing)
 
 
@@ -136,7 +136,7 @@ async def fill_with_copies(engine: AsyncEngine, packages: int, days: list[date])
     if not held:
         progress(f"publishing {packages:,} packages: the first day")
         source = SyntheticSource(packages)
-        await ingest_day(Publisher(engine, FORCED, utc_now), source, days[0])
+        await read_and_publish(PublishContext(engine, FORCED, utc_now), source, days[0])
         held = [days[0]]
     missing = [day for day in days if day not in held]
     if missing:

@@ -21,10 +21,10 @@ from app.domain.clock import utc_now
 from app.domain.downloads import Batch, Partition, PublishedDay
 from app.domain.events import CountedFiles
 from app.domain.months import Period
-from app.ingest.pipeline import ingest_day
+from app.ingest.pipeline import read_and_publish
 from app.ingest.policy import policy_of
-from app.ingest.publish import Publisher
-from app.ingest.sources.source import Reading, Source, open_source
+from app.ingest.publish import PublishContext
+from app.ingest.sources.source import DayRows, Source, open_source
 from app.interpreter import collect_garbage_less_often
 from app.settings import IngestSource, load_settings
 
@@ -63,7 +63,7 @@ class TimedSource(Source):
     async def begin(self, day: Period) -> str | None:
         return await self._source.begin(day)
 
-    async def read(self, day: Period, query: str | None) -> Reading:
+    async def read(self, day: Period, query: str | None) -> DayRows:
         reading = await self._source.read(day, query)
         return replace(reading, batches=self._timed(reading.batches))
 
@@ -106,7 +106,9 @@ async def ingest(day: date) -> dict[str, object]:
     collect_garbage_less_often()
     async with job_engine(settings.database_url.get_secret_value()) as engine:
         statements = time_statements(engine)
-        published = await ingest_day(Publisher(engine, policy_of(settings), utc_now), source, day)
+        published = await read_and_publish(
+            PublishContext(engine, policy_of(settings), utc_now), source, day
+        )
         assert isinstance(published, PublishedDay)
         total = time.perf_counter() - source.first_row
     stages = {

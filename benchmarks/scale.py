@@ -19,8 +19,8 @@ from app.db.repositories.downloads_repository import DownloadsRepository
 from app.domain.clock import utc_now
 from app.domain.downloads import PackageDownloads
 from app.domain.months import Period
-from app.ingest.pipeline import ingest_day
-from app.ingest.publish import Publisher
+from app.ingest.pipeline import read_and_publish
+from app.ingest.publish import PublishContext
 from benchmarks.command_line import (
     BenchmarkError,
     bench_dir,
@@ -181,7 +181,7 @@ async def _grow(server_url: str, database: str, packages: int, days: int, last: 
         for day in wanted[-PUBLISHES:]:
             source = _PreparedDay(packages, day)
             began = perf_counter()
-            await ingest_day(Publisher(engine, FORCED, utc_now), source, day)
+            await read_and_publish(PublishContext(engine, FORCED, utc_now), source, day)
             seconds.append(perf_counter() - began)
         await in_autocommit(engine, "VACUUM ANALYZE", "CHECKPOINT")
     return median(seconds)

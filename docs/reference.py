@@ -77,7 +77,7 @@ def metrics_table() -> str:
             (family,) = metric.describe()
             families.append((family, metric._labelnames))  # noqa: SLF001 - no public name
     registry = CollectorRegistry()
-    registry.register(metrics.PublishedData(0, 0, 0, 0))
+    registry.register(metrics.PublicationMetrics(0, 0, 0, 0))
     families += [(family, ()) for family in registry.collect()]
     rows = (
         (

@@ -26,8 +26,8 @@ from app.db.embedded import embedded_postgres
 from app.db.engine import connect, create_engine
 from app.db.migrations import migrate
 from app.domain.clock import utc_now
-from app.ingest.pipeline import ingest_day
-from app.ingest.publish import Publisher
+from app.ingest.pipeline import read_and_publish
+from app.ingest.publish import PublishContext
 from app.ingest.sources.sample import SampleSource
 from app.logs import LOG_STREAM
 from app.main import Service, create_app
@@ -200,10 +200,10 @@ async def _sample_template(server_url: str, _template: None) -> None:
     async with administration(server_url) as connection:
         await connection.execute(text(f"CREATE DATABASE {SAMPLE_TEMPLATE} TEMPLATE {TEMPLATE}"))
     engine = create_engine(url_of(server_url, SAMPLE_TEMPLATE))
-    publisher = Publisher(engine, FORCED, utc_now)
+    context = PublishContext(engine, FORCED, utc_now)
     latest = latest_complete_day()
     for ago in range(30):
-        await ingest_day(publisher, SampleSource(), latest - timedelta(days=ago))
+        await read_and_publish(context, SampleSource(), latest - timedelta(days=ago))
     await engine.dispose()
 
 

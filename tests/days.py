@@ -37,9 +37,9 @@ from app.domain.events import CountedFiles
 from app.domain.months import Period
 from app.ingest import pipeline
 from app.ingest.policy import PublishPolicy, policy_of
-from app.ingest.publish import Publisher, UnchangedDay
-from app.ingest.rows import Rejected, RowCheck
-from app.ingest.sources.source import Reading, Source
+from app.ingest.publish import PublishContext, UnchangedDay
+from app.ingest.rows import RejectedRows, RowCheck
+from app.ingest.sources.source import DayRows, Source
 from app.settings import Settings
 from tests.clock import NOW
 
@@ -104,7 +104,7 @@ def parsed(batch: Batch, columns: Sequence[str]) -> Sequence[PackageDownloads]:
     ]
 
 
-async def rows_of(reading: Reading) -> list[PackageDownloads]:
+async def rows_of(reading: DayRows) -> list[PackageDownloads]:
     """All of them, parsed where the source has not done that."""
     return [row async for batch in reading.batches for row in parsed(batch, reading.columns)]
 
@@ -113,7 +113,7 @@ def fault_of(
     row: PackageDownloads | UnparsedDownloads, columns: Sequence[str] = REQUIRED_COLUMNS
 ) -> str | None:
     """Return the fault of a row, or of the only row of a batch, or None."""
-    rejected = Rejected()
+    rejected = RejectedRows()
     staged = RowCheck(columns, rejected).staged([row] if isinstance(row, PackageDownloads) else row)
     assert len(staged) + rejected.rows == 1
     return next(iter(rejected.examples), None)
@@ -139,7 +139,7 @@ class GivenSource(Source):
         self.asked_days.append(period)
         return f"query {len(self.asked_days)}"
 
-    async def read(self, period: Period, query: str | None) -> Reading:
+    async def read(self, period: Period, query: str | None) -> DayRows:
         columns = {
             column
             for row in self.days.get(period, ())
@@ -147,7 +147,7 @@ class GivenSource(Source):
             for column in row.breakdowns
         }
         ordered = [column for column in BREAKDOWN_COLUMNS if column in columns]
-        return Reading(self._batches(period), columns=ordered or REQUIRED_COLUMNS)
+        return DayRows(self._batches(period), columns=ordered or REQUIRED_COLUMNS)
 
     async def _batches(self, period: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         rows: list[PackageDownloads] = []
@@ -193,7 +193,7 @@ async def ingest(
     clock: Clock = lambda: NOW,
 ) -> PublishedDay | UnchangedDay:
     """Ingest a day, the way every day is."""
-    return await pipeline.ingest_day(Publisher(engine, policy, clock), source, day)
+    return await pipeline.read_and_publish(PublishContext(engine, policy, clock), source, day)
 
 
 async def publish(
@@ -219,7 +219,7 @@ async def store_days(
                 one for one in OPTIONAL_BREAKDOWNS if one.column in rows[0].breakdowns
             )
             await repository.begin_staging()
-            await repository.stage(RowCheck(columns, Rejected()).staged(rows), columns)
+            await repository.stage(RowCheck(columns, RejectedRows()).staged(rows), columns)
             figures = await repository.figures_of_staged(day, name, CountedFiles.ALL, None)
             await stage_all_packages(connection)
             await ensure_partition(connection, day)

@@ -9,10 +9,10 @@ from prometheus_client import REGISTRY
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
-from app.metrics import PublishedData, exposition
+from app.metrics import PublicationMetrics, exposition
 from tests.processes import ROOT
 
-DATA = PublishedData(1.0, 2.0, 3.0, 4.0)
+DATA = PublicationMetrics(1.0, 2.0, 3.0, 4.0)
 DOCUMENTED = re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
 
 

@@ -56,13 +56,15 @@ async def until_blocked(engine: AsyncEngine, sessions: int = 1) -> None:
 
 async def until_known(app: Service, version: str | None = None) -> str:
     """Wait until the service knows of a publish other than this version; return its version."""
-    freshness = app.dispatcher.freshness
-    await until(lambda: freshness.publication and freshness.publication.version != version)
+    publication_watch = app.dispatcher.publication_watch
+    await until(
+        lambda: publication_watch.publication and publication_watch.publication.version != version
+    )
     return published(app).version
 
 
 def published(app: Service) -> Publication:
     """Return the publication that the service knows of."""
-    publication = app.dispatcher.freshness.publication
+    publication = app.dispatcher.publication_watch.publication
     assert publication
     return publication

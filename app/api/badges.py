@@ -6,8 +6,8 @@ from fastapi import Path
 from pydantic import Field
 
 from app.api.endpoints import EndpointRouter, Package, not_found
-from app.api.limit_docs import BADGES_PATH
-from app.api.payloads import Payload, Rendered, example
+from app.api.limit_rules import BADGES_PATH
+from app.api.payloads import Payload, RenderedBody, example_config
 from app.api.recent import Period
 from app.api.statistics import Statistics
 
@@ -25,7 +25,7 @@ _COLORS = ((1, "red"), (10, "yellow"), (100, "yellowgreen"), (1000, "green"))
 class Badge(Payload):
     """The content of a badge, in shields.io's own schema."""
 
-    model_config = example(
+    model_config = example_config(
         {"schemaVersion": 1, "label": "downloads", "message": "1.2B/month"}
         | {"color": "brightgreen", "cacheSeconds": CACHE_SECONDS}
     )
@@ -56,7 +56,7 @@ async def badge(
         Path(description="Period that ends with the latest published day.", examples=["month"]),
     ],
     statistics: Statistics,
-) -> Rendered:
+) -> RenderedBody:
     recent = await statistics.downloads.recent(package)
     if recent is None:
         raise not_found(package)
@@ -68,7 +68,7 @@ async def badge(
         color=color_of(downloads),
         cacheSeconds=CACHE_SECONDS,
     )
-    return Rendered(payload.to_json())
+    return RenderedBody(payload.to_json())
 
 
 def in_short(count: int) -> str:

@@ -8,11 +8,11 @@ from fastapi import Query
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, create_model
 
 from app.api.endpoints import EndpointRouter, Package, not_found
-from app.api.payloads import Rendered
+from app.api.payloads import RenderedBody
 from app.api.queries import invalid_arguments
 from app.api.statistics import Statistics
 from app.api.time_series import (
-    CSV_TOO,
+    CSV_DOCS,
     MAX_CATEGORIES,
     RangeQuery,
     SeriesPayload,
@@ -47,7 +47,7 @@ def _declare(breakdown: Breakdown) -> None:
     payload_model.model_config = series_example(breakdown.payload_type, *breakdown.examples)
     payload_model.model_rebuild(force=True)
 
-    async def series(package: Package, query: SeriesQuery, statistics: Statistics) -> Rendered:
+    async def series(package: Package, query: SeriesQuery, statistics: Statistics) -> RenderedBody:
         found = await read(
             breakdown, package, query, statistics, with_days=query.needs_published_days
         )
@@ -65,7 +65,7 @@ def _declare(breakdown: Breakdown) -> None:
         operation_id=f"get_{breakdown.name}",
         summary=f"By day and {breakdown.by}",
         description=described,
-        ok=CSV_TOO,
+        ok_docs=CSV_DOCS,
         tags=["details" if breakdown.is_optional else "packages"],
     )(series)
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_
 from app.api import breakdown_series, recent, time_series
 from app.api.endpoints import EndpointRouter
 from app.api.offloading import offloaded_if
-from app.api.payloads import Payload, Rendered, csv_too, example
+from app.api.payloads import Payload, RenderedBody, csv_docs, example_config
 from app.api.queries import TableQuery
 from app.api.statistics import Statistics
 from app.db.repositories.downloads_repository import SeriesResult
@@ -45,7 +45,7 @@ def _split(values: Sequence[str]) -> list[str]:
 
 
 Name = Annotated[str, Field(min_length=1)]
-Names = Annotated[
+PackageNames = Annotated[
     tuple[Name, ...],
     Field(min_length=1, max_length=MAX_PACKAGES),
     AfterValidator(lambda names: tuple(sorted(set(map(normalise, names))))),
@@ -54,9 +54,9 @@ Names = Annotated[
 
 
 class PackagesQuery(TableQuery):
-    arbitrary: ClassVar = frozenset({"package"})
+    unbounded_arguments: ClassVar = frozenset({"package"})
 
-    package: Names = Field(
+    package: PackageNames = Field(
         description="Names in any spelling, separated by commas or each in its own `package=`.",
         examples=[["requests", "flask"]],
     )
@@ -81,7 +81,7 @@ class PackagesQuery(TableQuery):
         found: Collection[str],
         head: Sequence[str],
         rows: Iterable[Iterable[object]],
-    ) -> Rendered:
+    ) -> RenderedBody:
         """Render payloads in the order of the names, and list requested names that were not found
         as missing. A CSV contains only the rows.
         """
@@ -99,7 +99,9 @@ class BulkRecentQuery(recent.RecentQuery, PackagesQuery):
 class BulkSeriesQuery(time_series.SeriesQuery, PackagesQuery):
     """Arguments of every series for many packages."""
 
-    arbitrary: ClassVar = time_series.SeriesQuery.arbitrary | PackagesQuery.arbitrary
+    unbounded_arguments: ClassVar = (
+        time_series.SeriesQuery.unbounded_arguments | PackagesQuery.unbounded_arguments
+    )
 
 
 class BulkOverallQuery(time_series.OverallQuery, BulkSeriesQuery):
@@ -109,7 +111,9 @@ class BulkOverallQuery(time_series.OverallQuery, BulkSeriesQuery):
 def _bulk_example(payload_type: str, payload: type[Payload]) -> ConfigDict:
     extra = payload.model_config["json_schema_extra"]
     assert isinstance(extra, dict)
-    return example({"data": extra["examples"], "missing": ["reqeusts"], "type": payload_type})
+    return example_config(
+        {"data": extra["examples"], "missing": ["reqeusts"], "type": payload_type}
+    )
 
 
 class BulkPayload(Payload):
@@ -144,12 +148,14 @@ class OverallDownloadsOfMany(BulkPayload):
     "/recent",
     RecentDownloadsOfMany,
     summary="Latest day, week and month of many packages",
-    ok=csv_too("package,last_day,last_month,last_week\nrequests,42817003,1181283420,279880123\n"),
+    ok_docs=csv_docs(
+        "package,last_day,last_month,last_week\nrequests,42817003,1181283420,279880123\n"
+    ),
     errors=[414],
 )
 async def bulk_recent(
     query: Annotated[BulkRecentQuery, Query()], statistics: Statistics
-) -> Rendered:
+) -> RenderedBody:
     """The response of `recent` for each package. Unknown packages are listed as missing."""
     found = await statistics.downloads.recent_of_many(query.possible)
     counts: Mapping[str, RecentDownloads] = found
@@ -165,12 +171,12 @@ async def bulk_recent(
     "/overall",
     OverallDownloadsOfMany,
     summary="By day, with and without mirrors, of many packages",
-    ok=csv_too("package,category,date,downloads\nrequests,with_mirrors,2026-11-20,1498027\n"),
+    ok_docs=csv_docs("package,category,date,downloads\nrequests,with_mirrors,2026-11-20,1498027\n"),
     errors=[414],
 )
 async def bulk_overall(
     query: Annotated[BulkOverallQuery, Query()], statistics: Statistics
-) -> Rendered:
+) -> RenderedBody:
     """The response of `overall` for each package. Unknown packages are listed as missing."""
     window = statistics.publication.window
     found = await statistics.downloads.overall(
@@ -241,7 +247,7 @@ BreakdownDownloadsOfMany.model_config = _bulk_example(
 
 async def bulk_breakdown(
     breakdown: str, query: Annotated[BulkBreakdownQuery, Query()], statistics: Statistics
-) -> Rendered:
+) -> RenderedBody:
     """The response of a breakdown for each package. Unknown packages are listed as missing, and so
     is `__all__` if it does not have the breakdown.
 
@@ -272,7 +278,7 @@ router.endpoint(
     "/{breakdown}",
     BreakdownDownloadsOfMany,
     summary="By day and category, of many packages",
-    ok=csv_too("package,category,date,downloads\nrequests,linux,2026-11-20,1498027\n"),
+    ok_docs=csv_docs("package,category,date,downloads\nrequests,linux,2026-11-20,1498027\n"),
     errors=[404, 414],
 )(bulk_breakdown)
 
@@ -283,7 +289,7 @@ async def _render(
     results: Iterable[tuple[str, SeriesResult]],
     select: Callable[[Series], Series],
     statistics: Statistics,
-) -> Rendered:
+) -> RenderedBody:
     """Render the selected categories of each package, or of the sum of all packages.
 
     Raises `InvalidArgumentsError`.

@@ -19,7 +19,7 @@ from starlette.responses import RedirectResponse, Response
 
 from app.api.guide import plain_text
 from app.api.headers import path_prefix
-from app.api.limit_docs import ASSETS_PATH
+from app.api.limit_rules import ASSETS_PATH
 from app.api.prepared import PreparedContent
 from app.api.state import API
 

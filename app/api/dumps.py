@@ -14,11 +14,11 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import FileResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from app.api.dump_list_cache import unavailable
 from app.api.headers import WITHOUT_BODY, path_prefix
-from app.api.listed_dumps import unavailable
 from app.api.negotiation import matches_tag
-from app.api.payloads import example
-from app.api.problem_details import documented, problem
+from app.api.payloads import example_config
+from app.api.problem_details import problem, status_docs
 from app.api.state import InjectedState
 from app.domain.breakdowns import REQUIRED_COLUMNS
 from app.dumps import listing
@@ -57,7 +57,7 @@ _EXAMPLE = {
 class Dumps(listing.Dumps):
     """The published days that were exported to files, latest first."""
 
-    model_config = example({"data": [_EXAMPLE], "type": "dumps"})
+    model_config = example_config({"data": [_EXAMPLE], "type": "dumps"})
 
 
 class DumpResponse(FileResponse):
@@ -109,7 +109,7 @@ class DumpResponse(FileResponse):
     operation_id="get_dumps",
     summary="Days that are available as files",
     response_model=Dumps,
-    responses=documented(304, 429, 500, 503),
+    responses=status_docs(304, 429, 500, 503),
 )
 async def dumps(request: Request, state: InjectedState) -> Response:
     """Files of whole days, one for each published day that was exported. Use them instead of
@@ -126,7 +126,7 @@ async def dumps(request: Request, state: InjectedState) -> Response:
     response_class=FileResponse,
     responses={
         200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
-        **documented(206, 304, 404, 416, 429, 500, 503, not_found=NO_SUCH_DUMP),
+        **status_docs(206, 304, 404, 416, 429, 500, 503, not_found=NO_SUCH_DUMP),
     },
 )
 async def dump(

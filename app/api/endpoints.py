@@ -16,15 +16,15 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Path
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
-from app.api.payloads import Payload, Rendered
-from app.api.problem_details import documented
+from app.api.payloads import Payload, RenderedBody
+from app.api.problem_details import status_docs
 from app.api.queries import FORMAT, EndpointQuery, NoQuery, invalid_arguments
 from app.api.statistics import Statistics
 from app.domain.downloads import Window
 from app.domain.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
 from app.errors import NotFoundError
 
-RENDERING = "1"
+RENDERING_VERSION = "1"
 """Part of every `ETag`. A change of the code that renders equal data differently increments it."""
 
 PARSED_URLS = 500
@@ -53,7 +53,7 @@ Package = Annotated[
     ),
 ]
 
-Handler = Callable[..., Awaitable[Rendered]]
+Handler = Callable[..., Awaitable[RenderedBody]]
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,12 @@ class ParsedRequest(NamedTuple):
     """Path and query in canonical form: equal requests have equal targets."""
 
     @property
-    def is_arbitrary(self) -> bool:
+    def has_unbounded_arguments(self) -> bool:
         """True if clients can invent any number of different requests like this one."""
-        arbitrary = self.query.arbitrary
+        arbitrary = self.query.unbounded_arguments
         return bool(arbitrary) and any(name in arbitrary for name, _ in self.query.arguments())
 
-    async def answer(self, statistics: Statistics) -> Rendered:
+    async def answer(self, statistics: Statistics) -> RenderedBody:
         """Call the endpoint's handler. Raises a `RequestError`."""
         arguments = {**self.path_arguments, "statistics": statistics}
         if self.endpoint.query is not NoQuery:
@@ -124,15 +124,15 @@ class EndpointRouter(APIRouter):
         path: str,
         payload: type[Payload],
         *,
-        ok: Mapping[str, Any] | None = None,
+        ok_docs: Mapping[str, Any] | None = None,
         errors: Iterable[int] = (),
         **documentation: Any,
     ) -> Callable[[Handler], Handler]:
         """Declare an endpoint that the decorated handler answers.
 
         The handler takes the path's parameters, optionally `query: Annotated[Model, Query()]`, and
-        `statistics`. `ok` extends the documentation of status 200, `errors` are statuses besides
-        the usual ones, and FastAPI's `add_api_route` receives `documentation`.
+        `statistics`. `ok_docs` extends the documentation of status 200, `errors` are statuses
+        besides the usual ones, and FastAPI's `add_api_route` receives `documentation`.
         """
 
         def declare(handler: Handler) -> Handler:
@@ -154,7 +154,10 @@ class EndpointRouter(APIRouter):
                 path,
                 handler,
                 response_model=payload,
-                responses={**({200: dict(ok)} if ok else {}), **documented(*sorted(statuses))},
+                responses={
+                    **({200: dict(ok_docs)} if ok_docs else {}),
+                    **status_docs(*sorted(statuses)),
+                },
                 **{
                     "operation_id": f"get_{handler.__name__}",
                     "tags": [self._tag],

@@ -5,18 +5,18 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from app.api.payloads import example
-from app.api.problem_details import documented
+from app.api.payloads import example_config
+from app.api.problem_details import status_docs
 from app.api.state import InjectedState
 from app.domain.events import Event, KnownEvents
 
-router = APIRouter(prefix="/api", tags=["status"], responses=documented(429, 500))
+router = APIRouter(prefix="/api", tags=["status"], responses=status_docs(429, 500))
 
 
 class Events(BaseModel):
     """Known breaks in PyPI's figures."""
 
-    model_config = example(
+    model_config = example_config(
         {
             "data": [event.model_dump(mode="json") for event in KnownEvents().newest_first],
             "type": "events",

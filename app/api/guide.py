@@ -9,7 +9,7 @@ from typing import Any
 
 import limits
 
-from app.api.limit_docs import ARGUMENTS_PER_REQUEST, in_words
+from app.api.limit_rules import ARGUMENTS_PER_REQUEST, in_words
 from app.api.time_series import MAX_ITEMS
 from app.domain.events import KnownEvents
 from app.settings import Settings

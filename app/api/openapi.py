@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 
 from app.api.endpoints import Endpoints
 from app.api.guide import describe_service
-from app.api.limit_docs import is_limited
+from app.api.limit_rules import is_limited
 from app.api.problem_details import MEANINGS, MEDIA_TYPE, problem
 from app.api.time_series import SeriesQuery
 from app.domain.events import KnownEvents
@@ -58,7 +58,9 @@ _DATA_HEADERS = {
 _HEADERS = _COMMON_HEADERS | _LIMIT_HEADERS | _RETRY_HEADERS | _RANGE_HEADERS | _DATA_HEADERS
 
 
-def describe(app: FastAPI, settings: Settings, endpoints: Endpoints, events: KnownEvents) -> None:
+def install_document(
+    app: FastAPI, settings: Settings, endpoints: Endpoints, events: KnownEvents
+) -> None:
     """Set the app's OpenAPI document, which includes the settings that concern clients."""
     # FastAPI documents this as the way to extend the document.
     app.openapi = cache(  # type: ignore[method-assign]

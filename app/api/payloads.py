@@ -14,7 +14,7 @@ PackageField = Annotated[
 ]
 
 
-class Rendered(NamedTuple):
+class RenderedBody(NamedTuple):
     """The body that a handler returns."""
 
     body: bytes
@@ -38,12 +38,12 @@ def without_default(schema: JsonDict) -> None:
     schema.pop("default")
 
 
-def example(payload: Mapping[str, object]) -> ConfigDict:
+def example_config(payload: Mapping[str, object]) -> ConfigDict:
     """Return the configuration of a payload model with this example."""
     return ConfigDict(json_schema_extra=cast("JsonDict", {"examples": [payload]}))
 
 
-def csv_too(example: str) -> Mapping[str, Any]:
+def csv_docs(example: str) -> Mapping[str, Any]:
     """Return the documentation of a response that is available as CSV as well."""
     schema = {"schema": {"type": "string"}, "example": example.replace("\n", "\r\n")}
     return {"content": {"text/csv": schema}}

@@ -82,7 +82,7 @@ class Problem(BaseModel):
     )
 
 
-def documented(*statuses: int, not_found: str = MEANINGS[404]) -> dict[int | str, dict[str, Any]]:
+def status_docs(*statuses: int, not_found: str = MEANINGS[404]) -> dict[int | str, dict[str, Any]]:
     """Return FastAPI's documentation of these statuses. `not_found` describes the 404."""
     meanings = {**MEANINGS, 404: not_found}
     return {
@@ -114,7 +114,7 @@ def not_found() -> Response:
     return problem(404, f"There is nothing at this path: {docs} lists all paths.")
 
 
-def error_answer(error: RequestError) -> Response:
+def error_response(error: RequestError) -> Response:
     if isinstance(error, DatabaseUnavailableError):
         log.warning("%s", error)
     errors = error.errors if isinstance(error, InvalidArgumentsError) else None
@@ -126,11 +126,11 @@ def error_answer(error: RequestError) -> Response:
     return problem(error.status, error.detail, errors, headers)
 
 
-def timed_out(seconds: float) -> UnavailableError:
+def timeout_error(seconds: float) -> UnavailableError:
     return UnavailableError(f"The response took more than {seconds:g} s.")
 
 
-def unexpected_answer() -> Response:
+def unexpected_error_response() -> Response:
     """Return a 500. Only the log has the details."""
     return problem(500, MEANINGS[500])
 
@@ -140,7 +140,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestError)
     async def request_error(_: Request, error: RequestError) -> Response:
-        return error_answer(error)
+        return error_response(error)
 
     @app.exception_handler(HTTPException)
     async def http_exception(_: Request, error: HTTPException) -> Response:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from app.api.payloads import CSV, Rendered
+from app.api.payloads import CSV, RenderedBody
 from app.domain.choice import Choice
 from app.domain.downloads import Window
 from app.errors import ArgumentError, InvalidArgumentsError
@@ -36,7 +36,7 @@ class EndpointQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    arbitrary: ClassVar[frozenset[str]] = frozenset()
+    unbounded_arguments: ClassVar[frozenset[str]] = frozenset()
     """Names of the arguments of which clients can invent any number of valid values."""
 
     @classmethod
@@ -109,15 +109,15 @@ class TableQuery(EndpointQuery):
         rows: Iterable[Iterable[object]],
         *,
         is_cacheable: bool = True,
-    ) -> Rendered:
+    ) -> RenderedBody:
         """Render a payload as JSON, or its rows as CSV (RFC 4180)."""
         if self.format is TableFormat.JSON:
-            return Rendered(render_json(), is_cacheable=is_cacheable)
+            return RenderedBody(render_json(), is_cacheable=is_cacheable)
         table = StringIO(newline="")
         writer = csv.writer(table)
         writer.writerow(head)
         writer.writerows(rows)
-        return Rendered(table.getvalue().encode(), CSV, is_cacheable)
+        return RenderedBody(table.getvalue().encode(), CSV, is_cacheable)
 
 
 @cache

@@ -7,7 +7,7 @@ from fastapi import Query
 from pydantic import BaseModel, Field
 
 from app.api.endpoints import EndpointRouter
-from app.api.payloads import PackageField, Payload, Rendered, csv_too, example
+from app.api.payloads import PackageField, Payload, RenderedBody, csv_docs, example_config
 from app.api.queries import TableQuery, WholeNumber
 from app.api.recent import Period
 from app.api.statistics import Statistics
@@ -36,7 +36,7 @@ class TopQuery(LimitQuery):
     )
 
 
-def is_usual(limit: int) -> bool:
+def is_round(limit: int) -> bool:
     """Return True for round limits, which many clients are likely to request.
 
     Responses with other limits are not cached, because one client could request each of a thousand.
@@ -62,7 +62,7 @@ class TopPackage(BaseModel):
 class TopPackages(Payload):
     """The packages with most downloads."""
 
-    model_config = example(
+    model_config = example_config(
         {
             "data": [
                 {"downloads": 1802331040, "package": "boto3", "rank": 1, "share": 0.018532},
@@ -97,7 +97,7 @@ class TrendingPackage(BaseModel):
 class TrendingPackages(Payload):
     """The packages that grew most from week to week."""
 
-    model_config = example(
+    model_config = example_config(
         {
             "data": [
                 {"growth": 1.5312, "last_week": 253120, "package": "requests"}
@@ -118,9 +118,9 @@ class TrendingPackages(Payload):
     "/top",
     TopPackages,
     summary="Packages with most downloads",
-    ok=csv_too("downloads,package,rank,share\n1802331040,boto3,1,0.018532\n"),
+    ok_docs=csv_docs("downloads,package,rank,share\n1802331040,boto3,1,0.018532\n"),
 )
-async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Rendered:
+async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> RenderedBody:
     """The packages with most downloads in a period, and their share of all downloads."""
     data = []
     for one in await statistics.rankings.top(query.period, query.limit):
@@ -136,9 +136,11 @@ async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Re
     description="The packages whose downloads grew most from the previous 7 days to the latest 7 "
     f"days. Only packages with at least {TREND_FLOOR_DOWNLOADS:,} downloads in each week are "
     "ranked. With fewer downloads, a single build job can look like a trend.",
-    ok=csv_too("growth,last_week,package,previous_week,rank\n1.5312,253120,requests,100000,1\n"),
+    ok_docs=csv_docs(
+        "growth,last_week,package,previous_week,rank\n1.5312,253120,requests,100000,1\n"
+    ),
 )
-async def trending(query: Annotated[LimitQuery, Query()], statistics: Statistics) -> Rendered:
+async def trending(query: Annotated[LimitQuery, Query()], statistics: Statistics) -> RenderedBody:
     comparable = are_comparable(statistics, TREND_DAYS)
     packages = await statistics.rankings.trending(query.limit) if comparable else []
     data = [
@@ -148,11 +150,11 @@ async def trending(query: Annotated[LimitQuery, Query()], statistics: Statistics
     return _render(query, TrendingPackages(data=data, type="trending_packages"))
 
 
-def _render(query: LimitQuery, payload: TopPackages | TrendingPackages) -> Rendered:
+def _render(query: LimitQuery, payload: TopPackages | TrendingPackages) -> RenderedBody:
     model = TopPackage if isinstance(payload, TopPackages) else TrendingPackage
     rows = (one.model_dump().values() for one in payload.data)
     return query.render_table(
-        payload.to_json, [*model.model_fields], rows, is_cacheable=is_usual(query.limit)
+        payload.to_json, [*model.model_fields], rows, is_cacheable=is_round(query.limit)
     )
 
 

@@ -7,7 +7,14 @@ from fastapi import Query
 from pydantic import BaseModel, Field
 
 from app.api.endpoints import EndpointRouter, Package, not_found
-from app.api.payloads import PackageField, Payload, Rendered, csv_too, example, without_default
+from app.api.payloads import (
+    PackageField,
+    Payload,
+    RenderedBody,
+    csv_docs,
+    example_config,
+    without_default,
+)
 from app.api.queries import TableQuery
 from app.api.statistics import Statistics
 from app.domain import downloads
@@ -63,7 +70,7 @@ RECENT_EXAMPLE = payload("requests", downloads.RecentDownloads(42817003, 2798801
 class RecentDownloads(Payload):
     """Downloads of the latest day, week and month."""
 
-    model_config = example(RECENT_EXAMPLE)
+    model_config = example_config(RECENT_EXAMPLE)
 
     data: RecentCounts
     package: PackageField
@@ -74,11 +81,13 @@ class RecentDownloads(Payload):
     "/recent",
     RecentDownloads,
     summary="Latest day, week and month",
-    ok=csv_too("package,last_day,last_month,last_week\nrequests,42817003,1181283420,279880123\n"),
+    ok_docs=csv_docs(
+        "package,last_day,last_month,last_week\nrequests,42817003,1181283420,279880123\n"
+    ),
 )
 async def recent(
     package: Package, query: Annotated[RecentQuery, Query()], statistics: Statistics
-) -> Rendered:
+) -> RenderedBody:
     """Downloads of the latest published day, and of the 7 and 30 days that end with it."""
     counts = await statistics.downloads.recent(package)
     if counts is None:

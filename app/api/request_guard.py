@@ -5,7 +5,7 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problem_details import error_answer, timed_out, unexpected_answer
+from app.api.problem_details import error_response, timeout_error, unexpected_error_response
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ class RequestGuardMiddleware:
                 # The response has started, so the server closes the connection.
                 raise
             if isinstance(error, TimeoutError) and deadline.expired():
-                answer = error_answer(timed_out(self._timeout_seconds))
+                answer = error_response(timeout_error(self._timeout_seconds))
             else:
                 log.exception("a request failed unexpectedly")
-                answer = unexpected_answer()
+                answer = unexpected_error_response()
             await answer(scope, receive, send)

@@ -7,9 +7,9 @@ from fastapi import Query
 from pydantic import AfterValidator, BaseModel, Field
 
 from app.api.endpoints import EndpointRouter
-from app.api.payloads import PackageField, Payload, Rendered, example
+from app.api.payloads import PackageField, Payload, RenderedBody, example_config
 from app.api.queries import EndpointQuery, WholeNumber
-from app.api.rankings import is_usual
+from app.api.rankings import is_round
 from app.api.statistics import Statistics
 from app.domain.package_name import MAX_NAME_CHARACTERS
 from app.domain.rankings import POPULAR_PACKAGES, START, UNRANKED, SearchPosition, Tier
@@ -34,7 +34,7 @@ class SearchResult(BaseModel):
 class SearchResults(Payload):
     """One page of the packages that a search found."""
 
-    model_config = example(
+    model_config = example_config(
         {
             "data": [
                 {"last_month": 1181283420, "package": "requests", "rank": 4},
@@ -112,7 +112,7 @@ class SearchQuery(EndpointQuery):
     "from before a publish continues at the same rank, so a package whose rank passed it may be "
     "missing or appear twice.",
 )
-async def search(query: Annotated[SearchQuery, Query()], statistics: Statistics) -> Rendered:
+async def search(query: Annotated[SearchQuery, Query()], statistics: Statistics) -> RenderedBody:
     after = parse_cursor(query.cursor) if query.cursor else START
     # Read one more than requested, to find out if there is another page.
     matches = await statistics.rankings.search(
@@ -126,6 +126,6 @@ async def search(query: Annotated[SearchQuery, Query()], statistics: Statistics)
     following = cursor_of(page[-1].position) if len(matches) > query.limit else None
     payload = SearchResults(data=data, next_cursor=following, type="search_results")
     # Clients can invent any number of similar names and cursors.
-    is_beginning = bool(page) and page[0].position.tier < Tier.RESEMBLES
-    is_cacheable = is_beginning and not query.cursor and is_usual(query.limit)
-    return Rendered(payload.to_json(), is_cacheable=is_cacheable)
+    is_beginning = bool(page) and page[0].position.tier < Tier.SIMILAR
+    is_cacheable = is_beginning and not query.cursor and is_round(query.limit)
+    return RenderedBody(payload.to_json(), is_cacheable=is_cacheable)

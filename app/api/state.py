@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 
-from app.api.listed_dumps import ListedDumps
+from app.api.dump_list_cache import DumpListCache
 from app.api.readiness import ReadinessCheck
 from app.api.statistics import StatisticsReader
 from app.domain.downloads import HeldDay, Publication, PublishedDay
 from app.domain.events import KnownEvents
-from app.metrics import PublishedData
+from app.metrics import PublicationMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +22,9 @@ class State:
     statistics: StatisticsReader
     readiness: ReadinessCheck
     events: KnownEvents
-    dumps: ListedDumps
+    dumps: DumpListCache
     publication: Callable[[], Publication | None]
-    published_data: Callable[[], PublishedData]
+    publication_metrics: Callable[[], PublicationMetrics]
     next_run: Callable[[], datetime | None]
     """Function that returns the next run of the ingest job, or None if it is not scheduled."""
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from app.db.pool import ReadPool
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.repositories.rankings_repository import RankingsRepository
-from app.db.statements import Source
+from app.db.statements import Queryable
 from app.domain.downloads import Publication
 from app.domain.events import KnownEvents
 from app.errors import OtherPublicationError, RequestError, UnavailableError
@@ -48,7 +48,7 @@ class StatisticsReader:
             with suppress(OtherPublicationError):
                 return await self._compute(compute, self.pool, expected)
         async with self.pool.snapshot() as connection:
-            publication = await self.downloads.reading(connection, None).publication()
+            publication = await self.downloads.with_source(connection, None).publication()
             if publication is None:
                 raise UnavailableError("No day has been published yet.", retry_after_seconds=300)
             return await self._compute(compute, connection, publication)
@@ -57,16 +57,16 @@ class StatisticsReader:
     async def snapshot(self) -> AsyncIterator[DownloadsRepository]:
         """Open a snapshot, in which all queries see the same state of the database."""
         async with self.pool.snapshot() as connection:
-            yield self.downloads.reading(connection, None)
+            yield self.downloads.with_source(connection, None)
 
     async def _compute(
         self,
         compute: Callable[[Statistics], Awaitable[Result]],
-        source: Source,
+        source: Queryable,
         publication: Publication,
     ) -> tuple[Result, Publication]:
-        downloads = self.downloads.reading(source, publication)
-        rankings = self.rankings.reading(source, publication)
+        downloads = self.downloads.with_source(source, publication)
+        rankings = self.rankings.with_source(source, publication)
         try:
             statistics = Statistics(downloads, rankings, self.events, publication)
             return await compute(statistics), publication

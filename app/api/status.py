@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from app.api.docs_page import OPENAPI_PATH
 from app.api.headers import DATA_AS_OF, path_prefix
-from app.api.problem_details import documented
+from app.api.problem_details import status_docs
 from app.api.state import InjectedState
 from app.db.repositories.runs_repository import latest_runs
 from app.domain.downloads import RECENT_STATUS_DAYS, DayFigures, RunOutcome, gaps
@@ -21,13 +21,13 @@ from app.settings import IngestSource
 router = APIRouter(tags=["status"])
 
 
-class StoredValue(BaseModel):
+class FromAttributes(BaseModel):
     """A model that is created from an object with attributes of the same names."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
-class RecentDay(StoredValue):
+class RecentDay(FromAttributes):
     """A published day."""
 
     day: dt.date
@@ -36,7 +36,7 @@ class RecentDay(StoredValue):
     published_at: dt.datetime
 
 
-class Partition(StoredValue):
+class Partition(FromAttributes):
     """The source's partition of a day, as it was before the day was read."""
 
     rows: int
@@ -50,7 +50,7 @@ NextCheck = Annotated[
 ]
 
 
-class DoubtfulDay(StoredValue):
+class DoubtfulDay(FromAttributes):
     """A day whose figures deviate from those of its neighbours."""
 
     day: dt.date
@@ -78,7 +78,7 @@ class SuspectDay(DoubtfulDay):
     next_check: NextCheck
 
 
-class LastRun(StoredValue):
+class LastRun(FromAttributes):
     """The last ingest of a day."""
 
     day: dt.date
@@ -155,7 +155,7 @@ def _values(day: DayFigures) -> dict[str, object]:
     "/api/status",
     operation_id="get_status",
     summary="Published, held and missing days",
-    responses=documented(429, 500, 503),
+    responses=status_docs(429, 500, 503),
 )
 async def status(state: InjectedState, response: Response) -> Status:
     """The published days, their sources, and the days that are held or missing."""
@@ -198,7 +198,10 @@ async def status(state: InjectedState, response: Response) -> Status:
 
 
 @router.get(
-    "/", operation_id="get_index", summary="Addresses to start from", responses=documented(429, 500)
+    "/",
+    operation_id="get_index",
+    summary="Addresses to start from",
+    responses=status_docs(429, 500),
 )
 async def index(request: Request, state: InjectedState) -> Index:
     """The addresses to start from."""
@@ -224,7 +227,7 @@ async def health() -> Health:
     "/ready",
     operation_id="get_readiness",
     summary="Readiness to answer requests",
-    responses=documented(500, 503),
+    responses=status_docs(500, 503),
 )
 async def ready(state: InjectedState) -> Readiness:
     """Returns 200 if the service can answer requests, else 503. It is meant for load balancers."""
@@ -241,5 +244,5 @@ async def ready(state: InjectedState) -> Readiness:
 async def metrics(request: Request, state: InjectedState) -> Response:
     """Metrics of the service itself. `Accept` selects the format of Prometheus or OpenMetrics."""
     accept = ",".join(request.headers.getlist("accept"))
-    content, media_type = exposition(state.published_data(), accept)
+    content, media_type = exposition(state.publication_metrics(), accept)
     return Response(content, headers={"Vary": "Accept"}, media_type=media_type)

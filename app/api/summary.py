@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.endpoints import EndpointRouter, Package, not_found
-from app.api.payloads import PackageField, Payload, Rendered, example
+from app.api.payloads import PackageField, Payload, RenderedBody, example_config
 from app.api.rankings import are_comparable, ratio_of_change
 from app.api.recent import RECENT_EXAMPLE
 from app.api.statistics import Statistics
@@ -77,7 +77,7 @@ class Summary(BaseModel):
 class PackageSummary(Payload):
     """A package's figures in one response."""
 
-    model_config = example(
+    model_config = example_config(
         {
             "data": {
                 "breakdowns": [{"name": "system", "path": "/api/packages/requests/system"}],
@@ -101,7 +101,7 @@ class PackageSummary(Payload):
 
 
 @router.endpoint("/{package}", PackageSummary, summary="A package's figures in one response")
-async def summary(package: Package, statistics: Statistics) -> Rendered:
+async def summary(package: Package, statistics: Statistics) -> RenderedBody:
     """Recent downloads and their change, all downloads of the days served, the peak, the rank, and
     the available breakdowns.
     """
@@ -130,7 +130,7 @@ async def summary(package: Package, statistics: Statistics) -> Rendered:
         recent=AllRecentCounts.model_validate(recent),
     )
     payload = PackageSummary(data=data, package=package, type="package_summary")
-    return Rendered(payload.to_json())
+    return RenderedBody(payload.to_json())
 
 
 def _change(statistics: Statistics, days: int, now: int, before: int | None) -> float | None:

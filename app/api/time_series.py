@@ -14,9 +14,9 @@ from app.api.offloading import LARGE_ITEMS, offloaded_if
 from app.api.payloads import (
     PackageField,
     Payload,
-    Rendered,
-    csv_too,
-    example,
+    RenderedBody,
+    csv_docs,
+    example_config,
     without_default,
 )
 from app.api.queries import TableQuery, check_digits
@@ -55,7 +55,7 @@ class Mirrors(Choice):
 class RangeQuery(TableQuery):
     """Arguments that select a range of days."""
 
-    arbitrary: ClassVar = frozenset({"start_date", "end_date"})
+    unbounded_arguments: ClassVar = frozenset({"start_date", "end_date"})
 
     start_date: Day | None = Field(
         None, description="First day (UTC). By default the first day that is served."
@@ -242,7 +242,7 @@ def payload(
 
 def series_example(payload_type: str, *categories: str) -> ConfigDict:
     days = [(date(2026, 11, 19), 1520331), (date(2026, 11, 20), 1498027)]
-    return example(payload(payload_type, "requests", dict.fromkeys(categories, days)))
+    return example_config(payload(payload_type, "requests", dict.fromkeys(categories, days)))
 
 
 class OverallDownloads(SeriesPayload):
@@ -253,15 +253,15 @@ class OverallDownloads(SeriesPayload):
     type: Literal["overall_downloads"]
 
 
-CSV_TOO = csv_too("category,date,downloads\nlinux,2026-11-20,1498027\n")
+CSV_DOCS = csv_docs("category,date,downloads\nlinux,2026-11-20,1498027\n")
 
 
 @router.endpoint(
-    "/overall", OverallDownloads, summary="By day, with and without mirrors", ok=CSV_TOO
+    "/overall", OverallDownloads, summary="By day, with and without mirrors", ok_docs=CSV_DOCS
 )
 async def overall(
     package: Package, query: Annotated[OverallQuery, Query()], statistics: Statistics
-) -> Rendered:
+) -> RenderedBody:
     """Downloads by day, with and without known mirrors."""
     found = await read_overall(package, query, statistics, with_days=query.needs_published_days)
     found = found._replace(series=only(found.series, query.category))
@@ -287,13 +287,13 @@ async def render(
     package: str,
     found: SeriesResult,
     statistics: Statistics,
-) -> Rendered:
+) -> RenderedBody:
     """Render the categories as JSON or CSV, in a thread if there are many items.
 
     Raises `InvalidArgumentsError`.
     """
 
-    def shape_and_render() -> Rendered:
+    def shape_and_render() -> RenderedBody:
         series = query.shape(found, statistics.publication.window)
         return query.render_table(
             lambda: orjson.dumps(payload(payload_type, package, series, query.events(statistics))),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, create_model
 
 from app.api import breakdown_series
 from app.api.endpoints import EndpointRouter, Package
-from app.api.payloads import PackageField, Payload, Rendered, csv_too, example
+from app.api.payloads import PackageField, Payload, RenderedBody, csv_docs, example_config
 from app.api.statistics import Statistics
 from app.api.time_series import RangeQuery, read_overall
 from app.db.repositories.downloads_repository import WITH_MIRRORS
@@ -61,7 +61,7 @@ _EXAMPLE = _payload("system", "requests", _EXAMPLE_SUMS, sum(_EXAMPLE_SUMS.value
 class Total(Payload):
     """Downloads of a package by category in a range of days."""
 
-    model_config = example(_EXAMPLE)
+    model_config = example_config(_EXAMPLE)
 
     data: list[CategoryTotal] = Field(
         description="Ordered by downloads, most first, and then by category. Empty if a known "
@@ -80,7 +80,7 @@ async def total(
     breakdown: str,
     query: Annotated[RangeQuery, Query()],
     statistics: Statistics,
-) -> Rendered:
+) -> RenderedBody:
     """Sum of each category that the series shows by default, over the published days of the range
     that have the breakdown. Known mirrors are excluded, except in `overall`, whose shares are
     ratios to the downloads with mirrors.
@@ -107,7 +107,7 @@ router.endpoint(
     "/{breakdown}/total",
     SeriesTotal,
     summary="Sums of a series, with shares",
-    ok=csv_too("category,downloads,share\nlinux,1340027,0.8945\nwindows,102377,0.0683\n"),
+    ok_docs=csv_docs("category,downloads,share\nlinux,1340027,0.8945\nwindows,102377,0.0683\n"),
 )(total)
 
 

@@ -8,11 +8,11 @@ import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.database import read
-from app.cli.options import Day, Destination, check_order, with_settings
+from app.cli.options import DayType, Destination, check_order, with_settings
 from app.cli.progress import progress_of
 from app.domain.clock import utc_now
 from app.domain.downloads import served_days
-from app.dumps.export import Exported, prepare, published_days
+from app.dumps.export import ExportResult, published_days, remove_outdated
 from app.dumps.export import export as export_days
 from app.dumps.listing import DumpFormat
 from app.dumps.stores.folder import DumpFolder
@@ -22,9 +22,13 @@ from app.settings import Settings
 
 
 @click.command(short_help="Write published days to files.")
-@click.option("--date", "day", type=Day(), help="UTC day. Default: all days that are served.")
-@click.option("--start", type=Day(), help="First UTC day of several. Default: the first served.")
-@click.option("--end", type=Day(), help="Last UTC day of several. Default: the latest published.")
+@click.option("--date", "day", type=DayType(), help="UTC day. Default: all days that are served.")
+@click.option(
+    "--start", type=DayType(), help="First UTC day of several. Default: the first served."
+)
+@click.option(
+    "--end", type=DayType(), help="Last UTC day of several. Default: the latest published."
+)
 @click.option(
     "--to",
     type=Destination(),
@@ -77,7 +81,7 @@ def export(
             days = [one for one in published if window.first <= one.day <= window.last]
             if not days:
                 raise DayNotPublishedError(day or start or last)
-            removed = prepare(
+            removed = remove_outdated(
                 store,
                 published,
                 retention_days=settings.retention_days,
@@ -99,7 +103,7 @@ def _store(destination: str | Path) -> DumpStore:
 
 
 async def _report(
-    exported: AsyncIterator[Exported],
+    exported: AsyncIterator[ExportResult],
     store: DumpStore,
     days: Sequence[date],
     removed: Sequence[str],
@@ -107,7 +111,7 @@ async def _report(
     """Show each file when it is written or removed, then a summary. `removed` contains the names of
     files that were removed before.
     """
-    done: list[Exported] = []
+    done: list[ExportResult] = []
     removals = list(removed)
     try:
         with progress_of(days) as progress:

@@ -11,17 +11,23 @@ import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.database import database_url, run
-from app.cli.options import Day, check_order, replace_sample_option, source_option, with_settings
+from app.cli.options import (
+    DayType,
+    check_order,
+    replace_sample_option,
+    source_option,
+    with_settings,
+)
 from app.cli.progress import progress_of
 from app.domain.breakdowns import columns_with
 from app.domain.clock import utc_now
 from app.domain.downloads import date_ranges
-from app.ingest.plan import check_counted, days_to_backfill, days_to_seed, latest_complete_day
+from app.ingest.plan import check_ingestible, days_to_backfill, days_to_seed, latest_complete_day
 from app.ingest.policy import policy_of
-from app.ingest.publish import Publisher, release, release_plausible
+from app.ingest.publish import PublishContext, publish_held, publish_plausible_held
 from app.ingest.retention import expire as drop_expired
 from app.ingest.rollup import roll_up_due
-from app.ingest.runs import Outcome, Run, ingest_lock, published_days
+from app.ingest.runs import DayIngester, DayResult, ingest_lock, published_days
 from app.ingest.sources.source import open_source
 from app.settings import IngestSource, Settings
 
@@ -29,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @click.command(short_help="Publish one day.")
-@click.option("--date", "day", type=Day(), help="UTC day. Default: the latest complete one.")
+@click.option("--date", "day", type=DayType(), help="UTC day. Default: the latest complete one.")
 @source_option
 @replace_sample_option
 @click.option(
@@ -61,7 +67,7 @@ def ingest(
     """
     day = day or latest_complete_day(utc_now())
     kind = IngestSource(source or settings.source)
-    check_counted(day, utc_now())
+    check_ingestible(day, utc_now())
     if dry_run and kind is IngestSource.BIGQUERY:
         from app.cli.costs import cost_report  # noqa: PLC0415 - slow to import
 
@@ -77,36 +83,36 @@ def ingest(
     async def work(engine: AsyncEngine) -> None:
         async with ingest_lock(engine) as lock:
             policy = replace(policy_of(settings), force=force, replace_sample=replace_sample)
-            publisher = Publisher(engine, policy, utc_now, lock)
-            if force and (released := await release(publisher, day)):
-                click.echo(str(released))
+            context = PublishContext(engine, policy, utc_now, lock)
+            if force and (published := await publish_held(context, day)):
+                click.echo(str(published))
             else:
-                run = Run(publisher, open_source(settings, kind))
-                click.echo(str(await run.ingest_day(day)))
-                await _release_plausible(publisher)
-            await _roll_up(publisher, settings)
+                ingester = DayIngester(context, open_source(settings, kind))
+                click.echo(str(await ingester.ingest_day(day)))
+                await _publish_plausible_held(context)
+            await _roll_up(context, settings)
 
     with database_url(settings) as url:
         run(url, work)
 
 
-async def _release_plausible(publisher: Publisher) -> None:
-    async for published in release_plausible(publisher):
+async def _publish_plausible_held(context: PublishContext) -> None:
+    async for published in publish_plausible_held(context):
         click.echo(f"{published}, which was held", err=True)
 
 
-async def _roll_up(publisher: Publisher, settings: Settings) -> None:
-    async for month in roll_up_due(publisher, settings):
+async def _roll_up(context: PublishContext, settings: Settings) -> None:
+    async for month in roll_up_due(context, settings):
         click.echo(f"rolled up {month}", err=True)
 
 
 @click.command(short_help="Publish the days that are missing.")
 @click.option(
     "--start",
-    type=Day(),
+    type=DayType(),
     help="First UTC day. Default: the first of the RETENTION_DAYS days that end with --end.",
 )
-@click.option("--end", type=Day(), help="Last UTC day. Default: the latest complete one.")
+@click.option("--end", type=DayType(), help="Last UTC day. Default: the latest complete one.")
 @click.option("--force", is_flag=True, help="Also read days that are published already.")
 @source_option
 @replace_sample_option
@@ -136,15 +142,15 @@ def backfill(
             policy = replace(
                 policy_of(settings), replace_sample=replace_sample, only_if_changed=not force
             )
-            publisher = Publisher(engine, policy, utc_now, lock)
+            context = PublishContext(engine, policy, utc_now, lock)
             # A held day may have become plausible even if its source has not changed.
-            await _release_plausible(publisher)
+            await _publish_plausible_held(context)
             days = days_to_backfill(
                 await published_days(engine), start, end, now=utc_now(), policy=policy, again=force
             )
             unit = "days" if force else "missing days"
-            succeeded = await _report(Run(publisher, opened).backfill(days), days, unit)
-            await _roll_up(publisher, settings)
+            succeeded = await _report(DayIngester(context, opened).backfill(days), days, unit)
+            await _roll_up(context, settings)
             return succeeded
 
     with database_url(settings) as url:
@@ -152,9 +158,9 @@ def backfill(
             sys.exit(1)
 
 
-async def _report(outcomes: AsyncIterator[Outcome], days: Sequence[date], unit: str) -> bool:
+async def _report(outcomes: AsyncIterator[DayResult], days: Sequence[date], unit: str) -> bool:
     """Show the outcome of each day, then a summary. Return True if no day failed."""
-    last: dict[date, Outcome] = {}
+    last: dict[date, DayResult] = {}
     try:
         with progress_of(days) as progress:
             async for outcome in outcomes:
@@ -189,9 +195,9 @@ def expire(settings: Settings) -> None:
 
     async def work(engine: AsyncEngine) -> None:
         async with ingest_lock(engine) as lock:
-            publisher = Publisher(engine, policy_of(settings), utc_now, lock)
-            await _roll_up(publisher, settings)
-            click.echo(str(await drop_expired(engine, publisher.policy, utc_now())))
+            context = PublishContext(engine, policy_of(settings), utc_now, lock)
+            await _roll_up(context, settings)
+            click.echo(str(await drop_expired(engine, context.policy, utc_now())))
 
     with database_url(settings) as url:
         run(url, work)
@@ -217,10 +223,10 @@ async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
         )
         if days:
             log.info("creating sample data of %d days", len(days))
-        publisher = Publisher(engine, policy, utc_now, lock)
-        run = Run(publisher, source)
+        context = PublishContext(engine, policy, utc_now, lock)
+        ingester = DayIngester(context, source)
         with progress_of(days) as progress:
             for day in days:
-                await run.ingest_day(day)
+                await ingester.ingest_day(day)
                 progress.advance()
-        await _roll_up(publisher, settings)
+        await _roll_up(context, settings)

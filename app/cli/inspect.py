@@ -9,7 +9,7 @@ import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.database import read
-from app.cli.options import Day, with_settings
+from app.cli.options import DayType, with_settings
 from app.db.repositories.downloads_repository import DownloadsRepository, Size
 from app.db.repositories.runs_repository import latest_runs
 from app.db.repositories.verification_repository import Difference
@@ -19,7 +19,7 @@ from app.domain.downloads import (
     RECENT_STATUS_DAYS,
     HeldDay,
     IngestRun,
-    PartitionSeen,
+    PartitionFields,
     PublishedDay,
     date_ranges,
     gaps,
@@ -27,7 +27,7 @@ from app.domain.downloads import (
 from app.domain.events import CountedFiles
 from app.errors import OperatorError
 from app.ingest import verification
-from app.ingest.plan import check_again_at, read_again_at
+from app.ingest.plan import held_due_at, suspect_due_at
 from app.settings import IngestSource, Settings
 
 COUNTED = {CountedFiles.ALL: "all files", CountedFiles.ARTIFACTS: "only .whl, .tar.gz and .zip"}
@@ -74,7 +74,7 @@ def history(settings: Settings, *, limit: int) -> None:
 
 @click.command(short_help="Compare published days with the stored rows.")
 @click.option(
-    "--date", "day", type=Day(), help="UTC day. Default: all published days, and the packages."
+    "--date", "day", type=DayType(), help="UTC day. Default: all published days, and the packages."
 )
 @with_settings
 def verify(settings: Settings, *, day: date | None) -> None:
@@ -99,7 +99,7 @@ def verify(settings: Settings, *, day: date | None) -> None:
         sys.exit(1)
 
 
-async def _report(steps: AsyncIterator[verification.Verified]) -> bool:
+async def _report(steps: AsyncIterator[verification.VerificationStep]) -> bool:
     """Show each difference, then a summary. Return True if there are none.
 
     Raises `OperatorError` if there is nothing to compare, for example after a failed restore.
@@ -155,12 +155,12 @@ def status_report(
     }
     lines = [_line(*row) for row in rows.items()]
     for one in held:
-        again = _moment(read_again_at(settings, one))
+        again = _moment(held_due_at(settings, one))
         checks = f"tried {one.readings} times, next at {again}"
         lines.append(f"  {one.day} {one.reason}; {checks}; {_seen(one)}")
     lines.append(_line("suspect", date_ranges(suspect)))
     for day in suspect.values():
-        again = _moment(check_again_at(day))
+        again = _moment(suspect_due_at(day))
         lines.append(f"  {day.day} {day.suspect_reason}; next check at {again}; {_seen(day)}")
     if days:
         head = ("day", "packages", "downloads", "published", "partition rows", "modified")
@@ -210,13 +210,13 @@ def _moment(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _partition(seen: PartitionSeen) -> tuple[str, str]:
+def _partition(seen: PartitionFields) -> tuple[str, str]:
     """Return the number of rows of the source's partition, and when it was modified."""
     partition = seen.partition
     return (f"{partition.rows:,}", _moment(partition.modified_at)) if partition else ("-", "-")
 
 
-def _seen(seen: PartitionSeen) -> str:
+def _seen(seen: PartitionFields) -> str:
     if not seen.partition:
         return "no partition seen"
     rows, modified_at = _partition(seen)

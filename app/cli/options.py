@@ -20,7 +20,7 @@ BUCKET_ADDRESS = re.compile(r"(s3|gs)://([^/?#]*@)?[^/?#@]+(/[^?#]*)?(\?[^#]*)?"
 """Pattern of bucket addresses. The parts before the `@` and after the `?` may be secret."""
 
 
-class Day(click.ParamType[date]):
+class DayType(click.ParamType[date]):
     """A UTC day."""
 
     name = "YYYY-MM-DD"

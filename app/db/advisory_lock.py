@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.db.connection import CLOSE_TIMEOUT_SECONDS
 from app.db.driver_errors import LOST
 from app.db.engine import connect, driver_of
-from app.db.statements import Source, Statement, fetch
+from app.db.statements import Queryable, Statement, fetch
 from app.errors import LockLostError
 
 
@@ -39,7 +39,7 @@ async def lock_for_transaction(connection: AsyncConnection, key: LockKey) -> Non
     await connection.execute(select(func.pg_advisory_xact_lock(int(key))))
 
 
-async def is_held(source: Source, key: LockKey) -> bool:
+async def is_held(source: Queryable, key: LockKey) -> bool:
     """Return True if a process holds the lock."""
     ((held,),) = await fetch(source, Statement(_HOLDS), key=int(key), process=None)
     return bool(held)

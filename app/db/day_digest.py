@@ -6,7 +6,7 @@ from app.db.sql import load_sql
 from app.domain.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 
 
-def describe(
+def figures_query(
     rows: str,
     optional_columns: Sequence[str] = OPTIONAL_COLUMNS,
     required_columns: Sequence[str] = REQUIRED_COLUMNS,

@@ -45,7 +45,7 @@ async def replace_rows(connection: AsyncConnection, day: date) -> None:
     if replaced:
         enter(Step.REPLACE, day)
         await connection.execute(delete(daily_downloads).where(daily_downloads.c.date == day))
-    enter(Step.NAMES, day)
+    enter(Step.NEW_PACKAGES, day)
     # Insert only new names, because ON CONFLICT would use up an id for each known name every day.
     # A day's rows are stored in the order of ids. The most downloaded packages get the lowest ids,
     # so that the rows that are read most are stored together.

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.driver_errors import ended_by_server
 from app.db.engine import connect
-from app.db.statements import Source, Statement, fetch
+from app.db.statements import Queryable, Statement, fetch
 from app.db.tables import TRIGRAM_INDEX
 from app.errors import OperatorError
 from app.retries import attempts
@@ -55,7 +55,7 @@ async def migrate(engine: AsyncEngine) -> None:
                         raise
 
 
-async def check_migrated(source: Source, *, accept_later: bool) -> None:
+async def check_migrated(source: Queryable, *, accept_later: bool) -> None:
     """Raise `OperatorError` unless the database can be reached and has this code's last migration.
 
     `accept_later` accepts later migrations too. Servers use it, because old and new servers share

@@ -16,10 +16,10 @@ from app.metrics import DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_LIMIT
 POOL_SIZE = 10
 """Maximum number of connections per process. A query occupies one for about a millisecond."""
 
-WAIT_SECONDS = 5
+CONNECTION_WAIT_SECONDS = 5
 """How long a read waits for a free connection."""
 
-READ_TIMEOUT_SECONDS = 10
+QUERY_TIMEOUT_SECONDS = 10
 """Timeout of a read, which usually takes a millisecond."""
 
 SESSION = {"plan_cache_mode": "force_generic_plan"}
@@ -51,7 +51,7 @@ class ReadPool:
     """A pool of connections for reads. A read is one statement, or a few of them in a snapshot."""
 
     def __init__(
-        self, database_url: str, *, read_timeout_seconds: float = READ_TIMEOUT_SECONDS
+        self, database_url: str, *, read_timeout_seconds: float = QUERY_TIMEOUT_SECONDS
     ) -> None:
         self._address = DatabaseAddress.parse(database_url)
         self._database = str(self._address)
@@ -160,7 +160,7 @@ class ReadPool:
             await self._slots.acquire()
             return
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
+            async with asyncio.timeout(CONNECTION_WAIT_SECONDS):
                 await self._slots.acquire()
         except TimeoutError as error:
             raise no_connection_free(self._database) from error

@@ -16,7 +16,7 @@ from app.addresses import DatabaseAddress
 from app.db.connection import open_connection
 from app.db.driver_errors import connecting, querying
 from app.db.sql import load_sql
-from app.db.statements import Source, Statement, fetch
+from app.db.statements import Queryable, Statement, fetch
 from app.db.tables import TRIGRAM_INDEX, publication
 from app.domain.downloads import Publication, served_days
 from app.domain.events import CountedFiles
@@ -100,7 +100,7 @@ async def publication_listener(
 @cache
 def _statement(retention_days: int) -> Statement:
     query = load_sql(
-        "publication",
+        "current_publication",
         trigram_index=TRIGRAM_INDEX,
         sample=IngestSource.SAMPLE,
         retention_days=retention_days,
@@ -108,7 +108,7 @@ def _statement(retention_days: int) -> Statement:
     return Statement(text(query))
 
 
-async def current_publication(source: Source, retention_days: int) -> Publication | None:
+async def current_publication(source: Queryable, retention_days: int) -> Publication | None:
     """Return the current publication, or None if nothing is published."""
     (row,) = await fetch(source, _statement(retention_days))
     days = row["days"]

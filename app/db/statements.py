@@ -16,7 +16,7 @@ from app.db.sql import load_sql
 from app.domain.downloads import Publication
 from app.errors import OtherPublicationError
 
-Source: TypeAlias = ReadPool | asyncpg.Connection | AsyncEngine | AsyncConnection
+Queryable: TypeAlias = ReadPool | asyncpg.Connection | AsyncEngine | AsyncConnection
 """A pool, engine or connection that can run a query."""
 
 
@@ -36,7 +36,9 @@ class Statement:
         return [given[name] for name in self._order]
 
 
-async def fetch(source: Source, statement: Statement, **arguments: object) -> list[asyncpg.Record]:
+async def fetch(
+    source: Queryable, statement: Statement, **arguments: object
+) -> list[asyncpg.Record]:
     """Return the rows of a query. Raises `DatabaseUnavailableError`."""
     in_order = statement.in_order(arguments)
     if isinstance(source, ReadPool):
@@ -52,7 +54,9 @@ async def fetch(source: Source, statement: Statement, **arguments: object) -> li
 def published_statement(name: str, *, order: str = "", **parts: object) -> Statement:
     """Return the statement of a SQL file for `PublishedReads`, with rows in the given order."""
     query = load_sql(name, **parts)
-    return Statement(text(load_sql("published", query=query, order=order and f"ORDER BY {order}")))
+    return Statement(
+        text(load_sql("with_publish_time", query=query, order=order and f"ORDER BY {order}"))
+    )
 
 
 class PublishedReads:
@@ -62,12 +66,12 @@ class PublishedReads:
     if that is not the expected one.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Queryable) -> None:
         self.source = source
         self.expected_publish: datetime | None = None
         """Time of the publish that queries have to see, or None to accept any publish."""
 
-    def reading(self, source: Source, expected: Publication | None) -> Self:
+    def with_source(self, source: Queryable, expected: Publication | None) -> Self:
         """Return a copy of this repository for another source. Its queries raise
         `OtherPublicationError` if they see another publication than the expected one.
         """

@@ -12,19 +12,19 @@ log = logging.getLogger(__name__)
 
 
 class Step(StrEnum):
-    READ = "asking the source"
+    READ = "reading from the source"
     STAGE = "staging rows"
-    DESCRIBE = "adding up the staged rows"
+    ADD_UP = "adding up the staged rows"
     LOCK = "waiting for other publishes"
     JUDGE = "checking if the day is plausible"
     HOLD = "holding the day"
     ALL_PACKAGES = "summing all packages"
     PARTITION = "creating the month's partition"
     REPLACE = "deleting the day's old rows"
-    NAMES = "adding new packages"
+    NEW_PACKAGES = "adding new packages"
     ROWS = "adding rows"
     RECORD = "recording the day"
-    RECENT = "updating the figures of packages"
+    FIGURES = "updating the figures of packages"
     RANK = "ranking packages"
     ANNOUNCE = "announcing the publish"
     COMMIT = "committing"
@@ -33,7 +33,7 @@ class Step(StrEnum):
     TOTALS = "ranking packages by all months"
     COMMIT_MONTH = "committing a month"
     EXPIRE_MONTHS = "deleting months"
-    FORGET = "deleting packages"
+    DELETE_PACKAGES = "deleting packages"
     DROP = "dropping the days of months"
     COMMIT_RETENTION = "committing retention"
 

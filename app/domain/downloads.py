@@ -94,7 +94,7 @@ class Partition(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionSeen:
+class PartitionFields:
     """The source's partition of a day before the day was read."""
 
     partition_rows: int | None = None
@@ -109,7 +109,7 @@ class PartitionSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DayFigures(PartitionSeen):
+class DayFigures(PartitionFields):
     """Totals of a day's rows."""
 
     day: date
@@ -187,7 +187,7 @@ class RunOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IngestRun(PartitionSeen):
+class IngestRun(PartitionFields):
     """The record of a run, which read a day from a source, or published a held day."""
 
     id: int

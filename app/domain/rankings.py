@@ -49,9 +49,9 @@ class Tier(IntEnum):
     BEFORE_ALL = -1
     """Tier before all matches, at which a search starts."""
 
-    IS = 0
-    BEGINS = 1
-    RESEMBLES = 2
+    EXACT = 0
+    PREFIX = 1
+    SIMILAR = 2
 
 
 class SearchPosition(NamedTuple):

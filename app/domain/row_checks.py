@@ -26,7 +26,7 @@ sets takes a fraction of the time of checking each category.
 """
 
 
-class Fault(NamedTuple):
+class RowFault(NamedTuple):
     """A reason to reject a row."""
 
     problem: str
@@ -45,22 +45,22 @@ def are_possible(with_mirrors: Sequence[int], without_mirrors: Sequence[int]) ->
     )
 
 
-def fault_of_counts(column: str, counts: Counts | None) -> Fault | None:
+def fault_of_counts(column: str, counts: Counts | None) -> RowFault | None:
     """Return the first fault of a package's counts of one breakdown, or None."""
     if counts is None:
-        return Fault(f"{column} is missing")
+        return RowFault(f"{column} is missing")
     breakdown = _BREAKDOWNS[column]
     limit = breakdown.max_categories
     if limit and len(counts) - (OTHER_CATEGORY in counts) > limit:
-        return Fault(f"{column} has too many categories", len(counts))
+        return RowFault(f"{column} has too many categories", len(counts))
     if not _seen[column].issuperset(counts):
         for category in counts:
             if not _is_category(breakdown, category):
-                return Fault(f"{column} has an unknown category", category)
+                return RowFault(f"{column} has an unknown category", category)
     downloads = counts.values()
     if not (_INTEGERS.issuperset(map(type, downloads)) and min(downloads, default=1) > 0):
         wrong = next(one for one in counts.items() if type(one[1]) is not int or one[1] <= 0)
-        return Fault(f"{column} has a count that is not a positive integer", dict([wrong]))
+        return RowFault(f"{column} has a count that is not a positive integer", dict([wrong]))
     return None
 
 

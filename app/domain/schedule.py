@@ -69,7 +69,7 @@ class Schedule(BaseTrigger):  # type: ignore[misc] # APScheduler has no types
         """Return the first firing at `moment` or after it."""
         return self.get_next_fire_time(None, moment)
 
-    def due_at(self, latest_day: date) -> datetime:
+    def next_day_due_at(self, latest_day: date) -> datetime:
         """Return when the day after `latest_day` is due: at the first firing after its end."""
         return self.next_firing(datetime.combine(latest_day + timedelta(days=2), time(), UTC))
 

@@ -27,7 +27,7 @@ from app.errors import DumpsError
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """The result of exporting one day or month."""
 
     dump: Dump | MonthDump
@@ -67,7 +67,7 @@ class _Kept:
         return first_day(period) >= first
 
 
-def prepare(
+def remove_outdated(
     store: DumpStore,
     published: Sequence[PublishedDay],
     *,
@@ -136,7 +136,7 @@ def _remove_obsolete(store: DumpStore, listed: Dumps, kept: _Kept = _Kept()) -> 
 
 async def export(
     engine: AsyncEngine, store: DumpStore, periods: Sequence[Figures], dump_format: DumpFormat
-) -> AsyncIterator[Exported]:
+) -> AsyncIterator[ExportResult]:
     """Write the days and months whose file is missing or differs from the database. The caller has
     opened and prepared the store.
 
@@ -153,12 +153,12 @@ async def export(
             and dump == dump_of(figures, dump_format, dump.bytes, dump.sha256)
             and sizes.get(dump.name) == dump.bytes
         ):
-            yield Exported(dump, is_new=False)
+            yield ExportResult(dump, is_new=False)
         elif dump := await _write(engine, store, figures, dump_format):
             others = (one for one in dumps.files if one.period != figures.period)
             dumps = Dumps.listed([*others, dump])
             store.write_list(dumps)
-            yield Exported(dump, is_new=True, removed=_remove_obsolete(store, dumps))
+            yield ExportResult(dump, is_new=True, removed=_remove_obsolete(store, dumps))
 
 
 async def _write(

@@ -36,15 +36,15 @@ NEAREST_DAYS = 360
 from year to year.
 """
 
-HIGHEST_SHARE = 20
-"""The highest level is the number of downloads that one day in `HIGHEST_SHARE` exceeds. A few wrong
+DAYS_PER_PEAK = 20
+"""The highest level is the number of downloads that one day in `DAYS_PER_PEAK` exceeds. A few wrong
 days do not change it.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    departure: str | None
+    deviation: str | None
     """How the day deviates from its neighbours, or None if it does not."""
 
     is_step: bool = False
@@ -53,7 +53,7 @@ class Verdict:
     @property
     def reason(self) -> str | None:
         """Reason to hold the day, or None if it can be published."""
-        return None if self.is_step else self.departure
+        return None if self.is_step else self.deviation
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +346,7 @@ def _ratio(
 
 
 def _highest(days: Collection[DayFigures]) -> int:
-    return sorted((one.downloads for one in days), reverse=True)[len(days) // HIGHEST_SHARE]
+    return sorted((one.downloads for one in days), reverse=True)[len(days) // DAYS_PER_PEAK]
 
 
 def _is_mixed(definition: Definition) -> bool:

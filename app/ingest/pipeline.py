@@ -12,21 +12,27 @@ from app.db.repositories.ingest_repository import IngestRepository
 from app.db.steps import Step, enter
 from app.domain.downloads import HeldDay, Partition, PublishedDay
 from app.errors import HeldDayError, IngestError, QueryLostError
-from app.ingest.plan import check_counted
-from app.ingest.publish import Publisher, StagedDay, UnchangedDay, check_admissible, publish_staged
-from app.ingest.rows import Rejected, RowCheck
-from app.ingest.sources.source import Reading, Source
+from app.ingest.plan import check_ingestible
+from app.ingest.publish import (
+    PublishContext,
+    StagedDay,
+    UnchangedDay,
+    must_delete_sample,
+    publish_staged,
+)
+from app.ingest.rows import RejectedRows, RowCheck
+from app.ingest.sources.source import DayRows, Source
 from app.interpreter import short_switch_interval
 
 log = logging.getLogger(__name__)
 
 
-async def _note_nothing(*_: object) -> None:
+async def _record_nothing(*_: object) -> None:
     """Record nothing, for an ingest without a history."""
 
 
 @dataclass(slots=True)
-class Progress:
+class IngestProgress:
     """Progress of the ingest of a day, so that another attempt can continue."""
 
     query: str | None = None
@@ -40,12 +46,12 @@ class Progress:
 
     has_queried: bool = False
     rows: int = 0
-    note_query: Callable[[str | None, Partition | None], Awaitable[None]] = _note_nothing
-    note_billed: Callable[[int], Awaitable[None]] = _note_nothing
+    record_query: Callable[[str | None, Partition | None], Awaitable[None]] = _record_nothing
+    record_billed: Callable[[int], Awaitable[None]] = _record_nothing
 
 
-async def ingest_day(
-    publisher: Publisher, source: Source, day: date, progress: Progress | None = None
+async def read_and_publish(
+    context: PublishContext, source: Source, day: date, progress: IngestProgress | None = None
 ) -> PublishedDay | UnchangedDay:
     """Publish a day, and replace it if it was published before.
 
@@ -53,31 +59,31 @@ async def ingest_day(
     `HeldDayError` if the day is not plausible and is held, `ShrunkDayError` if the published day
     has more downloads and stays, or another `IngestError`.
     """
-    check_counted(day, publisher.clock())
-    progress = progress or Progress()
-    async with connect(publisher.engine) as connection:
+    check_ingestible(day, context.clock())
+    progress = progress or IngestProgress()
+    async with connect(context.engine) as connection:
         repository = IngestRepository(connection)
         origin, counted_files = await source.origin(day), source.counted_files(day)
         # Check before the source bills anything. The check is repeated under the publish lock.
-        check_admissible(await repository.published(), origin, day, publisher.policy)
+        must_delete_sample(await repository.published(), origin, day, context.policy)
         # No transaction stays open while the source is read.
         await connection.commit()
-        read_at = publisher.clock()
+        read_at = context.clock()
         if progress.query is None:
             progress.partition = await source.partition(day)
-            last_read = await _unchanged(repository, publisher, source, day, progress)
+            last_read = await _unchanged(repository, context, source, day, progress)
             if last_read:
-                await progress.note_query(None, progress.partition)
+                await progress.record_query(None, progress.partition)
                 # The check counts as a reading with the same result.
-                await repository.note_unchanged(day, read_at)
-            await publisher.check_lock(connection)
+                await repository.record_unchanged(day, read_at)
+            await context.check_lock(connection)
             await connection.commit()
             if isinstance(last_read, HeldDay):
                 raise HeldDayError(day, last_read.reason)
             if last_read:
                 return UnchangedDay(last_read)
         with short_switch_interval():
-            rejected, queried_at = await _stage(publisher, repository, source, day, progress)
+            rejected, queried_at = await _stage(context, repository, source, day, progress)
         figures = await repository.figures_of_staged(day, origin, counted_files, progress.partition)
         await connection.commit()
         staged = StagedDay(
@@ -88,37 +94,37 @@ async def ingest_day(
             fault=rejected.describe_counts(),
             problem=rejected.problem,
         )
-        return await publish_staged(publisher, connection, staged)
+        return await publish_staged(context, connection, staged)
 
 
-async def is_unchanged(publisher: Publisher, source: Source, day: date) -> bool:
+async def is_unchanged(context: PublishContext, source: Source, day: date) -> bool:
     """Return True if a check of the day's partition shows that the day need not be read.
 
     Raises an `IngestError`.
     """
-    async with connect(publisher.engine) as connection:
+    async with connect(context.engine) as connection:
         repository = IngestRepository(connection)
         if day not in await repository.published() and day not in await repository.held():
             return False
         await connection.commit()
         await source.origin(day)
-        progress = Progress(partition=await source.partition(day))
-        return bool(await _unchanged(repository, publisher, source, day, progress))
+        progress = IngestProgress(partition=await source.partition(day))
+        return bool(await _unchanged(repository, context, source, day, progress))
 
 
 async def _unchanged(
     repository: IngestRepository,
-    publisher: Publisher,
+    context: PublishContext,
     source: Source,
     day: date,
-    progress: Progress,
+    progress: IngestProgress,
 ) -> HeldDay | PublishedDay | None:
     """Return the day as it was last read, or None if it has to be read again.
 
     It has to be read again if its partition has changed or is unknown, if it was never read or was
     read by another definition, or if some of its rows were wrong.
     """
-    policy = publisher.policy
+    policy = context.policy
     last_read = (await repository.held()).get(day) or (await repository.published()).get(day)
     is_same = (
         last_read is not None
@@ -132,12 +138,12 @@ async def _unchanged(
 
 
 async def _stage(
-    publisher: Publisher,
+    context: PublishContext,
     repository: IngestRepository,
     source: Source,
     day: date,
-    progress: Progress,
-) -> tuple[Rejected, datetime | None]:
+    progress: IngestProgress,
+) -> tuple[RejectedRows, datetime | None]:
     """Copy the day's rows to the staging table. Return the rejected rows and the query's time.
 
     Raises an `IngestError` if the source has no rows.
@@ -145,7 +151,7 @@ async def _stage(
     await repository.begin_staging()
     enter(Step.READ, day)
     reading = await _begin(source, day, progress)
-    rejected = Rejected()
+    rejected = RejectedRows()
     staged_rows = 0
     check: RowCheck | None = None
     # Closing the generator closes the files and connections that the source reads from.
@@ -155,8 +161,8 @@ async def _stage(
             # Check in a thread, so that the process answers requests meanwhile.
             rows = await asyncio.to_thread(check.staged, batch)
             enter(Step.STAGE, day)
-            if publisher.lock:
-                publisher.lock.check()
+            if context.lock:
+                context.lock.check()
             progress.rows += len(batch)
             await repository.stage(rows, reading.columns)
             staged_rows += len(rows)
@@ -169,18 +175,18 @@ async def _stage(
     return rejected, reading.queried_at
 
 
-async def _begin(source: Source, day: date, progress: Progress) -> Reading:
+async def _begin(source: Source, day: date, progress: IngestProgress) -> DayRows:
     """Start to read the result of the previous query, or of a new one if there is none."""
     if progress.query is None:
         progress.has_queried = True
         progress.query = await source.begin(day)
-        await progress.note_query(progress.query, progress.partition)
+        await progress.record_query(progress.query, progress.partition)
     try:
         reading = await source.read(day, progress.query)
     except QueryLostError:
         progress.query = None
         raise
     if progress.query is None or progress.query != progress.billed_query:
-        await progress.note_billed(reading.bytes_billed)
+        await progress.record_billed(reading.bytes_billed)
         progress.billed_query = progress.query
     return reading

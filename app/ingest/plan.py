@@ -44,7 +44,7 @@ def latest_complete_day(now: datetime) -> date:
     return now.date() - timedelta(days=1)
 
 
-def check_counted(day: date, now: datetime) -> None:
+def check_ingestible(day: date, now: datetime) -> None:
     """Raise `IngestError` if the day is before the first day of PyPI's table, or is not over."""
     latest = latest_complete_day(now)
     if not FIRST_DAY <= day <= latest:
@@ -90,7 +90,7 @@ def plan(
     """Plan to read the served days that are missing, and those that are due again."""
 
     def due_at(day: date) -> datetime:
-        return settings.ingest_schedule.due_at(day - timedelta(days=1))
+        return settings.ingest_schedule.next_day_due_at(day - timedelta(days=1))
 
     complete = latest_complete_day(now)
     latest = max([complete, *published])
@@ -126,7 +126,7 @@ def _due_again_at(
     """Return when to read a day again, or None if that is not needed."""
     due = read_at = None
     if day in held:
-        due, read_at = read_again_at(settings, held[day]), held[day].read_at
+        due, read_at = held_due_at(settings, held[day]), held[day].read_at
     elif day in published:
         due, read_at = recheck_at(settings, now, published[day]), published[day].checked_at
     elif day in failures:
@@ -145,7 +145,7 @@ def _due_again_at(
 def recheck_at(settings: Settings, now: datetime, published: PublishedDay) -> datetime | None:
     """Return when a published day is checked again, or None if that is not planned."""
     if published.suspect_reason:
-        return check_again_at(published)
+        return suspect_due_at(published)
     if not settings.ingest_recheck_after_hours:
         return None
     due = end_of(published.day) + timedelta(hours=settings.ingest_recheck_after_hours)
@@ -153,13 +153,13 @@ def recheck_at(settings: Settings, now: datetime, published: PublishedDay) -> da
     return due if is_needed else None
 
 
-def check_again_at(suspect: PublishedDay) -> datetime:
+def suspect_due_at(suspect: PublishedDay) -> datetime:
     """Return when a suspect day is checked again."""
     passed = suspect.checked_at - suspect.published_at
     return suspect.checked_at + min(max(passed, SUSPECT_WAIT), _longest_wait(suspect))
 
 
-def read_again_at(settings: Settings, held: HeldDay) -> datetime:
+def held_due_at(settings: Settings, held: HeldDay) -> datetime:
     """Return when a held day is checked again, and read if it has changed."""
     return held.read_at + min(_wait(settings, held.readings), _longest_wait(held))
 
@@ -192,7 +192,7 @@ def days_to_backfill(
     Raises an `IngestError` if a day is not complete, or would be outside the window.
     """
     for day in filter(None, (start, end)):
-        check_counted(day, now)
+        check_ingestible(day, now)
     present = {
         day
         for day, one in published.items()

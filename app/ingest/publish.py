@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Publisher:
+class PublishContext:
     """The database in which days are published, and the rules of publishing."""
 
     engine: AsyncEngine
@@ -76,7 +76,7 @@ def check_in_window(day: date, latest: date, retention_days: int) -> None:
         )
 
 
-def check_admissible(
+def must_delete_sample(
     published: Mapping[date, PublishedDay], source: str, day: date, policy: PublishPolicy
 ) -> bool:
     """Return True if sample data must be deleted to publish the day.
@@ -103,7 +103,7 @@ def check_admissible(
 
 
 async def publish_staged(
-    publisher: Publisher, connection: AsyncConnection, staged: StagedDay
+    context: PublishContext, connection: AsyncConnection, staged: StagedDay
 ) -> PublishedDay | UnchangedDay:
     """Publish the day, or hold it and raise `HeldDayError`.
 
@@ -113,7 +113,7 @@ async def publish_staged(
 
     async def publish() -> PublishedDay | UnchangedDay:
         try:
-            return await _publish(publisher, connection, staged)
+            return await _publish(context, connection, staged)
         except BaseException:
             await connection.rollback()
             raise
@@ -122,13 +122,13 @@ async def publish_staged(
 
 
 async def _publish(
-    publisher: Publisher, connection: AsyncConnection, staged: StagedDay
+    context: PublishContext, connection: AsyncConnection, staged: StagedDay
 ) -> PublishedDay | UnchangedDay:
     repository = IngestRepository(connection)
-    policy, figures, day = publisher.policy, staged.figures, staged.figures.day
+    policy, figures, day = context.policy, staged.figures, staged.figures.day
     await repository.lock_publish(day)
     published, held = await repository.published(), await repository.held()
-    replaces_sample = check_admissible(published, figures.source, day, policy)
+    replaces_sample = must_delete_sample(published, figures.source, day, policy)
     if replaces_sample:
         published, held = {}, {}
     enter(Step.JUDGE, day)
@@ -140,11 +140,11 @@ async def _publish(
         # Counts by different definitions can't be compared.
         or not policy.counts_alike(day, figures.counted_files, before.counted_files)
         # The published day was suspect, and the source has corrected it.
-        or bool(before.suspect_reason and not (verdict.departure or staged.fault))
+        or bool(before.suspect_reason and not (verdict.deviation or staged.fault))
     )
     result: PublishedDay | UnchangedDay | IngestError
     if before and policy.only_if_changed and not is_better:
-        await repository.note_checked(figures, staged.read_at)
+        await repository.record_check(figures, staged.read_at)
         result = UnchangedDay(before)
     elif (
         before
@@ -160,13 +160,13 @@ async def _publish(
     else:
         if replaces_sample:
             await repository.delete_everything()
-        now = publisher.clock()
+        now = context.clock()
         result = await repository.publish(figures, read_at=staged.read_at, published_at=now)
-    suspects = await note_suspects(repository, policy)
+    suspects = await record_suspects(repository, policy)
     if isinstance(result, PublishedDay):
         result = replace(result, suspect_reason=suspects.get(day))
         await repository.announce(day)
-    await publisher.check_lock(connection)
+    await context.check_lock(connection)
     enter(Step.COMMIT, day)
     await connection.commit()
     if isinstance(result, IngestError):
@@ -176,23 +176,25 @@ async def _publish(
     return result
 
 
-async def note_suspects(repository: IngestRepository, policy: PublishPolicy) -> Mapping[date, str]:
+async def record_suspects(
+    repository: IngestRepository, policy: PublishPolicy
+) -> Mapping[date, str]:
     """Record which published days are suspect, and why. The caller holds the publish lock."""
     published, held = await repository.published(), await repository.held()
     first = served_days(max(published), policy.retention_days).first if published else date.min
     suspects = KnownDays(published, held, policy).suspects(first)
-    await repository.note_suspects(suspects)
+    await repository.record_suspects(suspects)
     return suspects
 
 
-async def release(publisher: Publisher, day: date) -> PublishedDay | None:
+async def publish_held(context: PublishContext, day: date) -> PublishedDay | None:
     """Publish a held day as it was last read, if it has become plausible or is forced, and record a
     run.
 
     Return None if the day is not held or stays held. Raises an `IngestError`.
     """
-    policy = publisher.policy
-    async with connect(publisher.engine) as connection:
+    policy = context.policy
+    async with connect(context.engine) as connection:
         repository = IngestRepository(connection)
         held = (await repository.held()).get(day)
         if not held or not (policy.force or day in await _plausible(repository, policy)):
@@ -203,32 +205,32 @@ async def release(publisher: Publisher, day: date) -> PublishedDay | None:
             day, held.source, held.counted_files, held.partition
         )
         await connection.commit()
-        forced = replace(publisher, policy=replace(policy, force=True, only_if_changed=False))
+        forced = replace(context, policy=replace(policy, force=True, only_if_changed=False))
         published = await publish_staged(forced, connection, StagedDay(figures, held.read_at))
         assert isinstance(published, PublishedDay)
-    runs = RunsRepository(publisher.engine)
-    run = await runs.begin(day, published.source, publisher.clock())
-    await runs.end(run, RunOutcome.PUBLISHED, publisher.clock(), rows=published.packages)
+    runs = RunsRepository(context.engine)
+    run = await runs.begin(day, published.source, context.clock())
+    await runs.end(run, RunOutcome.PUBLISHED, context.clock(), rows=published.packages)
     return published
 
 
-async def release_plausible(publisher: Publisher) -> AsyncIterator[PublishedDay]:
+async def publish_plausible_held(context: PublishContext) -> AsyncIterator[PublishedDay]:
     """Publish the held days that have become plausible, latest first.
 
     Each published day can make another one plausible.
     """
-    refused: set[date] = set()
+    tried: set[date] = set()
     while True:
-        async with connect(publisher.engine) as connection:
-            plausible = await _plausible(IngestRepository(connection), publisher.policy) - refused
+        async with connect(context.engine) as connection:
+            plausible = await _plausible(IngestRepository(connection), context.policy) - tried
         if not plausible:
             return
         day = max(plausible)
         # Try each day only once.
-        refused.add(day)
+        tried.add(day)
         try:
-            if released := await release(publisher, day):
-                yield released
+            if published := await publish_held(context, day):
+                yield published
         except IngestError as error:
             log.warning("%s stays held: %s", day, error)
 

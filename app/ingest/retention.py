@@ -17,7 +17,7 @@ from app.db.steps import Step, enter
 from app.domain.downloads import served_days
 from app.errors import TableInUseError
 from app.ingest.policy import PublishPolicy
-from app.ingest.publish import note_suspects
+from app.ingest.publish import record_suspects
 from app.ingest.rollup import due_months, first_kept_month
 
 EXPIRE_TRIES = 10
@@ -25,7 +25,7 @@ EXPIRE_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Expired:
+class RetentionResult:
     partitions: Sequence[str]
     packages: int
     months: Sequence[date] = ()
@@ -37,7 +37,7 @@ class Expired:
         return f"retention: dropped {dropped}, deleted {months}{self.packages:,} packages"
 
 
-async def expire(engine: AsyncEngine, policy: PublishPolicy, now: datetime) -> Expired:
+async def expire(engine: AsyncEngine, policy: PublishPolicy, now: datetime) -> RetentionResult:
     """Drop the days of months before the window, and delete older held days, the stored months
     beyond KEEP_MONTHS, and packages without rows.
 
@@ -54,18 +54,18 @@ async def expire(engine: AsyncEngine, policy: PublishPolicy, now: datetime) -> E
     return await _expire(engine, policy)
 
 
-async def _expire(engine: AsyncEngine, policy: PublishPolicy) -> Expired:
+async def _expire(engine: AsyncEngine, policy: PublishPolicy) -> RetentionResult:
     async with connect(engine) as connection:
         repository = IngestRepository(connection)
         latest = await repository.latest_day()
         if latest is None:
-            return Expired([], 0)
+            return RetentionResult([], 0)
         await repository.lock_publish(latest)
         # A publish may have been committed while this transaction waited for the lock.
         latest = await repository.latest_day() or latest
         first_served = served_days(latest, policy.retention_days).first
         await repository.delete_held_before(first_served)
-        await note_suspects(repository, policy)
+        await record_suspects(repository, policy)
         months = MonthsRepository(connection)
         due = due_months(await repository.published(), await months.stored(), policy)
         first_served = min([first_served, *(one.month for one in due)])
@@ -79,4 +79,4 @@ async def _expire(engine: AsyncEngine, policy: PublishPolicy) -> Expired:
         dropped = await drop_partitions_before(connection, first_served)
         enter(Step.COMMIT_RETENTION, first_served)
         await connection.commit()
-        return Expired(dropped, gone, deleted)
+        return RetentionResult(dropped, gone, deleted)

@@ -32,7 +32,7 @@ from app.domain.months import (
 )
 from app.ingest.plan import recheck_at
 from app.ingest.policy import PublishPolicy
-from app.ingest.publish import Publisher
+from app.ingest.publish import PublishContext
 from app.interpreter import short_switch_interval
 from app.retries import attempts
 from app.settings import Settings
@@ -144,47 +144,47 @@ def final_days(
     return lambda one: one.day not in held and recheck_at(settings, now, one) is None
 
 
-async def roll_up_due(publisher: Publisher, settings: Settings) -> AsyncIterator[StoredMonth]:
+async def roll_up_due(context: PublishContext, settings: Settings) -> AsyncIterator[StoredMonth]:
     """Roll up the months that are due, oldest first. The caller holds the ingest lock."""
-    async with connect(publisher.engine) as connection:
+    async with connect(context.engine) as connection:
         repository = IngestRepository(connection)
-        is_final = final_days(settings, publisher.clock(), await repository.held())
+        is_final = final_days(settings, context.clock(), await repository.held())
         published = await repository.published()
         stored = await MonthsRepository(connection).stored()
-    for month in due_months(published, stored, publisher.policy, is_final):
-        if record := await roll_up(publisher, month):
+    for month in due_months(published, stored, context.policy, is_final):
+        if record := await roll_up(context, month):
             yield record
 
 
-async def roll_up(publisher: Publisher, month: MonthOfDays) -> StoredMonth | None:
+async def roll_up(context: PublishContext, month: MonthOfDays) -> StoredMonth | None:
     """Sum the month's days and store the sums, instead of those from before.
 
     Return None if a day has changed meanwhile. The next run of the job tries again.
     """
-    async with connect(publisher.engine) as reading, connect(publisher.engine) as connection:
+    async with connect(context.engine) as reading, connect(context.engine) as connection:
         staging = MonthsRepository(connection)
         await staging.begin_staging()
         with short_switch_interval():
             enter(Step.SUM, month.month)
             sums = await sums_of(reading, month)
             async for rows in sums.all_rows():
-                if publisher.lock:
-                    publisher.lock.check()
+                if context.lock:
+                    context.lock.check()
                 await staging.stage(list(map(staged_line, rows)))
         figures = asdict(await staging.figures_of_staged(sums.categories))
         await connection.commit()
-        record = month.record(figures, sums.categories, publisher.clock())
+        record = month.record(figures, sums.categories, context.clock())
 
         def is_unchanged(published: Published, _: Stored) -> bool:
             seen = [(one.day, one.digest, one.published_at) for one in month.days]
             days = [one for one in published.values() if month_of(one.day) == month.month]
             return seen == sorted((one.day, one.digest, one.published_at) for one in days)
 
-        return record if await store_month(publisher, connection, record, is_unchanged) else None
+        return record if await store_month(context, connection, record, is_unchanged) else None
 
 
 async def store_month(
-    publisher: Publisher,
+    context: PublishContext,
     connection: AsyncConnection,
     record: StoredMonth,
     is_valid: Callable[[Published, Stored], bool],
@@ -197,7 +197,7 @@ async def store_month(
 
     async def store() -> bool:
         try:
-            return await _store(publisher, connection, record, is_valid)
+            return await _store(context, connection, record, is_valid)
         except BaseException:
             await connection.rollback()
             raise
@@ -206,7 +206,7 @@ async def store_month(
 
 
 async def _store(
-    publisher: Publisher,
+    context: PublishContext,
     connection: AsyncConnection,
     record: StoredMonth,
     is_valid: Callable[[Published, Stored], bool],
@@ -218,7 +218,7 @@ async def _store(
         return False
     await months.replace(record)
     await repository.announce(record.month)
-    await publisher.check_lock(connection)
+    await context.check_lock(connection)
     enter(Step.COMMIT_MONTH, record.month)
     await connection.commit()
     return True

@@ -16,7 +16,7 @@ from app.domain.package_name import is_valid
 from app.domain.row_checks import (
     IMPOSSIBLE_TOTALS,
     NO_SUM,
-    Fault,
+    RowFault,
     are_possible,
     fault_of_counts,
 )
@@ -24,11 +24,11 @@ from app.domain.row_checks import (
 KNOWN_TEXTS = 16_000
 """Size of the LRU of checked texts per column, which takes some 10 MB."""
 
-NOT_A_NAME = Fault("not the name of a package")
+NOT_A_NAME = RowFault("not the name of a package")
 
 
 @dataclass(slots=True)
-class Rejected:
+class RejectedRows:
     """Rows that are not staged, by reason."""
 
     names: int = 0
@@ -65,7 +65,7 @@ class Rejected:
 class RowCheck:
     """Checks the rows of a day, which all have the same columns."""
 
-    def __init__(self, columns: Sequence[str], rejected: Rejected) -> None:
+    def __init__(self, columns: Sequence[str], rejected: RejectedRows) -> None:
         self._rejected = rejected
         self._columns = columns
         self._check_texts = [_check_of(column) for column in columns]
@@ -101,7 +101,7 @@ class RowCheck:
         checked_rows = zip(rows, zip(*checked, strict=True), strict=True)
         return list(compress(staged, [self._is_right(*one) for one in checked_rows]))
 
-    def _is_right(self, row: tuple[Any, ...], checked: Sequence["_Checked"]) -> bool:
+    def _is_right(self, row: tuple[Any, ...], checked: Sequence["_CheckedCounts"]) -> bool:
         fault = self._fault(row, checked)
         if fault is None:
             return True
@@ -113,29 +113,29 @@ class RowCheck:
         self._rejected.values.setdefault(fault.problem, fault.value)
         return False
 
-    def _fault(self, row: tuple[Any, ...], checked: Sequence["_Checked"]) -> Fault | None:
+    def _fault(self, row: tuple[Any, ...], checked: Sequence["_CheckedCounts"]) -> RowFault | None:
         package, with_mirrors, without_mirrors, *_ = row
         if not is_valid(package):
             return NOT_A_NAME
         if not are_possible([with_mirrors], [without_mirrors]):
-            return Fault(IMPOSSIBLE_TOTALS, (with_mirrors, without_mirrors))
+            return RowFault(IMPOSSIBLE_TOTALS, (with_mirrors, without_mirrors))
         for column, counts in zip(self._columns, checked, strict=True):
             if counts.fault or counts.downloads != without_mirrors:
-                return counts.fault or Fault(f"{column} {NO_SUM}", counts.downloads)
+                return counts.fault or RowFault(f"{column} {NO_SUM}", counts.downloads)
         return None
 
 
-class _Checked(NamedTuple):
+class _CheckedCounts(NamedTuple):
     """The result of checking a package's counts of one breakdown: a fault, or their sum and their
     stored text.
     """
 
-    fault: Fault | None
+    fault: RowFault | None
     downloads: int = 0
     text: str = ""
 
 
-def _check_of(column: str) -> Callable[[str], _Checked]:
+def _check_of(column: str) -> Callable[[str], _CheckedCounts]:
     """Return the function that checks a column's texts. Its results are cached, unless every
     package has texts of its own.
     """
@@ -143,16 +143,16 @@ def _check_of(column: str) -> Callable[[str], _Checked]:
     return check if column in COLUMNS_OF_ONE_PACKAGE else lru_cache(KNOWN_TEXTS)(check)
 
 
-def _check_text(column: str, inside: str) -> _Checked:
+def _check_text(column: str, inside: str) -> _CheckedCounts:
     try:
         counts = orjson.loads(f"{{{inside}}}")
     except ValueError:
-        return _Checked(Fault(f"{column} is not an object", inside))
+        return _CheckedCounts(RowFault(f"{column} is not an object", inside))
     return _check_counts(column, counts)
 
 
-def _check_counts(column: str, counts: Counts | None) -> _Checked:
+def _check_counts(column: str, counts: Counts | None) -> _CheckedCounts:
     fault = fault_of_counts(column, counts)
     if fault or counts is None:
-        return _Checked(fault)
-    return _Checked(None, sum(counts.values()), counts_text(counts))
+        return _CheckedCounts(fault)
+    return _CheckedCounts(None, sum(counts.values()), counts_text(counts))

@@ -26,8 +26,8 @@ from app.errors import (
     RepeatedFaultError,
     SourceUnavailableError,
 )
-from app.ingest.pipeline import Progress, ingest_day, is_unchanged
-from app.ingest.publish import Publisher, UnchangedDay, release_plausible
+from app.ingest.pipeline import IngestProgress, is_unchanged, read_and_publish
+from app.ingest.publish import PublishContext, UnchangedDay, publish_plausible_held
 from app.ingest.sources.source import Source
 from app.retries import attempts
 
@@ -43,7 +43,7 @@ MAX_ERROR_CHARACTERS = 500
 MAX_REPEATED_FAULTS = 3
 """Number of consecutive days with the same fault after which a backfill stops."""
 
-WAIT_SECONDS = 1.0
+LOCK_RETRY_SECONDS = 1.0
 """Pause between two attempts to take the lock that another process holds."""
 
 
@@ -54,13 +54,13 @@ async def ingest_lock(engine: AsyncEngine) -> AsyncIterator[HeldLock]:
     while True:
         async with try_lock(engine, LockKey.INGEST) as lock:
             if lock:
-                await RunsRepository(engine).note_interrupted()
+                await RunsRepository(engine).record_interrupted()
                 yield lock
                 return
         if not is_logged:
             log.warning("another process is ingesting: waiting until it is done")
             is_logged = True
-        await asyncio.sleep(WAIT_SECONDS)
+        await asyncio.sleep(LOCK_RETRY_SECONDS)
 
 
 async def published_days(engine: AsyncEngine) -> Mapping[date, PublishedDay]:
@@ -69,7 +69,7 @@ async def published_days(engine: AsyncEngine) -> Mapping[date, PublishedDay]:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DayResult:
     """The result of one day of a run."""
 
     day: date
@@ -88,13 +88,13 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class DayIngester:
     """An ingest of several days, with a record of each."""
 
-    publisher: Publisher
+    context: PublishContext
     source: Source
 
-    async def backfill(self, days: Iterable[date]) -> AsyncIterator[Outcome]:
+    async def backfill(self, days: Iterable[date]) -> AsyncIterator[DayResult]:
         """Publish the days, and then the held days that have become plausible.
 
         A day that is first held and then published has two outcomes. The last one counts. Raises
@@ -110,12 +110,12 @@ class Run:
                 raise RepeatedFaultError(
                     f"{repeated} days in a row have the same fault, so no more are tried: {problem}"
                 )
-        async for published in release_plausible(self.publisher):
-            yield Outcome(published.day, published, was_held=True)
+        async for published in publish_plausible_held(self.context):
+            yield DayResult(published.day, published, was_held=True)
 
     async def ingest(
         self, days: Iterable[date], max_queries: float = float("inf")
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncIterator[DayResult]:
         """Publish the days in the given order. If a day fails, the others are still published.
 
         After `max_queries` queries, days that need another one are skipped. Raises errors that
@@ -123,34 +123,34 @@ class Run:
         """
         queries = 0
         for day in days:
-            progress = Progress()
+            progress = IngestProgress()
             try:
                 if queries >= max_queries and not await is_unchanged(
-                    self.publisher, self.source, day
+                    self.context, self.source, day
                 ):
                     continue
-                outcome = Outcome(day, await self.ingest_day(day, progress))
+                outcome = DayResult(day, await self.ingest_day(day, progress))
             except MixedDataError:
                 raise
             except IngestError as error:
-                outcome = Outcome(day, error)
+                outcome = DayResult(day, error)
             queries += progress.has_queried
             yield outcome
 
     async def ingest_day(
-        self, day: date, progress: Progress | None = None
+        self, day: date, progress: IngestProgress | None = None
     ) -> PublishedDay | UnchangedDay:
         """Publish one day, retry errors that may pass, and record the run."""
-        runs, now = RunsRepository(self.publisher.engine), self.publisher.clock()
-        progress = progress or Progress()
+        runs, now = RunsRepository(self.context.engine), self.context.clock()
+        progress = progress or IngestProgress()
 
         async def begin() -> tuple[IngestRun | None, int]:
-            unfinished = await runs.unfinished_run(day, self.source.name, now)
+            unfinished = await runs.run_to_resume(day, self.source.name, now)
             return unfinished, await runs.begin(day, self.source.name, now, unfinished)
 
         async def attempt() -> PublishedDay | UnchangedDay:
             progress.rows = 0
-            return await ingest_day(self.publisher, self.source, day, progress)
+            return await read_and_publish(self.context, self.source, day, progress)
 
         def is_temporary(error: BaseException) -> bool:
             # An unavailable database is retried only before the first row. After that the day
@@ -165,8 +165,8 @@ class Run:
         if unfinished:
             progress.query = progress.billed_query = unfinished.query
             progress.partition = unfinished.partition
-        progress.note_query = partial(runs.note_query, run)
-        progress.note_billed = partial(runs.note_billed, run)
+        progress.record_query = partial(runs.record_query, run)
+        progress.record_billed = partial(runs.record_billed, run)
         result: PublishedDay | UnchangedDay
         try:
             try:
@@ -175,15 +175,17 @@ class Run:
             except TimeoutError as error:
                 raise DayTimeoutError(day, DAY_TIMEOUT_SECONDS) from error
         except BaseException as error:
-            await self._note_failure(run, progress, error)
+            await self._record_failure(run, progress, error)
             raise
         outcome = RunOutcome.UNCHANGED if isinstance(result, UnchangedDay) else RunOutcome.PUBLISHED
-        await runs.end(run, outcome, self.publisher.clock(), rows=progress.rows)
+        await runs.end(run, outcome, self.context.clock(), rows=progress.rows)
         return result
 
-    async def _note_failure(self, run: int, progress: Progress, error: BaseException) -> None:
+    async def _record_failure(
+        self, run: int, progress: IngestProgress, error: BaseException
+    ) -> None:
         """Record why the run failed. If that fails, the next run records an interruption."""
-        runs = RunsRepository(self.publisher.engine)
+        runs = RunsRepository(self.context.engine)
         outcome = RunOutcome.FAILED if isinstance(error, Exception) else RunOutcome.STOPPED
         text: str | None = None
         if isinstance(error, HeldDayError):
@@ -196,8 +198,8 @@ class Run:
         is_of_source = isinstance(error, IngestError) and not error.is_temporary
         try:
             query = None if is_of_source else progress.query
-            await runs.note_query(run, query, progress.partition)
-            now = self.publisher.clock()
+            await runs.record_query(run, query, progress.partition)
+            now = self.context.clock()
             await runs.end(run, outcome, now, rows=progress.rows, error=text)
         except (OperatorError, SQLAlchemyError, OSError) as unrecorded:
             log.warning("the end of run %d was not recorded: %s", run, _one_line(unrecorded))

@@ -25,12 +25,12 @@ from app.errors import (
 )
 from app.ingest.plan import Plan, plan
 from app.ingest.policy import policy_of
-from app.ingest.publish import Publisher, release_plausible
+from app.ingest.publish import PublishContext, publish_plausible_held
 from app.ingest.retention import expire
 from app.ingest.rollup import roll_up_due
-from app.ingest.runs import Run
+from app.ingest.runs import DayIngester
 from app.ingest.sources.source import open_source
-from app.metrics import ObservedRun, observe_ingest
+from app.metrics import JobRun, observe_ingest
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -39,14 +39,14 @@ DAILY_JOB = "daily-ingest"
 START_JOB = "ingest-at-start"
 NEXT_JOB = "next-ingest"
 
-LOOK_SECONDS = 60.0
+CLOCK_CHECK_SECONDS = 60.0
 """How often the scheduler compares its jobs with the wall clock.
 
 APScheduler waits by a clock that stops while the machine sleeps, and that does not follow when the
 wall clock is set.
 """
 
-TAKEN_PAUSE = timedelta(minutes=10)
+LOCK_TAKEN_PAUSE = timedelta(minutes=10)
 """Pause before the next attempt if another process is ingesting. That process may be killed
 meanwhile.
 """
@@ -70,7 +70,7 @@ class IngestScheduler:
         self._job = job
         self._clock = clock
         self._running = asyncio.Lock()
-        self._looks: asyncio.Task[None] | None = None
+        self._clock_task: asyncio.Task[None] | None = None
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
             job_defaults={
@@ -86,11 +86,11 @@ class IngestScheduler:
         self._scheduler.start()
         self._scheduler.add_job(self._run, self._schedule, args=[True], id=DAILY_JOB)
         self._scheduler.add_job(self._run, args=[True], id=START_JOB)
-        self._looks = asyncio.create_task(self._follow_wall_clock())
+        self._clock_task = asyncio.create_task(self._follow_wall_clock())
 
     def stop(self) -> None:
-        if self._looks:
-            self._looks.cancel()
+        if self._clock_task:
+            self._clock_task.cancel()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
@@ -123,7 +123,7 @@ class IngestScheduler:
     async def _follow_wall_clock(self) -> None:
         latest = self._clock()
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CLOCK_CHECK_SECONDS)
             now = self._clock()
             if now < latest:
                 log.warning("ingest: the clock was set back from %s to %s", latest, now)
@@ -151,11 +151,11 @@ async def run_ingest_job(
             async with try_lock(engine, LockKey.INGEST) as lock:
                 if lock is None:
                     log.info("ingest: another run is in progress")
-                    return clock() + TAKEN_PAUSE
+                    return clock() + LOCK_TAKEN_PAUSE
                 policy = replace(policy_of(settings), only_if_changed=True)
-                publisher = Publisher(engine, policy, clock, lock)
+                context = PublishContext(engine, policy, clock, lock)
                 with observe_ingest(settings.source, clock) as observed:
-                    return await _ingest_due_days(settings, publisher, observed, catch_up)
+                    return await _ingest_due_days(settings, context, observed, catch_up)
         except asyncio.CancelledError:
             log.info("ingest: stopped")
             return None
@@ -176,18 +176,18 @@ def _retry_after(settings: Settings) -> timedelta:
 
 
 async def _ingest_due_days(
-    settings: Settings, publisher: Publisher, observed: ObservedRun, catch_up: bool
+    settings: Settings, context: PublishContext, observed: JobRun, catch_up: bool
 ) -> datetime | None:
-    runs = RunsRepository(publisher.engine)
+    runs = RunsRepository(context.engine)
     # If another process was killed, take over its older days too.
-    catch_up = bool(await runs.note_interrupted()) or catch_up
-    days = (await _plan(settings, publisher)).days(catch_up=catch_up)
+    catch_up = bool(await runs.record_interrupted()) or catch_up
+    days = (await _plan(settings, context)).days(catch_up=catch_up)
     should_retry, success = False, True
     if days:
         # Use a thread, because importing Google's client and finding credentials takes long.
         source = await asyncio.to_thread(open_source, settings, settings.source)
-        run = Run(publisher, source)
-        async for outcome in run.ingest(days, settings.ingest_max_days_per_run):
+        ingester = DayIngester(context, source)
+        async for outcome in ingester.ingest(days, settings.ingest_max_days_per_run):
             error = outcome.error
             if error is None:
                 log.info("ingest: %s", outcome)
@@ -204,22 +204,22 @@ async def _ingest_due_days(
         log.info("ingest: nothing is due")
     # While failed days wait for a retry, a run without days is neither a success nor a failure.
     observed.success = success if days or not await runs.failures() else None
-    async for published in release_plausible(publisher):
+    async for published in publish_plausible_held(context):
         log.warning("ingest: a held day has become plausible: %s", published)
-    async for month in roll_up_due(publisher, settings):
+    async for month in roll_up_due(context, settings):
         log.info("ingest: rolled up %s", month)
-    expired = await expire(publisher.engine, publisher.policy, publisher.clock())
+    expired = await expire(context.engine, context.policy, context.clock())
     log.info("ingest: %s", expired)
     # Some days may still be due: those beyond INGEST_MAX_DAYS_PER_RUN, and those that failed before
     # anything was billed.
-    next_due = (await _plan(settings, publisher)).next_due
-    again = publisher.clock() + _retry_after(settings)
+    next_due = (await _plan(settings, context)).next_due
+    again = context.clock() + _retry_after(settings)
     return min(filter(None, (next_due, again if should_retry else None)), default=None)
 
 
-async def _plan(settings: Settings, publisher: Publisher) -> Plan:
-    async with connect(publisher.engine) as connection:
+async def _plan(settings: Settings, context: PublishContext) -> Plan:
+    async with connect(context.engine) as connection:
         repository = IngestRepository(connection)
         published, held = await repository.published(), await repository.held()
-    failures = await RunsRepository(publisher.engine).failures()
-    return plan(settings, publisher.clock(), published, held, failures)
+    failures = await RunsRepository(context.engine).failures()
+    return plan(settings, context.clock(), published, held, failures)

@@ -17,7 +17,7 @@ from app.errors import DayNotPublishedError
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerificationStep:
     day: date | None
     """The day that was verified, or None for figures that span several days."""
 
@@ -40,7 +40,7 @@ async def days_to_verify(engine: AsyncEngine, day: date | None) -> list[date]:
 
 async def verify(
     engine: AsyncEngine, days: Sequence[date], *, packages: bool
-) -> AsyncIterator[Verified]:
+) -> AsyncIterator[VerificationStep]:
     """Compare each day's rows with its record, and yield the differences.
 
     With `packages`, the figures of packages are also compared with the rows of all days. A day that
@@ -51,20 +51,20 @@ async def verify(
             if day not in await repository.published_days():
                 continue
             differences = await repository.differences_of_day(day)
-        yield Verified(day, differences)
+        yield VerificationStep(day, differences)
     if not packages:
         return
     async with _reading(engine) as repository:
         differences = await repository.differences_of_figures()
-    yield Verified(None, differences)
+    yield VerificationStep(None, differences)
     async with _reading(engine) as repository:
         differences = await repository.differences_of_last_seen()
         months = await repository.partition_months()
-    yield Verified(None, differences)
+    yield VerificationStep(None, differences)
     for month in months:
         async with _reading(engine) as repository:
             differences = await repository.left_over(month)
-        yield Verified(None, differences)
+        yield VerificationStep(None, differences)
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from collections.abc import Callable
 
-READ_TIMEOUT_SECONDS = 20.0
+CLIENT_READ_TIMEOUT_SECONDS = 20.0
 """How long a client may read nothing of a response that it has to read."""
 
 
@@ -21,7 +21,7 @@ class ReaderTimer:
     def start(self) -> None:
         self.stop()
         unread = self._transport.get_write_buffer_size()
-        self._timer = self._loop.call_later(READ_TIMEOUT_SECONDS, self._check, unread)
+        self._timer = self._loop.call_later(CLIENT_READ_TIMEOUT_SECONDS, self._check, unread)
 
     def start_if_closing(self) -> None:
         """Start if the connection closes as soon as the client has read the rest."""

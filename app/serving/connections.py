@@ -10,7 +10,7 @@ from contextvars import Context
 from typing import Protocol
 
 from app.metrics import CONNECTIONS, CONNECTIONS_CLOSED, REQUESTS
-from app.serving.client_log import ClientLog
+from app.serving.log_line_limit import LogLineLimit
 from app.serving.proxies import TrustedProxies, client_key
 from app.serving.request import NO_ROUTE
 from app.serving.request_bounds import Refusal
@@ -85,7 +85,7 @@ class Connections:
         max_total: int,
         max_per_client: int,
         proxies: TrustedProxies,
-        rejections: ClientLog,
+        rejections: LogLineLimit,
     ) -> None:
         self.max_total = max_total
         self.rejections = rejections

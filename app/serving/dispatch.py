@@ -26,14 +26,14 @@ from app.api.headers import (
     path_prefix,
     raw_headers,
 )
-from app.api.limit_docs import BADGES_PATH, in_words, is_limited
-from app.api.payloads import Rendered
+from app.api.limit_rules import BADGES_PATH, in_words, is_limited
+from app.api.payloads import RenderedBody
 from app.api.problem_details import (
-    error_answer,
+    error_response,
     not_found,
     problem,
-    timed_out,
-    unexpected_answer,
+    timeout_error,
+    unexpected_error_response,
 )
 from app.api.statistics import Statistics, StatisticsReader
 from app.domain.clock import Clock
@@ -41,8 +41,8 @@ from app.domain.downloads import Publication, Window
 from app.errors import RequestError, UnavailableError
 from app.logs import request_id
 from app.metrics import RATE_LIMITED
-from app.serving.freshness import Freshness
 from app.serving.proxies import TrustedProxies
+from app.serving.publication_watch import PublicationWatch
 from app.serving.rate_limits import RateLimits
 from app.serving.request import CANCELLED, NOT_LOOKED_UP, IncomingRequest
 from app.serving.request_log import RequestLog
@@ -77,7 +77,7 @@ class Dispatcher:
     statistics: StatisticsReader
     cache: ResponseCache
     tagger: Tagger
-    freshness: Freshness
+    publication_watch: PublicationWatch
     rate_limits: RateLimits | None
     proxies: TrustedProxies
     log: RequestLog
@@ -85,7 +85,7 @@ class Dispatcher:
     timeout_seconds: float
 
     def __post_init__(self) -> None:
-        self._headers = ResponseHeaders(self.freshness, self.clock)
+        self._headers = ResponseHeaders(self.publication_watch, self.clock)
         self._pending: dict[_Pending, asyncio.Task[tuple[StoredResponse, Publication]]] = {}
 
     def incoming(
@@ -127,11 +127,11 @@ class Dispatcher:
                 # The response has begun, so the server closes the connection.
                 raise
             log.exception("a request failed unexpectedly")
-            await self._send(request, Response.of(unexpected_answer()), send)
+            await self._send(request, Response.of(unexpected_error_response()), send)
         finally:
             # Without a status, the stopping server has cancelled the request.
             request.status = request.status or CANCELLED
-            self.log.note(request)
+            self.log.record(request)
 
     def respond_at_once(self, request: IncomingRequest) -> Response | None:
         """Return the response if it needs no waiting, else None."""
@@ -161,7 +161,7 @@ class Dispatcher:
         body = b"" if request.method == "HEAD" else response.body
         request.status, request.size = response.status, len(body)
         headers = self._headers.of(request, response, server_headers)
-        self.log.note(request)
+        self.log.record(request)
         return b"%b%b\r\n" % (STATUS_LINES[response.status], headers), body
 
     async def _respond(self, request: IncomingRequest) -> Response | None:
@@ -175,7 +175,7 @@ class Dispatcher:
         if response or request.method not in _METHODS:
             return response
         if request.parsed:
-            return await self._compute(request, self.freshness.publication)
+            return await self._compute(request, self.publication_watch.publication)
         return None
 
     def _refuse(self, request: IncomingRequest) -> Response | None:
@@ -196,7 +196,7 @@ class Dispatcher:
 
     def _look_up(self, request: IncomingRequest) -> Response | None:
         """Return a stored response, a 304, or the error of an invalid request."""
-        publication = self.freshness.publication
+        publication = self.publication_watch.publication
         if request.method not in _METHODS:
             return None
         # A canonical target needs no parsing.
@@ -270,7 +270,7 @@ class Dispatcher:
         except TimeoutError:
             if not deadline.expired():
                 raise
-            return self._error(request, timed_out(self.timeout_seconds))
+            return self._error(request, timeout_error(self.timeout_seconds))
         return self._revalidate(request, stored, publication)
 
     async def _read(
@@ -278,7 +278,7 @@ class Dispatcher:
     ) -> tuple[StoredResponse, Publication]:
         """Call the endpoint's handler. Return the response and the publication that it saw."""
 
-        async def compute(statistics: Statistics) -> tuple[ParsedRequest, Rendered]:
+        async def compute(statistics: Statistics) -> tuple[ParsedRequest, RenderedBody]:
             # Another publication may have another window.
             parsed = self._parse(request, statistics.publication.window)
             assert parsed
@@ -305,7 +305,7 @@ class Dispatcher:
 
     def _error(self, request: IncomingRequest, error: RequestError) -> Response:
         with _logged_as(request):
-            return Response.of(error_answer(error))
+            return Response.of(error_response(error))
 
     async def _send(self, request: IncomingRequest, response: Response, send: Send) -> None:
         body = b"" if request.method == "HEAD" else response.body

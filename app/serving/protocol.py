@@ -31,7 +31,7 @@ from app.serving.request_bounds import (
 
 log = logging.getLogger(__name__)
 
-REQUEST_TIMEOUT_SECONDS = 10.0
+ARRIVAL_TIMEOUT_SECONDS = 10.0
 """Maximum time from the first byte of a request to its last."""
 
 LINGER_SECONDS = 2.0
@@ -152,7 +152,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
                     return
         if self._is_receiving and self._request_timer is None:
             self._request_timer = self.loop.call_later(
-                REQUEST_TIMEOUT_SECONDS, self._request_timed_out
+                ARRIVAL_TIMEOUT_SECONDS, self._request_timed_out
             )
 
     def _body_bytes_left(self) -> int | None:
@@ -222,7 +222,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         # Remove the trailers of a chunked body: they do not count as headers.
         del self.headers[self._headers_count :]
         self._headers_count = None
-        request = self._answer_at_once()
+        request = self._respond_at_once()
         if self._unwritten:
             self._is_due = True
             # Clients that receive responses together also send their next requests together, which
@@ -240,7 +240,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._is_due = True
 
-    def _answer_at_once(self) -> IncomingRequest | None:
+    def _respond_at_once(self) -> IncomingRequest | None:
         """Set `_unwritten` if the response needs no task. Return the request if it was created.
 
         A response needs a task if it has to be computed, or if it closes the connection.
@@ -326,7 +326,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             self._request_timer = None
 
     def _request_timed_out(self) -> None:
-        self._refuse(Refusal(408, f"A request may take {REQUEST_TIMEOUT_SECONDS:g} s to arrive."))
+        self._refuse(Refusal(408, f"A request may take {ARRIVAL_TIMEOUT_SECONDS:g} s to arrive."))
 
     def _close(self) -> None:
         self.transport.close()
@@ -350,7 +350,7 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._all_connections.record_refusal(self, self._refusal)
-        headers = self._dispatcher.freshness.as_of() if self._dispatcher else []
+        headers = self._dispatcher.publication_watch.as_of() if self._dispatcher else []
         self.transport.write(self._refusal.render(headers))
         if self.transport.can_write_eof():
             self.transport.write_eof()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 2.0
+RECONNECT_SECONDS = 2.0
 """Time between two attempts to reach a shared storage that failed."""
 
 BURST_SECONDS = 60
@@ -183,7 +183,7 @@ class RateLimits:
     async def _reconnect(self) -> None:
         assert self._shared
         while not self.uses_shared_storage:
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(RECONNECT_SECONDS)
             with suppress(StorageError):
                 # Test it by counting, because a storage that responds may still be read-only.
                 await self._shared.count(_PROBE, 1)

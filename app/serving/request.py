@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from app.api.endpoints import ParsedRequest
 from app.api.headers import Headers
-from app.api.limit_docs import ARGUMENTS_PER_REQUEST
+from app.api.limit_rules import ARGUMENTS_PER_REQUEST
 from app.api.negotiation import accepted_format, has_byte_ranges, preferred_encoding
 from app.serving.limit_storage import Counters
 from app.serving.rate_limits import LimitedClient, RateLimitState

@@ -13,7 +13,7 @@ from prometheus_client import Histogram
 from app.domain.clock import Clock
 from app.logs import LOG_STREAM
 from app.metrics import REQUEST_SECONDS, REQUESTS
-from app.serving.client_log import ClientLog
+from app.serving.log_line_limit import LogLineLimit
 from app.serving.request import IncomingRequest
 
 REJECTIONS = frozenset({401, 429})
@@ -49,8 +49,8 @@ class RequestLog:
     def __init__(
         self,
         log_format: str | None,
-        rejections: ClientLog,
-        uncounted: ClientLog | None,
+        rejections: LogLineLimit,
+        uncounted: LogLineLimit | None,
         known_arguments: Collection[str],
         clock: Clock,
     ) -> None:
@@ -60,27 +60,27 @@ class RequestLog:
         self._uncounted = uncounted
         self._known_arguments = frozenset(name.encode() for name in known_arguments)
         self._clock = clock
-        self._noted: list[tuple[IncomingRequest, float, datetime]] = []
+        self._queued: list[tuple[IncomingRequest, float, datetime]] = []
         """Requests that are not counted yet, with their seconds and their times."""
 
-    def note(self, request: IncomingRequest) -> None:
+    def record(self, request: IncomingRequest) -> None:
         """Queue a request with a response to be counted and logged."""
-        self._noted.append((request, perf_counter() - request.began, self._clock()))
-        if len(self._noted) == 1:
+        self._queued.append((request, perf_counter() - request.began, self._clock()))
+        if len(self._queued) == 1:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-        elif len(self._noted) >= FLUSHED_REQUESTS:
+        elif len(self._queued) >= FLUSHED_REQUESTS:
             self.flush()
 
     def flush(self) -> None:
         """Count and log all queued requests."""
-        noted, self._noted = self._noted, []
-        counts = Counter([(one.route, one.status, one.cache) for one, _, _ in noted])
+        queued, self._queued = self._queued, []
+        counts = Counter([(one.route, one.status, one.cache) for one, _, _ in queued])
         for labels, count in counts.items():
             REQUESTS.labels(*labels).inc(count)
-        for request, seconds, _ in noted:
+        for request, seconds, _ in queued:
             _durations(request.route).observe(seconds)
         if self._is_logged:
-            lines = [self._line(*one) for one in noted if self._is_admitted(one[0])]
+            lines = [self._line(*one) for one in queued if self._is_admitted(one[0])]
             if lines:
                 LOG_STREAM.write_bytes(b"".join(lines))
 

@@ -10,7 +10,7 @@ from starlette.responses import Response as StarletteResponse
 from app.api.headers import DEFAULTS, Headers, completed, from_lines, lines
 from app.domain.clock import Clock
 from app.domain.downloads import Publication
-from app.serving.freshness import Freshness
+from app.serving.publication_watch import PublicationWatch
 from app.serving.request import IncomingRequest
 
 STATUS_LINES = {
@@ -38,8 +38,8 @@ class Response:
 class ResponseHeaders:
     """Adds the headers that every response has."""
 
-    def __init__(self, freshness: Freshness, clock: Clock) -> None:
-        self._freshness = freshness
+    def __init__(self, publication_watch: PublicationWatch, clock: Clock) -> None:
+        self._publication_watch = publication_watch
         self._clock = clock
         self._shared_key: tuple[object, ...] = ()
         self._shared = b""
@@ -63,7 +63,7 @@ class ResponseHeaders:
     def complete(self, request: IncomingRequest, headers: Headers) -> Headers:
         """Return all headers of a response that has no publication."""
         own = from_lines(_own_lines(request, self._clock()))
-        defaults = [*DEFAULTS, *self._freshness.as_of()]
+        defaults = [*DEFAULTS, *self._publication_watch.as_of()]
         all_headers = completed([*headers, *own], defaults, request.path)
         return from_lines(_private(lines(all_headers))) if request.has_key else all_headers
 
@@ -74,11 +74,17 @@ class ResponseHeaders:
         now: datetime,
     ) -> bytes:
         """Return the headers that all responses of a publication share for one second."""
-        freshness = self._freshness
+        publication_watch = self._publication_watch
         second = int(now.timestamp())
-        key = publication, freshness.publication, freshness.age_seconds, server_headers, second
+        key = (
+            publication,
+            publication_watch.publication,
+            publication_watch.age_seconds,
+            server_headers,
+            second,
+        )
         if key != self._shared_key:
-            headers = completed(freshness.headers(publication, now))
+            headers = completed(publication_watch.headers(publication, now))
             self._shared_key = key
             self._shared = lines([*server_headers, *headers])
         return self._shared

@@ -13,17 +13,17 @@ from app.api.endpoints import ParsedRequest
 from app.api.headers import Headers, from_lines, lines
 from app.api.negotiation import COMPRESSED_FROM_BYTES, byte_range, compressed
 from app.api.offloading import LARGE_BYTES, offloaded_if
-from app.api.payloads import Rendered
+from app.api.payloads import RenderedBody
 from app.api.problem_details import problem
 from app.domain.downloads import Publication
 from app.metrics import RESPONSE_CACHE_BYTES
-from app.serving.freshness import Freshness
+from app.serving.publication_watch import PublicationWatch
 from app.serving.response import Response
 
 ENTRY_BYTES = 1_200
 """Size of an entry besides its body: the key, the headers and the objects that contain them."""
 
-ARBITRARY_SHARE = 1 / 4
+UNBOUNDED_SHARE = 1 / 4
 """Share of the cache for requests of which a client can invent any number. A flood of them evicts
 only each other.
 """
@@ -96,7 +96,7 @@ def _tag_headers(tag: bytes, *, has_formats: bool) -> Headers:
 
 async def encode(
     parsed: ParsedRequest,
-    rendered: Rendered,
+    rendered: RenderedBody,
     encoding: str,
     tags: tuple[bytes, ...],
     publication: Publication,
@@ -158,11 +158,11 @@ class ResponseCache:
     All spellings of a request share one entry. A canonical request is found without parsing.
     """
 
-    def __init__(self, freshness: Freshness, max_bytes: int) -> None:
-        self._freshness = freshness
-        arbitrary_bytes = int(max_bytes * ARBITRARY_SHARE)
-        self._arbitrary = _Store(arbitrary_bytes)
-        self._others = _Store(max_bytes - arbitrary_bytes)
+    def __init__(self, publication_watch: PublicationWatch, max_bytes: int) -> None:
+        self._publication_watch = publication_watch
+        unbounded_bytes = int(max_bytes * UNBOUNDED_SHARE)
+        self._unbounded = _Store(unbounded_bytes)
+        self._others = _Store(max_bytes - unbounded_bytes)
         self._current: tuple[str, datetime] | None = None
         """Version and time of the publication that the stored responses were computed from."""
 
@@ -170,7 +170,7 @@ class ResponseCache:
         """Return the response to a target, computed from the current publication."""
         self._evict_old_publication()
         key = target, encoding
-        return self._others.get(key) or self._arbitrary.get(key)
+        return self._others.get(key) or self._unbounded.get(key)
 
     def put(
         self,
@@ -183,21 +183,21 @@ class ResponseCache:
         self._evict_old_publication()
         if _identity(publication) != self._current:
             return
-        store = self._arbitrary if parsed.is_arbitrary else self._others
+        store = self._unbounded if parsed.has_unbounded_arguments else self._others
         store.put((parsed.target, encoding), response)
         self._report_bytes()
 
     def _evict_old_publication(self) -> None:
-        publication = self._freshness.publication
+        publication = self._publication_watch.publication
         current = _identity(publication) if publication else None
         if current != self._current:
             self._current = current
-            self._arbitrary.clear()
+            self._unbounded.clear()
             self._others.clear()
             self._report_bytes()
 
     def _report_bytes(self) -> None:
-        RESPONSE_CACHE_BYTES.set(self._arbitrary.bytes + self._others.bytes)
+        RESPONSE_CACHE_BYTES.set(self._unbounded.bytes + self._others.bytes)
 
 
 def _identity(publication: Publication) -> tuple[str, datetime]:

@@ -18,7 +18,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 from app.errors import OperatorError, SettingsError
 from app.logs import LOG_STREAM, configure_logging
 from app.metrics import MULTIPROCESS_FOLDER
-from app.serving.connection_timers import READ_TIMEOUT_SECONDS
+from app.serving.connection_timers import CLIENT_READ_TIMEOUT_SECONDS
 from app.serving.protocol import BoundedHTTPProtocol
 from app.settings import Settings
 
@@ -33,7 +33,7 @@ TASKS_CLOSE_SECONDS = 0.2
 WORKERS_CLOSE_SECONDS = 1.0
 """How long worker processes may take to end after the last request. Then they are killed."""
 
-CLOSE_SECONDS = 1.3
+CONNECTIONS_CLOSE_SECONDS = 1.3
 """How long everything may take to close after the last request. With the time that Python needs to
 exit, this stays below 2 s.
 """
@@ -60,7 +60,7 @@ class StopDeadline:
         if self._requests_end_at is None:
             self._requests_end_at = monotonic() + self._seconds
 
-    def seconds_left(self, close_seconds: float = CLOSE_SECONDS) -> float:
+    def seconds_left(self, close_seconds: float = CONNECTIONS_CLOSE_SECONDS) -> float:
         """Return the time left for requests, plus `close_seconds`."""
         self.start()
         assert self._requests_end_at is not None
@@ -90,7 +90,7 @@ def bound_unread_data(listener: socket.socket) -> None:
     """
     for name, value in (
         # By default the system buffers the rest of a closed connection for minutes.
-        ("TCP_USER_TIMEOUT", int(READ_TIMEOUT_SECONDS * 1000)),
+        ("TCP_USER_TIMEOUT", int(CLIENT_READ_TIMEOUT_SECONDS * 1000)),
         # By default the system buffers a response of megabytes, so that no `ReaderTimer` starts.
         ("TCP_NOTSENT_LOWAT", UNSENT_BYTES),
     ):

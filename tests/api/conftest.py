@@ -44,7 +44,7 @@ async def two_days(engine: AsyncEngine) -> None:
 @pytest.fixture
 async def known_days(app: Service, two_days: None) -> None:
     """`two_days`, and the service has heard of them."""
-    known = app.dispatcher.freshness
+    known = app.dispatcher.publication_watch
     await until(lambda: known.publication and known.publication.latest_day == days_ago(0))
 
 

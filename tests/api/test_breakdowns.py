@@ -43,7 +43,7 @@ async def some_days(app: Service, engine: AsyncEngine) -> None:
     await publish(engine, days_ago(1), downloads("flask", 10, mirrors=0, **yesterday), numpy)
     new = downloads("new", 2, installer={"uv": 2})
     await publish(engine, days_ago(0), downloads("flask", 3, installer={"pip": 3}), new)
-    await until(lambda: app.dispatcher.freshness.publication)
+    await until(lambda: app.dispatcher.publication_watch.publication)
     await until(lambda: published(app).latest_day == days_ago(0))
 
 
@@ -139,11 +139,11 @@ async def test_a_breakdown_exists_once_a_day_has_it(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     await publish(engine, days_ago(0), downloads("flask", 3))
-    await until(lambda: app.dispatcher.freshness.publication)
-    before = app.dispatcher.freshness.publication
+    await until(lambda: app.dispatcher.publication_watch.publication)
+    before = app.dispatcher.publication_watch.publication
     assert (await client.get("/api/packages/flask/ci")).status_code == 404
     await publish(engine, days_ago(0), downloads("flask", 3, ci={"true": 3}))
-    await until(lambda: app.dispatcher.freshness.publication != before)
+    await until(lambda: app.dispatcher.publication_watch.publication != before)
     response = await client.get("/api/packages/flask/ci")
     assert response.text == _payload("ci", ("true", D0, 3))
 
@@ -157,7 +157,9 @@ async def test_a_week_with_a_day_without_the_breakdown_is_omitted(
         day = monday + timedelta(days=passed)
         known = {} if passed == 10 else {"installer": {"pip": 2}}
         await publish(engine, day, downloads("flask", 2, mirrors=0, **known))
-    await until(lambda: app.dispatcher.freshness.publication and len(published(app).days) == 14)
+    await until(
+        lambda: app.dispatcher.publication_watch.publication and len(published(app).days) == 14
+    )
     path = "/api/packages/flask/{}?interval=week"
     response = await client.get(path.format("installer"))
     assert response.text == _payload("installer", ("pip", str(monday), 14))
@@ -180,7 +182,9 @@ async def test_releases_with_most_downloads_are_listed_separately(
     days = {days_ago(1): day_of_releases(0), days_ago(0): day_of_releases(1)}
     for day, counts in days.items():
         await publish(engine, day, downloads("flask", sum(counts.values()), version=counts))
-    await until(lambda: app.dispatcher.freshness.publication and len(published(app).days) == 2)
+    await until(
+        lambda: app.dispatcher.publication_watch.publication and len(published(app).days) == 2
+    )
 
     async def shown(query: str = "") -> dict[str, dict[str, int]]:
         response = await client.get(f"/api/packages/flask/version?{query}")
@@ -215,7 +219,7 @@ async def test_filling_beyond_the_item_limit_is_a_422(
     for ago in (1, 0):
         releases = {f"{ago}.{number}": 1 for number in range(3)}
         await publish(engine, days_ago(ago), downloads("flask", 3, version=releases))
-    await until(lambda: app.dispatcher.freshness.publication)
+    await until(lambda: app.dispatcher.publication_watch.publication)
     await until(lambda: published(app).latest_day == days_ago(0))
     path = "/api/packages/flask/version?version=all"
     assert len((await client.get(path)).json()["data"]) == 6

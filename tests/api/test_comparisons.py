@@ -38,7 +38,7 @@ async def app(module_database_url: str, engine: AsyncEngine) -> AsyncIterator[Se
     settings = Settings(rate_limits="", ingest_source=IngestSource.NONE, response_cache_max_bytes=0)
     app = create_app(settings, module_database_url)
     async with app.running():
-        await until(lambda: app.dispatcher.freshness.publication)
+        await until(lambda: app.dispatcher.publication_watch.publication)
         yield app
 
 

@@ -195,9 +195,9 @@ async def _days_with_everything(app: Service, engine: AsyncEngine) -> None:
             downloads("flask", 1),
             *([downloads("invented", invented)] if ago == 0 else []),
         )
-    await until(lambda: app.dispatcher.freshness.publication)
+    await until(lambda: app.dispatcher.publication_watch.publication)
     await until_known(app)
-    known = app.dispatcher.freshness
+    known = app.dispatcher.publication_watch
     await until(lambda: known.publication and known.publication.latest_day == days_ago(0))
 
 

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.clock import utc_now
-from app.ingest.pipeline import ingest_day
-from app.ingest.publish import Publisher
+from app.ingest.pipeline import read_and_publish
+from app.ingest.publish import PublishContext
 from app.ingest.sources.sample import SampleSource
 from app.main import Service
 from app.settings import Settings
@@ -89,7 +89,7 @@ async def test_sample_data_is_obvious(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine, path: str
 ) -> None:
     real = await client.get(path)
-    await ingest_day(Publisher(engine, FORCED, utc_now), SampleSource(), days_ago(0))
+    await read_and_publish(PublishContext(engine, FORCED, utc_now), SampleSource(), days_ago(0))
     await until_known(app)
     sample = await client.get(path)
     notices = ["sample data for trying" in one.text for one in (real, sample)]

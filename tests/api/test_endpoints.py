@@ -184,7 +184,7 @@ def test_a_parsed_range_belongs_to_its_window(endpoints: Endpoints) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "is_arbitrary"),
+    ("target", "has_unbounded_arguments"),
     [
         ("packages/a/overall?fill=zero", False),
         ("packages/a/overall?start_date=2026-02-01", True),
@@ -192,9 +192,9 @@ def test_a_parsed_range_belongs_to_its_window(endpoints: Endpoints) -> None:
     ],
 )
 def test_requests_with_arbitrary_arguments_are_recognised(
-    endpoints: Endpoints, target: str, is_arbitrary: bool
+    endpoints: Endpoints, target: str, has_unbounded_arguments: bool
 ) -> None:
-    assert _parse(endpoints, f"/api/{target}").is_arbitrary is is_arbitrary
+    assert _parse(endpoints, f"/api/{target}").has_unbounded_arguments is has_unbounded_arguments
 
 
 def test_a_flood_of_urls_takes_bounded_memory(endpoints: Endpoints) -> None:

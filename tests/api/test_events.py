@@ -69,7 +69,7 @@ async def test_status_and_summaries_list_events_in_the_window(
 ) -> None:
     assert (await client.get("/api/status")).json()["events"] == []
     await publish(engine, days_ago(1), downloads("flask", 1))
-    known = app.dispatcher.freshness
+    known = app.dispatcher.publication_watch
     await until(lambda: known.publication)
     status = (await client.get("/api/status")).json()
     summary = (await client.get("/api/packages/flask")).json()
@@ -90,7 +90,7 @@ async def test_events_are_part_of_the_tag(client: httpx.AsyncClient, database_ur
     """After a restart with other events, a client's copy is not confirmed."""
     other = create_app(Settings(rate_limits="", ingest_source=IngestSource.NONE), database_url)
     async with other.running():
-        await until(lambda: other.dispatcher.freshness.publication)
+        await until(lambda: other.dispatcher.publication_watch.publication)
         transport = httpx.ASGITransport(other)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as its:
             path = "/api/packages/requests"

@@ -104,7 +104,7 @@ async def ranked(app: Service, engine: AsyncEngine) -> None:
             rows = [downloads("flask", 5500), downloads("numpy", 2520)]
             rows += [downloads(name, 50) for name in ("requests", "flask-login")]
         await publish(engine, days_ago(ago), *rows, downloads("flask-mirrored", 0, mirrors=3))
-    known = app.dispatcher.freshness
+    known = app.dispatcher.publication_watch
     await until(lambda: known.publication and len(known.publication.days) == 14)
 
 
@@ -151,7 +151,7 @@ async def test_a_trend_needs_all_days_to_be_published(
     async with engine.begin() as connection:
         await connection.exec_driver_sql(f"DELETE FROM ingested_days WHERE day = '{days_ago(5)}'")
     await publish(engine, D0, downloads("flask", 5501), downloads("numpy", 1))
-    known = app.dispatcher.freshness
+    known = app.dispatcher.publication_watch
     await until(lambda: known.publication and len(known.publication.days) == 13)
     response = await client.get("/api/trending")
     assert response.text == '{"data":[],"type":"trending_packages"}'

@@ -15,8 +15,8 @@ from app.db.pool import ReadPool
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.domain.downloads import Partition, Publication
 from app.errors import HeldDayError
-from app.ingest.publish import Publisher
-from app.ingest.runs import Run, ingest_lock
+from app.ingest.publish import PublishContext
+from app.ingest.runs import DayIngester, ingest_lock
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.sources.sample import PACKAGES, SampleSource
 from app.main import Service, create_app
@@ -92,7 +92,7 @@ async def test_status_lists_the_suspect_days(
         "downloads": 5,
         "partition": {"rows": 12},
     }
-    known = app.dispatcher.freshness
+    known = app.dispatcher.publication_watch
     await until(lambda: known.publication and known.publication.suspect_days == 1)
     assert "pypi_stats_suspect_dates 1.0" in (await client.get("/metrics")).text
     # The source gives all of it now.
@@ -106,9 +106,9 @@ async def test_status_lists_held_days_with_the_reason(
     await publish(engine, days_ago(7), downloads("flask", 100))
     source = GivenSource({days_ago(0): [downloads("flask", 10)]})
     async with ingest_lock(engine) as lock:
-        run = Run(Publisher(engine, POLICY, lambda: NOW, lock), source)
+        ingester = DayIngester(PublishContext(engine, POLICY, lambda: NOW, lock), source)
         with pytest.raises(HeldDayError):
-            await run.ingest_day(days_ago(0))
+            await ingester.ingest_day(days_ago(0))
     status = (await client.get("/api/status")).json()
     assert status["latest_day"] == str(days_ago(7))
     (held,) = status["held"]
@@ -138,10 +138,10 @@ async def test_metrics_describe_the_published_days(
     await publish(engine, days_ago(8), downloads("flask", 100))
     source = GivenSource({days_ago(15): [downloads("flask", 10)]})
     async with ingest_lock(engine) as lock:
-        run = Run(Publisher(engine, POLICY, lambda: NOW, lock), source)
+        ingester = DayIngester(PublishContext(engine, POLICY, lambda: NOW, lock), source)
         with pytest.raises(HeldDayError):
-            await run.ingest_day(days_ago(15))
-    known = app.dispatcher.freshness
+            await ingester.ingest_day(days_ago(15))
+    known = app.dispatcher.publication_watch
     await until(lambda: known.publication and known.publication.held_days == 1)
     figures = (await client.get("/metrics")).text
     assert "pypi_stats_held_dates 1.0" in figures

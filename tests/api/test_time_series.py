@@ -34,7 +34,7 @@ async def _days(app: Service, engine: AsyncEngine) -> None:
 
 
 async def _until_known(app: Service) -> None:
-    known = app.dispatcher.freshness
+    known = app.dispatcher.publication_watch
     await until(lambda: known.publication and known.publication.latest_day == days_ago(0))
 
 

@@ -9,7 +9,7 @@ from app.domain.downloads import (
     DayFigures,
     HeldDay,
     IngestRun,
-    PartitionSeen,
+    PartitionFields,
     PublishedDay,
     RunOutcome,
 )
@@ -109,7 +109,7 @@ def test_status_and_history_show_the_partition() -> None:
         SETTINGS, next_run=None, days=[day], held=[], last_run=None, size=Size(5, 2**20)
     )
     held = HeldDay(
-        **{name: getattr(day, name) for name in DayFigures.__slots__ + PartitionSeen.__slots__},
+        **{name: getattr(day, name) for name in DayFigures.__slots__ + PartitionFields.__slots__},
         reason="few",
         held_since=NOON,
         read_at=NOON,

@@ -24,8 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.engine import connect
 from app.domain.clock import utc_now
 from app.errors import SettingsError
-from app.ingest.pipeline import ingest_day
-from app.ingest.publish import Publisher
+from app.ingest.pipeline import read_and_publish
+from app.ingest.publish import PublishContext
 from app.ingest.sources.sample import PACKAGES
 from app.serving.response_cache import ENTRY_BYTES
 from app.serving.server import metrics_folder
@@ -129,7 +129,9 @@ async def test_a_start_catches_up(database_url: str, engine: AsyncEngine, tmp_pa
     missed = latest_complete_day()
     row = downloads("flask", 1)
     before = missed - timedelta(days=1)
-    await ingest_day(Publisher(engine, FORCED, utc_now), GivenSource({before: [row]}), before)
+    await read_and_publish(
+        PublishContext(engine, FORCED, utc_now), GivenSource({before: [row]}), before
+    )
     for ago in range(30):
         file = tmp_path / f"{missed - timedelta(days=ago)}.ndjson"
         file.write_text(json.dumps({**row._asdict(), **row.breakdowns}))

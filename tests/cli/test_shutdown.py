@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.dumps.listing import NAMED_DIGEST_CHARACTERS, Dump, DumpFormat, Dumps
 from app.dumps.stores.folder import DumpFolder
-from app.serving.server import CLOSE_SECONDS
+from app.serving.server import CONNECTIONS_CLOSE_SECONDS
 from app.settings import Settings
 from tests.days import days_ago, downloads, publish
 from tests.faults.postgres import connect_to, through
@@ -95,7 +95,7 @@ def _assert_stops(process: Program | psutil.Popen, at_least: float = 0.0) -> Non
 
 
 def test_the_default_stop_fits_into_docker_stop() -> None:
-    assert CLOSE_SECONDS < 2
+    assert CONNECTIONS_CLOSE_SECONDS < 2
     assert Settings().graceful_stop_seconds + 2 <= STOP_SECONDS
 
 

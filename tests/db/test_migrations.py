@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db import migrations
-from app.db.day_digest import describe
+from app.db.day_digest import figures_query
 from app.db.engine import connect, create_engine, driver_of
 from app.db.migrations import ALEMBIC_INI, migrate
 from app.db.partitions import ensure_partition
@@ -246,7 +246,7 @@ async def test_days_stay_valid_through_every_revision(
         ):
             of_packages = f"(SELECT * FROM {rows} AND name <> '{ALL_PACKAGES}') AS of_packages"
             # As code with the new breakdown computes it.
-            query = text(describe(of_packages, (*OPTIONAL_COLUMNS, "made_up")))
+            query = text(figures_query(of_packages, (*OPTIONAL_COLUMNS, "made_up")))
             for recorded in (await connection.execute(select(record))).all():
                 found = (await connection.execute(query, {"day": recorded.day})).one()
                 assert found.digest == recorded.digest

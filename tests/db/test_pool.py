@@ -246,7 +246,7 @@ async def test_a_database_that_can_not_be_used_is_unavailable(
         await repository.recent("flask")
     with pytest.raises(DatabaseUnavailableError, match=r"can't be used: .*packages"):
         async with reader_pool.snapshot() as connection:
-            await repository.reading(connection, None).recent("flask")
+            await repository.with_source(connection, None).recent("flask")
     await execute(repair)
     assert await repository.recent("flask") == RecentDownloads(1, 1, 1)
 
@@ -294,7 +294,7 @@ async def test_connections_are_assigned_in_order_of_arrival(pool: ReadPool) -> N
 async def test_a_read_times_out_waiting_for_a_connection(
     pool: ReadPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.db.pool.WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("app.db.pool.CONNECTION_WAIT_SECONDS", 0.01)
     async with _held(pool):
         with pytest.raises(DatabaseUnavailableError, match="no connection free"):
             await fetch(pool, PROCESS)

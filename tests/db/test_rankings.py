@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db import package_figures
 from app.db.engine import connect
 from app.db.repositories.downloads_repository import DownloadsRepository
-from app.db.repositories.rankings_repository import RankingsRepository, Summary
+from app.db.repositories.rankings_repository import RankingsRepository, StoredSummary
 from app.db.tables import daily_downloads, ingested_days, packages
 from app.domain import rankings
 from app.domain.downloads import RecentDownloads
@@ -84,7 +84,7 @@ async def _check(engine: AsyncEngine, days: set[int]) -> None:
     for name, one in (series | {ALL_PACKAGES: every}).items():
         counted = {ago: count for ago, count in one.items() if count}
         peak = max(counted, key=lambda ago: (counted[ago], ago), default=None)
-        assert await read.summary(name) == Summary(
+        assert await read.summary(name) == StoredSummary(
             recent=RecentDownloads(*(_sum(one, 0, count) for count in DAYS_OF.values())),
             previous_week=_sum(one, 7, 7) if days.issuperset(range(14)) else None,
             previous_month=_sum(one, 30, 30) if days.issuperset(range(60)) else None,

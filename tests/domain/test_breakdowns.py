@@ -86,7 +86,7 @@ async def test_every_breakdown_is_served(
     app: Service, client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
     await publish(engine, days_ago(0), downloads("flask", 3, mirrors=0, **optional_counts(3)))
-    await until(lambda: app.dispatcher.freshness.publication)
+    await until(lambda: app.dispatcher.publication_watch.publication)
     for breakdown in BREAKDOWNS:
         response = await client.get(f"/api/packages/flask/{breakdown.name}")
         assert response.status_code == 200

@@ -61,8 +61,12 @@ def test_a_firing_at_the_moment_itself_counts() -> None:
 
 
 def test_a_day_is_due_at_the_first_firing_after_its_end() -> None:
-    assert Schedule("0 1 * * *").due_at(date(2026, 11, 1)) == datetime(2026, 11, 3, 1, tzinfo=UTC)
-    assert Schedule("0 0 * * *").due_at(date(2026, 11, 1)) == datetime(2026, 11, 3, tzinfo=UTC)
+    assert Schedule("0 1 * * *").next_day_due_at(date(2026, 11, 1)) == datetime(
+        2026, 11, 3, 1, tzinfo=UTC
+    )
+    assert Schedule("0 0 * * *").next_day_due_at(date(2026, 11, 1)) == datetime(
+        2026, 11, 3, tzinfo=UTC
+    )
 
 
 def test_firings_that_were_missed_count_as_one() -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.repositories.dump_repository import DumpRepository
 from app.domain.downloads import PackageDownloads, PublishedDay
 from app.dumps import formats
-from app.dumps.export import export, prepare, published_days
+from app.dumps.export import export, published_days, remove_outdated
 from app.dumps.listing import INDEX_NAME, Dump, DumpFile, DumpFormat, parse
 from app.dumps.stores.folder import DumpFolder
 from app.dumps.stores.store import UNFINISHED_PREFIX
@@ -49,7 +49,7 @@ async def _export(
     """Export as the command does, and return the written dumps."""
     days = await published_days(engine)
     with folder.opened():
-        prepare(folder, days, retention_days=retention_days, replace_sample=replace_sample)
+        remove_outdated(folder, days, retention_days=retention_days, replace_sample=replace_sample)
         exported = export(engine, folder, days, dump_format)
         done = [one.dump async for one in exported if one.is_new]
         return [dump for dump in done if isinstance(dump, Dump)]
@@ -267,7 +267,7 @@ async def test_a_sample_that_is_replaced_meanwhile_is_not_mixed_with_real_data(
     await ingest(engine, SampleSource(), days_ago(0))
     days = await published_days(engine)
     with folder.opened():
-        prepare(folder, days, retention_days=RETENTION_DAYS)
+        remove_outdated(folder, days, retention_days=RETENTION_DAYS)
         await publish(engine, days_ago(0), downloads("flask", 5), replace_sample=True)
         exported = export(engine, folder, days, DumpFormat.CSV)
         assert [one async for one in exported] == []
@@ -283,7 +283,7 @@ async def test_removed_files_are_named(engine: AsyncEngine, folder: DumpFolder) 
     await _drop(engine, days_ago(40))
     days = await published_days(engine)
     with folder.opened():
-        assert prepare(folder, days, retention_days=30) == [unfinished, old.name]
+        assert remove_outdated(folder, days, retention_days=30) == [unfinished, old.name]
         exported = export(engine, folder, days, DumpFormat.PARQUET)
         assert [one.removed async for one in exported] == [(), [before.name]]
     _assert_whole(folder)

@@ -69,7 +69,7 @@ def _open_source(*_: object) -> SlowSource:
 if SOURCE in os.environ:
     for module in (ingest, serve, scheduler):
         patch.object(module, "open_source", _open_source).start()
-    patch.object(scheduler, "TAKEN_PAUSE", timedelta(seconds=0.2)).start()
+    patch.object(scheduler, "LOCK_TAKEN_PAUSE", timedelta(seconds=0.2)).start()
     Follower(_kill).follow()
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from app.domain.months import Period
 from app.errors import DayTimeoutError
 from app.ingest import runs, scheduler
 from app.ingest.policy import policy_of
-from app.ingest.publish import Publisher
-from app.ingest.runs import Run, ingest_lock
+from app.ingest.publish import PublishContext
+from app.ingest.runs import DayIngester, ingest_lock
 from app.ingest.scheduler import run_ingest_job
 from tests.clock import NOW
 from tests.days import GivenSource, days_ago
@@ -30,7 +30,7 @@ from tests.faults.truth import rows
 from tests.faults.world import COMMITS, GONE, IMPATIENT, Settled, World
 from tests.waiting import until
 
-RETENTION = (Step.FORGET, Step.DROP, Step.COMMIT_RETENTION)
+RETENTION = (Step.DELETE_PACKAGES, Step.DROP, Step.COMMIT_RETENTION)
 
 
 @pytest.fixture
@@ -115,8 +115,10 @@ async def test_a_day_times_out_while_postgres_is_away(
     monkeypatch.setattr(runs, "DAY_TIMEOUT_SECONDS", 5.0)
     async with copied(server_url, settled.database) as (url, engine):
         async with job_engine(through(proxy, url)) as job, ingest_lock(job) as lock:
-            run = Run(Publisher(job, policy_of(IMPATIENT), lambda: NOW, lock), source)
-            timed_out, published = [outcome async for outcome in run.ingest([hanging, latest])]
+            ingester = DayIngester(
+                PublishContext(job, policy_of(IMPATIENT), lambda: NOW, lock), source
+            )
+            timed_out, published = [outcome async for outcome in ingester.ingest([hanging, latest])]
         assert proxy.injected
         tally.faults["days that timed out while Postgres was away"] += 1
         assert isinstance(timed_out.error, DayTimeoutError)

@@ -18,8 +18,8 @@ from app.db.steps import Step
 from app.errors import DatabaseUnavailableError, HeldDayError
 from app.ingest import scheduler
 from app.ingest.policy import policy_of
-from app.ingest.publish import Publisher
-from app.ingest.runs import Run, ingest_lock
+from app.ingest.publish import PublishContext
+from app.ingest.runs import DayIngester, ingest_lock
 from app.ingest.scheduler import run_ingest_job
 from tests.clock import NOW, ManualClock
 from tests.conftest import TEMPLATE
@@ -35,7 +35,7 @@ from tests.waiting import until
 
 STAGING_TABLES = 3
 
-STEPS = (Step.STAGE, Step.DESCRIBE, Step.PARTITION, Step.ROWS, Step.RECENT, Step.COMMIT)
+STEPS = (Step.STAGE, Step.ADD_UP, Step.PARTITION, Step.ROWS, Step.FIGURES, Step.COMMIT)
 """In which the server is killed, besides two at random."""
 
 NO_ROOM = Path("/dev/full")
@@ -136,8 +136,10 @@ async def test_the_disk_is_full(
 
         async def ingest() -> None:
             async with job_engine(url) as job, ingest_lock(job) as lock:
-                run = Run(Publisher(job, policy_of(IMPATIENT), lambda: NOW, lock), source)
-                await run.ingest_day(latest)
+                ingester = DayIngester(
+                    PublishContext(job, policy_of(IMPATIENT), lambda: NOW, lock), source
+                )
+                await ingester.ingest_day(latest)
 
         with no_room_for(await file_of(engine, table)):
             with pytest.raises(DatabaseUnavailableError, match=DISK_FULL):
@@ -167,9 +169,11 @@ async def test_the_disk_is_full_while_staging(
 
         async def ingest(fill: Callable[[Entered], None]) -> None:
             async with job_engine(url) as job, ingest_lock(job) as lock:
-                run = Run(Publisher(job, policy_of(IMPATIENT), lambda: NOW, lock), source)
+                ingester = DayIngester(
+                    PublishContext(job, policy_of(IMPATIENT), lambda: NOW, lock), source
+                )
                 with each_step(fill):
-                    await run.ingest_day(latest)
+                    await ingester.ingest_day(latest)
 
         def fill(entered: Entered) -> None:
             if entered.step is Step.READ:

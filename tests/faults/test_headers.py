@@ -92,7 +92,7 @@ async def reading(database_url: str, days: Days, tally: Tally) -> AsyncIterator[
         app.running(),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
-        await until(lambda: app.dispatcher.freshness.publication)
+        await until(lambda: app.dispatcher.publication_watch.publication)
         yield Reader(client, tally, truth)
 
 

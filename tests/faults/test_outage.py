@@ -13,7 +13,7 @@ from time import time
 import httpx
 
 from app.db.engine import create_engine
-from app.serving.freshness import CHECK_SECONDS, STALE_AFTER_SECONDS
+from app.serving.publication_watch import CHECK_SECONDS, STALE_AFTER_SECONDS
 from app.settings import Settings
 from tests.faults.audit import RETENTION_DAYS, check
 from tests.faults.postgres import connect_to, own_server, through

@@ -54,7 +54,7 @@ async def test_replicas_race(
     # Latest first: one in the middle of staging, one in the middle of a publish.
     killed = {
         missing[random.randrange(2, 8)]: Step.STAGE,
-        missing[random.randrange(10, 18)]: random.choice([Step.ROWS, Step.RECENT, Step.COMMIT]),
+        missing[random.randrange(10, 18)]: random.choice([Step.ROWS, Step.FIGURES, Step.COMMIT]),
     }
     for day, step in killed.items():
         (kills / kill_at(day, step)).touch()

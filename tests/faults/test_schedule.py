@@ -36,7 +36,7 @@ AT_ONE = SETTINGS.model_copy(
 ONE = timedelta(hours=1)
 """Time after midnight at which that schedule fires."""
 
-LOOK_SECONDS = 0.05
+CLOCK_CHECK_SECONDS = 0.05
 """How often the service compares its jobs with the wall clock, instead of once a minute."""
 
 DAYS_AHEAD = 400
@@ -58,7 +58,7 @@ def midnight(latest: date) -> datetime:
 def source(settled: Settled, latest: date, monkeypatch: pytest.MonkeyPatch) -> GivenSource:
     source = GivenSource({latest: rows(settled.latest)})
     monkeypatch.setattr(scheduler, "open_source", lambda *_: source)
-    monkeypatch.setattr(scheduler, "LOOK_SECONDS", LOOK_SECONDS)
+    monkeypatch.setattr(scheduler, "CLOCK_CHECK_SECONDS", CLOCK_CHECK_SECONDS)
     return source
 
 
@@ -131,7 +131,7 @@ async def test_the_lock_is_held_while_the_schedule_fires(
             await audit_stored(tally, service.engine, settled.days)
         next_run = service.schedule.next_run
         assert next_run
-        assert next_run - utc_now() <= scheduler.TAKEN_PAUSE
+        assert next_run - utc_now() <= scheduler.LOCK_TAKEN_PAUSE
         clock.move_to(next_run)
 
 
@@ -153,7 +153,7 @@ async def test_the_machine_sleeps_while_the_schedule_fires(
         seconds = await until(lambda: all_published(service.engine, settled))
         tally.notes.append(
             f"the day was published {seconds:.2f} s after the clock jumped, with a look at the "
-            f"clock every {LOOK_SECONDS:g} s"
+            f"clock every {CLOCK_CHECK_SECONDS:g} s"
         )
         assert service.schedule.next_run
         assert service.schedule.next_run > utc_now()

@@ -73,8 +73,8 @@ def settings(
 ) -> Settings:
     """Use shorter time limits than in production, and longer ones than a slow machine needs."""
     monkeypatch.setattr(bigquery_source, "PAGE_ROWS", PAGE_ROWS)
-    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.5)
-    monkeypatch.setattr(bigquery_source, "REQUEST_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(bigquery_source, "RETRY_FOR_SECONDS", 0.5)
+    monkeypatch.setattr(bigquery_source, "CALL_TIMEOUT_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(bigquery_source, "QUERY_TIMEOUT_SECONDS", PATIENCE_SECONDS)
     return Settings(
         bigquery_emulator_host=f"http://127.0.0.1:{proxy.port}",

@@ -18,10 +18,10 @@ from app.db.steps import Step
 from app.db.tables import ingested_days
 from app.ingest import scheduler
 from app.ingest.policy import policy_of
-from app.ingest.publish import Publisher
+from app.ingest.publish import PublishContext
 from app.ingest.retention import expire
 from app.ingest.rollup import months_of, roll_up, roll_up_due
-from app.ingest.runs import Run, ingest_lock, published_days
+from app.ingest.runs import DayIngester, ingest_lock, published_days
 from app.ingest.scheduler import run_ingest_job
 from app.settings import IngestSource, Settings
 from tests.bigquery_table import Event
@@ -135,9 +135,9 @@ async def made(server_url: str, random: Random) -> AsyncIterator[World]:
     }
     async with copied(server_url, TEMPLATE) as (url, engine):
         await publish_all(engine, before)
-        publisher = Publisher(engine, policy_of(SETTINGS), lambda: NOW)
+        context = PublishContext(engine, policy_of(SETTINGS), lambda: NOW)
         august = months_of(await published_days(engine))[0]
-        assert await roll_up(publisher, august)
+        assert await roll_up(context, august)
         async with engine.begin() as connection:
             # As if it had been read before it was over.
             await connection.execute(
@@ -185,10 +185,10 @@ async def _states(
         states = [await state(engine)]
         async with ingest_lock(job) as lock:
             policy = replace(policy_of(SETTINGS), only_if_changed=True)
-            run = Run(Publisher(job, policy, lambda: NOW, lock), source)
-            async for _ in run.ingest(days):
+            ingester = DayIngester(PublishContext(job, policy, lambda: NOW, lock), source)
+            async for _ in ingester.ingest(days):
                 states.append(await state(engine))  # noqa: PERF401 - one after each day
-            async for _ in roll_up_due(run.publisher, SETTINGS):
+            async for _ in roll_up_due(ingester.context, SETTINGS):
                 states.append(await state(engine))  # noqa: PERF401 - one after each month
             await expire(job, policy, NOW)
             states.append(await state(engine))

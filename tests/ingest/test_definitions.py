@@ -11,8 +11,8 @@ from app.db.repositories.downloads_repository import DownloadsRepository
 from app.domain.downloads import DayFigures, HeldDay
 from app.domain.events import ARTIFACTS_SINCE, CountedFiles, Event, EventKind, KnownEvents
 from app.ingest.judge import KnownDays
-from app.ingest.publish import Publisher
-from app.ingest.runs import Run, ingest_lock
+from app.ingest.publish import PublishContext
+from app.ingest.runs import DayIngester, ingest_lock
 from tests.clock import ManualClock
 from tests.days import POLICY, RETENTION_DAYS, GivenSource, downloads
 from tests.ingest.test_judge import figures, held
@@ -175,7 +175,7 @@ async def test_the_job_reads_through_the_change(engine: AsyncEngine) -> None:
     first, then = span[:14], span[14:]
     read = DownloadsRepository(engine, RETENTION_DAYS)
     async with ingest_lock(engine) as lock:
-        run = Run(Publisher(engine, POLICY, clock, lock), source)
-        _ = [outcome async for outcome in run.ingest([*reversed(first), *then])]
+        ingester = DayIngester(PublishContext(engine, POLICY, clock, lock), source)
+        _ = [outcome async for outcome in ingester.ingest([*reversed(first), *then])]
     assert [one.day for one in await read.held_days()] == [half]
     assert [one.day for one in await read.published_days()] == [day for day in span if day != half]

@@ -244,7 +244,7 @@ def test_growth_over_years_is_normal() -> None:
     known = KnownDays(published, {}, POLICY)
     assert known.suspects(date.min) == {}
     for day in (span[0], span[1800], span[-1]):
-        assert known.judge(published[day]).departure is None
+        assert known.judge(published[day]).deviation is None
         assert known.judge(replace(published[day], downloads=published[day].downloads // 3)).reason
 
 

@@ -17,7 +17,7 @@ from app.domain.events import CountedFiles
 from app.domain.months import Period, first_day
 from app.ingest import scheduler
 from app.ingest.scheduler import run_ingest_job
-from app.ingest.sources.source import Reading
+from app.ingest.sources.source import DayRows
 from app.settings import IngestSource, Settings
 from tests.clock import ManualClock
 from tests.conftest import TEMPLATE
@@ -82,8 +82,8 @@ class Source2021:
         self.billed[day] += 1
         return f"query {self.billed.total()}"
 
-    async def read(self, day: Period, _: str | None) -> Reading:
-        return Reading(self._batches(day))
+    async def read(self, day: Period, _: str | None) -> DayRows:
+        return DayRows(self._batches(day))
 
     async def _batches(self, day: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         left = self._downloads(day)

@@ -55,11 +55,10 @@ from app.errors import (
 )
 from app.ingest import pipeline
 from app.ingest.judge import has_settled
-from app.ingest.publish import Publisher, UnchangedDay, release_plausible
-from app.ingest.publish import release as release_held
+from app.ingest.publish import PublishContext, UnchangedDay, publish_held, publish_plausible_held
 from app.ingest.retention import expire
-from app.ingest.rows import Rejected, RowCheck
-from app.ingest.runs import Run, ingest_lock
+from app.ingest.rows import RejectedRows, RowCheck
+from app.ingest.runs import DayIngester, ingest_lock
 from app.ingest.sources.sample import SampleSource
 from app.ingest.sources.source import Source
 from tests.clock import NOW, ManualClock
@@ -482,8 +481,12 @@ async def test_a_held_day_is_never_unchanged_since_a_future_time(engine: AsyncEn
     assert held.same_since == held.read_at == NOW
 
 
-async def release(engine: AsyncEngine, day: date, *, force: bool = False) -> PublishedDay | None:
-    return await release_held(Publisher(engine, replace(POLICY, force=force), lambda: NOW), day)
+async def held_published(
+    engine: AsyncEngine, day: date, *, force: bool = False
+) -> PublishedDay | None:
+    return await publish_held(
+        PublishContext(engine, replace(POLICY, force=force), lambda: NOW), day
+    )
 
 
 async def test_force_publishes_held_rows(engine: AsyncEngine) -> None:
@@ -493,12 +496,12 @@ async def test_force_publishes_held_rows(engine: AsyncEngine) -> None:
         await judged(engine, days_ago(0), *rows)
     (held,) = await repository(engine).held_days()
 
-    assert await release(engine, days_ago(0)) is None
-    forced = await release(engine, days_ago(0), force=True)
+    assert await held_published(engine, days_ago(0)) is None
+    forced = await held_published(engine, days_ago(0), force=True)
     assert forced
     assert (forced.packages, forced.downloads, forced.source) == (2, 7, "given")
     assert (forced.suspect_reason, forced.checked_at) == (held.reason, held.read_at)
-    assert await release(engine, days_ago(0), force=True) is None, "nothing is held any more"
+    assert await held_published(engine, days_ago(0), force=True) is None, "nothing is held any more"
     assert await by_category(engine, "flask", PYTHON_MINOR) == {
         "3.12": [(days_ago(7), 100)],
         "3.9": [(days_ago(0), 1)],
@@ -516,8 +519,8 @@ async def test_a_day_with_wrong_rows_is_held_without_them(engine: AsyncEngine) -
     with pytest.raises(HeldDayError, match=message):
         await judged(engine, days_ago(0), *rows, *wrong)
     assert await repository(engine).publication() is None
-    assert await release(engine, days_ago(0)) is None
-    forced = await release(engine, days_ago(0), force=True)
+    assert await held_published(engine, days_ago(0)) is None
+    forced = await held_published(engine, days_ago(0), force=True)
     assert forced
     assert (forced.packages, forced.suspect_reason) == (9, None)
     # Names that are none come every day, and say nothing against the others.
@@ -682,7 +685,7 @@ async def test_no_check_is_recorded_once_the_lock_is_lost(
     clock.advance(hours=6)
     lost = HeldLock(LockKey.INGEST, process=0)
     with pytest.raises(LockLostError):
-        await pipeline.ingest_day(Publisher(engine, CHECKED, clock, lost), source, day)
+        await pipeline.read_and_publish(PublishContext(engine, CHECKED, clock, lost), source, day)
     assert await repository(engine).published_days() == [before]
 
 
@@ -694,7 +697,7 @@ async def test_a_forced_day_has_the_partition_that_was_seen_when_it_was_read(
     source = _given(day, 30, rows=1000)
     with pytest.raises(HeldDayError):
         await ingest(engine, source, day, CHECKED, clock)
-    forced = await release(engine, day, force=True)
+    forced = await held_published(engine, day, force=True)
     assert forced
     assert forced.partition == source.partitions[day]
     assert forced.suspect_reason
@@ -744,7 +747,9 @@ async def test_each_reading_updates_the_suspect_days(engine: AsyncEngine) -> Non
         thresholds = replace(thresholds, min_downloads_ratio=0) if not least else POLICY.thresholds
         await expire(engine, replace(POLICY, thresholds=thresholds), NOW)
         assert await suspects() == expected
-    while [day for day in await repository(engine).held_days() if await release(engine, day.day)]:
+    while [
+        day for day in await repository(engine).held_days() if await held_published(engine, day.day)
+    ]:
         pass
     assert await suspects() == [days_ago(0)]
     await publish(engine, days_ago(0), downloads("flask", 1000))
@@ -758,11 +763,11 @@ async def test_a_backfill_that_begins_in_an_outage_publishes_the_normal_days(
     normal = {days_ago(ago): [downloads("flask", 3000)] for ago in range(15, 45)}
     source = GivenSource({**lossy, **normal})
     async with ingest_lock(engine) as lock:
-        async for _ in Run(Publisher(engine, POLICY, lambda: NOW, lock), source).ingest(
-            source.days
-        ):
+        async for _ in DayIngester(
+            PublishContext(engine, POLICY, lambda: NOW, lock), source
+        ).ingest(source.days):
             pass
-        async for _ in release_plausible(Publisher(engine, POLICY, lambda: NOW, lock)):
+        async for _ in publish_plausible_held(PublishContext(engine, POLICY, lambda: NOW, lock)):
             pass
     held = {day.day for day in await repository(engine).held_days()}
     days = await repository(engine).published_days()
@@ -911,7 +916,7 @@ async def test_a_held_day_keeps_its_breakdowns(engine: AsyncEngine) -> None:
                 await judged(engine, days_ago(0), *reading)
             (held,) = await repository(engine).held_days()
             assert tuple(held.breakdowns) == breakdowns
-    forced = await release(engine, days_ago(0), force=True)
+    forced = await held_published(engine, days_ago(0), force=True)
     assert forced
     assert tuple(forced.breakdowns) == OPTIONAL_COLUMNS
     published = await everything(engine)
@@ -991,7 +996,7 @@ def _unparsed(package: str, total: int, *breakdowns: str) -> UnparsedDownloads:
 
 
 def test_a_cached_text_is_checked_against_the_totals_of_its_row() -> None:
-    rejected = Rejected()
+    rejected = RejectedRows()
     check = RowCheck(["python_minor", "system"], rejected)
     inside, system = '"3.9":1,"3.10":2', '"linux":3'
     staged = ['flask\t3\t3\t{"3.10":2,"3.9":1}\t{"linux":3}']
@@ -1014,7 +1019,7 @@ def test_a_cached_text_is_checked_against_the_totals_of_its_row() -> None:
 
 
 def test_valid_rows_of_a_page_with_wrong_ones_are_staged() -> None:
-    rejected = Rejected()
+    rejected = RejectedRows()
     names = ["a", "no name!", "b", "c", "d"]
     totals = [3, 3, 3, 3, 5]
     systems = ['"linux":3', '"linux":3', '"linux":2', '"beos":3', '"linux":5']

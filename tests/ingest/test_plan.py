@@ -9,7 +9,7 @@ import pytest
 from app.db.repositories.runs_repository import Failures
 from app.domain.downloads import HeldDay, Partition, PublishedDay, RunOutcome
 from app.domain.schedule import Schedule
-from app.ingest.plan import Plan, check_again_at, plan, read_again_at
+from app.ingest.plan import Plan, held_due_at, plan, suspect_due_at
 from app.settings import Settings
 
 TODAY = date(2026, 11, 22)
@@ -153,7 +153,7 @@ def test_a_day_is_not_due_before_the_schedule_says_so() -> None:
     # On Mondays only: today is a Sunday, and the last firing was six days ago.
     weekly = _settings("0 1 * * mon")
     assert due(at(2), {}, settings=weekly)[0] == ago(7)
-    assert weekly.ingest_schedule.due_at(ago(7)) == at(1, TODAY + timedelta(days=1))
+    assert weekly.ingest_schedule.next_day_due_at(ago(7)) == at(1, TODAY + timedelta(days=1))
 
 
 def test_a_rare_schedule_plans_no_day_before_the_window() -> None:
@@ -218,7 +218,7 @@ def test_a_held_day_is_read_again_at_growing_intervals(readings: int, hours: flo
 def test_long_waits_do_not_overflow(retry_after: timedelta) -> None:
     settings = _settings(retry_after=retry_after)
     waits = [
-        read_again_at(settings, held(ago(1), at(0), readings)) - at(0) for readings in range(1, 200)
+        held_due_at(settings, held(ago(1), at(0), readings)) - at(0) for readings in range(1, 200)
     ]
     assert waits == sorted(waits)
     assert (waits[0], waits[-1]) == (retry_after, timedelta(days=30))
@@ -305,7 +305,7 @@ def test_a_suspect_day_is_checked_at_growing_intervals(
     first = checked = at(10)
     for days in expected:
         suspect = published(day, checked, first, suspect_reason="few", partition=partition)
-        checked = check_again_at(suspect)
+        checked = suspect_due_at(suspect)
         assert checked == first + timedelta(days=days)
         known = {**all_but(), day: suspect}
         if checked <= at(24 * 28):
@@ -322,5 +322,5 @@ def test_a_suspect_day_is_checked_even_if_rechecks_are_disabled() -> None:
 
 def test_a_held_day_is_checked_at_least_once_a_week_if_that_is_free() -> None:
     seen = replace(held(ago(1), at(0)), partition_rows=1, partition_modified_at=at(0))
-    waits = [read_again_at(DAILY, replace(seen, readings=readings)) for readings in (8, 100)]
+    waits = [held_due_at(DAILY, replace(seen, readings=readings)) for readings in (8, 100)]
     assert waits == [at(64), at(7 * 24)]

@@ -19,7 +19,7 @@ from app.domain.downloads import RecentDownloads
 from app.domain.package_name import ALL_PACKAGES
 from app.errors import DatabaseUnavailableError, HeldDayError, TableInUseError
 from app.ingest import retention
-from app.ingest.retention import Expired, expire
+from app.ingest.retention import RetentionResult, expire
 from tests.clock import NOW
 from tests.contents import everything
 from tests.days import (
@@ -35,7 +35,7 @@ from tests.days import (
 from tests.waiting import PATIENCE_SECONDS, until_blocked
 
 
-async def expire_now(engine: AsyncEngine, retention_days: int = RETENTION_DAYS) -> Expired:
+async def expire_now(engine: AsyncEngine, retention_days: int = RETENTION_DAYS) -> RetentionResult:
     """Apply retention without stored months, which `test_rollup.py` tests."""
     policy = replace(POLICY, retention_days=retention_days, keep_months=0)
     return await expire(engine, policy, NOW)

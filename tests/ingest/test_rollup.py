@@ -17,8 +17,8 @@ from app.domain.events import CountedFiles
 from app.domain.months import StoredMonth, days_of_month, unpack
 from app.domain.package_name import ALL_PACKAGES
 from app.domain.rankings import ALL_MONTHS
-from app.ingest.publish import Publisher
-from app.ingest.retention import Expired, expire
+from app.ingest.publish import PublishContext
+from app.ingest.retention import RetentionResult, expire
 from app.ingest.rollup import roll_up_due
 from app.ingest.verification import days_to_verify, verify
 from app.settings import Settings
@@ -43,13 +43,13 @@ async def roll_up_now(
     now: datetime = LATER,
 ) -> list[StoredMonth]:
     policy = replace(POLICY, retention_days=retention_days, keep_months=keep_months)
-    publisher = Publisher(engine, policy, lambda: now)
-    return [month async for month in roll_up_due(publisher, Settings())]
+    context = PublishContext(engine, policy, lambda: now)
+    return [month async for month in roll_up_due(context, Settings())]
 
 
 async def expire_now(
     engine: AsyncEngine, retention_days: int = 30, keep_months: int | None = None
-) -> Expired:
+) -> RetentionResult:
     policy = replace(POLICY, retention_days=retention_days, keep_months=keep_months)
     return await expire(engine, policy, NOW)
 

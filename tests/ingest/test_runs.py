@@ -41,10 +41,10 @@ from app.errors import (
 from app.ingest import runs
 from app.ingest.plan import days_to_backfill, days_to_seed
 from app.ingest.policy import PublishPolicy
-from app.ingest.publish import Publisher, release_plausible
-from app.ingest.runs import Outcome, Run, ingest_lock, published_days
+from app.ingest.publish import PublishContext, publish_plausible_held
+from app.ingest.runs import DayIngester, DayResult, ingest_lock, published_days
 from app.ingest.sources.sample import SampleSource
-from app.ingest.sources.source import Reading, Source
+from app.ingest.sources.source import DayRows, Source
 from tests.clock import NOW, ManualClock
 from tests.contents import everything
 from tests.days import FORCED, POLICY, RETENTION_DAYS, GivenSource, days_ago, downloads, publish
@@ -63,10 +63,10 @@ async def ingest(
     days: Iterable[date],
     *,
     policy: PublishPolicy = FORCED,
-) -> list[Outcome]:
+) -> list[DayResult]:
     async with ingest_lock(engine) as lock:
-        run = Run(Publisher(engine, policy, lambda: NOW, lock), source)
-        return [outcome async for outcome in run.ingest(days)]
+        ingester = DayIngester(PublishContext(engine, policy, lambda: NOW, lock), source)
+        return [outcome async for outcome in ingester.ingest(days)]
 
 
 async def history(engine: AsyncEngine) -> list[IngestRun]:
@@ -80,7 +80,7 @@ async def _backfill(
     *,
     again: bool = False,
     replace_sample: bool = False,
-) -> list[Outcome]:
+) -> list[DayResult]:
     policy = replace(FORCED, replace_sample=replace_sample)
     days = days_to_backfill(
         await published_days(engine),
@@ -148,8 +148,8 @@ async def test_a_backfill_publishes_held_days_that_become_plausible(
     days = [days_ago(ago) for ago in range(4)]
     source = GivenSource({day: [downloads("flask", 1000)] for day in days})
     async with ingest_lock(engine) as lock:
-        run = Run(Publisher(engine, POLICY, lambda: NOW, lock), source)
-        outcomes = [outcome async for outcome in run.backfill(days)]
+        ingester = DayIngester(PublishContext(engine, POLICY, lambda: NOW, lock), source)
+        outcomes = [outcome async for outcome in ingester.backfill(days)]
     assert isinstance(outcomes[0].error, HeldDayError)
     last = {outcome.day: outcome.result for outcome in outcomes}
     assert list(last) == days
@@ -173,7 +173,7 @@ async def test_seeding_fills_the_window(engine: AsyncEngine) -> None:
 async def test_a_second_process_waits_for_the_lock(
     engine: AsyncEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(runs, "LOCK_RETRY_SECONDS", 0.02)
     source = GivenSource({days_ago(0): [downloads("flask", 1)]})
     async with ingest_lock(engine):
         second = asyncio.create_task(ingest(engine, source, [days_ago(0)]))
@@ -219,9 +219,9 @@ async def test_a_process_that_loses_the_lock_publishes_nothing(
     async with ingest_lock(engine) as lock:
         if not is_heard_of:
             monkeypatch.setattr(type(lock), "check", lambda _: None)
-        run = Run(Publisher(engine, FORCED, lambda: NOW, lock), LosingSource({}))
+        ingester = DayIngester(PublishContext(engine, FORCED, lambda: NOW, lock), LosingSource({}))
         with pytest.raises(LockLostError):
-            await run.ingest_day(days_ago(0))
+            await ingester.ingest_day(days_ago(0))
     assert await everything(engine) == before
     (told,) = await history(engine)
     assert (told.outcome, told.day) == (RunOutcome.FAILED, days_ago(0))
@@ -244,8 +244,8 @@ class FailingSource(GivenSource):
             raise self.error
         return query
 
-    async def read(self, day: Period, query: str | None) -> Reading:
-        return Reading(self._batches(day), bytes_billed=7)
+    async def read(self, day: Period, query: str | None) -> DayRows:
+        return DayRows(self._batches(day), bytes_billed=7)
 
 
 async def test_temporary_errors_are_retried(
@@ -370,9 +370,9 @@ async def test_an_interrupted_reading_reuses_its_query(
     class BreakingSource(GivenSource):
         queries: ClassVar[list[str | None]] = []
 
-        async def read(self, day: Period, query: str | None) -> Reading:
+        async def read(self, day: Period, query: str | None) -> DayRows:
             self.queries.append(query)
-            return Reading(self._batches(day), bytes_billed=200)
+            return DayRows(self._batches(day), bytes_billed=200)
 
         async def _batches(self, day: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
             yield [downloads("flask", 1)]
@@ -409,7 +409,7 @@ async def test_a_query_is_reused_after_several_kills(
     class KillingSource(GivenSource):
         kills = 2
 
-        async def read(self, day: Period, query: str | None) -> Reading:
+        async def read(self, day: Period, query: str | None) -> DayRows:
             if self.kills:
                 self.kills -= 1
                 raise KilledError
@@ -418,7 +418,7 @@ async def test_a_query_is_reused_after_several_kills(
     async def note_nothing(*_: object) -> None:
         pass
 
-    monkeypatch.setattr(Run, "_note_failure", note_nothing)
+    monkeypatch.setattr(DayIngester, "_record_failure", note_nothing)
     source = KillingSource({days_ago(0): [downloads("flask", 1)]})
     for _ in range(2):
         with pytest.raises(KilledError):
@@ -430,7 +430,7 @@ async def test_a_query_is_reused_after_several_kills(
 
 async def test_a_lost_query_is_sent_again(engine: AsyncEngine, quick_retries: None) -> None:
     class LosingSource(GivenSource):
-        async def read(self, day: Period, query: str | None) -> Reading:
+        async def read(self, day: Period, query: str | None) -> DayRows:
             if query == "query 1":
                 raise QueryLostError("gone")
             return await super().read(day, query)
@@ -456,20 +456,20 @@ async def test_a_query_is_not_reused_after_its_result_expired(
 ) -> None:
     told = RunsRepository(engine)
     run = await told.begin(days_ago(0), "given", clock())
-    await told.note_query(run, "query", None)
-    await told.note_interrupted()
+    await told.record_query(run, "query", None)
+    await told.record_interrupted()
     clock.advance(hours=19)
-    unfinished = await told.unfinished_run(days_ago(0), "given", clock())
+    unfinished = await told.run_to_resume(days_ago(0), "given", clock())
     assert unfinished
     assert unfinished.query == "query"
-    assert await told.unfinished_run(days_ago(0), "other", clock()) is None
-    assert await told.unfinished_run(days_ago(1), "given", clock()) is None
+    assert await told.run_to_resume(days_ago(0), "other", clock()) is None
+    assert await told.run_to_resume(days_ago(1), "given", clock()) is None
     # Another run that uses it does not make it last longer.
     again = await told.begin(days_ago(0), "given", clock())
-    await told.note_query(again, "query", None)
-    await told.note_interrupted()
+    await told.record_query(again, "query", None)
+    await told.record_interrupted()
     clock.advance(hours=2)
-    assert await told.unfinished_run(days_ago(0), "given", clock()) is None
+    assert await told.run_to_resume(days_ago(0), "given", clock()) is None
 
 
 # What becomes plausible
@@ -483,7 +483,10 @@ async def _hold(engine: AsyncEngine, day: date, *rows: PackageDownloads) -> None
 async def _released(engine: AsyncEngine) -> list[PublishedDay]:
     async with ingest_lock(engine) as lock:
         return [
-            day async for day in release_plausible(Publisher(engine, POLICY, lambda: NOW, lock))
+            day
+            async for day in publish_plausible_held(
+                PublishContext(engine, POLICY, lambda: NOW, lock)
+            )
         ]
 
 
@@ -523,7 +526,10 @@ async def test_a_day_that_can_not_be_released_does_not_block_others(
     await connection.commit()
     async with ingest_lock(engine) as lock:
         released = [
-            day.day async for day in release_plausible(Publisher(engine, MONTH, lambda: NOW, lock))
+            day.day
+            async for day in publish_plausible_held(
+                PublishContext(engine, MONTH, lambda: NOW, lock)
+            )
         ]
     assert released == [days_ago(14)]
     assert f"{days_ago(93)} stays held: {days_ago(93)} is outside the window" in caplog.text
@@ -595,10 +601,10 @@ async def test_failures_count_since_the_last_success(
     async def note(day: date, outcome: RunOutcome, billed: int | None) -> None:
         run = await told.begin(day, "given", NOW)
         if billed:
-            await told.note_billed(run, billed)
+            await told.record_billed(run, billed)
         elif billed == 0:
             # It was killed before the source had told.
-            await told.note_query(run, "query", None)
+            await told.record_query(run, "query", None)
         await told.end(run, outcome, NOW)
 
     for outcome, billed in (

@@ -30,9 +30,9 @@ from app.domain.months import Period
 from app.domain.schedule import Schedule
 from app.errors import HeldDayError, SourceDayError, SourceError, SourceUnavailableError
 from app.ingest import scheduler
-from app.ingest.publish import Publisher
-from app.ingest.runs import Run
-from app.ingest.scheduler import TAKEN_PAUSE, IngestScheduler, run_ingest_job
+from app.ingest.publish import PublishContext
+from app.ingest.runs import DayIngester
+from app.ingest.scheduler import LOCK_TAKEN_PAUSE, IngestScheduler, run_ingest_job
 from app.ingest.sources.sample import SampleSource
 from app.ingest.sources.source import Source
 from app.main import create_app
@@ -83,12 +83,12 @@ DAILY = Schedule("0 1 * * *")
 
 @pytest.fixture
 def impatient_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(scheduler, "CLOCK_CHECK_SECONDS", 0.02)
 
 
 def test_the_wall_clock_is_checked_often_enough() -> None:
     """The job starts within two minutes after the wall clock has passed its time."""
-    assert scheduler.LOOK_SECONDS <= 120
+    assert scheduler.CLOCK_CHECK_SECONDS <= 120
 
 
 @dataclass
@@ -333,8 +333,8 @@ async def test_a_partition_that_changes_after_its_check_does_not_lift_the_budget
     for day in days:
         await ingest(engine, source, day)
     source.asked_days.clear()
-    publisher = Publisher(engine, replace(POLICY, only_if_changed=True), lambda: NOW)
-    async for _ in Run(publisher, source).ingest(days, max_queries=1):
+    context = PublishContext(engine, replace(POLICY, only_if_changed=True), lambda: NOW)
+    async for _ in DayIngester(context, source).ingest(days, max_queries=1):
         pass
     assert source.asked_days == [first, second]
 
@@ -588,7 +588,7 @@ async def test_a_process_that_finds_another_one_ingesting_reads_the_latest_day_l
         with caplog.at_level(logging.INFO):
             due = await run_ingest_job(settings, database_url, clock)
         assert "another run is in progress" in caplog.text
-        assert due == clock.now + TAKEN_PAUSE
+        assert due == clock.now + LOCK_TAKEN_PAUSE
         assert not await published(engine)
     await run_ingest_job(settings, database_url, clock, catch_up=False)
     assert await published(engine) == [days_ago(0)]

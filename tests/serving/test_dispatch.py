@@ -101,8 +101,8 @@ async def test_protocol_and_asgi_send_the_same_response(
     encoding: str,
     method: str,
 ) -> None:
-    noted: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(app.dispatcher.log, "_noted", noted)
+    queued: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(app.dispatcher.log, "_queued", queued)
     monkeypatch.setattr(app.dispatcher.log, "flush", lambda: None)
     headers = [("accept-encoding", encoding), ("x-request-id", "given")]
     for target in (
@@ -113,7 +113,7 @@ async def test_protocol_and_asgi_send_the_same_response(
         "/api/packages/-/recent",
     ):
         tag = (await client.get(target, headers=headers)).headers.get("etag")
-        noted.clear()
+        queued.clear()
         ranges = [("range", f"bytes={positions}") for positions in ("0-9", "99999-")]
         for more in (
             [],
@@ -134,9 +134,9 @@ async def test_protocol_and_asgi_send_the_same_response(
                 assert resets[0] >= resets[1]
             assert at_once.headers.pop("date") == "today"
             assert dict(at_once.headers) == dict(usual.headers)
-            lines = [app.dispatcher.log._line(request, 1.0, time) for request, _, time in noted]
+            lines = [app.dispatcher.log._line(request, 1.0, time) for request, _, time in queued]
             assert lines[0] == lines[1]
-            noted.clear()
+            queued.clear()
 
 
 async def test_responses_that_need_waiting(
@@ -175,7 +175,7 @@ async def test_responses_that_need_waiting(
     assert _respond_at_once(app) is None
     await client.get(RECENT)
     assert _respond_at_once(app) is not None
-    app.dispatcher.freshness.publication = None
+    app.dispatcher.publication_watch.publication = None
     assert _respond_at_once(app) is None
 
 
@@ -236,8 +236,8 @@ async def test_trusted_proxies_name_the_client(
 ) -> None:
     settings = Settings(rate_limits="9/hour", trusted_proxies=("127.0.0.1", "10.0.0.0/8"))
     app = create_app(settings, database_url)
-    noted: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(app.dispatcher.log, "_noted", noted)
+    queued: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(app.dispatcher.log, "_queued", queued)
     monkeypatch.setattr(app.dispatcher.log, "flush", lambda: None)
     transport = httpx.ASGITransport(app)
     async with (
@@ -256,7 +256,7 @@ async def test_trusted_proxies_name_the_client(
         ):
             headers = [("x-forwarded-for", forwarded)]
             assert _respond_at_once(app, headers=headers, peer=(peer, 1)) is not None
-    shown = [request.client for request, *_ in noted]
+    shown = [request.client for request, *_ in queued]
     assert shown == ["203.0.113.1"] * 3 + ["203.0.113.2", "127.0.0.1", "192.0.2.1"]
 
 

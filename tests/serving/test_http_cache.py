@@ -23,7 +23,7 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api import headers, negotiation, recent, time_series
-from app.api.endpoints import RENDERING
+from app.api.endpoints import RENDERING_VERSION
 from app.api.negotiation import preferred_encoding
 from app.api.time_series import SeriesQuery
 from app.db.statements import PublishedReads
@@ -242,7 +242,7 @@ async def test_a_publish_empties_the_cache(
     # The same rows again are the same data, whenever they were published.
     published_at = published(app).published_at
     await publish(engine, days_ago(0), downloads("zope-interface", 9))
-    app.dispatcher.freshness.publication = None
+    app.dispatcher.publication_watch.publication = None
     await until_known(app)
     assert published(app).published_at > published_at
     again = await client.get(_path("recent"), headers={"If-None-Match": after.headers["etag"]})
@@ -340,14 +340,14 @@ async def test_a_query_may_see_another_publication_than_the_listener(
     process hears of nothing, or believes to have heard of more than there is.
     """
     before = await client.get(_path("recent"))
-    freshness = app.dispatcher.freshness
+    publication_watch = app.dispatcher.publication_watch
     heard_of = published(app)
-    confirm = freshness.confirm
+    confirm = publication_watch.confirm
     if is_ahead:
         later = heard_of.published_at + timedelta(hours=1)
         heard_of = replace(heard_of, version="later", published_at=later)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(freshness, "confirm", lambda _: confirm(heard_of))
+        patch.setattr(publication_watch, "confirm", lambda _: confirm(heard_of))
         confirm(heard_of)
         if not is_ahead:
             await publish(engine, days_ago(0), downloads("zope-interface", 9))
@@ -485,7 +485,7 @@ async def test_a_flood_of_ranges_and_sets_evicts_only_its_own_entries(
     size = REGISTRY.get_sample_value("pypi_stats_response_cache_bytes")
     assert size is not None
     assert (
-        size < 40_000 * response_cache.ARBITRARY_SHARE + len(names) * 2 * response_cache.ENTRY_BYTES
+        size < 40_000 * response_cache.UNBOUNDED_SHARE + len(names) * 2 * response_cache.ENTRY_BYTES
     )
     assert len(queries) > len(open_questions) / 2
     del queries[:]
@@ -500,7 +500,7 @@ async def long_series(app: Service, engine: AsyncEngine) -> str:
     minors = {f"3.{minor}": 1000 + minor for minor in range(20)}
     for ago in range(3):
         await publish(engine, days_ago(ago), downloads("long", minors))
-    known = app.dispatcher.freshness
+    known = app.dispatcher.publication_watch
     await until(lambda: known.publication and known.publication.latest_day == days_ago(0))
     return _path("python_minor", "long")
 
@@ -667,7 +667,7 @@ def test_another_rendering_has_another_tag() -> None:
     texts = sorted(text for goldens in ALL_GOLDENS for text in goldens.values())
     undated = re.sub(r"\d{4}-\d\d-\d\d", "DAY", "".join([*texts, CSV]))
     rendered = sha256(undated.encode()).hexdigest()
-    assert (RENDERING, rendered[:16]) == ("1", "07c158f88cc22c5a")
+    assert (RENDERING_VERSION, rendered[:16]) == ("1", "07c158f88cc22c5a")
 
 
 @pytest.mark.parametrize("settings", [Settings(rate_limits="", request_timeout_seconds=0.3)])

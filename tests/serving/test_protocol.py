@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.problem_details import Problem
 from app.serving import connection_timers, connections, protocol
-from app.serving.client_log import ClientLog
 from app.serving.connections import Connections
+from app.serving.log_line_limit import LogLineLimit
 from app.serving.protocol import BoundedHTTPProtocol
 from app.serving.proxies import TrustedProxies
 from app.serving.request_bounds import (
@@ -181,9 +181,9 @@ def test_a_half_closed_connection_still_gets_the_response(address: tuple[str, in
 @pytest.fixture
 async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[uvicorn.Server]:
     """A server in this process that has short timeouts and sends large bodies."""
-    for timer in ("REQUEST_TIMEOUT_SECONDS", "LINGER_SECONDS"):
+    for timer in ("ARRIVAL_TIMEOUT_SECONDS", "LINGER_SECONDS"):
         monkeypatch.setattr(protocol, timer, 0.5)
-    monkeypatch.setattr(connection_timers, "READ_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(connection_timers, "CLIENT_READ_TIMEOUT_SECONDS", 1.0)
 
     async def much(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(b"x" * 50_000_000)(scope, receive, send)
@@ -202,7 +202,7 @@ async def _serving(
 ) -> AsyncIterator[uvicorn.Server]:
     port = free_port()
     # The protocol finds the bounds in the application, and functions declare no attributes.
-    app.connections = Connections(1000, 1000, TrustedProxies(proxies), ClientLog())  # type: ignore[attr-defined]
+    app.connections = Connections(1000, 1000, TrustedProxies(proxies), LogLineLimit())  # type: ignore[attr-defined]
     config = uvicorn.Config(
         app,
         port=port,
@@ -237,7 +237,7 @@ async def test_a_slow_head_gets_408_and_a_silent_client_nothing(impatient: uvico
             _assert_refused(slow, 408)
             _assert_refused(kept, 408)
             assert silent.recv(1) == b""
-            assert time.monotonic() - began > 0.9 * protocol.REQUEST_TIMEOUT_SECONDS
+            assert time.monotonic() - began > 0.9 * protocol.ARRIVAL_TIMEOUT_SECONDS
 
     await asyncio.to_thread(check)
 
@@ -293,7 +293,7 @@ async def test_a_client_that_reads_slowly_is_not_aborted(impatient: uvicorn.Serv
     began = time.monotonic()
     writer.write(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
     assert await _read(reader, pause=0.01) > 50_000_000
-    assert time.monotonic() - began > 2 * connection_timers.READ_TIMEOUT_SECONDS
+    assert time.monotonic() - began > 2 * connection_timers.CLIENT_READ_TIMEOUT_SECONDS
     writer.close()
 
 
@@ -302,7 +302,7 @@ async def test_a_closing_connection_is_aborted_if_the_client_does_not_read(
     monkeypatch: pytest.MonkeyPatch, header: bytes
 ) -> None:
     """The connection closes with any part of the response unread."""
-    monkeypatch.setattr(connection_timers, "READ_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(connection_timers, "CLIENT_READ_TIMEOUT_SECONDS", 0.5)
 
     async def sized(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(b"x" * int(scope["path"][1:]))(scope, receive, send)
@@ -393,7 +393,7 @@ async def test_trusted_proxies_may_have_many_connections() -> None:
 
 def test_connections_inherit_the_bounds_of_unread_data() -> None:
     options = {
-        socket.TCP_USER_TIMEOUT: connection_timers.READ_TIMEOUT_SECONDS * 1000,
+        socket.TCP_USER_TIMEOUT: connection_timers.CLIENT_READ_TIMEOUT_SECONDS * 1000,
         socket.TCP_NOTSENT_LOWAT: UNSENT_BYTES,
     }
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -352,7 +352,7 @@ async def test_processes_count_alone_until_redis_is_back(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(rate_limits, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(rate_limits, "RECONNECT_SECONDS", 0.1)
     caplog.set_level("INFO", "app")
     port, server = redis
 

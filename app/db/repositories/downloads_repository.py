@@ -10,7 +10,7 @@ from sqlalchemy import func, select, text
 
 from app.db.publication import current_publication
 from app.db.sql import load_sql
-from app.db.statements import PublishedReads, Source, Statement, fetch, published_statement
+from app.db.statements import PublishedReads, Queryable, Statement, fetch, published_statement
 from app.db.tables import held_days, ingested_days
 from app.domain.breakdowns import BREAKDOWNS, Breakdown
 from app.domain.downloads import (
@@ -47,7 +47,7 @@ def _series_statements(
         published_statement(
             "series", columns=columns, joined=joined, condition=condition, published_days=days
         )
-        for days in ("", load_sql("published_days", condition=has_breakdown))
+        for days in ("", load_sql("published_days_column", condition=has_breakdown))
     )
     return without, with_days
 
@@ -72,7 +72,7 @@ class Size(NamedTuple):
 class DownloadsRepository(PublishedReads):
     """Reads the days served: the `retention_days` days that end with the latest published one."""
 
-    def __init__(self, source: Source, retention_days: int) -> None:
+    def __init__(self, source: Queryable, retention_days: int) -> None:
         super().__init__(source)
         self._retention_days = retention_days
         self._recent, self._recent_of_many = (

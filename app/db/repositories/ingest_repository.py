@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.advisory_lock import LockKey, lock_for_transaction
-from app.db.day_digest import describe
+from app.db.day_digest import figures_query
 from app.db.day_rows import STAGED_COLUMNS, replace_rows, stage_all_packages, update_packages
 from app.db.engine import driver_of
 from app.db.package_figures import delete_rankings, forget_packages
@@ -124,9 +124,9 @@ class IngestRepository:
     async def figures_of_staged(
         self, day: date, source: str, counted_files: CountedFiles, partition: Partition | None
     ) -> DayFigures:
-        enter(Step.DESCRIBE, day)
+        enter(Step.ADD_UP, day)
         await self._connection.execute(text("ANALYZE staged_downloads"))
-        described = await self._connection.execute(text(describe("staged_downloads")))
+        described = await self._connection.execute(text(figures_query("staged_downloads")))
         return DayFigures(
             **described.mappings().one(),
             day=day,
@@ -192,7 +192,7 @@ class IngestRepository:
         packages without a row in a later day or in a month. Return the number of these packages.
         The caller holds the publish lock.
         """
-        enter(Step.FORGET, first_kept)
+        enter(Step.DELETE_PACKAGES, first_kept)
         await self._connection.execute(
             delete(ingested_days).where(ingested_days.c.day < first_kept)
         )
@@ -241,7 +241,7 @@ class IngestRepository:
         enter(Step.RECORD, day)
         await self._record(ingested_days, published)
         await self.delete_held(day)
-        enter(Step.RECENT, day)
+        enter(Step.FIGURES, day)
         await update_packages(self._connection, day, latest_before)
         await self._connection.execute(text("DROP TABLE pg_temp.staged_downloads"))
         return published
@@ -251,7 +251,7 @@ class IngestRepository:
         enter(Step.ANNOUNCE, day)
         await announce(self._connection)
 
-    async def note_checked(self, figures: DayFigures, read_at: datetime) -> None:
+    async def record_check(self, figures: DayFigures, read_at: datetime) -> None:
         """Record that a published day was read again and stays as it is. Its held rows are
         outdated, because the source has other rows now, so they are deleted.
         """
@@ -266,7 +266,7 @@ class IngestRepository:
             )
         )
 
-    async def note_unchanged(self, day: date, checked_at: datetime) -> None:
+    async def record_unchanged(self, day: date, checked_at: datetime) -> None:
         """Record that the source's data of a day has not changed since the last reading."""
         await self._connection.execute(
             update(ingested_days).where(ingested_days.c.day == day).values(checked_at=checked_at)
@@ -281,7 +281,7 @@ class IngestRepository:
             )
         )
 
-    async def note_suspects(self, reasons: Mapping[date, str]) -> None:
+    async def record_suspects(self, reasons: Mapping[date, str]) -> None:
         """Record which published days are suspect, and why. All others become unsuspect."""
         reason = case(reasons, value=ingested_days.c.day) if reasons else null()
         await self._connection.execute(

@@ -11,7 +11,7 @@ from sqlalchemy import Text, cast, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.day_digest import describe
+from app.db.day_digest import figures_query
 from app.db.engine import driver_of
 from app.db.package_figures import forget_packages, rewrite_top_of_months
 from app.db.sql import load_sql
@@ -135,7 +135,7 @@ class MonthsRepository:
 
     async def _figures(self, rows: str, categories: object) -> MonthFigures:
         of_packages = f"(SELECT * FROM {rows} WHERE name <> '{ALL_PACKAGES}') AS of_packages"
-        query = text(describe(of_packages, BREAKDOWN_COLUMNS, ()))
+        query = text(figures_query(of_packages, BREAKDOWN_COLUMNS, ()))
         row = (await self._connection.execute(query)).one()
         # Without the categories, the rows have no meaning.
         order = orjson.dumps(categories, option=orjson.OPT_SORT_KEYS)

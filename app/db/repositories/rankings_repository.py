@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import date
 
-from app.db.statements import PublishedReads, Source, published_statement
+from app.db.statements import PublishedReads, Queryable, published_statement
 from app.db.tables import BY_BYTES
 from app.domain.downloads import RecentDownloads
 from app.domain.package_name import ALL_PACKAGES
@@ -22,7 +22,7 @@ MONTH_DAYS = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class StoredSummary:
     """Figures of a package in the days served, known mirrors excluded."""
 
     recent: RecentDownloads
@@ -65,7 +65,7 @@ _TRENDING = published_statement("trending", order="rank")
 class RankingsRepository(PublishedReads):
     """Reads the days served: the `retention_days` days that end with the latest published one."""
 
-    def __init__(self, source: Source, retention_days: int) -> None:
+    def __init__(self, source: Queryable, retention_days: int) -> None:
         super().__init__(source)
         self._search_by_trigrams, self._search_by_substring = (
             published_statement(
@@ -109,7 +109,7 @@ class RankingsRepository(PublishedReads):
             for tier, rank, package, downloads in rows
         ]
 
-    async def summary(self, package: str) -> Summary | None:
+    async def summary(self, package: str) -> StoredSummary | None:
         """Return a package's figures, or None if it had no download in the days served."""
         rows = await self._read(self._summary, package=package)
-        return Summary(RecentDownloads(*rows[0][:3]), *rows[0][3:]) if rows else None
+        return StoredSummary(RecentDownloads(*rows[0][:3]), *rows[0][3:]) if rows else None

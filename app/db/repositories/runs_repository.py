@@ -12,7 +12,7 @@ from sqlalchemy.sql.dml import UpdateBase
 from app.db.advisory_lock import LockKey, is_held
 from app.db.engine import connect
 from app.db.sql import load_sql
-from app.db.statements import Source, Statement, fetch
+from app.db.statements import Queryable, Statement, fetch
 from app.db.tables import ingest_runs
 from app.domain.downloads import IngestRun, Partition, RunOutcome
 
@@ -54,7 +54,7 @@ class RunsRepository:
         run: int = (await self._commit(query)).scalar_one()
         return run
 
-    async def note_query(self, run: int, query: str | None, partition: Partition | None) -> None:
+    async def record_query(self, run: int, query: str | None, partition: Partition | None) -> None:
         """Record a run's query, and the partition as it was before the query."""
         await self._change(
             run,
@@ -63,7 +63,7 @@ class RunsRepository:
             partition_modified_at=partition and partition.modified_at,
         )
 
-    async def note_billed(self, run: int, bytes_billed: int) -> None:
+    async def record_billed(self, run: int, bytes_billed: int) -> None:
         """Add the bytes that were billed for a query."""
         billed = func.coalesce(ingest_runs.c.bytes_billed, 0) + bytes_billed
         await self._change(run, bytes_billed=billed)
@@ -88,7 +88,7 @@ class RunsRepository:
             await connection.commit()
             return result
 
-    async def unfinished_run(self, day: date, source: str, now: datetime) -> IngestRun | None:
+    async def run_to_resume(self, day: date, source: str, now: datetime) -> IngestRun | None:
         """Return the day's last run if it did not succeed and its query can still be reused."""
         query = select(ingest_runs).where(ingest_runs.c.day == day, ingest_runs.c.source == source)
         latest = Statement(query.order_by(ingest_runs.c.id.desc()).limit(1))
@@ -102,7 +102,7 @@ class RunsRepository:
                 return run if began_at > now - QUERY_REUSE_TIME else None
         return None
 
-    async def note_interrupted(self) -> int:
+    async def record_interrupted(self) -> int:
         """Record all running runs as interrupted, and return their number. The caller holds the
         ingest lock.
         """
@@ -121,7 +121,7 @@ class RunsRepository:
         await self._commit(delete(ingest_runs).where(ingest_runs.c.started_at < moment))
 
 
-async def latest_runs(source: Source, limit: int) -> list[IngestRun]:
+async def latest_runs(source: Queryable, limit: int) -> list[IngestRun]:
     """Return the last runs, latest first."""
     query = select(ingest_runs).order_by(ingest_runs.c.id.desc()).limit(limit)
     rows = [dict(row) for row in await fetch(source, Statement(query))]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.day_digest import describe
+from app.db.day_digest import figures_query
 from app.db.package_figures import (
     TOP_OF_MONTHS,
     TOP_PACKAGES,
@@ -72,7 +72,7 @@ _DAY = load_sql(
     "verify_day",
     columns=", ".join(BREAKDOWN_COLUMNS),
     row_sums=_ROW_SUMS,
-    description=describe("of_packages"),
+    description=figures_query("of_packages"),
     all_packages_sums=" UNION ALL ".join(_SUMS),
     one_of_many=_ONE_OF_MANY,
 )

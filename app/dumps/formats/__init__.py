@@ -11,7 +11,7 @@ from typing import BinaryIO
 from app.domain.downloads import PackageDownloads
 from app.domain.months import Period
 from app.dumps.formats import limits, parquet_format, text_formats
-from app.dumps.formats.rows import Rows, Write, checked_row
+from app.dumps.formats.rows import Rows, RowWriter, checked_row
 from app.dumps.listing import DumpFormat, Figures
 from app.errors import MalformedDumpError
 
@@ -24,7 +24,7 @@ _FORMATS = {
 
 def writer(
     file: BinaryIO, dump_format: DumpFormat, figures: Figures
-) -> AbstractContextManager[Write]:
+) -> AbstractContextManager[RowWriter]:
     """Return a context whose value is a function that writes rows. The file is complete
     when the context ends. Equal rows produce equal bytes.
     """

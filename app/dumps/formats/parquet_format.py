@@ -11,7 +11,7 @@ import orjson
 
 from app.domain.months import first_day
 from app.dumps.formats.limits import MAX_LINE_BYTES, MAX_READER_BYTES, MAX_READER_SECONDS
-from app.dumps.formats.rows import Rows, Write
+from app.dumps.formats.rows import Rows, RowWriter
 from app.dumps.listing import Figures, breakdowns_of, columns_of
 from app.errors import MalformedDumpError
 
@@ -23,7 +23,7 @@ READER_ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREA
 
 
 @contextmanager
-def writer(file: BinaryIO, figures: Figures) -> Iterator[Write]:
+def writer(file: BinaryIO, figures: Figures) -> Iterator[RowWriter]:
     import pyarrow as pa  # noqa: PLC0415 - slow to import
     from pyarrow import parquet  # noqa: PLC0415 - slow to import
 

@@ -21,7 +21,7 @@ from app.dumps.listing import DAY_COLUMN, MONTH_COLUMN, TOTAL_COLUMNS
 from app.errors import MalformedDumpError
 
 Rows = Sequence[PackageDownloads]
-Write = Callable[[Rows], None]
+RowWriter = Callable[[Rows], None]
 
 
 def checked_row(place: str, values: Mapping[str, Any], period: Period) -> PackageDownloads:

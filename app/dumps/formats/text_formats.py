@@ -13,7 +13,7 @@ import orjson
 from app.domain.breakdowns import BREAKDOWN_COLUMNS
 from app.domain.months import first_day
 from app.dumps.formats import limits
-from app.dumps.formats.rows import Rows, Write, first_line, parse_json
+from app.dumps.formats.rows import Rows, RowWriter, first_line, parse_json
 from app.dumps.listing import TOTAL_COLUMNS, Figures, breakdowns_of, columns_of
 from app.errors import MalformedDumpError
 
@@ -23,7 +23,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @contextmanager
-def csv_writer(file: BinaryIO, figures: Figures) -> Iterator[Write]:
+def csv_writer(file: BinaryIO, figures: Figures) -> Iterator[RowWriter]:
     def write(rows: Rows) -> None:
         buffer = io.StringIO()
         lines = csv.writer(buffer, lineterminator="\n")
@@ -37,7 +37,7 @@ def csv_writer(file: BinaryIO, figures: Figures) -> Iterator[Write]:
 
 
 @contextmanager
-def ndjson_writer(file: BinaryIO, figures: Figures) -> Iterator[Write]:
+def ndjson_writer(file: BinaryIO, figures: Figures) -> Iterator[RowWriter]:
     columns = columns_of(figures)
 
     def write(rows: Rows) -> None:

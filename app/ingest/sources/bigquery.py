@@ -27,7 +27,7 @@ from app.ingest.sources.bigquery_client import (
     source_errors,
 )
 from app.ingest.sources.downloads_query import downloads_query
-from app.ingest.sources.source import Reading, Source
+from app.ingest.sources.source import DayRows, Source
 from app.retries import attempts
 from app.settings import IngestSource, Settings
 
@@ -36,10 +36,10 @@ log = logging.getLogger(__name__)
 PAGE_ROWS = 10_000
 """Maximum rows per page. Parsing a page blocks the event loop for about 5 ms."""
 
-RETRY_SECONDS = 60
+RETRY_FOR_SECONDS = 60
 """How long the client retries a call after a temporary failure."""
 
-REQUEST_TIMEOUT_SECONDS = 60
+CALL_TIMEOUT_SECONDS = 60
 QUERY_TIMEOUT_SECONDS = 900
 """Maximum duration of a day's query, which takes about a minute, and of fetching a page of rows."""
 
@@ -130,11 +130,11 @@ class BigQuerySource(Source):
         rules = self._text(period), self._counted_files, sorted(self._mirror_installers)
         return blake2b(repr(rules).encode(), digest_size=8).hexdigest()
 
-    async def read(self, period: Period, query: str | None) -> Reading:
+    async def read(self, period: Period, query: str | None) -> DayRows:
         assert query
         job, rows = await call(_timeout_seconds(period), self._results, period, query)
         batches, billed = self._batches(rows), job.total_bytes_billed or 0
-        return Reading(batches, billed, self._columns, queried_at=job.created)
+        return DayRows(batches, billed, self._columns, queried_at=job.created)
 
     async def _batches(
         self, rows: bigquery.table.RowIterator
@@ -159,7 +159,7 @@ class BigQuerySource(Source):
             raise QueryLostError("BigQuery: the query has other counting rules")
         try:
             job = self._client.get_job(
-                job_id, location=location or None, retry=_retry(), timeout=REQUEST_TIMEOUT_SECONDS
+                job_id, location=location or None, retry=_retry(), timeout=CALL_TIMEOUT_SECONDS
             )
         except NotFound as error:
             raise QueryLostError("BigQuery: the query no longer exists") from error
@@ -210,7 +210,7 @@ class BigQuerySource(Source):
                 use_query_cache=False, query_parameters=parameters, **config
             ),
             retry=_retry(),
-            timeout=REQUEST_TIMEOUT_SECONDS,
+            timeout=CALL_TIMEOUT_SECONDS,
             # The client must not repeat a failed query by itself: it may have been billed.
             job_retry=None,
         )
@@ -238,7 +238,7 @@ def _timeout_seconds(period: Period) -> int:
 
 
 def _retry() -> Retry:
-    return DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
+    return DEFAULT_RETRY.with_timeout(RETRY_FOR_SECONDS)
 
 
 def _next_page(pages: Iterator[Page], columns: int) -> UnparsedDownloads | None:

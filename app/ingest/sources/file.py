@@ -41,7 +41,7 @@ from app.ingest.sources.fetched_files import (
     in_thread,
     shown,
 )
-from app.ingest.sources.source import Coverage, Reading, Source
+from app.ingest.sources.source import Coverage, DayRows, Source
 from app.setting_types import DAY_FIELD
 from app.settings import IngestSource, Settings
 
@@ -93,9 +93,9 @@ class FileSource(Source):
             return Coverage(dump.counted_files, dump.missing_days)
         return Coverage(CountedFiles.ALL)
 
-    async def read(self, period: Period, _: str | None = None) -> Reading:
+    async def read(self, period: Period, _: str | None = None) -> DayRows:
         columns: list[str] = []
-        return Reading(self._batches(period, columns), columns=columns)
+        return DayRows(self._batches(period, columns), columns=columns)
 
     @property
     def _is_listed(self) -> bool:

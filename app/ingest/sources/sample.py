@@ -25,7 +25,7 @@ from app.domain.breakdowns import (
 from app.domain.downloads import PackageDownloads
 from app.domain.events import CountedFiles
 from app.domain.months import Period, days_of
-from app.ingest.sources.source import Reading, Source
+from app.ingest.sources.source import DayRows, Source
 
 PACKAGES = tuple((Path(__file__).parent / "sample_packages.txt").read_text().split())
 """Names of the packages, most downloaded first."""
@@ -119,8 +119,8 @@ class SampleSource(Source):
         """Return `artifacts` for all days, because the sample has no step in August 2026."""
         return CountedFiles.ARTIFACTS
 
-    async def read(self, period: Period, _: str | None = None) -> Reading:
-        return Reading(self._batches(period), columns=self._columns)
+    async def read(self, period: Period, _: str | None = None) -> DayRows:
+        return DayRows(self._batches(period), columns=self._columns)
 
     async def _batches(self, period: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         days = days_of(period)

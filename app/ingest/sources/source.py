@@ -14,7 +14,7 @@ from app.settings import IngestSource, Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class DayRows:
     """The result of a source's query for a period."""
 
     batches: AsyncGenerator[Batch, None]
@@ -78,7 +78,7 @@ class Source(Protocol):
         del period
         return None
 
-    async def read(self, period: Period, query: str | None) -> Reading:
+    async def read(self, period: Period, query: str | None) -> DayRows:
         """Start to read a query's result. Raises `SourceError`, and `QueryLostError` if the query
         has to be repeated.
         """

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.clock import utc_now
-from app.dumps.export import export, prepare, published_days
+from app.dumps.export import export, published_days, remove_outdated
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat
 from app.dumps.stores.bucket import DumpBucket
 from app.dumps.stores.folder import DumpFolder
@@ -80,7 +80,7 @@ async def _export(
     """Export as the command does, and return the files that were written."""
     days = await published_days(engine)
     with store.opened():
-        prepare(store, days, retention_days=RETENTION_DAYS)
+        remove_outdated(store, days, retention_days=RETENTION_DAYS)
         exported = export(engine, store, days, dump_format)
         done = [one.dump async for one in exported if one.is_new]
         return [dump for dump in done if isinstance(dump, Dump)]
@@ -232,7 +232,7 @@ async def test_two_exports_at_once(engine: AsyncEngine, store: DumpBucket) -> No
             _assert_listed_is_whole(store)
     for one in both:
         assert [left async for left in one] == []
-    prepare(store, days, retention_days=RETENTION_DAYS)
+    remove_outdated(store, days, retention_days=RETENTION_DAYS)
     await _export(engine, store, DumpFormat.CSV)
     assert len(store.dumps().data) == 3
     _assert_whole(store)

@@ -15,7 +15,7 @@ from app.dumps.listing import DumpFormat
 from app.dumps.stores.folder import DumpFolder
 from app.ingest import pipeline
 from app.ingest.policy import PublishPolicy
-from app.ingest.publish import Publisher
+from app.ingest.publish import PublishContext
 from app.ingest.sources.file import FileSource, create_source
 from app.ingest.sources.source import Source
 from app.settings import Settings
@@ -49,7 +49,9 @@ async def read(source: FileSource, day: date = DAY) -> list[PackageDownloads]:
 async def ingest(
     engine: AsyncEngine, source: Source, day: date = DAY, policy: PublishPolicy = FORCED
 ) -> PublishedDay:
-    published = await pipeline.ingest_day(Publisher(engine, policy, lambda: NOW), source, day)
+    published = await pipeline.read_and_publish(
+        PublishContext(engine, policy, lambda: NOW), source, day
+    )
     assert isinstance(published, PublishedDay)
     return published
 

@@ -60,8 +60,8 @@ from app.errors import (
     SourceError,
     SourceUnavailableError,
 )
-from app.ingest.publish import Publisher, UnchangedDay
-from app.ingest.runs import Run, ingest_lock
+from app.ingest.publish import PublishContext, UnchangedDay
+from app.ingest.runs import DayIngester, ingest_lock
 from app.ingest.sources import bigquery as bigquery_source
 from app.ingest.sources import bigquery_client
 from app.ingest.sources import downloads_query as query_parts
@@ -473,11 +473,12 @@ async def test_a_day_that_was_read_by_the_other_rule_is_replaced(
     for rule in (CountedFiles.ALL, CountedFiles.ARTIFACTS, CountedFiles.ALL):
         async with ingest_lock(engine) as lock:
             source = table.source(counted_files=rule)
-            run = Run(
-                Publisher(engine, replace(POLICY, only_if_changed=True), lambda: NOW, lock), source
+            ingester = DayIngester(
+                PublishContext(engine, replace(POLICY, only_if_changed=True), lambda: NOW, lock),
+                source,
             )
-            assert isinstance(await run.ingest_day(day), PublishedDay)
-            assert isinstance(await run.ingest_day(day), UnchangedDay)
+            assert isinstance(await ingester.ingest_day(day), PublishedDay)
+            assert isinstance(await ingester.ingest_day(day), UnchangedDay)
         (published,) = await read.published_days()
         assert (published.counted_files, published.downloads) == (rule, expected[rule])
         publication = await read.publication()
@@ -496,8 +497,8 @@ async def test_a_day_of_the_same_rows_is_replaced_for_its_rule(
     for rule in CountedFiles:
         async with ingest_lock(engine) as lock:
             source = table.source(counted_files=rule)
-            run = Run(Publisher(engine, POLICY, lambda: NOW, lock), source)
-            await run.ingest_day(DAY)
+            ingester = DayIngester(PublishContext(engine, POLICY, lambda: NOW, lock), source)
+            await ingester.ingest_day(DAY)
         publication = await read.publication()
         assert publication
         assert publication.counted_files == {DAY: rule}
@@ -687,8 +688,8 @@ def silent_host(listener: socket.socket) -> str:
 
 
 async def test_a_silent_server_times_out(silent_host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bigquery_source, "REQUEST_TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(bigquery_source, "CALL_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(bigquery_source, "RETRY_FOR_SECONDS", 0.1)
     source = create_source(Settings(bigquery_emulator_host=silent_host))
     with pytest.raises(SourceError):
         await source.begin(DAY)
@@ -745,14 +746,14 @@ async def test_a_query_that_never_ends_fails_its_day_and_no_other(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "ATTEMPTS", 1)
-    for name in ("CHECK_TIMEOUT_SECONDS", "QUERY_TIMEOUT_SECONDS", "RETRY_SECONDS"):
+    for name in ("CHECK_TIMEOUT_SECONDS", "QUERY_TIMEOUT_SECONDS", "RETRY_FOR_SECONDS"):
         monkeypatch.setattr(bigquery_source, name, 1)
     days = [days_ago(0), days_ago(1)]
     with _unfinished("", lambda _: True) as host:
         source = create_source(Settings(bigquery_emulator_host=host))
         async with ingest_lock(engine) as lock:
-            run = Run(Publisher(engine, FORCED, lambda: NOW, lock), source)
-            outcomes = [outcome async for outcome in run.ingest(days)]
+            ingester = DayIngester(PublishContext(engine, FORCED, lambda: NOW, lock), source)
+            outcomes = [outcome async for outcome in ingester.ingest(days)]
     assert [outcome.day for outcome in outcomes] == days
     for outcome in outcomes:
         assert isinstance(outcome.error, SourceUnavailableError)
@@ -762,7 +763,7 @@ async def test_a_query_that_never_ends_fails_its_day_and_no_other(
 async def test_the_process_does_not_wait_for_calls_that_timed_out(
     silent_host: str, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 1)
+    monkeypatch.setattr(bigquery_source, "RETRY_FOR_SECONDS", 1)
     source = create_source(Settings(bigquery_emulator_host=silent_host))
     reading = asyncio.ensure_future(source.begin(DAY))
     listener.settimeout(PATIENCE_SECONDS)
@@ -908,7 +909,7 @@ async def test_an_unreachable_server_is_one_line(
 ) -> None:
     host = f"http://127.0.0.1:{free_port()}"
     source = create_source(Settings(bigquery_emulator_host=host))
-    monkeypatch.setattr(bigquery_source, "RETRY_SECONDS", 0.5)
+    monkeypatch.setattr(bigquery_source, "RETRY_FOR_SECONDS", 0.5)
     with pytest.raises(SourceError) as caught:
         await ingest(engine, source, DAY)
     assert "\n" not in str(caught.value)
@@ -944,7 +945,7 @@ async def test_a_day_is_billed_again_only_if_its_partition_has_changed(
     async def read() -> RunOutcome:
         clock.advance(days=1)
         async with ingest_lock(engine) as lock:
-            await Run(Publisher(engine, policy, clock, lock), source).ingest_day(DAY)
+            await DayIngester(PublishContext(engine, policy, clock, lock), source).ingest_day(DAY)
         (run,) = await latest_runs(engine, 1)
         assert run.partition == await source.partition(DAY)
         (published,) = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
@@ -992,11 +993,11 @@ async def test_a_check_of_partitions_that_hangs_leaves_time_for_the_day(
     bigquery_source._unreadable_datasets.clear()
     table.insert(Event())
     async with ingest_lock(engine) as lock:
-        publisher = Publisher(engine, POLICY, lambda: NOW, lock)
+        context = PublishContext(engine, POLICY, lambda: NOW, lock)
         with _unfinished(emulator_host, lambda body: b"INFORMATION_SCHEMA" in body) as host:
             settings = Settings(bigquery_emulator_host=host, bigquery_table=table.id)
             async with asyncio.timeout(PATIENCE_SECONDS / 2):
-                published = await Run(publisher, create_source(settings)).ingest_day(DAY)
+                published = await DayIngester(context, create_source(settings)).ingest_day(DAY)
     assert isinstance(published, PublishedDay)
     assert (published.downloads, published.partition) == (1, None)
     (line,) = (line for line in caplog.messages if "PARTITIONS" in line)
@@ -1087,11 +1088,13 @@ async def test_a_reused_query_counts_as_read_when_it_ran(table: Table, engine: A
     runs = RunsRepository(engine)
     later = utc_now() + timedelta(hours=19)
     run = await runs.begin(DAY, source.name, later - timedelta(hours=19))
-    await runs.note_query(run, query, partition)
+    await runs.record_query(run, query, partition)
     await runs.end(run, RunOutcome.FAILED, later)
     table.insert(Event())
     async with ingest_lock(engine) as lock:
-        result = await Run(Publisher(engine, POLICY, lambda: later, lock), source).ingest_day(DAY)
+        result = await DayIngester(
+            PublishContext(engine, POLICY, lambda: later, lock), source
+        ).ingest_day(DAY)
     assert isinstance(result, PublishedDay)
     assert result.downloads == 1
     assert result.checked_at < later - timedelta(hours=18)

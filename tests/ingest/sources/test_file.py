@@ -33,8 +33,8 @@ from app.errors import (
     SourceError,
     SourceUnavailableError,
 )
-from app.ingest.publish import Publisher
-from app.ingest.runs import Run, ingest_lock
+from app.ingest.publish import PublishContext
+from app.ingest.runs import DayIngester, ingest_lock
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.sources import file
 from app.ingest.sources.file import create_source
@@ -244,11 +244,11 @@ async def test_a_backfill_stops_after_three_days_with_the_same_fault(
         (tmp_path / f"{days_ago(ago)}.ndjson").write_bytes(content)
     tried = []
     async with ingest_lock(engine) as lock:
-        publisher = Publisher(engine, FORCED, lambda: NOW, lock)
-        run = Run(publisher, source_of(tmp_path / "{day}.ndjson"))
+        context = PublishContext(engine, FORCED, lambda: NOW, lock)
+        ingester = DayIngester(context, source_of(tmp_path / "{day}.ndjson"))
         message = "3 days in a row have the same fault, so no more are tried: system has an unknown"
         with pytest.raises(RepeatedFaultError, match=message):  # noqa: PT012
-            async for outcome in run.backfill(days_ago(ago) for ago in range(len(contents))):
+            async for outcome in ingester.backfill(days_ago(ago) for ago in range(len(contents))):
                 tried.append(outcome.error is None)  # noqa: PERF401
     assert tried == [content == right for content in contents[:-1]]
 

@@ -23,8 +23,8 @@ from app.errors import (
     SourceError,
     SourceUnavailableError,
 )
-from app.ingest.publish import Publisher
-from app.ingest.runs import Run, ingest_lock
+from app.ingest.publish import PublishContext
+from app.ingest.runs import DayIngester, ingest_lock
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.sources import fetched_files, file
 from app.ingest.sources.fetched_files import WebFiles
@@ -299,8 +299,8 @@ async def test_temporary_errors_of_a_server_are_retried(
     }
     async with server(answers) as address, ingest_lock(engine) as lock:
         source = source_of(f"{address}/dumps/")
-        run = Run(Publisher(engine, FORCED, lambda: NOW, lock), source)
-        published = await run.ingest_day(DAY)
+        ingester = DayIngester(PublishContext(engine, FORCED, lambda: NOW, lock), source)
+        published = await ingester.ingest_day(DAY)
     assert isinstance(published, PublishedDay)
     assert published.digest == dump.digest
     assert files == []

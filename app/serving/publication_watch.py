@@ -20,7 +20,7 @@ from app.domain.clock import Clock
 from app.domain.days import end_of
 from app.domain.downloads import Publication
 from app.errors import DatabaseUnavailableError
-from app.metrics import PublishedData
+from app.metrics import PublicationMetrics
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ STALE_IF_ERROR_SECONDS = 24 * 3600
 """How long a cache in front may serve its copy if this service fails. Figures change once a day."""
 
 
-class Freshness:
+class PublicationWatch:
     """The current publication, and the headers that depend on it.
 
     `due_at` takes the latest published day, and returns the time at which the next day is due. The
@@ -114,14 +114,14 @@ class Freshness:
         """Return the headers with the latest day, for responses that no publication produced."""
         return as_of(self.publication) if self.publication else []
 
-    def figures(self) -> PublishedData:
+    def publication_metrics(self) -> PublicationMetrics:
         """Return figures of the current publication for the metrics."""
         publication = self.publication
         if publication is None:
-            return PublishedData(math.nan, math.nan, math.nan, math.nan)
+            return PublicationMetrics(math.nan, math.nan, math.nan, math.nan)
         ended_on = publication.latest_day + timedelta(days=1)
         ended_at = datetime.combine(ended_on, datetime.min.time(), UTC)
-        return PublishedData(
+        return PublicationMetrics(
             data_age_seconds=(self._clock() - ended_at).total_seconds(),
             missing_dates=publication.missing_days,
             held_dates=publication.held_days,

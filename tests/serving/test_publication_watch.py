@@ -21,9 +21,9 @@ from app.domain.downloads import Publication, served_days
 from app.domain.events import CountedFiles
 from app.errors import DatabaseUnavailableError
 from app.main import Service
-from app.metrics import PublishedData
-from app.serving import freshness as module
-from app.serving.freshness import STALE_AFTER_SECONDS, Freshness
+from app.metrics import PublicationMetrics
+from app.serving import publication_watch as module
+from app.serving.publication_watch import STALE_AFTER_SECONDS, PublicationWatch
 from tests.days import days_ago, downloads, publish
 from tests.waiting import until
 
@@ -31,16 +31,16 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-async def watched(database_url: str) -> AsyncIterator[Freshness]:
+async def watched(database_url: str) -> AsyncIterator[PublicationWatch]:
     """The freshness of a process that does not publish itself."""
-    freshness = Freshness(database_url, 180, lambda _: NOON, utc_now)
-    watch = asyncio.create_task(freshness.watch())
-    yield freshness
+    publication_watch = PublicationWatch(database_url, 180, lambda _: NOON, utc_now)
+    watch = asyncio.create_task(publication_watch.watch())
+    yield publication_watch
     watch.cancel()
 
 
-def _latest(freshness: Freshness) -> date | None:
-    return freshness.publication.latest_day if freshness.publication else None
+def _latest(publication_watch: PublicationWatch) -> date | None:
+    return publication_watch.publication.latest_day if publication_watch.publication else None
 
 
 async def _listeners(engine: AsyncEngine) -> list[int]:
@@ -54,7 +54,7 @@ async def _listeners(engine: AsyncEngine) -> list[int]:
 
 
 async def test_a_publish_is_announced_at_once(
-    watched: Freshness, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    watched: PublicationWatch, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHECK_SECONDS", 3600.0)
     await until(lambda: _listeners(engine))
@@ -65,7 +65,7 @@ async def test_a_publish_is_announced_at_once(
 
 
 async def test_a_check_finds_a_publish_without_announcement(
-    watched: Freshness, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    watched: PublicationWatch, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pooler in front of the database may drop announcements."""
     monkeypatch.setattr(module, "CHECK_SECONDS", 0.2)
@@ -79,7 +79,7 @@ async def test_a_check_finds_a_publish_without_announcement(
 
 
 async def test_a_lost_connection_is_replaced(
-    watched: Freshness,
+    watched: PublicationWatch,
     engine: AsyncEngine,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -114,7 +114,9 @@ async def test_an_unconfirmed_publication_is_served_as_stale(
 
     monkeypatch.setattr(app.state.statistics.downloads, "recent", fail)
     monkeypatch.setattr(
-        app.dispatcher.freshness, "_confirmed_at", app.dispatcher.freshness._confirmed_at - 100
+        app.dispatcher.publication_watch,
+        "_confirmed_at",
+        app.dispatcher.publication_watch._confirmed_at - 100,
     )
     stale = await client.get("/api/packages/requests/recent")
     assert stale.status_code == 200
@@ -146,9 +148,9 @@ def _published(**changes: Any) -> Publication:
 
 
 def _headers(due_in: timedelta, current: Publication, seen: Publication) -> dict[bytes, bytes]:
-    freshness = Freshness("", 30, lambda _: NOON + due_in, lambda: NOON)
-    freshness.confirm(current)
-    return dict(freshness.headers(seen, NOON))
+    publication_watch = PublicationWatch("", 30, lambda _: NOON + due_in, lambda: NOON)
+    publication_watch.confirm(current)
+    return dict(publication_watch.headers(seen, NOON))
 
 
 def _max_age(headers: dict[bytes, bytes]) -> int:
@@ -179,9 +181,9 @@ def test_max_age_lasts_until_the_next_day_is_due(due_in: timedelta, max_age: int
 def test_max_age_ends_when_a_day_is_checked_again(recheck_after_hours: float, max_age: int) -> None:
     recheck_after = timedelta(hours=recheck_after_hours)
     due_at = NOON + timedelta(hours=5)
-    freshness = Freshness("", 30, lambda _: due_at, lambda: NOON, recheck_after)
-    freshness.confirm(_published())
-    assert _max_age(dict(freshness.headers(_published(), NOON))) == max_age
+    publication_watch = PublicationWatch("", 30, lambda _: due_at, lambda: NOON, recheck_after)
+    publication_watch.confirm(_published())
+    assert _max_age(dict(publication_watch.headers(_published(), NOON))) == max_age
 
 
 @pytest.mark.parametrize(
@@ -215,10 +217,10 @@ def test_last_modified_is_never_ahead_of_the_clock(seconds_ahead: int, is_sent: 
 
 
 def test_the_age_of_the_data() -> None:
-    freshness = Freshness("", 30, lambda _: NOON, lambda: NOON)
-    assert isnan(freshness.figures().data_age_seconds)
-    freshness.confirm(_published())
-    assert freshness.figures() == PublishedData(12 * 3600, 0, 0, 0)
+    publication_watch = PublicationWatch("", 30, lambda _: NOON, lambda: NOON)
+    assert isnan(publication_watch.publication_metrics().data_age_seconds)
+    publication_watch.confirm(_published())
+    assert publication_watch.publication_metrics() == PublicationMetrics(12 * 3600, 0, 0, 0)
 
 
 async def test_a_database_that_is_unusable_is_logged_once(
@@ -245,14 +247,14 @@ async def test_a_database_that_is_unusable_is_logged_once(
     monkeypatch.setattr(module, "publication_listener", count_and_listen)
     await publish(engine, days_ago(0), downloads("flask", 1))
     await rename("ingested_days", "mislaid")
-    freshness = Freshness(database_url, 180, lambda _: NOON, utc_now)
-    watch = asyncio.create_task(freshness.watch())
+    publication_watch = PublicationWatch(database_url, 180, lambda _: NOON, utc_now)
+    watch = asyncio.create_task(publication_watch.watch())
     await until(lambda: tries > 5)
     (failure,) = caplog.records
     assert "responses may become stale" in failure.message
     assert failure.exc_info
     await rename("mislaid", "ingested_days")
-    await until(lambda: _latest(freshness))
+    await until(lambda: _latest(publication_watch))
     watch.cancel()
     assert [record.message for record in caplog.records[1:]] == ["the database is back"]
 
@@ -266,8 +268,8 @@ async def test_a_database_that_starts_later_is_found(
     monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.05)
     later = f"{make_url(database_url).database}_later"
     url = make_url(database_url).set(database=later).render_as_string(hide_password=False)
-    freshness = Freshness(url, 180, lambda _: NOON, utc_now)
-    watch = asyncio.create_task(freshness.watch())
+    publication_watch = PublicationWatch(url, 180, lambda _: NOON, utc_now)
+    watch = asyncio.create_task(publication_watch.watch())
     await until(lambda: "responses may become stale" in caplog.text)
     async with connect(engine) as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -275,7 +277,7 @@ async def test_a_database_that_starts_later_is_found(
     there = create_engine(url)
     await migrate(there)
     await publish(there, days_ago(0), downloads("flask", 1))
-    await until(lambda: _latest(freshness) == days_ago(0))
+    await until(lambda: _latest(publication_watch) == days_ago(0))
     watch.cancel()
     await there.dispose()
     async with connect(engine) as connection:

@@ -34,7 +34,7 @@ class DumpList(NamedTuple):
     content: PreparedContent
 
 
-class ListedDumps:
+class DumpListCache:
     """Caches the list of a folder's dumps, and reads it again when its file has changed.
 
     Clients download the files from `base_url`.

@@ -12,7 +12,7 @@ SUMMARY_SECONDS = 60.0
 """Length of the period in which lines are counted. A summary is logged at its end."""
 
 
-class ClientLog:
+class LogLineLimit:
     """Admits the first `max_lines` lines of each client per minute, and logs how many more came.
 
     Without a limit, a client that ignores its rejections could fill the disk. Clients beyond
