@@ -117,12 +117,12 @@ class DayNotPublishedError(OperatorError):
 class IngestError(OperatorError):
     """A day was not published. The published data has not changed.
 
-    `problem` describes a fault in the data that other days are likely to have too.
+    `fault_kind` describes a fault in the data that other days are likely to have too.
     """
 
-    def __init__(self, message: str, problem: str | None = None) -> None:
+    def __init__(self, message: str, fault_kind: str | None = None) -> None:
         super().__init__(message)
-        self.problem = problem
+        self.fault_kind = fault_kind
 
 
 class DayTimeoutError(IngestError):
@@ -139,9 +139,9 @@ class MixedDataError(IngestError):
 class HeldDayError(IngestError):
     """A day's figures are not plausible. Its rows are stored, but not served."""
 
-    def __init__(self, day: date, reason: str, problem: str | None = None) -> None:
+    def __init__(self, day: date, reason: str, fault_kind: str | None = None) -> None:
         advice = f"`pypi-stats ingest --date {day} --force` publishes it all the same"
-        super().__init__(f"{day} is held, not published: {reason} ({advice})", problem)
+        super().__init__(f"{day} is held, not published: {reason} ({advice})", fault_kind)
         self.reason = reason
 
 
@@ -188,10 +188,10 @@ class DumpsError(OperatorError):
 class MalformedDumpError(OperatorError):
     """A dump, or the list of dumps, has invalid content.
 
-    `problem` is the same text for all rows and files with this fault.
+    `fault_kind` is the same text for all rows and files with this fault.
     """
 
-    def __init__(self, problem: str, *, place: str = "", value: object = None) -> None:
+    def __init__(self, fault_kind: str, *, place: str = "", value: object = None) -> None:
         shown = "" if value is None else f" ({value!r:.100})"
-        super().__init__(f"{place}: {problem}{shown}" if place else f"{problem}{shown}")
-        self.problem = problem
+        super().__init__(f"{place}: {fault_kind}{shown}" if place else f"{fault_kind}{shown}")
+        self.fault_kind = fault_kind

@@ -74,7 +74,8 @@ _ENDPOINT_MODULES = (
 
 ENDPOINTS = Endpoints(one for module in _ENDPOINT_MODULES for one in module.router.endpoints)
 
-# All services of the process share the routes, because FastAPI takes long to analyse them.
+# Created once, because FastAPI takes long to analyse routes, and tests create many services in one
+# process.
 _ROUTER = APIRouter(dependencies=[Depends(require_json)])
 for _module in (*_ENDPOINT_MODULES, events, dumps, status):
     _ROUTER.include_router(_module.router)
@@ -85,10 +86,10 @@ LIFESPAN_CLOSE_SECONDS = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The ASGI application.
+    """The ASGI application that the server calls.
 
-    The dispatcher is in front of FastAPI. As a middleware of FastAPI, it would take twice as long
-    for a cache hit.
+    The dispatcher gets all HTTP requests, and FastAPI the lifespan. As a middleware of FastAPI, the
+    dispatcher would take twice as long for a cache hit.
     """
 
     api: API

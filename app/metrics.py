@@ -71,12 +71,12 @@ RATE_LIMIT_STORAGE_UP = Gauge(
 )
 DATABASE_CONNECTIONS = Gauge(
     "pypi_stats_database_connections",
-    "Connections of the pool that requests use.",
+    "Connections of the pool for requests that are in use.",
     multiprocess_mode="livesum",
 )
 DATABASE_CONNECTIONS_LIMIT = Gauge(
     "pypi_stats_database_connections_limit",
-    "Connections that the pool may open.",
+    "Maximum number of connections of the pool for requests.",
     multiprocess_mode="livesum",
 )
 INGEST_SUCCESS = Gauge(
@@ -101,7 +101,9 @@ INGEST_TIMESTAMP = Gauge(
 
 class JobRun:
     success: bool | None = False
-    """None if no day was due while failed days wait for a retry. Such a run is not recorded."""
+    """True if no day failed. None leaves the metrics unchanged: no day was due, but failed days
+    still wait for a retry.
+    """
 
 
 @contextmanager

@@ -115,9 +115,9 @@ class Settings(BaseSettings):
     ingest_breakdowns: types.BreakdownNames | None = Field(
         None,
         description="Breakdowns to ingest besides those by Python version and system, separated by "
-        f"commas: {', '.join(f'`{one.name}`' for one in OPTIONAL_BREAKDOWNS)}; or `none`. The "
-        "default is `installer`, which costs nothing more, for BigQuery, and all of them for the "
-        "sample and for files.",
+        f"commas: {', '.join(f'`{one.name}`' for one in OPTIONAL_BREAKDOWNS)}; or `none`. For "
+        "BigQuery the default is `installer`, which costs nothing more. For the sample and for "
+        "files it is all of them.",
     )
 
     ingest_counted_files: Annotated[CountedFiles, types.CASE_INSENSITIVE] = CountedFiles.ALL
@@ -142,23 +142,23 @@ class Settings(BaseSettings):
 
     ingest_recheck_after_hours: float = Field(24.0, ge=0, le=30 * 24)
     """Hours after the end of a day at which it is checked once more, if it was last read before
-    that. It is replaced if late downloads have arrived. Only a changed partition is read and billed
-    again. 0 disables the check.
+    that. The day is replaced if late downloads have arrived. Only a changed partition is read and
+    billed again. 0 disables the check.
     """
 
     ingest_min_packages_ratio: float = Field(0.75, ge=0, le=1)
-    """Minimum number of packages, as a ratio to the median of the same weekday in the four weeks
-    before and after.
+    """Minimum number of packages. This and the following three settings are ratios to the median of
+    the same weekday in the four weeks before and after the day, or else of other days near it.
     """
 
     ingest_max_packages_ratio: float = Field(1.5, ge=1)
-    """Maximum number of packages, as a ratio to the same median."""
+    """Maximum number of packages, as such a ratio."""
 
     ingest_min_downloads_ratio: float = Field(0.6, ge=0, le=1)
-    """Minimum number of downloads, as a ratio to the median of the same days."""
+    """Minimum number of downloads, as such a ratio."""
 
     ingest_max_downloads_ratio: float = Field(2.0, ge=1)
-    """Maximum number of downloads, as a ratio to the same median."""
+    """Maximum number of downloads, as such a ratio."""
 
     ingest_step_days: int = Field(3, ge=1, le=30)
     """Number of consecutive days that form a new level, if they deviate in the same way and have
@@ -167,7 +167,7 @@ class Settings(BaseSettings):
 
     ingest_min_step_ratio: float = Field(0.2, ge=0, le=1)
     """Minimum ratio of packages and downloads for a day to be part of a new level. A day below it
-    stays held until the source changes or `--force` publishes it.
+    stays held until the source changes or `pypi-stats ingest --force` publishes it.
     """
 
     ingest_max_step_ratio: float = Field(5.0, ge=1)
@@ -186,8 +186,8 @@ class Settings(BaseSettings):
     """Table of raw downloads, `project.dataset.table`."""
 
     bigquery_max_bytes_billed: int = Field(500 * 2**30, ge=10 * 2**20)
-    """Maximum bytes billed for a day's query, by default 500 GiB. A larger query is refused for
-    free.
+    """Maximum bytes billed for a day's query, by default 500 GiB. BigQuery refuses a larger query
+    and bills nothing.
     """
 
     bigquery_emulator_host: types.EmulatorAddress | None = None
@@ -220,10 +220,10 @@ class Settings(BaseSettings):
     """Limits of requests per client address, separated by `;`. Empty means no limit."""
 
     client_rate_limits: types.ClientRateLimits | None = None
-    """Limits of known clients, separated by commas: `203.0.113.0/24=1000/minute` for each address
-    of a network (of several, the smallest network decides), `key:` and the SHA-256 of a key in
-    hexadecimal digits for the owner of a key, and `none` for no limit. Clients send keys as
-    `Authorization: Bearer` or `X-API-Key`.
+    """Limits of known clients, as `CLIENT=LIMITS` separated by commas. `CLIENT` is a network, each
+    of whose addresses is limited separately (the smallest network of an address counts), or `key:`
+    followed by the SHA-256 of a key in hexadecimal digits. `LIMITS` are written as in
+    `RATE_LIMITS`, or `none`. An example is `203.0.113.0/24=1000/minute,198.51.100.7=none`.
     """
 
     rate_limit_storage_uri: types.RedisUri | None = None

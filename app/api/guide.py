@@ -1,4 +1,4 @@
-"""The guide, with which the documentation begins, and the whole documentation as plain text."""
+"""Builds the guide, which is the first part of the documentation, and the documentation as text."""
 
 import json
 import re

@@ -60,7 +60,9 @@ DEFAULTS = raw_headers(DEFAULT_HEADERS)
 
 
 def completed(headers: Headers, defaults: Headers = DEFAULTS, path: str = "") -> Headers:
-    """Add the headers that every response at the path has, and the defaults of missing ones."""
+    """Return the headers with those that every response at the path has, and with each default that
+    is not set.
+    """
     given = dict(headers)
     fixed = _PRIVATE if path in PRIVATE_PATHS else _FIXED
     return [*headers, *fixed, *(header for header in defaults if header[0] not in given)]

@@ -117,9 +117,11 @@ class Status(BaseModel):
         "It is checked again."
     )
     events: list[Event] = Field(description="Known breaks in these days' figures, newest first.")
-    last_run: LastRun | None = Field(description="The last ingest. Null before the first one.")
+    last_run: LastRun | None = Field(
+        description="The last ingest of a day. Null before the first one."
+    )
     next_run: dt.datetime | None = Field(
-        description="When the ingest job runs next. Null if it is not scheduled."
+        description="When the job that ingests days runs next. Null if it is not scheduled."
     )
 
 

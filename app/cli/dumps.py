@@ -68,7 +68,7 @@ def export(
     Example: pypi-stats export --to /srv/dumps
     """
     if day and (start or end):
-        raise click.BadParameter("--start and --end go without it.", param_hint="--date")
+        raise click.BadParameter("can't be combined with --start or --end.", param_hint="--date")
     check_order(start, end)
     first, last = day or start or date.min, day or end or date.max
 

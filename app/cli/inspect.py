@@ -149,8 +149,8 @@ def status_report(
         "counted": _by_days(counted) if len(counted) > 1 else "".join(counted),
         "packages": packages,
         "size": f"{size.size_bytes / 2**20:,.1f} MiB",
-        "last run": f"{_moment(run.started_at)}: {run.day} {_outcome(run)}" if run else "",
-        "next run": _moment(next_run) if next_run else "",
+        "last ingest": f"{_moment(run.started_at)}: {run.day} {_outcome(run)}" if run else "",
+        "next job": _moment(next_run) if next_run else "",
         "held": date_ranges([one.day for one in held]),
     }
     lines = [_line(*row) for row in rows.items()]

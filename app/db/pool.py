@@ -28,7 +28,7 @@ them, and one plan fits all arguments.
 """
 
 _HEALTHY = (RequestError, asyncpg.PostgresError)
-"""Errors after which a connection can be used again, unless it is dead."""
+"""Errors after which a connection can be used again, unless `is_lost` returns True for them."""
 
 _UNUSABLE = (
     # The database was emptied or is being restored, or a permission was revoked.
@@ -37,7 +37,9 @@ _UNUSABLE = (
     asyncpg.InternalServerError,
     asyncpg.PostgresSystemError,
 )
-"""Errors that show that the database is unusable, because all statements are valid."""
+"""Errors of an unusable database. The statements can't be the cause, because they are constants of
+the service.
+"""
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types.

@@ -66,15 +66,16 @@ class Breakdown:
     """True if an instance need not ingest it. Its column is NULL on days without it."""
 
     shown_categories: int | None = None
-    """Number of categories in a response, those with most downloads, unless all are requested."""
+    """Number of categories that a response shows by default: those with the most downloads. None if
+    it shows all of them. The argument value `all` selects all stored ones."""
 
     max_categories: int | None = None
     """Maximum number of categories per row besides `other`, for breakdowns with open categories.
     Downloads in less frequent categories count as `other`."""
 
     is_of_one_package: bool = False
-    """True if `__all__` has none, because categories of different packages can't be summed, or
-    because nothing limits their number in a sum."""
+    """True if only single packages have the breakdown, and `__all__` does not: categories of
+    different packages can't be summed, or nothing limits their number in a sum."""
 
     @property
     def title(self) -> str:

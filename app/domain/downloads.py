@@ -29,8 +29,10 @@ class PackageDownloads(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UnparsedDownloads:
-    """Several packages' downloads of one day, as columns. The counts are texts, which need to be
-    parsed only once if they are equal: most packages have few downloads, and so equal texts.
+    """Several packages' downloads of one day, as columns.
+
+    The counts of breakdowns are unparsed JSON. Many packages have few downloads and so equal texts,
+    which are parsed only once.
     """
 
     packages: Sequence[str]
@@ -38,8 +40,8 @@ class UnparsedDownloads:
     without_mirrors: Sequence[int]
 
     breakdowns: Sequence[Sequence[str]]
-    """One sequence per column of the reading. For each package it contains the text between the
-    braces of a JSON object, which has the downloads by category.
+    """One sequence per breakdown. It contains each package's downloads by category, as the text
+    between the braces of a JSON object.
     """
 
     def __len__(self) -> int:
@@ -95,7 +97,7 @@ class Partition(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionFields:
-    """The source's partition of a day before the day was read."""
+    """Base of records with the source's partition of a day, as it was before the day was read."""
 
     partition_rows: int | None = None
     partition_modified_at: datetime | None = None
@@ -110,7 +112,7 @@ class PartitionFields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayFigures(PartitionFields):
-    """Totals of a day's rows."""
+    """The recorded figures of a day's rows."""
 
     day: date
     source: str

@@ -106,7 +106,9 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 
 Definition = frozenset[tuple[tuple[dt.date, dt.date | None], bool]]
-"""The dates of each change that applies to a day, with True if it applies to only a part of it."""
+"""The changes that apply to a day: the first and the last date of each, and True if the change
+applies to only a part of the day.
+"""
 
 
 class KnownEvents:

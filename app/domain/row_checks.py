@@ -29,7 +29,7 @@ sets takes a fraction of the time of checking each category.
 class RowFault(NamedTuple):
     """A reason to reject a row."""
 
-    problem: str
+    kind: str
     """Description that is the same for all rows with this fault."""
 
     value: object = None
@@ -65,7 +65,9 @@ def fault_of_counts(column: str, counts: Counts | None) -> RowFault | None:
 
 
 def respelled(column: str, counts: Mapping[str, int]) -> Counts:
-    """Return counts from a file by the stored categories."""
+    """Return a file's counts with each category in its stored spelling. Counts of categories that
+    become equal are added.
+    """
     breakdown = _BREAKDOWNS[column]
     if breakdown.respell is None:
         return counts

@@ -1,4 +1,4 @@
-"""Judges from a day's figures if the day is plausible.
+"""Judges whether a day is plausible, from its figures.
 
 The source's data arrives late and in parts, and has had days that were half missing or doubled. So
 a day's packages and downloads are compared with those of normal days around it.
@@ -37,8 +37,8 @@ from year to year.
 """
 
 DAYS_PER_PEAK = 20
-"""The highest level is the number of downloads that one day in `DAYS_PER_PEAK` exceeds. A few wrong
-days do not change it.
+"""The highest level is the number of downloads that one day in 20 exceeds. A few wrong days do not
+change it.
 """
 
 
@@ -69,12 +69,12 @@ class _Neighbours:
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
+class _Comparison:
     """A day's figures as ratios to those of its neighbours."""
 
     packages: float
     downloads: float
-    fault: str | None
+    deviation: str | None
     can_be_step: bool
     """True if a real change can produce these ratios."""
 
@@ -118,38 +118,38 @@ class KnownDays:
     def judge(self, figures: DayFigures) -> Verdict:
         """Compare a day with its neighbours.
 
-        If the level has really changed, adjacent days deviate in the same way. They count if they
-        are published, or held and settled.
+        The day is part of a new level if at least `step_days` days in a row deviate in the same
+        way. Only days that are published, or held and settled, are counted.
         """
-        measured = self._measure(figures)
-        if measured is None or measured.fault is None:
+        comparison = self._measure(figures)
+        if comparison is None or comparison.deviation is None:
             return Verdict(None)
-        if not measured.can_be_step or self._fault_of_level(figures, only_published=True):
-            return Verdict(measured.fault)
-        similar_days = self._count_similar(figures.day, measured)
+        if not comparison.can_be_step or self._deviation_from_level(figures, only_published=True):
+            return Verdict(comparison.deviation)
+        similar_days = self._count_similar(figures.day, comparison)
         itself = self._held.get(figures.day)
         if itself and itself.digest == figures.digest and has_settled(itself):
             similar_days += 1
-        return Verdict(measured.fault, is_step=similar_days >= self._thresholds.step_days)
+        return Verdict(comparison.deviation, is_step=similar_days >= self._thresholds.step_days)
 
     def suspects(self, first_day: date) -> dict[date, str]:
         """Return the published days from `first_day` on that deviate, with the reason.
 
-        Such days were published as a new level, by force, or before they had neighbours. A day that
-        agrees with its neighbours is also suspect if other days have far more downloads, because a
-        source can lose downloads of many days, but not invent them.
+        These days were published as a new level, by force, or before they had neighbours. A day
+        that agrees with its neighbours is also suspect if other days have far more downloads,
+        because a source can lose downloads of many days, but not invent them.
         """
         suspects = {}
         for day, figures in self._published.items():
             if day >= first_day:
-                measured = self._measure(figures)
-                reason = measured.fault if measured else None
-                reason = reason or self._fault_of_level(figures, only_published=False)
+                comparison = self._measure(figures)
+                reason = comparison.deviation if comparison else None
+                reason = reason or self._deviation_from_level(figures, only_published=False)
                 if reason:
                     suspects[day] = reason
         return suspects
 
-    def _fault_of_level(self, figures: DayFigures, *, only_published: bool) -> str | None:
+    def _deviation_from_level(self, figures: DayFigures, *, only_published: bool) -> str | None:
         """Describe how far a day is below the highest level around it, or return None if a real
         change can explain it. This detects several changes in a row that are each small enough to
         be real.
@@ -160,10 +160,10 @@ class KnownDays:
         level = self._level(figures.day, definition)
         highest = level.highest_published if only_published else level.highest_read
         least = self._thresholds.min_step_ratio * OTHER_WEEKDAY_RATIO
-        _, fault = _ratio("downloads", figures.downloads, [highest], (least, inf))
-        return f"{fault} of the highest days" if fault else None
+        where = "on the days with the most downloads"
+        return _ratio("downloads", figures.downloads, [highest], where, (least, inf))[1]
 
-    def _measure(self, figures: DayFigures) -> _Measured | None:
+    def _measure(self, figures: DayFigures) -> _Comparison | None:
         """Compare a day with its neighbours. Return None if it has none."""
         definition = self._definition(figures)
         if definition is None:
@@ -174,12 +174,13 @@ class KnownDays:
                 return _compare(figures, neighbours, self._thresholds)
         return self._measure_across(figures, definition)
 
-    def _measure_across(self, figures: DayFigures, own: Definition) -> _Measured | None:
+    def _measure_across(self, figures: DayFigures, own: Definition) -> _Comparison | None:
         """Compare a day with days of other definitions before and after it.
 
-        Such a day was counted partly by each of two definitions, or is the first day of one. So its
-        figures only have to reach `min_step_ratio` times the lower of the two levels, or times the
-        only level if there are days on one side only. No real change lowers the figures further.
+        Either the definition of the day applies to only a part of it, or the day is the first one
+        with its definition. So its figures only have to reach `min_step_ratio` times the lower of
+        the levels before and after it. If there are days on one side only, their level counts. No
+        real change lowers the figures further.
         """
         least = self._thresholds.min_step_ratio
         step = (self._thresholds.min_step_ratio, self._thresholds.max_step_ratio)
@@ -189,7 +190,7 @@ class KnownDays:
             for definition in self._definitions_beside(figures.day, own)
             if (neighbours := self._neighbours(figures.day, definition))
         ]
-        return max(sides, key=lambda side: side.fault is None, default=None)
+        return max(sides, key=lambda side: side.deviation is None, default=None)
 
     def _definitions_beside(self, day: date, own: Definition) -> Iterator[Definition]:
         """Yield the nearest other definition before a day, and the nearest one after it."""
@@ -270,7 +271,7 @@ class KnownDays:
             return None
         return self._events.definition(figures.day, figures.counted_files)
 
-    def _count_similar(self, day: date, measured: _Measured) -> int:
+    def _count_similar(self, day: date, comparison: _Comparison) -> int:
         """Count the consecutive days before and after a day that deviate to the same degree. Only
         published days, and held days that have settled, count.
         """
@@ -281,13 +282,13 @@ class KnownDays:
                 if isinstance(figures, HeldDay) and not has_settled(figures):
                     break
                 around = self._measure(figures)
-                if not (around and around.fault and self._agree(measured, around)):
+                if not (around and around.deviation and self._agree(comparison, around)):
                     break
                 count += 1
                 other += step
         return count
 
-    def _agree(self, one: _Measured, other: _Measured) -> bool:
+    def _agree(self, one: _Comparison, other: _Comparison) -> bool:
         # A ratio to 0 downloads does not exist.
         if not other.downloads:
             return not one.downloads
@@ -306,31 +307,31 @@ def has_settled(held: HeldDay) -> bool:
     return held.read_at - held.same_since >= SETTLED_AFTER and not held.wrong_rows
 
 
-def _compare(figures: DayFigures, neighbours: _Neighbours, limits: Thresholds) -> _Measured:
+def _compare(figures: DayFigures, neighbours: _Neighbours, limits: Thresholds) -> _Comparison:
     tolerance, days = neighbours.tolerance, neighbours.days
+    where = f"on {neighbours.name}"
     packages, wrong_packages = _ratio(
-        *("packages", figures.packages, [day.packages for day in days]),
+        *("packages", figures.packages, [day.packages for day in days], where),
         (limits.min_packages_ratio * tolerance, limits.max_packages_ratio / tolerance),
     )
     downloads, wrong_downloads = _ratio(
-        *("downloads", figures.downloads, [day.downloads for day in days]),
+        *("downloads", figures.downloads, [day.downloads for day in days], where),
         (limits.min_downloads_ratio * tolerance, limits.max_downloads_ratio / tolerance),
     )
-    fault = wrong_packages or wrong_downloads
     least, most = limits.min_step_ratio / tolerance, limits.max_step_ratio * tolerance
-    return _Measured(
+    return _Comparison(
         packages,
         downloads,
-        f"{fault} of {neighbours.name}" if fault else None,
+        wrong_packages or wrong_downloads,
         can_be_step=least <= packages <= most and least <= downloads <= most,
     )
 
 
 def _ratio(
-    name: str, amount: int, others: Sequence[int], limits: tuple[float, float]
+    name: str, amount: int, others: Sequence[int], where: str, limits: tuple[float, float]
 ) -> tuple[float, str | None]:
     """Return the ratio of a figure to the median of others, and a description if the ratio is
-    outside the limits.
+    outside the limits. `where` says where the others were counted.
 
     An even number of others has two medians, and all figures between them are normal: in the middle
     of a step, one is the old level and one is the new level.
@@ -342,7 +343,7 @@ def _ratio(
     if least <= ratio <= most:
         return ratio, None
     bound = f"minimum {least:.2f}" if ratio < least else f"maximum {most:.2f}"
-    return ratio, f"{amount:,} {name} are {ratio:.2f} times ({bound}) the usual {usual:,}"
+    return ratio, f"{amount:,} {name} instead of {usual:,} {where}: a ratio of {ratio:.2f}, {bound}"
 
 
 def _highest(days: Collection[DayFigures]) -> int:

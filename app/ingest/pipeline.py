@@ -92,7 +92,7 @@ async def read_and_publish(
             read_at=min(read_at, queried_at or read_at),
             wrong_rows=rejected.counts.total(),
             fault=rejected.describe_counts(),
-            problem=rejected.problem,
+            fault_kind=rejected.fault_kind,
         )
         return await publish_staged(context, connection, staged)
 

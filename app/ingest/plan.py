@@ -24,8 +24,8 @@ LONGEST_WAIT_FOR_CHECK = timedelta(days=7)
 """Longest time between two checks of a day whose partition is known. A check is nearly free."""
 
 MOST_DOUBLINGS = 24
-"""Maximum number of times that a wait is doubled, so that no `timedelta` overflows. Doubled so
-often, a second becomes half a year.
+"""Maximum number of times that a wait is doubled, so that no `timedelta` overflows. 2**24 seconds
+are 194 days.
 """
 
 RECHECKED_WITHIN = timedelta(days=7)
@@ -34,9 +34,8 @@ RECHECKED_WITHIN = timedelta(days=7)
 SUSPECT_WAIT = timedelta(days=1)
 """Time until a suspect day is first checked. It doubles with each check."""
 
-
 FIRST_DAY = date(2016, 1, 1)
-"""PyPI's table of downloads begins in this year."""
+"""Earliest day that can be ingested. PyPI's table of downloads begins in 2016."""
 
 
 def latest_complete_day(now: datetime) -> date:
@@ -70,7 +69,7 @@ class Plan:
     """Unread days that became due at earlier firings."""
 
     next_due: datetime | None
-    """Earliest time at which another day that was read is due again."""
+    """Time at which the next day that was read or failed before is due again, or None."""
 
     def days(self, *, catch_up: bool) -> list[date]:
         """Return the days in the order in which to read them.
@@ -136,7 +135,7 @@ def _due_again_at(
         due = now
     failed = failures.get(day)
     if due and failed and failed.last_started_at <= now + CLOCK_TOLERANCE:
-        # If the last run was interrupted, it does not count: the day may not have caused that.
+        # An interrupted last run does not count, because the day may not be the cause.
         count = failed.costly - (failed.last_outcome is RunOutcome.INTERRUPTED)
         due = max(due, failed.last_started_at + _wait(settings, count))
     return due

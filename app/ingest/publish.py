@@ -48,10 +48,12 @@ class StagedDay:
     read_at: datetime
     wrong_rows: int = 0
     fault: str | None = None
-    """Reason to hold the day whatever its figures are."""
+    """Why the day is held even if its figures are plausible: some of its rows are wrong."""
 
-    problem: str | None = None
-    """The fault without the day's figures, so that the same fault of several days is equal."""
+    fault_kind: str | None = None
+    """The kind of the fault, with the same text for all days that have it. A backfill stops if
+    several days in a row have it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ async def publish_staged(
     """Publish the day, or hold it and raise `HeldDayError`.
 
     Raises `ShrunkDayError` if the published day has more downloads, unless forced. If the server
-    ends the transaction, the staged rows remain, so that the transaction is retried.
+    ends the transaction, the staged rows remain, and the transaction is retried.
     """
 
     async def publish() -> PublishedDay | UnchangedDay:
@@ -156,7 +158,7 @@ async def _publish(
         result = ShrunkDayError(day, figures.downloads_with_mirrors, before.downloads_with_mirrors)
     elif reason and not policy.force:
         await repository.hold(figures, reason, staged.read_at, staged.wrong_rows)
-        result = HeldDayError(day, reason, staged.problem)
+        result = HeldDayError(day, reason, staged.fault_kind)
     else:
         if replaces_sample:
             await repository.delete_everything()

@@ -34,7 +34,7 @@ class RetentionResult:
     def __str__(self) -> str:
         dropped = ", ".join(self.partitions) or "no month"
         months = f"{len(self.months)} stored months and " if self.months else ""
-        return f"retention: dropped {dropped}, deleted {months}{self.packages:,} packages"
+        return f"dropped {dropped}, deleted {months}{self.packages:,} packages"
 
 
 async def expire(engine: AsyncEngine, policy: PublishPolicy, now: datetime) -> RetentionResult:

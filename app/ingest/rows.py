@@ -48,17 +48,17 @@ class RejectedRows:
         return self.names + self.counts.total()
 
     @property
-    def problem(self) -> str | None:
+    def fault_kind(self) -> str | None:
         """The most frequent fault of counts, or None."""
         return self.counts.most_common(1)[0][0] if self.counts else None
 
     def describe_counts(self) -> str | None:
-        problem = self.problem
-        if problem is None:
+        fault_kind = self.fault_kind
+        if fault_kind is None:
             return None
-        package, *_ = self.examples[problem]
-        value = self.values[problem]
-        what = problem if value is None else f"{problem} ({value!r:.100})"
+        package, *_ = self.examples[fault_kind]
+        value = self.values[fault_kind]
+        what = fault_kind if value is None else f"{fault_kind} ({value!r:.100})"
         return f"{self.counts.total():,} rows are wrong: {what}, such as that of {package}"
 
 
@@ -108,9 +108,9 @@ class RowCheck:
         if fault == NOT_A_NAME:
             self._rejected.names += 1
         else:
-            self._rejected.counts[fault.problem] += 1
-        self._rejected.examples.setdefault(fault.problem, row)
-        self._rejected.values.setdefault(fault.problem, fault.value)
+            self._rejected.counts[fault.kind] += 1
+        self._rejected.examples.setdefault(fault.kind, row)
+        self._rejected.values.setdefault(fault.kind, fault.value)
         return False
 
     def _fault(self, row: tuple[Any, ...], checked: Sequence["_CheckedCounts"]) -> RowFault | None:

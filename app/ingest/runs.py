@@ -100,15 +100,16 @@ class DayIngester:
         A day that is first held and then published has two outcomes. The last one counts. Raises
         `RepeatedFaultError` after `MAX_REPEATED_FAULTS` days in a row with the same fault.
         """
-        problem, repeated = None, 0
+        fault_kind, repeated = None, 0
         async for outcome in self.ingest(days):
             yield outcome
-            same = outcome.error.problem if outcome.error else None
-            repeated = repeated + 1 if same and same == problem else bool(same)
-            problem = same
+            same = outcome.error.fault_kind if outcome.error else None
+            repeated = repeated + 1 if same and same == fault_kind else bool(same)
+            fault_kind = same
             if repeated >= MAX_REPEATED_FAULTS:
                 raise RepeatedFaultError(
-                    f"{repeated} days in a row have the same fault, so no more are tried: {problem}"
+                    f"{repeated} days in a row have the same fault, so no more are tried: "
+                    f"{fault_kind}"
                 )
         async for published in publish_plausible_held(self.context):
             yield DayResult(published.day, published, was_held=True)

@@ -47,17 +47,16 @@ wall clock is set.
 """
 
 LOCK_TAKEN_PAUSE = timedelta(minutes=10)
-"""Pause before the next attempt if another process is ingesting. That process may be killed
-meanwhile.
+"""Pause before the next attempt if another process is ingesting. Another attempt is needed, because
+that process may be killed.
 """
 
 
 class IngestScheduler:
-    """Runs the job at the start, at each firing of the schedule, and at the time that its last run
-    returned, if any.
+    """Runs the job at the start, at each firing of the schedule, and when the job asks for it.
 
-    The job's argument is `catch_up`. It is True at the start and at firings of the schedule, and
-    False at times that the job returned.
+    The job returns the time at which it asks to run again, or None. Its argument is `catch_up`,
+    which is False for a run that the job asked for, and True for all others.
     """
 
     def __init__(
@@ -209,7 +208,7 @@ async def _ingest_due_days(
     async for month in roll_up_due(context, settings):
         log.info("ingest: rolled up %s", month)
     expired = await expire(context.engine, context.policy, context.clock())
-    log.info("ingest: %s", expired)
+    log.info("retention: %s", expired)
     # Some days may still be due: those beyond INGEST_MAX_DAYS_PER_RUN, and those that failed before
     # anything was billed.
     next_due = (await _plan(settings, context)).next_due

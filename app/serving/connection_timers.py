@@ -4,7 +4,7 @@ from asyncio import AbstractEventLoop, TimerHandle, Transport
 from collections.abc import Callable
 
 CLIENT_READ_TIMEOUT_SECONDS = 20.0
-"""How long a client may read nothing of a response that it has to read."""
+"""Maximum time in which a client reads nothing of a response that was sent to it."""
 
 
 class ReaderTimer:

@@ -294,7 +294,8 @@ class Dispatcher:
     def _forget(self, key: _Pending, task: asyncio.Task[object]) -> None:
         del self._pending[key]
         if not task.cancelled():
-            # Retrieve the exception, also if all clients have gone.
+            # If all clients have disconnected, nothing else retrieves the exception, and asyncio
+            # would log a traceback.
             task.exception()
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ LINGER_SECONDS = 2.0
 
 
 class _RefusedError(Exception):
-    """Stops the parser."""
+    """Raised in a callback of the parser to stop it. `_refusal` contains the reason."""
 
 
 class BoundedHTTPProtocol(HttpToolsProtocol):
@@ -326,7 +326,9 @@ class BoundedHTTPProtocol(HttpToolsProtocol):
             self._request_timer = None
 
     def _request_timed_out(self) -> None:
-        self._refuse(Refusal(408, f"A request may take {ARRIVAL_TIMEOUT_SECONDS:g} s to arrive."))
+        self._refuse(
+            Refusal(408, f"The request did not arrive within {ARRIVAL_TIMEOUT_SECONDS:g} s.")
+        )
 
     def _close(self) -> None:
         self.transport.close()

@@ -22,8 +22,8 @@ class TrustedProxies:
     def client(self, peer: str, forwarded_for: bytes | None) -> str:
         """Return the address of the client of a connection from `peer`.
 
-        It is the last address in the header that is not a trusted proxy. An entry that is not an
-        address counts as the proxy that forwarded it.
+        It is the last address in the header that is not a trusted proxy. If an entry is not an
+        address, the client is the proxy that sent the entry.
         """
         client = peer
         if forwarded_for is not None:

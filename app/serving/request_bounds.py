@@ -26,8 +26,8 @@ PIECE_BYTES = 2 * 1024
 """Maximum number of bytes that are parsed before the bounds are checked."""
 
 MAX_INCOMPLETE_HEAD_BYTES = MAX_TARGET_BYTES + MAX_HEADERS_BYTES + PIECE_BYTES
-"""Maximum length of an incomplete head. It includes one piece, because the first one may also
-contain the end of the request before.
+"""Maximum length of an incomplete head. It allows for one piece more than a head has, because the
+first piece may begin with the end of the previous request.
 """
 
 
@@ -47,11 +47,13 @@ class Refusal(NamedTuple):
         return b"".join((head, b"\r\n", answer.body))
 
 
-LONG_TARGET = Refusal(414, f"A path with its query may have {MAX_TARGET_BYTES} bytes.")
+LONG_TARGET = Refusal(414, f"A path with its query can have at most {MAX_TARGET_BYTES} bytes.")
 LONG_HEADERS = Refusal(
-    431, f"A request may have {MAX_HEADERS} headers, of {MAX_HEADERS_BYTES} bytes together."
+    431, f"A request can have at most {MAX_HEADERS} headers, of {MAX_HEADERS_BYTES} bytes together."
 )
-LONG_BODY = Refusal(413, f"A body may have {MAX_BODY_BYTES} bytes. No request here needs a body.")
+LONG_BODY = Refusal(
+    413, f"A body can have at most {MAX_BODY_BYTES} bytes. No request here needs a body."
+)
 WRONG_VERSION = Refusal(400, "The version of HTTP should be 1.1 or 1.0.")
 WRONG_HOST = Refusal(400, "A request should have one Host header, with the name of a host.")
 WRONG_ENCODING = Refusal(501, "The only Transfer-Encoding that is accepted is chunked.")
@@ -61,7 +63,7 @@ _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")
 
 
 def end_of_piece(data: bytes, start: int, body_bytes_left: int | None) -> int:
-    """Return the end of the next piece to parse. A request ends with its piece.
+    """Return the end of the next piece to parse. No piece extends beyond the end of a request.
 
     `body_bytes_left` is None for heads and chunked bodies.
     """

@@ -43,13 +43,15 @@ UNSENT_BYTES = 128 * 1024
 """Maximum length of a response's unsent part in the buffers of the operating system."""
 
 MIN_WORKER_SECONDS = 10.0
-"""A worker that exits by itself within this time after its start could not start."""
+"""A worker that exits within this time after its start counts as one that failed to start."""
 
 NOT_STARTED = "the server did not start: its log says why"
 
 
 class StopDeadline:
-    """The time until which requests may run, and the app may close, after the signal to stop."""
+    """The deadlines after the signal to stop: for running requests, and a little later for closing
+    the app.
+    """
 
     def __init__(self, graceful_stop_seconds: float) -> None:
         self._seconds = graceful_stop_seconds

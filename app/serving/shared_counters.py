@@ -67,7 +67,7 @@ class SharedCounters:
     def __init__(self, storage: RedisStorage) -> None:
         self._prefixed_key = storage.prefixed_key
         self._count_all = storage.get_connection().register_script(_COUNT)
-        # An own thread, because it is blocked most of the time during an outage.
+        # A thread of its own, because it is blocked most of the time during an outage.
         self._thread = ThreadPoolExecutor(1)
         self._counting = asyncio.Lock()
         self._keys: list[str] = []

@@ -87,7 +87,7 @@ async def test_status_lists_the_suspect_days(
     assert datetime.fromisoformat(suspect["partition"].pop("modified_at")) == seen.modified_at
     assert suspect == {
         "day": str(day),
-        "reason": f"5 downloads are 0.05 times (minimum 0.60) the usual 100 of {day:%A}s",
+        "reason": f"5 downloads instead of 100 on {day:%A}s: a ratio of 0.05, minimum 0.60",
         "packages": 1,
         "downloads": 5,
         "partition": {"rows": 12},
@@ -119,7 +119,8 @@ async def test_status_lists_held_days_with_the_reason(
     assert datetime.fromisoformat(held.pop("held_since")) == read_at
     assert held == {
         "day": str(days_ago(0)),
-        "reason": f"10 downloads are 0.10 times (minimum 0.60) the usual 100 of {days_ago(0):%A}s",
+        "reason": f"10 downloads instead of 100 on {days_ago(0):%A}s: "
+        "a ratio of 0.10, minimum 0.60",
         "packages": 1,
         "downloads": 10,
         "partition": None,

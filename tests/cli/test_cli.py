@@ -293,8 +293,10 @@ def test_an_implausible_day_is_held_until_it_is_forced(database_url: str, tmp_pa
     shown = run("status", **environment).stdout
     assert re.search(rf"^latest day +{before}$", shown, re.MULTILINE)
     assert re.search(rf"^held +{day}$", shown, re.MULTILINE)
-    assert re.search(rf"\n  {day} .* downloads are .*; tried 1 times, next at ", shown)
-    assert re.search(rf"^last run +.*: {day} held: .* downloads are ", shown, re.MULTILINE)
+    assert re.search(rf"\n  {day} .* downloads instead of .*; tried 1 times, next at ", shown)
+    assert re.search(
+        rf"^last ingest +.*: {day} held: .* downloads instead of ", shown, re.MULTILINE
+    )
 
     result = run("ingest", "--date", day, "--force", **environment)
     assert result.stdout.startswith(f"published {day} from file: 1 packages, ")
@@ -466,10 +468,10 @@ async def test_expire(database_url: str, engine: AsyncEngine) -> None:
     assert result.returncode == 0
     dropped = f"daily_downloads_{old:%Y_%m}"
     assert result.stderr == f"rolled up {old:%Y-%m}: 1 packages, 1 downloads on 1 days\n"
-    assert result.stdout == f"retention: dropped {dropped}, deleted 0 packages\n"
+    assert result.stdout == f"dropped {dropped}, deleted 0 packages\n"
     result = run("expire", DATABASE_URL=database_url, KEEP_MONTHS="0")
     deleted = "1 stored months and 1 packages"
-    assert result.stdout == f"retention: dropped no month, deleted {deleted}\n"
+    assert result.stdout == f"dropped no month, deleted {deleted}\n"
 
 
 async def test_verify_notes_suspect_days(database_url: str, engine: AsyncEngine) -> None:
@@ -478,7 +480,7 @@ async def test_verify_notes_suspect_days(database_url: str, engine: AsyncEngine)
         await publish(engine, days_ago(ago), downloads("flask", 100))
     day = days_ago(21)
     await publish(engine, day, downloads("flask", 1))
-    reason = f"1 downloads are 0.01 times (minimum 0.60) the usual 100 of {day:%A}s"
+    reason = f"1 downloads instead of 100 on {day:%A}s: a ratio of 0.01, minimum 0.60"
     result = run("verify", DATABASE_URL=database_url)
     assert result.returncode == 0
     assert result.stdout.splitlines() == [
@@ -509,7 +511,7 @@ async def test_verify(database_url: str, engine: AsyncEngine) -> None:
     assert result.returncode == 1
     assert result.stdout.splitlines() == [
         f"{first} downloads: recorded 2, found 1",
-        f"{latest} last_week: recorded 7, found 1 for flask, 1 of 1 packages",
+        f"{latest} last_week: recorded 7, found 1 for flask",
         "2 days verified: 2 differences in 2 days",
     ]
 

@@ -40,8 +40,8 @@ def test_gaps_are_shown_as_ranges() -> None:
         SETTINGS, next_run=NOON, days=days, held=[], last_run=None, size=Size(5, 2**20)
     ).splitlines()
     assert "gaps         2026-11-03, 2026-11-05 to 2026-11-07" in report
-    assert "last run     none" in report
-    assert "next run     2026-11-20 12:00 UTC" in report
+    assert "last ingest  none" in report
+    assert "next job     2026-11-20 12:00 UTC" in report
     assert (
         report[-1] == "2026-11-01   700,000  3,000,000,000  2026-11-20 12:00 UTC               -  -"
     )
@@ -77,7 +77,7 @@ def test_status_of_an_empty_database_shows_none() -> None:
         SETTINGS, next_run=None, days=[], held=[], last_run=None, size=Size(0, 0)
     )
     assert "gaps         none" in report
-    assert "next run     none" in report
+    assert "next job     none" in report
     assert report.splitlines()[-2:] == ["held         none", "suspect      none"]
 
 

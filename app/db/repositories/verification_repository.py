@@ -38,8 +38,11 @@ class Difference(NamedTuple):
     """One of these packages, with these figures."""
 
     def __str__(self) -> str:
-        packages = f" for {self.example}, 1 of {self.packages:,} packages" if self.packages else ""
-        return f"{self.day} {self.what}: recorded {self.recorded}, found {self.found}{packages}"
+        package = f" for {self.example}" if self.example else ""
+        others = f"; {self.packages:,} packages differ" if (self.packages or 0) > 1 else ""
+        return (
+            f"{self.day} {self.what}: recorded {self.recorded}, found {self.found}{package}{others}"
+        )
 
 
 _CATEGORIES = {column: load_sql("categories", column=column) for column in BREAKDOWN_COLUMNS}

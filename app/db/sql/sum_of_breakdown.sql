@@ -1,3 +1,4 @@
+-- An expression: the sums of one breakdown over all staged rows, or NULL without the breakdown.
 CASE WHEN bool_or({column} IS NOT NULL) THEN (
     SELECT CAST(
         '{' || coalesce(string_agg(

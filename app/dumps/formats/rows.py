@@ -83,7 +83,7 @@ def _checked_counts(place: str, column: str, given: object, downloads: int) -> C
         counts = respelled(column, counts)
         fault = fault_of_counts(column, counts)
     if fault:
-        raise MalformedDumpError(fault.problem, place=place, value=fault.value)
+        raise MalformedDumpError(fault.kind, place=place, value=fault.value)
     total = sum(counts.values())
     if total != downloads:
         raise MalformedDumpError(

@@ -2,7 +2,7 @@
 --
 -- The counting rules are those of the public service:
 --   * All files that PyPI has logged count, or only artifacts (INGEST_COUNTED_FILES).
---   * A download counts if its Python version is missing or starts like one (X.Y).
+--   * A download counts if it has no Python version, or one that begins with X.Y.
 --   * with_mirrors counts all of them. All other figures exclude known mirrors and downloads
 --     without an installer.
 --   * Packages are keyed by their normalised name (PEP 503).
@@ -16,8 +16,8 @@
 -- object, which takes longer to parse than the value. TO_JSON_STRING escapes tabs. Names may contain
 -- tabs, so they come last.
 --
--- A package may have thousands of releases. The most downloaded ones of the period are counted
--- separately, and the rest as `other`, and so are the categories of all breakdowns with a limit.
+-- If a breakdown has a limit, only a package's most downloaded categories of the period are counted
+-- separately, and the rest counts as `other`. A package may have thousands of releases.
 --
 -- `downloads_query.py` replaces the names in braces: by the table, by the condition on file names if
 -- it is needed, by the limits, and by the columns of the ingested breakdowns, so that no other

@@ -166,12 +166,14 @@ class WebFiles:
         """
         is_allowed = request.url.scheme == "https" or self._allows_http
         if not (is_allowed and is_secure(str(request.url))):
-            raise SourceError(f"{shown(str(request.url))}: files are only fetched from https://")
+            raise SourceError(
+                f"{shown(str(request.url))}: files are only fetched from https://, or from http:// "
+                "on this machine"
+            )
 
 
 class _CheckedTransport(httpx.AsyncBaseTransport):
-    """Refuses private addresses as soon as a server on the Internet has chosen the address, by a
-    list or a redirect.
+    """Refuses a private address if a list or a redirect of a server on the Internet names it.
 
     It resolves each host once and connects to the address that it has checked, so that a name
     server can't return another one in between.
@@ -190,8 +192,8 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
         if not all(are_public):
             if self.only_public:
                 raise SourceDayError(
-                    f"{shown(str(url))} is in a private network, and a server on the Internet "
-                    "has named it"
+                    f"{shown(str(url))} is in a private network: it was refused, because a list or "
+                    "redirect from the Internet names it"
                 )
             # Connect directly, because a proxy would look for the host in its own network.
             proxy = None

@@ -154,7 +154,7 @@ class FileSource(Source):
                     yield rows
             except MalformedDumpError as error:
                 message = f"{shown(address)}: {error}"
-                raise SourceDayError(message, problem=error.problem) from error
+                raise SourceDayError(message, fault_kind=error.fault_kind) from error
         found = (packages, downloads, downloads_with_mirrors)
         if dump and found != (dump.packages, dump.downloads, dump.downloads_with_mirrors):
             raise SourceDayError(
