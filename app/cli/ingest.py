@@ -103,7 +103,7 @@ async def _publish_plausible_held(context: PublishContext) -> None:
 
 async def _roll_up(context: PublishContext, settings: Settings) -> None:
     async for month in roll_up_due(context, settings):
-        click.echo(f"rolled up {month}", err=True)
+        log.info("rolled up %s", month)
 
 
 @click.command(short_help="Publish the days that are missing.")
