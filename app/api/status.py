@@ -103,6 +103,11 @@ class Status(BaseModel):
     latest_day: dt.date | None = Field(description="Latest published day. Null if there is none.")
     published_at: dt.datetime | None = Field(description="When the latest day was published.")
     days: int = Field(description="Number of published days.")
+    first_month: str | None = Field(
+        description="First month whose monthly downloads are stored. Null if there is none.",
+        examples=["2018-01"],
+    )
+    months: int = Field(description="Number of stored months.")
     gaps: list[dt.date] = Field(description="Unpublished days between the first and the latest.")
     packages: int = Field(description="Packages downloaded on the latest day.")
     downloads: int = Field(description="Downloads of that day, known mirrors excluded.")
@@ -167,6 +172,7 @@ async def status(state: InjectedState, response: Response) -> Status:
         held = await downloads.held_days()
     if publication:
         response.headers[DATA_AS_OF] = str(publication.latest_day)
+    months = publication.months if publication else ()
     runs = await latest_runs(state.statistics.pool, 1)
     sources = sorted({day.source for day in days})
     first, latest = (days[0], days[-1]) if days else (None, None)
@@ -178,6 +184,8 @@ async def status(state: InjectedState, response: Response) -> Status:
         latest_day=latest and latest.day,
         published_at=latest and latest.published_at,
         days=len(days),
+        first_month=str(months[0].period) if months else None,
+        months=len(months),
         gaps=gaps(days),
         packages=latest.packages if latest else 0,
         downloads=latest.downloads if latest else 0,

@@ -25,6 +25,7 @@ from app.domain.downloads import (
     gaps,
 )
 from app.domain.events import CountedFiles
+from app.domain.months import Month, StoredMonth
 from app.errors import OperatorError
 from app.ingest import verification
 from app.ingest.plan import held_due_at, suspect_due_at
@@ -40,9 +41,11 @@ def status(settings: Settings) -> None:
 
     async def work(engine: AsyncEngine) -> None:
         repository = DownloadsRepository(engine, settings.retention_days)
+        publication = await repository.publication()
         ingests = settings.source is not IngestSource.NONE
         report = status_report(
             settings,
+            months=publication.months if publication else (),
             next_run=settings.ingest_schedule.next_firing(utc_now()) if ingests else None,
             days=await repository.published_days(),
             held=await repository.held_days(),
@@ -81,8 +84,9 @@ def verify(settings: Settings, *, day: date | None) -> None:
     """Compare the recorded figures of published days with the stored rows.
 
     The digest, the totals and the figures of __all__ are computed again for each day. Without
-    --date, the figures of the packages are checked too, and rows of unpublished days are reported.
-    Each difference is one line. The exit status is 1 if there is a difference or no published day.
+    --date, the stored months and the figures of the packages are checked too, and rows of
+    unpublished days are reported. Months whose days still exist are summed again. Each difference
+    is one line. The exit status is 1 if there is a difference or no published day.
 
     Example: pypi-stats verify --date 2026-11-20
     """
@@ -104,18 +108,20 @@ async def _report(steps: AsyncIterator[verification.VerificationStep]) -> bool:
 
     Raises `OperatorError` if there is nothing to compare, for example after a failed restore.
     """
-    verified, differences = 0, list[Difference]()
+    days, months, differences = 0, 0, list[Difference]()
     async for step in steps:
         for difference in step.differences:
             click.echo(str(difference))
         differences += step.differences
-        if step.day:
-            verified += 1
-            click.echo(f"{step.day} verified", err=True)
-    if not verified and not differences:
+        if step.period:
+            is_month = isinstance(step.period, Month)
+            days, months = days + (not is_month), months + is_month
+            click.echo(f"{step.period} verified", err=True)
+    if not (days or months or differences):
         raise OperatorError("no day is published, so nothing was verified")
     found = f"{len(differences)} differences in {len({one.day for one in differences})} days"
-    click.echo(f"{verified} days verified: {found if differences else 'all as published'}")
+    verified = f"{days} days and {months} months" if months else f"{days} days"
+    click.echo(f"{verified} verified: {found if differences else 'all as published'}")
     return not differences
 
 
@@ -125,6 +131,7 @@ def status_report(
     next_run: datetime | None,
     days: Sequence[PublishedDay],
     held: Sequence[HeldDay],
+    months: Sequence[StoredMonth] = (),
     last_run: IngestRun | None,
     size: Size,
 ) -> str:
@@ -143,6 +150,7 @@ def status_report(
         "days": f"{len(days)} of {settings.retention_days}",
         "first day": str(days[0].day) if days else "",
         "latest day": str(latest.day) if latest else "",
+        "months": f"{len(months)} from {months[0].period} to {months[-1].period}" if months else "",
         "published": _moment(latest.published_at) if latest else "",
         "gaps": date_ranges(gaps(days)),
         "breakdowns": _by_days(breakdowns),

@@ -4,10 +4,9 @@ dropped.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
-from functools import partial
 from hashlib import sha256
 from itertools import groupby
 
@@ -236,30 +235,38 @@ class MonthSums:
     categories: dict[str, list[str]]
     last_id: int
 
-    @property
-    def steps(self) -> Iterator[tuple[int, int]]:
-        """Ranges of ids, both included."""
-        for first in range(1, self.last_id + 1, STEP_PACKAGES):
-            yield first, min(first + STEP_PACKAGES - 1, self.last_id)
+    def step(self, first_id: int) -> tuple[int, int]:
+        """Return the range of ids of the step that begins with this one, both included."""
+        return first_id, min(first_id + STEP_PACKAGES - 1, self.last_id)
 
     async def rows(self, first_id: int, last_id: int) -> list[MonthRow]:
         """Return the rows of the packages with these ids, in order."""
-        days = await _joined_days(self.connection, self.month, first_id, last_id, self.columns)
+        repository = MonthsRepository(self.connection)
+        days = await repository.joined_days(self.month, first_id, last_id, self.columns)
         return await asyncio.to_thread(self._sum, days)
 
     async def all_rows(self) -> AsyncIterator[list[MonthRow]]:
         """Yield the rows of each step. Postgres reads the next days while this process sums."""
-        read = partial(_joined_days, self.connection, self.month, columns=self.columns)
-        reading: asyncio.Task[list[asyncpg.Record]] | None = None
+        repository = MonthsRepository(self.connection)
+
+        async def read(first_id: int, last_id: int) -> list[asyncpg.Record]:
+            rows = await repository.joined_days(self.month, first_id, last_id, self.columns)
+            # No transaction stays open during the roll-up, because it would delay vacuums.
+            await self.connection.commit()
+            return rows
+
+        starts = range(1, self.last_id + 1, STEP_PACKAGES)
+        reading = asyncio.create_task(read(*self.step(1)))
         try:
-            for first_id, last_id in [*self.steps, (0, 0)]:
-                days = await reading if reading else []
-                reading = asyncio.create_task(read(first_id, last_id)) if first_id else None
+            for first_id in starts:
+                days = await reading
+                if first_id != starts[-1]:
+                    reading = asyncio.create_task(read(*self.step(first_id + STEP_PACKAGES)))
                 yield await asyncio.to_thread(self._sum, days)
         finally:
-            if reading:
-                reading.cancel()
-                await asyncio.wait([reading])
+            # If the caller stops early, the connection has to be free before it is closed.
+            reading.cancel()
+            await asyncio.wait([reading])
 
     def _sum(self, days: Sequence[asyncpg.Record]) -> list[MonthRow]:
         positions = {
@@ -289,21 +296,12 @@ async def sums_of(connection: AsyncConnection, month: MonthOfDays) -> MonthSums:
     all_packages = await repository.all_packages_id() or 0
     last_id = await repository.last_id()
     columns = month.columns
-    (total,) = await _joined_days(connection, month.month, all_packages, all_packages, columns)
+    (total,) = await repository.joined_days(month.month, all_packages, all_packages, columns)
     categories = {
         column: ordered_categories(_sum_counts(column, total[column])) if total[column] else []
         for column in columns
     }
     return MonthSums(connection, month.month, columns, categories, last_id)
-
-
-async def _joined_days(
-    connection: AsyncConnection, month: date, first_id: int, last_id: int, columns: Sequence[str]
-) -> list[asyncpg.Record]:
-    rows = await MonthsRepository(connection).joined_days(month, first_id, last_id, columns)
-    # No transaction stays open during the roll-up, because it would delay vacuums.
-    await connection.commit()
-    return rows
 
 
 def _sum_counts(column: str, joined: str) -> Mapping[str, int]:

@@ -16,6 +16,7 @@ from app.db.repositories.downloads_repository import DownloadsRepository
 from app.domain.downloads import Partition, Publication
 from app.errors import HeldDayError
 from app.ingest.publish import PublishContext
+from app.ingest.rollup import roll_up_due
 from app.ingest.runs import DayIngester, ingest_lock
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.sources.sample import PACKAGES, SampleSource
@@ -30,10 +31,11 @@ from tests.waiting import until, until_known
 async def test_status_of_an_empty_database(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/status")
     lists = ("sources", "counted_files", "gaps", "recent_days", "held", "events", "suspect")
-    nulls = ("first_day", "latest_day", "published_at", "last_run", "next_run")
+    nulls = ("first_day", "latest_day", "published_at", "first_month", "last_run", "next_run")
     assert response.json() == {
         "sample": False,
         "days": 0,
+        "months": 0,
         "packages": 0,
         "downloads": 0,
         **{name: [] for name in lists},
@@ -63,6 +65,8 @@ async def test_status_lists_published_days(client: httpx.AsyncClient, engine: As
         "first_day": str(days_ago(4)),
         "latest_day": str(days_ago(0)),
         "days": 3,
+        "first_month": None,
+        "months": 0,
         "gaps": [str(days_ago(3)), str(days_ago(2))],
         "packages": 2,
         "downloads": 7,
@@ -70,6 +74,18 @@ async def test_status_lists_published_days(client: httpx.AsyncClient, engine: As
         "last_run": None,
         "next_run": None,
     }
+
+
+async def test_status_counts_the_stored_months(
+    client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    old = days_ago(RETENTION_DAYS + 31)
+    for day in (old, days_ago(0)):
+        await publish(engine, day, downloads("flask", 1))
+    context = PublishContext(engine, POLICY, lambda: NOW)
+    assert [month async for month in roll_up_due(context, Settings())]
+    status = (await client.get("/api/status")).json()
+    assert (status["first_month"], status["months"]) == (f"{old:%Y-%m}", 1)
 
 
 async def test_status_lists_the_suspect_days(

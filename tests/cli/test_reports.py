@@ -14,6 +14,7 @@ from app.domain.downloads import (
     RunOutcome,
 )
 from app.domain.events import CountedFiles
+from app.domain.months import StoredMonth
 from app.settings import Settings
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -70,6 +71,27 @@ def test_status_shows_the_rules_by_which_files_were_counted() -> None:
     assert "counted      all files\n" in report()
     days[0] = replace(days[0], counted_files=CountedFiles.ARTIFACTS)
     assert "counted      only .whl, .tar.gz and .zip on 1 days, all files on 2 days\n" in report()
+
+
+def test_status_shows_the_stored_months() -> None:
+    month = StoredMonth(
+        month=date(2026, 4, 1),
+        days=30,
+        source="given",
+        counted_files=CountedFiles.ALL,
+        breakdowns=(),
+        categories={},
+        packages=1,
+        downloads=1,
+        downloads_with_mirrors=1,
+        digest="",
+        rolled_up_at=NOON,
+    )
+    months = [month, replace(month, month=date(2026, 5, 1))]
+    report = status_report(
+        SETTINGS, next_run=NOON, days=[], held=[], months=months, last_run=None, size=Size(5, 2**20)
+    )
+    assert "months       2 from 2026-04 to 2026-05\n" in report
 
 
 def test_status_of_an_empty_database_shows_none() -> None:

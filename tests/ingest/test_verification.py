@@ -1,6 +1,7 @@
 """Tests that verification finds each difference from the published state, and no other."""
 
 import re
+from dataclasses import replace
 from datetime import date
 from itertools import count
 from pathlib import Path
@@ -15,8 +16,11 @@ from app.domain.downloads import RecentDownloads
 from app.domain.package_name import ALL_PACKAGES
 from app.errors import DayNotPublishedError, TableInUseError
 from app.ingest import retention, verification
+from app.ingest.publish import PublishContext
 from app.ingest.retention import expire
+from app.ingest.rollup import roll_up_due
 from app.ingest.sources.sample import SampleSource
+from app.settings import Settings
 from tests.clock import NOW
 from tests.days import POLICY, RETENTION_DAYS, days_ago, downloads, ingest, publish
 
@@ -40,14 +44,18 @@ async def corrupt(engine: AsyncEngine, statement: str) -> None:
 async def test_published_days_have_no_differences(engine: AsyncEngine) -> None:
     """In any order, published again with other packages, and after retention."""
     random = Random(1)
-    # The oldest goes first: later it would be outside the window.
+    context = PublishContext(engine, POLICY, lambda: NOW)
+    # The oldest goes first: later it would be outside the window. Its month is rolled up.
     for oldest in (RETENTION_DAYS + 31, 50):
         for ago in (oldest, *random.sample([0, 1, 6, 7, 29, 30, 100], 7)):
             names = random.sample(["flask", "numpy", "once", "requests"], 2)
             rows = [downloads(name, {"3.12": ago + 1, "null": 2}, mirrors=3) for name in names]
             await publish(engine, days_ago(ago), *rows, downloads("mirrored", 0, mirrors=1))
         assert await differences(engine) == []
-        await expire(engine, POLICY, NOW)
+        months = [month async for month in roll_up_due(context, Settings())]
+        assert len(months) == (oldest > RETENTION_DAYS)
+        assert await differences(engine) == []
+        assert len((await expire(engine, POLICY, NOW)).partitions) == len(months)
         assert await differences(engine) == []
 
 
@@ -131,7 +139,7 @@ async def test_days_that_are_published_meanwhile_are_no_difference(engine: Async
     await publish(engine, BEFORE, downloads("flask", next(counts)))
     async for step in verification.verify(engine, days, packages=True):
         assert step.differences == []
-        verified.append(step.day)
+        verified.append(step.period)
         for day in (OLD, BEFORE, LATEST):
             await publish(engine, day, downloads("flask", next(counts)))
     assert verified[:2] == [OLD, BEFORE]
@@ -159,6 +167,7 @@ async def test_a_month_is_dropped_between_steps_and_not_in_one(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "EXPIRE_TRIES", 1)
+    policy = replace(POLICY, keep_months=0)
     first = days_ago(RETENTION_DAYS + 31)
     for day in (first, LATEST):
         await publish(engine, day, downloads("flask", 1))
@@ -166,14 +175,14 @@ async def test_a_month_is_dropped_between_steps_and_not_in_one(
 
     async def expire_and_compare(self: VerificationRepository, day: date) -> list[Difference]:
         with pytest.raises(TableInUseError):
-            await expire(engine, POLICY, NOW)
+            await expire(engine, policy, NOW)
         return await compare(self, day)
 
     with monkeypatch.context() as patch:
         patch.setattr(VerificationRepository, "differences_of_day", expire_and_compare)
         assert await differences(engine, first) == []
     days = await verification.days_to_verify(engine, None)
-    await expire(engine, POLICY, NOW)
+    await expire(engine, policy, NOW)
     steps = [step async for step in verification.verify(engine, days, packages=True)]
-    assert [step.day for step in steps if step.day] == [LATEST]
+    assert [step.period for step in steps if step.period] == [LATEST]
     assert all(step.differences == [] for step in steps)

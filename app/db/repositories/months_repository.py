@@ -137,9 +137,12 @@ class MonthsRepository:
         of_packages = f"(SELECT * FROM {rows} WHERE name <> '{ALL_PACKAGES}') AS of_packages"
         query = text(figures_query(of_packages, BREAKDOWN_COLUMNS, ()))
         row = (await self._connection.execute(query)).one()
+        columns = ", ".join(f"CAST({one} AS text)" for one in COLUMNS)
+        total = text(f"SELECT {columns} FROM {rows} WHERE name = '{ALL_PACKAGES}'")
+        of_all_packages = [list(one) for one in await self._connection.execute(total)]
         # Without the categories, the rows have no meaning.
-        order = orjson.dumps(categories, option=orjson.OPT_SORT_KEYS)
-        digest = sha256(row.digest.encode() + order).hexdigest()
+        parts = [row.digest, of_all_packages, categories]
+        digest = sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
         return MonthFigures(
             packages=row.packages,
             downloads=row.downloads,

@@ -18,9 +18,11 @@ from app.db.package_figures import (
     figures_arguments,
 )
 from app.db.partitions import partition_months
+from app.db.repositories.months_repository import MonthsRepository
 from app.db.sql import load_sql
 from app.db.tables import ingested_days
 from app.domain.breakdowns import BREAKDOWN_COLUMNS, COLUMNS_OF_ONE_PACKAGE
+from app.domain.months import StoredMonth
 from app.domain.package_name import ALL_PACKAGES
 
 
@@ -45,12 +47,13 @@ class Difference(NamedTuple):
         )
 
 
+_TOTAL_SUMS = [
+    load_sql("verify_sums", what=f"'{count}'", downloads=count, rows="stored")
+    for count in ("with_mirrors", "without_mirrors")
+]
 _CATEGORIES = {column: load_sql("categories", column=column) for column in BREAKDOWN_COLUMNS}
 _SUMS = [
-    *(
-        load_sql("verify_sums", what=f"'{count}'", downloads=count, rows="stored")
-        for count in ("with_mirrors", "without_mirrors")
-    ),
+    *_TOTAL_SUMS,
     *(
         load_sql(
             "verify_sums",
@@ -79,6 +82,9 @@ _DAY = load_sql(
     all_packages_sums=" UNION ALL ".join(_SUMS),
     one_of_many=_ONE_OF_MANY,
 )
+_MONTH = load_sql(
+    "verify_month", all_packages_sums=" UNION ALL ".join(_TOTAL_SUMS), one_of_many=_ONE_OF_MANY
+)
 _RECENT = load_sql("verify_recent", sum_figures=load_sql("sum_figures"), one_of_many=_ONE_OF_MANY)
 _RANKS = load_sql("verify_ranks", one_of_many=_ONE_OF_MANY)
 _RANKINGS = load_sql(
@@ -90,6 +96,7 @@ _RANKINGS = load_sql(
 _LAST_SEEN = load_sql("verify_last_seen", one_of_many=_ONE_OF_MANY)
 
 _LEFT_OVER = load_sql("verify_left_over")
+_MONTHS_LEFT_OVER = load_sql("verify_months_left_over")
 
 
 class VerificationRepository:
@@ -109,6 +116,27 @@ class VerificationRepository:
     async def differences_of_day(self, day: date) -> list[Difference]:
         """Compare a day's rows with its record, with the row of `__all__`, and with each other."""
         return await self._differences(_DAY, {"day": day, "all_packages": ALL_PACKAGES})
+
+    async def differences_of_month(self, record: StoredMonth) -> list[Difference]:
+        """Compare a month's rows with its record, the row of `__all__`, and their ranks."""
+        found = await MonthsRepository(self._connection).figures_of_stored(record)
+        values = [
+            (name, str(getattr(record, name)), str(getattr(found, name)))
+            for name in ("digest", "packages", "downloads", "downloads_with_mirrors")
+        ]
+        arguments = {"month": record.month, "all_packages": ALL_PACKAGES}
+        return [
+            *(
+                Difference(record.month, f"{name} of the month", recorded, value, None, None)
+                for name, recorded, value in values
+                if recorded != value
+            ),
+            *await self._differences(_MONTH, arguments),
+        ]
+
+    async def differences_of_months(self) -> list[Difference]:
+        """Return the months that have rows but no record."""
+        return await self._differences(_MONTHS_LEFT_OVER, {})
 
     async def differences_of_figures(self) -> list[Difference]:
         """Compare figures of packages with the rows, and ranks and rankings with the figures."""

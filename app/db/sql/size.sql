@@ -7,7 +7,7 @@ SELECT
     ) AS packages,
     CAST(
         pg_total_relation_size('packages') + pg_total_relation_size('ingested_days')
-        + pg_total_relation_size('held_downloads')
+        + pg_total_relation_size('held_downloads') + pg_total_relation_size('monthly_downloads')
         + (
             SELECT sum(pg_total_relation_size(relid))
             FROM pg_partition_tree('daily_downloads')
