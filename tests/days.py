@@ -14,7 +14,7 @@ from app.db.engine import connect
 from app.db.package_figures import rewrite_rankings, update_figures
 from app.db.partitions import ensure_partition
 from app.db.publication import announce
-from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.downloads_repository import DownloadsRepository, SeriesRange
 from app.db.repositories.ingest_repository import IngestRepository
 from app.db.tables import daily_downloads, ingested_days, packages
 from app.domain.breakdowns import (
@@ -170,7 +170,7 @@ async def overall(
     if publication is None:
         return None
     window = publication.window
-    found = (await repository.overall([package], window, window)).get(package)
+    found = (await repository.overall([package], SeriesRange(window, window.first))).get(package)
     return found.series if found else None
 
 
@@ -181,7 +181,7 @@ async def by_category(engine: AsyncEngine, package: str, breakdown: Breakdown) -
     if publication is None:
         return None
     window = publication.window
-    found = await repository.breakdown(package, window, window, breakdown)
+    found = await repository.breakdown(package, SeriesRange(window, window.first), breakdown)
     return found.series if found else None
 
 

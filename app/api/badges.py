@@ -10,11 +10,21 @@ from app.api.limit_rules import BADGES_PATH
 from app.api.payloads import Payload, RenderedBody, example_config
 from app.api.recent import Period
 from app.api.statistics import Statistics
+from app.domain.choice import Choice
 
 CACHE_SECONDS = 3600
 """How long shields.io may cache a badge. Figures change once a day."""
 
 router = EndpointRouter(f"{BADGES_PATH}{{package}}", "badges")
+
+
+class BadgePeriod(Choice):
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    TOTAL = "total"
+    """All known days."""
+
 
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 
@@ -52,19 +62,28 @@ class Badge(Payload):
 async def badge(
     package: Package,
     period: Annotated[
-        Period,
-        Path(description="Period that ends with the latest published day.", examples=["month"]),
+        BadgePeriod,
+        Path(
+            description="Period that ends with the latest published day: `day`, `week`, `month`, "
+            "or `total` for all known days (`/api/packages/{package}/history`).",
+            examples=["month"],
+        ),
     ],
     statistics: Statistics,
 ) -> RenderedBody:
-    recent = await statistics.downloads.recent(package)
-    if recent is None:
-        raise not_found(package)
-    downloads = period.count_in(recent)
+    if period is BadgePeriod.TOTAL:
+        months = await statistics.downloads.history(package, statistics.publication.history)
+        downloads = sum(one.without_mirrors for one in months) if months else None
+    else:
+        recent = await statistics.downloads.recent(package)
+        downloads = Period(period).count_in(recent) if recent else None
+    if downloads is None:
+        raise await not_found(package, statistics)
+    per = " total" if period is BadgePeriod.TOTAL else f"/{period}"
     payload = Badge(
         schemaVersion=1,
         label="downloads",
-        message=f"{in_short(downloads)}/{period}",
+        message=f"{in_short(downloads)}{per}",
         color=color_of(downloads),
         cacheSeconds=CACHE_SECONDS,
     )

@@ -21,7 +21,7 @@ from app.api.time_series import (
     render,
     series_example,
 )
-from app.db.repositories.downloads_repository import SeriesResult
+from app.db.repositories.downloads_repository import SeriesRange, SeriesResult
 from app.domain.breakdowns import BREAKDOWNS, NULL_CATEGORY, OTHER_CATEGORY, Breakdown
 from app.domain.choice import Choice
 from app.domain.downloads import Publication, Series
@@ -83,13 +83,11 @@ async def read(
         raise NotFoundError(
             f"{ALL_PACKAGES} has no {breakdown.name}: it is counted for single packages only."
         )
-    check_ingested(breakdown, statistics.publication)
-    window = statistics.publication.window
-    found = await statistics.downloads.breakdown(
-        package, window, query.days_read(window), breakdown, with_days=with_days
-    )
+    range_ = query.range_in(statistics.publication)
+    check_ingested(breakdown, statistics.publication, range_)
+    found = await statistics.downloads.breakdown(package, range_, breakdown, with_days=with_days)
     if found is None:
-        raise not_found(package)
+        raise await not_found(package, statistics)
     return found
 
 
@@ -166,9 +164,9 @@ def _in_any_case(category: str, series: Series) -> str:
     return next((one for one in series if one.lower() == category.lower()), category)
 
 
-def check_ingested(breakdown: Breakdown, publication: Publication) -> None:
-    """Raise `NotFoundError` if no published day has figures of the breakdown."""
-    if not publication.has(breakdown):
+def check_ingested(breakdown: Breakdown, publication: Publication, range_: SeriesRange) -> None:
+    """Raise `NotFoundError` if no published day or month to read has figures of the breakdown."""
+    if not (publication.has(breakdown) or range_.read_months(breakdown)):
         raise NotFoundError(
             f"No published day has the {breakdown.name}. It is ingested if the operator adds "
             f"{breakdown.name} to the setting INGEST_BREAKDOWNS, for days that are read after that."

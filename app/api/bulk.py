@@ -178,9 +178,8 @@ async def bulk_overall(
     query: Annotated[BulkOverallQuery, Query()], statistics: Statistics
 ) -> RenderedBody:
     """The response of `overall` for each package. Unknown packages are listed as missing."""
-    window = statistics.publication.window
     found = await statistics.downloads.overall(
-        query.possible, window, query.days_read(window), with_days=query.needs_published_days
+        query.possible, query.range_in(statistics.publication), with_days=query.needs_published_days
     )
 
     def select(series: Series) -> Series:
@@ -255,12 +254,11 @@ async def bulk_breakdown(
     """
     one = _BREAKDOWNS[breakdown]
     category = breakdown_series.parse_category(one, getattr(query, one.argument))
-    breakdown_series.check_ingested(one, statistics.publication)
-    window = statistics.publication.window
+    range_ = query.range_in(statistics.publication)
+    breakdown_series.check_ingested(one, statistics.publication, range_)
     found = await statistics.downloads.breakdown_of_many(
         [name for name in query.possible if not (one.is_of_one_package and name == ALL_PACKAGES)],
-        window,
-        query.days_read(window),
+        range_,
         one,
         with_days=query.needs_published_days,
     )
@@ -294,22 +292,23 @@ async def _render(
 
     Raises `InvalidArgumentsError`.
     """
-    window, events = statistics.publication.window, query.events(statistics)
+    served, events = statistics.publication.served, query.events(statistics)
     series: dict[str, Series] = {}
     payloads: dict[str, orjson.Fragment] = {}
 
     def add(name: str, found: SeriesResult) -> None:
-        series[name] = query.shape(found, window)
+        series[name] = query.shape(found, served)
         payload = time_series.payload(payload_type, name, series[name], events)
         payloads[name] = orjson.Fragment(orjson.dumps(payload))
 
     names, items, total = [], 0, SeriesSum()
     published_days: Sequence[date] = ()
+    months: Sequence[date] = ()
     for name, one in results:
         names.append(name)
         if query.is_sum:
             total.add(one.series)
-            published_days = one.published_days
+            _, published_days, months = one
             time_series.check_items(total.items, "package", MAX_SUMMED_ITEMS)
         else:
             shown = one._replace(series=select(one.series))
@@ -319,7 +318,7 @@ async def _render(
         # A hundred packages take some 50 ms, so let other requests run after each of them.
         await asyncio.sleep(0)
     if query.is_sum and names:
-        shown = SeriesResult(select(total.series), published_days)
+        shown = SeriesResult(select(total.series), published_days, months)
         await offloaded_if(time_series.is_large(query, shown), add, SUM, shown)
     rows = ((name, *row) for name in sorted(series) for row in time_series.rows_of(series[name]))
     head = ("package", *time_series.ITEM_COLUMNS)

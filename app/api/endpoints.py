@@ -17,10 +17,10 @@ from fastapi import APIRouter, Path
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from app.api.payloads import Payload, RenderedBody
-from app.api.problem_details import status_docs
+from app.api.problem_details import MEANINGS, status_docs
 from app.api.queries import FORMAT, EndpointQuery, NoQuery, invalid_arguments
 from app.api.statistics import Statistics
-from app.domain.downloads import Window
+from app.domain.downloads import ServedRanges
 from app.domain.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
 from app.errors import NotFoundError
 
@@ -126,13 +126,15 @@ class EndpointRouter(APIRouter):
         *,
         ok_docs: Mapping[str, Any] | None = None,
         errors: Iterable[int] = (),
+        not_found: str | None = None,
         **documentation: Any,
     ) -> Callable[[Handler], Handler]:
         """Declare an endpoint that the decorated handler answers.
 
         The handler takes the path's parameters, optionally `query: Annotated[Model, Query()]`, and
         `statistics`. `ok_docs` extends the documentation of status 200, `errors` are statuses
-        besides the usual ones, and FastAPI's `add_api_route` receives `documentation`.
+        besides the usual ones, `not_found` describes a 404 that is not that of a package, and
+        FastAPI's `add_api_route` receives `documentation`.
         """
 
         def declare(handler: Handler) -> Handler:
@@ -150,14 +152,14 @@ class EndpointRouter(APIRouter):
                 statuses |= {422}
             if "package" in parameters:
                 statuses |= {404, 422}
+            if not_found:
+                statuses |= {404}
+            error_docs = status_docs(*sorted(statuses), not_found=not_found or MEANINGS[404])
             self.add_api_route(
                 path,
                 handler,
                 response_model=payload,
-                responses={
-                    **({200: dict(ok_docs)} if ok_docs else {}),
-                    **status_docs(*sorted(statuses)),
-                },
+                responses={**({200: dict(ok_docs)} if ok_docs else {}), **error_docs},
                 **{
                     "operation_id": f"get_{handler.__name__}",
                     "tags": [self._tag],
@@ -197,7 +199,7 @@ class Endpoints:
         return iter(self._all)
 
     def parse(
-        self, path: str, query: bytes, window: Window, accepted_format: str | None
+        self, path: str, query: bytes, served: ServedRanges, accepted_format: str | None
     ) -> ParsedRequest | None:
         """Parse a request. Return None if no endpoint has this path.
 
@@ -205,7 +207,7 @@ class Endpoints:
         """
         is_short = len(path) + len(query) <= MAX_PARSED_URL_BYTES
         parse = self._cached if is_short else self._parse
-        return parse(path, query, window, accepted_format)
+        return parse(path, query, served, accepted_format)
 
     def at(self, path: str) -> tuple[Endpoint, dict[str, str]] | None:
         """Return the endpoint of a request's path and the arguments in the path, or None."""
@@ -219,14 +221,14 @@ class Endpoints:
         return None
 
     def _parse(
-        self, path: str, query: bytes, window: Window, accepted_format: str | None
+        self, path: str, query: bytes, served: ServedRanges, accepted_format: str | None
     ) -> ParsedRequest | None:
         found = self.at(path)
         if found is None:
             return None
         endpoint, in_path = found
         path_arguments = endpoint.parse_path(in_path)
-        parsed = endpoint.query.parse(query, accepted_format).canonical(window)
+        parsed = endpoint.query.parse(query, accepted_format).canonical(served)
         target = endpoint.path.format(**path_arguments)
         arguments = parsed.arguments()
         if arguments:
@@ -241,6 +243,9 @@ def _blanked(segments: list[str], positions: Iterable[int]) -> tuple[str, ...]:
     return tuple(blanked)
 
 
-def not_found(package: str) -> NotFoundError:
+async def not_found(package: str, statistics: Statistics) -> NotFoundError:
     """Return the error for a package without downloads in the days served."""
-    return NotFoundError(f"There is no package {package!r} with downloads in the days served.")
+    detail = f"There is no package {package!r} with downloads in the days served."
+    if await statistics.downloads.history(package, statistics.publication.history):
+        detail += f" /api/packages/{package}/history has its downloads in earlier months."
+    return NotFoundError(detail)

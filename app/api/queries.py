@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from app.api.payloads import CSV, RenderedBody
 from app.domain.choice import Choice
-from app.domain.downloads import Window
+from app.domain.downloads import ServedRanges
 from app.errors import ArgumentError, InvalidArgumentsError
 
 FORMAT = "format"
@@ -65,12 +65,12 @@ class EndpointQuery(BaseModel):
         except ValidationError as error:
             raise invalid_arguments(error) from None
 
-    def canonical(self, window: Window) -> Self:
+    def canonical(self, served: ServedRanges) -> Self:
         """Return the canonical form. All queries with the same answer have equal canonical forms.
 
-        `window` is the range of days that is served.
+        `served` are the ranges that series cover.
         """
-        del window
+        del served
         return self
 
     def arguments(self) -> list[tuple[str, str]]:

@@ -1,17 +1,23 @@
 """The packages with most downloads, and those whose downloads grow most."""
 
-from datetime import timedelta
+import datetime as dt
+from collections.abc import Sequence
+from datetime import date, timedelta
 from typing import Annotated, Literal
 
 from fastapi import Query
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, field_validator
 
 from app.api.endpoints import EndpointRouter
 from app.api.payloads import PackageField, Payload, RenderedBody, csv_docs, example_config
 from app.api.queries import TableQuery, WholeNumber
-from app.api.recent import Period
 from app.api.statistics import Statistics
-from app.domain.rankings import RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
+from app.domain.choice import Choice
+from app.domain.downloads import Publication
+from app.domain.history import days_in
+from app.domain.months import MONTH_PATTERN, StoredMonth, parse_month
+from app.domain.rankings import PERIOD_DAYS, RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
+from app.errors import NotFoundError
 
 SHARE_DECIMALS = 6
 """Decimals of a share. The thousandth package has about 0.0002 of all downloads."""
@@ -30,10 +36,34 @@ class LimitQuery(TableQuery):
     )
 
 
+class RankedPeriod(Choice):
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    ALL = "all"
+    """All stored months."""
+
+
 class TopQuery(LimitQuery):
-    period: Period = Field(
-        Period.MONTH, description="Period that ends with the latest published day."
+    month: Annotated[str, AfterValidator(lambda text: str(parse_month(text)))] | None = Field(
+        None,
+        description="A stored calendar month, in place of `period`.",
+        examples=["2026-05"],
+        json_schema_extra={"pattern": MONTH_PATTERN},
     )
+    period: RankedPeriod = Field(
+        RankedPeriod.MONTH,
+        description="Period that ends with the latest published day, or `all` for the sum of all "
+        "stored months.",
+    )
+
+    @field_validator("period")
+    @classmethod
+    def _check_alone(cls, period: RankedPeriod, info: ValidationInfo) -> RankedPeriod:
+        # Pydantic does not validate the default.
+        if info.data.get("month"):
+            raise ValueError("should not be combined with month")
+        return period
 
 
 def is_round(limit: int) -> bool:
@@ -68,11 +98,21 @@ class TopPackages(Payload):
                 {"downloads": 1802331040, "package": "boto3", "rank": 1, "share": 0.018532},
                 {"downloads": 1310208117, "package": "urllib3", "rank": 2, "share": 0.013472},
             ],
+            "days": 30,
+            "since": "2026-10-22",
+            "through": "2026-11-20",
             "type": "top_packages",
         }
     )
 
     data: list[TopPackage] = Field(description="Ordered by rank.")
+    days: int = Field(
+        description="Number of days that are counted. It is less than the days from `since` "
+        "through `through` if some are missing.",
+        ge=0,
+    )
+    since: dt.date | None = Field(description="First day. Null with `period=all` and no month.")
+    through: dt.date | None = Field(description="Last day. Null with `period=all` and no month.")
     type: Literal["top_packages"]
 
 
@@ -119,14 +159,51 @@ class TrendingPackages(Payload):
     TopPackages,
     summary="Packages with most downloads",
     ok_docs=csv_docs("downloads,package,rank,share\n1802331040,boto3,1,0.018532\n"),
+    not_found="The month is not stored.",
 )
 async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> RenderedBody:
-    """The packages with most downloads in a period, and their share of all downloads."""
-    data = []
-    for one in await statistics.rankings.top(query.period, query.limit):
-        share = round(one.downloads / one.all_downloads, SHARE_DECIMALS)
-        data.append(TopPackage(**one._asdict(), share=share))
-    return _render(query, TopPackages(data=data, type="top_packages"))
+    """The packages with most downloads in a period or month, and their share of all downloads.
+
+    Returns 404 for a month that is not stored. A month is stored when all of its days are final.
+    """
+    days = _counted_days(query, statistics.publication)
+    if query.month:
+        found = await statistics.rankings.top_of_month(parse_month(query.month).first, query.limit)
+    else:
+        found = await statistics.rankings.top(query.period, query.limit)
+    data = [
+        TopPackage(**one._asdict(), share=round(one.downloads / one.all_downloads, SHARE_DECIMALS))
+        for one in found
+    ]
+    payload = TopPackages(
+        data=data,
+        days=len(days),
+        since=days[0] if days else None,
+        through=days[-1] if days else None,
+        type="top_packages",
+    )
+    return _render(query, payload)
+
+
+def _counted_days(query: TopQuery, publication: Publication) -> Sequence[date]:
+    """Return the days of a ranking, in order. Raises `NotFoundError`."""
+    if query.month:
+        stored = [one for one in publication.months if str(one.period) == query.month]
+        if not stored:
+            raise NotFoundError(_not_stored(query.month, publication.months))
+        return days_in(stored)
+    if query.period is RankedPeriod.ALL:
+        return days_in(publication.months)
+    before = publication.latest_day - timedelta(days=PERIOD_DAYS[query.period])
+    return [day for day in publication.days if day > before]
+
+
+def _not_stored(month: str, months: Sequence[StoredMonth]) -> str:
+    stored = f"{months[0].period} to {months[-1].period}" if months else "none"
+    return (
+        f"The month {month} is not stored. A month is stored when all of its days are "
+        f"final. Stored months: {stored}."
+    )
 
 
 @router.endpoint(

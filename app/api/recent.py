@@ -91,7 +91,7 @@ async def recent(
     """Downloads of the latest published day, and of the 7 and 30 days that end with it."""
     counts = await statistics.downloads.recent(package)
     if counts is None:
-        raise not_found(package)
+        raise await not_found(package, statistics)
     result = payload(package, counts, query.period)
     rows = [(package, *result["data"].values())]
     return query.render_table(lambda: orjson.dumps(result), columns(query.period), rows)

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.endpoints import EndpointRouter, Package, not_found
+from app.api.history import AllDownloads, all_downloads
 from app.api.payloads import PackageField, Payload, RenderedBody, example_config
 from app.api.rankings import are_comparable, ratio_of_change
 from app.api.recent import RECENT_EXAMPLE
@@ -55,7 +56,7 @@ class AllRecentCounts(BaseModel):
 
 
 class Summary(BaseModel):
-    """Figures of the days served, known mirrors excluded."""
+    """Figures of the days served, and the sum of all known days, known mirrors excluded."""
 
     breakdowns: list[BreakdownLink] = Field(
         description="The series by category that this instance has figures for."
@@ -72,6 +73,7 @@ class Summary(BaseModel):
         ge=1,
     )
     recent: AllRecentCounts
+    total: AllDownloads
 
 
 class PackageSummary(Payload):
@@ -89,6 +91,11 @@ class PackageSummary(Payload):
                 "peak": {"date": "2026-11-17", "downloads": 48120033},
                 "rank": 4,
                 "recent": RECENT_EXAMPLE["data"],
+                "total": {
+                    "downloads": 48120331905,
+                    "since": "2018-08-01",
+                    "through": "2026-11-20",
+                },
             },
             "package": "requests",
             "type": "package_summary",
@@ -105,9 +112,10 @@ async def summary(package: Package, statistics: Statistics) -> RenderedBody:
     """Recent downloads and their change, all downloads of the days served, the peak, the rank, and
     the available breakdowns.
     """
-    found = await statistics.rankings.summary(package)
+    known = statistics.publication.history
+    found = await statistics.rankings.summary(package, known)
     if found is None:
-        raise not_found(package)
+        raise await not_found(package, statistics)
     recent = found.recent
     events = statistics.events.within(*statistics.publication.window)
     data = Summary(
@@ -128,6 +136,7 @@ async def summary(package: Package, statistics: Statistics) -> RenderedBody:
         peak=found.peak_date and Peak(date=found.peak_date, downloads=found.peak_downloads),
         rank=found.month_rank,
         recent=AllRecentCounts.model_validate(recent),
+        total=all_downloads(known, found.total),
     )
     payload = PackageSummary(data=data, package=package, type="package_summary")
     return RenderedBody(payload.to_json())

@@ -21,12 +21,24 @@ from app.api.payloads import (
 )
 from app.api.queries import TableQuery, check_digits
 from app.api.statistics import Statistics
-from app.db.repositories.downloads_repository import WITH_MIRRORS, WITHOUT_MIRRORS, SeriesResult
+from app.db.repositories.downloads_repository import (
+    WITH_MIRRORS,
+    WITHOUT_MIRRORS,
+    SeriesRange,
+    SeriesResult,
+)
 from app.domain.choice import Choice
 from app.domain.days import Day
-from app.domain.downloads import Series, Window, stored_days
+from app.domain.downloads import Publication, Series, ServedRanges, Window, stored_days
 from app.domain.events import Event, EventKind
-from app.domain.series import Interval, fill_with_zero, rolling_means, sum_by
+from app.domain.months import first_month_since, month_of
+from app.domain.series import (
+    Interval,
+    complete_periods,
+    fill_with_zero,
+    rolling_means,
+    sum_by,
+)
 from app.errors import ArgumentError, InvalidArgumentsError
 
 router = EndpointRouter("/api/packages/{package}", "packages")
@@ -72,9 +84,9 @@ class RangeQuery(TableQuery):
             raise ValueError(f"should not be before start_date, which is {start}")
         return end
 
-    def canonical(self, window: Window) -> Self:
+    def canonical(self, served: ServedRanges) -> Self:
         """Clamp the range to the window. All ranges outside it on one side become equal."""
-        start, end = self.start_date, self.end_date
+        window, start, end = self.window(served), self.start_date, self.end_date
         if start is None and end is None:
             return self
         if start is not None:
@@ -85,13 +97,17 @@ class RangeQuery(TableQuery):
             end = max(end, before) if end < window.last else None
         return self.model_copy(update={"start_date": start, "end_date": end})
 
-    def days(self, window: Window) -> Window:
-        """Return the requested days of the window."""
-        return window.within(self.start_date, self.end_date)
+    def window(self, served: ServedRanges) -> Window:
+        """Return the range that the response covers without `start_date` and `end_date`."""
+        return served.days
 
-    def days_read(self, window: Window) -> Window:
-        """Return the days whose downloads the response depends on."""
-        return self.days(window)
+    def days(self, served: ServedRanges) -> Window:
+        """Return the requested days."""
+        return self.window(served).within(self.start_date, self.end_date)
+
+    def range_in(self, publication: Publication) -> SeriesRange:
+        """Return the days and months whose downloads the response depends on."""
+        return SeriesRange(self.days(publication.served), publication.window.first)
 
 
 class SeriesQuery(RangeQuery):
@@ -106,7 +122,7 @@ class SeriesQuery(RangeQuery):
         Interval.DAY,
         description="Period of each item. An ISO week is dated by its Monday, and a calendar month "
         "by its first day. A week or month is omitted if one of its days is outside the range or "
-        "not published.",
+        "not published. Months reach back to the first stored month, beyond the days served.",
     )
     rolling: Annotated[int, Field(ge=2, le=90), BeforeValidator(check_digits)] | None = Field(
         None,
@@ -124,17 +140,37 @@ class SeriesQuery(RangeQuery):
             raise ValueError("can only be combined with interval=day")
         return rolling
 
+    def window(self, served: ServedRanges) -> Window:
+        return served.months if self.interval is Interval.MONTH else served.days
+
+    def canonical(self, served: ServedRanges) -> Self:
+        """Clamp the range to the window. Ranges with the same whole months become equal."""
+        clamped = super().canonical(served)
+        if self.interval is not Interval.MONTH:
+            return clamped
+        start, end = clamped.start_date, clamped.end_date
+        if start is not None:
+            start = first_month_since(start)
+        if end is not None:
+            end = month_of(end + timedelta(days=1)) - timedelta(days=1)
+        return clamped.model_copy(update={"start_date": start, "end_date": end})
+
+    def range_in(self, publication: Publication) -> SeriesRange:
+        """Add complete stored months, or the stored days before the range that a mean covers."""
+        days, history = self.days(publication.served), publication.history
+        if self.interval is Interval.MONTH:
+            return SeriesRange(days, history.days[0], history.complete_months(*days))
+        first, last = days
+        if self.rolling and first <= last:
+            first = max(
+                first - timedelta(days=self.rolling - 1), stored_days(publication.window).first
+            )
+        return SeriesRange(Window(first, last), publication.window.first)
+
     @property
     def needs_published_days(self) -> bool:
         """True if the response depends on published days without downloads."""
         return bool(self.fill or self.rolling) or self.interval is not Interval.DAY
-
-    def days_read(self, window: Window) -> Window:
-        """Return the requested days, and the stored ones before them that the first mean covers."""
-        first, last = self.days(window)
-        if self.rolling and first <= last:
-            first = max(first - timedelta(days=self.rolling - 1), stored_days(window).first)
-        return Window(first, last)
 
     def events(self, statistics: Statistics) -> list[Event] | None:
         """Return the changes of the definition on the days that means cover, or None if the request
@@ -142,24 +178,29 @@ class SeriesQuery(RangeQuery):
         """
         if not self.rolling:
             return None
-        within = statistics.events.within(*self.days_read(statistics.publication.window))
+        within = statistics.events.within(*self.range_in(statistics.publication).days)
         return [event for event in within if event.kind is EventKind.DEFINITION]
 
-    def shape(self, found: SeriesResult, window: Window) -> Series:
-        """Fill, and sum or average. Raises `InvalidArgumentsError`."""
-        series, published_days = found
-        first = self.days(window).first
+    def shape(self, found: SeriesResult, served: ServedRanges) -> Series:
+        """Sum months, fill, and sum weeks or average. Raises `InvalidArgumentsError`."""
+        series, dates, months = found
+        if self.interval is Interval.MONTH:
+            # Sum before zeros are added, because there may be years of days.
+            dates = sorted({*complete_periods(Interval.MONTH, dates), *months})
+            summed = sum_by(Interval.MONTH, series, dates)
+            series = {one: summed.get(one, []) for one in series} if self.fill else summed
+        first = self.days(served).first
         items = sum(map(len, series.values()))
         if self.fill or self.rolling:
-            items = len(series) * sum(day >= first for day in published_days)
+            items = len(series) * sum(day >= first for day in dates)
         check_items(items, "fill" if self.fill else "start_date")
         if self.fill:
-            series = fill_with_zero(series, published_days)
+            series = fill_with_zero(series, dates)
         if self.rolling:
-            return rolling_means(series, published_days, self.rolling, first)
-        if self.interval is Interval.DAY:
-            return series
-        return sum_by(self.interval, series, published_days)
+            return rolling_means(series, dates, self.rolling, first)
+        if self.interval is Interval.WEEK:
+            return sum_by(Interval.WEEK, series, complete_periods(Interval.WEEK, dates))
+        return series
 
 
 def check_items(count: int, parameter: str, limit: int | None = None) -> None:
@@ -272,12 +313,11 @@ async def read_overall(
     package: str, query: RangeQuery, statistics: Statistics, *, with_days: bool = False
 ) -> SeriesResult:
     """Read both categories of the days that the query needs. Raises `NotFoundError`."""
-    window = statistics.publication.window
     found = await statistics.downloads.overall(
-        [package], window, query.days_read(window), with_days=with_days
+        [package], query.range_in(statistics.publication), with_days=with_days
     )
     if package not in found:
-        raise not_found(package)
+        raise await not_found(package, statistics)
     return found[package]
 
 
@@ -294,7 +334,7 @@ async def render(
     """
 
     def shape_and_render() -> RenderedBody:
-        series = query.shape(found, statistics.publication.window)
+        series = query.shape(found, statistics.publication.served)
         return query.render_table(
             lambda: orjson.dumps(payload(payload_type, package, series, query.events(statistics))),
             ITEM_COLUMNS,

@@ -120,6 +120,7 @@ async def current_publication(source: Queryable, retention_days: int) -> Publica
         counted_files=dict(zip(days, map(CountedFiles, row["counted_files"]), strict=True)),
         window=served_days(days[-1], retention_days),
         months=_MONTHS.validate_json(row["months"]),
+        earlier_days=tuple(row["earlier_days"] or ()),
         published_at=row["published_at"],
         version=f"{row['digest']}{' trigrams' if row['has_trigrams'] else ''}",
         held_days=row["held_days"],

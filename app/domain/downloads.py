@@ -4,11 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 from app.domain.breakdowns import Breakdown
 from app.domain.events import CountedFiles
-from app.domain.months import StoredMonth
+from app.domain.history import History
+from app.domain.months import StoredMonth, first_month_since, month_of
 
 Counts = Mapping[str, int]
 """Downloads by category."""
@@ -77,6 +79,16 @@ class Window(NamedTuple):
             self.first if first is None else max(first, self.first),
             self.last if last is None else min(last, self.last),
         )
+
+
+class ServedRanges(NamedTuple):
+    """The ranges of days that series cover."""
+
+    days: Window
+    """Range of items for days and weeks."""
+
+    months: Window
+    """Range of items for months: whole calendar months."""
 
 
 def served_days(latest: date, retention_days: int) -> Window:
@@ -209,7 +221,7 @@ class IngestRun(PartitionFields):
     """Why the day was held, or what failed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Publication:
     """A state of the published data, which each publish replaces by a new one."""
 
@@ -227,6 +239,9 @@ class Publication:
 
     months: tuple[StoredMonth, ...] = ()
     """All stored months, in order. Some of their days may still be served."""
+
+    earlier_days: tuple[date, ...] = ()
+    """Published days before the window that are still stored, of months that are not stored."""
 
     published_at: datetime
     """Time of the latest publish. No two publishes have the same time."""
@@ -247,6 +262,21 @@ class Publication:
     def has(self, breakdown: Breakdown) -> bool:
         """Return True if at least one day has the breakdown."""
         return not breakdown.is_optional or breakdown.column in self.breakdowns
+
+    @cached_property
+    def history(self) -> History:
+        return History(self.earlier_days + self.days, self.months)
+
+    @cached_property
+    def served(self) -> ServedRanges:
+        """The ranges that series cover. That of months ends with the last whole month."""
+        first_months = [
+            first_month_since(self.window.first),
+            *map(month_of, self.earlier_days[:1]),
+            *self.history.used_months,
+        ]
+        last = month_of(self.window.last + timedelta(days=1)) - timedelta(days=1)
+        return ServedRanges(days=self.window, months=Window(min(first_months), last))
 
     @property
     def latest_day(self) -> date:

@@ -16,7 +16,7 @@ import orjson
 
 from app.domain.events import CountedFiles
 
-_MONTH = re.compile(r"\d{4}-\d{2}", re.ASCII)
+MONTH_PATTERN = r"^[0-9]{4}-(0[1-9]|1[0-2])$"
 
 
 def month_of(day: date) -> date:
@@ -34,6 +34,11 @@ def months_before(month: date, count: int) -> date:
     return date(years, months + 1, 1)
 
 
+def first_month_since(day: date) -> date:
+    """Return the first month that does not begin before a day."""
+    return day if day.day == 1 else following_month(day)
+
+
 def days_of_month(month: date) -> list[date]:
     """Return all days of a month, in order."""
     length = (following_month(month) - month).days
@@ -48,7 +53,8 @@ class Month:
     """First day of the month."""
 
     def __str__(self) -> str:
-        return f"{self.first:%Y-%m}"
+        # `strftime` does not pad the year.
+        return self.first.isoformat()[:7]
 
     @property
     def last(self) -> date:
@@ -74,7 +80,7 @@ def days_of(period: Period) -> list[date]:
 
 def parse_month(text: str) -> Month:
     """Parse a month such as 2026-05. Raises a `ValueError` that describes the format."""
-    if _MONTH.fullmatch(text):
+    if re.fullmatch(MONTH_PATTERN, text):
         with suppress(ValueError):
             return Month(date.fromisoformat(f"{text}-01"))
     raise ValueError("should be a month such as 2026-05")

@@ -9,8 +9,11 @@ from typing import NamedTuple
 RANKED_PACKAGES = 1_000
 """Maximum number of packages in a ranking."""
 
-PERIODS = ("day", "week", "month")
-"""Periods with a ranking by downloads: the latest day, 7 days and 30 days."""
+PERIOD_DAYS = {"day": 1, "week": 7, "month": 30}
+"""Periods that end with the latest day and have a ranking by downloads, with their lengths."""
+
+ALL_MONTHS = "all"
+"""Period of the ranking by the sum of all stored months."""
 
 ALL_MONTHS = "all"
 """Period of the ranking by the downloads of all stored months."""

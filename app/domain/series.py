@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, timedelta
 from itertools import accumulate
 
@@ -28,22 +28,26 @@ def fill_with_zero(series: Series, days: Sequence[date]) -> Series:
     return filled
 
 
-def sum_by(interval: Interval, series: Series, days: Sequence[date]) -> Series:
-    """Sum weeks or months, each dated by its first day. `days` are the published days, including
-    all days of the series. Weeks and months with an unpublished day are omitted, because their sums
-    would be too small.
+def complete_periods(interval: Interval, days: Sequence[date]) -> list[date]:
+    """Return the first days of the weeks or months of which all days are among `days`. The sums of
+    others would be too small.
     """
-    first_days = {day: _first_day(interval, day) for day in days}
-    published = Counter(first_days.values())
-    complete = {
+    published = Counter(_first_day(interval, day) for day in days)
+    return [
         first for first, count in published.items() if count == _number_of_days(interval, first)
-    }
+    ]
+
+
+def sum_by(interval: Interval, series: Series, periods: Collection[date]) -> Series:
+    """Sum the weeks or months that begin with these days. Other downloads are omitted."""
+    days = {day for items in series.values() for day, _ in items}
+    first_days = {day: _first_day(interval, day) for day in days}
     summed = {}
     for category, items in series.items():
         sums: Counter[date] = Counter()
         for day, downloads in items:
             sums[first_days[day]] += downloads
-        within = [(first, downloads) for first, downloads in sums.items() if first in complete]
+        within = [(first, downloads) for first, downloads in sums.items() if first in periods]
         if within:
             summed[category] = within
     return summed

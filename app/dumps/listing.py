@@ -25,7 +25,15 @@ from pydantic import (
 from app.domain.breakdowns import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from app.domain.downloads import DayFigures
 from app.domain.events import CountedFiles
-from app.domain.months import Month, Period, StoredMonth, days_of, first_day, parse_month
+from app.domain.months import (
+    MONTH_PATTERN,
+    Month,
+    Period,
+    StoredMonth,
+    days_of,
+    first_day,
+    parse_month,
+)
 from app.errors import MalformedDumpError
 
 INDEX_NAME = "_index.json"
@@ -125,7 +133,7 @@ class _OfDay(BaseModel):
 
 
 class _OfMonth(BaseModel):
-    month: Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")] = Field(
+    month: Annotated[str, StringConstraints(pattern=MONTH_PATTERN)] = Field(
         description="Calendar month.", examples=["2026-05"]
     )
 

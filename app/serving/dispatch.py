@@ -37,7 +37,7 @@ from app.api.problem_details import (
 )
 from app.api.statistics import Statistics, StatisticsReader
 from app.domain.clock import Clock
-from app.domain.downloads import Publication, Window
+from app.domain.downloads import Publication, ServedRanges, Window
 from app.errors import RequestError, UnavailableError
 from app.logs import request_id
 from app.metrics import RATE_LIMITED
@@ -57,8 +57,9 @@ REQUEST = "pypi_stats.request"
 _METHODS = ("GET", "HEAD")
 _PREFLIGHT = Response(204, lines(raw_headers(PREFLIGHT_HEADERS)))
 
-_ANY_WINDOW = Window(date(2000, 1, 1), date(2000, 1, 1))
-"""Window for validating requests while the process does not know what is published."""
+_ANY_DAY = Window(date(2000, 1, 1), date(2000, 1, 1))
+_ANY_RANGES = ServedRanges(_ANY_DAY, _ANY_DAY)
+"""Ranges for validating requests while the process does not know what is published."""
 
 WRONG_KEY = "This key is unknown. Send the key that the operator gave you, or none."
 
@@ -205,7 +206,7 @@ class Dispatcher:
             stored = self.cache.get(request.target, request.encoding)
         if stored is None:
             try:
-                parsed = self._parse(request, publication.window if publication else _ANY_WINDOW)
+                parsed = self._parse(request, publication.served if publication else _ANY_RANGES)
             except RequestError as error:
                 return self._error(request, error)
             if parsed is None or publication is None:
@@ -224,13 +225,13 @@ class Dispatcher:
         request.cache = "tag_match" if response.status == 304 else "hit"
         return response
 
-    def _parse(self, request: IncomingRequest, window: Window) -> ParsedRequest | None:
+    def _parse(self, request: IncomingRequest, served: ServedRanges) -> ParsedRequest | None:
         """Parse a request of a data endpoint. Raises a `RequestError` if it is invalid."""
         found = self.endpoints.at(request.path)
         if found:
             request.route = found[0].path
             request.parsed = self.endpoints.parse(
-                request.path, request.query, window, request.accepted_format
+                request.path, request.query, served, request.accepted_format
             )
         return request.parsed
 
@@ -279,8 +280,8 @@ class Dispatcher:
         """Call the endpoint's handler. Return the response and the publication that it saw."""
 
         async def compute(statistics: Statistics) -> tuple[ParsedRequest, RenderedBody]:
-            # Another publication may have another window.
-            parsed = self._parse(request, statistics.publication.window)
+            # Another publication may have other ranges.
+            parsed = self._parse(request, statistics.publication.served)
             assert parsed
             return parsed, await parsed.answer(statistics)
 

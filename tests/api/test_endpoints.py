@@ -6,14 +6,18 @@ from urllib.parse import quote
 import pytest
 
 from app.api.endpoints import MAX_PARSED_URL_BYTES, PARSED_URLS, Endpoints, ParsedRequest
-from app.domain.downloads import Window
+from app.domain.downloads import ServedRanges, Window
 from app.errors import InvalidArgumentsError, NotFoundError
 from app.main import ENDPOINTS
 
-WINDOW = Window(date(2026, 1, 1), date(2026, 6, 29))
+SERVED = ServedRanges(
+    days=Window(date(2026, 1, 1), date(2026, 6, 29)),
+    months=Window(date(2020, 3, 1), date(2026, 5, 31)),
+)
 
 
 PERIODS = "Input should be 'day', 'week' or 'month'"
+BADGE_PERIODS = "Input should be 'day', 'week', 'month' or 'total'"
 A_DAY = "should be a day such as 2026-11-20"
 A_NUMBER = "should be a whole number, in digits"
 A_CURSOR = "should be the next_cursor of another page"
@@ -30,15 +34,18 @@ WRONG_CURSORS = (
 )
 
 
+APRILS = "start_date=2020-04-01&end_date=2026-04-30&"
+
+
 @pytest.fixture
 def endpoints() -> Endpoints:
     """The service's endpoints, with a cache of their own."""
     return Endpoints(ENDPOINTS)
 
 
-def _parse(endpoints: Endpoints, target: str, window: Window = WINDOW) -> ParsedRequest:
+def _parse(endpoints: Endpoints, target: str, served: ServedRanges = SERVED) -> ParsedRequest:
     path, _, query = target.partition("?")
-    parsed = endpoints.parse(path, query.encode(), window, None)
+    parsed = endpoints.parse(path, query.encode(), served, None)
     assert parsed
     return parsed
 
@@ -58,6 +65,24 @@ def _parse(endpoints: Endpoints, target: str, window: Window = WINDOW) -> Parsed
         ("packages/a/python_minor?version=3.10", "packages/a/python_minor?version=3.10"),
         ("packages/a/overall?start_date=2025-12-01&end_date=2026-06-29", "packages/a/overall"),
         ("packages/a/overall?start_date=2027-01-01", "packages/a/overall?start_date=2026-06-30"),
+        *(
+            (f"packages/a/overall?{spelling}", f"packages/a/overall?{range_}interval=month")
+            for spelling, range_ in {
+                "interval=month&start_date=0001-01-01&end_date=9999-12-31": "",
+                "interval=Month&start_date=2020-03-01&end_date=2026-05-31": "",
+                "interval=month&end_date=2026-06-29": "",
+                # Partial months are omitted.
+                "start_date=2020-03-02&interval=month&end_date=2026-05-30": APRILS,
+                "start_date=2020-04-01&interval=month&end_date=2026-04-30": APRILS,
+                "start_date=2026-06-01&interval=month": "start_date=2026-06-01&",
+                "start_date=9999-12-31&interval=month": "start_date=2026-06-01&",
+                "end_date=2020-03-30&interval=month": "end_date=2020-02-29&",
+                "end_date=0001-01-01&interval=month": "end_date=2020-02-29&",
+            }.items()
+        ),
+        ("top?month=2026-05&limit=100", "top?month=2026-05"),
+        ("packages/Flask/history?format=JSON", "packages/flask/history"),
+        ("badges/Flask/TOTAL", "badges/flask/total"),
         ("packages/recent", "packages/recent"),
         ("packages/recent/recent", "packages/recent/recent"),
         ("badges/A.b/month", "badges/a-b/month"),
@@ -146,8 +171,18 @@ def test_equal_requests_have_one_target(
             "end_date",
             "should not be before start_date, which is 2026-02-02",
         ),
-        ("badges/a/{}", "period", PERIODS),
-        ("badges/a/year", "period", PERIODS),
+        ("badges/a/{}", "period", BADGE_PERIODS),
+        ("badges/a/year", "period", BADGE_PERIODS),
+        ("top?period=total", "period", "Input should be 'day', 'week', 'month' or 'all'"),
+        *(
+            (f"top?month={quote(value)}", "month", "should be a month such as 2026-05")
+            for value in (
+                *("2026-13", "2026-00", "0000-01", "2026-5", "202605", "2026", "2026-05-01"),
+                *("garbage", "2026-05 ", "+026-05", "\uff12026-05", "2026-05\n", "all"),
+            )
+        ),
+        ("top?month=2026-05&period=month", "period", "should not be combined with month"),
+        ("top?period=all&month=2026-05", "period", "should not be combined with month"),
         ("bulk/recent?package=", "package", "Field required"),
     ],
 )
@@ -173,12 +208,12 @@ def test_an_impossible_name(endpoints: Endpoints, name: str) -> None:
     ],
 )
 def test_other_paths(endpoints: Endpoints, path: str) -> None:
-    assert endpoints.parse(path, b"", WINDOW, None) is None
+    assert endpoints.parse(path, b"", SERVED, None) is None
 
 
 def test_a_parsed_range_belongs_to_its_window(endpoints: Endpoints) -> None:
     target = "/api/packages/flask/overall?start_date=2026-01-02"
-    later = Window(date(2026, 1, 2), date(2026, 6, 30))
+    later = SERVED._replace(days=Window(date(2026, 1, 2), date(2026, 6, 30)))
     assert _parse(endpoints, target).target == target.encode()
     assert _parse(endpoints, target, later).target == b"/api/packages/flask/overall"
 

@@ -84,6 +84,8 @@ def test_each_response_has_a_schema(document: dict[str, Any], endpoint: str) -> 
     ("name", "values"),
     [
         ("Period", ["day", "week", "month"]),
+        ("RankedPeriod", ["day", "week", "month", "all"]),
+        ("BadgePeriod", ["day", "week", "month", "total"]),
         ("Mirrors", ["true", "false"]),
         *ENUMERATIONS.items(),
     ],
@@ -101,7 +103,7 @@ def test_optional_arguments_are_not_nullable(document: dict[str, Any]) -> None:
     assert {parameter["name"] for parameter in parameters if not parameter["required"]} == {
         *("period", "mirrors", *(one.argument for one in BREAKDOWNS)),
         *("start_date", "end_date", "fill", "interval", "rolling", "format"),
-        *("limit", "cursor", "sum"),
+        *("limit", "cursor", "month", "sum"),
     }
     for parameter in parameters:
         assert {"type", "$ref"} & parameter["schema"].keys()

@@ -33,12 +33,13 @@ GOLDENS = {
         '{"downloads":41975,"package":"numpy","rank":2,"share":0.492231},'
         '{"downloads":50,"package":"flask-login","rank":3,"share":0.000586},'
         '{"downloads":50,"package":"requests","rank":4,"share":0.000586}'
-        '],"type":"top_packages"}'
+        f'],"days":14,"since":"{D13}","through":"{D0}","type":"top_packages"}}'
     ),
     "top?period=day&limit=1": (
         '{"data":[{"downloads":5500,"package":"flask","rank":1,"share":0.67734}],'
-        '"type":"top_packages"}'
+        f'"days":1,"since":"{D0}","through":"{D0}","type":"top_packages"}}'
     ),
+    "top?period=all": ('{"data":[],"days":0,"since":null,"through":null,"type":"top_packages"}'),
     "trending": (
         '{"data":[{"growth":0.2442,"last_week":23950,"package":"flask",'
         '"previous_week":19250,"rank":1}],"type":"trending_packages"}'
@@ -61,7 +62,8 @@ GOLDENS = {
         '"change":{"month":null,"week":0.2442},"downloads":43200,'
         f'"events":[{EVENTS}],"first_date":"{D13}","latest_date":"{D0}",'
         f'"peak":{{"date":"{D0}","downloads":5500}},"rank":1,'
-        '"recent":{"last_day":5500,"last_month":43200,"last_week":23950}},'
+        '"recent":{"last_day":5500,"last_month":43200,"last_week":23950},'
+        f'"total":{{"downloads":43200,"since":"{D13}","through":"{D0}"}}}},'
         '"package":"flask","type":"package_summary"}'
     ),
     "packages/flask_mirrored": (
@@ -71,7 +73,8 @@ GOLDENS = {
         '{"name":"system","path":"/api/packages/flask-mirrored/system"}],'
         '"change":{"month":null,"week":null},"downloads":0,'
         f'"events":[{EVENTS}],"first_date":null,"latest_date":null,"peak":null,"rank":null,'
-        '"recent":{"last_day":0,"last_month":0,"last_week":0}},'
+        '"recent":{"last_day":0,"last_month":0,"last_week":0},'
+        f'"total":{{"downloads":0,"since":"{D13}","through":"{D0}"}}}},'
         '"package":"flask-mirrored","type":"package_summary"}'
     ),
     "badges/flask/month": (
@@ -80,6 +83,10 @@ GOLDENS = {
     ),
     "badges/Requests/day": (
         '{"schemaVersion":1,"label":"downloads","message":"50/day","color":"yellowgreen",'
+        '"cacheSeconds":3600}'
+    ),
+    "badges/flask/total": (
+        '{"schemaVersion":1,"label":"downloads","message":"43k total","color":"brightgreen",'
         '"cacheSeconds":3600}'
     ),
     "badges/flask-mirrored/week": (

@@ -2,25 +2,49 @@
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from datetime import timedelta
 from hashlib import md5
 from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.api.bulk import MAX_PACKAGES
 from app.db import package_figures
 from app.db.engine import connect, create_engine, driver_of
-from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.downloads_repository import DownloadsRepository, SeriesRange
 from app.db.repositories.rankings_repository import RankingsRepository
+from app.db.tables import stored_months, top_packages
 from app.domain.breakdowns import SYSTEM
 from app.domain.downloads import served_days
-from app.domain.rankings import START
+from app.domain.events import CountedFiles
+from app.domain.history import History
+from app.domain.months import StoredMonth, days_of_month, month_of
+from app.domain.rankings import ALL_MONTHS, START
+from tests.clock import NOW
 from tests.days import RETENTION_DAYS, days_ago, downloads, publish
 
 MANY = 100_000
+
+WINDOW = served_days(days_ago(0), RETENTION_DAYS)
+MONTH = month_of(WINDOW.first - timedelta(days=31))
+STORED_MONTH = StoredMonth(
+    month=MONTH,
+    days=len(days_of_month(MONTH)),
+    source="given",
+    counted_files=CountedFiles.ALL,
+    breakdowns=("python_minor",),
+    categories={"python_minor": ["3.12"]},
+    packages=MANY,
+    downloads=10**9,
+    downloads_with_mirrors=10**9,
+    digest="",
+    rolled_up_at=NOW,
+)
+HISTORY = History([days_ago(1), days_ago(0)], [STORED_MONTH])
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +72,22 @@ async def many(module_database_url: str) -> AsyncIterator[AsyncEngine]:
             ),
             {"day": days_ago(1), "counts": '{"3.12": 1}'},
         )
+        await connection.execute(
+            text(
+                "INSERT INTO monthly_downloads (package_id, month, with_mirrors, without_mirrors, "
+                "rank, python_minor) SELECT id, :month, id, id, id, CAST(:counts AS json) "
+                "FROM packages"
+            ),
+            {"month": MONTH, "counts": '{"3.12": 1}'},
+        )
+        await connection.execute(insert(stored_months).values(asdict(STORED_MONTH)))
     # Once more, which sums all anew.
     await publish(engine, days_ago(0), downloads("requests", 10**6))
     async with connect(engine) as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(
+            insert(top_packages).values(period=ALL_MONTHS, rank=1, name="requests", downloads=1)
+        )
         # Also of the rows that were replaced, though they are few.
         await connection.execute(text("VACUUM (ANALYZE, INDEX_CLEANUP ON)"))
     yield engine
@@ -77,11 +113,13 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     ("method", "arguments", "indexes"),
     [
         ("top", ("week", 100), {"pk_top_packages", "uq_packages_name"}),
+        ("top", (ALL_MONTHS, 100), {"pk_top_packages"}),
+        ("top_of_month", (MONTH, 100), {"ix_monthly_downloads_top", "pk_packages"}),
         ("trending", (100,), set()),
         ("search", ("a", 20, START), {"uq_packages_name", "ix_packages_popular"}),
         ("search", ("abc", 100, START), {"uq_packages_name", "ix_packages_popular"}),
         ("search", ("reqeusts", 20, START), {"uq_packages_name", "ix_packages_popular_trigrams"}),
-        ("summary", ("requests",), {"uq_packages_name"}),
+        ("summary", ("requests", HISTORY), {"uq_packages_name", "pk_monthly_downloads"}),
     ],
 )
 async def test_indexes_find_it(
@@ -100,37 +138,58 @@ async def test_indexes_find_it(
     lines = await _explain(many, plan, statement, parameters)
     assert _indexes(lines) >= indexes, lines
     for table in re.findall(r"Seq Scan on (\S+)", lines):
-        assert table in {"ingested_days", "publication", "trending_packages"}, lines
+        assert table in {"ingested_days", "publication", "stored_months", "trending_packages"}, (
+            lines
+        )
     # However many begin so.
     visited = [int(float(count)) for count in re.findall(r"Rows Removed by Filter: (\d+)", lines)]
     assert sum(visited) <= 25_000, lines
 
 
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("method", ["recent_of_many", "overall", "breakdown_of_many"])
+@pytest.mark.parametrize(
+    "method", ["recent_of_many", "overall", "overall by month", "breakdown_of_many"]
+)
 async def test_indexes_find_many_packages(
     many: AsyncEngine, sent: list[tuple[Any, ...]], method: str, plan: str
 ) -> None:
     names = [md5(str(number).encode()).hexdigest() for number in range(1, MAX_PACKAGES + 1)]
     read = DownloadsRepository(many, RETENTION_DAYS)
-    window = served_days(days_ago(0), RETENTION_DAYS)
+    by_month = HISTORY.complete_months(MONTH, WINDOW.last) if "by month" in method else None
+    range_ = SeriesRange(WINDOW, WINDOW.first, by_month)
     arguments_of = {
         "recent_of_many": (),
-        "overall": (window, window),
-        "breakdown_of_many": (window, window, SYSTEM),
+        "overall": (range_,),
+        "breakdown_of_many": (range_, SYSTEM),
     }
-    found = await getattr(read, method)(names, *arguments_of[method])
+    name, *_ = method.split()
+    found = await getattr(read, name)(names, *arguments_of[name])
     assert dict(found).keys() == set(names)
     ((statement, *arguments),) = sent
     lines = await _explain(many, plan, statement, arguments)
     assert "uq_packages_name" in _indexes(lines), lines
     assert set(re.findall(r"Seq Scan on (\S+)", lines)) <= {"ingested_days", "publication"}, lines
-    # The months' keys give the days in order, and have the totals.
-    assert "Sort" not in lines, lines
-    if method == "overall":
+    if method != "overall by month":
+        # The months' keys give the days in order, and have the totals.
+        assert "Sort" not in lines, lines
+    if name == "overall":
         assert "Index Only Scan using daily_downloads_" in lines, lines
         assert set(re.findall(r"Heap Fetches: (\d+)", lines)) == {"0"}, lines
         assert "Heap Scan on daily_downloads" not in lines, lines
+
+
+@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+async def test_a_history_is_read_from_indexes(
+    many: AsyncEngine, sent: list[tuple[Any, ...]], plan: str
+) -> None:
+    months = await DownloadsRepository(many, RETENTION_DAYS).history("requests", HISTORY)
+    assert [one.month for one in months] == [MONTH, month_of(days_ago(0))]
+    ((statement, *arguments),) = sent
+    lines = await _explain(many, plan, statement, arguments)
+    assert _indexes(lines) >= {"uq_packages_name", "pk_monthly_downloads"}, lines
+    assert set(re.findall(r"Seq Scan on (\S+)", lines)) <= {"publication"}, lines
+    assert "Index Only Scan using daily_downloads_" in lines, lines
+    assert "Heap Scan" not in lines, lines
 
 
 async def _explain(
@@ -152,7 +211,7 @@ async def _explain(
 
 def _literal(argument: object) -> str:
     """Of a value without quotes in it."""
-    items = f"{{{','.join(argument)}}}" if isinstance(argument, list) else argument
+    items = f"{{{','.join(map(str, argument))}}}" if isinstance(argument, list) else argument
     return f"'{items}'"
 
 

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.downloads import Series
-from app.domain.series import Interval, fill_with_zero, most_downloaded, rolling_means, sum_by
+from app.domain.series import (
+    Interval,
+    complete_periods,
+    fill_with_zero,
+    most_downloaded,
+    rolling_means,
+    sum_by,
+)
 
 FIRST = date(2026, 1, 28)
 
@@ -70,7 +77,8 @@ def test_months_are_sums_of_all_their_days(example: tuple[Series, list[date]]) -
 def _check_sums(
     interval: Interval, series: Series, days: list[date], periods: dict[date, list[date]]
 ) -> None:
-    summed = sum_by(interval, series, days)
+    assert complete_periods(interval, days) == list(periods)
+    summed = sum_by(interval, series, periods)
     for category, items in series.items():
         downloads = dict(items)
         expected = [
@@ -79,7 +87,7 @@ def _check_sums(
             if any(day in downloads for day in of_period)
         ]
         assert summed.get(category, []) == expected
-    filled = sum_by(interval, fill_with_zero(series, days), days)
+    filled = sum_by(interval, fill_with_zero(series, days), periods)
     for category in filled:
         # With zeros, each whole period is there.
         assert [first for first, _ in filled[category]] == list(periods)
@@ -102,7 +110,8 @@ def test_summing_by_day_changes_nothing(example: tuple[Series, list[date]]) -> N
 )
 def test_edges_of_the_calendar(interval: Interval, day: date, first: date) -> None:
     days = [first + timedelta(days=passed) for passed in range(31)]
-    assert sum_by(interval, {"all": [(day, 5)]}, days) == {"all": [(first, 5)]}
+    periods = complete_periods(interval, days)
+    assert sum_by(interval, {"all": [(day, 5)]}, periods) == {"all": [(first, 5)]}
 
 
 @given(published_series(), st.integers(2, 90), st.integers(0, 100))

@@ -15,6 +15,7 @@ from pypi_stats_client.api.details import (
     get_bulk_overall,
     get_bulk_recent,
     get_country,
+    get_history,
     get_summary,
     get_total,
 )
@@ -31,6 +32,7 @@ from pypi_stats_client.api.status import (
 )
 from pypi_stats_client.models import (
     Badge,
+    BadgePeriod,
     BreakdownDownloadsOfMany,
     BreakdownName,
     DailyDownloads,
@@ -43,9 +45,11 @@ from pypi_stats_client.models import (
     Mirrors,
     OverallDownloads,
     OverallDownloadsOfMany,
+    PackageHistory,
     PackageSummary,
     Period,
     Problem,
+    RankedPeriod,
     Readiness,
     RecentDownloads,
     RecentDownloadsOfMany,
@@ -141,8 +145,9 @@ def call_breakdowns(client: Client) -> None:
 def call_rankings(client: Client) -> None:
     recent = get_recent.sync("requests", client=client)
     assert isinstance(recent, RecentDownloads)
-    top = get_top.sync(client=client, period=Period.WEEK, limit=200)
+    top = get_top.sync(client=client, period=RankedPeriod.WEEK, limit=200)
     assert isinstance(top, TopPackages)
+    assert (top.days, top.since) == (7, top.through - dt.timedelta(days=6))
     assert [one.rank for one in top.data] == list(range(1, len(top.data) + 1))
     assert sum(one.share for one in top.data) <= 1.001
     (requests,) = (one for one in top.data if one.package == "requests")
@@ -171,7 +176,14 @@ def call_rankings(client: Client) -> None:
     assert summary.data.change.week is not None
     assert summary.data.change.month is None
 
-    badge = get_badge.sync("requests", Period.MONTH, client=client)
+    history = get_history.sync("requests", client=client)
+    assert isinstance(history, PackageHistory)
+    assert history.data.total.downloads == sum(one.without_mirrors for one in history.data.months)
+    assert history.data.total.downloads == summary.data.total.downloads
+    assert isinstance(history.data.total.since, dt.date)
+    assert (history.data.total.days, history.data.total.missing) == (DAYS, [])
+
+    badge = get_badge.sync("requests", BadgePeriod.MONTH, client=client)
     assert isinstance(badge, Badge)
     assert (badge.schema_version, badge.label) == (1, "downloads")
     assert badge.message.endswith("/month")

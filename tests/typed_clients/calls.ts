@@ -100,6 +100,7 @@ async function callRankings(): Promise<void> {
   );
   const type: "top_packages" = top.type;
   assert.equal(type, "top_packages");
+  assert.equal(top.days, 7);
   assert.deepEqual(
     top.data.map((one) => one.rank),
     top.data.map((_, index) => index + 1),
@@ -121,6 +122,13 @@ async function callRankings(): Promise<void> {
   assert.equal(summary.recent.last_month, summary.downloads);
   assert.equal(summary.change.month, null);
   assert(summary.peak !== null && summary.peak.downloads > 0);
+
+  const history = given(
+    await client.GET("/api/packages/{package}/history", { params }),
+  ).data;
+  const counts: number[] = history.months.map((one) => one.without_mirrors);
+  assert.equal(history.total.downloads, counts.reduce((one, other) => one + other));
+  assert.equal(history.total.downloads, summary.total.downloads);
 
   const badge = given(
     await client.GET("/api/badges/{package}/{period}", {

@@ -1,7 +1,7 @@
 """Reads published downloads, with one query per response."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import NamedTuple
 
@@ -22,10 +22,35 @@ from app.domain.downloads import (
     Series,
     Window,
 )
+from app.domain.history import History, MonthDownloads
+from app.domain.months import StoredMonth, unpack
 from app.domain.package_name import ALL_PACKAGES
 
 WITH_MIRRORS = "with_mirrors"
 WITHOUT_MIRRORS = "without_mirrors"
+
+
+class SeriesRange(NamedTuple):
+    """The days and months that a series is read from."""
+
+    days: Window
+    first_served: date
+    """Packages without a row since this day are unknown, unless `months` is not None and they are
+    in a stored month.
+    """
+
+    months: Sequence[StoredMonth] | None = None
+    """Complete months that are read from `monthly_downloads` in place of their days, or None if no
+    stored months are read.
+    """
+
+    def read_months(self, breakdown: Breakdown | None = None) -> list[date]:
+        """Return the first days of the months that have the breakdown."""
+        return [
+            one.month
+            for one in self.months or ()
+            if breakdown is None or breakdown.column in one.breakdowns
+        ]
 
 
 class SeriesResult(NamedTuple):
@@ -35,21 +60,41 @@ class SeriesResult(NamedTuple):
     figures of an optional breakdown are omitted. Empty if the caller did not request the days.
     """
 
+    months: Sequence[date] = ()
+    """Months of which the series contains the sum, dated by the first day."""
+
+
+class _SeriesStatements(NamedTuple):
+    days: Statement
+    with_published_days: Statement
+    with_months: Statement
+    """Query that also returns published days, and reads stored months."""
+
+    def query(self, range_: SeriesRange, *, with_days: bool) -> Statement:
+        if range_.months is not None:
+            return self.with_months
+        return self.with_published_days if with_days else self.days
+
 
 def _series_statements(
     columns: str, joined: str, breakdown: Breakdown | None = None
-) -> tuple[Statement, Statement]:
-    """Return a query of series, and one that also returns the published days."""
+) -> _SeriesStatements:
+    """Return the queries of a series."""
     optional = breakdown.column if breakdown and breakdown.is_optional else None
-    condition = f" AND {optional} IS NOT NULL" if optional else ""
+    is_read = f" AND {optional} IS NOT NULL" if optional else ""
     has_breakdown = f" AND '{optional}' = ANY (breakdowns)" if optional else ""
-    without, with_days = (
-        published_statement(
-            "series", columns=columns, joined=joined, condition=condition, published_days=days
+    published_days = load_sql("published_days_column", condition=has_breakdown)
+
+    def statement(name: str, condition: str, published_days: str) -> Statement:
+        return published_statement(
+            name, columns=columns, joined=joined, condition=condition, published_days=published_days
         )
-        for days in ("", load_sql("published_days_column", condition=has_breakdown))
+
+    return _SeriesStatements(
+        statement("series", is_read, ""),
+        statement("series", is_read, published_days),
+        statement("series_by_month", is_read, published_days),
     )
-    return without, with_days
 
 
 _OVERALL = _series_statements(
@@ -59,6 +104,7 @@ _BREAKDOWNS = {
     one.name: _series_statements(one.column, f"string_agg(CAST({one.column} AS text), ',')", one)
     for one in BREAKDOWNS
 }
+_HISTORY = published_statement("history", order="month")
 
 
 class Size(NamedTuple):
@@ -97,52 +143,65 @@ class DownloadsRepository(PublishedReads):
         return {name: RecentDownloads(*counts) for name, *counts in rows}
 
     async def overall(
-        self, names: Sequence[str], served: Window, requested: Window, *, with_days: bool = False
+        self, names: Sequence[str], range_: SeriesRange, *, with_days: bool = False
     ) -> dict[str, SeriesResult]:
-        """Return the series `with_mirrors` and `without_mirrors` of the requested days by package.
-        Packages without a download in the days served are omitted.
+        """Return the series `with_mirrors` and `without_mirrors` by package. Unknown packages are
+        omitted.
         """
-        rows = await self._read(_OVERALL[with_days], **_arguments(names, served, requested))
+        query, months = _OVERALL.query(range_, with_days=with_days), range_.read_months()
+        rows = await self._read(query, **_arguments(names, range_, months))
         return {
-            name: SeriesResult(_overall(days, *counts[:2]), counts[2] or () if with_days else ())
+            name: SeriesResult(
+                _overall(days, *counts[:2]), counts[2] or () if with_days else (), months
+            )
             for name, days, *counts in rows
         }
 
     async def breakdown(
         self,
         package: str,
-        served: Window,
-        requested: Window,
+        range_: SeriesRange,
         breakdown: Breakdown,
         *,
         with_days: bool = False,
     ) -> SeriesResult | None:
-        """Return the breakdown's series, or None for a package without a download in the days
-        served.
-        """
-        found = await self.breakdown_of_many(
-            [package], served, requested, breakdown, with_days=with_days
-        )
+        """Return the breakdown's series, or None for an unknown package."""
+        found = await self.breakdown_of_many([package], range_, breakdown, with_days=with_days)
         return next((result for _, result in found), None)
 
     async def breakdown_of_many(
         self,
         names: Sequence[str],
-        served: Window,
-        requested: Window,
+        range_: SeriesRange,
         breakdown: Breakdown,
         *,
         with_days: bool = False,
     ) -> Iterator[tuple[str, SeriesResult]]:
-        """Return each package with its series. Packages without a download in the days served are
-        omitted. A series is parsed when the iterator returns it, which takes some milliseconds.
+        """Return each package with its series. Unknown packages are omitted. A series is parsed
+        when the iterator returns it, which takes some milliseconds.
         """
-        query = _BREAKDOWNS[breakdown.name][with_days]
-        rows = await self._read(query, **_arguments(names, served, requested))
+        query = _BREAKDOWNS[breakdown.name].query(range_, with_days=with_days)
+        months = range_.read_months(breakdown)
+        rows = await self._read(query, **_arguments(names, range_, months))
+        categories = {one.month: one.categories for one in range_.months or ()}
         return (
-            (name, SeriesResult(_parsed(breakdown, *joined), days[0] or () if with_days else ()))
+            (
+                name,
+                SeriesResult(
+                    _parsed(breakdown, categories, *joined),
+                    days[0] or () if with_days else (),
+                    months,
+                ),
+            )
             for name, *joined, days in ((*row[:3], row[3:]) for row in rows)
         )
+
+    async def history(self, package: str, history: History) -> list[MonthDownloads]:
+        """Return a package's downloads in each month, in order. The list is empty for a package
+        without a row in any known day.
+        """
+        rows = await self._read(_HISTORY, **history_arguments(package, history))
+        return [MonthDownloads(*row) for row in rows]
 
     async def publication(self) -> Publication | None:
         """Return the current publication, or None if nothing is published."""
@@ -166,20 +225,44 @@ class DownloadsRepository(PublishedReads):
         return Size(*row)
 
 
-def _parsed(breakdown: Breakdown, days: Sequence[date] | None, stored: str | None) -> Series:
-    """Parse the counts of days, which are joined in one text."""
-    counts = orjson.loads(f"[{stored or ''}]")
+def _parsed(
+    breakdown: Breakdown,
+    categories: Mapping[date, Mapping[str, Sequence[str]]],
+    dates: Sequence[date] | None,
+    stored: str | None,
+) -> Series:
+    """Parse the counts of days and months, which are joined in one text. `categories` are those of
+    the months.
+    """
+    dates, counts = dates or (), orjson.loads(f"[{stored or ''}]")
+    if categories:
+        counts = (
+            unpack(one, categories.get(day, {}).get(breakdown.column, ()))
+            for day, one in zip(dates, counts, strict=True)
+        )
     if breakdown.category_of:
         counts = (_merge(day_counts, breakdown.category_of) for day_counts in counts)
-    return _series(days or (), counts)
+    return _series(dates, counts)
 
 
-def _arguments(names: Sequence[str], served: Window, requested: Window) -> dict[str, object]:
+def _arguments(
+    names: Sequence[str], range_: SeriesRange, months: Sequence[date]
+) -> dict[str, object]:
     return {
         "packages": names,
-        "first_served": served.first,
-        "first": requested.first,
-        "last": requested.last,
+        "first_served": range_.first_served,
+        "first": range_.days.first,
+        "last": range_.days.last,
+        "months": months,
+    }
+
+
+def history_arguments(package: str, history: History) -> dict[str, object]:
+    """Return the arguments of `history.sql`."""
+    return {
+        "package": package,
+        "months": [*history.used_months],
+        "first_known": history.days[0],
     }
 
 

@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 from datetime import date
 
+from app.db.repositories.downloads_repository import history_arguments
+from app.db.sql import load_sql
 from app.db.statements import PublishedReads, Queryable, published_statement
 from app.db.tables import BY_BYTES
 from app.domain.downloads import RecentDownloads
+from app.domain.history import History
 from app.domain.package_name import ALL_PACKAGES
 from app.domain.rankings import (
-    PERIODS,
+    ALL_MONTHS,
+    PERIOD_DAYS,
+    RANKED_PACKAGES,
     TREND_DAYS,
     UNRANKED,
     Match,
@@ -44,6 +49,8 @@ class StoredSummary:
     """Day with most downloads, or the first of several such days."""
 
     peak_downloads: int
+    total: int
+    """Downloads in all known days, also outside of the days served."""
 
 
 _BY_TRIGRAMS = "is_popular AND name % :text"
@@ -55,10 +62,15 @@ _BY_SUBSTRING = (
 )
 
 
+_ALL_DOWNLOADS = {
+    period: f"SELECT last_{period} FROM packages WHERE name = '{ALL_PACKAGES}'"
+    for period in PERIOD_DAYS
+} | {ALL_MONTHS: "SELECT CAST(sum(downloads) AS bigint) FROM stored_months"}
 _TOP = {
-    period: published_statement("top", order="rank", period=period, all_packages=ALL_PACKAGES)
-    for period in PERIODS
+    period: published_statement("top", order="rank", period=period, all_downloads=all_downloads)
+    for period, all_downloads in _ALL_DOWNLOADS.items()
 }
+_TOP_OF_MONTH = published_statement("top_of_month", order="rank", ranked_packages=RANKED_PACKAGES)
 _TRENDING = published_statement("trending", order="rank")
 
 
@@ -81,14 +93,20 @@ class RankingsRepository(PublishedReads):
         )
         self._summary = published_statement(
             "summary",
+            history=load_sql("history"),
             trend_days=TREND_DAYS,
             month_days=MONTH_DAYS,
             retention_days=retention_days,
         )
 
     async def top(self, period: str, limit: int) -> list[TopPackage]:
-        """Return the packages with most downloads in the latest `day`, `week` or `month`."""
+        """Return the packages with most downloads in a period of `PERIOD_DAYS`, or `ALL_MONTHS`."""
         return [TopPackage(*row) for row in await self._read(_TOP[period], limit=limit)]
+
+    async def top_of_month(self, month: date, limit: int) -> list[TopPackage]:
+        """Return the packages with most downloads in a stored month."""
+        rows = await self._read(_TOP_OF_MONTH, month=month, limit=limit)
+        return [TopPackage(*row) for row in rows]
 
     async def trending(self, limit: int) -> list[TrendingPackage]:
         """Return the packages whose downloads grew most from week to week."""
@@ -109,7 +127,7 @@ class RankingsRepository(PublishedReads):
             for tier, rank, package, downloads in rows
         ]
 
-    async def summary(self, package: str) -> StoredSummary | None:
+    async def summary(self, package: str, history: History) -> StoredSummary | None:
         """Return a package's figures, or None if it had no download in the days served."""
-        rows = await self._read(self._summary, package=package)
+        rows = await self._read(self._summary, **history_arguments(package, history))
         return StoredSummary(RecentDownloads(*rows[0][:3]), *rows[0][3:]) if rows else None

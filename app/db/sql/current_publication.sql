@@ -1,4 +1,13 @@
 -- The current publication: one row.
+WITH earlier AS (
+    -- Days before the window, of months that are not stored. Retention has not dropped them yet.
+    SELECT day, digest
+    FROM ingested_days
+    WHERE day <= (SELECT max(day) FROM ingested_days) - {retention_days}
+        AND NOT EXISTS (
+            SELECT FROM stored_months WHERE day BETWEEN month AND month + interval '1 month - 1 day'
+        )
+)
 SELECT
     array_agg(day ORDER BY day) AS days,
     string_agg(array_to_string(breakdowns, ' '), ' ') AS breakdowns,
@@ -12,13 +21,15 @@ SELECT
                     concat_ws(' ', month, digest, counted_files, missing_days), ',' ORDER BY month
                 )
                 FROM stored_months
-            )
+            ),
+            (SELECT string_agg(concat_ws(' ', day, digest), ',' ORDER BY day) FROM earlier)
         ), 'UTF8'
     )), 'hex') AS digest,
     (
         SELECT coalesce(CAST(json_agg(stored_months ORDER BY month) AS text), '[]')
         FROM stored_months
     ) AS months,
+    (SELECT array_agg(day ORDER BY day) FROM earlier) AS earlier_days,
     (SELECT count(*) FROM held_days) AS held_days,
     count(suspect_reason) AS suspect_days,
     to_regclass('{trigram_index}') IS NOT NULL AS has_trigrams,

@@ -3,7 +3,8 @@
 SELECT last_day, last_week, last_month,
     CASE WHEN trend_days = {trend_days} THEN previous_week END AS previous_week,
     CASE WHEN month_days = 2 * {month_days} THEN previous_month END AS previous_month,
-    month_rank, downloads, first_date, latest_date, peak_date, peak_downloads
+    month_rank, downloads, first_date, latest_date, peak_date, peak_downloads,
+    (SELECT CAST(sum(without_mirrors) AS bigint) FROM ({history}) AS months) AS total
 FROM packages
 CROSS JOIN (
     SELECT max(day) AS latest,

@@ -1,4 +1,4 @@
 SELECT rank, name, downloads,
-    (SELECT last_{period} FROM packages WHERE name = '{all_packages}') AS all_downloads
+    ({all_downloads}) AS all_downloads
 FROM top_packages
 WHERE period = '{period}' AND rank <= :limit
