@@ -464,10 +464,10 @@ async def test_expire(database_url: str, engine: AsyncEngine) -> None:
     old = days_ago(RETENTION_DAYS + 31)
     await publish(engine, old, downloads("gone", 1))
     await publish(engine, days_ago(0), downloads("flask", 1))
-    result = run("expire", DATABASE_URL=database_url)
+    result = run("expire", DATABASE_URL=database_url, LOG_LEVEL="info")
     assert result.returncode == 0
     dropped = f"daily_downloads_{old:%Y_%m}"
-    assert result.stderr == f"rolled up {old:%Y-%m}: 1 packages, 1 downloads on 1 days\n"
+    assert f"rolled up {old:%Y-%m}: 1 packages, 1 downloads on 1 days" in result.stderr
     assert result.stdout == f"dropped {dropped}, deleted 0 packages\n"
     result = run("expire", DATABASE_URL=database_url, KEEP_MONTHS="0")
     deleted = "1 stored months and 1 packages"
