@@ -16,7 +16,7 @@ locked = --constraint constraints.txt --generate-hashes --no-annotate --python-v
 
 .DEFAULT_GOAL := help
 .PHONY: help run test coverage test-browser test-clients test-abuse test-faults test-programs check check-types \
-	check-rest check-generated format openapi docs constraints bench bench-quick bench-scale bench-ingest release clean
+	check-rest check-generated format openapi docs constraints bench bench-quick bench-scale bench-ingest bench-months release clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -102,6 +102,9 @@ bench-scale: .venv/dev ## Measure more packages and longer history, into docs/be
 
 bench-ingest: .venv/dev ## Measure the ingest of a day of PyPI, into docs/benchmarks
 	$(BIN)/python -m benchmarks.ingest --output docs/benchmarks $(ARGS)
+
+bench-months: .venv/dev ## Measure the roll-up of a month of PyPI, into docs/benchmarks
+	$(BIN)/python -m benchmarks.months --output docs/benchmarks $(ARGS)
 
 release: .venv/dev ## Check version, changelog and tag, and build sdist, wheel and image
 	@.ci/release

@@ -11,6 +11,7 @@ from datetime import date, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.breakdowns import INSTALLER, columns_with
 from app.domain.downloads import PackageDownloads
 from app.domain.months import Period, first_day
 from app.ingest.sources.source import DayRows, Source
@@ -60,7 +61,14 @@ PYTHON_MINOR_SHARES = {
     "3.15": 0.002,
     "3.5": 0.001,
 }
+INSTALLER_SHARES = {"pip": 0.79, "uv": 0.16, "poetry": 0.02, "requests": 0.02, "browser": 0.01}
 SYSTEM_SHARES = {"linux": 0.86, "windows": 0.07, "darwin": 0.045, "null": 0.024, "other": 0.001}
+
+SHARES = {
+    "python_minor": PYTHON_MINOR_SHARES,
+    "system": SYSTEM_SHARES,
+    "installer": INSTALLER_SHARES,
+}
 
 WEIGHT_SPREAD = 0.4
 """Maximum deviation of a package's share of a category from the share of all packages."""
@@ -87,27 +95,35 @@ def days_before(last: date, count: int) -> list[date]:
 
 
 class SyntheticSource(Source):
+    """Days of downloads by Python version and system, and if requested by installer too."""
+
     name = "synthetic"
 
-    def __init__(self, packages: int) -> None:
+    def __init__(self, packages: int, *, installers: bool = False) -> None:
         self._packages = packages
+        self._installers = installers
 
     async def read(self, day: Period, _: str | None) -> DayRows:
-        return DayRows(self._batches(day))
+        columns = columns_with([INSTALLER] if self._installers else [])
+        return DayRows(self._batches(day), columns=columns)
 
     async def _batches(self, period: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
-        for batch in batches(self._packages, first_day(period)):
+        for batch in batches(self._packages, first_day(period), installers=self._installers):
             yield batch
 
 
-def batches(packages: int, day: date) -> Iterator[list[PackageDownloads]]:
+def batches(
+    packages: int, day: date, *, installers: bool = False
+) -> Iterator[list[PackageDownloads]]:
     """Yield a day's packages in the order of their ranks, without those that have no download."""
     for number, start in enumerate(range(0, packages, BATCH_PACKAGES)):
         size = min(BATCH_PACKAGES, packages - start)
-        yield _batch(number, start, size, day)
+        yield _batch(number, start, size, day, installers=installers)
 
 
-def _batch(number: int, start: int, size: int, day: date) -> list[PackageDownloads]:
+def _batch(
+    number: int, start: int, size: int, day: date, *, installers: bool
+) -> list[PackageDownloads]:
     # Always generate a whole batch, so that the first packages do not depend on `size`.
     ranks = start + np.arange(1, BATCH_PACKAGES + 1)
     random = np.random.default_rng([SEED, day.toordinal(), number])
@@ -117,25 +133,28 @@ def _batch(number: int, start: int, size: int, day: date) -> list[PackageDownloa
     mirrors = random.poisson(DAILY_MIRROR_DOWNLOADS + MIRROR_SHARE * expected)
     # The properties of a package that are the same on all days.
     character = np.random.default_rng([SEED, number])
-    python_minor = _divide(downloads, PYTHON_MINOR_SHARES, character, random)
-    system = _divide(downloads, SYSTEM_SHARES, character, random)
+    divided = {
+        column: (shares, _divide(downloads, shares, character, random))
+        for column, shares in SHARES.items()
+        if column != "installer" or installers
+    }
     return [
         PackageDownloads(
             package_name(rank),
             direct + mirrored,
             direct,
             {
-                "python_minor": _by_category(PYTHON_MINOR_SHARES, versions),
-                "system": _by_category(SYSTEM_SHARES, systems),
+                column: _by_category(shares, counts[place].tolist())
+                for column, (shares, counts) in divided.items()
             },
         )
-        for rank, direct, mirrored, versions, systems in zip(
-            ranks[:size].tolist(),
-            downloads[:size].tolist(),
-            mirrors[:size].tolist(),
-            python_minor[:size].tolist(),
-            system[:size].tolist(),
-            strict=True,
+        for place, (rank, direct, mirrored) in enumerate(
+            zip(
+                ranks[:size].tolist(),
+                downloads[:size].tolist(),
+                mirrors[:size].tolist(),
+                strict=True,
+            )
         )
         if direct + mirrored
     ]

@@ -113,14 +113,16 @@ FORCED = replace(policy_of(Settings()), retention_days=SERVED_DAYS, force=True)
 """Policy that publishes every day without checks."""
 
 
-async def fill(engine: AsyncEngine, packages: int, days: list[date]) -> int:
+async def fill(
+    engine: AsyncEngine, packages: int, days: list[date], *, installers: bool = False
+) -> int:
     """Publish the days that are missing, and return their number.
 
     The latest day comes first, because few of the others then change the figures of packages.
     """
     held = {day.day for day in await DownloadsRepository(engine, SERVED_DAYS).published_days()}
     missing = [day for day in days if day not in held]
-    source = SyntheticSource(packages)
+    source = SyntheticSource(packages, installers=installers)
     for number, day in enumerate(reversed(missing)):
         if number % 30 == 0:
             progress(f"publishing {packages:,} packages: {len(missing) - number} days to go")

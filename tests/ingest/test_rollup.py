@@ -28,7 +28,7 @@ from app.ingest.retention import RetentionResult, expire
 from app.ingest.rollup import months_of, roll_up, roll_up_due
 from app.ingest.runs import published_days
 from app.ingest.verification import days_to_verify, verify
-from app.settings import Settings
+from app.settings import IngestSource, Settings
 from tests.clock import NOW
 from tests.contents import everything
 from tests.days import POLICY, GivenSource, downloads, ingest, optional_counts, publish, store_days
@@ -324,6 +324,16 @@ async def test_an_imported_month_stays_until_as_many_days_are_published(
     assert month.source == "given"
 
 
+async def test_sample_months_are_deleted_with_the_sample(engine: AsyncEngine) -> None:
+    await store_days(engine, month_of_days(JUNE), name=IngestSource.SAMPLE)
+    await roll_up_now(engine)
+    await publish(engine, date(2026, 6, 30), downloads("flask", 1), replace_sample=True)
+    assert await stored_months(engine) == {}
+    assert await stored_totals(engine) == {}
+    assert await top_of_months(engine) == []
+    assert await differences(engine) == []
+
+
 _SUMS = "recorded [3464,9], found [3465,8]"
 _CHANGES = {
     "UPDATE monthly_downloads SET with_mirrors = with_mirrors + 1 WHERE rank = 2": [
@@ -386,14 +396,16 @@ def ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def made_up(random: Random, first: date, count: int) -> Days:
-    """Return rows of up to `count` days. Some days are missing."""
+    """Return rows of up to `count` days. In the last year few days are missing, and before many, so
+    that the test is quick.
+    """
     return {
         day: [
             downloads(name, random.randrange(9), mirrors=random.randrange(1, 3))
             for name in random.sample(["flask", "numpy", "rare", "once", "six"], 3)
         ]
         for day in (first + timedelta(days=passed) for passed in range(count))
-        if day < NOW.date() and random.random() > 0.03
+        if day < NOW.date() and random.random() < (0.97 if day.year == NOW.year else 0.3)
     }
 
 
