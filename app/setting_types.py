@@ -19,6 +19,7 @@ from app.addresses import DatabaseAddress, check_encoding
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS
 from app.domain.client_limits import parse_client_limits, parse_limits, parse_network
 from app.domain.events import Event, read_events
+from app.domain.package_name import is_valid, normalise
 from app.domain.schedule import Schedule
 
 _PLATFORM = re.compile(
@@ -28,6 +29,13 @@ _PLATFORM = re.compile(
 
 DAY_FIELD = "{day}"
 """Placeholder for the day in `INGEST_FILES`."""
+
+MAX_FOLLOWED_PACKAGES = 1_000
+"""Maximum number of followed packages. Each makes BigQuery's query longer, and a source keeps 60
+days of them in memory.
+"""
+
+MAX_SHOWN_NAMES = 5
 
 FILE_SUFFIXES = (".parquet", ".csv", ".csv.gz", ".ndjson", ".ndjson.gz")
 """Endings of the names of files that can be ingested."""
@@ -155,6 +163,38 @@ def _parse_breakdowns(text: str) -> tuple[str, ...]:
     return tuple(name for name in known if name in names)
 
 
+def _parse_packages(text: str) -> tuple[str, ...]:
+    """Return the normalised names, sorted and without duplicates."""
+    if text.startswith("@"):
+        try:
+            lines = Path(text[1:].strip()).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is not a text in UTF-8"
+            raise ValueError(
+                f"should name a file that can be read after the @ ({reason})"
+            ) from None
+        text = ",".join(line.partition("#")[0] for line in lines)
+    spelled = _parse_list(text)
+    wrong = [
+        # Another text may belong to a secret.
+        repr(name) if re.fullmatch(r"[\w. -]{1,60}", name) else f"number {number}"
+        for number, name in enumerate(spelled, start=1)
+        if not is_valid(normalise(name))
+    ]
+    if wrong:
+        more = ", ..." if len(wrong) > MAX_SHOWN_NAMES else ""
+        raise ValueError(
+            f"should contain only names that a package can have, which "
+            f"{', '.join(wrong[:MAX_SHOWN_NAMES])}{more} is not"
+        )
+    names = tuple(sorted(set(map(normalise, spelled))))
+    if not 0 < len(names) <= MAX_FOLLOWED_PACKAGES:
+        raise ValueError(
+            f"should name 1 to {MAX_FOLLOWED_PACKAGES:,} packages, but it names {len(names):,}"
+        )
+    return names
+
+
 def _parsed(parse: Callable[[str], object]) -> BeforeValidator:
     """Parse a setting's text. Values that are not text are passed through."""
     return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
@@ -218,6 +258,7 @@ ClientRateLimits = Annotated[SecretStr, _checked(parse_client_limits)]
 Names = Annotated[tuple[str, ...], _parsed(_parse_list)]
 Installers = Annotated[Names, AfterValidator(_check_installers)]
 Networks = Annotated[Names, AfterValidator(_check_networks)]
+PackageNames = Annotated[tuple[str, ...], _parsed(_parse_packages)]
 BreakdownNames = Annotated[tuple[str, ...], _parsed(_parse_breakdowns)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], CASE_INSENSITIVE]
 LogFormat = Annotated[Literal["console", "json"], CASE_INSENSITIVE]

@@ -22,6 +22,7 @@ from app import setting_types as types
 from app.addresses import check_encoding
 from app.domain.breakdowns import INSTALLER, OPTIONAL_BREAKDOWNS, Breakdown
 from app.domain.events import CountedFiles
+from app.domain.package_name import followed_text
 from app.domain.schedule import Schedule
 from app.errors import SettingsError
 
@@ -119,6 +120,12 @@ class Settings(BaseSettings):
         "BigQuery the default is `installer`, which costs nothing more. For the sample and for "
         "files it is all of them.",
     )
+
+    ingest_packages: types.PackageNames | None = None
+    """Names of the only packages to follow, separated by commas, or `@` and the path of a file with
+    one name per line and comments after `#`. By default all packages are ingested. A database that
+    follows all packages can't be changed to follow some, or the reverse.
+    """
 
     ingest_counted_files: Annotated[CountedFiles, types.CASE_INSENSITIVE] = CountedFiles.ALL
     """Downloads that BigQuery counts on days until 24 August 2026: `all`, like the public service,
@@ -262,6 +269,11 @@ class Settings(BaseSettings):
         if is_key_set or self.bigquery_emulator_host:
             return IngestSource.BIGQUERY
         return IngestSource.FILE if self.ingest_files else IngestSource.SAMPLE
+
+    @property
+    def followed(self) -> str | None:
+        """The followed packages, as they are stored with days. None if all packages are."""
+        return followed_text(self.ingest_packages)
 
     def breakdowns_of(self, source: IngestSource) -> tuple[Breakdown, ...]:
         """Return the optional breakdowns that are ingested from a source."""

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -50,6 +50,9 @@ class TimedSource(Source):
         self.first_row = 0.0
         self.waited_seconds = 0.0
         self.taken_seconds = 0.0
+
+    def groups(self, days: Iterable[date]) -> Iterable[Sequence[date]]:
+        return self._source.groups(days)
 
     async def origin(self, day: Period) -> str:
         return await self._source.origin(day)

@@ -170,6 +170,32 @@ async def test_from_the_sample_to_real_data_in_the_words_of_the_readme(
     emulator_client.delete_table(table.id)
 
 
+async def test_following_packages_in_the_words_of_the_readme(
+    database_url: str, emulator_client: bigquery.Client, emulator_host: str
+) -> None:
+    table = Table(emulator_client)
+    table.insert(Event(), Event(project="requests"), Event(project="other"))
+    exports = dict(
+        command.removeprefix("export ").split("=")
+        for command in COMMANDS
+        if command.startswith("export INGEST_")
+    )
+    environment = {
+        "DATABASE_URL": database_url,
+        "BIGQUERY_EMULATOR_HOST": emulator_host,
+        "BIGQUERY_TABLE": table.id,
+        **exports,
+    }
+    cost = run("ingest", "--dry-run", **environment).stdout
+    assert "The first 180 days take 3 queries." in cost
+    result = run("backfill", "--replace-sample", "--start", str(days_ago(1)), **environment)
+    assert result.stdout == "2 of 2 missing days published, 0 failed\n", result.stderr
+    shown = run("status", **environment).stdout
+    assert re.search(r"^followed +flask, requests$", shown, re.MULTILINE)
+    assert re.search(r"^packages +2, 2 of them on the latest day$", shown, re.MULTILINE)
+    emulator_client.delete_table(table.id)
+
+
 async def test_one_instance_seeds_another_in_the_words_of_the_readme(
     database_url: str, unmigrated_url: str, engine: AsyncEngine, tmp_path: Path
 ) -> None:

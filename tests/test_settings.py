@@ -49,6 +49,15 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("INGEST_BREAKDOWNS", "installer,os", "installer, ci, country, version"),
         ("INGEST_BREAKDOWNS", "none,ci", "installer, ci, country, version"),
         ("INGEST_BREAKDOWNS", ",", "installer, ci, country, version"),
+        ("INGEST_PACKAGES", ",", "should name 1 to 1,000 packages, but it names 0"),
+        (
+            "INGEST_PACKAGES",
+            "flask,zope interface, -x,__all__",
+            "'zope interface', '-x', '__all__'",
+        ),
+        ("INGEST_PACKAGES", "@/secret/names.txt", "No such file or directory"),
+        ("INGEST_PACKAGES", "@", "should name a file that can be read after the @"),
+        ("INGEST_PACKAGES", ",".join(f"p{n}" for n in range(1_001)), "but it names 1,001"),
         ("INGEST_FILES", "http://secret.example/api/dumps", "https://"),
         ("INGEST_FILES", "http://127.0.0.1.secret.example/", "https://"),
         ("INGEST_FILES", "gs://secret/dumps", "https://"),
@@ -149,6 +158,37 @@ def test_which_breakdowns_are_ingested(
     settings = load_settings()
     assert settings.breakdowns_of(IngestSource.BIGQUERY) == from_bigquery
     assert settings.breakdowns_of(IngestSource.SAMPLE) == from_sample
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("", None),
+        ("requests", ("requests",)),
+        (" Zope.Interface, flask ,zope_interface,,FLASK", ("flask", "zope-interface")),
+    ],
+)
+def test_followed_packages(
+    monkeypatch: pytest.MonkeyPatch, value: str, names: tuple[str, ...] | None
+) -> None:
+    monkeypatch.setenv("INGEST_PACKAGES", value)
+    assert load_settings().ingest_packages == names
+
+
+def test_followed_packages_of_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    monkeypatch.setenv("INGEST_PACKAGES", f"@{file}")
+    file.write_text("\ufeff# ours\r\nZope.Interface\r\n\r\nflask  # web\n", encoding="utf-8")
+    assert load_settings().ingest_packages == ("flask", "zope-interface")
+    for content, message in (
+        (b"", "names 0"),
+        (b"# nothing\n", "names 0"),
+        (b"flask\nno name\n", "'no name' is not"),
+        (b"\xff\xfe", "it is not a text in UTF-8"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(SettingsError, match=message):
+            load_settings()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Monthly downloads"""
+"""Monthly downloads, and days of followed packages"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -82,3 +82,5 @@ def upgrade() -> None:
         comment="day, week, month or all.",
         existing_comment="day, week or month.",
     )
+    for table in ("ingested_days", "held_days"):
+        op.add_column(table, sa.Column("followed", sa.Text()))

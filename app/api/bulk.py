@@ -20,7 +20,7 @@ from app.api.statistics import Statistics
 from app.db.repositories.downloads_repository import SeriesResult
 from app.domain.breakdowns import BREAKDOWNS
 from app.domain.choice import Choice, Truth
-from app.domain.downloads import RecentDownloads, Series
+from app.domain.downloads import Publication, RecentDownloads, Series
 from app.domain.package_name import ALL_PACKAGES, is_valid, normalise
 from app.domain.series import SeriesSum
 
@@ -69,10 +69,12 @@ class PackagesQuery(TableQuery):
     def is_sum(self) -> bool:
         return self.sum is Truth.TRUE
 
-    @property
-    def possible(self) -> list[str]:
-        """Requested names that a package can have. Others are always missing."""
-        return [name for name in self.package if is_valid(name) or name == ALL_PACKAGES]
+    def possible(self, publication: Publication) -> list[str]:
+        """Return the requested names that a package can have. Others are always missing."""
+        has_all = publication.followed is None
+        return [
+            name for name in self.package if is_valid(name) or (name == ALL_PACKAGES and has_all)
+        ]
 
     def render_many(
         self,
@@ -157,7 +159,7 @@ async def bulk_recent(
     query: Annotated[BulkRecentQuery, Query()], statistics: Statistics
 ) -> RenderedBody:
     """The response of `recent` for each package. Unknown packages are listed as missing."""
-    found = await statistics.downloads.recent_of_many(query.possible)
+    found = await statistics.downloads.recent_of_many(query.possible(statistics.publication))
     counts: Mapping[str, RecentDownloads] = found
     if query.is_sum and found:
         counts = {SUM: RecentDownloads(*map(sum, zip(*map(astuple, found.values()), strict=True)))}
@@ -179,7 +181,9 @@ async def bulk_overall(
 ) -> RenderedBody:
     """The response of `overall` for each package. Unknown packages are listed as missing."""
     found = await statistics.downloads.overall(
-        query.possible, query.range_in(statistics.publication), with_days=query.needs_published_days
+        query.possible(statistics.publication),
+        query.range_in(statistics.publication),
+        with_days=query.needs_published_days,
     )
 
     def select(series: Series) -> Series:
@@ -257,7 +261,11 @@ async def bulk_breakdown(
     range_ = query.range_in(statistics.publication)
     breakdown_series.check_ingested(one, statistics.publication, range_)
     found = await statistics.downloads.breakdown_of_many(
-        [name for name in query.possible if not (one.is_of_one_package and name == ALL_PACKAGES)],
+        [
+            name
+            for name in query.possible(statistics.publication)
+            if not (one.is_of_one_package and name == ALL_PACKAGES)
+        ],
         range_,
         one,
         with_days=query.needs_published_days,

@@ -20,7 +20,7 @@ from app.api.payloads import Payload, RenderedBody
 from app.api.problem_details import MEANINGS, status_docs
 from app.api.queries import FORMAT, EndpointQuery, NoQuery, invalid_arguments
 from app.api.statistics import Statistics
-from app.domain.downloads import ServedRanges
+from app.domain.downloads import Publication, ServedRanges
 from app.domain.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid, normalise
 from app.errors import NotFoundError
 
@@ -29,6 +29,9 @@ RENDERING_VERSION = "1"
 
 PARSED_URLS = 500
 """Size of the LRU that maps raw URLs to parsed requests (at most 15 MB). Parsing takes 20 µs."""
+
+MAX_SHOWN_PACKAGES = 20
+"""Maximum number of followed packages that an error lists."""
 
 MAX_PARSED_URL_BYTES = 4096
 """Maximum length of a URL in the LRU. A request for a hundred packages usually fits."""
@@ -105,6 +108,7 @@ class ParsedRequest(NamedTuple):
 
     async def answer(self, statistics: Statistics) -> RenderedBody:
         """Call the endpoint's handler. Raises a `RequestError`."""
+        check_followed(self.path_arguments.get("package"), statistics.publication)
         arguments = {**self.path_arguments, "statistics": statistics}
         if self.endpoint.query is not NoQuery:
             arguments["query"] = self.query
@@ -241,6 +245,19 @@ def _blanked(segments: list[str], positions: Iterable[int]) -> tuple[str, ...]:
     for position in positions:
         blanked[position] = ""
     return tuple(blanked)
+
+
+def check_followed(package: str | None, publication: Publication) -> None:
+    """Raise `NotFoundError` if the instance follows only other packages."""
+    followed = publication.followed
+    if package is None or followed is None or package in followed:
+        return
+    if len(followed) <= MAX_SHOWN_PACKAGES:
+        scope = f"only these packages: {', '.join(followed)}"
+    else:
+        scope = f"only {len(followed):,} packages, which /api/status lists"
+    what = "all packages together" if package == ALL_PACKAGES else repr(package)
+    raise NotFoundError(f"There are no figures of {what}: this instance follows {scope}.")
 
 
 async def not_found(package: str, statistics: Statistics) -> NotFoundError:

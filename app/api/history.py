@@ -33,7 +33,8 @@ class MonthCounts(BaseModel):
     )
     rank: int | None = Field(
         description="Rank by downloads without mirrors among all packages, 1 for the most. Null "
-        "until the month is stored, without downloads, and for `__all__`.",
+        "until the month is stored, without downloads, for `__all__`, and if this instance "
+        "follows only some packages.",
         ge=1,
     )
 
@@ -122,7 +123,7 @@ async def history(
             with_mirrors=one.with_mirrors,
             without_mirrors=one.without_mirrors,
             days=known.days_by_month[one.month],
-            rank=one.rank,
+            rank=one.rank if statistics.publication.followed is None else None,
         )
         for one in rows
     ]

@@ -26,6 +26,15 @@ GROWTH_DECIMALS = 4
 
 router = EndpointRouter("/api", "rankings")
 
+FollowedPackages = Annotated[
+    int | None,
+    Field(
+        description="Number of packages that this instance follows. The ranking contains only "
+        "these. Null if this instance has all packages.",
+        ge=1,
+    ),
+]
+
 
 class LimitQuery(TableQuery):
     limit: WholeNumber = Field(
@@ -82,8 +91,9 @@ class TopPackage(BaseModel):
     rank: int = Field(
         description="Rank by downloads, 1 for the most. Equal counts are ranked by name.", ge=1
     )
-    share: float = Field(
-        description=f"Share of all packages' downloads, rounded to {SHARE_DECIMALS} decimals.",
+    share: float | None = Field(
+        description=f"Share of all packages' downloads, rounded to {SHARE_DECIMALS} decimals. Null "
+        "if this instance follows only some packages.",
         ge=0,
         le=1,
     )
@@ -111,6 +121,7 @@ class TopPackages(Payload):
         "through `through` if some are missing.",
         ge=0,
     )
+    followed_packages: FollowedPackages = None
     since: dt.date | None = Field(description="First day. Null with `period=all` and no month.")
     through: dt.date | None = Field(description="Last day. Null with `period=all` and no month.")
     type: Literal["top_packages"]
@@ -151,6 +162,7 @@ class TrendingPackages(Payload):
         description="Ordered by rank. Empty if the two weeks can't be compared: one of the 14 days "
         "is not published, or the days were counted by different definitions (`/api/events`)."
     )
+    followed_packages: FollowedPackages = None
     type: Literal["trending_packages"]
 
 
@@ -171,13 +183,15 @@ async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Re
         found = await statistics.rankings.top_of_month(parse_month(query.month).first, query.limit)
     else:
         found = await statistics.rankings.top(query.period, query.limit)
-    data = [
-        TopPackage(**one._asdict(), share=round(one.downloads / one.all_downloads, SHARE_DECIMALS))
-        for one in found
-    ]
+    followed = _followed_packages(statistics)
+    data = []
+    for one in found:
+        share = None if followed else round(one.downloads / one.all_downloads, SHARE_DECIMALS)
+        data.append(TopPackage(**one._asdict(), share=share))
     payload = TopPackages(
         data=data,
         days=len(days),
+        followed_packages=followed,
         since=days[0] if days else None,
         through=days[-1] if days else None,
         type="top_packages",
@@ -224,7 +238,14 @@ async def trending(query: Annotated[LimitQuery, Query()], statistics: Statistics
         TrendingPackage(growth=ratio_of_change(one.last_week, one.previous_week), **one._asdict())
         for one in packages
     ]
-    return _render(query, TrendingPackages(data=data, type="trending_packages"))
+    followed = _followed_packages(statistics)
+    payload = TrendingPackages(data=data, followed_packages=followed, type="trending_packages")
+    return _render(query, payload)
+
+
+def _followed_packages(statistics: Statistics) -> int | None:
+    followed = statistics.publication.followed
+    return None if followed is None else len(followed)
 
 
 def _render(query: LimitQuery, payload: TopPackages | TrendingPackages) -> RenderedBody:

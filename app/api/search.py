@@ -27,7 +27,9 @@ class SearchResult(BaseModel):
     last_month: int = Field(description="Downloads in 30 days.", ge=0)
     package: PackageField
     rank: int | None = Field(
-        description="Rank by these downloads, among all packages. Null without downloads.", ge=1
+        description="Rank by these downloads, among all packages. Null without downloads, and if "
+        "this instance follows only some packages.",
+        ge=1,
     )
 
 
@@ -119,8 +121,13 @@ async def search(query: Annotated[SearchQuery, Query()], statistics: Statistics)
         query.q, query.limit + 1, after, by_trigrams=statistics.publication.has_trigrams
     )
     page = matches[: query.limit]
+    is_ranked = statistics.publication.followed is None
     data = [
-        SearchResult(last_month=one.last_month, package=one.position.package, rank=one.rank)
+        SearchResult(
+            last_month=one.last_month,
+            package=one.position.package,
+            rank=one.rank if is_ranked else None,
+        )
         for one in page
     ]
     following = cursor_of(page[-1].position) if len(matches) > query.limit else None

@@ -94,6 +94,10 @@ class Status(BaseModel):
 
     sample: bool = Field(description="True if the figures are made up: sample data.")
     sources: list[str] = Field(description="Sources of the days.", examples=[["bigquery"]])
+    followed: list[str] | None = Field(
+        description="The only packages that this instance has figures for. Null if it has those of "
+        "all packages."
+    )
     counted_files: list[CountedFiles] = Field(
         description="Files whose downloads were counted: `all` that PyPI logged, or `artifacts`. "
         "If both are listed, the days until 24 August 2026 are not all comparable.",
@@ -179,6 +183,7 @@ async def status(state: InjectedState, response: Response) -> Status:
     return Status(
         sample=IngestSource.SAMPLE in sources,
         sources=sources,
+        followed=publication and publication.followed and list(publication.followed),
         counted_files=sorted({CountedFiles(day.counted_files) for day in days}),
         first_day=first and first.day,
         latest_day=latest and latest.day,

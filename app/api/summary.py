@@ -69,7 +69,8 @@ class Summary(BaseModel):
     peak: Peak | None = Field(description="Null without any download.")
     rank: int | None = Field(
         description="Rank by downloads in the latest 30 days among all packages, 1 for the most. "
-        "Equal counts are ranked by name. Null without downloads, and for `__all__`.",
+        "Equal counts are ranked by name. Null without downloads, for `__all__`, and if this "
+        "instance follows only some packages.",
         ge=1,
     )
     recent: AllRecentCounts
@@ -134,7 +135,7 @@ async def summary(package: Package, statistics: Statistics) -> RenderedBody:
         first_date=found.first_date,
         latest_date=found.latest_date,
         peak=found.peak_date and Peak(date=found.peak_date, downloads=found.peak_downloads),
-        rank=found.month_rank,
+        rank=found.month_rank if statistics.publication.followed is None else None,
         recent=AllRecentCounts.model_validate(recent),
         total=all_downloads(known, found.total),
     )

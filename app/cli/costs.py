@@ -10,14 +10,25 @@ from app.ingest.sources.bigquery import (
     cost_usd,
     create_source,
 )
+from app.ingest.sources.followed_days import MAX_DAYS
 from app.settings import IngestSource, Settings
 
 DAYS_PER_MONTH = 30
 
-NOTES = f"""\
+PRICE = f"""\
 The price is {USD_PER_TIB_BILLED} USD per TiB. The first TiB of each month is free: subtract up to
-{USD_PER_TIB_BILLED} USD per month. A day that is read soon after its end is checked once more. If
+{USD_PER_TIB_BILLED} USD per month. A day that is read soon after its end is"""
+
+NOTES = f"""\
+{PRICE} checked once more. If
 the service account may read partitions, this bills 10 MB; otherwise the day is read again."""
+
+NOTES_ON_FOLLOWED_PACKAGES = f"""\
+{PRICE} read once more.
+
+INGEST_PACKAGES is set, so these figures are upper bounds: they include the rows of all packages,
+which BigQuery skips when it runs the query. `pypi-stats history` shows the bytes that it billed, at
+least 10 MB per query. The first {{days}} days take {{queries}} queries."""
 
 
 def cost_report(settings: Settings, day: date) -> str:
@@ -55,11 +66,19 @@ def cost_report(settings: Settings, day: date) -> str:
         return f"  {name}, ingested" if is_chosen else f"  {name}"
 
     in_all = per_day * days + names_in_all * reads_names
+    is_bound = settings.ingest_packages is not None
     total = (
-        f"{day}: {billed:,} bytes ({billed / 2**30:.1f} GiB) would be billed, "
+        f"{day}: {'at most ' if is_bound else ''}{billed:,} bytes ({billed / 2**30:.1f} GiB) "
+        "would be billed, "
         f"{cost_usd(billed):.2f} USD; "
         f"BIGQUERY_MAX_BYTES_BILLED allows {settings.bigquery_max_bytes_billed:,} bytes"
     )
+    checks = [
+        "Checking each day's partition before reading it again:",
+        daily("  costs", BYTES_BILLED_PER_CHECK),
+        daily("  saves", per_day - BYTES_BILLED_PER_CHECK),
+    ]
+    notes = NOTES_ON_FOLLOWED_PACKAGES.format(days=days, queries=-(-days // MAX_DAYS))
     return "\n".join(
         [
             *(total, ""),
@@ -70,11 +89,9 @@ def cost_report(settings: Settings, day: date) -> str:
             *(daily(marked(name, name in ingested), count) for name, count in breakdowns.items()),
             f"INGEST_COUNTED_FILES=artifacts adds to days until {ARTIFACTS_SINCE}:",
             line(marked("names of files", reads_names), names, 0, names_in_all),
-            "Checking each day's partition before reading it again:",
-            daily("  costs", BYTES_BILLED_PER_CHECK),
-            daily("  saves", per_day - BYTES_BILLED_PER_CHECK),
+            *(() if is_bound else checks),
             "",
-            NOTES,
+            notes if is_bound else NOTES,
         ]
     )
 

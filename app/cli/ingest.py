@@ -22,6 +22,7 @@ from app.cli.progress import progress_of
 from app.domain.breakdowns import columns_with
 from app.domain.clock import utc_now
 from app.domain.downloads import date_ranges
+from app.ingest.followed import forget_unfollowed
 from app.ingest.plan import check_ingestible, days_to_backfill, days_to_seed, latest_complete_day
 from app.ingest.policy import policy_of
 from app.ingest.publish import PublishContext, publish_held, publish_plausible_held
@@ -84,6 +85,7 @@ def ingest(
         async with ingest_lock(engine) as lock:
             policy = replace(policy_of(settings), force=force, replace_sample=replace_sample)
             context = PublishContext(engine, policy, utc_now, lock)
+            await forget_unfollowed(context)
             if force and (published := await publish_held(context, day)):
                 click.echo(str(published))
             else:
@@ -143,6 +145,7 @@ def backfill(
                 policy_of(settings), replace_sample=replace_sample, only_if_changed=not force
             )
             context = PublishContext(engine, policy, utc_now, lock)
+            await forget_unfollowed(context)
             # A held day may have become plausible even if its source has not changed.
             await _publish_plausible_held(context)
             days = days_to_backfill(
@@ -215,6 +218,8 @@ async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
     source = open_source(settings, IngestSource.SAMPLE)
     policy = policy_of(settings)
     async with ingest_lock(engine) as lock:
+        context = PublishContext(engine, policy, utc_now, lock)
+        await forget_unfollowed(context)
         days = days_to_seed(
             await published_days(engine),
             now=utc_now(),
@@ -223,7 +228,6 @@ async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
         )
         if days:
             log.info("creating sample data of %d days", len(days))
-        context = PublishContext(engine, policy, utc_now, lock)
         ingester = DayIngester(context, source)
         with progress_of(days) as progress:
             for day in days:

@@ -147,6 +147,7 @@ def status_report(
     run = last_run
     rows = {
         "source": ", ".join(sorted({day.source for day in days})),
+        "followed": (latest.followed or "").replace(" ", ", ") or "all packages" if latest else "",
         "days": f"{len(days)} of {settings.retention_days}",
         "first day": str(days[0].day) if days else "",
         "latest day": str(latest.day) if latest else "",

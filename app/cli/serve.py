@@ -14,6 +14,7 @@ from app.cli.ingest import fill_with_samples
 from app.cli.options import with_settings
 from app.db.engine import check_writable
 from app.db.repositories.downloads_repository import DownloadsRepository
+from app.ingest.publish import check_scope
 from app.ingest.sources.source import open_source
 from app.logs import LOG_STREAM
 from app.settings import IngestSource, Settings
@@ -59,6 +60,9 @@ async def _prepare(settings: Settings, engine: AsyncEngine) -> None:
     repository = DownloadsRepository(engine, settings.retention_days)
     days = await repository.published_days()
     holds_sample = any(day.source == IngestSource.SAMPLE for day in days)
+    ingests_beside = settings.source is IngestSource.SAMPLE or not holds_sample
+    if settings.source is not IngestSource.NONE and ingests_beside:
+        check_scope(days, settings.followed)
     if settings.source is IngestSource.SAMPLE and (holds_sample or not days):
         # This also completes a sample whose creation was stopped.
         await fill_with_samples(settings, engine)

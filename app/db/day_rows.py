@@ -31,7 +31,9 @@ async def stage_all_packages(connection: AsyncConnection) -> None:
     await connection.execute(
         text(
             f"INSERT INTO staged_downloads (name, {STAGED_COLUMNS}) "
-            f"SELECT :name, sum(with_mirrors), sum(without_mirrors), {sums} FROM staged_downloads"
+            f"SELECT :name, sum(with_mirrors), sum(without_mirrors), {sums} FROM staged_downloads "
+            # A day of followed packages may have no rows.
+            "HAVING count(*) > 0"
         ),
         {"name": ALL_PACKAGES},
     )

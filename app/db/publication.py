@@ -127,4 +127,5 @@ async def current_publication(source: Queryable, retention_days: int) -> Publica
         suspect_days=row["suspect_days"],
         has_trigrams=row["has_trigrams"],
         is_sample=row["is_sample"],
+        followed=None if row["followed"] is None else tuple(row["followed"].split()),
     )

@@ -140,6 +140,10 @@ class DayFigures(PartitionFields):
     """Columns of the optional breakdowns that the rows have."""
 
     counted_files: CountedFiles = CountedFiles.ALL
+    followed: str | None = None
+    """Names of the only packages that were read, as `followed_text` returns them, or None if all
+    packages were read.
+    """
 
     @property
     def period(self) -> date:
@@ -258,6 +262,9 @@ class Publication:
 
     is_sample: bool = False
     """True if the figures are sample data. They are never mixed with real figures."""
+
+    followed: tuple[str, ...] | None = None
+    """Names of the only packages that the instance follows, sorted, or None if it follows all."""
 
     def has(self, breakdown: Breakdown) -> bool:
         """Return True if at least one day has the breakdown."""

@@ -1,6 +1,7 @@
 """Package names, as PyPI normalises them (PEP 503)."""
 
 import re
+from collections.abc import Iterable
 
 ALL_PACKAGES = "__all__"
 """The name of all packages together. No real name normalises to it."""
@@ -23,3 +24,8 @@ def normalise(name: str) -> str:
 def is_valid(normalised: str) -> bool:
     """Return True if PyPI could have a package with this normalised name."""
     return len(normalised) <= MAX_NAME_CHARACTERS and bool(_NORMALISED.fullmatch(normalised))
+
+
+def followed_text(names: Iterable[str] | None) -> str | None:
+    """Return normalised names as the text that is stored with days. Equal sets have equal texts."""
+    return None if names is None else " ".join(sorted(names))

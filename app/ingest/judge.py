@@ -100,15 +100,18 @@ class KnownDays:
         held: Mapping[date, HeldDay],
         policy: PublishPolicy,
     ) -> None:
-        self._published = published
+        # Days of other followed packages can't be compared.
+        self._published = {day: one for day, one in published.items() if policy.follows_alike(one)}
         self._held = held
         self._thresholds = policy.thresholds
+        self._least_judged_downloads = policy.least_judged_downloads
         self._events = policy.events
         self._read: dict[Definition, list[DayFigures]] = defaultdict(list)
         """Published days and held days without wrong rows, in order. If a day is both published and
         held, the held one comes last.
         """
-        for figures in sorted([*published.values(), *held.values()], key=lambda one: one.day):
+        read = [*self._published.values(), *held.values()]
+        for figures in sorted(read, key=lambda one: one.day):
             definition = self._definition(figures)
             is_wrong = isinstance(figures, HeldDay) and figures.wrong_rows
             if definition is not None and not is_wrong:
@@ -171,7 +174,9 @@ class KnownDays:
         if not _is_mixed(definition):
             neighbours = self._neighbours(figures.day, definition)
             if neighbours:
-                return _compare(figures, neighbours, self._thresholds)
+                usual = median_high(one.downloads for one in neighbours.days)
+                is_judged = usual >= self._least_judged_downloads
+                return _compare(figures, neighbours, self._thresholds) if is_judged else None
         return self._measure_across(figures, definition)
 
     def _measure_across(self, figures: DayFigures, own: Definition) -> _Comparison | None:

@@ -84,7 +84,9 @@ async def read_and_publish(
                 return UnchangedDay(last_read)
         with short_switch_interval():
             rejected, queried_at = await _stage(context, repository, source, day, progress)
-        figures = await repository.figures_of_staged(day, origin, counted_files, progress.partition)
+        figures = await repository.figures_of_staged(
+            day, origin, counted_files, progress.partition, context.policy.followed
+        )
         await connection.commit()
         staged = StagedDay(
             figures,
@@ -131,6 +133,7 @@ async def _unchanged(
         and policy.only_if_changed
         and progress.partition is not None
         and last_read.partition == progress.partition
+        and policy.follows_alike(last_read)
         and policy.counts_alike(day, last_read.counted_files, source.counted_files(day))
         and not (isinstance(last_read, HeldDay) and last_read.wrong_rows)
     )
@@ -146,7 +149,7 @@ async def _stage(
 ) -> tuple[RejectedRows, datetime | None]:
     """Copy the day's rows to the staging table. Return the rejected rows and the query's time.
 
-    Raises an `IngestError` if the source has no rows.
+    Raises an `IngestError` if the source has no rows, unless only some packages are followed.
     """
     await repository.begin_staging()
     enter(Step.READ, day)
@@ -169,7 +172,8 @@ async def _stage(
     for fault, example in rejected.examples.items():
         count = rejected.counts[fault] or rejected.names
         log.warning("%s: rejected %d rows: %s, such as %.300r", day, count, fault, example)
-    if not staged_rows:
+    # A few packages may have no downloads on a day.
+    if not staged_rows and (context.policy.followed is None or rejected.rows):
         found = f"no valid rows ({rejected.rows} rejected)" if rejected.rows else "no rows"
         raise IngestError(f"{source.name} has {found} for {day}: nothing was published")
     return rejected, reading.queried_at

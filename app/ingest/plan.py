@@ -86,7 +86,10 @@ def plan(
     held: Mapping[date, HeldDay],
     failures: Mapping[date, Failures],
 ) -> Plan:
-    """Plan to read the served days that are missing, and those that are due again."""
+    """Plan to read the served days that are missing, and those that are due again. Days of other
+    followed packages count as missing.
+    """
+    published = {day: one for day, one in published.items() if one.followed == settings.followed}
 
     def due_at(day: date) -> datetime:
         return settings.ingest_schedule.next_day_due_at(day - timedelta(days=1))
@@ -187,7 +190,8 @@ def days_to_backfill(
     """Return the unpublished days from `start` to `end`, both included, latest first.
 
     `start` defaults to the first day that is served after `end` is published. With `again`, all
-    days are returned. Sample data that will be replaced counts as not published.
+    days are returned. Sample data that will be replaced counts as not published, and so do days of
+    other followed packages.
     Raises an `IngestError` if a day is not complete, or would be outside the window.
     """
     for day in filter(None, (start, end)):
@@ -195,7 +199,8 @@ def days_to_backfill(
     present = {
         day
         for day, one in published.items()
-        if not (policy.replace_sample and one.source == IngestSource.SAMPLE)
+        if policy.follows_alike(one)
+        and not (policy.replace_sample and one.source == IngestSource.SAMPLE)
     }
     latest = max(present | {end})
     start = start or served_days(latest, policy.retention_days).first

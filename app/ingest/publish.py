@@ -1,7 +1,7 @@
 """Publishes or holds a staged day, in one transaction, and publishes held days later."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
@@ -100,8 +100,19 @@ def must_delete_sample(
             "as the first real day is published"
         )
     if published and not replaces_sample:
+        check_scope(published.values(), policy.followed)
         check_in_window(day, max(published), policy.retention_days)
     return replaces_sample
+
+
+def check_scope(published: Iterable[DayFigures], followed: str | None) -> None:
+    """Raise if some days have all packages, and others only those that are followed."""
+    if any((one.followed is None) != (followed is None) for one in published):
+        stored, change = ("some", "set") if followed is None else ("all", "unset")
+        raise MixedDataError(
+            f"the database holds the figures of {stored} packages, and days of all and of some "
+            f"packages are never mixed: {change} INGEST_PACKAGES, or use another database"
+        )
 
 
 async def publish_staged(
@@ -139,7 +150,8 @@ async def _publish(
     reason = staged.fault or verdict.reason
     is_better = before is None or (
         figures.downloads_with_mirrors > before.downloads_with_mirrors
-        # Counts by different definitions can't be compared.
+        # Counts of other packages, or by another definition, can't be compared.
+        or before.followed != figures.followed
         or not policy.counts_alike(day, figures.counted_files, before.counted_files)
         # The published day was suspect, and the source has corrected it.
         or bool(before.suspect_reason and not (verdict.deviation or staged.fault))
@@ -204,7 +216,7 @@ async def publish_held(context: PublishContext, day: date) -> PublishedDay | Non
         await repository.begin_staging()
         await repository.stage_held(day)
         figures = await repository.figures_of_staged(
-            day, held.source, held.counted_files, held.partition
+            day, held.source, held.counted_files, held.partition, held.followed
         )
         await connection.commit()
         forced = replace(context, policy=replace(policy, force=True, only_if_changed=False))

@@ -296,9 +296,11 @@ async def sums_of(connection: AsyncConnection, month: MonthOfDays) -> MonthSums:
     all_packages = await repository.all_packages_id() or 0
     last_id = await repository.last_id()
     columns = month.columns
-    (total,) = await repository.joined_days(month.month, all_packages, all_packages, columns)
+    totals = await repository.joined_days(month.month, all_packages, all_packages, columns)
     categories = {
-        column: ordered_categories(_sum_counts(column, total[column])) if total[column] else []
+        column: ordered_categories(_sum_counts(column, totals[0][column]))
+        if totals and totals[0][column]
+        else []
         for column in columns
     }
     return MonthSums(connection, month.month, columns, categories, last_id)

@@ -123,20 +123,23 @@ class DayIngester:
         would make every day fail: mixed data, an unavailable database, and a lost lock.
         """
         queries = 0
-        for day in days:
-            progress = IngestProgress()
-            try:
-                if queries >= max_queries and not await is_unchanged(
-                    self.context, self.source, day
-                ):
-                    continue
-                outcome = DayResult(day, await self.ingest_day(day, progress))
-            except MixedDataError:
-                raise
-            except IngestError as error:
-                outcome = DayResult(day, error)
-            queries += progress.has_queried
-            yield outcome
+        for group in self.source.groups(days):
+            has_queried = False
+            for day in group:
+                progress = IngestProgress()
+                try:
+                    if queries >= max_queries and not await is_unchanged(
+                        self.context, self.source, day
+                    ):
+                        continue
+                    outcome = DayResult(day, await self.ingest_day(day, progress))
+                except MixedDataError:
+                    raise
+                except IngestError as error:
+                    outcome = DayResult(day, error)
+                has_queried |= progress.has_queried
+                yield outcome
+            queries += has_queried
 
     async def ingest_day(
         self, day: date, progress: IngestProgress | None = None

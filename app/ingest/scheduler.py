@@ -23,6 +23,7 @@ from app.errors import (
     SourceError,
     TableInUseError,
 )
+from app.ingest.followed import forget_unfollowed
 from app.ingest.plan import Plan, plan
 from app.ingest.policy import policy_of
 from app.ingest.publish import PublishContext, publish_plausible_held
@@ -180,6 +181,7 @@ async def _ingest_due_days(
     runs = RunsRepository(context.engine)
     # If another process was killed, take over its older days too.
     catch_up = bool(await runs.record_interrupted()) or catch_up
+    await forget_unfollowed(context)
     days = (await _plan(settings, context)).days(catch_up=catch_up)
     should_retry, success = False, True
     if days:

@@ -33,16 +33,20 @@ GOLDENS = {
         '{"downloads":41975,"package":"numpy","rank":2,"share":0.492231},'
         '{"downloads":50,"package":"flask-login","rank":3,"share":0.000586},'
         '{"downloads":50,"package":"requests","rank":4,"share":0.000586}'
-        f'],"days":14,"since":"{D13}","through":"{D0}","type":"top_packages"}}'
+        f'],"days":14,"followed_packages":null,"since":"{D13}","through":"{D0}",'
+        '"type":"top_packages"}'
     ),
     "top?period=day&limit=1": (
         '{"data":[{"downloads":5500,"package":"flask","rank":1,"share":0.67734}],'
-        f'"days":1,"since":"{D0}","through":"{D0}","type":"top_packages"}}'
+        f'"days":1,"followed_packages":null,"since":"{D0}","through":"{D0}",'
+        '"type":"top_packages"}'
     ),
-    "top?period=all": ('{"data":[],"days":0,"since":null,"through":null,"type":"top_packages"}'),
+    "top?period=all": (
+        '{"data":[],"days":0,"followed_packages":null,"since":null,"through":null,"type":"top_packages"}'
+    ),
     "trending": (
         '{"data":[{"growth":0.2442,"last_week":23950,"package":"flask",'
-        '"previous_week":19250,"rank":1}],"type":"trending_packages"}'
+        '"previous_week":19250,"rank":1}],"followed_packages":null,"type":"trending_packages"}'
     ),
     "search?q=Flas": (
         '{"data":[{"last_month":43200,"package":"flask","rank":1},'
@@ -161,7 +165,7 @@ async def test_a_trend_needs_all_days_to_be_published(
     known = app.dispatcher.publication_watch
     await until(lambda: known.publication and len(known.publication.days) == 13)
     response = await client.get("/api/trending")
-    assert response.text == '{"data":[],"type":"trending_packages"}'
+    assert response.text == '{"data":[],"followed_packages":null,"type":"trending_packages"}'
     summary = (await client.get("/api/packages/flask")).json()
     assert summary["data"]["change"] == {"month": None, "week": None}
 

@@ -31,7 +31,10 @@ from tests.waiting import until, until_known
 async def test_status_of_an_empty_database(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/status")
     lists = ("sources", "counted_files", "gaps", "recent_days", "held", "events", "suspect")
-    nulls = ("first_day", "latest_day", "published_at", "first_month", "last_run", "next_run")
+    nulls = (
+        *("followed", "first_day", "latest_day", "published_at", "first_month"),
+        *("last_run", "next_run"),
+    )
     assert response.json() == {
         "sample": False,
         "days": 0,
@@ -61,6 +64,7 @@ async def test_status_lists_published_days(client: httpx.AsyncClient, engine: As
     assert status == {
         "sample": False,
         "sources": ["given"],
+        "followed": None,
         "counted_files": ["all"],
         "first_day": str(days_ago(4)),
         "latest_day": str(days_ago(0)),

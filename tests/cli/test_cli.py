@@ -243,6 +243,23 @@ def test_a_dry_run_prints_the_cost_with_and_without_each_breakdown(
     assert costs["saves"] == _daily(per_day - 0.010485760)
 
 
+def test_a_dry_run_of_followed_packages_prints_upper_bounds(billing_host: str) -> None:
+    result = run(
+        "ingest", "--dry-run", BIGQUERY_EMULATOR_HOST=billing_host, INGEST_PACKAGES="flask,numpy"
+    )
+    costs = _costs(result)
+    assert result.stdout.startswith(f"{days_ago(0)}: at most 40,000,000,000 bytes (37.3 GiB)")
+    assert costs["these settings"] == _daily(40)
+    assert not {"costs", "saves"} & costs.keys()
+    assert "upper bounds" in result.stdout
+    assert "The first 180 days take 3 queries." in result.stdout
+
+
+def test_a_start_refuses_to_mix_all_and_some_packages(sample_url: str) -> None:
+    result = run("serve", DATABASE_URL=sample_url, INGEST_PACKAGES="flask")
+    assert_fails(result, 1, "figures of all packages", "unset INGEST_PACKAGES, or use another")
+
+
 @pytest.mark.parametrize(
     ("days", "counted_files", "billed", "named_days"),
     [

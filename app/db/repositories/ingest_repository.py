@@ -110,6 +110,18 @@ class IngestRepository:
             source=lines,
         )
 
+    async def stage_published(self, day: date, names: Sequence[str]) -> None:
+        """Stage the rows of a published day that belong to these packages."""
+        await self._connection.execute(
+            text(
+                f"INSERT INTO staged_downloads (name, {STAGED_COLUMNS}) "
+                f"SELECT name, {STAGED_COLUMNS} FROM daily_downloads "
+                "JOIN packages ON id = package_id WHERE date = :day AND name = ANY(:names)"
+            ),
+            {"day": day, "names": [*names]},
+        )
+        await self._connection.commit()
+
     async def stage_held(self, day: date) -> None:
         """Stage the rows of a held day."""
         await self._connection.execute(
@@ -122,7 +134,12 @@ class IngestRepository:
         await self._connection.commit()
 
     async def figures_of_staged(
-        self, day: date, source: str, counted_files: CountedFiles, partition: Partition | None
+        self,
+        day: date,
+        source: str,
+        counted_files: CountedFiles,
+        partition: Partition | None,
+        followed: str | None = None,
     ) -> DayFigures:
         enter(Step.ADD_UP, day)
         await self._connection.execute(text("ANALYZE staged_downloads"))
@@ -134,6 +151,7 @@ class IngestRepository:
             counted_files=counted_files,
             partition_rows=partition.rows if partition else None,
             partition_modified_at=partition.modified_at if partition else None,
+            followed=followed,
         )
 
     # Holding back

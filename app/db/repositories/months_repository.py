@@ -53,6 +53,15 @@ class MonthsRepository:
         rows = await self._connection.execute(select(stored_months))
         return {row["month"]: StoredMonth(**row) for row in rows.mappings()}
 
+    async def with_other_packages(self, names: Sequence[str]) -> list[StoredMonth]:
+        """Return the stored months with rows of other packages than these, latest first."""
+        rows = monthly_downloads.join(packages, packages.c.id == monthly_downloads.c.package_id)
+        others = packages.c.name.not_in([*names, ALL_PACKAGES])
+        query = select(monthly_downloads.c.month).select_from(rows).where(others).distinct()
+        found = await self._connection.scalars(query)
+        stored = await self.stored()
+        return [stored[month] for month in sorted(found, reverse=True)]
+
     # Reading days and months
 
     async def all_packages_id(self) -> int | None:
@@ -121,6 +130,18 @@ class MonthsRepository:
             columns=COLUMNS,
             # The driver would interpret `bytes` as the path of a file.
             source=memoryview("\n".join(lines).encode()),
+        )
+
+    async def stage_stored(self, month: date, names: Sequence[str]) -> None:
+        """Stage the rows of a stored month that belong to these packages."""
+        columns = ", ".join(COLUMNS)
+        await self._connection.execute(
+            text(
+                f"INSERT INTO staged_month ({columns}) "
+                f"SELECT {columns} FROM monthly_downloads "
+                "JOIN packages ON id = package_id WHERE month = :month AND name = ANY(:names)"
+            ),
+            {"month": month, "names": [*names]},
         )
 
     async def figures_of_staged(self, categories: dict[str, list[str]]) -> MonthFigures:

@@ -22,7 +22,8 @@ SELECT
                 )
                 FROM stored_months
             ),
-            (SELECT string_agg(concat_ws(' ', day, digest), ',' ORDER BY day) FROM earlier)
+            (SELECT string_agg(concat_ws(' ', day, digest), ',' ORDER BY day) FROM earlier),
+            (SELECT followed FROM ingested_days ORDER BY day DESC LIMIT 1)
         ), 'UTF8'
     )), 'hex') AS digest,
     (
@@ -33,6 +34,7 @@ SELECT
     (SELECT count(*) FROM held_days) AS held_days,
     count(suspect_reason) AS suspect_days,
     to_regclass('{trigram_index}') IS NOT NULL AS has_trigrams,
-    bool_or(source = '{sample}') AS is_sample
+    bool_or(source = '{sample}') AS is_sample,
+    (SELECT followed FROM ingested_days ORDER BY day DESC LIMIT 1) AS followed
 FROM ingested_days
 WHERE day > (SELECT max(day) FROM ingested_days) - {retention_days}

@@ -16,7 +16,7 @@ from app.domain.breakdowns import Breakdown, columns_with
 from app.domain.days import end_of, start_of
 from app.domain.downloads import Partition, UnparsedDownloads
 from app.domain.events import CountedFiles
-from app.domain.months import Month, Period, days_of, first_day, last_day
+from app.domain.months import Month, Period, days_of
 from app.errors import QueryLostError, SourceError, SourceUnavailableError
 from app.ingest.sources.bigquery_client import (
     call,
@@ -82,6 +82,7 @@ class BigQuerySource(Source):
         self._counted_files = settings.ingest_counted_files
         self._mirror_installers = settings.mirror_installers
         self._max_bytes_billed = settings.bigquery_max_bytes_billed
+        self._packages = settings.ingest_packages or ()
 
     def counted_files(self, _: date) -> CountedFiles:
         return self._counted_files
@@ -116,18 +117,25 @@ class BigQuerySource(Source):
         return next((Partition(*row.values()) for row in rows), None)
 
     async def begin(self, period: Period) -> str:
-        submit = partial(self._submit_count, period, self._text(period))
+        return await self._begin(period, days_of(period))
+
+    async def _begin(self, period: Period, days: Sequence[date]) -> str:
+        """Start the query for a period. `days` are its days, or those of a day's group."""
+        submit = partial(self._submit_count, period, days, self._text(period))
         job = await call(QUERY_TIMEOUT_SECONDS, submit)
         return f"{self._rules(period)}/{job.location or ''}/{job.job_id}"
 
     def _text(self, period: Period) -> str:
-        return downloads_query(self._table, self._columns, period, self._counted_files)
+        return downloads_query(
+            self._table, self._columns, period, self._counted_files, self._packages
+        )
 
     def _rules(self, period: Period) -> str:
         """Return a hash of the counting rules. It is part of the query's id, so that no result by
         other rules is reused.
         """
-        rules = self._text(period), self._counted_files, sorted(self._mirror_installers)
+        mirrors, packages = sorted(self._mirror_installers), self._packages
+        rules = self._text(period), self._counted_files, mirrors, packages
         return blake2b(repr(rules).encode(), digest_size=8).hexdigest()
 
     async def read(self, period: Period, query: str | None) -> DayRows:
@@ -182,22 +190,26 @@ class BigQuerySource(Source):
         `breakdowns` and `counted_files` default to those of the source.
         """
         columns = self._columns if breakdowns is None else columns_with(breakdowns)
-        query = downloads_query(self._table, columns, period, counted_files or self._counted_files)
+        query = downloads_query(
+            self._table, columns, period, counted_files or self._counted_files, self._packages
+        )
         with source_errors():
-            job = self._submit_count(period, query, dry_run=True)
+            job = self._submit_count(period, days_of(period), query, dry_run=True)
         return int(job.total_bytes_processed or 0)
 
     def _submit_count(
-        self, period: Period, query: str, *, dry_run: bool = False
+        self, period: Period, days: Sequence[date], query: str, *, dry_run: bool = False
     ) -> bigquery.QueryJob:
-        max_bytes_billed = self._max_bytes_billed * len(days_of(period))
+        # BigQuery compares the limit with the size of all rows, also those that it skips later.
+        max_bytes_billed = self._max_bytes_billed * len(days)
         # A dry run bills nothing, and has to report sizes above the limit too.
         limit = {} if dry_run else {"maximum_bytes_billed": max_bytes_billed}
         return self._submit(
             query,
-            bigquery.ScalarQueryParameter("start", "TIMESTAMP", start_of(first_day(period))),
-            bigquery.ScalarQueryParameter("end", "TIMESTAMP", end_of(last_day(period))),
+            bigquery.ScalarQueryParameter("start", "TIMESTAMP", start_of(min(days))),
+            bigquery.ScalarQueryParameter("end", "TIMESTAMP", end_of(max(days))),
             bigquery.ArrayQueryParameter("mirror_installers", "STRING", self._mirror_installers),
+            bigquery.ArrayQueryParameter("packages", "STRING", self._packages),
             dry_run=dry_run,
             job_timeout_ms=_timeout_seconds(period) * 1000,
             **limit,

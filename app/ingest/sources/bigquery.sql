@@ -1,4 +1,5 @@
--- Counts the raw downloads of a day or a month, with one row per package. Days are UTC days.
+-- Counts the raw downloads of a day or a month, with one row per package. If only some packages are
+-- followed, it counts several days, with one row per day and package. Days are UTC days.
 --
 -- The counting rules are those of the public service:
 --   * All files that PyPI has logged count, or only artifacts (INGEST_COUNTED_FILES).
@@ -19,12 +20,12 @@
 -- If a breakdown has a limit, only a package's most downloaded categories of the period are counted
 -- separately, and the rest counts as `other`. A package may have thousands of releases.
 --
--- `downloads_query.py` replaces the names in braces: by the table, by the condition on file names if
--- it is needed, by the limits, and by the columns of the ingested breakdowns, so that no other
+-- `downloads_query.py` replaces the names in braces: by the table, by the conditions on file names
+-- and packages if they are needed, by the limits, and by the columns of the ingested breakdowns, so that no other
 -- columns are billed.
 --
--- Parameters: start and end, the moments between which downloads are counted, and
--- mirror_installers.
+-- Parameters: start and end, the moments between which downloads are counted, mirror_installers, and
+-- packages, if only some are followed.
 SELECT
   CONCAT(
     CAST(SUM(IF(breakdown IS NULL, with_mirrors, 0)) AS STRING), '\t',
@@ -57,13 +58,13 @@ FROM (
           AS without_mirrors
       FROM (
         SELECT
-          LOWER(REGEXP_REPLACE(file.project, r'[-_.]+', '-')) AS package,
+          {package} AS package,
           details.installer.name AS installer_name,
           {categories}
         FROM `{table}`
         WHERE timestamp >= @start
           AND timestamp < @end
-          AND (details.python IS NULL OR REGEXP_CONTAINS(details.python, r'^[0-9]\.[0-9]+')){files}
+          AND (details.python IS NULL OR REGEXP_CONTAINS(details.python, r'^[0-9]\.[0-9]+')){conditions}
       )
       GROUP BY GROUPING SETS ((package), {sets})
     )

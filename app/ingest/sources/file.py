@@ -64,10 +64,12 @@ class FileSource(Source):
         files: Files,
         location: str,
         breakdowns: Iterable[Breakdown] = OPTIONAL_BREAKDOWNS,
+        packages: Iterable[str] | None = None,
     ) -> None:
         self._files = files
         self._location = location
         self._columns = columns_with(breakdowns)
+        self._packages = None if packages is None else frozenset(packages)
         self._dumps: Dumps | None = None
         self._listed_at = float("-inf")
         self._is_list_public = False
@@ -151,6 +153,8 @@ class FileSource(Source):
                     downloads += sum(row.without_mirrors for row in rows)
                     downloads_with_mirrors += sum(row.with_mirrors for row in rows)
                     columns[:] = [one for one in self._columns if one in rows[0].breakdowns]
+                    if self._packages is not None:
+                        rows = [row for row in rows if row.package in self._packages]
                     yield rows
             except MalformedDumpError as error:
                 message = f"{shown(address)}: {error}"
@@ -221,7 +225,7 @@ def create_source(settings: Settings) -> FileSource:
         if location.endswith("/"):
             location += INDEX_NAME
         files = WebFiles(allows_http=urlsplit(location).scheme == "http")
-        return FileSource(files, location, breakdowns)
+        return FileSource(files, location, breakdowns, settings.ingest_packages)
     before, day, _ = location.partition(DAY_FIELD)
     # A folder whose name contains the day may be created later, so check only its parent.
     folder = Path(f"{before}-").parent if day else Path(location)
@@ -229,4 +233,4 @@ def create_source(settings: Settings) -> FileSource:
         raise SettingsError(f"INGEST_FILES: there is no folder {folder}")
     if not day:
         location = str(folder / INDEX_NAME)
-    return FileSource(LocalFiles(), location, breakdowns)
+    return FileSource(LocalFiles(), location, breakdowns, settings.ingest_packages)

@@ -112,8 +112,13 @@ _PACKAGES = [_package(rank, name) for rank, name in enumerate(PACKAGES, start=1)
 class SampleSource(Source):
     name = "sample"
 
-    def __init__(self, breakdowns: Iterable[Breakdown] = OPTIONAL_BREAKDOWNS) -> None:
+    def __init__(
+        self,
+        breakdowns: Iterable[Breakdown] = OPTIONAL_BREAKDOWNS,
+        packages: Collection[str] | None = None,
+    ) -> None:
         self._columns = columns_with(breakdowns)
+        self._packages = [one for one in _PACKAGES if packages is None or one.name in packages]
 
     def counted_files(self, _: date) -> CountedFiles:
         """Return `artifacts` for all days, because the sample has no step in August 2026."""
@@ -125,7 +130,8 @@ class SampleSource(Source):
     async def _batches(self, period: Period) -> AsyncGenerator[Sequence[PackageDownloads], None]:
         days = days_of(period)
         yield [
-            _sum([_downloads(package, day, self._columns) for day in days]) for package in _PACKAGES
+            _sum([_downloads(package, day, self._columns) for day in days])
+            for package in self._packages
         ]
 
 

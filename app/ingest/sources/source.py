@@ -1,6 +1,6 @@
 """The interface of sources of downloads."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
@@ -46,6 +46,12 @@ class Source(Protocol):
 
     name: str
     """Name of the source, which is recorded with each run."""
+
+    def groups(self, days: Iterable[date]) -> Iterable[Sequence[date]]:
+        """Divide days that will be read in this order into groups that need one query each. By
+        default each day is a group.
+        """
+        return ([day] for day in days)
 
     async def origin(self, period: Period) -> str:
         """Return the source that is recorded with the period: `name`, or `sample` if it is sample
@@ -95,11 +101,15 @@ def open_source(settings: Settings, kind: IngestSource) -> Source:
         case IngestSource.SAMPLE:
             from app.ingest.sources.sample import SampleSource  # noqa: PLC0415
 
-            return SampleSource(settings.breakdowns_of(kind))
+            return SampleSource(settings.breakdowns_of(kind), settings.ingest_packages)
         case IngestSource.FILE:
             from app.ingest.sources import file  # noqa: PLC0415
 
             return file.create_source(settings)
+        case _ if settings.ingest_packages:
+            from app.ingest.sources import followed_days  # noqa: PLC0415
+
+            return followed_days.create_source(settings)
         case _:
             from app.ingest.sources import bigquery  # noqa: PLC0415
 

@@ -1,0 +1,182 @@
+"""Instances that follow only some packages: changes of the names, and what is plausible."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.repositories.downloads_repository import DownloadsRepository
+from app.domain.downloads import PackageDownloads, PublishedDay
+from app.errors import HeldDayError, IngestError, MixedDataError
+from app.ingest.followed import forget_unfollowed
+from app.ingest.plan import days_to_backfill, plan
+from app.ingest.policy import PublishPolicy, policy_of
+from app.ingest.publish import PublishContext
+from app.ingest.scheduler import run_ingest_job
+from app.ingest.sources.sample import SampleSource
+from app.ingest.verification import days_to_verify, verify
+from app.settings import IngestSource, Settings
+from tests.clock import NOW, ManualClock
+from tests.days import (
+    FORCED,
+    RETENTION_DAYS,
+    GivenSource,
+    days_ago,
+    downloads,
+    ingest,
+    overall,
+    rows_of,
+)
+
+NAMES = ("a", "b", "c")
+
+
+def _settings(*packages: str, **changes: object) -> Settings:
+    return Settings().model_copy(
+        update={"ingest_packages": packages, "ingest_source": IngestSource.SAMPLE, **changes}
+    )
+
+
+def _policy(*packages: str) -> PublishPolicy:
+    return policy_of(_settings(*packages))
+
+
+async def _publish(
+    engine: AsyncEngine, day: date, rows: Sequence[PackageDownloads], policy: PublishPolicy
+) -> PublishedDay:
+    result = await ingest(engine, GivenSource({day: rows}), day, policy)
+    assert isinstance(result, PublishedDay)
+    return result
+
+
+async def _assert_valid(engine: AsyncEngine) -> None:
+    days = await days_to_verify(engine, None)
+    found = [one async for step in verify(engine, days, packages=True) for one in step.differences]
+    assert found == []
+
+
+async def test_names_are_added_and_removed(
+    engine: AsyncEngine, database_url: str, clock: ManualClock
+) -> None:
+    """After each change, all days have the figures of the same days of all packages."""
+    served = {"retention_days": 30, "ingest_max_days_per_run": 4}
+    source = SampleSource()
+    for packages in (("flask", "requests"), ("numpy", "requests"), ("numpy",), ("flask", "numpy")):
+        await run_ingest_job(_settings(*packages, **served), database_url, clock)
+        days = (await DownloadsRepository(engine, 30).published_days())[-4:]
+        assert {day.followed for day in days} == {" ".join(packages)}
+        for day in (days[0].day, days[-1].day):
+            expected = {row.package: row for row in await rows_of(await source.read(day))}
+            for name in ("flask", "numpy", "requests"):
+                series = await overall(engine, name, 30)
+                if name not in packages:
+                    assert series is None
+                else:
+                    assert series
+                    assert (day, expected[name].without_mirrors) in series["without_mirrors"]
+        await _assert_valid(engine)
+
+
+async def test_removing_a_name_reads_no_day_again(engine: AsyncEngine) -> None:
+    days = [days_ago(ago) for ago in range(3)]
+    for day in days:
+        rows = [downloads(name, 10) for name in NAMES]
+        await _publish(engine, day, rows, replace(FORCED, followed="a b c"))
+    policy = _policy("a", "c")
+    before = await DownloadsRepository(engine, RETENTION_DAYS).publication()
+    await forget_unfollowed(PublishContext(engine, policy, lambda: NOW))
+    published = {
+        day.day: day for day in await DownloadsRepository(engine, RETENTION_DAYS).published_days()
+    }
+    assert {(day.packages, day.downloads, day.followed) for day in published.values()} == {
+        (2, 20, "a c")
+    }
+    assert days_to_backfill(published, days[-1], days[0], now=NOW, policy=policy) == []
+    after = await DownloadsRepository(engine, RETENTION_DAYS).publication()
+    assert before
+    assert after
+    assert before.version != after.version
+    assert before.published_at < after.published_at
+    await _assert_valid(engine)
+
+
+async def test_adding_a_name_makes_all_days_due(engine: AsyncEngine) -> None:
+    days = [days_ago(ago) for ago in range(2)]
+    for day in days:
+        await _publish(engine, day, [downloads("a", 10)], replace(FORCED, followed="a"))
+    published = {
+        day.day: day for day in await DownloadsRepository(engine, RETENTION_DAYS).published_days()
+    }
+    for packages, missing in ((("a",), 28), (("a", "b"), 30)):
+        settings = _settings(*packages, retention_days=30)
+        planned = plan(settings, NOW, published, {}, {})
+        assert len(planned.new) + len(planned.older) == missing
+
+
+async def test_all_and_some_packages_are_not_mixed(engine: AsyncEngine) -> None:
+    rows = [downloads("a", 10)]
+    await _publish(engine, days_ago(0), rows, replace(FORCED, followed="a"))
+    with pytest.raises(MixedDataError, match=r"figures of some packages.*: set INGEST_PACKAGES"):
+        await _publish(engine, days_ago(1), rows, FORCED)
+
+
+async def test_some_packages_are_not_added_to_all(engine: AsyncEngine) -> None:
+    rows = [downloads("a", 10)]
+    await _publish(engine, days_ago(0), rows, FORCED)
+    followed = replace(FORCED, followed="a")
+    with pytest.raises(MixedDataError, match=r"figures of all packages.*: unset INGEST_PACKAGES"):
+        await _publish(engine, days_ago(1), rows, followed)
+    await forget_unfollowed(PublishContext(engine, followed, lambda: NOW))
+    assert await overall(engine, "__all__")
+
+
+async def test_followed_packages_replace_a_sample(engine: AsyncEngine) -> None:
+    source = GivenSource({days_ago(0): [downloads("x", 5)]}, name="sample")
+    await ingest(engine, source, days_ago(0))
+    policy = replace(_policy("a"), replace_sample=True)
+    await _publish(engine, days_ago(1), [downloads("a", 10)], policy)
+    (day,) = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
+    assert (day.day, day.followed) == (days_ago(1), "a")
+
+
+@pytest.mark.parametrize(
+    ("usual", "counts", "is_plausible"),
+    [
+        # One of them drops, another grows.
+        ((1_000, 1_000, 1_000), (0, 900, 1_100), True),
+        ((1_000, 1_000, 1_000), (1_000, 1_000, 90_000), True),
+        # All of them drop.
+        ((1_000, 1_000, 1_000), (100, 100, 100), False),
+        ((1_000, 1_000, 1_000), (0, 0, 0), False),
+        ((500, 0, 0), (0, 0, 0), False),
+        # Packages with so few downloads may have none.
+        ((10, 5, 0), (0, 0, 0), True),
+        ((10, 5, 0), (1, 0, 0), True),
+        ((10, 5, 0), (90, 50, 90), True),
+    ],
+)
+async def test_plausible_days(
+    engine: AsyncEngine, usual: Sequence[int], counts: Sequence[int], is_plausible: bool
+) -> None:
+    policy = _policy(*NAMES)
+
+    def rows(downloaded: Sequence[int]) -> list[PackageDownloads]:
+        return [downloads(name, n) for name, n in zip(NAMES, downloaded, strict=True) if n]
+
+    for ago in range(1, 5):
+        await _publish(engine, days_ago(ago), rows(usual), policy)
+    if is_plausible:
+        published = await _publish(engine, days_ago(0), rows(counts), policy)
+        assert published.downloads == sum(counts)
+        assert published.suspect_reason is None
+    else:
+        with pytest.raises(HeldDayError, match="of the days around it"):
+            await _publish(engine, days_ago(0), rows(counts), policy)
+    await _assert_valid(engine)
+
+
+async def test_a_day_of_all_packages_is_never_empty(engine: AsyncEngine) -> None:
+    with pytest.raises(IngestError, match="no rows"):
+        await _publish(engine, days_ago(0), [], FORCED)
