@@ -89,6 +89,7 @@ OVERALL_OF_20 = f"/api/bulk/overall?{TWENTY}"
 SYSTEM_OF_20 = f"/api/bulk/system?{TWENTY}"
 SUM_OF_20 = f"/api/bulk/overall?{TWENTY}&sum=true"
 SUMMARY = "/api/packages/{}"
+PYTHON_SUPPORT = "/api/packages/{}/python_support"
 BADGE = "/api/badges/{}/month"
 TOP = "/api/top?limit=100"
 TRENDING = "/api/trending?limit=100"
@@ -111,6 +112,7 @@ HOT = (
     Case("overall of 20, sum", SUM_OF_20),
     Case("system of 20", SYSTEM_OF_20),
     Case("summary", SUMMARY),
+    Case("python_support", PYTHON_SUPPORT),
     Case("badge", BADGE),
     Case("top 100", TOP),
     Case("trending 100", TRENDING),
@@ -130,6 +132,7 @@ COLD = (
     Case("overall of 20, sum, cold", SUM_OF_20),
     Case("system of 20, cold", SYSTEM_OF_20),
     Case("summary, cold", SUMMARY),
+    Case("python_support, cold", PYTHON_SUPPORT),
     Case("badge, cold", BADGE),
     Case("top 100, cold", TOP),
     Case("trending 100, cold", TRENDING),

@@ -12,6 +12,7 @@ PAYLOADS: dict[str, type[BaseModel]] = {
 SERIES_PAYLOADS = {
     path.removeprefix("packages/{package}/"): payload
     for path, payload in PAYLOADS.items()
-    if path.startswith("packages/{package}/") and not path.endswith(("/total", "/history"))
+    if path.startswith("packages/{package}/")
+    and not path.endswith(("/total", "/history", "/python_support"))
 }
 """Examples of the endpoints of one package, by the last segment of the path."""

@@ -16,6 +16,7 @@ from pypi_stats_client.api.details import (
     get_bulk_recent,
     get_country,
     get_history,
+    get_python_support,
     get_summary,
     get_total,
 )
@@ -49,6 +50,7 @@ from pypi_stats_client.models import (
     PackageSummary,
     Period,
     Problem,
+    PythonSupport,
     RankedPeriod,
     Readiness,
     RecentDownloads,
@@ -104,6 +106,16 @@ def call_packages(client: Client) -> None:
     assert isinstance(total, SeriesTotal)
     assert total.data[1].downloads == recent.data.last_month
     assert total.data[0].share == 1
+
+    support = get_python_support.sync("requests", client=client)
+    assert isinstance(support, PythonSupport)
+    assert [one.version for one in support.unknown] == ["null"]
+    shares = [one.share or 0 for one in support.data]
+    shares += [one.share or 0 for one in support.unknown]
+    assert abs(sum(shares) - 1) < 0.001
+    assert all(isinstance(one.end_of_life, dt.date) for one in support.data)
+    few = "There are fewer than 56 days with comparable figures."
+    assert {one.below_5_percent.reason for one in support.data} == {few}
 
 
 def call_many_packages(client: Client) -> None:

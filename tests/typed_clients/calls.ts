@@ -89,6 +89,13 @@ async function callPackages(): Promise<void> {
   assert.equal(sum(without.data), last_month);
 }
 
+async function callPythonSupport(): Promise<void> {
+  const support = given(await client.GET("/api/packages/{package}/python_support", { params }));
+  assert.deepEqual(support.unknown.map((one) => one.version), ["null"]);
+  const below = support.data.map((one) => one.below_5_percent);
+  assert(below.every((one) => one.date === null && one.reason !== null));
+}
+
 async function callBreakdowns(): Promise<void> {
   const recent = given(await client.GET("/api/packages/{package}/recent", { params }));
   // The test inserts calls here, for each breakdown of the registry.
@@ -194,6 +201,7 @@ async function callInVain(): Promise<void> {
 }
 
 await callPackages();
+await callPythonSupport();
 await callManyPackages();
 await callBreakdowns();
 await callRankings();
