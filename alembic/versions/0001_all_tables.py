@@ -128,7 +128,7 @@ def upgrade() -> None:
         sa.Column(
             "month_rank",
             sa.Integer(),
-            comment="1 has most. NULL for __all__ and without downloads.",
+            comment="1 is the most downloaded package. NULL for __all__ and without downloads.",
         ),
         sa.Column("is_popular", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_packages")),
@@ -167,7 +167,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("downloads", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("period", "rank", name=op.f("pk_top_packages")),
-        comment="The packages with most downloads, mirrors excluded.",
+        comment="The packages with the most downloads, mirrors excluded.",
     )
     op.create_table(
         "trending_packages",

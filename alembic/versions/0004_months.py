@@ -44,7 +44,9 @@ def upgrade() -> None:
         sa.Column("with_mirrors", sa.BigInteger(), nullable=False),
         sa.Column("without_mirrors", sa.BigInteger(), nullable=False),
         sa.Column(
-            "rank", sa.Integer(), comment="1 has most. NULL for __all__ and without downloads."
+            "rank",
+            sa.Integer(),
+            comment="1 is the most downloaded package. NULL for __all__ and without downloads.",
         ),
         *(sa.Column(name, postgresql.JSON()) for name in BREAKDOWNS),
         sa.CheckConstraint(

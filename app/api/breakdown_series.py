@@ -23,7 +23,7 @@ from app.api.time_series import (
 )
 from app.db.repositories.downloads_repository import SeriesRange, SeriesResult
 from app.domain.breakdowns import BREAKDOWNS, NULL_CATEGORY, OTHER_CATEGORY, Breakdown
-from app.domain.choice import Choice
+from app.domain.choice import Choice, lower_ascii
 from app.domain.downloads import Publication, Series
 from app.domain.package_name import ALL_PACKAGES
 from app.domain.series import most_downloaded
@@ -81,7 +81,8 @@ async def read(
     """Read all categories of the requested days. Raises `NotFoundError`."""
     if breakdown.is_of_one_package and package == ALL_PACKAGES:
         raise NotFoundError(
-            f"{ALL_PACKAGES} has no {breakdown.name}: it is counted for single packages only."
+            f"{ALL_PACKAGES} does not have the breakdown {breakdown.name}, which exists only for "
+            "single packages."
         )
     range_ = query.range_in(statistics.publication)
     check_ingested(breakdown, statistics.publication, range_)
@@ -145,8 +146,7 @@ def _filter(breakdown: Breakdown) -> tuple[Any, Any]:
 
 def _category(breakdown: Breakdown, value: str) -> str:
     """Return the category that a text names in any case. Raises `ValueError`."""
-    # Change the case of ASCII letters only: lower() turns the Kelvin sign into the ASCII letter k.
-    if value.lower() in {NULL_CATEGORY, OTHER_CATEGORY, ALL_CATEGORIES}:
+    if lower_ascii(value) in {NULL_CATEGORY, OTHER_CATEGORY, ALL_CATEGORIES}:
         value = value.lower()
     elif breakdown.filter_pattern and value.isascii():
         value = value.upper()
@@ -156,20 +156,21 @@ def _category(breakdown: Breakdown, value: str) -> str:
 
 
 def _in_any_case(category: str, series: Series) -> str:
-    """Return the category of the series that differs from this one at most in the case of letters,
-    or this one. Open categories are not known before they are read.
+    """Return the category of the series that equals `category` if case is ignored, or `category`
+    itself if there is none. Open categories are known only after the series has been read.
     """
-    if category in series or not category.isascii():
+    if category in series:
         return category
-    return next((one for one in series if one.lower() == category.lower()), category)
+    lower = lower_ascii(category)
+    return next((one for one in series if lower_ascii(one) == lower), category)
 
 
 def check_ingested(breakdown: Breakdown, publication: Publication, range_: SeriesRange) -> None:
     """Raise `NotFoundError` if no published day or month to read has figures of the breakdown."""
     if not (publication.has(breakdown) or range_.read_months(breakdown)):
         raise NotFoundError(
-            f"No published day has the {breakdown.name}. It is ingested if the operator adds "
-            f"{breakdown.name} to the setting INGEST_BREAKDOWNS, for days that are read after that."
+            f"No published day has the breakdown {breakdown.name}. If the operator adds it to the "
+            "setting INGEST_BREAKDOWNS, days that are read afterwards have it."
         )
 
 

@@ -27,8 +27,8 @@ from app.domain.series import SeriesSum
 MAX_PACKAGES = 100
 
 MAX_SUMMED_ITEMS = 500_000
-"""Maximum number of items of a sum before it is limited to the categories with most downloads. They
-take about 50 MB.
+"""Maximum number of items of a sum before it is limited to the categories with the most downloads.
+They take about 50 MB.
 """
 
 SUM = "__sum__"

@@ -61,7 +61,9 @@ class Dumps(listing.Dumps):
 
 
 class DumpResponse(FileResponse):
-    """A response with an open file, whole or by `Range`. An invalid range is a problem document."""
+    """A response with an open file, whole or by `Range`. The response to an invalid range is a
+    problem document.
+    """
 
     def __init__(self, file: BinaryIO, name: str, headers: Mapping[str, str]) -> None:
         self._file = file

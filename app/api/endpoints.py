@@ -25,7 +25,7 @@ from app.domain.package_name import ALL_PACKAGES, MAX_NAME_CHARACTERS, is_valid,
 from app.errors import NotFoundError
 
 RENDERING_VERSION = "1"
-"""Part of every `ETag`. A change of the code that renders equal data differently increments it."""
+"""Part of every `ETag`. Increment it when a change of the code renders equal data differently."""
 
 PARSED_URLS = 500
 """Size of the LRU that maps raw URLs to parsed requests (at most 15 MB). Parsing takes 20 µs."""
@@ -145,7 +145,7 @@ class EndpointRouter(APIRouter):
             signature = inspect.signature(handler, eval_str=True)
             parameters = dict(signature.parameters)
             del parameters["statistics"]
-            # Hide `statistics` from FastAPI, which would document it as a parameter of clients.
+            # Hide `statistics` from FastAPI, which would document it as an argument of requests.
             # Functions have this attribute, but the type of a callable does not.
             handler.__signature__ = signature.replace(  # type: ignore[attr-defined]
                 parameters=list(parameters.values())

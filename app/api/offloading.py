@@ -19,7 +19,7 @@ async def offloaded_if(
 ) -> T:
     """Call the function: in a thread if `is_large`, else directly.
 
-    Starting it in a thread takes 0.1 ms, as long as most responses do.
+    A thread costs 0.1 ms, which would double the time of most uncached responses.
     """
     if is_large:
         return await asyncio.to_thread(function, *args, **kwargs)

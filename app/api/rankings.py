@@ -1,4 +1,4 @@
-"""The packages with most downloads, and those whose downloads grow most."""
+"""The packages with the most downloads, and those whose downloads grow most."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -100,7 +100,7 @@ class TopPackage(BaseModel):
 
 
 class TopPackages(Payload):
-    """The packages with most downloads."""
+    """The packages with the most downloads."""
 
     model_config = example_config(
         {
@@ -169,12 +169,12 @@ class TrendingPackages(Payload):
 @router.endpoint(
     "/top",
     TopPackages,
-    summary="Packages with most downloads",
+    summary="Packages with the most downloads",
     ok_docs=csv_docs("downloads,package,rank,share\n1802331040,boto3,1,0.018532\n"),
     not_found="The month is not stored.",
 )
 async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> RenderedBody:
-    """The packages with most downloads in a period or month, and their share of all downloads.
+    """The packages with the most downloads in a period or month, and their share of all downloads.
 
     Returns 404 for a month that is not stored. A month is stored when all of its days are final.
     """

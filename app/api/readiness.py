@@ -8,7 +8,9 @@ from app.db.pool import ReadPool
 from app.errors import DatabaseUnavailableError, OperatorError, UnavailableError
 
 REUSE_SECONDS = 1.0
-"""How long a result is reused, because the endpoint has no rate limit."""
+"""How long a result is reused. The endpoint has no rate limit, so each request would otherwise need
+a query.
+"""
 
 TIMEOUT_SECONDS = 3.0
 

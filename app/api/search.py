@@ -48,8 +48,7 @@ class SearchResults(Payload):
     )
 
     data: list[SearchResult] = Field(
-        description="The package with exactly this name comes first, then packages whose names "
-        "begin with it, then packages with similar names. Each group is ordered by downloads."
+        description="Ordered by the kind of match, and then by downloads."
     )
     next_cursor: str | None = Field(description="Cursor of the next page. Null on the last one.")
     type: Literal["search_results"]
@@ -61,7 +60,7 @@ def beginning_of_name(text: str) -> str:
     Characters before the first letter or digit are dropped. After the last one, only characters
     that names can contain count: `flask-` differs from `flask`, and `flask!` does not.
     """
-    # Lower ASCII letters only: lower() turns the Kelvin sign into the ASCII letter k.
+    # Lower ASCII letters only, for the reason that `lower_ascii` gives.
     lower = "".join(character.lower() if character.isascii() else "-" for character in text)
     ending = _BEHIND_NAMES.sub("", lower)
     beginning = _NOT_IN_NAMES.sub("-", ending).removeprefix("-")
@@ -108,7 +107,7 @@ class SearchQuery(EndpointQuery):
     summary="Packages by the beginning of their name, or by a similar name",
     description="Returns the package with exactly this name, then packages whose names begin with "
     "it, then packages with similar names. Each group is ordered by downloads. Similar names are "
-    f"searched among the {POPULAR_PACKAGES:,} packages with most downloads: `reqeusts` finds "
+    f"searched among the {POPULAR_PACKAGES:,} packages with the most downloads: `reqeusts` finds "
     "`requests`.\n\n"
     "The pages together contain each package once, unless a day is published meanwhile. A cursor "
     "from before a publish continues at the same rank, so a package whose rank passed it may be "

@@ -22,7 +22,7 @@ router = APIRouter(tags=["status"])
 
 
 class FromAttributes(BaseModel):
-    """A model that is created from an object with attributes of the same names."""
+    """Base of models that can be created from objects with attributes of the same names."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -115,7 +115,9 @@ class Status(BaseModel):
     gaps: list[dt.date] = Field(description="Unpublished days between the first and the latest.")
     packages: int = Field(description="Packages downloaded on the latest day.")
     downloads: int = Field(description="Downloads of that day, known mirrors excluded.")
-    recent_days: list[RecentDay] = Field(description="The last 14 published days, latest first.")
+    recent_days: list[RecentDay] = Field(
+        description=f"The last {RECENT_STATUS_DAYS} published days, latest first."
+    )
     held: list[HeldDay] = Field(
         description="Days whose figures are not plausible, oldest first. They are not served, and "
         "are read again."

@@ -11,11 +11,10 @@ from app.api.payloads import PackageField, Payload, RenderedBody, example_config
 from app.api.rankings import are_comparable, ratio_of_change
 from app.api.recent import RECENT_EXAMPLE
 from app.api.statistics import Statistics
-from app.db.repositories.rankings_repository import MONTH_DAYS
 from app.domain.breakdowns import BREAKDOWNS
 from app.domain.events import Event
 from app.domain.package_name import ALL_PACKAGES
-from app.domain.rankings import TREND_DAYS
+from app.domain.rankings import MONTH_DAYS, TREND_DAYS
 
 router = EndpointRouter("/api/packages", "details")
 
@@ -39,7 +38,9 @@ class Change(BaseModel):
 
 
 class Peak(BaseModel):
-    """The day with most downloads. If several days have equally many, it is the first of them."""
+    """The day with the most downloads. If several days have equally many, it is the first
+    of them.
+    """
 
     date: dt.date = Field(description="UTC day.")
     downloads: int = Field(description="Number of downloads.", ge=1)

@@ -115,7 +115,12 @@ async def _roll_up(context: PublishContext, settings: Settings) -> None:
     help="First UTC day. Default: the first of the RETENTION_DAYS days that end with --end.",
 )
 @click.option("--end", type=DayType(), help="Last UTC day. Default: the latest complete one.")
-@click.option("--force", is_flag=True, help="Also read days that are published already.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also read days that are published already. Held days stay held, and a published day is "
+    "not replaced by fewer downloads: `ingest --force` does that.",
+)
 @source_option
 @replace_sample_option
 @with_settings

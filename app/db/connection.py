@@ -27,7 +27,7 @@ failed, and releases its locks.
 
 
 LOCK_MONTHS = "LOCK TABLE ONLY daily_downloads IN ACCESS SHARE MODE"
-"""First statement of a snapshot. It prevents that a month is dropped during the snapshot. Without
+"""First statement of a snapshot. It keeps a month from being dropped during the snapshot. Without
 it, the rows could be gone while the snapshot still sees the record of their days.
 """
 

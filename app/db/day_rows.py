@@ -10,12 +10,13 @@ from sqlalchemy import delete, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.package_figures import RECENT_DAYS, rewrite_rankings, update_figures
+from app.db.package_figures import rewrite_rankings, update_figures
 from app.db.sql import load_sql
 from app.db.steps import Step, enter
 from app.db.tables import daily_downloads, ingested_days
 from app.domain.breakdowns import BREAKDOWN_COLUMNS, COLUMNS_OF_ONE_PACKAGE
 from app.domain.package_name import ALL_PACKAGES
+from app.domain.rankings import MONTH_DAYS
 from app.errors import IngestError
 
 STAGED_COLUMNS = ", ".join(["with_mirrors", "without_mirrors", *BREAKDOWN_COLUMNS])
@@ -87,7 +88,7 @@ async def update_packages(
     If the day follows the latest one, all periods are moved by a day. Otherwise they are summed
     again, but a day before all periods changes only `last_seen`.
     """
-    if latest_before and day <= latest_before - timedelta(days=RECENT_DAYS):
+    if latest_before and day <= latest_before - timedelta(days=MONTH_DAYS):
         await connection.execute(
             text(
                 "UPDATE packages SET last_seen = :day FROM staged_downloads AS staged "

@@ -96,7 +96,7 @@ def querying(database: str) -> Iterator[None]:
             reason = "went away"
         elif _is_temporary(cause):
             # Postgres adds hints on separate lines.
-            reason = f"gave up: {' '.join(str(cause).split())}"
+            reason = f"cancelled the statement: {' '.join(str(cause).split())}"
         else:
             raise
         raise DatabaseUnavailableError(f"{database} {reason}") from error

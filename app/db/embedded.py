@@ -89,9 +89,10 @@ class _Server:
         data_dir.mkdir(parents=True, exist_ok=True)
         if self._user and not any(data_dir.iterdir()):
             data_dir.chmod(data_dir.stat().st_mode | stat.S_IXGRP | stat.S_IXOTH)
-        # The system releases both locks when a process ends. The first one prevents that processes
-        # start and stop the server at the same time. All processes that use the server share the
-        # second one, so it can be locked exclusively only when no other process uses the server.
+        # The system releases both locks when a process ends. The first one keeps processes from
+        # starting and stopping the server at the same time. All processes that use the server share
+        # the second one, so it can be locked exclusively only when no other process uses the
+        # server.
         self._transition, self._usage = (
             os.open(data_dir / f"postgres.{name}.lock", os.O_CREAT | os.O_RDONLY, 0o644)
             for name in ("transition", "usage")

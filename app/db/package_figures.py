@@ -15,14 +15,13 @@ from app.db.tables import top_packages, trending_packages
 from app.domain.package_name import ALL_PACKAGES
 from app.domain.rankings import (
     ALL_MONTHS,
+    MONTH_DAYS,
     POPULAR_PACKAGES,
     RANKED_PACKAGES,
     TREND_DAYS,
     TREND_FLOOR_DOWNLOADS,
+    WEEK_DAYS,
 )
-
-RECENT_DAYS = 30
-"""Length of the longest period of `recent`."""
 
 _SUM = load_sql("update_figures", figures=load_sql("sum_figures"))
 _MOVE = load_sql("update_figures", figures=load_sql("move_figures"))
@@ -45,9 +44,9 @@ def figures_arguments(latest: date) -> dict[str, object]:
         "trend_days": TREND_DAYS,
         "trend_floor": TREND_FLOOR_DOWNLOADS,
         "latest": latest,
-        "week": latest - timedelta(days=7),
+        "week": latest - timedelta(days=WEEK_DAYS),
         "trend": latest - timedelta(days=TREND_DAYS),
-        "month": latest - timedelta(days=RECENT_DAYS),
+        "month": latest - timedelta(days=MONTH_DAYS),
     }
 
 

@@ -75,7 +75,7 @@ async def drop_partitions_before(connection: AsyncConnection, first_day: date) -
         if waited_for_lock(error):
             raise TableInUseError(
                 "retention: long transactions kept daily_downloads in use, so nothing was dropped; "
-                "the next run tries again"
+                "try again later"
             ) from error
         raise
     await connection.execute(text("SET LOCAL lock_timeout = DEFAULT"))

@@ -79,7 +79,7 @@ def _sum(name: str) -> Column[Any]:
     return Column(name, BigInteger, nullable=False, server_default=text("0"))
 
 
-_RANK = "1 has most. NULL for __all__ and without downloads."
+_RANK = "1 is the most downloaded package. NULL for __all__ and without downloads."
 
 # Every publish rewrites the figures of most packages. Figures are not indexed and the pages are
 # half empty, so that Postgres stores the new version of a row beside the old one and no index
@@ -125,7 +125,7 @@ top_packages = Table(
     Column("rank", Integer, primary_key=True, autoincrement=False),
     Column("name", Text, nullable=False),
     Column("downloads", BigInteger, nullable=False),
-    comment="The packages with most downloads, mirrors excluded.",
+    comment="The packages with the most downloads, mirrors excluded.",
 )
 
 trending_packages = Table(

@@ -156,9 +156,9 @@ SHOWN_CATEGORIES = 20
 def _open_help(category: str) -> str:
     """Return the help of the argument of a breakdown with open categories."""
     return (
-        f"{category}, `all` or `other`. By default, the {SHOWN_CATEGORIES} with most downloads in "
-        f"the range, and the rest as `other`. With `all`, the {MAX_OPEN_CATEGORIES} with most "
-        "downloads on each day, which are all that are stored, and the rest as `other`."
+        f"{category}, `all` or `other`. By default the response has the {SHOWN_CATEGORIES} with "
+        f"the most downloads in the range. `all` selects the {MAX_OPEN_CATEGORIES} with the most "
+        "downloads on each day, which are all that are stored. The rest counts as `other`."
     )
 
 

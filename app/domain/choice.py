@@ -1,7 +1,14 @@
-"""The base of the enumerations that query arguments use."""
+"""The base of the enumerations that query arguments use, and the comparison of their values."""
 
 from enum import StrEnum
 from typing import Self
+
+
+def lower_ascii(text: str) -> str:
+    """Return an ASCII text in lower case, and another text unchanged: `str.lower` would turn the
+    Kelvin sign into the letter k.
+    """
+    return text.lower() if text.isascii() else text
 
 
 class Choice(StrEnum):
@@ -9,9 +16,7 @@ class Choice(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
-        # Change the case of ASCII text only: the lower case of the Kelvin sign is the letter k.
-        text = str(value)
-        lower = text.lower() if text.isascii() else text
+        lower = lower_ascii(str(value))
         return next((member for member in cls if member.value == lower), None)
 
 

@@ -146,7 +146,7 @@ class StoredMonth:
 
 
 def ordered_categories(all_packages: Mapping[str, int]) -> list[str]:
-    """Return the categories of all packages, those with most downloads first."""
+    """Return the categories of all packages, those with the most downloads first."""
     return sorted(all_packages, key=lambda category: (-all_packages[category], category))
 
 

@@ -15,8 +15,7 @@ _NORMALISED = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 def normalise(name: str) -> str:
     """Return the spelling that is stored: `Zope.Interface` becomes `zope-interface`."""
     if name == ALL_PACKAGES or not name.isascii():
-        # All names are ASCII. lower() could turn another text into ASCII, for example the Kelvin
-        # sign into the letter k.
+        # All names are ASCII. Others must not be lowered, for the reason that `lower_ascii` gives.
         return name
     return _SEPARATORS.sub("-", name).lower()
 

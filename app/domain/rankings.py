@@ -9,7 +9,10 @@ from typing import NamedTuple
 RANKED_PACKAGES = 1_000
 """Maximum number of packages in a ranking."""
 
-PERIOD_DAYS = {"day": 1, "week": 7, "month": 30}
+WEEK_DAYS = 7
+MONTH_DAYS = 30
+
+PERIOD_DAYS = {"day": 1, "week": WEEK_DAYS, "month": MONTH_DAYS}
 """Periods that end with the latest day and have a ranking by downloads, with their lengths."""
 
 ALL_MONTHS = "all"
@@ -18,16 +21,18 @@ ALL_MONTHS = "all"
 ALL_MONTHS = "all"
 """Period of the ranking by the downloads of all stored months."""
 
-TREND_DAYS = 14
+TREND_DAYS = 2 * WEEK_DAYS
 """Number of days that a trend compares: a week, and the week before it."""
 
 TREND_FLOOR_DOWNLOADS = 10_000
-"""Minimum downloads of a trending package in each week. Below it, one build job makes a trend."""
+"""Minimum downloads of a trending package in each week. With fewer, a single build job can look
+like a trend.
+"""
 
 POPULAR_PACKAGES = 20_000
-"""Number of packages with most downloads last month that count as popular. Search reads them first,
-and finds misspelt names only among them. They are some 3% of PyPI's packages and have nearly all of
-its downloads. Comparing their names with a text takes a few milliseconds.
+"""Number of packages with the most downloads last month that count as popular. Search reads them
+first, and finds misspelt names only among them. They are some 3% of PyPI's packages and have nearly
+all of its downloads. Comparing their names with a text takes a few milliseconds.
 """
 
 

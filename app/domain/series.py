@@ -101,7 +101,7 @@ class SeriesSum:
 
 
 def most_downloaded(series: Series, count: int, other: str = OTHER_CATEGORY) -> Series:
-    """Return the `count` categories with most downloads, and the sum of the rest as `other`."""
+    """Return the `count` categories with the most downloads, and the sum of the rest as `other`."""
     totals = {
         category: sum(downloads for _, downloads in items)
         for category, items in series.items()

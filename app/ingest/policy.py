@@ -42,10 +42,10 @@ class PublishPolicy:
     """The followed packages, as they are stored with days. None if all packages are."""
 
     force: bool = False
-    """True publishes a day even if it is not plausible or had more downloads before."""
+    """True if a day is published even if it is not plausible or had more downloads before."""
 
     replace_sample: bool = False
-    """True deletes all sample data when the first real day is published."""
+    """True if all sample data is deleted when the first real day is published."""
 
     only_if_changed: bool = False
     """True if a day is read again only when its partition has changed since the last reading. A

@@ -317,7 +317,7 @@ def _sum_counts(column: str, joined: str) -> Mapping[str, int]:
 
 
 def _most(counts: dict[str, int], limit: int) -> Mapping[str, int]:
-    """Return the `limit` categories with most downloads, and the sum of the rest as `other`."""
+    """Return the `limit` categories with the most downloads, and the sum of the rest as `other`."""
     rest = counts.pop(OTHER_CATEGORY, 0)
     kept = ordered_categories(counts)[:limit]
     rest += sum(counts.values()) - sum(counts[category] for category in kept)

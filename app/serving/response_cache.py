@@ -69,7 +69,8 @@ class StoredResponse:
 class Tagger:
     """Computes the tags of responses.
 
-    `rendering` changes with everything that bodies depend on besides publication and request.
+    `rendering` identifies the rendering code and the known events. Bodies depend on these, on the
+    publication and on the request.
     """
 
     def __init__(self, rendering: str) -> None:

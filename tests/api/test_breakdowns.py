@@ -103,7 +103,10 @@ async def test_breakdowns_of_all_packages(client: httpx.AsyncClient) -> None:
         response = await client.get(f"/api/packages/__all__/{name}?start_date={D1}&end_date={D1}")
         if name in COLUMNS_OF_ONE_PACKAGE:
             assert response.status_code == 404
-            detail = f"__all__ has no {name}: it is counted for single packages only."
+            detail = (
+                f"__all__ does not have the breakdown {name}, which exists only for single "
+                "packages."
+            )
             assert response.json()["detail"] == detail
         else:
             assert sum(item["downloads"] for item in response.json()["data"]) == 11
@@ -129,8 +132,8 @@ async def test_a_breakdown_that_is_not_ingested_is_a_404(
         assert response.status_code == 404
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["detail"] == (
-            f"No published day has the {name}. It is ingested if the operator adds {name} to the "
-            "setting INGEST_BREAKDOWNS, for days that are read after that."
+            f"No published day has the breakdown {name}. If the operator adds it to the setting "
+            "INGEST_BREAKDOWNS, days that are read afterwards have it."
         )
     assert queries == []
 

@@ -389,7 +389,7 @@ def add_up(truth: Truth, days: Days) -> None:
 
 
 def ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Return the packages with downloads, those with most first."""
+    """Return the packages with downloads, those with the most first."""
     names = {name for name, count in counts.items() if count} - {ALL_PACKAGES}
     order = sorted(names, key=lambda name: (-counts[name], name))
     return [(name, counts[name]) for name in order]

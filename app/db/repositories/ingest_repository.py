@@ -285,7 +285,7 @@ class IngestRepository:
         )
 
     async def record_unchanged(self, day: date, checked_at: datetime) -> None:
-        """Record that the source's data of a day has not changed since the last reading."""
+        """Record that a check found the source's data of a day unchanged."""
         await self._connection.execute(
             update(ingested_days).where(ingested_days.c.day == day).values(checked_at=checked_at)
         )
@@ -300,7 +300,7 @@ class IngestRepository:
         )
 
     async def record_suspects(self, reasons: Mapping[date, str]) -> None:
-        """Record which published days are suspect, and why. All others become unsuspect."""
+        """Record the reasons of suspect published days, and remove the reasons of all others."""
         reason = case(reasons, value=ingested_days.c.day) if reasons else null()
         await self._connection.execute(
             update(ingested_days)

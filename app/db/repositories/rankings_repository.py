@@ -12,6 +12,7 @@ from app.domain.history import History
 from app.domain.package_name import ALL_PACKAGES
 from app.domain.rankings import (
     ALL_MONTHS,
+    MONTH_DAYS,
     PERIOD_DAYS,
     RANKED_PACKAGES,
     TREND_DAYS,
@@ -22,8 +23,6 @@ from app.domain.rankings import (
     TopPackage,
     TrendingPackage,
 )
-
-MONTH_DAYS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class StoredSummary:
 
     latest_date: date | None
     peak_date: date | None
-    """Day with most downloads, or the first of several such days."""
+    """Day with the most downloads, or the first of several such days."""
 
     peak_downloads: int
     total: int
@@ -100,11 +99,13 @@ class RankingsRepository(PublishedReads):
         )
 
     async def top(self, period: str, limit: int) -> list[TopPackage]:
-        """Return the packages with most downloads in a period of `PERIOD_DAYS`, or `ALL_MONTHS`."""
+        """Return the packages with the most downloads in a period of `PERIOD_DAYS`, or
+        `ALL_MONTHS`.
+        """
         return [TopPackage(*row) for row in await self._read(_TOP[period], limit=limit)]
 
     async def top_of_month(self, month: date, limit: int) -> list[TopPackage]:
-        """Return the packages with most downloads in a stored month."""
+        """Return the packages with the most downloads in a stored month."""
         rows = await self._read(_TOP_OF_MONTH, month=month, limit=limit)
         return [TopPackage(*row) for row in rows]
 

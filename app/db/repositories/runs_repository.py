@@ -1,4 +1,6 @@
-"""Stores the history of ingests: a run for each reading of a day, and for each released day."""
+"""Stores the history of ingests: a run for each day that was read or checked, and for each held day
+that was published later.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -110,7 +112,7 @@ class RunsRepository:
         return (await self._commit(running.values(outcome=RunOutcome.INTERRUPTED))).rowcount
 
     async def failures(self) -> Mapping[date, Failures]:
-        """Return the failures of each day since it was last published or held."""
+        """Return the failures of each day since its last successful run."""
         failures: dict[date, Failures] = {}
         for day, started_at, outcome, is_costly in await fetch(self._engine, _FAILURES):
             before = failures[day].costly if day in failures else 0
@@ -122,7 +124,9 @@ class RunsRepository:
 
 
 async def latest_runs(source: Queryable, limit: int) -> list[IngestRun]:
-    """Return the last runs, latest first."""
+    """Return the last runs, latest first. Running ones whose process has ended are returned as
+    interrupted.
+    """
     query = select(ingest_runs).order_by(ingest_runs.c.id.desc()).limit(limit)
     rows = [dict(row) for row in await fetch(source, Statement(query))]
     running = [row for row in rows if row["outcome"] == RunOutcome.RUNNING]

@@ -1,4 +1,4 @@
--- The failed runs of each day since it was last published or held, oldest first.
+-- The failed runs of each day since its last successful one, oldest first.
 SELECT day, started_at, outcome, query IS NOT NULL OR bytes_billed IS NOT NULL AS is_costly
 FROM ingest_runs AS run
 WHERE outcome IN ('failed', 'interrupted') AND NOT EXISTS (

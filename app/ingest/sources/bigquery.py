@@ -164,7 +164,7 @@ class BigQuerySource(Source):
     ) -> tuple[bigquery.QueryJob, bigquery.table.RowIterator]:
         rules, location, job_id = query.split("/")
         if rules != self._rules(period):
-            raise QueryLostError("BigQuery: the query has other counting rules")
+            raise QueryLostError("BigQuery: the earlier query used other counting rules")
         try:
             job = self._client.get_job(
                 job_id, location=location or None, retry=_retry(), timeout=CALL_TIMEOUT_SECONDS

@@ -15,7 +15,7 @@ from app.settings import IngestSource, Settings
 
 @dataclass(frozen=True, slots=True)
 class DayRows:
-    """The result of a source's query for a period."""
+    """The rows of a period, read from a source."""
 
     batches: AsyncGenerator[Batch, None]
     """The period's packages, each once, in batches of any size and in any order.
