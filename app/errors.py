@@ -114,6 +114,11 @@ class DayNotPublishedError(OperatorError):
         super().__init__(f"{day} is not published: `pypi-stats status` lists the published days")
 
 
+class MonthsNotStoredError(OperatorError):
+    def __init__(self, first: object, last: object) -> None:
+        super().__init__(f"no month from {first} to {last} is stored")
+
+
 class IngestError(OperatorError):
     """A day was not published. The published data has not changed.
 
@@ -128,8 +133,8 @@ class IngestError(OperatorError):
 class DayTimeoutError(IngestError):
     is_temporary = True
 
-    def __init__(self, day: date, seconds: float) -> None:
-        super().__init__(f"{day} took more than {seconds:g} seconds")
+    def __init__(self, period: object, seconds: float) -> None:
+        super().__init__(f"{period} took more than {seconds:g} seconds")
 
 
 class MixedDataError(IngestError):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, time
 from itertools import count
 from typing import Any
 
@@ -12,6 +12,7 @@ from google.cloud.bigquery import SchemaField
 from app.domain.breakdowns import Breakdown
 from app.domain.downloads import PackageDownloads
 from app.domain.events import CountedFiles
+from app.domain.months import Period
 from app.ingest.sources.bigquery import BigQuerySource
 from app.settings import Settings
 from tests.days import days_ago, rows_of
@@ -126,8 +127,8 @@ class Table:
         return BigQuerySource(self.client, Settings().model_copy(update=changes))
 
     @staticmethod
-    async def read(source: BigQuerySource, day: date = DAY) -> dict[str, PackageDownloads]:
-        reading = await source.read(day, await source.begin(day))
+    async def read(source: BigQuerySource, period: Period = DAY) -> dict[str, PackageDownloads]:
+        reading = await source.read(period, await source.begin(period))
         rows = await rows_of(reading)
         assert len(rows) == len({row.package for row in rows}), "one row a package"
         return {row.package: row for row in rows}

@@ -86,3 +86,8 @@ def upgrade() -> None:
     )
     for table in ("ingested_days", "held_days"):
         op.add_column(table, sa.Column("followed", sa.Text()))
+    # Runs until now read days.
+    op.add_column(
+        "ingest_runs", sa.Column("is_month", sa.Boolean(), nullable=False, server_default="false")
+    )
+    op.alter_column("ingest_runs", "is_month", server_default=None)

@@ -179,7 +179,7 @@ async def status(state: InjectedState, response: Response) -> Status:
     if publication:
         response.headers[DATA_AS_OF] = str(publication.latest_day)
     months = publication.months if publication else ()
-    runs = await latest_runs(state.statistics.pool, 1)
+    runs = await latest_runs(state.statistics.pool, 1, only_days=True)
     sources = sorted({day.source for day in days})
     first, latest = (days[0], days[-1]) if days else (None, None)
     return Status(

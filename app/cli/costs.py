@@ -1,9 +1,11 @@
 """The cost of reading BigQuery, per day, per month and for the first backfill."""
 
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
 from app.domain.breakdowns import OPTIONAL_BREAKDOWNS
 from app.domain.events import ARTIFACTS_SINCE, CountedFiles
+from app.domain.months import Month
 from app.ingest.sources.bigquery import (
     BYTES_BILLED_PER_CHECK,
     USD_PER_TIB_BILLED,
@@ -15,16 +17,18 @@ from app.settings import IngestSource, Settings
 
 DAYS_PER_MONTH = 30
 
-PRICE = f"""\
-The price is {USD_PER_TIB_BILLED} USD per TiB. The first TiB of each month is free: subtract up to
+PRICE = f"The price is {USD_PER_TIB_BILLED} USD per TiB. The first TiB of each month is free"
+
+DAILY_PRICE = f"""\
+{PRICE}: subtract up to
 {USD_PER_TIB_BILLED} USD per month. A day that is read soon after its end is"""
 
 NOTES = f"""\
-{PRICE} checked once more. If
+{DAILY_PRICE} checked once more. If
 the service account may read partitions, this bills 10 MB; otherwise the day is read again."""
 
 NOTES_ON_FOLLOWED_PACKAGES = f"""\
-{PRICE} read once more.
+{DAILY_PRICE} read once more.
 
 INGEST_PACKAGES is set, so these figures are upper bounds: they include the rows of all packages,
 which BigQuery skips when it runs the query. `pypi-stats history` shows the bytes that it billed, at
@@ -94,6 +98,25 @@ def cost_report(settings: Settings, day: date) -> str:
             notes if is_bound else NOTES,
         ]
     )
+
+
+def month_costs(settings: Settings, months: Sequence[Month]) -> Iterator[str]:
+    """Yield the lines of the report on the cost of importing months: one per month, and a total.
+    Free dry runs return the bytes to bill.
+    """
+    source = create_source(settings)
+
+    def line(name: str, billed: int) -> str:
+        return f"{name:<10}{billed:>24,}{cost_usd(billed):>14,.2f}"
+
+    yield f"{'month':<10}{'bytes':>24}{'USD':>14}"
+    total = 0
+    for month in months:
+        billed = source.bytes_billed(month)
+        total += billed
+        yield line(str(month), billed)
+    yield line("total", total)
+    yield f"{PRICE}."
 
 
 def _row(name: str, *cells: str) -> str:

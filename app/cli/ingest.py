@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -11,24 +10,26 @@ import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.cli.database import database_url, run
+from app.cli.months import backfill_months
 from app.cli.options import (
     DayType,
+    MonthsType,
     check_order,
     replace_sample_option,
     source_option,
     with_settings,
 )
-from app.cli.progress import progress_of
+from app.cli.progress import progress_of, report_outcomes
 from app.domain.breakdowns import columns_with
 from app.domain.clock import utc_now
-from app.domain.downloads import date_ranges
+from app.domain.months import Month
 from app.ingest.followed import forget_unfollowed
 from app.ingest.plan import check_ingestible, days_to_backfill, days_to_seed, latest_complete_day
 from app.ingest.policy import policy_of
 from app.ingest.publish import PublishContext, publish_held, publish_plausible_held
 from app.ingest.retention import expire as drop_expired
 from app.ingest.rollup import roll_up_due
-from app.ingest.runs import DayIngester, DayResult, ingest_lock, published_days
+from app.ingest.runs import DayIngester, ingest_lock, published_days
 from app.ingest.sources.source import open_source
 from app.settings import IngestSource, Settings
 
@@ -108,7 +109,7 @@ async def _roll_up(context: PublishContext, settings: Settings) -> None:
         log.info("rolled up %s", month)
 
 
-@click.command(short_help="Publish the days that are missing.")
+@click.command(short_help="Publish the days, or import the months, that are missing.")
 @click.option(
     "--start",
     type=DayType(),
@@ -116,10 +117,19 @@ async def _roll_up(context: PublishContext, settings: Settings) -> None:
 )
 @click.option("--end", type=DayType(), help="Last UTC day. Default: the latest complete one.")
 @click.option(
+    "--months",
+    "span",
+    type=MonthsType(),
+    help="Past months to import instead of days, such as 2018-01..2026-05.",
+)
+@click.option(
     "--force",
     is_flag=True,
-    help="Also read days that are published already. Held days stay held, and a published day is "
-    "not replaced by fewer downloads: `ingest --force` does that.",
+    help="Also read days or months that are stored already. Held days stay held, and a published "
+    "day is not replaced by fewer downloads: `ingest --force` does that.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Only print the cost of each of the --months. This is free."
 )
 @source_option
 @replace_sample_option
@@ -129,17 +139,35 @@ def backfill(
     *,
     start: date | None,
     end: date | None,
+    span: tuple[Month, Month] | None,
     force: bool,
+    dry_run: bool,
     source: str | None,
     replace_sample: bool,
 ) -> None:
     """Publish the days from --start to --end that are missing, latest first.
 
-    If a day fails, the others are still published, and the exit status is 1. If the command is
-    stopped, run it again to continue.
+    With --months, import the months that are missing, latest first, to extend the monthly history
+    beyond the days that are stored.
+
+    If a day or month fails, the others are still published, and the exit status is 1. If the
+    command is stopped, run it again to continue.
 
     Example: pypi-stats backfill --start 2026-11-01 --end 2026-11-20
     """
+    if span:
+        if start or end or replace_sample:
+            raise click.BadParameter(
+                "can't be combined with --start, --end or --replace-sample.", param_hint="--months"
+            )
+        kind = IngestSource(source or settings.source)
+        backfill_months(settings, kind, span, force=force, dry_run=dry_run)
+        return
+    if dry_run:
+        raise click.BadParameter(
+            "requires --months; `pypi-stats ingest --dry-run` prints the costs of days.",
+            param_hint="--dry-run",
+        )
     end = end or latest_complete_day(utc_now())
     check_order(start, end)
     opened = open_source(settings, IngestSource(source or settings.source))
@@ -157,39 +185,14 @@ def backfill(
                 await published_days(engine), start, end, now=utc_now(), policy=policy, again=force
             )
             unit = "days" if force else "missing days"
-            succeeded = await _report(DayIngester(context, opened).backfill(days), days, unit)
+            outcomes = DayIngester(context, opened).backfill(days)
+            succeeded = await report_outcomes(outcomes, days, "day", f"{unit} published")
             await _roll_up(context, settings)
             return succeeded
 
     with database_url(settings) as url:
         if not run(url, work):
             sys.exit(1)
-
-
-async def _report(outcomes: AsyncIterator[DayResult], days: Sequence[date], unit: str) -> bool:
-    """Show the outcome of each day, then a summary. Return True if no day failed."""
-    last: dict[date, DayResult] = {}
-    try:
-        with progress_of(days) as progress:
-            async for outcome in outcomes:
-                if outcome.was_held:
-                    progress.write(outcome)
-                elif outcome.error:
-                    progress.write(outcome)
-                    progress.advance()
-                else:
-                    progress.advance(outcome)
-                last[outcome.day] = outcome
-    finally:
-        tried = [last[day] for day in days if day in last]
-        failed = [outcome.day for outcome in tried if outcome.error]
-        left = len(days) - len(tried)
-        click.echo(
-            f"{len(tried) - len(failed)} of {len(days)} {unit} published, {len(failed)} failed"
-            + (f" ({date_ranges(failed)})" if failed else "")
-            + (f", {left} not tried" if left else "")
-        )
-    return not failed
 
 
 @click.command(short_help="Drop days that are not served any more.")
@@ -234,7 +237,7 @@ async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
         if days:
             log.info("creating sample data of %d days", len(days))
         ingester = DayIngester(context, source)
-        with progress_of(days) as progress:
+        with progress_of("day", len(days)) as progress:
             for day in days:
                 await ingester.ingest_day(day)
                 progress.advance()

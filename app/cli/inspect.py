@@ -158,7 +158,7 @@ def status_report(
         "counted": _by_days(counted) if len(counted) > 1 else "".join(counted),
         "packages": packages,
         "size": f"{size.size_bytes / 2**20:,.1f} MiB",
-        "last ingest": f"{_moment(run.started_at)}: {run.day} {_outcome(run)}" if run else "",
+        "last ingest": f"{_moment(run.started_at)}: {run.period} {_outcome(run)}" if run else "",
         "next job": _moment(next_run) if next_run else "",
         "held": date_ranges([one.day for one in held]),
     }
@@ -190,7 +190,7 @@ def history_report(runs: Sequence[IngestRun]) -> str:
         seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at else None
         figures = (_number(seconds, ",.1f"), _number(run.rows), _number(run.bytes_billed))
         start = _moment(run.started_at)
-        rows.append((start, str(run.day), run.source, *figures, *_partition(run), _outcome(run)))
+        rows.append((start, str(run.period), run.source, *figures, *_partition(run), _outcome(run)))
     return "\n".join(_table((*head, "partition rows", "modified", "outcome"), *rows))
 
 

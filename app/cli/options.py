@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from app.domain.days import parse_day
+from app.domain.months import Month, parse_month
 from app.logs import configure_logging
 from app.setting_types import is_path
 from app.settings import load_settings
@@ -30,6 +31,24 @@ class DayType(click.ParamType[date]):
             return parse_day(value)
         except ValueError as error:
             self.fail(f"{value!r} {error}.", param, ctx)
+
+
+class MonthsType(click.ParamType[tuple[Month, Month]]):
+    """One month, or a range of months with both ends included."""
+
+    name = "YYYY-MM..YYYY-MM"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Month, Month]:
+        first, dots, last = value.partition("..")
+        try:
+            span = parse_month(first), parse_month(last if dots else first)
+        except ValueError:
+            self.fail(f"{value!r} should be months such as 2018-01..2026-05.", param, ctx)
+        if span[0] > span[1]:
+            self.fail(f"{value!r} ends before it begins.", param, ctx)
+        return span
 
 
 class Destination(click.Path):

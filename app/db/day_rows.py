@@ -3,6 +3,8 @@
 The caller holds the publish lock.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 
 import asyncpg
@@ -15,6 +17,7 @@ from app.db.sql import load_sql
 from app.db.steps import Step, enter
 from app.db.tables import daily_downloads, ingested_days
 from app.domain.breakdowns import BREAKDOWN_COLUMNS, COLUMNS_OF_ONE_PACKAGE
+from app.domain.months import Period
 from app.domain.package_name import ALL_PACKAGES
 from app.domain.rankings import MONTH_DAYS
 from app.errors import IngestError
@@ -40,6 +43,17 @@ async def stage_all_packages(connection: AsyncConnection) -> None:
     )
 
 
+@contextmanager
+def repeated_packages_refused(period: Period) -> Iterator[None]:
+    """Translate the error of an insert that adds two rows of a package. Raises `IngestError`."""
+    try:
+        yield
+    except IntegrityError as error:
+        if isinstance(error.orig and error.orig.__cause__, asyncpg.UniqueViolationError):
+            raise IngestError(f"the source gave a package more than once for {period}") from error
+        raise
+
+
 async def replace_rows(connection: AsyncConnection, day: date) -> None:
     """Replace the day's rows by the staged ones. The partition of its month has to exist."""
     replaced = await connection.scalar(
@@ -63,7 +77,7 @@ async def replace_rows(connection: AsyncConnection, day: date) -> None:
     )
     enter(Step.ROWS, day)
     # Insert rows in the order of the primary key, so that its index only grows at the end.
-    try:
+    with repeated_packages_refused(day):
         await connection.execute(
             text(
                 f"INSERT INTO daily_downloads (package_id, date, {STAGED_COLUMNS}) "
@@ -72,10 +86,6 @@ async def replace_rows(connection: AsyncConnection, day: date) -> None:
             ),
             {"day": day},
         )
-    except IntegrityError as error:
-        if isinstance(error.orig and error.orig.__cause__, asyncpg.UniqueViolationError):
-            raise IngestError(f"the source gave a package more than once for {day}") from error
-        raise
     if replaced:
         await connection.execute(text(load_sql("correct_last_seen")), {"day": day})
 

@@ -5,8 +5,9 @@ either unchanged or completely published. The tests kill a process in each step.
 """
 
 import logging
-from datetime import date
 from enum import StrEnum
+
+from app.domain.months import Period
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Step(StrEnum):
     COMMIT_RETENTION = "committing retention"
 
 
-def enter(step: Step, day: date) -> None:
+def enter(step: Step, day: Period) -> None:
     """Log that a step begins. In steps of a month, `day` is its first day, and in steps of
     retention the first day that stays.
     """

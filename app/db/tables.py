@@ -44,6 +44,7 @@ _SQL_TYPES: Mapping[object, TypeEngine[Any]] = {
     date: Date(),
     datetime: DateTime(timezone=True),
     int: BigInteger(),
+    bool: Boolean(),
     str: Text(),
     CountedFiles: Text(),
     RunOutcome: Text(),

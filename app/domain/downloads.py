@@ -10,7 +10,15 @@ from typing import NamedTuple
 from app.domain.breakdowns import Breakdown
 from app.domain.events import CountedFiles
 from app.domain.history import History
-from app.domain.months import StoredMonth, first_month_since, month_of
+from app.domain.months import (
+    Month,
+    Period,
+    StoredMonth,
+    first_day,
+    first_month_since,
+    last_day,
+    month_of,
+)
 
 Counts = Mapping[str, int]
 """Downloads by category."""
@@ -206,10 +214,15 @@ class RunOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestRun(PartitionFields):
-    """The record of a run, which read a day from a source, or published a held day."""
+    """The record of a run, which read a day or a month from a source, or published a held day."""
 
     id: int
     day: date
+    """First day that was read."""
+
+    is_month: bool = False
+    """True if the run read the whole month that begins with `day`."""
+
     source: str
     started_at: datetime
     ended_at: datetime | None
@@ -223,6 +236,10 @@ class IngestRun(PartitionFields):
 
     error: str | None
     """Why the day was held, or what failed."""
+
+    @property
+    def period(self) -> Period:
+        return Month(self.day) if self.is_month else self.day
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,12 +327,12 @@ def gaps(days: Sequence[PublishedDay]) -> list[date]:
     return [day for day in span if day not in published]
 
 
-def date_ranges(days: Iterable[date]) -> str:
-    """Return the days as text, in order. Consecutive days are shown as a range."""
-    ranges: list[list[date]] = []
-    for day in sorted(days):
-        if ranges and day - ranges[-1][-1] == timedelta(days=1):
-            ranges[-1].append(day)
+def date_ranges(periods: Iterable[Period]) -> str:
+    """Return days or months as text, in order. Consecutive ones are shown as a range."""
+    ranges: list[list[Period]] = []
+    for period in sorted(periods, key=first_day):
+        if ranges and first_day(period) - last_day(ranges[-1][-1]) == timedelta(days=1):
+            ranges[-1].append(period)
         else:
-            ranges.append([day])
+            ranges.append([period])
     return ", ".join(str(one[0]) if len(one) == 1 else f"{one[0]} to {one[-1]}" for one in ranges)

@@ -5,12 +5,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 
 from app.db.engine import connect
 from app.db.repositories.ingest_repository import IngestRepository
 from app.db.steps import Step, enter
 from app.domain.downloads import HeldDay, Partition, PublishedDay
+from app.domain.months import Period
 from app.errors import HeldDayError, IngestError, QueryLostError
 from app.ingest.plan import check_ingestible
 from app.ingest.publish import (
@@ -33,10 +34,10 @@ async def _record_nothing(*_: object) -> None:
 
 @dataclass(slots=True)
 class IngestProgress:
-    """Progress of the ingest of a day, so that another attempt can continue."""
+    """Progress of the ingest of a period, so that another attempt can continue."""
 
     query: str | None = None
-    """Id of the source's query for the day, or None before it is sent."""
+    """Id of the source's query, or None before it is sent."""
 
     partition: Partition | None = None
     """The source's partition, as it was before that query."""
@@ -83,7 +84,7 @@ async def read_and_publish(
             if last_read:
                 return UnchangedDay(last_read)
         with short_switch_interval():
-            rejected, queried_at = await _stage(context, repository, source, day, progress)
+            rejected, reading = await stage(context, repository, source, day, progress)
         figures = await repository.figures_of_staged(
             day, origin, counted_files, progress.partition, context.policy.followed
         )
@@ -91,7 +92,7 @@ async def read_and_publish(
         staged = StagedDay(
             figures,
             # A reused result is as old as its query.
-            read_at=min(read_at, queried_at or read_at),
+            read_at=min(read_at, reading.queried_at or read_at),
             wrong_rows=rejected.counts.total(),
             fault=rejected.describe_counts(),
             fault_kind=rejected.fault_kind,
@@ -140,20 +141,20 @@ async def _unchanged(
     return last_read if is_same else None
 
 
-async def _stage(
+async def stage(
     context: PublishContext,
     repository: IngestRepository,
     source: Source,
-    day: date,
+    period: Period,
     progress: IngestProgress,
-) -> tuple[RejectedRows, datetime | None]:
-    """Copy the day's rows to the staging table. Return the rejected rows and the query's time.
+) -> tuple[RejectedRows, DayRows]:
+    """Copy the period's rows to the staging table. Return the rejected rows and the reading.
 
     Raises an `IngestError` if the source has no rows, unless only some packages are followed.
     """
     await repository.begin_staging()
-    enter(Step.READ, day)
-    reading = await _begin(source, day, progress)
+    enter(Step.READ, period)
+    reading = await _begin(source, period, progress)
     rejected = RejectedRows()
     staged_rows = 0
     check: RowCheck | None = None
@@ -163,7 +164,7 @@ async def _stage(
             check = check or RowCheck(reading.columns, rejected)
             # Check in a thread, so that the process answers requests meanwhile.
             rows = await asyncio.to_thread(check.staged, batch)
-            enter(Step.STAGE, day)
+            enter(Step.STAGE, period)
             if context.lock:
                 context.lock.check()
             progress.rows += len(batch)
@@ -171,22 +172,22 @@ async def _stage(
             staged_rows += len(rows)
     for fault, example in rejected.examples.items():
         count = rejected.counts[fault] or rejected.names
-        log.warning("%s: rejected %d rows: %s, such as %.300r", day, count, fault, example)
+        log.warning("%s: rejected %d rows: %s, such as %.300r", period, count, fault, example)
     # A few packages may have no downloads on a day.
     if not staged_rows and (context.policy.followed is None or rejected.rows):
         found = f"no valid rows ({rejected.rows} rejected)" if rejected.rows else "no rows"
-        raise IngestError(f"{source.name} has {found} for {day}: nothing was published")
-    return rejected, reading.queried_at
+        raise IngestError(f"{source.name} has {found} for {period}: nothing was published")
+    return rejected, reading
 
 
-async def _begin(source: Source, day: date, progress: IngestProgress) -> DayRows:
+async def _begin(source: Source, period: Period, progress: IngestProgress) -> DayRows:
     """Start to read the result of the previous query, or of a new one if there is none."""
     if progress.query is None:
         progress.has_queried = True
-        progress.query = await source.begin(day)
+        progress.query = await source.begin(period)
         await progress.record_query(progress.query, progress.partition)
     try:
-        reading = await source.read(day, progress.query)
+        reading = await source.read(period, progress.query)
     except QueryLostError:
         progress.query = None
         raise

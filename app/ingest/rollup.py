@@ -11,7 +11,6 @@ from hashlib import sha256
 from itertools import groupby
 
 import asyncpg
-import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.driver_errors import ended_by_server
@@ -19,16 +18,15 @@ from app.db.engine import connect
 from app.db.repositories.ingest_repository import IngestRepository
 from app.db.repositories.months_repository import MonthRow, MonthsRepository, staged_line
 from app.db.steps import Step, enter
-from app.domain.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS, OTHER_CATEGORY, REQUIRED_COLUMNS
+from app.domain.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
 from app.domain.downloads import HeldDay, PublishedDay, served_days
 from app.domain.months import (
     StoredMonth,
     days_of_month,
     month_of,
     months_before,
-    ordered_categories,
-    pack,
 )
+from app.ingest.month_rows import MonthPacking
 from app.ingest.plan import recheck_at
 from app.ingest.policy import PublishPolicy
 from app.ingest.publish import PublishContext
@@ -40,8 +38,6 @@ log = logging.getLogger(__name__)
 
 STEP_PACKAGES = 2_000
 """Number of packages whose days are read at a time. Their texts take some 10 MB."""
-
-_LIMITS = {one.column: one.max_categories for one in BREAKDOWNS}
 
 Published = Mapping[date, PublishedDay]
 Stored = Mapping[date, StoredMonth]
@@ -170,9 +166,9 @@ async def roll_up(context: PublishContext, month: MonthOfDays) -> StoredMonth | 
                 if context.lock:
                     context.lock.check()
                 await staging.stage(list(map(staged_line, rows)))
-        figures = asdict(await staging.figures_of_staged(sums.categories))
+        figures = asdict(await staging.figures_of_staged(sums.packing.categories))
         await connection.commit()
-        record = month.record(figures, sums.categories, context.clock())
+        record = month.record(figures, sums.packing.categories, context.clock())
 
         def is_unchanged(published: Published, _: Stored) -> bool:
             seen = [(one.day, one.digest, one.published_at) for one in month.days]
@@ -229,10 +225,7 @@ class MonthSums:
 
     connection: AsyncConnection
     month: date
-    columns: Sequence[str]
-    """Columns of the breakdowns to sum."""
-
-    categories: dict[str, list[str]]
+    packing: MonthPacking
     last_id: int
 
     def step(self, first_id: int) -> tuple[int, int]:
@@ -242,15 +235,15 @@ class MonthSums:
     async def rows(self, first_id: int, last_id: int) -> list[MonthRow]:
         """Return the rows of the packages with these ids, in order."""
         repository = MonthsRepository(self.connection)
-        days = await repository.joined_days(self.month, first_id, last_id, self.columns)
-        return await asyncio.to_thread(self._sum, days)
+        days = await repository.joined_days(self.month, first_id, last_id, self.packing.columns)
+        return await asyncio.to_thread(self.packing.rows, days)
 
     async def all_rows(self) -> AsyncIterator[list[MonthRow]]:
         """Yield the rows of each step. Postgres reads the next days while this process sums."""
         repository = MonthsRepository(self.connection)
 
         async def read(first_id: int, last_id: int) -> list[asyncpg.Record]:
-            rows = await repository.joined_days(self.month, first_id, last_id, self.columns)
+            rows = await repository.joined_days(self.month, first_id, last_id, self.packing.columns)
             # No transaction stays open during the roll-up, because it would delay vacuums.
             await self.connection.commit()
             return rows
@@ -262,33 +255,11 @@ class MonthSums:
                 days = await reading
                 if first_id != starts[-1]:
                     reading = asyncio.create_task(read(*self.step(first_id + STEP_PACKAGES)))
-                yield await asyncio.to_thread(self._sum, days)
+                yield await asyncio.to_thread(self.packing.rows, days)
         finally:
             # If the caller stops early, the connection has to be free before it is closed.
             reading.cancel()
             await asyncio.wait([reading])
-
-    def _sum(self, days: Sequence[asyncpg.Record]) -> list[MonthRow]:
-        positions = {
-            column: {category: position for position, category in enumerate(categories)}
-            for column, categories in self.categories.items()
-        }
-        places = [
-            self.columns.index(one) + 3 if one in self.columns else None
-            for one in BREAKDOWN_COLUMNS
-        ]
-        return [
-            (
-                *row[:3],
-                *(
-                    None
-                    if place is None or row[place] is None
-                    else pack(_sum_counts(column, row[place]), positions[column])
-                    for column, place in zip(BREAKDOWN_COLUMNS, places, strict=True)
-                ),
-            )
-            for row in days
-        ]
 
 
 async def sums_of(connection: AsyncConnection, month: MonthOfDays) -> MonthSums:
@@ -297,29 +268,5 @@ async def sums_of(connection: AsyncConnection, month: MonthOfDays) -> MonthSums:
     last_id = await repository.last_id()
     columns = month.columns
     totals = await repository.joined_days(month.month, all_packages, all_packages, columns)
-    categories = {
-        column: ordered_categories(_sum_counts(column, totals[0][column]))
-        if totals and totals[0][column]
-        else []
-        for column in columns
-    }
-    return MonthSums(connection, month.month, columns, categories, last_id)
-
-
-def _sum_counts(column: str, joined: str) -> Mapping[str, int]:
-    """Return the sums of the counts of several days."""
-    sums: dict[str, int] = {}
-    for counts in orjson.loads(f"[{joined}]"):
-        for category, downloads in counts.items():
-            sums[category] = sums.get(category, 0) + downloads
-    limit = _LIMITS[column]
-    return sums if limit is None or len(sums) <= limit else _most(sums, limit)
-
-
-def _most(counts: dict[str, int], limit: int) -> Mapping[str, int]:
-    """Return the `limit` categories with the most downloads, and the sum of the rest as `other`."""
-    rest = counts.pop(OTHER_CATEGORY, 0)
-    kept = ordered_categories(counts)[:limit]
-    rest += sum(counts.values()) - sum(counts[category] for category in kept)
-    most = {category: counts[category] for category in kept}
-    return most | {OTHER_CATEGORY: rest} if rest else most
+    packing = MonthPacking.of({one: totals[0][one] if totals else None for one in columns})
+    return MonthSums(connection, month.month, packing, last_id)

@@ -1,12 +1,13 @@
-"""Runs: days that are read from a source one after another, with a record of each."""
+"""Runs: days or months that are read from a source one after another, with a record of each."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
+from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -16,6 +17,7 @@ from app.db.engine import connect
 from app.db.repositories.ingest_repository import IngestRepository
 from app.db.repositories.runs_repository import RunsRepository
 from app.domain.downloads import IngestRun, PublishedDay, RunOutcome
+from app.domain.months import Month, Period, StoredMonth
 from app.errors import (
     DatabaseUnavailableError,
     DayTimeoutError,
@@ -26,6 +28,7 @@ from app.errors import (
     RepeatedFaultError,
     SourceUnavailableError,
 )
+from app.ingest.month_import import import_month
 from app.ingest.pipeline import IngestProgress, is_unchanged, read_and_publish
 from app.ingest.publish import PublishContext, UnchangedDay, publish_plausible_held
 from app.ingest.sources.source import Source
@@ -33,15 +36,20 @@ from app.retries import attempts
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 DAY_TIMEOUT_SECONDS = 3600
 """Time limit of a day, so that a day that hangs does not block others. A day usually takes minutes.
 """
+
+MONTH_TIMEOUT_SECONDS = 6 * 3600
+"""Time limit of a month, whose query reads thirty times as much as that of a day."""
 
 MAX_ERROR_CHARACTERS = 500
 """Maximum length of a recorded error. A statement with its arguments can be long."""
 
 MAX_REPEATED_FAULTS = 3
-"""Number of consecutive days with the same fault after which a backfill stops."""
+"""Number of consecutive days or months with the same fault after which a backfill stops."""
 
 LOCK_RETRY_SECONDS = 1.0
 """Pause between two attempts to take the lock that another process holds."""
@@ -70,10 +78,10 @@ async def published_days(engine: AsyncEngine) -> Mapping[date, PublishedDay]:
 
 @dataclass(frozen=True, slots=True)
 class DayResult:
-    """The result of one day of a run."""
+    """The result of one day or month of a run."""
 
-    day: date
-    result: PublishedDay | UnchangedDay | IngestError
+    period: Period
+    result: PublishedDay | UnchangedDay | StoredMonth | IngestError
     was_held: bool = False
     """True if the published rows were held before."""
 
@@ -82,14 +90,16 @@ class DayResult:
         return self.result if isinstance(self.result, IngestError) else None
 
     def __str__(self) -> str:
+        if isinstance(self.result, StoredMonth):
+            return f"stored {self.result}"
         if self.error and not isinstance(self.error, HeldDayError):
-            return f"{self.day} failed: {self.error}"
+            return f"{self.period} failed: {self.error}"
         return f"{self.result}, which was held" if self.was_held else str(self.result)
 
 
 @dataclass(frozen=True, slots=True)
 class DayIngester:
-    """An ingest of several days, with a record of each."""
+    """An ingest of several days or months, with a record of each."""
 
     context: PublishContext
     source: Source
@@ -100,17 +110,8 @@ class DayIngester:
         A day that is first held and then published has two outcomes. The last one counts. Raises
         `RepeatedFaultError` after `MAX_REPEATED_FAULTS` days in a row with the same fault.
         """
-        fault_kind, repeated = None, 0
-        async for outcome in self.ingest(days):
+        async for outcome in _until_repeated("days", self.ingest(days)):
             yield outcome
-            same = outcome.error.fault_kind if outcome.error else None
-            repeated = repeated + 1 if same and same == fault_kind else bool(same)
-            fault_kind = same
-            if repeated >= MAX_REPEATED_FAULTS:
-                raise RepeatedFaultError(
-                    f"{repeated} days in a row have the same fault, so no more are tried: "
-                    f"{fault_kind}"
-                )
         async for published in publish_plausible_held(self.context):
             yield DayResult(published.day, published, was_held=True)
 
@@ -145,16 +146,51 @@ class DayIngester:
         self, day: date, progress: IngestProgress | None = None
     ) -> PublishedDay | UnchangedDay:
         """Publish one day, retry errors that may pass, and record the run."""
-        runs, now = RunsRepository(self.context.engine), self.context.clock()
         progress = progress or IngestProgress()
+        ingest = partial(read_and_publish, self.context, self.source, day, progress)
+        return await self._recorded(day, progress, ingest, DAY_TIMEOUT_SECONDS)
+
+    async def import_months(self, months: Iterable[Month]) -> AsyncIterator[DayResult]:
+        """Store the months in the given order. If a month fails, the others are still stored.
+
+        Raises like `backfill`.
+        """
+
+        async def outcomes() -> AsyncIterator[DayResult]:
+            for month in months:
+                try:
+                    yield DayResult(month, await self.import_month(month))
+                except MixedDataError:
+                    raise
+                except IngestError as error:
+                    yield DayResult(month, error)
+
+        async for outcome in _until_repeated("months", outcomes()):
+            yield outcome
+
+    async def import_month(self, month: Month) -> StoredMonth:
+        """Store one month, retry errors that may pass, and record the run."""
+        progress = IngestProgress()
+        ingest = partial(import_month, self.context, self.source, month, progress)
+        return await self._recorded(month, progress, ingest, MONTH_TIMEOUT_SECONDS)
+
+    async def _recorded(
+        self,
+        period: Period,
+        progress: IngestProgress,
+        ingest: Callable[[], Awaitable[Result]],
+        timeout_seconds: float,
+    ) -> Result:
+        """Ingest a period, retry errors that may pass, and record the run."""
+        runs, now = RunsRepository(self.context.engine), self.context.clock()
 
         async def begin() -> tuple[IngestRun | None, int]:
-            unfinished = await runs.run_to_resume(day, self.source.name, now)
-            return unfinished, await runs.begin(day, self.source.name, now, unfinished)
+            unfinished = await runs.run_to_resume(period, self.source.name, now)
+            return unfinished, await runs.begin(period, self.source.name, now, unfinished)
 
-        async def attempt() -> PublishedDay | UnchangedDay:
+        async def attempt() -> Result:
             progress.rows = 0
-            return await read_and_publish(self.context, self.source, day, progress)
+            return await ingest()
 
         def is_temporary(error: BaseException) -> bool:
             # An unavailable database is retried only before the first row. After that the day
@@ -164,20 +200,19 @@ class DayIngester:
             )
 
         # Wait for a database that became unavailable while the previous day was read.
-        started: tuple[IngestRun | None, int] = await attempts(str(day), _is_unavailable)(begin)
+        started: tuple[IngestRun | None, int] = await attempts(str(period), _is_unavailable)(begin)
         unfinished, run = started
         if unfinished:
             progress.query = progress.billed_query = unfinished.query
             progress.partition = unfinished.partition
         progress.record_query = partial(runs.record_query, run)
         progress.record_billed = partial(runs.record_billed, run)
-        result: PublishedDay | UnchangedDay
         try:
             try:
-                async with asyncio.timeout(DAY_TIMEOUT_SECONDS):
-                    result = await attempts(str(day), is_temporary)(attempt)
+                async with asyncio.timeout(timeout_seconds):
+                    result: Result = await attempts(str(period), is_temporary)(attempt)
             except TimeoutError as error:
-                raise DayTimeoutError(day, DAY_TIMEOUT_SECONDS) from error
+                raise DayTimeoutError(period, timeout_seconds) from error
         except BaseException as error:
             await self._record_failure(run, progress, error)
             raise
@@ -207,6 +242,23 @@ class DayIngester:
             await runs.end(run, outcome, now, rows=progress.rows, error=text)
         except (OperatorError, SQLAlchemyError, OSError) as unrecorded:
             log.warning("the end of run %d was not recorded: %s", run, _one_line(unrecorded))
+
+
+async def _until_repeated(
+    unit: str, outcomes: AsyncIterator[DayResult]
+) -> AsyncIterator[DayResult]:
+    """Yield the outcomes until `MAX_REPEATED_FAULTS` in a row have the same fault."""
+    fault_kind, repeated = None, 0
+    async for outcome in outcomes:
+        yield outcome
+        same = outcome.error.fault_kind if outcome.error else None
+        repeated = repeated + 1 if same and same == fault_kind else bool(same)
+        fault_kind = same
+        if repeated >= MAX_REPEATED_FAULTS:
+            raise RepeatedFaultError(
+                f"{repeated} {unit} in a row have the same fault, so no more are tried: "
+                f"{fault_kind}"
+            )
 
 
 def _is_unavailable(error: BaseException) -> bool:

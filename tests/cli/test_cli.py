@@ -287,6 +287,20 @@ def test_a_dry_run_adds_names_of_files_to_the_days_that_need_them(
     assert costs[f"names of files{chosen}"][:3] == ["50,000,000,000", "0.28", "0.00"]
 
 
+def test_a_dry_run_prints_the_cost_of_each_month(database_url: str, billing_host: str) -> None:
+    result = run(
+        *("backfill", "--dry-run", "--months", "2021-10..2021-12"),
+        DATABASE_URL=database_url,
+        BIGQUERY_EMULATOR_HOST=billing_host,
+    )
+    costs = _costs(result)
+    usd = [f"{cost_usd(40 * 10**9 * months):,.2f}" for months in (1, 3)]
+    for month in ("2021-12", "2021-11", "2021-10"):
+        assert costs[month] == ["40,000,000,000", usd[0]]
+    assert costs["total"] == ["120,000,000,000", usd[1]]
+    assert "known event from 2021-11-26, in 2021-11 to 2021-12: " in result.stderr
+
+
 def test_an_implausible_day_is_held_until_it_is_forced(database_url: str, tmp_path: Path) -> None:
     """Half of the downloads of the same weekday a week before."""
     before, day = str(days_ago(7)), str(days_ago(0))

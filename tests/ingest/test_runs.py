@@ -116,7 +116,7 @@ async def test_a_day_that_fails_does_not_stop_a_backfill(engine: AsyncEngine) ->
         }
     )
     outcomes = await _backfill(engine, source, days_ago(3))
-    assert {outcome.day for outcome in outcomes if isinstance(outcome.result, IngestError)} == {
+    assert {outcome.period for outcome in outcomes if isinstance(outcome.result, IngestError)} == {
         days_ago(1),
         days_ago(2),
     }
@@ -151,7 +151,7 @@ async def test_a_backfill_publishes_held_days_that_become_plausible(
         ingester = DayIngester(PublishContext(engine, POLICY, lambda: NOW, lock), source)
         outcomes = [outcome async for outcome in ingester.backfill(days)]
     assert isinstance(outcomes[0].error, HeldDayError)
-    last = {outcome.day: outcome.result for outcome in outcomes}
+    last = {outcome.period: outcome.result for outcome in outcomes}
     assert list(last) == days
     assert all(isinstance(result, PublishedDay) for result in last.values())
 

@@ -1,17 +1,19 @@
 """Stores months: rows are staged, then replace those of the month in the caller's transaction."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from hashlib import sha256
+from typing import Any
 
 import asyncpg
 import orjson
-from sqlalchemy import Text, cast, delete, func, select, text
+from sqlalchemy import Row, Text, cast, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.day_digest import figures_query
+from app.db.day_rows import repeated_packages_refused, stage_all_packages
 from app.db.engine import driver_of
 from app.db.package_figures import forget_packages, rewrite_top_of_months
 from app.db.sql import load_sql
@@ -30,6 +32,8 @@ MonthRow = tuple[str | int | None, ...]
 
 _MISSING = r"\N"
 """NULL in COPY's text format."""
+
+FETCHED_ROWS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,33 @@ class MonthsRepository:
             {"month": month, "names": [*names]},
         )
 
+    async def counts_of_read(self, columns: Sequence[str]) -> AsyncIterator[Sequence[Row[Any]]]:
+        """Yield the rows that `IngestRepository` has staged, with the counts of these columns as
+        texts. The first batch is the row of `__all__`. No transaction stays open meanwhile.
+        """
+        await stage_all_packages(self._connection)
+        texts = [f"CAST({one} AS text) AS {one}" for one in columns]
+        selected = ", ".join(["name", "with_mirrors", "without_mirrors", *texts])
+        query = f"SELECT {selected} FROM staged_downloads"
+        total = await self._connection.execute(text(f"{query} WHERE name = '{ALL_PACKAGES}'"))
+        yield total.all()
+        # The connection may have a cursor of an import that failed. The commit computes the result
+        # of a cursor WITH HOLD.
+        await self._connection.execute(text("CLOSE ALL"))
+        cursor = f"DECLARE read_rows CURSOR WITH HOLD FOR {query} WHERE name <> '{ALL_PACKAGES}'"
+        await self._connection.execute(text(cursor))
+        await self._connection.commit()
+        while rows := await self._fetch_read():
+            yield rows
+        await self._connection.execute(text("CLOSE read_rows"))
+        await self._connection.commit()
+
+    async def _fetch_read(self) -> Sequence[Row[Any]]:
+        rows = await self._connection.execute(text(f"FETCH {FETCHED_ROWS} FROM read_rows"))
+        fetched = rows.all()
+        await self._connection.commit()
+        return fetched
+
     async def figures_of_staged(self, categories: dict[str, list[str]]) -> MonthFigures:
         """Return the figures of the staged rows, whose counts are in the order of `categories`."""
         await self._connection.execute(text("ANALYZE staged_month"))
@@ -181,12 +212,22 @@ class MonthsRepository:
         """
         enter(Step.MONTH_ROWS, month.month)
         await self._delete(month.month)
+        # An imported month may have packages that no day has. The most downloaded ones get the
+        # lowest ids.
         columns = ", ".join(column.name for column in monthly_downloads.c)
         rows = load_sql("month_rows", columns=", ".join(BREAKDOWN_COLUMNS))
-        await self._connection.execute(
-            text(f"INSERT INTO monthly_downloads ({columns}) {rows}"),
-            {"month": month.month, "all_packages": ALL_PACKAGES},
-        )
+        with repeated_packages_refused(month.period):
+            await self._connection.execute(
+                text(
+                    "INSERT INTO packages (name) SELECT name FROM staged_month AS staged "
+                    "WHERE NOT EXISTS (SELECT FROM packages WHERE packages.name = staged.name) "
+                    "ORDER BY without_mirrors DESC, name"
+                )
+            )
+            await self._connection.execute(
+                text(f"INSERT INTO monthly_downloads ({columns}) {rows}"),
+                {"month": month.month, "all_packages": ALL_PACKAGES},
+            )
         values = asdict(month)
         await self._connection.execute(insert(stored_months).values(values))
         await forget_packages(self._connection)

@@ -1,5 +1,5 @@
-"""Stores the history of ingests: a run for each day that was read or checked, and for each held day
-that was published later.
+"""Stores the history of ingests: a run for each day that was read or checked, for each month that
+was imported, and for each held day that was published later.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from app.db.sql import load_sql
 from app.db.statements import Queryable, Statement, fetch
 from app.db.tables import ingest_runs
 from app.domain.downloads import IngestRun, Partition, RunOutcome
+from app.domain.months import Month, Period, first_day
 
 QUERY_REUSE_TIME = timedelta(hours=20)
 """How long a query's result is reused. BigQuery stores it for 24 hours."""
@@ -45,10 +46,15 @@ class RunsRepository:
         self._engine = engine
 
     async def begin(
-        self, day: date, source: str, now: datetime, unfinished: IngestRun | None = None
+        self, period: Period, source: str, now: datetime, unfinished: IngestRun | None = None
     ) -> int:
         """Record that a run begins, and return its id. It takes over an unfinished run's query."""
-        values = {"day": day, "source": source, "started_at": now, "outcome": RunOutcome.RUNNING}
+        values = {
+            **_key(period),
+            "source": source,
+            "started_at": now,
+            "outcome": RunOutcome.RUNNING,
+        }
         if unfinished:
             names = ("query", "partition_rows", "partition_modified_at")
             values |= {name: getattr(unfinished, name) for name in names}
@@ -90,9 +96,9 @@ class RunsRepository:
             await connection.commit()
             return result
 
-    async def run_to_resume(self, day: date, source: str, now: datetime) -> IngestRun | None:
-        """Return the day's last run if it did not succeed and its query can still be reused."""
-        query = select(ingest_runs).where(ingest_runs.c.day == day, ingest_runs.c.source == source)
+    async def run_to_resume(self, period: Period, source: str, now: datetime) -> IngestRun | None:
+        """Return the period's last run if it did not succeed and its query can still be reused."""
+        query = select(ingest_runs).filter_by(**_key(period), source=source)
         latest = Statement(query.order_by(ingest_runs.c.id.desc()).limit(1))
         for run in map(_run, await fetch(self._engine, latest)):
             if run.query and run.outcome in _UNSUCCESSFUL:
@@ -123,17 +129,23 @@ class RunsRepository:
         await self._commit(delete(ingest_runs).where(ingest_runs.c.started_at < moment))
 
 
-async def latest_runs(source: Queryable, limit: int) -> list[IngestRun]:
-    """Return the last runs, latest first. Running ones whose process has ended are returned as
-    interrupted.
+async def latest_runs(source: Queryable, limit: int, *, only_days: bool = False) -> list[IngestRun]:
+    """Return the last runs of days and months, or only of days, latest first. Running ones whose
+    process has ended are returned as interrupted.
     """
     query = select(ingest_runs).order_by(ingest_runs.c.id.desc()).limit(limit)
+    if only_days:
+        query = query.where(~ingest_runs.c.is_month)
     rows = [dict(row) for row in await fetch(source, Statement(query))]
     running = [row for row in rows if row["outcome"] == RunOutcome.RUNNING]
     if running and not await is_held(source, LockKey.INGEST):
         for row in running:
             row["outcome"] = RunOutcome.INTERRUPTED
     return [_run(row) for row in rows]
+
+
+def _key(period: Period) -> dict[str, object]:
+    return {"day": first_day(period), "is_month": isinstance(period, Month)}
 
 
 def _run(row: Mapping[str, Any]) -> IngestRun:

@@ -50,9 +50,10 @@ from app.domain.breakdowns import (
     columns_with,
 )
 from app.domain.clock import utc_now
+from app.domain.days import end_of, start_of
 from app.domain.downloads import PublishedDay, RunOutcome, UnparsedDownloads
 from app.domain.events import ARTIFACTS_SINCE, CountedFiles
-from app.domain.months import Period
+from app.domain.months import Period, days_of, parse_month
 from app.errors import (
     IngestError,
     QueryLostError,
@@ -67,7 +68,7 @@ from app.ingest.sources import bigquery_client
 from app.ingest.sources import downloads_query as query_parts
 from app.ingest.sources.bigquery import BigQuerySource, create_source
 from app.ingest.sources.downloads_query import downloads_query
-from app.ingest.sources.source import open_source
+from app.ingest.sources.source import Coverage, open_source
 from app.settings import IngestSource, Settings, load_settings
 from tests.bigquery_table import DAY, NOON, Event, Table
 from tests.clock import NOW, ManualClock
@@ -77,9 +78,11 @@ from tests.days import (
     RETENTION_DAYS,
     by_category,
     days_ago,
+    downloads,
     fault_of,
     ingest,
     overall,
+    publish,
     rows_of,
 )
 from tests.processes import free_port
@@ -407,6 +410,7 @@ def test_the_query_reads_no_columns_of_other_breakdowns() -> None:
 
 
 ARTIFACTS = ["a-1.0-py3-none-any.whl", "a-1.0.tar.gz", "a-1.0.zip"]
+FILES_OF_A_DAY = ["a-1.0.tar.gz", "a-1.0-py3-none-any.whl.metadata"]
 OTHER_FILES = [
     "a-1.0-py3-none-any.whl.metadata",
     "a-1.0-py3-none-any.whl.asc",
@@ -440,6 +444,66 @@ async def test_which_files_count_until_pypi_counts_only_artifacts(table: Table, 
     assert by_all.keys() == {*names, *(re.sub("[-_.]+", "-", name) for name in OTHER_FILES)}
     assert by_artifacts == {name: by_all[name] for name in names}
     assert source.counted_files(day) is CountedFiles.ARTIFACTS
+
+
+@pytest.mark.parametrize("rule", CountedFiles)
+async def test_a_month_counts_all_of_its_days_and_no_others(
+    table: Table, rule: CountedFiles
+) -> None:
+    """Months of 28, 29, 30 and 31 days, with a download of each of two files on every day."""
+    months = [parse_month(text) for text in ("2023-02", "2024-02", "2023-04", "2023-12")]
+    moments = []
+    for month in months:
+        begin, end = start_of(month.first), end_of(month.last)
+        moments += [begin - timedelta(microseconds=1), end]
+        moments += [start_of(day) + timedelta(hours=9) for day in days_of(month)]
+        moments += [begin, end - timedelta(microseconds=1)]
+    table.insert(
+        *(Event(at=moment, filename=name) for moment in moments for name in FILES_OF_A_DAY)
+    )
+    source = table.source(breakdowns=[CI], counted_files=rule)
+    for month in months:
+        count = (len(days_of(month)) + 2) * (2 if rule is CountedFiles.ALL else 1)
+        (row,) = (await table.read(source, month)).values()
+        assert row == (
+            *("flask", count, count),
+            {"python_minor": {"3.12": count}, "system": {"linux": count}, "ci": {"null": count}},
+        )
+        assert source.coverage(month) == Coverage(rule)
+
+
+@pytest.mark.usefixtures("quick_retries")
+async def test_an_interrupted_import_of_a_month_reads_the_same_query(
+    table: Table, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    month = parse_month("2024-02")
+    table.insert(
+        *(Event(at=start_of(day), project=f"p{day.day % 3}") for day in days_of(month)),
+        Event(project=None, at=start_of(month.first)),
+    )
+    await publish(engine, DAY, downloads("flask", 1))
+    source = table.source()
+    submitted = _submitted(source)
+    run = DayIngester(PublishContext(engine, POLICY, lambda: NOW), source)
+
+    def break_off(*_: object) -> None:
+        raise requests.ConnectionError("broke off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bigquery_source, "_next_page", break_off)
+        with pytest.raises(SourceUnavailableError, match="broke off"):
+            await run.import_month(month)
+    imported = await run.import_month(month)
+    assert submitted == [month]
+    assert (imported.packages, imported.downloads, imported.days) == (3, 29, 29)
+    assert (imported.source, imported.counted_files) == ("bigquery", CountedFiles.ALL)
+    runs = await latest_runs(engine, 9)
+    assert [(one.period, one.outcome) for one in runs] == [
+        (month, RunOutcome.PUBLISHED),
+        (month, RunOutcome.FAILED),
+    ]
+    assert runs[0].query == runs[1].query
+    assert (runs[0].bytes_billed, runs[1].bytes_billed) == (None, 0)
 
 
 def test_file_names_are_read_only_if_they_decide() -> None:
@@ -581,6 +645,9 @@ async def test_a_dry_run_sends_the_same_query(
     assert sql.upper().count("FROM `") == 1, "the table is scanned once"
     assert dry.query_parameters == config.query_parameters
     assert (dry.dry_run, config.dry_run) == (True, False)
+    # The limit applies to each day that a query reads.
+    await source.begin(parse_month("2026-02"))
+    assert asked[-1][1].maximum_bytes_billed == 28 * 10**9
     # A dry run also tells what would be refused.
     assert (dry.maximum_bytes_billed, config.maximum_bytes_billed) == (None, 10**9)
     assert config.use_query_cache is False
@@ -752,9 +819,9 @@ async def test_a_query_that_never_ends_fails_its_day_and_no_other(
     with _unfinished("", lambda _: True) as host:
         source = create_source(Settings(bigquery_emulator_host=host))
         async with ingest_lock(engine) as lock:
-            ingester = DayIngester(PublishContext(engine, FORCED, lambda: NOW, lock), source)
-            outcomes = [outcome async for outcome in ingester.ingest(days)]
-    assert [outcome.day for outcome in outcomes] == days
+            run = DayIngester(PublishContext(engine, FORCED, lambda: NOW, lock), source)
+            outcomes = [outcome async for outcome in run.ingest(days)]
+    assert [outcome.period for outcome in outcomes] == days
     for outcome in outcomes:
         assert isinstance(outcome.error, SourceUnavailableError)
         assert "no answer within 1 s" in str(outcome.result)
