@@ -90,6 +90,7 @@ SYSTEM_OF_20 = f"/api/bulk/system?{TWENTY}"
 SUM_OF_20 = f"/api/bulk/overall?{TWENTY}&sum=true"
 SUMMARY = "/api/packages/{}"
 PYTHON_SUPPORT = "/api/packages/{}/python_support"
+HISTORY = "/api/packages/{}/history"
 BADGE = "/api/badges/{}/month"
 TOP = "/api/top?limit=100"
 TRENDING = "/api/trending?limit=100"
@@ -113,6 +114,7 @@ HOT = (
     Case("system of 20", SYSTEM_OF_20),
     Case("summary", SUMMARY),
     Case("python_support", PYTHON_SUPPORT),
+    Case("history", HISTORY),
     Case("badge", BADGE),
     Case("top 100", TOP),
     Case("trending 100", TRENDING),
@@ -133,6 +135,7 @@ COLD = (
     Case("system of 20, cold", SYSTEM_OF_20),
     Case("summary, cold", SUMMARY),
     Case("python_support, cold", PYTHON_SUPPORT),
+    Case("history, cold", HISTORY),
     Case("badge, cold", BADGE),
     Case("top 100, cold", TOP),
     Case("trending 100, cold", TRENDING),

@@ -38,6 +38,7 @@ from app.domain.months import Period
 from app.ingest import pipeline
 from app.ingest.policy import PublishPolicy, policy_of
 from app.ingest.publish import PublishContext, UnchangedDay
+from app.ingest.rollup import roll_up_due
 from app.ingest.rows import RejectedRows, RowCheck
 from app.ingest.sources.source import DayRows, Source
 from app.settings import Settings
@@ -204,6 +205,13 @@ async def publish(
     published = await ingest(engine, GivenSource({day: rows}), day, policy)
     assert isinstance(published, PublishedDay)
     return published
+
+
+async def roll_up(engine: AsyncEngine, retention_days: int = RETENTION_DAYS) -> list[date]:
+    """Roll up the months whose first day has left the window. Return their first days."""
+    policy = replace(POLICY, retention_days=retention_days)
+    context = PublishContext(engine, policy, lambda: NOW)
+    return [one.month async for one in roll_up_due(context, Settings())]
 
 
 async def store_days(

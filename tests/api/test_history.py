@@ -27,13 +27,11 @@ from app.db.tables import daily_downloads, ingested_days, monthly_downloads, sto
 from app.domain.downloads import PackageDownloads
 from app.domain.events import KnownEvents
 from app.domain.months import Month, days_of_month, month_of
-from app.ingest.publish import PublishContext
 from app.ingest.retention import expire
-from app.ingest.rollup import roll_up_due
 from app.main import ENDPOINTS, Service, create_app
 from app.settings import IngestSource, Settings
 from tests.clock import NOW
-from tests.days import POLICY, days_ago, downloads, optional_counts, publish, store_days
+from tests.days import POLICY, days_ago, downloads, optional_counts, publish, roll_up, store_days
 from tests.waiting import published, until_known
 
 LATEST = days_ago(0)
@@ -75,7 +73,7 @@ async def engine(module_database_url: str) -> AsyncIterator[AsyncEngine]:
     """All days, and the months that have begun before the 30 days served."""
     engine = create_engine(module_database_url)
     await store_days(engine, DAYS)
-    assert await _roll_up(engine) == [AUGUST, SEPTEMBER, OCTOBER]
+    assert await roll_up(engine, SERVED_DAYS) == [AUGUST, SEPTEMBER, OCTOBER]
     yield engine
     await engine.dispose()
 
@@ -89,11 +87,6 @@ async def app(engine: AsyncEngine, module_database_url: str) -> AsyncIterator[Se
     async with app.running():
         await until_known(app)
         yield app
-
-
-async def _roll_up(engine: AsyncEngine) -> list[date]:
-    context = PublishContext(engine, POLICY_OF_30_DAYS, lambda: NOW)
-    return [one.month async for one in roll_up_due(context, Settings())]
 
 
 def _sums(package: str, days: Collection[date], column: str = "") -> Counter[str]:
@@ -179,6 +172,24 @@ async def test_months_as_csv_and_of_many_packages(client: httpx.AsyncClient) -> 
     assert [one["data"] for one in many["data"]] == [[item], []]
     # Only months reach back.
     assert (await _get(client, f"bulk/overall?{names}"))["missing"] == ["gone", "unknown"]
+
+
+async def test_months_of_a_sum_and_of_a_breakdown_of_many_packages(
+    client: httpx.AsyncClient,
+) -> None:
+    for series, column in (("overall", ""), ("country", "country"), ("installer", "installer")):
+        path = f"bulk/{series}?package=numpy,flask,gone&interval=month"
+        for one in (await _get(client, path))["data"]:
+            alone = await _get(client, f"packages/{one['package']}/{series}?interval=month")
+            assert one == alone
+        sums: Counter[str] = Counter()
+        for package in ("flask", "numpy"):
+            sums += _sums(package, _days_in(OCTOBER), column)
+        (whole,) = (await _get(client, f"{path}&sum=true"))["data"]
+        assert whole["data"] == [
+            {"category": category, "date": str(OCTOBER), "downloads": count}
+            for category, count in sorted(sums.items())
+        ]
 
 
 async def test_months_are_filled_with_zeros(client: httpx.AsyncClient) -> None:
@@ -287,6 +298,7 @@ async def test_rankings_of_months(client: httpx.AsyncClient) -> None:
                 if sums[name]
             ],
             "days": len(days),
+            "followed_packages": None,
             "since": str(days[0]),
             "through": str(days[-1]),
             "type": "top_packages",
@@ -356,7 +368,7 @@ async def test_every_split_adds_up(database_url: str) -> None:
     loop = asyncio.get_running_loop()
     engine = create_engine(database_url)
     await store_days(engine, DAYS)
-    await _roll_up(engine)
+    await roll_up(engine, SERVED_DAYS)
 
     async def compare(served_days: int, stored: set[date], start: date, end: date) -> None:
         async with connect(engine) as connection:
@@ -438,7 +450,7 @@ async def test_a_roll_up_changes_tags_only_if_figures_change(
     day = OCTOBER + timedelta(days=24)
     await publish(engine, day, downloads("flask", 10**6, mirrors=0, **optional_counts(10**6)))
     await until_known(app, version)
-    assert await _roll_up(engine) == [OCTOBER]
+    assert await roll_up(engine, SERVED_DAYS) == [OCTOBER]
     after = await client.get(path)
     changed = _sums("flask", [day])["without_mirrors"]
     totals = [one.json()["data"]["total"]["downloads"] for one in (before, after)]

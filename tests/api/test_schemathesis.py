@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from app.db.engine import create_engine
 from app.dumps.export import export, published_days
 from app.dumps.listing import DumpFormat
 from app.dumps.stores.folder import DumpFolder
-from tests.days import RETENTION_DAYS, days_ago, downloads, optional_counts, publish
+from tests.days import RETENTION_DAYS, days_ago, downloads, optional_counts, publish, roll_up
 from tests.processes import served
+
+MONTH = date(2026, 2, 1)
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
@@ -44,6 +47,10 @@ async def _days(module_database_url: str, dumps: DumpFolder) -> None:
     with dumps.opened():
         exported = export(engine, dumps, published, DumpFormat.CSV)
         assert len([one async for one in exported]) == 3
+    # A month that schemathesis.toml names.
+    counts = optional_counts(4321)
+    await publish(engine, MONTH, downloads("requests", minors, systems, mirrors=0, **counts))
+    assert await roll_up(engine) == [MONTH]
     await engine.dispose()
 
 
