@@ -5,6 +5,8 @@ new version of each row. Figures are not indexed, because a publish rewrites nea
 a row with a changed index key can't be rewritten in place. So rankings are tables of their own.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import date, timedelta
 
 from sqlalchemy import delete, text
@@ -55,12 +57,21 @@ async def update_figures(connection: AsyncConnection, latest: date, *, is_next: 
     `latest` and are moved by a day. Otherwise all days of the periods are summed.
     """
     statement = _MOVE if is_next else _SUM
-    # Postgres has no statistics about the rows of a new day yet. It might expect one row and choose
-    # a nested loop, which would take hours. Rows are nearly in the order of ids, so a merge join
-    # takes two thirds of the time of a hash join.
+    async with merge_joins(connection):
+        await connection.execute(text(statement), figures_arguments(latest))
+
+
+@asynccontextmanager
+async def merge_joins(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Let Postgres use only merge joins.
+
+    It has no statistics about the rows of a new day or month yet. It might expect one row and
+    choose a nested loop, which would take hours. Rows are nearly in the order of ids, so a merge
+    join takes two thirds of the time of a hash join.
+    """
     for joins in _SLOW_JOINS:
         await connection.execute(text(f"SET LOCAL {joins} = off"))
-    await connection.execute(text(statement), figures_arguments(latest))
+    yield
     for joins in _SLOW_JOINS:
         await connection.execute(text(f"SET LOCAL {joins} = DEFAULT"))
 
@@ -80,7 +91,8 @@ async def rewrite_top_of_months(connection: AsyncConnection) -> None:
     await connection.execute(delete(top_packages).where(top_packages.c.period == ALL_MONTHS))
     arguments = {"all_packages": ALL_PACKAGES, "ranked": RANKED_PACKAGES}
     insert = f"INSERT INTO top_packages (period, name, downloads, rank) {TOP_OF_MONTHS}"
-    await connection.execute(text(insert), arguments)
+    async with merge_joins(connection):
+        await connection.execute(text(insert), arguments)
 
 
 async def rewrite_rankings(connection: AsyncConnection, latest: date) -> None:

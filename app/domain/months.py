@@ -152,13 +152,17 @@ def ordered_categories(all_packages: Mapping[str, int]) -> list[str]:
 
 def pack(counts: Mapping[str, int], positions: Mapping[str, int]) -> str:
     """Return the stored text of counts. `positions` are those of the month's categories."""
-    text = orjson.dumps(counts, option=orjson.OPT_SORT_KEYS)
+    text = b""
     if positions.keys() >= counts.keys():
         values = [0] * (1 + max(map(positions.__getitem__, counts), default=-1))
         for category, downloads in counts.items():
             values[positions[category]] = downloads
-        text = min(orjson.dumps(values), text, key=len)
-    return text.decode()
+        text = orjson.dumps(values)
+        # A zero takes 2 bytes, and a category at least 4: its name, quotes and a colon.
+        if len(values) <= 3 * len(counts):
+            return text.decode()
+    as_object = orjson.dumps(counts, option=orjson.OPT_SORT_KEYS)
+    return (min(text, as_object, key=len) if text else as_object).decode()
 
 
 def unpack(
