@@ -109,7 +109,7 @@ class Service:
         return self.api.openapi()
 
     def running(self) -> AbstractAsyncContextManager[object]:
-        """Return a context in which the background work runs. A server enters it by itself."""
+        """Return a context in which the background work runs. Servers enter it automatically."""
         return self.api.router.lifespan_context(self.api)
 
 

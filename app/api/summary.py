@@ -65,7 +65,9 @@ class Summary(BaseModel):
     change: Change
     downloads: int = Field(description="Downloads in all days served.", ge=0)
     events: list[Event] = Field(description="Known breaks in these days' figures, newest first.")
-    first_date: dt.date | None = Field(description="First day with a download. Null without any.")
+    first_date: dt.date | None = Field(
+        description="First day with a download. Null if there is none."
+    )
     latest_date: dt.date | None = Field(description="Last day with a download. Null without any.")
     peak: Peak | None = Field(description="Null without any download.")
     rank: int | None = Field(

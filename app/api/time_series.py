@@ -225,7 +225,9 @@ class OverallQuery(SeriesQuery):
     """Arguments of `overall`."""
 
     mirrors: Mirrors | None = Field(
-        None, description="`true` includes known mirrors, and `false` excludes them. Default: both."
+        None,
+        description="`true` includes known mirrors and downloads without an installer's name, and "
+        "`false` excludes them. Default: both.",
     )
 
     @property

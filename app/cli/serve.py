@@ -40,7 +40,7 @@ def serve(settings: Settings) -> None:
 
     check_address(settings.host, settings.port)
     if settings.source is not IngestSource.NONE:
-        # Fail now, and not at night, if the source is not set up.
+        # Fail at the start, and not in the next run of the job, if the source is not set up.
         open_source(settings, settings.source)
     deadline = StopDeadline(settings.graceful_stop_seconds)
     with database_url(settings, stop_seconds=deadline.seconds_left) as url:

@@ -76,9 +76,9 @@ async def merge_joins(connection: AsyncConnection) -> AsyncIterator[None]:
         await connection.execute(text(f"SET LOCAL {joins} = DEFAULT"))
 
 
-async def forget_packages(connection: AsyncConnection) -> int:
+async def delete_packages(connection: AsyncConnection) -> int:
     """Delete the packages without a row in any day or month, and return their number."""
-    return (await connection.execute(text(load_sql("forget_packages")))).rowcount
+    return (await connection.execute(text(load_sql("delete_packages")))).rowcount
 
 
 async def delete_rankings(connection: AsyncConnection) -> None:

@@ -62,7 +62,7 @@ class Month:
 
 
 Period = date | Month
-"""What one query counts and one file contains: a day or a month."""
+"""The period that one query counts and one file contains: a day or a month."""
 
 
 def first_day(period: Period) -> date:
@@ -118,8 +118,8 @@ class StoredMonth:
     """Columns of the breakdowns that all days have, including the required ones."""
 
     categories: Mapping[str, Sequence[str]]
-    """Categories by column, in the order of the counts in the rows. Breakdowns that `__all__` has
-    not got have none, so their counts are stored as objects.
+    """Categories by column, in the order of the counts in the rows. There are none for breakdowns
+    that `__all__` does not have, whose counts are stored as objects.
     """
 
     packages: int

@@ -88,7 +88,7 @@ def remove_outdated(
     formats = {dump.format for dump in dumps.files}
     if dump_format and formats - {dump_format}:
         raise DumpsError(
-            f"{store} holds {', '.join(sorted(formats))} files, and a place has one format: "
+            f"{store} holds {', '.join(sorted(formats))} files, but can have only one format: "
             f"export {dump_format} to another place"
         )
     others = {

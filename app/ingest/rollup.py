@@ -65,7 +65,7 @@ class MonthOfDays:
 
     @property
     def digest(self) -> str:
-        """Hash of what the month is computed from."""
+        """Hash of the records of the days that the month is computed from."""
         records = [
             f"{one.day} {one.digest} {one.source} {one.counted_files} {' '.join(one.breakdowns)}"
             for one in self.days
@@ -112,8 +112,8 @@ def due_months(
     """Return the months to roll up, oldest first.
 
     A month is due when all its days are published and final, or when its first day has left the
-    window, whatever it lacks. It is due again when one of its days has changed. An imported month
-    is due if as many of its days are published.
+    window, even if days are missing. It is due again when one of its days has changed. An imported
+    month is due if as many of its days are published.
     """
     if not published:
         return []

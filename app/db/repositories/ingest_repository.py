@@ -17,7 +17,7 @@ from app.db.advisory_lock import LockKey, lock_for_transaction
 from app.db.day_digest import figures_query
 from app.db.day_rows import STAGED_COLUMNS, replace_rows, stage_all_packages, update_packages
 from app.db.engine import driver_of
-from app.db.package_figures import delete_rankings, forget_packages
+from app.db.package_figures import delete_packages, delete_rankings
 from app.db.partitions import ensure_partition
 from app.db.publication import announce
 from app.db.steps import Step, enter
@@ -217,7 +217,7 @@ class IngestRepository:
         await self._connection.execute(
             update(packages).where(packages.c.last_seen < first_kept).values(last_seen=None)
         )
-        return await forget_packages(self._connection)
+        return await delete_packages(self._connection)
 
     # Publishing
 

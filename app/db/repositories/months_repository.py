@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.db.day_digest import figures_query
 from app.db.day_rows import repeated_packages_refused, stage_all_packages
 from app.db.engine import driver_of
-from app.db.package_figures import forget_packages, rewrite_top_of_months
+from app.db.package_figures import delete_packages, rewrite_top_of_months
 from app.db.sql import load_sql
 from app.db.statements import Statement, fetch
 from app.db.steps import Step, enter
@@ -230,7 +230,7 @@ class MonthsRepository:
             )
         values = asdict(month)
         await self._connection.execute(insert(stored_months).values(values))
-        await forget_packages(self._connection)
+        await delete_packages(self._connection)
         await self._rank(month.month)
         await self._connection.execute(text("DROP TABLE pg_temp.staged_month"))
 

@@ -1,3 +1,4 @@
+-- The differences between a day's record and its rows.
 WITH stored AS MATERIALIZED (
     -- The day's rows. They are read only once, because Postgres reads the whole month to find them.
     SELECT

@@ -1,3 +1,4 @@
+-- The packages whose last day is not that of their latest row.
 WITH differing AS (
     SELECT coalesce(last_seen, found, (SELECT max(day) FROM ingested_days)) AS day, name,
         CASE WHEN found IS NULL THEN 'last_seen, without a row' ELSE 'last_seen' END AS what,

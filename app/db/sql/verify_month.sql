@@ -1,3 +1,4 @@
+-- The differences between a month's record and its rows.
 WITH stored AS MATERIALIZED (
     SELECT name, with_mirrors, without_mirrors, rank,
         CASE WHEN without_mirrors > 0 AND name <> :all_packages THEN row_number() OVER

@@ -1,3 +1,4 @@
+-- The entries of the rankings that differ from those that the figures of packages give.
 WITH recorded AS (
     SELECT 'top of ' || period AS what, rank, name, concat_ws(' ', name, downloads) AS entry
     FROM top_packages

@@ -1,3 +1,4 @@
+-- The packages whose rank differs from the one that their figures give.
 WITH ranked AS (
     -- The ranks that follow from the stored figures.
     SELECT name, month_rank, is_popular,

@@ -1,3 +1,4 @@
+-- The packages whose recent figures differ from the sums of their days.
 WITH summed AS ({sum_figures}),
 differing AS (
     SELECT CAST(:latest AS date) AS day, packages.name, what,
