@@ -340,18 +340,18 @@ _CHANGES = {
         "digest of the month: recorded DIGEST, found DIGEST",
         "downloads_with_mirrors of the month: recorded 3473, found 3474",
         "__all__ with_mirrors of the month: recorded 3473, found 3474",
-        "with_mirrors of the month, summed: recorded 9, found 8 for numpy, 1 of 1 packages",
+        "with_mirrors of the month, summed: recorded 9, found 8 for numpy",
     ],
     "UPDATE monthly_downloads SET rank = 3 WHERE rank = 2": [
-        "rank of the month: recorded 3, found 2 for numpy, 1 of 1 packages",
+        "rank of the month: recorded 3, found 2 for numpy",
     ],
     "UPDATE monthly_downloads SET system = '[8]' WHERE rank = 2": [
         "digest of the month: recorded DIGEST, found DIGEST",
-        "system of the month, summed: recorded [8], found [0,8] for numpy, 1 of 1 packages",
+        "system of the month, summed: recorded [8], found [0,8] for numpy",
     ],
     "UPDATE monthly_downloads SET system = '[3464,9]' WHERE with_mirrors = 3473": [
         "digest of the month: recorded DIGEST, found DIGEST",
-        f"system of the month, summed: {_SUMS} for __all__, 1 of 1 packages",
+        f"system of the month, summed: {_SUMS} for __all__",
     ],
     """UPDATE stored_months SET categories = '{"system":["windows","linux"]}'""": [
         "digest of the month: recorded DIGEST, found DIGEST",
