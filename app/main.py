@@ -17,6 +17,7 @@ from app.api import (
     badges,
     breakdown_series,
     bulk,
+    changes,
     docs_page,
     dumps,
     events,
@@ -74,6 +75,7 @@ _ENDPOINT_MODULES = (
     rankings,
     search,
     badges,
+    changes,
 )
 
 ENDPOINTS = Endpoints(one for module in _ENDPOINT_MODULES for one in module.router.endpoints)

@@ -94,6 +94,7 @@ HISTORY = "/api/packages/{}/history"
 BADGE = "/api/badges/{}/month"
 TOP = "/api/top?limit=100"
 TRENDING = "/api/trending?limit=100"
+CHANGES = "/api/changes"
 SEARCH = "/api/search?q={}"
 
 HOT = (
@@ -118,6 +119,7 @@ HOT = (
     Case("badge", BADGE),
     Case("top 100", TOP),
     Case("trending 100", TRENDING),
+    Case("changes", CHANGES),
     Case("search", SEARCH),
     Case("unknown package, 404", "/api/packages/no-such-package/recent", status=404),
 )
@@ -139,6 +141,7 @@ COLD = (
     Case("badge, cold", BADGE),
     Case("top 100, cold", TOP),
     Case("trending 100, cold", TRENDING),
+    Case("changes, cold", CHANGES),
     Case("search, cold", SEARCH),
 )
 

@@ -27,7 +27,7 @@ async def everything(engine: AsyncEngine) -> Everything:
             .order_by(packages.c.name, daily_downloads.c.date)
         )
         known = await connection.execute(select(*packages.c[1:]).order_by(packages.c.name))
-        others = ("day", "published_at", "checked_at")
+        others = ("day", "published_at", "checked_at", "announced_at")
         figures = (column for column in ingested_days.c if column.name not in others)
         days = await connection.execute(
             select(ingested_days.c.day, *figures).order_by(ingested_days.c.day)
@@ -50,7 +50,11 @@ async def everything(engine: AsyncEngine) -> Everything:
             .join(packages, packages.c.id == monthly_downloads.c.package_id)
             .order_by(*by_month)
         )
-        figures = (column for column in stored_months.c if column.name != "rolled_up_at")
+        figures = (
+            column
+            for column in stored_months.c
+            if column.name not in {"rolled_up_at", "announced_at"}
+        )
         months = await connection.execute(select(*figures).order_by(stored_months.c.month))
         return {
             "monthly rows": [tuple(row) for row in monthly],

@@ -1,4 +1,4 @@
-"""Monthly downloads, and days of followed packages"""
+"""Monthly downloads, followed packages, and the publish of each change"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("digest", sa.Text(), nullable=False),
         sa.Column("days_digest", sa.Text()),
         sa.Column("rolled_up_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("announced_at", sa.DateTime(timezone=True)),
         sa.PrimaryKeyConstraint("month", name=op.f("pk_stored_months")),
         comment="Stored months: those with rows in monthly_downloads.",
     )
@@ -91,3 +92,5 @@ def upgrade() -> None:
         "ingest_runs", sa.Column("is_month", sa.Boolean(), nullable=False, server_default="false")
     )
     op.alter_column("ingest_runs", "is_month", server_default=None)
+    op.add_column("ingested_days", sa.Column("announced_at", sa.DateTime(timezone=True)))
+    op.execute("UPDATE ingested_days SET announced_at = published_at")

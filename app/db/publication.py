@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 
 import asyncpg
 from pydantic import TypeAdapter
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,7 +17,7 @@ from app.db.connection import open_connection
 from app.db.driver_errors import connecting, querying
 from app.db.sql import load_sql
 from app.db.statements import Queryable, Statement, fetch
-from app.db.tables import TRIGRAM_INDEX, publication
+from app.db.tables import TRIGRAM_INDEX, ingested_days, publication, stored_months
 from app.domain.downloads import Publication, served_days
 from app.domain.events import CountedFiles
 from app.domain.months import StoredMonth
@@ -36,7 +36,7 @@ async def announce(connection: AsyncConnection) -> None:
 
     Call it last in the transaction, because the publish becomes visible with the commit. Publishes
     get times that are at least a second apart, because `Last-Modified` has whole seconds and the
-    clock may be set back.
+    clock may be set back. The time is also recorded with the days and months that changed.
     """
     recorded = insert(publication).values(id=1, published_at=func.clock_timestamp())
     after_the_last = publication.c.published_at + timedelta(seconds=1)
@@ -46,6 +46,10 @@ async def announce(connection: AsyncConnection) -> None:
             set_={"published_at": func.greatest(recorded.excluded.published_at, after_the_last)},
         )
     )
+    for table in (ingested_days, stored_months):
+        changed = update(table).where(table.c.announced_at.is_(None))
+        publish = select(publication.c.published_at).scalar_subquery()
+        await connection.execute(changed.values(announced_at=publish))
     await connection.execute(select(func.pg_notify(CHANNEL, "")))
 
 

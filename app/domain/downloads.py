@@ -167,6 +167,11 @@ class PublishedDay(DayFigures):
     checked_at: datetime
     """When the source was last read or checked for this day, even if it had not changed."""
 
+    announced_at: datetime | None = None
+    """Time of the publish that made these figures visible, which no other publish has. Recorded by
+    `announce`.
+    """
+
     suspect_reason: str | None = None
     """How the day deviates from its current neighbours, or None if it does not."""
 

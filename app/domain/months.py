@@ -136,6 +136,9 @@ class StoredMonth:
     rolled_up_at: datetime
     """When the days were summed, or when the month was imported."""
 
+    announced_at: datetime | None = None
+    """Time of the publish that made these figures visible. Recorded by `announce`."""
+
     @property
     def period(self) -> Month:
         return Month(self.month)

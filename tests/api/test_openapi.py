@@ -103,7 +103,7 @@ def test_optional_arguments_are_not_nullable(document: dict[str, Any]) -> None:
     assert {parameter["name"] for parameter in parameters if not parameter["required"]} == {
         *("period", "mirrors", *(one.argument for one in BREAKDOWNS)),
         *("start_date", "end_date", "fill", "interval", "rolling", "format"),
-        *("limit", "cursor", "month", "sum"),
+        *("limit", "cursor", "month", "sum", "since"),
     }
     for parameter in parameters:
         assert {"type", "$ref"} & parameter["schema"].keys()

@@ -172,7 +172,7 @@ async def test_plausible_days(
         assert published.downloads == sum(counts)
         assert published.suspect_reason is None
     else:
-        with pytest.raises(HeldDayError, match="of the days around it"):
+        with pytest.raises(HeldDayError, match="on the days around it"):
             await _publish(engine, days_ago(0), rows(counts), policy)
     await _assert_valid(engine)
 

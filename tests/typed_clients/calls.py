@@ -24,6 +24,7 @@ from pypi_stats_client.api.dumps import get_dump, get_dumps
 from pypi_stats_client.api.packages import get_overall, get_recent
 from pypi_stats_client.api.rankings import get_search, get_top, get_trending
 from pypi_stats_client.api.status import (
+    get_changes,
     get_events,
     get_health,
     get_index,
@@ -36,6 +37,7 @@ from pypi_stats_client.models import (
     BadgePeriod,
     BreakdownDownloadsOfMany,
     BreakdownName,
+    Changes,
     DailyDownloads,
     DumpFormat,
     Dumps,
@@ -202,6 +204,14 @@ def call_rankings(client: Client) -> None:
 
 
 def call_status(client: Client) -> None:
+    changes = get_changes.sync(client=client)
+    assert isinstance(changes, Changes)
+    assert (len(changes.data.days), changes.since) == (DAYS, None)
+    assert isinstance(changes.data.days[0].published_at, dt.datetime)
+    same = get_changes.sync(client=client, since=changes.next_)
+    assert isinstance(same, Changes)
+    assert (same.data.days, same.next_) == ([], changes.next_)
+
     status = get_status.sync(client=client)
     assert isinstance(status, Status)
     assert (status.sample, status.sources, status.days) == (True, ["sample"], DAYS)

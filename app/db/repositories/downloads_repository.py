@@ -2,8 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import date
-from typing import NamedTuple
+from datetime import date, datetime
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import func, select, text
@@ -107,6 +107,9 @@ _BREAKDOWNS = {
 _HISTORY = published_statement("history", order="month")
 
 
+_CHANGES = published_statement("changes", order="first_day DESC")
+
+
 class Size(NamedTuple):
     packages: int
     """Number of packages with downloads in the days served."""
@@ -202,6 +205,12 @@ class DownloadsRepository(PublishedReads):
         """
         rows = await self._read(_HISTORY, **history_arguments(package, history))
         return [MonthDownloads(*row) for row in rows]
+
+    async def changes(self, served: Window, since: datetime) -> Sequence[tuple[Any, ...]]:
+        """Return the days served and the stored months that were published or replaced after a
+        publish, latest first: `day` or `month`, its first day, digest and time.
+        """
+        return await self._read(_CHANGES, first=served.first, last=served.last, since=since)
 
     async def publication(self) -> Publication | None:
         """Return the current publication, or None if nothing is published."""
