@@ -38,7 +38,7 @@ def database_url(
             yield url
 
 
-def run(url: str, work: Work[Result], *, wait_seconds: float = 0.0) -> Result:
+def migrate_and_run(url: str, work: Work[Result], *, wait_seconds: float = 0.0) -> Result:
     """Wait for the database, migrate it, and run work on it."""
 
     async def migrate_and_work() -> Result:
@@ -51,7 +51,7 @@ def run(url: str, work: Work[Result], *, wait_seconds: float = 0.0) -> Result:
     return _run(migrate_and_work)
 
 
-def read(settings: Settings, work: Work[Result]) -> Result:
+def run_read_only(settings: Settings, work: Work[Result]) -> Result:
     """Run work that only reads. Nothing is created or migrated, and Postgres refuses to write.
 
     Raises `OperatorError` if the database is empty or has another schema than this code.

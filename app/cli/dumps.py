@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli.database import read
+from app.cli.database import run_read_only
 from app.cli.options import DayType, Destination, MonthsType, check_order, with_settings
 from app.cli.progress import progress_of
 from app.domain.clock import utc_now
@@ -118,7 +118,7 @@ def export(
             exported = export_files(engine, store, files, DumpFormat(dump_format))
             await _report(exported, store, files, removed)
 
-    read(settings, work)
+    run_read_only(settings, work)
 
 
 def _store(destination: str | Path) -> DumpStore:

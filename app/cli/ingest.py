@@ -9,7 +9,7 @@ from functools import partial
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli.database import database_url, run
+from app.cli.database import database_url, migrate_and_run
 from app.cli.months import backfill_months
 from app.cli.options import (
     DayType,
@@ -96,7 +96,7 @@ def ingest(
             await _roll_up(context, settings)
 
     with database_url(settings) as url:
-        run(url, work)
+        migrate_and_run(url, work)
 
 
 async def _publish_plausible_held(context: PublishContext) -> None:
@@ -191,7 +191,7 @@ def backfill(
             return succeeded
 
     with database_url(settings) as url:
-        if not run(url, work):
+        if not migrate_and_run(url, work):
             sys.exit(1)
 
 
@@ -211,7 +211,7 @@ def expire(settings: Settings) -> None:
             click.echo(str(await drop_expired(engine, context.policy, utc_now())))
 
     with database_url(settings) as url:
-        run(url, work)
+        migrate_and_run(url, work)
 
 
 @click.command(short_help="Fill the database with sample data.")
@@ -219,7 +219,7 @@ def expire(settings: Settings) -> None:
 def seed(settings: Settings) -> None:
     """Fill the days served with sample data, unless the database contains real data."""
     with database_url(settings) as url:
-        run(url, partial(fill_with_samples, settings))
+        migrate_and_run(url, partial(fill_with_samples, settings))
 
 
 async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:

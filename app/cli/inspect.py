@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli.database import read
+from app.cli.database import run_read_only
 from app.cli.options import DayType, with_settings
 from app.db.repositories.downloads_repository import DownloadsRepository, Size
 from app.db.repositories.runs_repository import latest_runs
@@ -54,7 +54,7 @@ def status(settings: Settings) -> None:
         )
         click.echo(report)
 
-    read(settings, work)
+    run_read_only(settings, work)
 
 
 @click.command(short_help="Show the latest ingests.")
@@ -72,7 +72,7 @@ def history(settings: Settings, *, limit: int) -> None:
     async def work(engine: AsyncEngine) -> None:
         click.echo(history_report(await latest_runs(engine, limit)))
 
-    read(settings, work)
+    run_read_only(settings, work)
 
 
 @click.command(short_help="Compare published days with the stored rows.")
@@ -99,7 +99,7 @@ def verify(settings: Settings, *, day: date | None) -> None:
                 click.echo(f"note: {one.day} is suspect: {one.suspect_reason}")
         return is_right
 
-    if not read(settings, work):
+    if not run_read_only(settings, work):
         sys.exit(1)
 
 

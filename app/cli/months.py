@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli.database import database_url, run
+from app.cli.database import database_url, migrate_and_run
 from app.cli.progress import report_outcomes
 from app.db.engine import connect
 from app.db.repositories.ingest_repository import IngestRepository
@@ -59,8 +59,8 @@ def backfill_months(
 
     with database_url(settings) as url:
         if dry_run:
-            _show_costs(settings, kind, run(url, plan).to_import)
-        elif not run(url, work):
+            _show_costs(settings, kind, migrate_and_run(url, plan).to_import)
+        elif not migrate_and_run(url, work):
             sys.exit(1)
 
 

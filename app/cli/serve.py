@@ -9,7 +9,7 @@ from functools import partial
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.cli.database import database_url, run
+from app.cli.database import database_url, migrate_and_run
 from app.cli.ingest import fill_with_samples
 from app.cli.options import with_settings
 from app.db.engine import check_writable
@@ -44,7 +44,9 @@ def serve(settings: Settings) -> None:
         open_source(settings, settings.source)
     deadline = StopDeadline(settings.graceful_stop_seconds)
     with database_url(settings, stop_seconds=deadline.seconds_left) as url:
-        run(url, partial(_prepare, settings), wait_seconds=settings.database_wait_seconds)
+        migrate_and_run(
+            url, partial(_prepare, settings), wait_seconds=settings.database_wait_seconds
+        )
         os.environ["DATABASE_URL"] = url
         run_server(settings, deadline)
     # Exit at once. Python would wait for threads that hang, for example in a read from a network
@@ -86,7 +88,7 @@ def migrate(settings: Settings) -> None:
         pass
 
     with database_url(settings) as url:
-        run(url, nothing)
+        migrate_and_run(url, nothing)
 
 
 @click.command(short_help="Print the OpenAPI document.")
