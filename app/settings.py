@@ -193,8 +193,8 @@ class Settings(BaseSettings):
     """Table of raw downloads, `project.dataset.table`."""
 
     bigquery_max_bytes_billed: int = Field(500 * 2**30, ge=10 * 2**20)
-    """Maximum bytes billed for a day's query, by default 500 GiB. BigQuery refuses a larger query
-    and bills nothing.
+    """Maximum bytes billed for each day that a query reads, by default 500 GiB. BigQuery refuses a
+    larger query and bills nothing.
     """
 
     bigquery_emulator_host: types.EmulatorAddress | None = None

@@ -1,4 +1,4 @@
-"""Whole days as files, for clients that would otherwise request every package.
+"""Whole days and months as files, for clients that would otherwise request every package.
 
 The list depends only on the folder, and not on the publication, because a day is exported some time
 after its publish. So the list has its own `Cache-Control`, and a tag that depends on its content.
@@ -55,9 +55,9 @@ _EXAMPLE = {
 
 
 class Dumps(listing.Dumps):
-    """The published days that were exported to files, latest first."""
+    """The published days and stored months that were exported to files, latest first."""
 
-    model_config = example_config({"data": [_EXAMPLE], "type": "dumps"})
+    model_config = example_config({"data": [_EXAMPLE], "months": [], "type": "dumps"})
 
 
 class DumpResponse(FileResponse):
@@ -109,14 +109,14 @@ class DumpResponse(FileResponse):
 @router.get(
     "",
     operation_id="get_dumps",
-    summary="Days that are available as files",
+    summary="Days and months that are available as files",
     response_model=Dumps,
     responses=status_docs(304, 429, 500, 503),
 )
 async def dumps(request: Request, state: InjectedState) -> Response:
-    """Files of whole days, one for each published day that was exported. Use them instead of
-    requesting every package. Each row is a package with its downloads, and a map for each
-    breakdown.
+    """Files of whole days and months, one for each published day and stored month that was
+    exported. Use them instead of requesting every package. Each row is a package with its
+    downloads, and a map for each breakdown.
     """
     return await (await state.dumps.current()).content.respond(request)
 
@@ -124,7 +124,7 @@ async def dumps(request: Request, state: InjectedState) -> Response:
 @router.get(
     "/{name}",
     operation_id="get_dump",
-    summary="One day's file",
+    summary="The file of a day or month",
     response_class=FileResponse,
     responses={
         200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},

@@ -115,8 +115,8 @@ async def import_month(
                 enter(Step.SUM, month)
                 if packing is None:
                     # A month of followed packages may have no rows.
-                    totals = rows[0]._asdict() if rows else {}
-                    packing = MonthPacking.of({one: totals.get(one) for one in columns})
+                    totals = rows[0][3:] if rows else [None] * len(columns)
+                    packing = MonthPacking.of(dict(zip(columns, totals, strict=True)))
                 if context.lock:
                     context.lock.check()
                 packed = await asyncio.to_thread(packing.rows, rows)

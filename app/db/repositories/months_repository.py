@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from hashlib import sha256
+from operator import itemgetter
 from typing import Any
 
 import asyncpg
 import orjson
-from sqlalchemy import Row, Text, cast, delete, func, select, text
+from sqlalchemy import Text, cast, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -148,32 +149,30 @@ class MonthsRepository:
             {"month": month, "names": [*names]},
         )
 
-    async def counts_of_read(self, columns: Sequence[str]) -> AsyncIterator[Sequence[Row[Any]]]:
-        """Yield the rows that `IngestRepository` has staged, with the counts of these columns as
-        texts. The first batch is the row of `__all__`. No transaction stays open meanwhile.
+    async def counts_of_read(self, columns: Sequence[str]) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """Yield the rows that `IngestRepository` has staged: the name, the totals, and the counts
+        of these columns as texts. The first batch has the row of `__all__`, if there are rows. No
+        transaction stays open meanwhile.
         """
         await stage_all_packages(self._connection)
-        texts = [f"CAST({one} AS text) AS {one}" for one in columns]
-        selected = ", ".join(["name", "with_mirrors", "without_mirrors", *texts])
-        query = f"SELECT {selected} FROM staged_downloads"
+        # The driver prepares FETCH only once, so that the columns have to be always the same.
+        texts = ", ".join(f"CAST({one} AS text)" for one in BREAKDOWN_COLUMNS)
+        query = f"SELECT name, with_mirrors, without_mirrors, {texts} FROM staged_downloads"
+        chosen = itemgetter(*range(3), *(3 + BREAKDOWN_COLUMNS.index(one) for one in columns))
         total = await self._connection.execute(text(f"{query} WHERE name = '{ALL_PACKAGES}'"))
-        yield total.all()
+        yield list(map(chosen, total))
         # The connection may have a cursor of an import that failed. The commit computes the result
         # of a cursor WITH HOLD.
         await self._connection.execute(text("CLOSE ALL"))
         cursor = f"DECLARE read_rows CURSOR WITH HOLD FOR {query} WHERE name <> '{ALL_PACKAGES}'"
         await self._connection.execute(text(cursor))
         await self._connection.commit()
-        while rows := await self._fetch_read():
+        fetch_rows = text(f"FETCH {FETCHED_ROWS} FROM read_rows")
+        while rows := list(map(chosen, await self._connection.execute(fetch_rows))):
+            await self._connection.commit()
             yield rows
         await self._connection.execute(text("CLOSE read_rows"))
         await self._connection.commit()
-
-    async def _fetch_read(self) -> Sequence[Row[Any]]:
-        rows = await self._connection.execute(text(f"FETCH {FETCHED_ROWS} FROM read_rows"))
-        fetched = rows.all()
-        await self._connection.commit()
-        return fetched
 
     async def figures_of_staged(self, categories: dict[str, list[str]]) -> MonthFigures:
         """Return the figures of the staged rows, whose counts are in the order of `categories`."""
