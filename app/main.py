@@ -22,6 +22,7 @@ from app.api import (
     dumps,
     events,
     history,
+    overall,
     problem_details,
     python_support,
     rankings,
@@ -29,7 +30,6 @@ from app.api import (
     search,
     status,
     summary,
-    time_series,
     totals,
 )
 from app.api.dump_list_cache import SERVED_URL, DumpListCache
@@ -65,7 +65,7 @@ from app.settings import IngestSource, Settings, load_settings
 # The documentation lists the endpoints in this order.
 _ENDPOINT_MODULES = (
     recent,
-    time_series,
+    overall,
     breakdown_series,
     totals,
     history,

@@ -2,15 +2,18 @@
 
 from typing import Annotated, Literal
 
-from fastapi import Path
+from fastapi import Path, Query
 from pydantic import Field
 
+from app.api.continuous_integration import EXCLUDED_CI_HELP, ExcludedCi
 from app.api.endpoints import EndpointRouter, Package, not_found
 from app.api.limit_rules import BADGES_PATH
 from app.api.payloads import Payload, RenderedBody, example_config
-from app.api.recent import Period
+from app.api.queries import EndpointQuery
+from app.api.recent import Period, read_recent
 from app.api.statistics import Statistics
 from app.domain.choice import Choice
+from app.errors import ArgumentError, InvalidArgumentsError
 
 CACHE_SECONDS = 3600
 """How long shields.io may cache a badge. Figures change once a day."""
@@ -30,6 +33,12 @@ _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 _COLORS = ((1, "red"), (10, "yellow"), (100, "yellowgreen"), (1000, "green"))
 """Colors of counts below these bounds. Larger counts are `brightgreen`."""
+
+
+class BadgeQuery(EndpointQuery):
+    ci: ExcludedCi | None = Field(
+        None, description=f"{EXCLUDED_CI_HELP} Not allowed with the period `total`."
+    )
 
 
 class Badge(Payload):
@@ -69,13 +78,16 @@ async def badge(
             examples=["month"],
         ),
     ],
+    query: Annotated[BadgeQuery, Query()],
     statistics: Statistics,
 ) -> RenderedBody:
     if period is BadgePeriod.TOTAL:
+        if query.ci:
+            raise InvalidArgumentsError([ArgumentError("ci", "can't be combined with total")])
         months = await statistics.downloads.history(package, statistics.publication.history)
         downloads = sum(one.without_mirrors for one in months) if months else None
     else:
-        recent = await statistics.downloads.recent(package)
+        recent = await read_recent(package, Period(period), query.ci, statistics)
         downloads = Period(period).count_in(recent) if recent else None
     if downloads is None:
         raise await not_found(package, statistics)

@@ -8,6 +8,7 @@ from fastapi import Query
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, create_model
 
 from app.api.endpoints import EndpointRouter, Package, not_found
+from app.api.ingested import check_ingested
 from app.api.payloads import RenderedBody
 from app.api.queries import invalid_arguments
 from app.api.statistics import Statistics
@@ -21,10 +22,10 @@ from app.api.time_series import (
     render,
     series_example,
 )
-from app.db.repositories.downloads_repository import SeriesRange, SeriesResult
+from app.db.repositories.downloads_repository import SeriesResult
 from app.domain.breakdowns import BREAKDOWNS, NULL_CATEGORY, OTHER_CATEGORY, Breakdown
 from app.domain.choice import Choice, lower_ascii
-from app.domain.downloads import Publication, Series
+from app.domain.downloads import Series
 from app.domain.package_name import ALL_PACKAGES
 from app.domain.series import most_downloaded
 from app.errors import NotFoundError
@@ -163,15 +164,6 @@ def _in_any_case(category: str, series: Series) -> str:
         return category
     lower = lower_ascii(category)
     return next((one for one in series if lower_ascii(one) == lower), category)
-
-
-def check_ingested(breakdown: Breakdown, publication: Publication, range_: SeriesRange) -> None:
-    """Raise `NotFoundError` if no published day or month to read has figures of the breakdown."""
-    if not (publication.has(breakdown) or range_.read_months(breakdown)):
-        raise NotFoundError(
-            f"No published day has the breakdown {breakdown.name}. If the operator adds it to the "
-            "setting INGEST_BREAKDOWNS, days that are read afterwards have it."
-        )
 
 
 for _breakdown in BREAKDOWNS:

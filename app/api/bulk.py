@@ -11,8 +11,10 @@ import orjson
 from fastapi import Path, Query
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model
 
-from app.api import breakdown_series, recent, time_series
+from app.api import breakdown_series, overall, recent, time_series
+from app.api.continuous_integration import recent_without_ci
 from app.api.endpoints import EndpointRouter
+from app.api.ingested import check_ingested
 from app.api.offloading import offloaded_if
 from app.api.payloads import Payload, RenderedBody, csv_docs, example_config
 from app.api.queries import TableQuery
@@ -106,7 +108,7 @@ class BulkSeriesQuery(time_series.SeriesQuery, PackagesQuery):
     )
 
 
-class BulkOverallQuery(time_series.OverallQuery, BulkSeriesQuery):
+class BulkOverallQuery(overall.OverallQuery, BulkSeriesQuery):
     """Arguments of `overall` for many packages."""
 
 
@@ -140,9 +142,9 @@ class RecentDownloadsOfMany(BulkPayload):
 class OverallDownloadsOfMany(BulkPayload):
     """Downloads by day, with and without known mirrors, of several packages."""
 
-    model_config = _bulk_example("overall_downloads_of_many", time_series.OverallDownloads)
+    model_config = _bulk_example("overall_downloads_of_many", overall.OverallDownloads)
 
-    data: list[time_series.OverallDownloads] = _DATA
+    data: list[overall.OverallDownloads] = _DATA
     type: Literal["overall_downloads_of_many"]
 
 
@@ -159,7 +161,11 @@ async def bulk_recent(
     query: Annotated[BulkRecentQuery, Query()], statistics: Statistics
 ) -> RenderedBody:
     """The response of `recent` for each package. Unknown packages are listed as missing."""
-    found = await statistics.downloads.recent_of_many(query.possible(statistics.publication))
+    names = query.possible(statistics.publication)
+    if query.ci:
+        found = await recent_without_ci(names, query.period, statistics)
+    else:
+        found = await statistics.downloads.recent_of_many(names)
     counts: Mapping[str, RecentDownloads] = found
     if query.is_sum and found:
         counts = {SUM: RecentDownloads(*map(sum, zip(*map(astuple, found.values()), strict=True)))}
@@ -180,16 +186,8 @@ async def bulk_overall(
     query: Annotated[BulkOverallQuery, Query()], statistics: Statistics
 ) -> RenderedBody:
     """The response of `overall` for each package. Unknown packages are listed as missing."""
-    found = await statistics.downloads.overall(
-        query.possible(statistics.publication),
-        query.range_in(statistics.publication),
-        with_days=query.needs_published_days,
-    )
-
-    def select(series: Series) -> Series:
-        return time_series.only(series, query.category)
-
-    return await _render(query, "overall_downloads", found.items(), select, statistics)
+    found = await overall.read_many(query.possible(statistics.publication), query, statistics)
+    return await _render(query, "overall_downloads", found.items(), lambda one: one, statistics)
 
 
 _BREAKDOWNS = {one.name: one for one in BREAKDOWNS}
@@ -259,7 +257,7 @@ async def bulk_breakdown(
     one = _BREAKDOWNS[breakdown]
     category = breakdown_series.parse_category(one, getattr(query, one.argument))
     range_ = query.range_in(statistics.publication)
-    breakdown_series.check_ingested(one, statistics.publication, range_)
+    check_ingested(one, statistics.publication, range_)
     found = await statistics.downloads.breakdown_of_many(
         [
             name

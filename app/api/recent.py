@@ -6,6 +6,7 @@ import orjson
 from fastapi import Query
 from pydantic import BaseModel, Field
 
+from app.api.continuous_integration import EXCLUDED_CI_HELP, ExcludedCi, recent_without_ci
 from app.api.endpoints import EndpointRouter, Package, not_found
 from app.api.payloads import (
     PackageField,
@@ -38,6 +39,7 @@ class RecentQuery(TableQuery):
     period: Period | None = Field(
         None, description="Period of the count that is returned. All three by default."
     )
+    ci: ExcludedCi | None = Field(None, description=EXCLUDED_CI_HELP)
 
 
 class RecentCounts(BaseModel):
@@ -89,9 +91,18 @@ async def recent(
     package: Package, query: Annotated[RecentQuery, Query()], statistics: Statistics
 ) -> RenderedBody:
     """Downloads of the latest published day, and of the 7 and 30 days that end with it."""
-    counts = await statistics.downloads.recent(package)
+    counts = await read_recent(package, query.period, query.ci, statistics)
     if counts is None:
         raise await not_found(package, statistics)
     result = payload(package, counts, query.period)
     rows = [(package, *result["data"].values())]
     return query.render_table(lambda: orjson.dumps(result), columns(query.period), rows)
+
+
+async def read_recent(
+    package: str, period: Period | None, ci: ExcludedCi | None, statistics: Statistics
+) -> downloads.RecentDownloads | None:
+    """Return a package's downloads, or None if it has none in the days served."""
+    if ci:
+        return (await recent_without_ci([package], period, statistics)).get(package)
+    return await statistics.downloads.recent(package)

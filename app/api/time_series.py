@@ -1,15 +1,13 @@
-"""Downloads of a package by day: parts shared by all series, and the endpoint `overall`."""
+"""Downloads of a package by day: the arguments and the payload that all series share."""
 
 import datetime as dt
 from collections.abc import Iterator
 from datetime import date, timedelta
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Self
 
 import orjson
-from fastapi import Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from app.api.endpoints import EndpointRouter, Package, not_found
 from app.api.offloading import LARGE_ITEMS, offloaded_if
 from app.api.payloads import (
     PackageField,
@@ -22,8 +20,6 @@ from app.api.payloads import (
 from app.api.queries import TableQuery, check_digits
 from app.api.statistics import Statistics
 from app.db.repositories.downloads_repository import (
-    WITH_MIRRORS,
-    WITHOUT_MIRRORS,
     SeriesRange,
     SeriesResult,
 )
@@ -41,8 +37,6 @@ from app.domain.series import (
 )
 from app.errors import ArgumentError, InvalidArgumentsError
 
-router = EndpointRouter("/api/packages/{package}", "packages")
-
 MAX_ITEMS = 50_000
 """Maximum number of items in a response. With the default `RETENTION_DAYS`, no endpoint exceeds it
 without arguments.
@@ -57,11 +51,6 @@ thousand Python versions. The categories with the most downloads are shown. The 
 
 class Fill(Choice):
     ZERO = "zero"
-
-
-class Mirrors(Choice):
-    TRUE = "true"
-    FALSE = "false"
 
 
 class RangeQuery(TableQuery):
@@ -221,22 +210,6 @@ def only(series: Series, category: str | None) -> Series:
     return {category: series[category]} if category in series else {}
 
 
-class OverallQuery(SeriesQuery):
-    """Arguments of `overall`."""
-
-    mirrors: Mirrors | None = Field(
-        None,
-        description="`true` includes known mirrors and downloads without an installer's name, and "
-        "`false` excludes them. Default: both.",
-    )
-
-    @property
-    def category(self) -> str | None:
-        if self.mirrors is None:
-            return None
-        return WITH_MIRRORS if self.mirrors is Mirrors.TRUE else WITHOUT_MIRRORS
-
-
 class DailyDownloads(BaseModel):
     """Downloads of one category on one day, or with `interval`, in one week or month, or with
     `rolling`, their mean. Without `fill`, a day without downloads has no item.
@@ -288,39 +261,7 @@ def series_example(payload_type: str, *categories: str) -> ConfigDict:
     return example_config(payload(payload_type, "requests", dict.fromkeys(categories, days)))
 
 
-class OverallDownloads(SeriesPayload):
-    """Downloads by day, with and without known mirrors."""
-
-    model_config = series_example("overall_downloads", WITH_MIRRORS, WITHOUT_MIRRORS)
-
-    type: Literal["overall_downloads"]
-
-
 CSV_DOCS = csv_docs("category,date,downloads\nlinux,2026-11-20,1498027\n")
-
-
-@router.endpoint(
-    "/overall", OverallDownloads, summary="By day, with and without mirrors", ok_docs=CSV_DOCS
-)
-async def overall(
-    package: Package, query: Annotated[OverallQuery, Query()], statistics: Statistics
-) -> RenderedBody:
-    """Downloads by day, with and without known mirrors."""
-    found = await read_overall(package, query, statistics, with_days=query.needs_published_days)
-    found = found._replace(series=only(found.series, query.category))
-    return await render(query, "overall_downloads", package, found, statistics)
-
-
-async def read_overall(
-    package: str, query: RangeQuery, statistics: Statistics, *, with_days: bool = False
-) -> SeriesResult:
-    """Read both categories of the days that the query needs. Raises `NotFoundError`."""
-    found = await statistics.downloads.overall(
-        [package], query.range_in(statistics.publication), with_days=with_days
-    )
-    if package not in found:
-        raise await not_found(package, statistics)
-    return found[package]
 
 
 async def render(

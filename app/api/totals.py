@@ -10,9 +10,10 @@ from pydantic import BaseModel, Field, create_model
 
 from app.api import breakdown_series
 from app.api.endpoints import EndpointRouter, Package
+from app.api.overall import read_overall
 from app.api.payloads import PackageField, Payload, RenderedBody, csv_docs, example_config
 from app.api.statistics import Statistics
-from app.api.time_series import RangeQuery, read_overall
+from app.api.time_series import RangeQuery
 from app.db.repositories.downloads_repository import WITH_MIRRORS
 from app.domain.breakdowns import BREAKDOWNS
 from app.domain.choice import Choice

@@ -235,7 +235,8 @@ async def test_filling_beyond_the_item_limit_is_a_422(
     assert (await client.get(f"{path}&fill=zero&start_date={D0}")).status_code == 200
     monkeypatch.setattr(time_series, "MAX_ITEMS", 5)
     app.dispatcher.cache._others.clear()
-    for asked, parameter in ((path, "start_date"), ("/api/bulk/overall?package=flask", "package")):
+    bulk = "/api/bulk/overall?package=flask,__all__"
+    for asked, parameter in ((path, "start_date"), (bulk, "package")):
         response = await client.get(asked)
         assert response.status_code == 422
         assert response.json()["errors"][0]["parameter"] == parameter
