@@ -145,7 +145,7 @@ class HeldDayError(IngestError):
     """A day's figures are not plausible. Its rows are stored, but not served."""
 
     def __init__(self, day: date, reason: str, fault_kind: str | None = None) -> None:
-        advice = f"`pypi-stats ingest --date {day} --force` publishes it all the same"
+        advice = f"`pypi-stats ingest --date {day} --force` publishes it anyway"
         super().__init__(f"{day} is held, not published: {reason} ({advice})", fault_kind)
         self.reason = reason
 

@@ -30,7 +30,7 @@ SHARED_OPTIONS: dict[str, Any] = {
 # request counts. A request that exceeds a limit does not count for the limits after it.
 #
 # Redis expires keys by its wall clock. A key that would last longer than its limit's period was set
-# before that clock was set back, and gets the period anew.
+# before that clock was set back, and is set to the period.
 _COUNT = b"""
 local counted = {}
 local refused

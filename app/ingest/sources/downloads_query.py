@@ -68,7 +68,7 @@ def _followed_conditions(packages: Sequence[str]) -> list[str]:
     The table is clustered by `project`, which contains the same name as `file.project`. BigQuery
     skips the blocks of other packages only if a condition compares the column itself. So the first
     condition lists the normalised names, and the beginnings of all other spellings. PyPI logs
-    normalised names, so that the others hardly ever occur, and nearly no blocks are read for them.
+    normalised names, so the others are rare, and nearly no blocks are read for them.
     """
     if not packages:
         return []
