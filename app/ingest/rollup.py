@@ -20,12 +20,8 @@ from app.db.repositories.months_repository import MonthRow, MonthsRepository, st
 from app.db.steps import Step, enter
 from app.domain.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
 from app.domain.downloads import HeldDay, PublishedDay, served_days
-from app.domain.months import (
-    StoredMonth,
-    days_of_month,
-    month_of,
-    months_before,
-)
+from app.domain.history import days_in
+from app.domain.months import StoredMonth, days_of_month, month_of, months_before
 from app.ingest.month_rows import MonthPacking
 from app.ingest.plan import recheck_at
 from app.ingest.policy import PublishPolicy
@@ -112,8 +108,8 @@ def due_months(
     """Return the months to roll up, oldest first.
 
     A month is due when all its days are published and final, or when its first day has left the
-    window, even if days are missing. It is due again when one of its days has changed. An imported
-    month is due if as many of its days are published.
+    window, even if days are missing. A stored month never loses days: it is due again only if all
+    its days are published, and either one of them has changed or the month was imported.
     """
     if not published:
         return []
@@ -123,10 +119,10 @@ def due_months(
 
     def is_due(one: MonthOfDays) -> bool:
         record = stored.get(one.month)
+        if record and not {*days_in([record])} <= {day.day for day in one.days}:
+            return False
         if record and record.days_digest:
             return record.days_digest != one.digest
-        if record and len(one.days) < record.days:
-            return False
         return one.month < first_served or (not one.missing_days and all(map(is_final, one.days)))
 
     return [one for one in months_of(published) if one.month >= first_kept and is_due(one)]

@@ -324,6 +324,22 @@ async def test_an_imported_month_stays_until_as_many_days_are_published(
     assert month.source == "given"
 
 
+async def test_a_longer_window_does_not_shorten_a_stored_month(engine: AsyncEngine) -> None:
+    """Days of a dropped month that are published again replace it only if they are all there."""
+    days = month_of_days(JUNE)
+    await store_days(engine, days | month_of_days(date(2026, 7, 1)))
+    await roll_up_now(engine, retention_days=31)
+    assert (await expire_now(engine, 31)).partitions == ["daily_downloads_2026_06"]
+    changed = {day: [downloads("flask", 1)] for day in days}
+    await store_days(engine, {day: changed[day] for day in days if day.day > 21})
+    assert await roll_up_now(engine, retention_days=40) == []
+    assert (await stored_totals(engine))[JUNE] == sums(days)
+    assert await differences(engine) == []
+    await store_days(engine, {day: changed[day] for day in days if day.day <= 21})
+    assert len(await roll_up_now(engine, retention_days=40)) == 1
+    assert (await stored_totals(engine))[JUNE] == sums(changed)
+
+
 async def test_sample_months_are_deleted_with_the_sample(engine: AsyncEngine) -> None:
     await store_days(engine, month_of_days(JUNE), name=IngestSource.SAMPLE)
     await roll_up_now(engine)
