@@ -117,7 +117,9 @@ def begin(
 
 
 async def all_published(engine: AsyncEngine, settled: Settled) -> bool:
-    return (await stored(engine))[0] == settled.complete.keys()
+    """Return True if all days are published, and the runs that published them have ended."""
+    running = [run for run in await latest_runs(engine, 100) if run.outcome is RunOutcome.RUNNING]
+    return not running and (await stored(engine))[0] == settled.complete.keys()
 
 
 async def test_the_lock_is_held_while_the_schedule_fires(
