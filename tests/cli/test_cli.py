@@ -342,7 +342,7 @@ def test_an_implausible_day_is_held_until_it_is_forced(database_url: str, tmp_pa
         [before, "file"],
     ]
     assert re.search(r"  1 +- .*published", told[1])
-    assert re.search(r"  1 +0 .*held: [\d,]+ downloads are ", told[2])
+    assert re.search(r"  1 +0 .*held: [\d,]+ downloads instead of ", told[2])
     assert re.search(r"  1 +0 .*published", told[3])
     assert len(run("history", "--limit", "1", **environment).stdout.splitlines()) == 2
 
