@@ -51,13 +51,28 @@ _EXAMPLE = {
     "downloads_with_mirrors": 3410977120,
     "digest": "5d41402abc4b2a76b9719d911017c592ae1e2b7a0c8f6b0e9d3c5f4a7b6e8d90",
     "columns": [listing.DAY_COLUMN, *listing.TOTAL_COLUMNS, *REQUIRED_COLUMNS],
+    "counted_files": "all",
+}
+_MONTH_EXAMPLE = {
+    "month": "2026-05",
+    **{name: value for name, value in _EXAMPLE.items() if name != "day"},
+    "name": "monthly-2026-05-0cc175b9c0f1.parquet",
+    "url": "dumps/monthly-2026-05-0cc175b9c0f1.parquet",
+    "bytes": 41337026,
+    "packages": 803112,
+    "downloads": 93616646130,
+    "downloads_with_mirrors": 102329313600,
+    "digest": "0cc175b9c0f1b6a831c399e269772661d41402abc4b2a76b9719d911017c592a",
+    "columns": [listing.MONTH_COLUMN, *listing.TOTAL_COLUMNS, *REQUIRED_COLUMNS],
+    "days": 31,
+    "missing_days": [],
 }
 
 
 class Dumps(listing.Dumps):
     """The published days and stored months that were exported to files, latest first."""
 
-    model_config = example_config({"data": [_EXAMPLE], "months": [], "type": "dumps"})
+    model_config = example_config({"data": [_EXAMPLE], "months": [_MONTH_EXAMPLE], "type": "dumps"})
 
 
 class DumpResponse(FileResponse):
@@ -143,7 +158,7 @@ async def dump(
 ) -> Response:
     """One file that `/api/dumps` lists, whole or by `Range`."""
     listed = await state.dumps.current()
-    found = next((one for one in listed.dumps.data if one.name == name), None)
+    found = next((one for one in listed.dumps.files if one.name == name), None)
     if found is None:
         raise NotFoundError(NO_SUCH_DUMP.replace("/api", f"{path_prefix.get()}/api"))
     tag = f'"{found.sha256}"'

@@ -101,10 +101,10 @@ class DumpFile(BaseModel):
     source: str = Field(
         description="Source of the figures. Those of `sample` are made up.", min_length=1
     )
-    packages: int = Field(description="Number of rows of the file: downloaded packages.", ge=1)
+    packages: int = Field(description="Number of rows of the file: downloaded packages.", ge=0)
     downloads: int = Field(description="Downloads of all packages, without known mirrors.", ge=0)
     downloads_with_mirrors: int = Field(
-        description="Downloads of all packages, with known mirrors.", ge=1
+        description="Downloads of all packages, with known mirrors.", ge=0
     )
     digest: str = Field(description="Digest of the rows, the same in every format.")
     columns: Annotated[tuple[str, ...], FailFast()] = Field(

@@ -22,9 +22,12 @@ from app.db.engine import create_engine
 from app.dumps.export import export, published_days
 from app.dumps.listing import INDEX_NAME, Dump, DumpFormat
 from app.dumps.stores.folder import DumpFolder
+from app.ingest.publish import PublishContext
+from app.ingest.rollup import months_of, roll_up
 from app.main import create_app
 from app.settings import IngestSource, Settings
-from tests.days import days_ago, downloads, publish
+from tests.clock import NOW
+from tests.days import POLICY, days_ago, downloads, publish
 
 EMPTY = b'{"data":[],"months":[],"type":"dumps"}'
 
@@ -137,6 +140,22 @@ async def test_files_match_the_list(client: httpx.AsyncClient, dumps: list[Dump]
         assert "content-encoding" not in response.headers
         assert response.headers["content-disposition"] == f'attachment; filename="{dump.name}"'
         assert gzip.decompress(response.content).count(b"\n") == entry["packages"]
+
+
+async def test_files_of_months(
+    client: httpx.AsyncClient, engine: AsyncEngine, folder: DumpFolder
+) -> None:
+    await publish(engine, days_ago(0), downloads("flask", 1))
+    days = {day.day: day for day in await published_days(engine)}
+    month = await roll_up(PublishContext(engine, POLICY, lambda: NOW), *months_of(days))
+    assert month
+    with folder.opened():
+        (written,) = [one async for one in export(engine, folder, [month], DumpFormat.NDJSON)]
+    listed = await client.get("/api/dumps")
+    (entry,) = listed.json()["months"]
+    response = await client.get(listed.url.join(entry["url"]))
+    assert response.status_code == 200
+    assert sha256(response.content).hexdigest() == entry["sha256"] == written.dump.sha256
 
 
 async def test_the_list_is_empty_before_the_first_export(client: httpx.AsyncClient) -> None:
