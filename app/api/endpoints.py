@@ -252,7 +252,9 @@ def check_followed(package: str | None, publication: Publication) -> None:
     followed = publication.followed
     if package is None or followed is None or package in followed:
         return
-    if len(followed) <= MAX_SHOWN_PACKAGES:
+    if not followed:
+        scope = "packages whose days are not published yet"
+    elif len(followed) <= MAX_SHOWN_PACKAGES:
         scope = f"only these packages: {', '.join(followed)}"
     else:
         scope = f"only {len(followed):,} packages, which /api/status lists"

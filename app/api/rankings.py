@@ -31,7 +31,7 @@ FollowedPackages = Annotated[
     Field(
         description="Number of packages that this instance follows. The ranking contains only "
         "these. Null if this instance has all packages.",
-        ge=1,
+        ge=0,
     ),
 ]
 
@@ -186,7 +186,11 @@ async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> Re
     followed = _followed_packages(statistics)
     data = []
     for one in found:
-        share = None if followed else round(one.downloads / one.all_downloads, SHARE_DECIMALS)
+        share = (
+            None
+            if followed is not None
+            else round(one.downloads / one.all_downloads, SHARE_DECIMALS)
+        )
         data.append(TopPackage(**one._asdict(), share=share))
     payload = TopPackages(
         data=data,

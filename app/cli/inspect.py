@@ -147,7 +147,7 @@ def status_report(
     run = last_run
     rows = {
         "source": ", ".join(sorted({day.source for day in days})),
-        "followed": (latest.followed or "").replace(" ", ", ") or "all packages" if latest else "",
+        "followed": _followed(latest.followed) if latest else "",
         "days": f"{len(days)} of {settings.retention_days}",
         "first day": str(days[0].day) if days else "",
         "latest day": str(latest.day) if latest else "",
@@ -213,6 +213,12 @@ def _by_days(counts: Mapping[str, int]) -> str:
 
 def _outcome(run: IngestRun) -> str:
     return f"{run.outcome}: {run.error}" if run.error else run.outcome
+
+
+def _followed(names: str | None) -> str:
+    if names is None:
+        return "all packages"
+    return names.replace(" ", ", ") or "packages whose days are not published yet"
 
 
 def _moment(moment: datetime) -> str:

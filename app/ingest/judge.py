@@ -158,7 +158,8 @@ class KnownDays:
         be real.
         """
         definition = self._definition(figures)
-        if definition is None:
+        # If downloads may rise to any level for some days, the highest level is not the normal one.
+        if definition is None or self._thresholds.max_step_ratio == inf:
             return None
         level = self._level(figures.day, definition)
         highest = level.highest_published if only_published else level.highest_read
@@ -174,9 +175,7 @@ class KnownDays:
         if not _is_mixed(definition):
             neighbours = self._neighbours(figures.day, definition)
             if neighbours:
-                usual = median_high(one.downloads for one in neighbours.days)
-                is_judged = usual >= self._least_judged_downloads
-                return _compare(figures, neighbours, self._thresholds) if is_judged else None
+                return self._compare(figures, neighbours, self._thresholds)
         return self._measure_across(figures, definition)
 
     def _measure_across(self, figures: DayFigures, own: Definition) -> _Comparison | None:
@@ -189,13 +188,23 @@ class KnownDays:
         """
         least = self._thresholds.min_step_ratio
         step = (self._thresholds.min_step_ratio, self._thresholds.max_step_ratio)
-        limits = Thresholds(least, inf, least, inf, *step, self._thresholds.step_days)
+        least_packages = min(self._thresholds.min_packages_ratio, least)
+        limits = Thresholds(least_packages, inf, least, inf, *step, self._thresholds.step_days)
         sides = [
-            _compare(figures, neighbours, limits)
+            comparison
             for definition in self._definitions_beside(figures.day, own)
             if (neighbours := self._neighbours(figures.day, definition))
+            and (comparison := self._compare(figures, neighbours, limits))
         ]
         return max(sides, key=lambda side: side.deviation is None, default=None)
+
+    def _compare(
+        self, figures: DayFigures, neighbours: _Neighbours, limits: Thresholds
+    ) -> _Comparison | None:
+        """Return None if the neighbours have too few downloads to judge the day."""
+        usual = median_high(one.downloads for one in neighbours.days)
+        is_judged = usual >= self._least_judged_downloads
+        return _compare(figures, neighbours, limits) if is_judged else None
 
     def _definitions_beside(self, day: date, own: Definition) -> Iterator[Definition]:
         """Yield the nearest other definition before a day, and the nearest one after it."""

@@ -74,7 +74,7 @@ def policy_of(settings: Settings) -> PublishPolicy:
         # a day on which nearly all downloads are missing is certainly wrong.
         limits |= {"min_packages_ratio": 0.0, "max_packages_ratio": inf}
         limits |= {"min_downloads_ratio": settings.ingest_min_step_ratio}
-        limits |= {"max_downloads_ratio": inf, "min_step_ratio": 0.0, "max_step_ratio": inf}
+        limits |= {"max_downloads_ratio": inf, "max_step_ratio": inf}
     events = KnownEvents(settings.ingest_events_file)
     thresholds = Thresholds(**limits)
     return PublishPolicy(

@@ -7,7 +7,10 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.ingest.followed import forget_unfollowed
+from app.ingest.publish import PublishContext
 from app.main import Service
+from tests.clock import NOW
 from tests.days import FORCED, GivenSource, days_ago, downloads, ingest
 from tests.waiting import until
 
@@ -81,6 +84,27 @@ async def test_an_error_does_not_list_many_packages(
         "There are no figures of 'django': this instance follows only 52 packages, which "
         "/api/status lists."
     )
+
+
+async def test_all_names_are_replaced(
+    engine: AsyncEngine, app: Service, client: httpx.AsyncClient
+) -> None:
+    """Until a day of the new names is published, the stored days have no packages."""
+    await _follow(engine, app, "flask", "requests")
+    policy = replace(FORCED, followed="numpy")
+    await forget_unfollowed(PublishContext(engine, policy, lambda: NOW))
+    known = app.dispatcher.publication_watch
+    await until(lambda: known.publication and known.publication.followed == ())
+    for ranking in ("top", "trending"):
+        found = await _get(client, f"/api/{ranking}")
+        assert (found["data"], found["followed_packages"]) == ([], 0)
+    for package in ("flask", "numpy"):
+        error = await _get(client, f"/api/packages/{package}/recent", 404)
+        assert error["detail"] == (
+            f"There are no figures of '{package}': this instance follows packages whose days are "
+            "not published yet."
+        )
+    assert (await _get(client, "/api/status"))["followed"] == []
 
 
 @pytest.mark.usefixtures("known_days")

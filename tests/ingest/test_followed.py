@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -13,7 +13,7 @@ from app.errors import HeldDayError, IngestError, MixedDataError
 from app.ingest.followed import forget_unfollowed
 from app.ingest.plan import days_to_backfill, plan
 from app.ingest.policy import PublishPolicy, policy_of
-from app.ingest.publish import PublishContext
+from app.ingest.publish import PublishContext, publish_plausible_held
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.sources.sample import SampleSource
 from app.ingest.verification import days_to_verify, verify
@@ -175,6 +175,28 @@ async def test_plausible_days(
         with pytest.raises(HeldDayError, match="on the days around it"):
             await _publish(engine, days_ago(0), rows(counts), policy)
     await _assert_valid(engine)
+
+
+async def test_an_outage_is_not_a_new_level(engine: AsyncEngine) -> None:
+    """Days without downloads are held, however many there are and however often they are read."""
+    policy = _policy("a")
+    for ago in range(3, 30):
+        await _publish(engine, days_ago(ago), [downloads("a", 1_000)], policy)
+    for hours in (0, 7):
+        context = PublishContext(engine, policy, lambda: NOW + timedelta(hours=hours))  # noqa: B023
+        for ago in (2, 1, 0):
+            with pytest.raises(HeldDayError):
+                await ingest(engine, GivenSource({}), days_ago(ago), policy, context.clock)
+        assert [day async for day in publish_plausible_held(context)] == []
+
+
+async def test_a_partial_change_of_the_definition_is_judged(engine: AsyncEngine) -> None:
+    """On 24 August 2026, a day of mixed definitions, downloads must not vanish."""
+    policy = _policy("a")
+    for day in range(10, 24):
+        await _publish(engine, date(2026, 8, day), [downloads("a", 1_000)], policy)
+    with pytest.raises(HeldDayError):
+        await _publish(engine, date(2026, 8, 24), [], policy)
 
 
 async def test_a_day_of_all_packages_is_never_empty(engine: AsyncEngine) -> None:
