@@ -213,6 +213,11 @@ class Settings(BaseSettings):
     By default the service sends the files itself.
     """
 
+    dumps_daily: bool = False
+    """`true` writes the dumps of new and changed days and months to `DUMPS_DIR` at the end of each
+    run of the ingest job.
+    """
+
     trusted_proxies: types.Networks = ()
     """Addresses and networks of the proxies in front, separated by commas. The service trusts only
     their `X-Forwarded-For` and `X-Forwarded-Prefix`.

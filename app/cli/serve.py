@@ -14,6 +14,7 @@ from app.cli.ingest import fill_with_samples
 from app.cli.options import with_settings
 from app.db.engine import check_writable
 from app.db.repositories.downloads_repository import DownloadsRepository
+from app.ingest.daily_dumps import check_destination
 from app.ingest.publish import check_scope
 from app.ingest.sources.source import open_source
 from app.logs import LOG_STREAM
@@ -42,6 +43,8 @@ def serve(settings: Settings) -> None:
     if settings.source is not IngestSource.NONE:
         # Fail at the start, and not in the next run of the job, if the source is not set up.
         open_source(settings, settings.source)
+    if settings.dumps_daily:
+        check_destination(settings)
     deadline = StopDeadline(settings.graceful_stop_seconds)
     with database_url(settings, stop_seconds=deadline.seconds_left) as url:
         migrate_and_run(

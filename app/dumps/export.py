@@ -1,5 +1,6 @@
 """Writes published days and stored months to a folder or a bucket of dumps."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -174,5 +175,6 @@ async def _write(
         name = name_of(current, dump_format)
         with store.new_file(name) as new, writer(new.file, dump_format, current) as write:
             async for rows in repository.rows(current, breakdowns_of(current)):
-                write(rows)
+                # The ingest job exports beside requests.
+                await asyncio.to_thread(write, rows)
     return dump_of(current, dump_format, new.bytes, new.sha256)

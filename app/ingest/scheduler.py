@@ -23,6 +23,7 @@ from app.errors import (
     SourceError,
     TableInUseError,
 )
+from app.ingest.daily_dumps import write_dumps
 from app.ingest.followed import forget_unfollowed
 from app.ingest.plan import Plan, plan
 from app.ingest.policy import policy_of
@@ -211,6 +212,8 @@ async def _ingest_due_days(
         log.info("ingest: rolled up %s", month)
     expired = await expire(context.engine, context.policy, context.clock())
     log.info("retention: %s", expired)
+    if settings.dumps_daily:
+        await write_dumps(settings, context)
     # Some days may still be due: those beyond INGEST_MAX_DAYS_PER_RUN, and those that failed before
     # anything was billed.
     next_due = (await _plan(settings, context)).next_due
