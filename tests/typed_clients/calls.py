@@ -161,9 +161,10 @@ def call_rankings(client: Client) -> None:
     assert isinstance(recent, RecentDownloads)
     top = get_top.sync(client=client, period=RankedPeriod.WEEK, limit=200)
     assert isinstance(top, TopPackages)
+    assert top.through is not None
     assert (top.days, top.since) == (7, top.through - dt.timedelta(days=6))
     assert [one.rank for one in top.data] == list(range(1, len(top.data) + 1))
-    assert sum(one.share for one in top.data) <= 1.001
+    assert sum(one.share or 0 for one in top.data) <= 1.001
     (requests,) = (one for one in top.data if one.package == "requests")
     assert requests.downloads == recent.data.last_week
 
