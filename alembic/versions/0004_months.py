@@ -62,6 +62,13 @@ def upgrade() -> None:
         ),
     )
     op.create_index(
+        op.f("ix_monthly_downloads_month"),
+        "monthly_downloads",
+        ["month"],
+        postgresql_using="brin",
+        postgresql_with={"autosummarize": "on"},
+    )
+    op.create_index(
         "ix_monthly_downloads_top",
         "monthly_downloads",
         ["month", "rank"],

@@ -185,6 +185,8 @@ monthly_downloads = Table(
     # twentieth to the size of a month.
     PrimaryKeyConstraint("package_id", "month", postgresql_include=["without_mirrors"]),
     CheckConstraint(_POSSIBLE, "counts"),
+    # As in daily_downloads, the rows of a month are stored next to each other.
+    Index(None, "month", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
 )
 Index(
     "ix_monthly_downloads_top",

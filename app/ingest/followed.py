@@ -8,10 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engine import connect
 from app.db.repositories.ingest_repository import IngestRepository
-from app.db.repositories.months_repository import MonthsRepository
+from app.db.repositories.months_repository import MonthsRepository, staged_line
 from app.domain.downloads import PublishedDay
 from app.domain.months import StoredMonth
 from app.domain.package_name import followed_text
+from app.ingest.month_rows import pack_again
 from app.ingest.publish import PublishContext, record_suspects
 from app.ingest.rollup import store_month
 
@@ -53,9 +54,14 @@ async def _store_rest_of_month(
 ) -> None:
     months = MonthsRepository(connection)
     await months.begin_staging()
-    await months.stage_stored(month.month, names)
-    categories = {column: list(order) for column, order in month.categories.items()}
-    figures = {**asdict(await months.figures_of_staged(categories)), "breakdowns": month.breakdowns}
+    rows = await months.rows(month.month, 1, await months.last_id())
+    packing, kept = pack_again(month, [row for row in rows if row[0] in names])
+    await months.stage(list(map(staged_line, kept)))
+    figures = {
+        **asdict(await months.figures_of_staged(packing.categories)),
+        "breakdowns": month.breakdowns,
+        "categories": packing.categories,
+    }
     await connection.commit()
     await store_month(context, connection, replace(month, **figures), lambda *_: True)
     log.info("%s: deleted packages that are no longer followed", month)

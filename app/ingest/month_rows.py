@@ -6,9 +6,15 @@ from typing import Any
 
 import orjson
 
-from app.db.repositories.months_repository import MonthRow
-from app.domain.breakdowns import BREAKDOWN_COLUMNS, BREAKDOWNS, OTHER_CATEGORY
-from app.domain.months import ordered_categories, pack
+from app.db.repositories.months_repository import COLUMNS, MonthRow
+from app.domain.breakdowns import (
+    BREAKDOWN_COLUMNS,
+    BREAKDOWNS,
+    COLUMNS_OF_ONE_PACKAGE,
+    OTHER_CATEGORY,
+)
+from app.domain.months import StoredMonth, ordered_categories, pack, unpack
+from app.domain.package_name import ALL_PACKAGES
 
 _LIMITS = {one.column: one.max_categories for one in BREAKDOWNS}
 
@@ -55,6 +61,35 @@ class MonthPacking:
             )
             for row in packages
         ]
+
+
+def pack_again(
+    month: StoredMonth, packages: Sequence[MonthRow]
+) -> tuple[MonthPacking, list[MonthRow]]:
+    """Return the rows of some packages of a stored month and their sum, the row of `__all__`."""
+    columns = list(month.breakdowns)
+    rows: list[Sequence[Any]] = []
+    for package in packages:
+        stored = dict(zip(COLUMNS, package, strict=True))
+        rows.append([*package[:3], *(_unpacked(stored[one], month, one) for one in columns)])
+    joined = {
+        column: None
+        if column in COLUMNS_OF_ONE_PACKAGE
+        else ",".join(row[place] for row in rows if row[place] is not None) or None
+        for place, column in enumerate(columns, start=3)
+    }
+    packing = MonthPacking.of(joined)
+    if rows:
+        totals = (sum(row[place] for row in rows) for place in (1, 2))
+        rows.append([ALL_PACKAGES, *totals, *joined.values()])
+    return packing, packing.rows(rows)
+
+
+def _unpacked(stored: Any, month: StoredMonth, column: str) -> str | None:
+    """Return a row's counts of a breakdown by category, as a text."""
+    if stored is None:
+        return None
+    return orjson.dumps(unpack(orjson.loads(stored), month.categories.get(column, []))).decode()
 
 
 def _sum_counts(column: str, joined: str) -> Mapping[str, int]:

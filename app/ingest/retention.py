@@ -15,6 +15,7 @@ from app.db.repositories.months_repository import MonthsRepository
 from app.db.repositories.runs_repository import RunsRepository
 from app.db.steps import Step, enter
 from app.domain.downloads import served_days
+from app.domain.months import month_of
 from app.errors import TableInUseError
 from app.ingest.policy import PublishPolicy
 from app.ingest.publish import record_suspects
@@ -67,12 +68,15 @@ async def _expire(engine: AsyncEngine, policy: PublishPolicy) -> RetentionResult
         await repository.delete_held_before(first_served)
         await record_suspects(repository, policy)
         months = MonthsRepository(connection)
-        due = due_months(await repository.published(), await months.stored(), policy)
+        published, stored = await repository.published(), await months.stored()
+        due = due_months(published, stored, policy)
         first_served = min([first_served, *(one.month for one in due)])
         deleted = await months.delete_before(first_kept_month(latest, policy))
         first_kept = await first_kept_day(connection, first_served)
         gone = await repository.delete_before(first_kept) if first_kept else 0
-        if deleted:
+        # Days of months that are not stored are served until they are dropped.
+        dropped_days = (day for day in published if first_kept and day < first_kept)
+        if deleted or any(month_of(day) not in stored for day in dropped_days):
             await repository.announce(latest)
         # Drop the partitions last, because readers have to wait from here to the commit.
         enter(Step.DROP, first_served)

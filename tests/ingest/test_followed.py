@@ -5,15 +5,21 @@ from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.db.engine import connect
 from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.months_repository import MonthsRepository
 from app.domain.downloads import PackageDownloads, PublishedDay
+from app.domain.months import days_of_month
 from app.errors import HeldDayError, IngestError, MixedDataError
 from app.ingest.followed import forget_unfollowed
 from app.ingest.plan import days_to_backfill, plan
 from app.ingest.policy import PublishPolicy, policy_of
 from app.ingest.publish import PublishContext, publish_plausible_held
+from app.ingest.rollup import months_of, roll_up
+from app.ingest.runs import published_days
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.sources.sample import SampleSource
 from app.ingest.verification import days_to_verify, verify
@@ -100,6 +106,36 @@ async def test_removing_a_name_reads_no_day_again(engine: AsyncEngine) -> None:
     assert before.version != after.version
     assert before.published_at < after.published_at
     await _assert_valid(engine)
+
+
+async def test_removing_a_name_from_a_month_without_days(engine: AsyncEngine) -> None:
+    """The month then equals one in which the name was never followed."""
+    days = days_of_month(date(2026, 6, 1))
+    stored = []
+    for names in ("a b", "a"):
+        async with engine.begin() as connection:
+            for table in ("stored_months", "monthly_downloads"):
+                await connection.execute(text(f"DELETE FROM {table}"))
+        rows = [
+            downloads(name, {version: 10, "null": 1})
+            for name, version in (("a", "3.12"), ("b", "3.9"))
+            if name in names
+        ]
+        for day in days:
+            await _publish(engine, day, rows, replace(FORCED, followed=names))
+        context = PublishContext(engine, replace(FORCED, followed="a"), lambda: NOW)
+        (month,) = months_of(await published_days(engine))
+        await roll_up(context, month)
+        if names == "a b":
+            async with engine.begin() as connection:
+                # The name is removed from the month, as if its days had been dropped.
+                await connection.execute(text("UPDATE stored_months SET days_digest = NULL"))
+            await forget_unfollowed(context)
+            await _assert_valid(engine)
+        async with connect(engine) as connection:
+            (one,) = (await MonthsRepository(connection).stored()).values()
+        stored.append((one.digest, one.categories, one.downloads, one.packages))
+    assert stored[0] == stored[1]
 
 
 async def test_adding_a_name_makes_all_days_due(engine: AsyncEngine) -> None:

@@ -127,8 +127,8 @@ async def top_of_months(engine: AsyncEngine) -> list[tuple[str, int]]:
         return [tuple(row) for row in await connection.execute(query)]
 
 
-async def publication_of(engine: AsyncEngine) -> Publication:
-    publication = await current_publication(engine, 180)
+async def publication_of(engine: AsyncEngine, retention_days: int = 180) -> Publication:
+    publication = await current_publication(engine, retention_days)
     assert publication
     return publication
 
@@ -307,6 +307,16 @@ async def test_keep_months(engine: AsyncEngine) -> None:
     assert await roll_up_now(engine, keep_months=0) == []
     assert await top_of_months(engine) == []
     assert await differences(engine) == []
+
+
+async def test_dropping_days_that_no_month_keeps_is_announced(engine: AsyncEngine) -> None:
+    """The days were served in months, so answers change, and so does the time of the publish."""
+    await store_days(engine, month_of_days(JUNE) | month_of_days(date(2026, 7, 1)))
+    before = await publication_of(engine, 31)
+    assert (await expire_now(engine, 31, keep_months=0)).partitions == ["daily_downloads_2026_06"]
+    after = await publication_of(engine, 31)
+    assert before.version != after.version
+    assert before.published_at < after.published_at
 
 
 async def test_an_imported_month_stays_until_as_many_days_are_published(

@@ -137,18 +137,6 @@ class MonthsRepository:
             source=memoryview("\n".join(lines).encode()),
         )
 
-    async def stage_stored(self, month: date, names: Sequence[str]) -> None:
-        """Stage the rows of a stored month that belong to these packages."""
-        columns = ", ".join(COLUMNS)
-        await self._connection.execute(
-            text(
-                f"INSERT INTO staged_month ({columns}) "
-                f"SELECT {columns} FROM monthly_downloads "
-                "JOIN packages ON id = package_id WHERE month = :month AND name = ANY(:names)"
-            ),
-            {"month": month, "names": [*names]},
-        )
-
     async def counts_of_read(self, columns: Sequence[str]) -> AsyncIterator[list[tuple[Any, ...]]]:
         """Yield the rows that `IngestRepository` has staged: the name, the totals, and the counts
         of these columns as texts. The first batch has the row of `__all__`, if there are rows. No
@@ -210,7 +198,8 @@ class MonthsRepository:
         Packages that have no rows any more are deleted. The caller holds the publish lock.
         """
         enter(Step.MONTH_ROWS, month.month)
-        await self._delete(month.month)
+        if month.month in await self.stored():
+            await self._delete(month.month)
         # An imported month may have packages that no day has. The most downloaded ones get the
         # lowest ids.
         columns = ", ".join(column.name for column in monthly_downloads.c)
