@@ -16,7 +16,15 @@ from app.db.engine import create_engine
 from app.dumps.export import export, published_days
 from app.dumps.listing import DumpFormat
 from app.dumps.stores.folder import DumpFolder
-from tests.days import RETENTION_DAYS, days_ago, downloads, optional_counts, publish, roll_up
+from tests.days import (
+    RETENTION_DAYS,
+    days_ago,
+    downloads,
+    optional_counts,
+    publish,
+    roll_up,
+    store_days,
+)
 from tests.processes import served
 
 MONTH = date(2026, 2, 1)
@@ -48,8 +56,8 @@ async def _days(module_database_url: str, dumps: DumpFolder) -> None:
         exported = export(engine, dumps, published, DumpFormat.CSV)
         assert len([one async for one in exported]) == 3
     # A month that schemathesis.toml names.
-    counts = optional_counts(4321)
-    await publish(engine, MONTH, downloads("requests", minors, systems, mirrors=0, **counts))
+    requests = downloads("requests", minors, systems, mirrors=0, **optional_counts(4321))
+    await store_days(engine, {MONTH: [requests]})
     assert await roll_up(engine) == [MONTH]
     await engine.dispose()
 
