@@ -56,8 +56,7 @@ class RankedPeriod(Choice):
 class TopQuery(LimitQuery):
     month: Annotated[str, AfterValidator(lambda text: str(parse_month(text)))] | None = Field(
         None,
-        description="A stored calendar month, in place of `period`.",
-        examples=["2026-05"],
+        description="A stored calendar month such as `2026-05`, in place of `period`.",
         json_schema_extra={"pattern": MONTH_PATTERN},
     )
     period: RankedPeriod = Field(
