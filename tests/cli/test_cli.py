@@ -59,7 +59,7 @@ from tests.waiting import PATIENCE_SECONDS, wait_until
         (("backfill", "--start"), ["--start"]),
         (("backfill", "--start", "2026-06-02", "--end", "2026-06-01"), ["after --end"]),
         (("export", "--start", "2026-06-02", "--end", "2026-06-01"), ["after --end"]),
-        (("export", "--date", "2026-06-02", "--end", "2026-06-01"), ["--date", "without"]),
+        (("export", "--date", "2026-06-02", "--end", "2026-06-01"), ["--date", "--end"]),
         (("export", "--format", "xml"), ["--format", "'parquet', 'csv', 'ndjson'"]),
         (("export", "--to", "README.md"), ["--to", "is a file"]),
         (("export", "--to", "ftp://host/x"), ["--to", "s3://bucket/prefix or gs://bucket/prefix"]),

@@ -13,11 +13,10 @@ import pytest
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.domain.clock import Clock
 from app.domain.downloads import PackageDownloads, Partition
-from app.domain.events import CountedFiles
 from app.domain.months import Period, first_day
 from app.ingest import scheduler
 from app.ingest.scheduler import run_ingest_job
-from app.ingest.sources.source import DayRows
+from app.ingest.sources.source import DayRows, Source
 from app.settings import IngestSource, Settings
 from tests.clock import ManualClock
 from tests.conftest import TEMPLATE
@@ -52,7 +51,7 @@ def lossy(day: date) -> int:
 
 
 @dataclass
-class Source2021:
+class Source2021(Source):
     """A source that has lost most of two weeks until it is completed."""
 
     clock: Clock
@@ -64,12 +63,6 @@ class Source2021:
     def _downloads(self, period: Period) -> int:
         day = first_day(period)
         return complete(day) if self.clock() >= self.completed_at else lossy(day)
-
-    async def origin(self, _: Period) -> str:
-        return self.name
-
-    def counted_files(self, _: date) -> CountedFiles:
-        return CountedFiles.ALL
 
     async def partition(self, day: date) -> Partition:
         self.checks += 1
