@@ -6,7 +6,7 @@ from fastapi import Path, Query
 from pydantic import Field
 
 from app.api.continuous_integration import EXCLUDED_CI_HELP, ExcludedCi
-from app.api.endpoints import EndpointRouter, Package, not_found
+from app.api.endpoints import EndpointRouter, Package, never_downloaded, not_found
 from app.api.limit_rules import BADGES_PATH
 from app.api.payloads import Payload, RenderedBody, example_config
 from app.api.queries import EndpointQuery
@@ -85,12 +85,14 @@ async def badge(
         if query.ci:
             raise InvalidArgumentsError([ArgumentError("ci", "can't be combined with total")])
         months = await statistics.downloads.history(package, statistics.publication.history)
-        downloads = sum(one.without_mirrors for one in months) if months else None
+        if not months:
+            raise never_downloaded(package)
+        downloads = sum(one.without_mirrors for one in months)
     else:
         recent = await read_recent(package, Period(period), query.ci, statistics)
-        downloads = Period(period).count_in(recent) if recent else None
-    if downloads is None:
-        raise await not_found(package, statistics)
+        if recent is None:
+            raise await not_found(package, statistics)
+        downloads = Period(period).count_in(recent)
     per = " total" if period is BadgePeriod.TOTAL else f"/{period}"
     payload = Badge(
         schemaVersion=1,

@@ -122,7 +122,8 @@ def _bulk_example(payload_type: str, payload: type[Payload]) -> ConfigDict:
 
 class BulkPayload(Payload):
     missing: list[str] = Field(
-        description="Requested names without downloads in the days served, normalised and sorted.",
+        description="Requested names without downloads in the days served or, with "
+        "`interval=month`, in any known month. They are normalised and sorted.",
         examples=[["reqeusts"]],
     )
 

@@ -262,6 +262,11 @@ def check_followed(package: str | None, publication: Publication) -> None:
     raise NotFoundError(f"There are no figures of {what}: this instance follows {scope}.")
 
 
+def never_downloaded(package: str) -> NotFoundError:
+    """Return the error for a package without downloads on any known day."""
+    return NotFoundError(f"There is no package {package!r} with downloads on any known day.")
+
+
 async def not_found(package: str, statistics: Statistics) -> NotFoundError:
     """Return the error for a package without downloads in the days served."""
     detail = f"There is no package {package!r} with downloads in the days served."

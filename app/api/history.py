@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import Query
 from pydantic import BaseModel, Field
 
-from app.api.endpoints import EndpointRouter, Package, not_found
+from app.api.endpoints import EndpointRouter, Package, never_downloaded
 from app.api.payloads import PackageField, Payload, RenderedBody, csv_docs, example_config
 from app.api.queries import TableQuery
 from app.api.statistics import Statistics
@@ -116,7 +116,7 @@ async def history(
     known = statistics.publication.history
     rows = await statistics.downloads.history(package, known)
     if not rows:
-        raise await not_found(package, statistics)
+        raise never_downloaded(package)
     months = [
         MonthCounts(
             month=str(Month(one.month)),

@@ -13,7 +13,7 @@ from app.api.payloads import PackageField, Payload, RenderedBody, csv_docs, exam
 from app.api.queries import TableQuery, WholeNumber
 from app.api.statistics import Statistics
 from app.domain.choice import Choice
-from app.domain.downloads import Publication
+from app.domain.downloads import Publication, date_ranges
 from app.domain.history import days_in
 from app.domain.months import MONTH_PATTERN, StoredMonth, parse_month
 from app.domain.rankings import PERIOD_DAYS, RANKED_PACKAGES, TREND_DAYS, TREND_FLOOR_DOWNLOADS
@@ -121,8 +121,12 @@ class TopPackages(Payload):
         ge=0,
     )
     followed_packages: FollowedPackages = None
-    since: dt.date | None = Field(description="First day. Null with `period=all` and no month.")
-    through: dt.date | None = Field(description="Last day. Null with `period=all` and no month.")
+    since: dt.date | None = Field(
+        description="First day. Null with `period=all` if no month is stored."
+    )
+    through: dt.date | None = Field(
+        description="Last day. Null with `period=all` if no month is stored."
+    )
     type: Literal["top_packages"]
 
 
@@ -175,7 +179,8 @@ class TrendingPackages(Payload):
 async def top(query: Annotated[TopQuery, Query()], statistics: Statistics) -> RenderedBody:
     """The packages with the most downloads in a period or month, and their share of all downloads.
 
-    Returns 404 for a month that is not stored. A month is stored when all of its days are final.
+    Returns 404 for a month that is not stored. A month is stored once its days are final or no
+    longer served.
     """
     days = _counted_days(query, statistics.publication)
     if query.month:
@@ -216,10 +221,10 @@ def _counted_days(query: TopQuery, publication: Publication) -> Sequence[date]:
 
 
 def _not_stored(month: str, months: Sequence[StoredMonth]) -> str:
-    stored = f"{months[0].period} to {months[-1].period}" if months else "none"
+    stored = date_ranges(one.period for one in months) or "none"
     return (
-        f"The month {month} is not stored. A month is stored when all of its days are "
-        f"final. Stored months: {stored}."
+        f"The month {month} is not stored. A month is stored once its days are final or no longer "
+        f"served. Stored months: {stored}."
     )
 
 

@@ -270,10 +270,17 @@ async def test_a_package_without_downloads_in_the_days_served(client: httpx.Asyn
         "rank": 3,
     }
     assert (await _get(client, "search?q=gone"))["data"] == []
-    for path in ("", "/history", "/overall?interval=month", "/recent"):
-        response = await client.get(f"/api/packages/unknown{path}")
-        detail = "There is no package 'unknown' with downloads in the days served."
-        assert (response.status_code, response.json()["detail"]) == (404, detail)
+    for scope, paths in {
+        "in the days served": ("", "/overall?interval=month", "/recent"),
+        "on any known day": ("/history",),
+    }.items():
+        for path in paths:
+            response = await client.get(f"/api/packages/unknown{path}")
+            detail = f"There is no package 'unknown' with downloads {scope}."
+            assert (response.status_code, response.json()["detail"]) == (404, detail)
+    response = await client.get("/api/badges/unknown/total")
+    detail = "There is no package 'unknown' with downloads on any known day."
+    assert (response.status_code, response.json()["detail"]) == (404, detail)
 
 
 async def test_rankings_of_months(client: httpx.AsyncClient) -> None:
@@ -316,8 +323,8 @@ async def test_a_month_that_is_not_stored(client: httpx.AsyncClient, month: str)
     response = await client.get(f"/api/top?month={month}")
     assert response.status_code == 404
     assert response.json()["detail"] == (
-        f"The month {month} is not stored. A month is stored when all of its days are final. "
-        "Stored months: 2026-08 to 2026-10."
+        f"The month {month} is not stored. A month is stored once its days are final or no longer "
+        "served. Stored months: 2026-08 to 2026-10."
     )
 
 
