@@ -173,12 +173,16 @@ def _parse_packages(text: str) -> tuple[str, ...]:
             raise ValueError(
                 f"should name a file that can be read after the @ ({reason})"
             ) from None
-        text = ",".join(line.partition("#")[0] for line in lines)
-    spelled = _parse_list(text)
+        unit, parts = "line", [_parse_list(line.partition("#")[0]) for line in lines]
+    elif re.fullmatch(r"[^,]{1,250}", text) and (text.endswith(".txt") or Path(text).is_file()):
+        raise ValueError("should have an @ before the path of a file")
+    else:
+        unit, parts = "number", [(name,) for name in _parse_list(text)]
     wrong = [
         # Another text may belong to a secret.
-        repr(name) if re.fullmatch(r"[\w. -]{1,60}", name) else f"number {number}"
-        for number, name in enumerate(spelled, start=1)
+        repr(name) if re.fullmatch(r"[\w. -]{1,60}", name) else f"{unit} {number}"
+        for number, part in enumerate(parts, start=1)
+        for name in part
         if not is_valid(normalise(name))
     ]
     if wrong:
@@ -187,7 +191,7 @@ def _parse_packages(text: str) -> tuple[str, ...]:
             f"should contain only names that a package can have, which "
             f"{', '.join(wrong[:MAX_SHOWN_NAMES])}{more} is not"
         )
-    names = tuple(sorted(set(map(normalise, spelled))))
+    names = tuple(sorted({normalise(name) for part in parts for name in part}))
     if not 0 < len(names) <= MAX_FOLLOWED_PACKAGES:
         raise ValueError(
             f"should name 1 to {MAX_FOLLOWED_PACKAGES:,} packages, but it names {len(names):,}"

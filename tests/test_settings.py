@@ -56,6 +56,8 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
             "'zope interface', '-x', '__all__'",
         ),
         ("INGEST_PACKAGES", "@/secret/names.txt", "No such file or directory"),
+        ("INGEST_PACKAGES", "requests.txt", "should have an @ before the path of a file"),
+        ("INGEST_PACKAGES", __file__, "should have an @ before the path of a file"),
         ("INGEST_PACKAGES", "@", "should name a file that can be read after the @"),
         ("INGEST_PACKAGES", ",".join(f"p{n}" for n in range(1_001)), "but it names 1,001"),
         ("INGEST_FILES", "http://secret.example/api/dumps", "https://"),
@@ -184,6 +186,7 @@ def test_followed_packages_of_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         (b"", "names 0"),
         (b"# nothing\n", "names 0"),
         (b"flask\nno name\n", "'no name' is not"),
+        (b"flask\n\n# ours\nrequests==2.0\n", "which line 4 is not"),
         (b"\xff\xfe", "it is not a text in UTF-8"),
     ):
         file.write_bytes(content)

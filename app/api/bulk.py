@@ -9,7 +9,15 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 import orjson
 from fastapi import Path, Query
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 
 from app.api import breakdown_series, overall, recent, time_series
 from app.api.continuous_integration import recent_without_ci
@@ -64,8 +72,17 @@ class PackagesQuery(TableQuery):
     )
     sum: Truth = Field(
         Truth.FALSE,
-        description=f"`true` returns the sum of all packages, as that of the package `{SUM}`.",
+        description=f"`true` returns the sum of all packages, as that of the package `{SUM}`. It "
+        f"should not be combined with `{ALL_PACKAGES}` and other names.",
     )
+
+    @field_validator("sum")
+    @classmethod
+    def _check_counted_once(cls, is_sum: Truth, info: ValidationInfo) -> Truth:
+        names = info.data.get("package", ())
+        if is_sum is Truth.TRUE and ALL_PACKAGES in names and len(names) > 1:
+            raise ValueError(f"should not be true for {ALL_PACKAGES} beside packages it contains")
+        return is_sum
 
     @property
     def is_sum(self) -> bool:

@@ -17,9 +17,8 @@ from app.db.repositories.downloads_repository import SeriesResult
 from app.domain.breakdowns import PYTHON_MINOR
 from app.domain.events import Event, EventKind
 from app.domain.python_versions import PYTHON_SCHEDULE
-from app.domain.trends import MIN_DAYS, DayShare, Prediction, Trend, fit_trend
+from app.domain.trends import MIN_DAYS, SHARE_DAYS, DayShare, Prediction, Trend, fit_trend
 
-SHARE_DAYS = 30
 EARLIER_DAYS = 90
 """Days between a share and the earlier one with which it is compared."""
 

@@ -39,6 +39,17 @@ MIN_SLOPE_ERRORS = 4.0
 
 MAX_DAYS_AHEAD = 5 * 365
 
+SHARE_DAYS = 30
+"""Number of the latest days that determine the present share."""
+
+MISFIT_ERRORS = 3.0
+"""Minimum ratio of the median residual of the latest days to its error for a misfit."""
+
+MISFIT_DAYS = 0.85
+"""Minimum part of the latest days on one side of the line for a misfit, as of a decline that
+flattens.
+"""
+
 _WEEK = 7
 _BISQUARE = 4.685
 """Size of a residual, in scales, from which on its weight is 0. It is 95% efficient for normal
@@ -84,6 +95,12 @@ class Trend:
     """
 
     latest: date
+    share: float
+    """The share of the latest `SHARE_DAYS` days."""
+
+    is_logistic: bool
+    """False if the latest days are far from the line on the same side."""
+
     center: float
     """The middle of the days, in days from the latest one. It is negative."""
 
@@ -101,8 +118,12 @@ class Trend:
     def falls_below(self, threshold: float) -> Prediction:
         """Predict the first day on which the share is below the threshold."""
         distance = _logit(threshold) - self.level
-        if self.level - self.slope * self.center <= _logit(threshold):
+        if self.share < threshold:
             return Prediction(reason=f"The share is already below {threshold:.0%}.")
+        if not self.is_logistic:
+            return Prediction(reason="The share does not follow a logistic trend.")
+        if self.level - self.slope * self.center <= _logit(threshold):
+            return Prediction(reason=f"The share is falling below {threshold:.0%} at present.")
         if not self.is_declining:
             return Prediction(reason="The share is not clearly declining.")
         crossing = self.center + distance / self.slope
@@ -137,7 +158,9 @@ def fit_trend(shares: Sequence[DayShare]) -> Trend | str:
     if daily * days < MIN_WEEKLY_DOWNLOADS:
         return "The version has too few downloads."
     xs, ys = _logits(shares, latest, days)
-    return _fit(latest, xs, ys, is_daily=days == 1)
+    recent = [one for one in shares if (latest - one.day).days < SHARE_DAYS]
+    share = sum(one.part for one in recent) / sum(one.whole for one in recent)
+    return _fit(latest, share, xs, ys, is_daily=days == 1)
 
 
 def _logits(shares: Sequence[DayShare], latest: date, days: int) -> tuple[list[float], list[float]]:
@@ -154,7 +177,7 @@ def _logits(shares: Sequence[DayShare], latest: date, days: int) -> tuple[list[f
     return xs, ys
 
 
-def _fit(latest: date, xs: list[float], ys: list[float], *, is_daily: bool) -> Trend:
+def _fit(latest: date, share: float, xs: list[float], ys: list[float], *, is_daily: bool) -> Trend:
     slope = _median_slope(xs, ys)
     if is_daily:
         ys = _without_weekdays(xs, ys, slope)
@@ -175,6 +198,8 @@ def _fit(latest: date, xs: list[float], ys: list[float], *, is_daily: bool) -> T
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     return Trend(
         latest=latest,
+        share=share,
+        is_logistic=_is_logistic([x + center for x in xs], residuals),
         center=center,
         level=level,
         slope=slope,
@@ -223,6 +248,16 @@ def _bisquare_line(xs: Sequence[float], ys: Sequence[float], slope: float) -> tu
 
 def _residuals(xs: Sequence[float], ys: Sequence[float], level: float, slope: float) -> list[float]:
     return [y - level - slope * x for x, y in zip(xs, ys, strict=True)]
+
+
+def _is_logistic(xs: Sequence[float], residuals: Sequence[float]) -> bool:
+    """Return False if nearly all of the latest days are far from the line on the same side."""
+    recent = [r for x, r in zip(xs, residuals, strict=True) if x > -SHARE_DAYS]
+    middle = median(recent)
+    scale = max(median(map(abs, residuals)) / _MEDIAN_OF_NORMAL, _MIN_SCALE)
+    same_side = fmean(one * middle > 0 for one in recent)
+    is_far = abs(middle) > MISFIT_ERRORS * scale / sqrt(len(recent))
+    return not (is_far and same_side >= MISFIT_DAYS)
 
 
 def _squares(residuals: Sequence[float]) -> list[float]:

@@ -141,6 +141,12 @@ async def test_a_hundred_of_the_longest_names(client: httpx.AsyncClient, endpoin
         assert response.status_code == 422
         (error,) = response.json()["errors"]
         assert error["parameter"] == "package"
+    for data in ("recent", "overall", "system"):
+        query = {"package": "__all__,requests", "sum": "true"}
+        response = await client.get(f"/api/bulk/{data}", params=query)
+        assert response.status_code == 422, response.text
+        (error,) = response.json()["errors"]
+        assert error["parameter"] == "sum"
 
 
 @pytest.mark.usefixtures("known_days")

@@ -129,6 +129,29 @@ def test_shares_below_the_threshold_and_far_above_it() -> None:
     assert (near.day - LATEST).days < MAX_DAYS_AHEAD
 
 
+@pytest.mark.parametrize(("first", "last"), [(0.2, 0.06), (0.15, 0.055)])
+def test_a_decline_that_flattens_is_no_trend(first: float, last: float) -> None:
+    """The share of the latest days decides whether it is already below a threshold."""
+    for seed in SEEDS:
+        random = Random(seed)
+        shares = []
+        for number in range(180):
+            share = last + (first - last) * exp(-number / 30)
+            day = LATEST - timedelta(days=179 - number)
+            shares.append(DayShare(day, round(20_000 * share * random.gauss(1, 0.03)), 20_000))
+        trend = fit_trend(shares)
+        assert isinstance(trend, Trend)
+        for threshold in (0.05, 0.01):
+            found = trend.falls_below(threshold)
+            assert found == (None, None, None, "The share does not follow a logistic trend.")
+
+
+def test_a_share_that_falls_below_the_threshold_at_present() -> None:
+    trend = fit_trend(_shares(1, noise=0.01))
+    assert isinstance(trend, Trend)
+    assert trend.falls_below(0.071).reason == "The share is falling below 7% at present."
+
+
 def test_exact_declines_have_narrow_intervals() -> None:
     """Series without noise and with missing days are no exception."""
     exact = []
