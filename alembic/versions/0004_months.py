@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("downloads_with_mirrors", sa.BigInteger(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
         sa.Column("days_digest", sa.Text()),
+        sa.Column("followed", sa.Text()),
         sa.Column("rolled_up_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("announced_at", sa.DateTime(timezone=True)),
         sa.PrimaryKeyConstraint("month", name=op.f("pk_stored_months")),

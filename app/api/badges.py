@@ -84,7 +84,8 @@ async def badge(
     if period is BadgePeriod.TOTAL:
         if query.ci:
             raise InvalidArgumentsError([ArgumentError("ci", "can't be combined with total")])
-        months = await statistics.downloads.history(package, statistics.publication.history)
+        known = statistics.publication.history_of([package])
+        months = await statistics.downloads.history(package, known)
         if not months:
             raise never_downloaded(package)
         downloads = sum(one.without_mirrors for one in months)

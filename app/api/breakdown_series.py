@@ -85,7 +85,7 @@ async def read(
             f"{ALL_PACKAGES} does not have the breakdown {breakdown.name}, which exists only for "
             "single packages."
         )
-    range_ = query.range_in(statistics.publication)
+    range_ = query.range_in(statistics.publication, [package])
     check_ingested(breakdown, statistics.publication, range_)
     found = await statistics.downloads.breakdown(package, range_, breakdown, with_days=with_days)
     if found is None:

@@ -274,17 +274,15 @@ async def bulk_breakdown(
     """
     one = _BREAKDOWNS[breakdown]
     category = breakdown_series.parse_category(one, getattr(query, one.argument))
-    range_ = query.range_in(statistics.publication)
+    names = [
+        name
+        for name in query.possible(statistics.publication)
+        if not (one.is_of_one_package and name == ALL_PACKAGES)
+    ]
+    range_ = query.range_in(statistics.publication, names)
     check_ingested(one, statistics.publication, range_)
     found = await statistics.downloads.breakdown_of_many(
-        [
-            name
-            for name in query.possible(statistics.publication)
-            if not (one.is_of_one_package and name == ALL_PACKAGES)
-        ],
-        range_,
-        one,
-        with_days=query.needs_published_days,
+        names, range_, one, with_days=query.needs_published_days
     )
 
     def select(series: Series) -> Series:

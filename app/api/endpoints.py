@@ -270,7 +270,8 @@ def never_downloaded(package: str) -> NotFoundError:
 async def not_found(package: str, statistics: Statistics) -> NotFoundError:
     """Return the error for a package without downloads in the days served."""
     detail = f"There is no package {package!r} with downloads in the days served."
-    known, window = statistics.publication.history, statistics.publication.window
+    known = statistics.publication.history_of([package])
+    window = statistics.publication.window
     has_earlier = known.known_days[0] < window.first
     if has_earlier and await statistics.downloads.history(package, known):
         detail += f" /api/packages/{package}/history has its downloads in earlier months."

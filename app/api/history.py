@@ -113,7 +113,7 @@ async def history(
     """Downloads of each month that is known, also before the days served, and the sum of all known
     days. A CSV contains only the months.
     """
-    known = statistics.publication.history
+    known = statistics.publication.history_of([package])
     rows = await statistics.downloads.history(package, known)
     if not rows:
         raise never_downloaded(package)

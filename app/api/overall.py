@@ -85,7 +85,8 @@ async def read_many(
     """Read the requested categories by package. Packages without a download in the days served are
     omitted. Raises `NotFoundError`.
     """
-    range_, with_days = query.range_in(statistics.publication), query.needs_published_days
+    range_ = query.range_in(statistics.publication, names)
+    with_days = query.needs_published_days
     if query.ci:
         return await overall_without_ci(names, range_, statistics, with_days=with_days)
     found = await statistics.downloads.overall(names, range_, with_days=with_days)
@@ -100,7 +101,7 @@ async def read_overall(
 ) -> SeriesResult:
     """Read both categories of the days that the query needs. Raises `NotFoundError`."""
     found = await statistics.downloads.overall(
-        [package], query.range_in(statistics.publication), with_days=with_days
+        [package], query.range_in(statistics.publication, [package]), with_days=with_days
     )
     if package not in found:
         raise await not_found(package, statistics)

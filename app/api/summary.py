@@ -116,7 +116,7 @@ async def summary(package: Package, statistics: Statistics) -> RenderedBody:
     """Recent downloads and their change, all downloads of the days served, the peak, the rank, and
     the available breakdowns.
     """
-    known = statistics.publication.history
+    known = statistics.publication.history_of([package])
     found = await statistics.rankings.summary(package, known)
     if found is None:
         raise await not_found(package, statistics)

@@ -1,7 +1,7 @@
 """Downloads of a package by day: the arguments and the payload that all series share."""
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
 from typing import Annotated, ClassVar, Self
 
@@ -94,8 +94,9 @@ class RangeQuery(TableQuery):
         """Return the requested days."""
         return self.window(served).within(self.start_date, self.end_date)
 
-    def range_in(self, publication: Publication) -> SeriesRange:
+    def range_in(self, publication: Publication, packages: Iterable[str] = ()) -> SeriesRange:
         """Return the days and months whose downloads the response depends on."""
+        del packages
         return SeriesRange(self.days(publication.served), publication.window.first)
 
 
@@ -144,9 +145,9 @@ class SeriesQuery(RangeQuery):
             end = month_of(end + timedelta(days=1)) - timedelta(days=1)
         return clamped.model_copy(update={"start_date": start, "end_date": end})
 
-    def range_in(self, publication: Publication) -> SeriesRange:
+    def range_in(self, publication: Publication, packages: Iterable[str] = ()) -> SeriesRange:
         """Add complete stored months, or the stored days before the range that a mean covers."""
-        days, history = self.days(publication.served), publication.history
+        days, history = self.days(publication.served), publication.history_of(packages)
         if self.interval is Interval.MONTH:
             return SeriesRange(days, history.days[0], history.complete_months(*days))
         first, last = days

@@ -296,6 +296,12 @@ class Publication:
     def history(self) -> History:
         return History(self.earlier_days + self.days, self.months)
 
+    def history_of(self, packages: Iterable[str]) -> History:
+        """Return the days of which the downloads of all these packages are known."""
+        names = {*packages} & {*(self.followed or ())}
+        months = tuple(one for one in self.months if one.has(names))
+        return self.history if months == self.months else History(self.history.days, months)
+
     @cached_property
     def served(self) -> ServedRanges:
         """The ranges that series cover. That of months ends with the last whole month."""

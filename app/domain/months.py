@@ -7,7 +7,7 @@ object is shorter, for example because only rare categories have downloads, it i
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -139,9 +139,18 @@ class StoredMonth:
     announced_at: datetime | None = None
     """Time of the publish that made these figures visible. Recorded by `announce`."""
 
+    followed: str | None = None
+    """Names of the only packages that all summed days were read for, as `followed_text` returns
+    them, or None if all packages were.
+    """
+
     @property
     def period(self) -> Month:
         return Month(self.month)
+
+    def has(self, packages: Iterable[str]) -> bool:
+        """Return True if the downloads of these packages are known."""
+        return self.followed is None or {*packages} <= {*self.followed.split()}
 
     def __str__(self) -> str:
         figures = f"{self.packages:,} packages, {self.downloads:,} downloads"

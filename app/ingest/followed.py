@@ -61,6 +61,7 @@ async def _store_rest_of_month(
         **asdict(await months.figures_of_staged(packing.categories)),
         "breakdowns": month.breakdowns,
         "categories": packing.categories,
+        "followed": followed_text({*(month.followed or "").split()} & {*names}),
     }
     await connection.commit()
     await store_month(context, connection, replace(month, **figures), lambda *_: True)

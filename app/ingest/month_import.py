@@ -54,18 +54,20 @@ def plan_months(
     """Decide which of the months of a span, both ends included, to import.
 
     Stored months are imported only with `again`, unless they were rolled up from a part of their
-    days. Raises an `IngestError` if a month is not over, is before PyPI's table, or would not be
-    kept.
+    days, or lack a followed package. Raises an `IngestError` if a month is not over, is before
+    PyPI's table, or would not be kept.
     """
     latest = max(published, default=latest_complete_day(now))
     first_served = served_days(latest, policy.retention_days).first
     for month in span:
         _check_storable(month, latest, now, policy)
     plan = MonthPlan([], [], [])
+    names = (policy.followed or "").split()
+    alike = {day for day, one in published.items() if policy.follows_alike(one)}
     for month in months_between(*span):
         record = stored.get(month.first)
-        is_part = record and record.days_digest and record.missing_days
-        if month.first >= first_served or all(day in published for day in days_of(month)):
+        is_part = record and ((record.days_digest and record.missing_days) or not record.has(names))
+        if month.first >= first_served or all(day in alike for day in days_of(month)):
             plan.of_days.append(month)
         elif record and not is_part and not again:
             plan.stored.append(month)
@@ -132,6 +134,7 @@ async def import_month(
             source=origin,
             counted_files=coverage.counted_files,
             categories=packing.categories,
+            followed=context.policy.followed,
             rolled_up_at=context.clock(),
         )
 

@@ -22,6 +22,7 @@ from app.domain.breakdowns import BREAKDOWN_COLUMNS, REQUIRED_COLUMNS
 from app.domain.downloads import HeldDay, PublishedDay, served_days
 from app.domain.history import days_in
 from app.domain.months import StoredMonth, days_of_month, month_of, months_before
+from app.domain.package_name import followed_text
 from app.ingest.month_rows import MonthPacking
 from app.ingest.plan import recheck_at
 from app.ingest.policy import PublishPolicy
@@ -60,13 +61,26 @@ class MonthOfDays:
         return [column for column in BREAKDOWN_COLUMNS if column in common]
 
     @property
+    def followed(self) -> str | None:
+        """The followed packages that all days have, or None if the days have all packages."""
+        scopes = [{*one.followed.split()} for one in self.days if one.followed is not None]
+        return followed_text(scopes[0].intersection(*scopes)) if scopes else None
+
+    @property
     def digest(self) -> str:
         """Hash of the records of the days that the month is computed from."""
         records = [
-            f"{one.day} {one.digest} {one.source} {one.counted_files} {' '.join(one.breakdowns)}"
+            f"{one.day} {one.digest} {one.source} {one.counted_files} {' '.join(one.breakdowns)} "
+            f"{one.followed}"
             for one in self.days
         ]
         return sha256("\n".join(records).encode()).hexdigest()
+
+    def includes(self, stored: StoredMonth) -> bool:
+        """Return True if the days have all days and followed packages of a stored month."""
+        has_days = {*days_in([stored])} <= {one.day for one in self.days}
+        followed = None if self.followed is None else {*self.followed.split()}
+        return has_days and (followed is None or {*(stored.followed or "").split()} <= followed)
 
     def record(
         self, figures: Mapping[str, object], categories: Mapping[str, Sequence[str]], now: datetime
@@ -81,6 +95,7 @@ class MonthOfDays:
             counted_files=rules.pop() if len(rules) == 1 else None,
             categories=categories,
             days_digest=self.digest,
+            followed=self.followed,
             rolled_up_at=now,
         )
 
@@ -108,8 +123,8 @@ def due_months(
     """Return the months to roll up, oldest first.
 
     A month is due when all its days are published and final, or when its first day has left the
-    window, even if days are missing. A stored month never loses days: it is due again only if all
-    its days are published, and either one of them has changed or the month was imported.
+    window, even if days are missing. A stored month loses neither days nor followed packages: it is
+    due again only if its days have all of them, and one has changed or the month was imported.
     """
     if not published:
         return []
@@ -119,7 +134,7 @@ def due_months(
 
     def is_due(one: MonthOfDays) -> bool:
         record = stored.get(one.month)
-        if record and not {*days_in([record])} <= {day.day for day in one.days}:
+        if record and not one.includes(record):
             return False
         if record and record.days_digest:
             return record.days_digest != one.digest

@@ -9,16 +9,17 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import connect
-from app.db.repositories.downloads_repository import DownloadsRepository
+from app.db.repositories.downloads_repository import DownloadsRepository, SeriesRange
 from app.db.repositories.months_repository import MonthsRepository
-from app.domain.downloads import PackageDownloads, PublishedDay
-from app.domain.months import days_of_month
+from app.domain.downloads import PackageDownloads, PublishedDay, Window
+from app.domain.months import Month, days_of_month
 from app.errors import HeldDayError, IngestError, MixedDataError
 from app.ingest.followed import forget_unfollowed
+from app.ingest.month_import import plan_months
 from app.ingest.plan import days_to_backfill, plan
 from app.ingest.policy import PublishPolicy, policy_of
 from app.ingest.publish import PublishContext, publish_plausible_held
-from app.ingest.rollup import months_of, roll_up
+from app.ingest.rollup import months_of, roll_up, roll_up_due
 from app.ingest.runs import published_days
 from app.ingest.scheduler import run_ingest_job
 from app.ingest.sources.sample import SampleSource
@@ -136,6 +137,43 @@ async def test_removing_a_name_from_a_month_without_days(engine: AsyncEngine) ->
             (one,) = (await MonthsRepository(connection).stored()).values()
         stored.append((one.digest, one.categories, one.downloads, one.packages))
     assert stored[0] == stored[1]
+
+
+async def test_earlier_days_and_months_are_unknown_for_an_added_name(engine: AsyncEngine) -> None:
+    """Days before the window are not read again, so the month that it cuts lacks the name."""
+    june, july = days_of_month(date(2026, 6, 1)), days_of_month(date(2026, 7, 1))
+    rows = [downloads("a", 100)]
+    for day in june:
+        await _publish(engine, day, rows, replace(FORCED, followed="a"))
+    for day in [*june[-5:], *july]:
+        await _publish(engine, day, [*rows, downloads("b", 70)], replace(FORCED, followed="a b"))
+    policy = replace(FORCED, followed="a b", retention_days=36)
+    context = PublishContext(engine, policy, lambda: NOW)
+    repository = DownloadsRepository(engine, 36)
+    months = [month async for month in roll_up_due(context, _settings("a", "b"))]
+    assert [(month.days, month.followed) for month in months if month.month == june[0]] == [
+        (30, "a")
+    ]
+    publication = await repository.publication()
+    assert publication
+    found = {
+        name: [
+            (one.without_mirrors, publication.history_of([name]).days_by_month[one.month])
+            for one in await repository.history(name, publication.history_of([name]))
+        ]
+        for name in ("a", "b")
+    }
+    assert found == {"a": [(3_000, 30), (3_100, 31)], "b": [(350, 5), (2_170, 31)]}
+    span = SeriesRange(Window(june[20], july[0]), june[-5])
+    series = (await repository.overall(["b"], span, with_days=True))["b"]
+    assert [*series.published_days] == [*june[-5:], july[0]]
+    async with connect(engine) as connection:
+        stored = await MonthsRepository(connection).stored()
+    published = await published_days(engine)
+    june_only = (Month(june[0]), Month(june[0]))
+    planned = plan_months(june_only, published, stored, now=NOW, policy=policy)
+    assert planned.to_import == [june_only[0]]
+    await _assert_valid(engine)
 
 
 async def test_adding_a_name_makes_all_days_due(engine: AsyncEngine) -> None:

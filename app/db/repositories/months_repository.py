@@ -59,12 +59,15 @@ class MonthsRepository:
         return {row["month"]: StoredMonth(**row) for row in rows.mappings()}
 
     async def with_other_packages(self, names: Sequence[str]) -> list[StoredMonth]:
-        """Return the stored months with rows of other packages than these, latest first."""
+        """Return the stored months of other followed packages than these, latest first."""
         rows = monthly_downloads.join(packages, packages.c.id == monthly_downloads.c.package_id)
         others = packages.c.name.not_in([*names, ALL_PACKAGES])
         query = select(monthly_downloads.c.month).select_from(rows).where(others).distinct()
-        found = await self._connection.scalars(query)
         stored = await self.stored()
+        found = {
+            month for month, one in stored.items() if {*(one.followed or "").split()} - {*names}
+        }
+        found |= {*await self._connection.scalars(query)}
         return [stored[month] for month in sorted(found, reverse=True)]
 
     # Reading days and months

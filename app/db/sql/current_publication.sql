@@ -1,9 +1,12 @@
 -- The current publication: one row.
 WITH earlier AS (
     -- Days before the window, of months that are not stored. Retention has not dropped them yet.
+    -- Days of other followed packages do not count.
     SELECT day, digest
     FROM ingested_days
     WHERE day <= (SELECT max(day) FROM ingested_days) - {retention_days}
+        AND followed IS NOT DISTINCT FROM
+            (SELECT followed FROM ingested_days ORDER BY day DESC LIMIT 1)
         AND NOT EXISTS (
             SELECT FROM stored_months WHERE day BETWEEN month AND month + interval '1 month - 1 day'
         )
@@ -15,10 +18,11 @@ SELECT
     (SELECT published_at FROM publication) AS published_at,
     encode(sha256(convert_to(
         concat_ws(';',
-            string_agg(concat_ws(' ', day, digest, counted_files), ',' ORDER BY day),
+            string_agg(concat_ws(' ', day, digest, counted_files, followed), ',' ORDER BY day),
             (
                 SELECT string_agg(
-                    concat_ws(' ', month, digest, counted_files, missing_days), ',' ORDER BY month
+                    concat_ws(' ', month, digest, counted_files, missing_days, followed),
+                    ',' ORDER BY month
                 )
                 FROM stored_months
             ),
