@@ -20,6 +20,7 @@ from app.dumps import export as exports
 from app.dumps.listing import DumpFormat, MonthDump, parse
 from app.dumps.stores.folder import DumpFolder
 from app.errors import DumpsError, IngestError, MalformedDumpError, SourceError
+from app.ingest.policy import PublishPolicy
 from app.ingest.publish import PublishContext
 from app.ingest.rollup import roll_up_due
 from app.ingest.runs import DayIngester
@@ -62,8 +63,10 @@ async def stored(engine: AsyncEngine) -> StoredMonth:
     return await _import(engine, GivenSource({MONTH: ROWS}))
 
 
-async def _import(engine: AsyncEngine, source: Source, month: Month = MONTH) -> StoredMonth:
-    context = PublishContext(engine, POLICY, lambda: NOW)
+async def _import(
+    engine: AsyncEngine, source: Source, month: Month = MONTH, policy: PublishPolicy = POLICY
+) -> StoredMonth:
+    context = PublishContext(engine, policy, lambda: NOW)
     return await DayIngester(context, source).import_month(month)
 
 
@@ -137,6 +140,23 @@ async def test_any_exported_and_imported_month_is_unchanged(
     del before["months"], after["months"]
     assert after == before
     await _forget_months(engine)
+
+
+@pytest.mark.parametrize("dump_format", DumpFormat)
+async def test_a_month_without_downloads(
+    engine: AsyncEngine, folder: DumpFolder, tmp_path: Path, dump_format: DumpFormat
+) -> None:
+    policy = replace(POLICY, followed="flask")
+    await ingest(engine, GivenSource({days_ago(0): ROWS[:1]}), days_ago(0), policy)
+    exported = await _import(engine, GivenSource({}), policy=policy)
+    await _export(engine, folder, dump_format)
+    await _forget_months(engine)
+    imported = await _import(engine, source_of(folder.path), policy=policy)
+    assert imported == replace(exported, source="file", breakdowns=imported.breakdowns)
+    assert list(imported.breakdowns) == list(exported.breakdowns)
+    (tmp_path / f"{MONTH}.ndjson").write_bytes(b"")
+    with pytest.raises(IngestError, match="has no rows"):
+        await _import(engine, source_of(tmp_path / "{day}.ndjson"), policy=policy)
 
 
 async def test_a_month_keeps_what_it_lacks(engine: AsyncEngine, folder: DumpFolder) -> None:

@@ -159,6 +159,11 @@ class FileSource(Source):
             except MalformedDumpError as error:
                 message = f"{shown(address)}: {error}"
                 raise SourceDayError(message, fault_kind=error.fault_kind) from error
+        if not packages:
+            # A list confirms below that the packages followed by its instance had no downloads.
+            if dump is None:
+                raise SourceDayError(f"{shown(address)} has no rows")
+            columns[:] = [one for one in self._columns if one in dump.columns]
         found = (packages, downloads, downloads_with_mirrors)
         if dump and found != (dump.packages, dump.downloads, dump.downloads_with_mirrors):
             raise SourceDayError(

@@ -199,6 +199,9 @@ async def test_a_day_without_a_file_yet(
         await read(source_of(tmp_path / "{day}.csv"))
 
 
+FOLLOWED = replace(FORCED, followed="flask")
+
+
 BAD_FILES: dict[str, tuple[bytes, type[Exception], str]] = {
     "of nothing": (b"", Exception, "no rows"),
     "that is cut off": (line_of() + line_of("b")[:20], SourceDayError, "line 2: not valid JSON"),
@@ -232,6 +235,30 @@ async def test_a_bad_file_is_one_line_and_loses_nothing(
     assert {name: rows for name, rows in after.items() if not name.startswith("held")} == {
         name: rows for name, rows in before.items() if not name.startswith("held")
     }
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"), [(".ndjson", b""), (".csv", b"package,with_mirrors,without_mirrors\n")]
+)
+async def test_a_file_without_rows_is_no_day_without_downloads(
+    engine: AsyncEngine, tmp_path: Path, suffix: str, content: bytes
+) -> None:
+    """Only the list of an instance can tell that followed packages had no downloads."""
+    (tmp_path / f"{DAY}{suffix}").write_bytes(content)
+    with pytest.raises(SourceDayError, match=rf"{DAY}{suffix} has no rows"):
+        await ingest(engine, source_of(tmp_path / f"{{day}}{suffix}"), policy=FOLLOWED)
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("dump_format", DumpFormat)
+async def test_a_day_without_downloads_is_exported_and_ingested(
+    engine: AsyncEngine, folder: DumpFolder, dump_format: DumpFormat
+) -> None:
+    published = await ingest(engine, GivenSource({}), policy=FOLLOWED)
+    await export_all(engine, folder, dump_format)
+    again = await ingest(engine, source_of(folder.path), policy=FOLLOWED)
+    assert (again.packages, again.downloads, again.digest) == (0, 0, published.digest)
+    assert again.breakdowns == published.breakdowns
 
 
 async def test_a_backfill_stops_after_three_days_with_the_same_fault(
