@@ -33,6 +33,7 @@ from app.settings import Settings
 from tests.clock import NOW
 from tests.contents import everything
 from tests.days import POLICY, GivenSource, days_ago, downloads, ingest, publish, store_days
+from tests.ingest.test_plan import published
 from tests.ingest.test_rollup import differences
 
 MONTH = parse_month("2025-02")
@@ -225,10 +226,9 @@ async def test_an_imported_month_stays_beside_a_part_of_its_days(engine: AsyncEn
 
 def _plan(first: str, last: str, **stored: StoredMonth) -> MonthPlan:
     """Plan with 30 days in the database, which begin in the middle of October 2026."""
-    days = {days_ago(ago): None for ago in range(30)}
     return plan_months(
         (parse_month(first), parse_month(last)),
-        days,  # type: ignore[arg-type]
+        {day: published(day) for day in map(days_ago, range(30))},
         {one.month: one for one in stored.values()},
         now=NOW,
         policy=replace(POLICY, retention_days=30, keep_months=12),
@@ -277,11 +277,11 @@ def test_months_that_can_not_be_imported(first: str, last: str, message: str) ->
 
 def test_months_of_days_are_not_imported() -> None:
     month = parse_month("2026-10")
-    days = dict.fromkeys([*days_of(month), days_ago(0)])
+    days = {day: published(day) for day in (*days_of(month), days_ago(0))}
     for retention_days in (1, 60):
         plan = plan_months(
             (Month(date(2026, 9, 1)), month),
-            days,  # type: ignore[arg-type]
+            days,
             {},
             now=NOW,
             policy=replace(POLICY, retention_days=retention_days),
