@@ -86,7 +86,6 @@ def ingest(
         async with ingest_lock(engine) as lock:
             policy = replace(policy_of(settings), force=force, replace_sample=replace_sample)
             context = PublishContext(engine, policy, utc_now, lock)
-            await forget_unfollowed(context)
             if force and (published := await publish_held(context, day)):
                 click.echo(str(published))
             else:
@@ -178,7 +177,7 @@ def backfill(
                 policy_of(settings), replace_sample=replace_sample, only_if_changed=not force
             )
             context = PublishContext(engine, policy, utc_now, lock)
-            await forget_unfollowed(context)
+            await forget_unfollowed(context, is_forced=force)
             # A held day may have become plausible even if its source has not changed.
             await _publish_plausible_held(context)
             days = days_to_backfill(
@@ -227,7 +226,6 @@ async def fill_with_samples(settings: Settings, engine: AsyncEngine) -> None:
     policy = policy_of(settings)
     async with ingest_lock(engine) as lock:
         context = PublishContext(engine, policy, utc_now, lock)
-        await forget_unfollowed(context)
         days = days_to_seed(
             await published_days(engine),
             now=utc_now(),

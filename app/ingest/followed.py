@@ -1,7 +1,7 @@
 """Deletes the data of packages that are no longer followed."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,6 +12,7 @@ from app.db.repositories.months_repository import MonthsRepository, staged_line
 from app.domain.downloads import PublishedDay
 from app.domain.months import StoredMonth
 from app.domain.package_name import followed_text
+from app.errors import IngestError
 from app.ingest.month_rows import pack_again
 from app.ingest.publish import PublishContext, record_suspects
 from app.ingest.rollup import store_month
@@ -19,21 +20,22 @@ from app.ingest.rollup import store_month
 log = logging.getLogger(__name__)
 
 
-async def forget_unfollowed(context: PublishContext) -> None:
+async def forget_unfollowed(context: PublishContext, *, is_forced: bool = False) -> None:
     """Delete the rows of packages that are no longer followed, and held days that were read for
     other packages. The plan reads days again that lack a package which is followed now.
 
     This changes nothing if the database has the figures of all packages. If it is interrupted, the
-    next call continues.
+    next call continues. Raises `IngestError` if more than half of the packages would be deleted,
+    unless forced.
     """
     followed = context.policy.followed
     async with connect(context.engine) as connection:
         repository, months = IngestRepository(connection), MonthsRepository(connection)
         published = await repository.published()
         scopes = {one.followed for one in published.values()}
-        if followed is None or not scopes or None in scopes:
-            return
-        names = followed.split()
+        names = (followed or "").split()
+        if scopes and not is_forced and followed is not None:
+            _check_kept({name for scope in scopes for name in (scope or "").split()}, names)
         held = [day for day, one in (await repository.held()).items() if one.followed != followed]
         if held:
             await repository.lock_publish(max(held))
@@ -41,12 +43,24 @@ async def forget_unfollowed(context: PublishContext) -> None:
                 await repository.delete_held(day)
             await context.check_lock(connection)
         await connection.commit()
+        if followed is None or None in scopes:
+            return
         for month in await months.with_other_packages(names):
             await _store_rest_of_month(context, connection, month, names)
         # The latest day decides which packages have responses.
         for day in sorted(published, reverse=True):
             if not {*(published[day].followed or "").split()} <= {*names}:
                 await _publish_rest_of_day(context, connection, published[day], names)
+
+
+def _check_kept(stored: Collection[str], names: Collection[str]) -> None:
+    kept = len({*stored} & {*names})
+    if 2 * kept < len(stored):
+        raise IngestError(
+            f"INGEST_PACKAGES names only {kept:,} of the {len(stored):,} packages in the database: "
+            "correct it, or run `pypi-stats backfill --force` once to delete the figures of the "
+            "others"
+        )
 
 
 async def _store_rest_of_month(

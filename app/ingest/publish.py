@@ -148,26 +148,29 @@ async def _publish(
     before = published.get(day)
     verdict = KnownDays(published, held, policy).judge(figures)
     reason = staged.fault or verdict.reason
+    has_other_names = before is not None and before.followed != figures.followed
+    now_read = figures.downloads_with_mirrors
+    were_published = before.downloads_with_mirrors if before else 0
+    if before and has_other_names:
+        names = {*(before.followed or "").split()} & {*(figures.followed or "").split()}
+        now_read, were_published = await repository.downloads_of(day, sorted(names))
     is_better = before is None or (
-        figures.downloads_with_mirrors > before.downloads_with_mirrors
-        # Counts of other packages, or by another definition, can't be compared.
-        or before.followed != figures.followed
+        now_read > were_published
+        # A name was added, and the source still has the downloads of the others.
+        or (has_other_names and now_read == were_published)
+        # Counts by another definition can't be compared.
         or not policy.counts_alike(day, figures.counted_files, before.counted_files)
         # The published day was suspect, and the source has corrected it.
         or bool(before.suspect_reason and not (verdict.deviation or staged.fault))
     )
     result: PublishedDay | UnchangedDay | IngestError
-    if before and policy.only_if_changed and not is_better:
+    if before and policy.only_if_changed and not is_better and not has_other_names:
         await repository.record_check(figures, staged.read_at)
         result = UnchangedDay(before)
-    elif (
-        before
-        and not (policy.force or is_better)
-        and figures.downloads_with_mirrors < before.downloads_with_mirrors
-    ):
+    elif before and not (policy.force or is_better) and now_read < were_published:
         # The held rows are outdated, because the source has other rows now.
         await repository.delete_held(day)
-        result = ShrunkDayError(day, figures.downloads_with_mirrors, before.downloads_with_mirrors)
+        result = ShrunkDayError(day, now_read, were_published)
     elif reason and not policy.force:
         await repository.hold(figures, reason, staged.read_at, staged.wrong_rows)
         result = HeldDayError(day, reason, staged.fault_kind)
@@ -211,7 +214,9 @@ async def publish_held(context: PublishContext, day: date) -> PublishedDay | Non
     async with connect(context.engine) as connection:
         repository = IngestRepository(connection)
         held = (await repository.held()).get(day)
-        if not held or not (policy.force or day in await _plausible(repository, policy)):
+        if not held or not policy.follows_alike(held):
+            return None
+        if not (policy.force or day in await _plausible(repository, policy)):
             return None
         await repository.begin_staging()
         await repository.stage_held(day)
@@ -253,4 +258,8 @@ async def _plausible(repository: IngestRepository, policy: PublishPolicy) -> set
     """Return the held days that have become plausible, because of the days around them."""
     held = await repository.held()
     known = KnownDays(await repository.published(), held, policy)
-    return {day for day, one in held.items() if not (one.wrong_rows or known.judge(one).reason)}
+    return {
+        day
+        for day, one in held.items()
+        if policy.follows_alike(one) and not (one.wrong_rows or known.judge(one).reason)
+    }

@@ -92,7 +92,7 @@ async def test_all_names_are_replaced(
     """Until a day of the new names is published, the stored days have no packages."""
     await _follow(engine, app, "flask", "requests")
     policy = replace(FORCED, followed="numpy")
-    await forget_unfollowed(PublishContext(engine, policy, lambda: NOW))
+    await forget_unfollowed(PublishContext(engine, policy, lambda: NOW), is_forced=True)
     known = app.dispatcher.publication_watch
     await until(lambda: known.publication and known.publication.followed == ())
     for ranking in ("top", "trending"):

@@ -13,12 +13,12 @@ from app.db.repositories.downloads_repository import DownloadsRepository, Series
 from app.db.repositories.months_repository import MonthsRepository
 from app.domain.downloads import PackageDownloads, PublishedDay, Window
 from app.domain.months import Month, days_of_month
-from app.errors import HeldDayError, IngestError, MixedDataError
+from app.errors import HeldDayError, IngestError, MixedDataError, ShrunkDayError
 from app.ingest.followed import forget_unfollowed
 from app.ingest.month_import import plan_months
 from app.ingest.plan import days_to_backfill, plan
 from app.ingest.policy import PublishPolicy, policy_of
-from app.ingest.publish import PublishContext, publish_plausible_held
+from app.ingest.publish import PublishContext, publish_held, publish_plausible_held
 from app.ingest.rollup import months_of, roll_up, roll_up_due
 from app.ingest.runs import published_days
 from app.ingest.scheduler import run_ingest_job
@@ -28,6 +28,7 @@ from app.settings import IngestSource, Settings
 from tests.clock import NOW, ManualClock
 from tests.days import (
     FORCED,
+    POLICY,
     RETENTION_DAYS,
     GivenSource,
     days_ago,
@@ -271,6 +272,43 @@ async def test_a_partial_change_of_the_definition_is_judged(engine: AsyncEngine)
         await _publish(engine, date(2026, 8, day), [downloads("a", 1_000)], policy)
     with pytest.raises(HeldDayError):
         await _publish(engine, date(2026, 8, 24), [], policy)
+
+
+async def test_worse_rows_do_not_replace_good_ones(engine: AsyncEngine) -> None:
+    """After a name is added, the downloads of the other packages must not shrink."""
+    day = days_ago(0)
+    await _publish(engine, day, [downloads("a", 1_000)], _policy("a"))
+    policy = _policy("a", "b")
+    for only_if_changed in (False, True):
+        changed = replace(policy, only_if_changed=only_if_changed)
+        with pytest.raises(ShrunkDayError, match=r"has 3 downloads .* 1,000 are published"):
+            await _publish(engine, day, [downloads("a", 3), downloads("b", 5_000)], changed)
+    published = await _publish(engine, day, [downloads("a", 1_000), downloads("b", 5)], policy)
+    assert (published.downloads, published.followed) == (1_005, "a b")
+
+
+async def test_held_days_of_other_packages_are_not_published(engine: AsyncEngine) -> None:
+    day = days_ago(0)
+    source = GivenSource({day: [downloads("a", 5), downloads("y", -1)]})
+    with pytest.raises(HeldDayError):
+        await ingest(engine, source, day, POLICY)
+    context = PublishContext(engine, replace(_policy("a"), force=True), lambda: NOW)
+    assert await publish_held(context, day) is None
+    await forget_unfollowed(context)
+    assert await publish_held(replace(context, policy=FORCED), day) is None
+
+
+async def test_most_packages_are_only_deleted_by_force(engine: AsyncEngine) -> None:
+    day = days_ago(0)
+    rows = [downloads(name, 10) for name in NAMES]
+    await _publish(engine, day, rows, replace(FORCED, followed="a b c"))
+    context = PublishContext(engine, _policy("a", "d"), lambda: NOW)
+    with pytest.raises(IngestError, match=r"only 1 of the 3 packages.*backfill --force"):
+        await forget_unfollowed(context)
+    assert await overall(engine, "b")
+    await forget_unfollowed(context, is_forced=True)
+    assert await overall(engine, "a")
+    assert await overall(engine, "b") is None
 
 
 async def test_a_day_of_all_packages_is_never_empty(engine: AsyncEngine) -> None:

@@ -122,6 +122,20 @@ class IngestRepository:
         )
         await self._connection.commit()
 
+    async def downloads_of(self, day: date, names: Sequence[str]) -> tuple[int, int]:
+        """Return the staged and the published downloads of packages on a day, with mirrors."""
+        total = "SELECT coalesce(sum(with_mirrors), 0)"
+        found = await self._connection.execute(
+            text(
+                f"SELECT ({total} FROM staged_downloads WHERE name = ANY(:names)), "
+                f"({total} FROM daily_downloads JOIN packages ON id = package_id "
+                "WHERE date = :day AND name = ANY(:names))"
+            ),
+            {"day": day, "names": [*names]},
+        )
+        staged, published = found.one()
+        return int(staged), int(published)
+
     async def stage_held(self, day: date) -> None:
         """Stage the rows of a held day."""
         await self._connection.execute(
