@@ -17,6 +17,11 @@ ONLY_ARTIFACTS = r"REGEXP_CONTAINS(file.filename, r'\.(whl|tar\.gz|zip)$')"
 """Condition that selects artifacts, the only files that PyPI logs since `ARTIFACTS_SINCE`."""
 
 
+MAX_BEGINNING = 16
+"""Number of characters of a name in which all other spellings are listed. BigQuery refuses queries
+of more than 1,048,576 characters, and the spellings of whole names are longer for 1,000 long names.
+"""
+
 PACKAGE = "LOWER(REGEXP_REPLACE(file.project, r'[-_.]+', '-'))"
 """Expression of a download's package."""
 
@@ -80,9 +85,12 @@ def _followed_conditions(packages: Sequence[str]) -> list[str]:
 
 def _other_beginnings(name: str) -> Iterator[str]:
     """Yield the beginnings of all other spellings of a normalised name: up to the first character
-    that differs, which is a capital, another separator, or a repeated separator.
+    that differs, which is a capital, another separator, or a repeated separator. Spellings that
+    begin like the name for `MAX_BEGINNING` characters share one beginning.
     """
-    for position, character in enumerate(name):
+    if len(name) > MAX_BEGINNING:
+        yield name[:MAX_BEGINNING]
+    for position, character in enumerate(name[:MAX_BEGINNING]):
         before = name[:position]
         if character == "-":
             yield from (f"{before}_", f"{before}.")

@@ -1,7 +1,9 @@
 """The query for followed packages, on the emulator."""
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,13 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.repositories.downloads_repository import DownloadsRepository
 from app.db.repositories.runs_repository import latest_runs
-from app.domain.breakdowns import INSTALLER, VERSION
+from app.domain.breakdowns import INSTALLER, VERSION, columns_with
 from app.domain.downloads import PackageDownloads
 from app.domain.events import ARTIFACTS_SINCE, CountedFiles
 from app.errors import QueryLostError
 from app.ingest.policy import policy_of
 from app.ingest.publish import PublishContext
 from app.ingest.runs import DayIngester, ingest_lock
+from app.ingest.sources.downloads_query import downloads_query
 from app.ingest.sources.followed_days import MAX_DAYS, FollowedDaysSource
 from app.settings import Settings
 from tests.bigquery_table import NOON, Event, Table
@@ -30,6 +33,7 @@ SPELLINGS = {
         *("zope--interface", "ZOPE-._-INTERFACE", "zope-.Interface", "zope-interfacE", "z.ope"),
     ),
     "2to3": ("2to3", "2To3", "2tO3"),
+    "types-google-cloud-ndb": ("types-google-cloud-ndb", "types-google-cloud_NDB"),
 }
 OTHERS = (
     *("flas", "flask2", "flask-", "-flask", "fl-ask", "flask-login", "Flask-Login", "fla\u017fk"),
@@ -161,3 +165,14 @@ async def test_a_run_reads_all_days_by_one_query(table: Table, engine: AsyncEngi
     days = await DownloadsRepository(engine, RETENTION_DAYS).published_days()
     assert {(day.packages, day.followed) for day in days} == {(2, "2to3 flask")}
     assert await overall(engine, "other") is None
+
+
+def test_the_query_for_many_long_names_is_short_enough() -> None:
+    """BigQuery accepts 1,048,576 characters."""
+    random = Random(1)
+    names = ["".join(random.choices("abcdefghijklmnopqrstuvwxyz", k=200)) for _ in range(1_000)]
+    query = downloads_query("a.b.c", columns_with(()), DAYS[0], packages=names)
+    assert len(query) < 1_048_576
+    beginnings = tuple(re.findall(r"STARTS_WITH\(project, '(.*?)'", query))
+    for other in (names[0].upper(), names[0][:150] + names[0][150:].upper()):
+        assert other.startswith(beginnings)
