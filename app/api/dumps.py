@@ -51,6 +51,7 @@ _EXAMPLE = {
     "downloads_with_mirrors": 3410977120,
     "digest": "5d41402abc4b2a76b9719d911017c592ae1e2b7a0c8f6b0e9d3c5f4a7b6e8d90",
     "columns": [listing.DAY_COLUMN, *listing.TOTAL_COLUMNS, *REQUIRED_COLUMNS],
+    "followed": None,
     "counted_files": "all",
 }
 _MONTH_EXAMPLE = {

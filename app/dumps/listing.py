@@ -110,6 +110,11 @@ class DumpFile(BaseModel):
     columns: Annotated[tuple[str, ...], FailFast()] = Field(
         description="Columns of the file, in order."
     )
+    followed: str | None = Field(
+        default=None,
+        description="Names of the only packages that the file could contain, sorted and separated "
+        "by spaces, or null for all packages. A list without this field means null.",
+    )
 
     @property
     def period(self) -> Period:

@@ -82,7 +82,7 @@ def _golden(dump: Dump, day: date, packages: int, downloads: int, with_mirrors: 
         f'"bytes":{dump.bytes},"sha256":"{dump.sha256}","source":"given","packages":{packages},'
         f'"downloads":{downloads},"downloads_with_mirrors":{with_mirrors},'
         f'"digest":"{dump.digest}","columns":["day","package","with_mirrors","without_mirrors",'
-        '"python_minor","system"],"counted_files":"all"}'
+        '"python_minor","system"],"followed":null,"counted_files":"all"}'
     )
 
 

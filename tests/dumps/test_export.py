@@ -101,6 +101,7 @@ async def test_each_day_is_a_file(
         "downloads_with_mirrors": 15,
         "digest": published.digest,
         "columns": ("day", "package", "with_mirrors", "without_mirrors", "python_minor", "system"),
+        "followed": None,
         "counted_files": "all",
     }
     assert _content(folder, latest) == ROWS

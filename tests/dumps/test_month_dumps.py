@@ -151,7 +151,7 @@ async def test_a_month_without_downloads(
     exported = await _import(engine, GivenSource({}), policy=policy)
     await _export(engine, folder, dump_format)
     await _forget_months(engine)
-    imported = await _import(engine, source_of(folder.path), policy=policy)
+    imported = await _import(engine, source_of(folder.path, "flask"), policy=policy)
     assert imported == replace(exported, source="file", breakdowns=imported.breakdowns)
     assert list(imported.breakdowns) == list(exported.breakdowns)
     (tmp_path / f"{MONTH}.ndjson").write_bytes(b"")

@@ -138,6 +138,7 @@ class FileSource(Source):
         """
         dump = self._dump(period)
         if dump:
+            self._check_followed(dump)
             address, dump_format = self._address_of(dump), dump.format
         elif self._is_listed:
             raise SourceDayError(f"{shown(self._location)} lists no file of {period} yet")
@@ -170,6 +171,20 @@ class FileSource(Source):
                 f"{shown(address)} has {packages:,} packages and {downloads:,} downloads, "
                 f"but the list has {dump.packages:,} and {dump.downloads:,}"
             )
+
+    def _check_followed(self, dump: DumpFile) -> None:
+        """Raise unless the file's instance had figures of all packages that are read here."""
+        if dump.followed is None:
+            return
+        if self._packages is None:
+            lacking = "has only some packages, and INGEST_PACKAGES does not name those to follow"
+        elif names := sorted(self._packages - {*dump.followed.split()}):
+            lacking = f"has no figures of {names[0]!r}, which INGEST_PACKAGES names"
+        else:
+            return
+        raise SourceDayError(
+            f"the file of {dump.period} listed in {shown(self._location)} {lacking}"
+        )
 
     async def _fetch(self, period: Period, address: str, dump: DumpFile | None) -> BinaryIO:
         # The list may contain any size.

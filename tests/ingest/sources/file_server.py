@@ -35,8 +35,9 @@ ROWS = [
 DAY = days_ago(0)
 
 
-def source_of(location: Path | str) -> FileSource:
-    return create_source(Settings.model_validate({"ingest_files": str(location)}))
+def source_of(location: Path | str, packages: str | None = None) -> FileSource:
+    settings = {"ingest_files": str(location), "ingest_packages": packages}
+    return create_source(Settings.model_validate(settings))
 
 
 async def read(source: FileSource, day: date = DAY) -> list[PackageDownloads]:

@@ -22,7 +22,7 @@ from app.db.repositories.runs_repository import latest_runs
 from app.db.tables import daily_downloads, ingested_days, packages
 from app.domain.downloads import PackageDownloads
 from app.dumps.formats import limits
-from app.dumps.listing import INDEX_NAME, DumpFormat, Dumps
+from app.dumps.listing import INDEX_NAME, DumpFormat, Dumps, parse
 from app.dumps.stores.folder import DumpFolder
 from app.errors import (
     IngestError,
@@ -256,9 +256,25 @@ async def test_a_day_without_downloads_is_exported_and_ingested(
 ) -> None:
     published = await ingest(engine, GivenSource({}), policy=FOLLOWED)
     await export_all(engine, folder, dump_format)
-    again = await ingest(engine, source_of(folder.path), policy=FOLLOWED)
+    again = await ingest(engine, source_of(folder.path, "flask"), policy=FOLLOWED)
     assert (again.packages, again.downloads, again.digest) == (0, 0, published.digest)
     assert again.breakdowns == published.breakdowns
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(
+    ("packages", "told"),
+    [(None, "has only some packages"), ("flask,numpy", "has no figures of 'numpy'")],
+)
+async def test_a_file_of_other_packages(
+    engine: AsyncEngine, folder: DumpFolder, packages: str | None, told: str
+) -> None:
+    await ingest(engine, GivenSource({DAY: [downloads("flask", 1)]}), policy=FOLLOWED)
+    await export_all(engine, folder)
+    (dump,) = parse((folder.path / INDEX_NAME).read_bytes()).data
+    assert dump.followed == "flask"
+    with pytest.raises(SourceDayError, match=f"{DAY} listed in .* {told}"):
+        await read(source_of(folder.path, packages))
 
 
 async def test_a_backfill_stops_after_three_days_with_the_same_fault(
