@@ -15,6 +15,7 @@ from app.cli.ingest import backfill, expire, ingest, seed
 from app.cli.inspect import history, status, verify
 from app.cli.serve import migrate, openapi, serve
 from app.errors import OperatorError
+from app.logs import LOG_STREAM
 
 log = logging.getLogger(__name__)
 
@@ -81,5 +82,7 @@ def main() -> NoReturn:
 
 
 def _fail(message: str, status: int) -> NoReturn:
+    # The error is the last line.
+    LOG_STREAM.drain()
     click.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(status)
