@@ -30,9 +30,9 @@ _PLATFORM = re.compile(
 DAY_FIELD = "{day}"
 """Placeholder for the day in `INGEST_FILES`."""
 
-MAX_FOLLOWED_PACKAGES = 1_000
-"""Maximum number of followed packages. Each makes BigQuery's query longer, and a source keeps 60
-days of them in memory.
+MAX_FOLLOWED_PACKAGES = 200
+"""Maximum number of followed packages. Their names are part of BigQuery's query, of the record of
+each day, and of each entry in the list of dumps, which has 4 MiB at most.
 """
 
 MAX_SHOWN_NAMES = 5

@@ -49,7 +49,7 @@ SERVICE_ACCOUNT = '{"type": "service_account"}'
         ("INGEST_BREAKDOWNS", "installer,os", "installer, ci, country, version"),
         ("INGEST_BREAKDOWNS", "none,ci", "installer, ci, country, version"),
         ("INGEST_BREAKDOWNS", ",", "installer, ci, country, version"),
-        ("INGEST_PACKAGES", ",", "should name 1 to 1,000 packages, but it names 0"),
+        ("INGEST_PACKAGES", ",", "should name 1 to 200 packages, but it names 0"),
         (
             "INGEST_PACKAGES",
             "flask,zope interface, -x,__all__",
