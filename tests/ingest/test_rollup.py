@@ -159,6 +159,7 @@ async def test_a_month_of_final_days_is_rolled_up(engine: AsyncEngine) -> None:
         (await stored_months(engine))[JUNE],
         categories=month.categories,
         breakdowns=month.breakdowns,
+        announced_at=None,
     )
     assert (await stored_totals(engine))[JUNE] == sums(days)
     assert await stored_counts(engine, "numpy", "python_minor") == {"3.12": 7, "null": 1}
