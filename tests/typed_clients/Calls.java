@@ -16,12 +16,12 @@ class Calls {
         client.updateBaseUri(arguments[0]);
         PackagesApi packages = new PackagesApi(client);
 
-        RecentCounts recent = packages.getRecent("__all__", null, null).getData();
+        RecentCounts recent = packages.getRecent("__all__", null, null, null).getData();
         long lastDay = recent.getLastDay(), lastWeek = recent.getLastWeek();
         System.out.println(lastDay + " " + lastWeek + " " + recent.getLastMonth());
 
         var overall = packages.getOverall(
-            "__all__", Mirrors.FALSE, null, null, null, null, Interval.WEEK);
+            "__all__", Mirrors.FALSE, null, null, null, null, null, Interval.WEEK, null);
         for (DailyDownloads item : overall.getData()) {
             long downloads = item.getDownloads();
             System.out.println(item.getDate() + " " + item.getCategory() + " " + downloads);
@@ -33,7 +33,7 @@ class Calls {
         }
 
         try {
-            packages.getRecent("no-such-package", null, null);
+            packages.getRecent("no-such-package", null, null, null);
         } catch (ApiException error) {
             Problem problem = client.getObjectMapper().readValue(error.getResponseBody(), Problem.class);
             System.out.println(error.getCode() + " " + problem.getDetail());

@@ -154,6 +154,13 @@ async function callStatus(): Promise<void> {
   assert(status.first_day !== null && status.latest_day !== null);
   assert(status.first_day < status.latest_day);
 
+  const changes = given(await client.GET("/api/changes"));
+  assert.equal(changes.data.days.length, status.days);
+  const same = given(
+    await client.GET("/api/changes", { params: { query: { since: changes.next } } }),
+  );
+  assert.deepEqual(same.data.days, []);
+
   const events = given(await client.GET("/api/events"));
   assert(events.data.every((one) => one.end_date === null || one.end_date >= one.date));
   assert(status.events.every((one) => events.data.some((known) => known.date === one.date)));
