@@ -168,12 +168,14 @@ async def test_a_list_on_the_internet_can_not_name_a_private_address(
         return resolve(addresses[0] if host == "localhost" else host, *arguments, **named)
 
     monkeypatch.setattr(socket, "getaddrinfo", rebind)
-    async with server({f"/{dump['name']}": content}, "127.0.0.2") as private:
-        port = int(private.rpartition(":")[2])
-        if not is_rebound:
-            dump["url"] = f"{private}/{dump['name']}"
-        answers = {"/_index.json": response_of(200, orjson.dumps(listed))}
-        async with server(answers, "127.0.0.1", port if is_rebound else 0) as public:
+    answers: dict[str, bytes] = {}
+    async with server(answers, "127.0.0.1") as public:
+        # Hardly any program uses this address, so that the port is free there as well.
+        port = int(public.rpartition(":")[2])
+        async with server({f"/{dump['name']}": content}, "127.0.0.2", port) as private:
+            if not is_rebound:
+                dump["url"] = f"{private}/{dump['name']}"
+            answers["/_index.json"] = response_of(200, orjson.dumps(listed))
             source = source_of(f"{public.replace('127.0.0.1', 'localhost')}/")
             await source.origin(DAY)
             if is_rebound:
