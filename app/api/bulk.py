@@ -25,7 +25,7 @@ from app.api.endpoints import EndpointRouter
 from app.api.ingested import check_ingested
 from app.api.offloading import offloaded_if
 from app.api.payloads import Payload, RenderedBody, csv_docs, example_config
-from app.api.queries import TableQuery
+from app.api.queries import TableFormat, TableQuery
 from app.api.statistics import Statistics
 from app.db.repositories.downloads_repository import SeriesResult
 from app.domain.breakdowns import BREAKDOWNS
@@ -318,10 +318,15 @@ async def _render(
     series: dict[str, Series] = {}
     payloads: dict[str, orjson.Fragment] = {}
 
-    def add(name: str, found: SeriesResult) -> None:
-        series[name] = query.shape(found, served)
-        payload = time_series.payload(payload_type, name, series[name], events)
-        payloads[name] = orjson.Fragment(orjson.dumps(payload))
+    def add(name: str, found: SeriesResult) -> int:
+        """Add a series in the requested format, and return its number of items."""
+        shaped = query.shape(found, served)
+        if query.format is TableFormat.CSV:
+            series[name] = shaped
+        else:
+            payload = time_series.payload(payload_type, name, shaped, events)
+            payloads[name] = orjson.Fragment(orjson.dumps(payload))
+        return sum(map(len, shaped.values()))
 
     names, items, total = [], 0, SeriesSum()
     published_days: Sequence[date] = ()
@@ -334,8 +339,7 @@ async def _render(
             time_series.check_items(total.items, "package", MAX_SUMMED_ITEMS)
         else:
             shown = one._replace(series=select(one.series))
-            await offloaded_if(time_series.is_large(query, shown), add, name, shown)
-            items += sum(map(len, series[name].values()))
+            items += await offloaded_if(time_series.is_large(query, shown), add, name, shown)
             time_series.check_items(items, "package")
         # A hundred packages take some 50 ms, so let other requests run after each of them.
         await asyncio.sleep(0)

@@ -17,7 +17,7 @@ from tests.abuse.health_watch import watched_health
 from tests.processes import get
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
-MAX_GROWTH_BYTES = 80 * 2**20
+MAX_GROWTH_BYTES = 60 * 2**20
 """Maximum memory that a worker may hold after an attack in addition to its normal memory."""
 
 RELEASE_SECONDS = 5.0
